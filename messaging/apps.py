@@ -1,0 +1,18 @@
+"""The app's start: configuration is read and consumers are registered."""
+
+from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
+
+
+class MessagingConfig(AppConfig):
+    name = "messaging"
+    verbose_name = "Messaging"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Read `settings.MESSAGING`, so that a wrong value fails here by name, and find every app's
+        `events`, `consumers` and `procedures` modules."""
+        from messaging import checks, conf  # noqa: F401  (importing `checks` registers them)
+
+        conf.get()
+        autodiscover_modules("events", "consumers", "procedures")

@@ -1,0 +1,5 @@
+"""Addresses of the messaging app."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []

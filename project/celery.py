@@ -1,0 +1,11 @@
+"""The Celery app. It keeps house (pruning); no order event ever travels through it."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+app = Celery("warren")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
