@@ -1,0 +1,145 @@
+"""Processes that belong to a directory: found again by pid, and never confused with somebody else's.
+
+A pid in a file means little: after a reboot, or in a copied directory, the number belongs to a stranger. So
+every process is started with the name of its directory in its environment, and nothing is signalled whose
+environment does not say so.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+#: Environment variable that names the directory a process belongs to.
+OWNER = "WARREN_SERVICE_DIRECTORY"
+#: Seconds between two looks at something that is starting or stopping.
+POLL_INTERVAL = 0.05
+
+
+class ServiceError(Exception):
+    """A service could not be started, stopped or asked. The text says what happened and where to look."""
+
+
+def start_owned(
+    command: Sequence[str | Path],
+    directory: Path,
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
+    parent_death_signal: signal.Signals = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
+    """Start a process that belongs to `directory`, as `user` if given; its output goes to the end of `log`.
+
+    It runs in a session of its own, so that Ctrl-C reaches only whoever started it. Should its parent die
+    without having stopped it, it is sent `parent_death_signal`.
+    """
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [*_guard(user, parent_death_signal), *map(str, command)],
+            env={**(os.environ if environment is None else environment), OWNER: str(directory)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _guard(user: str | None, parent_death_signal: signal.Signals) -> list[str]:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        if user is not None:
+            raise ServiceError("setpriv is missing: it comes with util-linux, and is needed to leave root.")
+        return []
+    change_user = [f"--reuid={user}", f"--regid={user_group(user)}", "--init-groups"] if user else []
+    return [setpriv, f"--pdeathsig={parent_death_signal.name.removeprefix('SIG')}", *change_user, "--"]
+
+
+def user_group(user: str) -> str:
+    """The name of a user's own group."""
+    import grp
+    import pwd
+
+    return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+
+
+def belongs(pid: int, directory: Path) -> bool:
+    """Whether `pid` is a living process that was started for `directory` (a zombie does not live)."""
+    for _ in range(100):
+        environment = _environment(pid)
+        if environment or not _is_alive(pid):
+            break
+        # For an instant, while a process becomes another program, its environment reads as empty.
+        time.sleep(0.002)
+    return f"{OWNER}={directory}".encode() in environment
+
+
+def owned_pids(directory: Path) -> list[int]:
+    """Every living process that was started for `directory`, with the children that inherited its mark."""
+    mark = f"{OWNER}={directory}".encode()
+    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if mark in _environment(pid)]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        return []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}
+
+
+def end(pid: int, directory: Path, *, how: signal.Signals = signal.SIGTERM, patience: float = 30) -> None:
+    """Signal a process of `directory` and wait until it is gone; after `patience` seconds it is killed."""
+    if not signal_owned(pid, directory, how):
+        return
+    if not gone_within(pid, directory, patience):
+        signal_owned(pid, directory, signal.SIGKILL)
+        gone_within(pid, directory, 10)
+
+
+def end_all(directory: Path, *, how: signal.Signals) -> None:
+    """Signal every process of `directory` but this one, and wait until they are gone (killed after 30 s)."""
+    for pid in owned_pids(directory):
+        if pid != os.getpid():
+            end(pid, directory, how=how)
+
+
+def signal_owned(pid: int, directory: Path, how: signal.Signals) -> bool:
+    """Send a signal to a process if it belongs to `directory`; whether it did."""
+    if not belongs(pid, directory):
+        return False
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def gone_within(pid: int, directory: Path, seconds: float) -> bool:
+    """Wait until a process of `directory` has ended; False if it still lives after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while belongs(pid, directory):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_INTERVAL)
+    return True
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, indented, to be shown under an error."""
+    try:
+        content = log.read_text(errors="replace").splitlines()
+    except OSError:
+        return "    (no log)"
+    return "\n".join(f"    {line}" for line in content[-lines:])
