@@ -1,0 +1,114 @@
+"""Procedures: functions that other processes may call. A declaration; `server` is what runs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import validate_call
+from pydantic_core import to_json
+
+from messaging.rpc.exceptions import UnknownProcedure
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+#: What a call passes on: positional arguments, keyword arguments.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+#: Longest name of a queue, in bytes: an AMQP short string.
+_MAX_QUEUE_NAME = 255
+
+_registry: dict[str, Procedure] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Procedure:
+    """A function that can be called over the broker, and the queue its requests come by."""
+
+    name: str
+    queue: str
+    function: Callable[..., Any]
+    _bind: Callable[..., Arguments]
+
+    def bind(self, payload: Any) -> Arguments:
+        """Return the arguments that `payload` stands for, checked against the function's annotations.
+
+        A JSON object holds keyword arguments; any other JSON value is the one positional argument.
+        Raises pydantic.ValidationError.
+        """
+        return self._bind(**payload) if isinstance(payload, dict) else self._bind(payload)
+
+    def run(self, arguments: Arguments) -> bytes:
+        """Call the function and return its result as JSON; not a number and infinity become null.
+
+        Raises what the function raises; pydantic_core.PydanticSerializationError for a result JSON has no form for.
+        """
+        positional, named = arguments
+        return to_json(self.function(*positional, **named), inf_nan_mode="null")
+
+
+def procedure(name: str, queue: str | None = None) -> Callable[[AnyFunction], AnyFunction]:
+    """Declare the decorated function as the procedure `name`, to be run by `manage.py run_rpc_worker`.
+
+    Its parameters are annotated; a call's JSON is converted to those types, or refused before the function runs.
+    It returns anything pydantic can turn into JSON. What it raises reaches the caller as `RemoteError`. A request
+    can be run twice (its server died between running it and saying so): declare questions, not effects.
+    Requests come by the queue `rpc.<name>` unless `queue` says otherwise.
+
+    Raises ImproperlyConfigured for a bad or taken name or queue.
+    """
+    if not _NAME.fullmatch(name):
+        raise ImproperlyConfigured(
+            f"procedure name {name!r}: use up to 200 letters, digits, dots, dashes and underscores"
+        )
+    queue = queue or f"rpc.{name}"
+    if len(queue.encode()) > _MAX_QUEUE_NAME or queue.startswith("amq."):
+        raise ImproperlyConfigured(f"procedure {name!r}: a queue name has 255 bytes at most and no 'amq.' in front")
+
+    def register(function: AnyFunction) -> AnyFunction:
+        for other in _registry.values():
+            is_same = other.name == name and other.function.__qualname__ == function.__qualname__
+            if not is_same and (other.name == name or other.queue == queue):
+                raise ImproperlyConfigured(f"two procedures claim the name {name!r} or the queue {queue!r}")
+        _registry[name] = Procedure(name=name, queue=queue, function=function, _bind=_binder(function))
+        return function
+
+    return register
+
+
+def registered() -> list[Procedure]:
+    """Return every procedure, by name."""
+    return [_registry[name] for name in sorted(_registry)]
+
+
+def get(name: str) -> Procedure:
+    """Return the procedure of that name. Raises UnknownProcedure, listing the names that exist."""
+    try:
+        return _registry[name]
+    except KeyError:
+        known = ", ".join(sorted(_registry)) or "none"
+        raise UnknownProcedure(f"There is no procedure {name!r}. Registered: {known}.") from None
+
+
+def named(names: Iterable[str]) -> list[Procedure]:
+    """Return the procedures of those names, each once. Raises UnknownProcedure."""
+    return [get(name) for name in dict.fromkeys(names)]
+
+
+def request_queue(name: str) -> str:
+    """Return the queue that requests for `name` go to; it need not be a procedure of this process."""
+    return _registry[name].queue if name in _registry else f"rpc.{name}"
+
+
+def _binder(function: Callable[..., Any]) -> Callable[..., Arguments]:
+    # Arguments are checked apart from the call, so that the caller's mistake can be told from the procedure's own.
+    @wraps(function)
+    def bind(*positional: Any, **named: Any) -> Arguments:
+        return positional, named
+
+    return validate_call(bind)
