@@ -12,6 +12,8 @@ import signal
 import subprocess
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -138,6 +140,15 @@ class RabbitMQNode:
         if pid is not None:
             signal_owned(pid, self.directory, signal.SIGCONT)
 
+    @contextmanager
+    def memory_alarm(self) -> Iterator[None]:
+        """Inside, the node believes that its memory is used up, and blocks every connection that publishes."""
+        self.ctl("set_vm_memory_high_watermark", "0.0000001")
+        try:
+            yield
+        finally:
+            self.ctl("set_vm_memory_high_watermark", "0.4")
+
     # Asking it
 
     def ctl(self, *arguments: str, timeout: float = 60) -> str:
@@ -213,9 +224,7 @@ class RabbitMQNode:
         deadline = time.monotonic() + 10
         while not answers(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise ServiceError(
-                    f"epmd, which RabbitMQ needs, did not start on port {port}:\n{tail(self.log)}"
-                )
+                raise ServiceError(f"epmd, which RabbitMQ needs, did not start on port {port}:\n{tail(self.log)}")
             time.sleep(POLL_INTERVAL)
 
     def _wait_until_ready(self, patience: float) -> None:
@@ -223,9 +232,7 @@ class RabbitMQNode:
         while not self._is_ready():
             if self.pid is None:
                 self._end_leftovers()
-                raise ServiceError(
-                    f"The RabbitMQ node ended while booting. {self.log} says:\n{tail(self.log)}"
-                )
+                raise ServiceError(f"The RabbitMQ node ended while booting. {self.log} says:\n{tail(self.log)}")
             if time.monotonic() > deadline:
                 self.stop()
                 raise ServiceError(f"The RabbitMQ node was not ready in {patience:.0f} s:\n{tail(self.log)}")

@@ -1,0 +1,141 @@
+"""Fixtures for all tests: a real broker, a database that other processes can open, and real processes."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from django.test import TransactionTestCase
+
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.processes import ProcessStarter
+
+#: Set by script/test: the directory of a node that runs already and that script/test will stop.
+RABBITMQ_DIRECTORY = "WARREN_TEST_RABBITMQ"
+DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "live_server", "django_db_setup"}
+
+
+# --- Which tests run ---------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what no database can change (it runs once), and leave out what is meant for the other database."""
+    for item in items:
+        if not _uses_database(item):
+            item.add_marker("one_database")
+    for_the_other = [item for item in items if _is_for_the_other_database(item)]
+    if for_the_other:
+        config.hook.pytest_deselected(items=for_the_other)
+        items[:] = [item for item in items if item not in for_the_other]
+
+
+def _uses_database(item: pytest.Item) -> bool:
+    in_test_case = isinstance(item, pytest.Function) and item.cls and issubclass(item.cls, TransactionTestCase)
+    asked = DATABASE_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    return bool(in_test_case or asked or item.get_closest_marker("django_db"))
+
+
+def _is_for_the_other_database(item: pytest.Item) -> bool:
+    only_on = item.get_closest_marker("only_on")
+    return only_on is not None and connection.vendor not in only_on.args
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In continuous integration a skipped test is a test that nobody ran: the run fails."""
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
+        reporter.write_line("\nTests were skipped; with CI set that is a failure.", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+# --- Database ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """SQLite tests use a file, not memory: the processes that tests start open the same database."""
+    for database in connections.all():
+        if database.vendor == "sqlite":
+            database.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+
+
+@pytest.fixture
+def database_kind() -> str:
+    """ "sqlite" or "postgresql", by DATABASE_URL."""
+    return connection.vendor
+
+
+# --- Broker ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQNode]:
+    """A running RabbitMQ node, shared by the whole run: do not stop, freeze or alarm it (see `breakable_broker`)."""
+    given = os.environ.get(RABBITMQ_DIRECTORY)
+    if given:
+        node = RabbitMQNode(Path(given), throwaway=True)
+        node.start()
+        yield node
+    else:
+        with RabbitMQNode(tmp_path_factory.mktemp("rabbitmq"), throwaway=True) as node:
+            yield node
+
+
+@pytest.fixture(scope="session")
+def _breakable_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQNode]:
+    with RabbitMQNode(tmp_path_factory.mktemp("breakable-rabbitmq"), throwaway=True) as node:
+        yield node
+
+
+@pytest.fixture
+def vhost(broker: RabbitMQNode, settings: Any) -> Iterator[str]:
+    """A fresh, empty vhost that `settings.MESSAGING` points at; its AMQP address."""
+    yield from _fresh_vhost(broker, settings)
+
+
+@pytest.fixture
+def breakable_broker(_breakable_node: RabbitMQNode, settings: Any) -> Iterator[RabbitMQNode]:
+    """A node that a test may kill, freeze and alarm, with `settings.MESSAGING` pointing at a fresh vhost of it.
+
+    It is made whole again afterwards, whether it was killed, frozen, or had its application stopped.
+    """
+    _breakable_node.start()
+    vhost = _fresh_vhost(_breakable_node, settings)
+    next(vhost)
+    yield _breakable_node
+    _breakable_node.resume()
+    if _breakable_node.pid is not None:
+        _breakable_node.ctl("start_app")
+    _breakable_node.start()
+    next(vhost, None)
+
+
+def _fresh_vhost(node: RabbitMQNode, settings: Any) -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    url = node.add_vhost(name)
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+    yield url
+    node.delete_vhost(name)
+
+
+# --- Processes ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_process(request: pytest.FixtureRequest, transactional_db: None, tmp_path: Path) -> Iterator[ProcessStarter]:
+    """Starts `manage.py` commands and gunicorn on this test's database and broker; see `ProcessStarter`.
+
+    They are ended before the database is emptied and the vhost deleted, and what they printed is shown if the test
+    fails. The broker is the one of the `vhost` or `breakable_broker` fixture, if the test asks for one.
+    """
+    for name in ("vhost", "breakable_broker"):
+        if name in request.fixturenames:
+            # Set up before, so torn down after, whatever the order of the test's arguments.
+            request.getfixturevalue(name)
+    starter = ProcessStarter(tmp_path)
+    yield starter
+    starter.end_all()

@@ -1,0 +1,17 @@
+"""Settings of the tests: the project's, with the documented defaults, whatever the developer's own .env says."""
+
+import os
+
+from tests.support.environment import documented_variables
+
+#: Nobody answers here: a test that wants a broker asks for the `vhost` fixture.
+NO_BROKER = "amqp://127.0.0.1:1/"
+
+os.environ.update(documented_variables())
+os.environ.update(SECRET_KEY="only-for-tests", AMQP_URL=NO_BROKER, RELAY_THREAD="0")
+os.environ.setdefault("DATABASE_URL", "sqlite:///:memory:")
+
+from project.settings import *  # noqa: E402, F403
+
+# The deliberate slowness of the real one buys nothing here.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
