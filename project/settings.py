@@ -109,7 +109,8 @@ except (ValueError, KeyError) as error:
 
 if database["ENGINE"] == "django.db.backends.sqlite3":
     # WAL lets readers and one writer work side by side. IMMEDIATE takes the write lock at BEGIN: a transaction that
-    # reads first and writes later would otherwise fail at once, whatever the timeout. FULL: a commit survives power loss.
+    # reads first and writes later would otherwise fail at once, whatever the timeout. FULL: a commit outlives a
+    # power cut.
     database["OPTIONS"] = {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
@@ -227,7 +228,10 @@ LOGGING: dict[str, Any] = {
         "structured": {
             "()": structlog.stdlib.ProcessorFormatter,
             "foreign_pre_chain": _before_rendering,
-            "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers[LOG_FORMAT]],
+            "processors": [
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers[LOG_FORMAT],
+            ],
         }
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},

@@ -1,0 +1,300 @@
+"""Connection: one AMQP connection on its own I/O thread, which comes back by itself.
+
+pika's objects may be touched by one thread alone. Here that is the I/O thread: heartbeats therefore never wait for
+a handler or a database. Everything else reaches it through `call_soon` (fire and forget) or `call` (one AMQP method
+and its answer).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Self
+
+import pika
+import structlog
+from pika.adapters.select_connection import IOLoop
+from pika.channel import Channel
+
+from messaging import conf
+from messaging.broker.refusals import describe, is_refusal
+from messaging.exceptions import BrokerUnavailable, ChannelClosed
+
+log = structlog.get_logger(__name__)
+
+#: Seconds before the second attempt to connect; doubles up to `RECONNECT_MAX`.
+FIRST_RECONNECT_DELAY = 0.2
+#: Seconds after which an open connection counts as stable, and the pauses start small again.
+STABLE_AFTER = 60.0
+#: Seconds that a broker may take to answer one method called through `Connection.call`.
+CALL_TIMEOUT = 5.0
+#: Seconds that closing may take; a dead peer never answers.
+CLOSE_TIMEOUT = 1.0
+
+
+class Connection:
+    """An AMQP connection of this process.
+
+    `on_open` is called on the I/O thread with each fresh pika connection, `on_lost` likewise with the reason when
+    one ends, `on_change` whenever `usable` may have changed. `generation` grows with each fresh connection, so that
+    a delivery tag of an old one can be told.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        *,
+        on_open: Callable[[pika.SelectConnection], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        settings = conf.get()
+        self._role = role
+        self._on_open = on_open
+        self._on_lost = on_lost
+        self._on_change = on_change
+        self._addresses = itertools.cycle(settings.amqp_urls)
+        self._pika: pika.SelectConnection | None = None
+        self._calls: Channel | None = None
+        self._call_lock = threading.Lock()
+        self._answer: Future[Any] | None = None
+        self._failures = 0
+        self._opened = threading.Event()
+        self._stopping = False
+        self._closed = threading.Event()
+        self.generation = 0
+        self.blocked = False
+        self.last_error = ""
+        #: The broker answered and said no: user, password or vhost are wrong. Waiting alone will not help.
+        self.refused = False
+        self._ioloop = IOLoop()
+        self._thread = threading.Thread(target=self._run, name=f"amqp-{role}", daemon=True)
+
+    # --- from any thread -----------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Start connecting, in the background and for ever. Returns at once."""
+        self._ioloop.add_callback_threadsafe(self._connect)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Close the connection and end the I/O thread, within `CLOSE_TIMEOUT`."""
+        self._stopping = True
+        self.call_soon(self._close)
+        self._thread.join(CLOSE_TIMEOUT + 0.5)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the broker has accepted the connection and it has not ended since."""
+        return self._opened.is_set()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open and the broker takes messages (it does not while a memory or disk alarm lasts)."""
+        return self.is_open and not self.blocked
+
+    def wait_until_open(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the connection; return whether it is open."""
+        return self._opened.wait(timeout)
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Run `function` on the I/O thread, soon."""
+        self._ioloop.add_callback_threadsafe(function)
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Call one AMQP method that has an answer, such as `queue_declare`, and return the answer's method frame.
+
+        Raises ChannelClosed where the broker refuses it, BrokerUnavailable where it does not answer.
+        """
+        with self._call_lock:
+            answer: Future[Any] = Future()
+            self.call_soon(lambda: self._perform(method, arguments, answer))
+            try:
+                return answer.result(CALL_TIMEOUT)
+            except FutureTimeout:
+                self.reset(f"no answer to {method} within {CALL_TIMEOUT:g} s")
+                raise BrokerUnavailable(f"The broker did not answer {method} within {CALL_TIMEOUT:g} s.") from None
+
+    def reset(self, reason: str) -> None:
+        """Give the present connection up as dead and make a new one."""
+        self.call_soon(lambda: self._abandon(reason))
+
+    def succeeded(self) -> None:
+        """Say that the broker did real work: the pauses between attempts to connect start small again."""
+        self._failures = 0
+
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def open_channel(self, on_open: Callable[[Channel], None]) -> bool:
+        """Open a channel and hand it to `on_open`; return False where there is no connection. I/O thread only."""
+        if self._pika is None or not self._pika.is_open:
+            return False
+        self._pika.channel(on_open_callback=on_open)
+        return True
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._ioloop.start()
+            except Exception as error:
+                # A frame that pika cannot read raises out of its loop. The connection is lost, the thread is not.
+                log.exception("amqp.io_thread_error", role=self._role)
+                self._abandon(describe(error))
+        self._ioloop.close()
+
+    def _connect(self) -> None:
+        if self._stopping:
+            return
+        try:
+            parameters = self._parameters(next(self._addresses))
+            self._pika = pika.SelectConnection(
+                parameters,
+                on_open_callback=self._opened_now,
+                on_open_error_callback=self._ended,
+                on_close_callback=self._ended,
+                custom_ioloop=self._ioloop,
+            )
+        except Exception as error:
+            # TLS contexts and odd URLs fail in pika's constructors, with errors of any kind.
+            self._lost(describe(error), refused=False)
+
+    def _parameters(self, url: str) -> pika.URLParameters:
+        settings = conf.get()
+        parameters = pika.URLParameters(url)
+        parameters.heartbeat = settings.heartbeat
+        parameters.connection_attempts = 1
+        parameters.socket_timeout = settings.connect_timeout
+        parameters.stack_timeout = settings.connect_timeout
+        parameters.client_properties = {
+            "connection_name": f"{settings.app_id} {self._role} {socket.gethostname()}:{os.getpid()}"
+        }
+        return parameters
+
+    def _opened_now(self, connection: pika.SelectConnection) -> None:
+        if connection is not self._pika:
+            return
+        self.generation += 1
+        self.blocked = False
+        self.refused = False
+        connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
+        connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(connection, False))
+        self._ioloop.call_later(STABLE_AFTER, lambda: self._stable(connection))
+        log.info("amqp.connected", role=self._role, after_error=self.last_error or None)
+        self.last_error = ""
+        self._opened.set()
+        if self._on_open:
+            self._on_open(connection)
+        self._changed()
+
+    def _set_blocked(self, connection: pika.SelectConnection, blocked: bool) -> None:
+        if connection is self._pika:
+            self.blocked = blocked
+            log.warning("amqp.blocked" if blocked else "amqp.unblocked", role=self._role)
+            self._changed()
+
+    def _stable(self, connection: pika.SelectConnection) -> None:
+        if connection is self._pika:
+            self.succeeded()
+
+    def _ended(self, connection: pika.SelectConnection, error: BaseException) -> None:
+        if connection is self._pika:
+            self._lost(describe(error), refused=is_refusal(error))
+
+    def _abandon(self, reason: str) -> None:
+        connection, self._pika = self._pika, None
+        if connection is None:
+            return
+        if connection.is_open:
+            # A dead peer never answers the close; pika's heartbeat check then drops the socket.
+            connection.close(reply_text=reason[:100])
+        self._lost(reason, refused=False)
+
+    def _lost(self, reason: str, *, refused: bool) -> None:
+        self._pika = None
+        self._calls = None
+        self._fail_call(BrokerUnavailable(reason))
+        was_open = self._opened.is_set()
+        self._opened.clear()
+        if self._stopping:
+            self._finish()
+            return
+        if was_open or reason != self.last_error:
+            log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
+        self.refused = refused
+        self.last_error = reason
+        if was_open and self._on_lost:
+            self._on_lost(reason)
+        self._changed()
+        self._ioloop.call_later(self._pause(), self._connect)
+
+    def _pause(self) -> float:
+        longest = conf.get().reconnect_max
+        pause = min(FIRST_RECONNECT_DELAY * 2 ** min(self._failures, 20), longest)
+        self._failures += 1
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
+
+    def _close(self) -> None:
+        if self._pika is not None and self._pika.is_open:
+            self._pika.close()
+            self._ioloop.call_later(CLOSE_TIMEOUT, self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._opened.clear()
+        self._closed.set()
+        self._ioloop.stop()
+
+    def _changed(self) -> None:
+        if self._on_change:
+            self._on_change()
+
+    # --- one method and its answer -------------------------------------------------------------------------
+
+    def _perform(self, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
+        self._answer = answer
+        if self._pika is None or not self._pika.is_open:
+            self._fail_call(BrokerUnavailable(self.last_error or "There is no connection to the broker."))
+        elif self._calls is not None and self._calls.is_open:
+            self._send(self._calls, method, arguments, answer)
+        else:
+            self._pika.channel(on_open_callback=lambda channel: self._calls_opened(channel, method, arguments, answer))
+
+    def _calls_opened(self, channel: Channel, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
+        self._calls = channel
+        channel.add_on_close_callback(lambda _, error: self._calls_closed(channel, error))
+        self._send(channel, method, arguments, answer)
+
+    def _calls_closed(self, channel: Channel, error: BaseException) -> None:
+        if channel is self._calls:
+            self._calls = None
+            self._fail_call(channel_closed(error))
+
+    def _send(self, channel: Channel, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
+        try:
+            getattr(channel, method)(callback=lambda frame: self._answered(answer, frame), **arguments)
+        except Exception as error:
+            # pika checks names and arguments before it sends: an over-long name, a type AMQP does not have.
+            self._fail_call(BrokerUnavailable(f"{method} could not be sent: {describe(error)}"))
+
+    def _answered(self, answer: Future[Any], frame: Any) -> None:
+        if not answer.done():
+            answer.set_result(frame)
+
+    def _fail_call(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+
+def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
+    """Translate pika's reason for a closed channel."""
+    if isinstance(error, pika.exceptions.ChannelClosed):
+        return ChannelClosed(error.reply_code, error.reply_text)
+    return BrokerUnavailable(describe(error))

@@ -1,0 +1,63 @@
+"""Between our `Message` and AMQP's basic properties."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pika
+
+from messaging.message import Message
+
+PERSISTENT = 2
+
+
+def to_pika(message: Message) -> pika.BasicProperties:
+    """Return the AMQP properties of `message`; an empty text becomes an absent property."""
+    return pika.BasicProperties(
+        content_type=message.content_type or None,
+        content_encoding=message.content_encoding or None,
+        headers=dict(message.headers) or None,
+        delivery_mode=PERSISTENT if message.persistent else None,
+        priority=message.priority,
+        correlation_id=message.correlation_id or None,
+        reply_to=message.reply_to or None,
+        expiration=message.expiration or None,
+        message_id=message.id or None,
+        timestamp=int(message.timestamp.timestamp()) if message.timestamp else None,
+        type=message.type or None,
+        app_id=message.app_id or None,
+    )
+
+
+def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
+    """Return the message that arrived. Nothing in it is trusted: any client can set any property."""
+    return Message(
+        body=body,
+        id=_text(properties.message_id),
+        type=_text(properties.type),
+        content_type=_text(properties.content_type),
+        content_encoding=_text(properties.content_encoding),
+        correlation_id=_text(properties.correlation_id),
+        reply_to=_text(properties.reply_to),
+        app_id=_text(properties.app_id),
+        expiration=_text(properties.expiration),
+        priority=properties.priority,
+        timestamp=_time(properties.timestamp),
+        persistent=properties.delivery_mode == PERSISTENT,
+        headers=properties.headers or {},
+    )
+
+
+def _text(value: Any) -> str:
+    # pika hands over bytes where a short string is not UTF-8; PostgreSQL takes no NUL.
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    return str(value).replace("\x00", "\ufffd") if value is not None else ""
+
+
+def _time(seconds: int | None) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,226 @@
+"""Publisher: messages out, pipelined, and for each the broker's word on it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Self
+
+import pika
+import structlog
+from pika import spec
+from pika.channel import Channel
+
+from messaging.broker.connection import Connection, channel_closed
+from messaging.broker.properties import to_pika
+from messaging.broker.refusals import describe
+from messaging.exceptions import ChannelClosed
+from messaging.message import OUTBOX_ID_HEADER, Message
+
+log = structlog.get_logger(__name__)
+
+
+class Fate(Enum):
+    """What became of one publish."""
+
+    #: Every queue it was routed to has it.
+    CONFIRMED = "confirmed"
+    #: No queue is bound for it; the broker gave it back.
+    RETURNED = "returned"
+    #: A queue would not take it (full, or failing).
+    NACKED = "nacked"
+    #: It cannot be put into AMQP frames.
+    UNSENDABLE = "unsendable"
+    #: The broker closed the channel over this message or over another of its batch.
+    REFUSED = "refused"
+    #: No word came: connection lost or deadline passed. It may have arrived.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The fate of one publish, and why."""
+
+    fate: Fate
+    reason: str = ""
+    #: AMQP reply code of a refusal.
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """A message and where to send it. `key` is unique in its batch; a returned message is told by it."""
+
+    key: str
+    exchange: str
+    routing_key: str
+    message: Message
+
+
+class _Batch:
+    """Publishes in flight: one slot for each, and the news that all have their outcome."""
+
+    def __init__(self, publishings: Sequence[Publishing]) -> None:
+        self.publishings = publishings
+        self.outcomes: list[Outcome | None] = [None] * len(publishings)
+        self.open = len(publishings)
+        self.done = threading.Event()
+
+    def settle(self, index: int, outcome: Outcome) -> None:
+        """Give one publish its outcome; the first word counts."""
+        if self.outcomes[index] is None:
+            self.outcomes[index] = outcome
+            self.open -= 1
+            if not self.open:
+                self.done.set()
+
+    def settle_rest(self, outcome: Outcome) -> None:
+        for index in range(len(self.outcomes)):
+            self.settle(index, outcome)
+
+
+class Publisher:
+    """Publishes mandatory, with confirms, on a connection of its own.
+
+    `on_change` is called, from the I/O thread, whenever `ready` may have changed.
+    """
+
+    def __init__(self, role: str, *, on_change: Callable[[], None] | None = None) -> None:
+        self._on_change = on_change
+        self.connection = Connection(role, on_open=self._open_channel, on_lost=self._lost, on_change=on_change)
+        self._channel: Channel | None = None
+        self._next_tag = 1
+        #: delivery tag → its batch and place; in order of tags, as dicts keep it.
+        self._unconfirmed: dict[int, tuple[_Batch, int]] = {}
+        self._by_key: dict[str, tuple[_Batch, int]] = {}
+
+    def start(self) -> Self:
+        """Connect in the background. Returns at once."""
+        self.connection.start()
+        return self
+
+    def stop(self) -> None:
+        """Close the connection, within a bounded time."""
+        self.connection.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a publish would be sent now: connected, channel in confirm mode, broker not blocked."""
+        return self._channel is not None and self.connection.usable
+
+    def publish(self, publishings: Sequence[Publishing], timeout: float) -> list[Outcome]:
+        """Send all, wait up to `timeout` seconds for the broker's word on all, return an outcome for each.
+
+        Never raises for what the broker or the network does: that is in the outcomes. After a deadline the
+        connection is given up as dead, since a confirm that comes later could not be told from a new one.
+        """
+        batch = _Batch(publishings)
+        if not publishings:
+            return []
+        self.connection.call_soon(partial(self._send, batch))
+        if not batch.done.wait(timeout):
+            self.connection.reset(f"no confirm within {timeout:g} s")
+            # The I/O thread may be settling this very moment: a slot it has filled stays as it is.
+            unknown = Outcome(Fate.UNKNOWN, f"no confirm within {timeout:g} s")
+            return [outcome or unknown for outcome in list(batch.outcomes)]
+        self.connection.succeeded()
+        return [outcome for outcome in batch.outcomes if outcome is not None]
+
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _open_channel(self, connection: pika.SelectConnection) -> None:
+        connection.channel(on_open_callback=partial(self._channel_opened, connection))
+
+    def _channel_opened(self, connection: pika.SelectConnection, channel: Channel) -> None:
+        channel.add_on_close_callback(partial(self._channel_closed, connection))
+        channel.add_on_return_callback(self._returned)
+        channel.confirm_delivery(self._confirmed, callback=lambda _: self._confirming(channel))
+
+    def _confirming(self, channel: Channel) -> None:
+        self._channel = channel
+        self._next_tag = 1
+        self._changed()
+
+    def _send(self, batch: _Batch) -> None:
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            batch.settle_rest(Outcome(Fate.UNKNOWN, self.connection.last_error or "no channel to the broker"))
+            return
+        for index, publishing in enumerate(batch.publishings):
+            try:
+                channel.basic_publish(
+                    publishing.exchange,
+                    publishing.routing_key,
+                    publishing.message.body,
+                    to_pika(publishing.message),
+                    mandatory=True,
+                )
+            except pika.exceptions.AMQPConnectionError as error:
+                batch.settle(index, Outcome(Fate.UNKNOWN, describe(error)))
+            except Exception as error:
+                # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
+                batch.settle(index, Outcome(Fate.UNSENDABLE, describe(error)))
+            else:
+                place = (batch, index)
+                self._unconfirmed[self._next_tag] = self._by_key[publishing.key] = place
+                self._next_tag += 1
+
+    def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, body: bytes) -> None:
+        # Comes before the confirm of the same message, which then finds the place settled.
+        key = (properties.headers or {}).get(OUTBOX_ID_HEADER, properties.message_id)
+        place = self._by_key.get(str(key))
+        if place is None:
+            log.error("amqp.returned_unknown", message_id=properties.message_id, routing_key=method.routing_key)
+            return
+        batch, index = place
+        batch.settle(index, Outcome(Fate.RETURNED, f"{method.reply_code} {method.reply_text}", method.reply_code))
+
+    def _confirmed(self, frame: pika.frame.Method) -> None:
+        method = frame.method
+        nacked = isinstance(method, spec.Basic.Nack)
+        outcome = Outcome(Fate.NACKED, "the broker could not store it") if nacked else Outcome(Fate.CONFIRMED)
+        for tag in self._tags(method.delivery_tag, multiple=method.multiple):
+            batch, index = self._unconfirmed.pop(tag)
+            del self._by_key[batch.publishings[index].key]
+            batch.settle(index, outcome)
+
+    def _tags(self, tag: int, *, multiple: bool) -> list[int]:
+        if not multiple:
+            return [tag] if tag in self._unconfirmed else []
+        tags = []
+        for earlier in self._unconfirmed:
+            if earlier > tag:
+                break
+            tags.append(earlier)
+        return tags
+
+    def _channel_closed(self, connection: pika.SelectConnection, channel: Channel, error: BaseException) -> None:
+        if self._channel is not None and channel is not self._channel:
+            return
+        self._channel = None
+        reason = channel_closed(error)
+        if isinstance(reason, ChannelClosed):
+            self._settle_in_flight(Outcome(Fate.REFUSED, str(reason), reason.code))
+        else:
+            self._settle_in_flight(Outcome(Fate.UNKNOWN, str(reason)))
+        self._changed()
+        if connection.is_open:
+            self._open_channel(connection)
+
+    def _lost(self, reason: str) -> None:
+        self._channel = None
+        self._settle_in_flight(Outcome(Fate.UNKNOWN, reason))
+
+    def _settle_in_flight(self, outcome: Outcome) -> None:
+        in_flight = list(self._unconfirmed.values())
+        self._unconfirmed.clear()
+        self._by_key.clear()
+        for batch, index in in_flight:
+            batch.settle(index, outcome)
+
+    def _changed(self) -> None:
+        if self._on_change:
+            self._on_change()

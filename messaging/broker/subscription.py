@@ -1,0 +1,155 @@
+"""Subscription: deliveries in, acknowledgements out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pika
+import structlog
+from pika import spec
+from pika.channel import Channel
+
+from messaging.broker.connection import Connection, channel_closed
+from messaging.broker.properties import from_pika
+from messaging.message import Message
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message that arrived and is not acknowledged yet.
+
+    `channel` is the number, counted over all connections of the subscription, of the channel it came by: a tag means
+    something only there.
+    """
+
+    queue: str
+    message: Message
+    tag: int
+    channel: int
+    redelivered: bool
+    exchange: str
+    routing_key: str
+
+
+class Subscription:
+    """One queue's deliveries to this process, on a channel of its own.
+
+    `on_arrival` is called on the I/O thread with each message; it must return at once. `on_ended` is called there
+    with the reason when the subscription ends unasked: queue deleted, consumer cancelled by the broker, channel
+    or connection lost. Whoever owns it then calls `open` again.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        queue: str,
+        *,
+        prefetch: int,
+        on_arrival: Callable[[Arrival], None],
+        on_ended: Callable[[str], None],
+    ) -> None:
+        self._connection = connection
+        self.queue = queue
+        self.prefetch = prefetch
+        self._on_arrival = on_arrival
+        self._on_ended = on_ended
+        self._channel: Channel | None = None
+        self._consumer_tag = ""
+        self._opened = 0
+        #: Consuming, or about to.
+        self.active = False
+
+    # --- from any thread -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start consuming. Returns at once."""
+        self.active = True
+        self._connection.call_soon(self._open)
+
+    def cancel(self) -> None:
+        """Stop receiving; what has arrived can still be acknowledged. Returns at once."""
+        self._connection.call_soon(self._cancel)
+
+    def is_current(self, arrival: Arrival) -> bool:
+        """Whether `arrival` can still be acknowledged: once its channel is gone the broker delivers it again."""
+        return self._channel is not None and arrival.channel == self._opened
+
+    def ack(self, arrival: Arrival) -> None:
+        """Acknowledge. Where the channel is gone nothing happens: the message comes again and finds the inbox row."""
+        self._connection.call_soon(partial(self._settle, arrival, requeue=False))
+
+    def requeue(self, arrival: Arrival) -> None:
+        """Give an arrival back unhandled."""
+        self._connection.call_soon(partial(self._settle, arrival, requeue=True))
+
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def lost(self, reason: str) -> None:
+        """Take note that the connection is gone. I/O thread only."""
+        self._ended(reason)
+
+    def _open(self) -> None:
+        if not self._connection.open_channel(self._channel_opened):
+            self._ended("there is no connection")
+
+    def _channel_opened(self, channel: Channel) -> None:
+        self._channel = channel
+        self._opened += 1
+        channel.add_on_close_callback(self._channel_closed)
+        channel.add_on_cancel_callback(partial(self._cancelled_by_broker, channel))
+        channel.basic_qos(prefetch_count=self.prefetch)
+        self._consumer_tag = channel.basic_consume(self.queue, partial(self._arrived, self._opened), auto_ack=False)
+
+    def _arrived(
+        self,
+        opened: int,
+        _: Channel,
+        method: spec.Basic.Deliver,
+        properties: pika.BasicProperties,
+        body: bytes,
+    ) -> None:
+        self._on_arrival(
+            Arrival(
+                queue=self.queue,
+                message=from_pika(properties, body),
+                tag=method.delivery_tag,
+                channel=opened,
+                redelivered=method.redelivered,
+                exchange=method.exchange,
+                routing_key=method.routing_key,
+            )
+        )
+
+    def _settle(self, arrival: Arrival, *, requeue: bool) -> None:
+        channel = self._channel
+        if channel is None or not channel.is_open or arrival.channel != self._opened:
+            log.info("delivery.ack_lost", queue=self.queue, message_id=arrival.message.id)
+        elif requeue:
+            channel.basic_nack(arrival.tag, requeue=True)
+        else:
+            channel.basic_ack(arrival.tag)
+
+    def _cancel(self) -> None:
+        self.active = False
+        if self._channel is not None and self._channel.is_open:
+            self._channel.basic_cancel(self._consumer_tag)
+
+    def _cancelled_by_broker(self, channel: Channel, _: pika.frame.Method) -> None:
+        # The queue is gone, or its leader: the channel still stands, but nothing will ever come by it.
+        if channel.is_open:
+            channel.close()
+        self._ended("the broker cancelled the consumer: its queue was deleted or moved")
+
+    def _channel_closed(self, channel: Channel, error: BaseException) -> None:
+        if channel is self._channel:
+            self._ended(str(channel_closed(error)))
+
+    def _ended(self, reason: str) -> None:
+        self._channel = None
+        was_active, self.active = self.active, False
+        if was_active:
+            self._on_ended(reason)

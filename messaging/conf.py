@@ -1,0 +1,122 @@
+"""`settings.MESSAGING`, typed: the one dict this app is configured by."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+
+class MessagingSettings(BaseModel):
+    """Every key of `settings.MESSAGING`, in capitals there, with its default. Times are in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=str.upper)
+
+    #: Addresses of the broker, tried in turn: amqp://user:password@host:port/vhost or amqps://…
+    amqp_urls: tuple[str, ...] = Field(min_length=1)
+    #: Written into the `app_id` property of every message, and the prefix of this app's own queues.
+    app_id: str = Field(default="django", min_length=1, max_length=100)
+    #: The topic exchange that events go to unless they name another.
+    exchange: str = Field(default="events", min_length=1, max_length=255)
+    queue_type: Literal["quorum", "classic"] = "quorum"
+    #: Deliveries after which the broker itself gives a message up; above every retry policy of ours.
+    delivery_limit: int = Field(default=100, ge=1)
+    #: Larger bodies are refused by the outbox; when they arrive from elsewhere they are dead.
+    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
+
+    #: Whether web and consumer processes publish what they commit; if not, `manage.py run_relay` must run.
+    relay_thread: bool = True
+    #: How long a row belongs to the relay that holds it.
+    lease: float = Field(default=30, gt=0)
+    #: How long a relay waits for the broker's confirms.
+    publish_timeout: float = Field(default=10, gt=0)
+    #: How long a relay sleeps when the outbox is empty.
+    poll_interval: float = Field(default=1, gt=0)
+    #: Rows that a relay claims at once.
+    claim_batch: int = Field(default=500, ge=1, le=5000)
+    #: How often a relay declares the topology again, so that what was deleted by hand comes back.
+    declare_interval: float = Field(default=60, gt=0)
+    #: How long a stopping process may take to publish, or give back, what it holds.
+    drain_timeout: float = Field(default=3, gt=0)
+
+    #: Deadline of connecting: TCP, TLS and the AMQP handshake together.
+    connect_timeout: float = Field(default=4, gt=0)
+    heartbeat: int = Field(default=15, ge=2)
+    #: Longest pause between two attempts to connect.
+    reconnect_max: float = Field(default=10, gt=0)
+
+    #: Unacknowledged deliveries that a consumer may hold, unless it says otherwise.
+    prefetch: int = Field(default=50, ge=1, le=65535)
+    #: How long a stopping consumer may take to finish what it has started.
+    stop_timeout: float = Field(default=25, gt=0)
+
+    #: Days after which finished outbox rows, and the bodies of handled messages, are pruned.
+    outbox_retention_days: float = Field(default=14, gt=0)
+    #: Days for which the inbox remembers a handled message; outlives every replay and outbox row.
+    inbox_retention_days: float = Field(default=90, gt=0)
+
+    @field_validator("amqp_urls")
+    @classmethod
+    def _urls_can_be_understood(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            _check_amqp_url(url)
+        return urls
+
+    @model_validator(mode="after")
+    def _times_fit_each_other(self) -> Self:
+        if self.publish_timeout >= self.lease / 2:
+            raise ValueError(
+                "PUBLISH_TIMEOUT must be below half of LEASE: else a row could be published by two relays at once"
+            )
+        if self.inbox_retention_days <= self.outbox_retention_days:
+            raise ValueError("INBOX_RETENTION_DAYS must exceed OUTBOX_RETENTION_DAYS: a replay would run twice")
+        return self
+
+
+def _check_amqp_url(url: str) -> None:
+    """Raise ValueError, without repeating a password, where `url` is not an AMQP address."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"AMQP_URL: {error}") from None
+    if parts.scheme not in {"amqp", "amqps"}:
+        raise ValueError(f"AMQP_URL must begin with amqp:// or amqps://, not {parts.scheme or 'nothing'}://")
+    if not parts.hostname:
+        raise ValueError("AMQP_URL names no host: amqp://user:password@host:5672/vhost")
+    if port == 0:
+        raise ValueError("AMQP_URL: port 0 does not exist")
+    if parts.fragment or "#" in url:
+        raise ValueError("AMQP_URL contains '#': write it as %23")
+    if parts.path.strip("/").count("/"):
+        raise ValueError("AMQP_URL: a '/' in the name of a vhost is written as %2F")
+
+
+@cache
+def get() -> MessagingSettings:
+    """Return the settings, read once.
+
+    Raises ImproperlyConfigured with the name of the first wrong value.
+    """
+    given: dict[str, Any] | None = getattr(settings, "MESSAGING", None)
+    if given is None:
+        raise ImproperlyConfigured("MESSAGING is not set; it needs at least AMQP_URLS.")
+    try:
+        return MessagingSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(["MESSAGING", *(str(part) for part in first["loc"])])
+        raise ImproperlyConfigured(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "MESSAGING":
+        get.cache_clear()
+
+
+setting_changed.connect(_forget)

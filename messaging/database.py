@@ -1,0 +1,65 @@
+"""How the threads of a long-lived process use the database: in transactions, on a connection that works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    InterfaceError,
+    OperationalError,
+    connections,
+    models,
+    router,
+    transaction,
+)
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Now
+
+from messaging.models import OutboxMessage
+
+
+def alias() -> str:
+    """Return the alias of the database that holds the outbox and the inbox."""
+    return router.db_for_write(OutboxMessage) or DEFAULT_DB_ALIAS
+
+
+def connection() -> BaseDatabaseWrapper:
+    """Return this thread's connection to the database of the outbox and the inbox."""
+    return connections[alias()]
+
+
+@contextmanager
+def atomic() -> Iterator[None]:
+    """Run a transaction, on a new connection where the old one broke.
+
+    Only after an error is the connection looked at: a ping for each message would double its round trips.
+    """
+    if connection().errors_occurred:
+        connection().close_if_unusable_or_obsolete()
+    with transaction.atomic(using=alias()):
+        yield
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether `error` means that the database cannot be reached: the connection is unusable, nothing else.
+
+    A deadlock, a lock timeout or a full disk are errors on a connection that still works.
+    """
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    here = connection()
+    return here.connection is None or not here.is_usable()
+
+
+def is_sqlite() -> bool:
+    """Whether the database has one writer at a time."""
+    return connection().vendor == "sqlite"
+
+
+def in_future(seconds: float) -> Combinable:
+    """Return an expression for a time `seconds` from now, by the database's clock."""
+    return Now() + models.Value(timedelta(seconds=seconds), output_field=models.DurationField())

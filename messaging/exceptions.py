@@ -1,0 +1,58 @@
+"""What can go wrong, each named after the fact. Nothing above `broker/` ever sees a pika exception."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class MessagingError(Exception):
+    """Parent of every error that this app raises on purpose."""
+
+
+class OutsideTransaction(MessagingError):
+    """An event was added outside a transaction: it could not commit together with what it reports."""
+
+
+class BodyTooLarge(MessagingError):
+    """A body is over `MAX_BODY_BYTES`."""
+
+
+class Undecodable(MessagingError, ValueError):
+    """A message cannot be understood, and trying again would not help."""
+
+
+class UnknownConsumer(MessagingError):
+    """No consumer of that name is registered."""
+
+
+class BrokerUnavailable(MessagingError):
+    """There is no usable connection to the broker, or it did not answer in time."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """The broker answered and said no: user, password or virtual host are wrong."""
+
+
+class ChannelClosed(MessagingError):
+    """The broker refused an operation and closed the channel over it.
+
+    `code` and `text` are the AMQP reply code and text, for instance 404 and
+    "NOT_FOUND - no exchange 'orders' in vhost '/'".
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code} {text}")
+        self.code = code
+        self.text = text
+
+
+class Reject(MessagingError):
+    """Raised by a handler: this message can never succeed. It is dead at once, with this reason."""
+
+
+class RetryLater(MessagingError):
+    """Raised by a handler: not now, again after `after`. Counts as an attempt of the retry policy."""
+
+    def __init__(self, reason: str = "not now", *, after: timedelta) -> None:
+        super().__init__(reason)
+        self.after = after

@@ -1,0 +1,194 @@
+"""What happens to one delivery: decode → inbox → handler → decide. Here alone it is decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+
+import structlog
+from django.db import OperationalError
+
+from messaging import conf, database, events, inbox, outbox
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.events import Event
+from messaging.exceptions import Reject, Undecodable
+from messaging.message import headers_to_pass_on
+from messaging.models import DeliveryAttempt, OutboxMessage
+
+log = structlog.get_logger(__name__)
+
+#: A deadlock or a lock timeout is nobody's fault: this many tries before it counts as a failed attempt.
+CONTENTION_TRIES = 3
+#: A message whose handling was started this often, and never ended, kills its process.
+CRASH_LIMIT = 3
+
+
+class Verdict(StrEnum):
+    """What became of a delivery. Each is acknowledged: the rest of its story is in the database."""
+
+    HANDLED = "handled"
+    DUPLICATE = "duplicate"
+    RETRYING = "retrying"
+    DEAD = "dead"
+
+
+class DatabaseAway(Exception):
+    """The database cannot be reached. Nothing was decided, no attempt counts; the delivery stays unacknowledged."""
+
+
+def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
+    """Handle one delivery to the end and return its verdict, which is committed when this returns.
+
+    Raises DatabaseAway, and nothing else that a message or a handler can cause.
+    """
+    with structlog.contextvars.bound_contextvars(**_context(delivery)):
+        started = time.monotonic()
+        try:
+            verdict = _handle(consumer, delivery)
+        except Exception as error:
+            if database.is_away(error):
+                raise DatabaseAway(str(error).strip()) from error
+            raise
+        log.info(f"message.{verdict}", milliseconds=_milliseconds(started))
+        return verdict
+
+
+def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Verdict] | None:
+    """Handle several deliveries in one transaction; None where one failed, and all were rolled back.
+
+    Without savepoints: one costs more than it saves. The caller then handles each in its own transaction, where
+    the failing one alone is counted.
+    """
+    try:
+        with database.atomic():
+            verdicts = [_run(consumer, delivery, _decode(consumer, delivery)) for delivery in deliveries]
+    except Exception as error:
+        if database.is_away(error):
+            raise DatabaseAway(str(error).strip()) from error
+        log.info("batch.rolled_back", consumer=consumer.name, deliveries=len(deliveries), reason=inbox.describe(error))
+        return None
+    for delivery, verdict in zip(deliveries, verdicts, strict=True):
+        log.info(f"message.{verdict}", batch=len(deliveries), **_context(delivery))
+    return verdicts
+
+
+def _handle(consumer: Consumer, delivery: Delivery) -> Verdict:
+    if delivery.redelivered:
+        verdict = _count_start(delivery)
+        if verdict is not None:
+            return verdict
+    started = time.monotonic()
+    try:
+        event = _decode(consumer, delivery)
+        return _try(consumer, delivery, event)
+    except Exception as error:
+        if database.is_away(error):
+            raise
+        return _failed(consumer, delivery, error, time.monotonic() - started)
+
+
+def _decode(consumer: Consumer, delivery: Delivery) -> Event:
+    if len(delivery.message.body) > conf.get().max_body_bytes:
+        raise Undecodable(f"the body has {len(delivery.message.body)} bytes, over the limit of MAX_BODY_BYTES")
+    _ = delivery.message.attempt  # an attempt header that is no number makes the message dead
+    event = events.decode(delivery.message)
+    if not consumer.wants(event.event_type):
+        raise Undecodable(f"consumer {consumer.name} does not handle {event.event_type}; see the queue's bindings")
+    return event
+
+
+def _try(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
+    for remaining in reversed(range(CONTENTION_TRIES)):
+        try:
+            with database.atomic():
+                return _run(consumer, delivery, event)
+        except OperationalError as error:
+            if not remaining or database.is_away(error):
+                raise
+            log.info("message.contention", reason=inbox.describe(error))
+    raise AssertionError("the last try returns or raises")
+
+
+def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
+    """Run the handler behind the fence, inside the caller's transaction."""
+    started = time.monotonic()
+    row_id = inbox.admit(delivery)
+    if row_id is None:
+        return Verdict.DUPLICATE
+    consumer.handler(event, delivery)
+    inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
+    return Verdict.HANDLED
+
+
+def _count_start(delivery: Delivery) -> Verdict | None:
+    """Commit the start of a message that came before; return a verdict where it must not run."""
+    with database.atomic():
+        counted = inbox.start(delivery)
+        if counted is None:
+            return Verdict.DUPLICATE
+        row_id, starts = counted
+        if starts > 1:
+            inbox.record(row_id, delivery, DeliveryAttempt.Outcome.CRASHED)
+        if starts <= CRASH_LIMIT:
+            return None
+        reason = f"its handling was started {starts - 1} times and never ended: it kills its process"
+        inbox.bury(delivery, reason)
+    log.error("message.dead", reason=reason)
+    return Verdict.DEAD
+
+
+def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: float) -> Verdict:
+    """Record the failure and what follows from it, retry or death, in one transaction."""
+    rest = consumer.retry.delay_after(delivery.attempt, error)
+    reason = str(error) if isinstance(error, Undecodable | Reject) else inbox.describe(error)
+    with database.atomic():
+        row_id = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
+        if row_id is None:
+            return Verdict.DUPLICATE
+        rejected = isinstance(error, Undecodable | Reject)
+        outcome = DeliveryAttempt.Outcome.REJECTED if rejected else DeliveryAttempt.Outcome.FAILED
+        inbox.record(row_id, delivery, outcome, seconds=seconds, error=error)
+        if rest is not None:
+            outbox.write([_next_attempt(delivery)], delay=rest)
+    if rest is None:
+        log.error("message.dead", reason=reason)
+        return Verdict.DEAD
+    log.warning("message.failed", reason=reason, again_in_seconds=round(rest / timedelta(seconds=1), 1))
+    return Verdict.RETRYING
+
+
+def _next_attempt(delivery: Delivery) -> OutboxMessage:
+    """Return the row for the next attempt: the same message, addressed to this consumer's queue alone."""
+    message = delivery.message
+    return OutboxMessage(
+        message_id=delivery.message_id,
+        type=message.type,
+        version=message.version,
+        subject=message.subject,
+        correlation_id=message.correlation_id,
+        exchange="",
+        routing_key=delivery.queue,
+        consumer=delivery.consumer,
+        attempt=delivery.attempt + 1,
+        body=message.body,
+        headers=headers_to_pass_on(message.headers),
+    )
+
+
+def _context(delivery: Delivery) -> dict[str, str | int]:
+    context: dict[str, str | int] = {
+        "message_id": delivery.message_id,
+        "type": delivery.message.type,
+        "consumer": delivery.consumer,
+        "attempt": delivery.attempt,
+    }
+    if delivery.message.request_id:
+        context["request_id"] = delivery.message.request_id
+    return context
+
+
+def _milliseconds(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 1)

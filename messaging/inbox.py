@@ -1,0 +1,149 @@
+"""The inbox: one row for each message at each consumer, the fence that lets its effects happen once.
+
+A delivery may run only if its attempt is the one the row expects. Whoever moves the row first wins; every other
+delivery of that attempt, however it came about, is a duplicate. `handled` is never overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from datetime import timedelta
+from typing import Any
+
+from messaging import conf, database
+from messaging.delivery import Delivery
+from messaging.message import storable_headers
+from messaging.models import DeliveryAttempt, InboxMessage
+
+State = InboxMessage.State
+Outcome = DeliveryAttempt.Outcome
+
+#: Characters of a traceback that are kept, from its end: the failing line is there.
+TRACEBACK_LIMIT = 20_000
+
+
+def admit(delivery: Delivery) -> int | None:
+    """Take the fence for a delivery about to be handled, in the handler's own transaction; return the row's id.
+
+    The row says *handled* from here on, and stays so if the transaction commits. Another process with the same
+    attempt waits here, and then finds it taken. Returns None for a duplicate.
+    """
+    return _move(delivery, state=State.HANDLED, attempt=delivery.attempt)
+
+
+def start(delivery: Delivery) -> tuple[int, int] | None:
+    """Count the start of a delivery that came before, to be committed before the work.
+
+    Returns the row's id and how many starts of this attempt were committed, this one included: were it the message
+    that kills its process, the count would grow with each death. Returns None for a duplicate.
+    """
+    row_id = _move(delivery, state=State.RETRYING, attempt=delivery.attempt, starts=1)
+    if row_id is None:
+        return None
+    return row_id, InboxMessage.objects.values_list("starts", flat=True).get(pk=row_id)
+
+
+def expect_next(delivery: Delivery, reason: str) -> int | None:
+    """Move the row on after a failure, so that only the next attempt may run. Returns None for a duplicate."""
+    return _move(delivery, state=State.RETRYING, attempt=delivery.attempt + 1, reason=reason, **_letter(delivery))
+
+
+def bury(delivery: Delivery, reason: str) -> int | None:
+    """Make the message dead, with reason and body, for a person to look at. Returns None for a duplicate."""
+    return _move(delivery, state=State.DEAD, attempt=delivery.attempt, reason=reason, **_letter(delivery))
+
+
+def record(
+    row_id: int,
+    delivery: Delivery,
+    outcome: DeliveryAttempt.Outcome,
+    *,
+    seconds: float = 0.0,
+    error: BaseException | None = None,
+) -> None:
+    """Write down one try of the handler."""
+    DeliveryAttempt.objects.create(
+        inbox_message_id=row_id,
+        number=delivery.attempt,
+        outcome=outcome,
+        duration=timedelta(seconds=seconds),
+        process=process_name(),
+        redelivered=delivery.redelivered,
+        error=describe(error) if error else "",
+        traceback=_trace(error) if error else "",
+    )
+
+
+def process_name() -> str:
+    """Return host:pid of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def describe(error: BaseException) -> str:
+    """Return the error in one line, storable in any database."""
+    return f"{type(error).__name__}: {error}".rstrip(": ").replace("\x00", "\ufffd")[:1000]
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).replace("\x00", "\ufffd")[-TRACEBACK_LIMIT:]
+
+
+def _letter(delivery: Delivery) -> dict[str, Any]:
+    """Return what is kept of a message that did not succeed: enough to replay it."""
+    limit = conf.get().max_body_bytes
+    return {
+        "body": delivery.message.body[:limit],
+        "body_truncated": len(delivery.message.body) > limit,
+        "headers": storable_headers(delivery.message.headers),
+    }
+
+
+def _move(delivery: Delivery, **change: Any) -> int | None:
+    """Insert the row, or change it where it expects this very attempt; return its id, or None for a duplicate.
+
+    One statement, so that of two processes with the same attempt only one gets through: the other waits on the
+    unique index, and then finds the row moved.
+    """
+    message = delivery.message
+    connection = database.connection()
+    row = InboxMessage(
+        consumer=delivery.consumer,
+        message_id=delivery.message_id,
+        identified=delivery.identified,
+        type=message.type,
+        version=_version(delivery),
+        subject=message.subject,
+        correlation_id=message.correlation_id,
+        app_id=message.app_id,
+        **change,
+    )
+    # What has a default in the database (the times) is left to it.
+    fields = [f for f in row._meta.concrete_fields if not f.primary_key and not f.has_db_default()]
+    table = connection.ops.quote_name(row._meta.db_table)
+    columns = ", ".join(f'"{f.column}"' for f in fields)
+    values = [f.get_db_prep_save(getattr(row, f.attname), connection) for f in fields]
+    moved = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in _MOVED)
+    sql = (
+        f"INSERT INTO {table} ({columns}) VALUES ({', '.join(['%s'] * len(values))}) "  # noqa: S608
+        f"ON CONFLICT (consumer, message_id) DO UPDATE SET {moved}, starts = "
+        # The starts of one attempt add up; a new attempt begins at none.
+        f"CASE WHEN EXCLUDED.attempt = {table}.attempt THEN {table}.starts + EXCLUDED.starts ELSE 0 END "
+        f"WHERE {table}.state = %s AND {table}.attempt = %s RETURNING id"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*values, State.RETRYING, delivery.attempt])
+        found = cursor.fetchone()
+    return found[0] if found else None
+
+
+_MOVED = ("state", "attempt", "changed_at", "reason", "body", "body_truncated", "headers")
+
+
+def _version(delivery: Delivery) -> int:
+    # An odd version header makes the message dead; its row must still be writable.
+    try:
+        return delivery.message.version
+    except ValueError:
+        return 1

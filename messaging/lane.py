@@ -1,0 +1,258 @@
+"""A lane: one consumer's deliveries in this process, from its subscription through handler threads to the ack."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import structlog
+from django.db import connections
+
+from messaging import database, handling
+from messaging.broker.connection import Connection
+from messaging.broker.subscription import Arrival, Subscription
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.exceptions import Undecodable
+from messaging.handling import DatabaseAway, Verdict
+from messaging.message import new_id
+from messaging.models import InboxMessage
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+#: Seconds for which a batch waits to fill.
+LINGER = 0.02
+#: Seconds between two looks at whether the database is back.
+DATABASE_PAUSE = 1.0
+#: Seconds to rest after an error of our own code, so that it cannot spin.
+FAULT_PAUSE = 1.0
+
+
+class Lane:
+    """One consumer at work. `may_take` is asked before each delivery is begun; `turn`, where given, is held while
+    one is handled: SQLite has one writer."""
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        connection: Connection,
+        *,
+        threads: int,
+        prefetch: int,
+        may_take: Callable[[], bool],
+        turn: threading.Lock | None,
+    ) -> None:
+        self.consumer = consumer
+        self._connection = connection
+        self._may_take = may_take
+        self._turn = turn
+        self._arrivals: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._count_lock = threading.Lock()
+        self.verdicts: Counter[Verdict] = Counter()
+        #: Deliveries being handled now.
+        self.busy = 0
+        self.subscription = Subscription(
+            connection,
+            consumer.queue,
+            prefetch=max(prefetch, consumer.batch),
+            on_arrival=self._arrivals.put,
+            on_ended=self._ended,
+        )
+        self.threads = [
+            threading.Thread(target=self._work, name=f"{consumer.name}-{number}", daemon=True)
+            for number in range(1, threads + 1)
+        ]
+
+    # --- from the worker -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the handler threads; they wait for deliveries."""
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Take no further delivery: what has not been begun goes back to the queue at once."""
+        self._stopping.set()
+        self.subscription.cancel()
+        for _ in self.threads:
+            self._arrivals.put(None)
+
+    def join(self, deadline: float) -> None:
+        """Wait until `deadline` (monotonic) for what has been begun."""
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def is_idle(self) -> bool:
+        """Whether nothing is being handled and the queue is empty. Raises BrokerUnavailable."""
+        if self.busy or not self._arrivals.empty() or not self.subscription.active:
+            return False
+        answer = self._connection.call("queue_declare", queue=self.consumer.queue, passive=True)
+        return not (answer.method.message_count or self.busy or not self._arrivals.empty())
+
+    def _ended(self, reason: str) -> None:
+        if not self._stopping.is_set():
+            log.warning("consumer.ended", consumer=self.consumer.name, queue=self.consumer.queue, reason=reason)
+
+    # --- on a handler thread -------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                arrivals = self._next()
+                if arrivals:
+                    self._handle_all(arrivals)
+        finally:
+            self._return_the_rest()
+            connections.close_all()
+
+    def _next(self) -> list[Arrival]:
+        """Wait for a delivery; with a batching consumer, take those behind it too, until one was redelivered."""
+        arrival = self._take(None)
+        arrivals = [arrival] if arrival else []
+        deadline = time.monotonic() + LINGER
+        while arrivals and len(arrivals) < self.consumer.batch and not arrivals[-1].redelivered:
+            arrival = self._take(max(0.0, deadline - time.monotonic()))
+            if arrival is None:
+                break
+            arrivals.append(arrival)
+        return arrivals
+
+    def _take(self, timeout: float | None) -> Arrival | None:
+        try:
+            arrival = self._arrivals.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if arrival is None or not self.subscription.is_current(arrival):
+            return None  # told to stop; or its channel is gone, and it comes again
+        if self._stopping.is_set() or not self._may_take():
+            self.subscription.requeue(arrival)
+            return None
+        with self._count_lock:
+            self.busy += 1
+        return arrival
+
+    def _handle_all(self, arrivals: list[Arrival]) -> None:
+        try:
+            # A redelivered message may be one that kills its process: it goes alone, its start committed first.
+            together = [arrival for arrival in arrivals if not arrival.redelivered]
+            alone = [arrival for arrival in arrivals if arrival.redelivered]
+            if len(together) < 2 or not self._handle_together(together):
+                alone = arrivals
+            for arrival in alone:
+                self._handle(arrival)
+        except Exception:
+            # A fault of our own, not of a message: nothing was acknowledged, so nothing is lost.
+            log.exception("consumer.fault", consumer=self.consumer.name)
+            for arrival in arrivals:
+                self.subscription.requeue(arrival)
+            self._stopping.wait(FAULT_PAUSE)
+        finally:
+            with self._count_lock:
+                self.busy -= len(arrivals)
+
+    def _handle_together(self, arrivals: list[Arrival]) -> bool:
+        deliveries = [self._delivery(arrival) for arrival in arrivals]
+        verdicts = self._until_database_answers(lambda: handling.handle_together(self.consumer, deliveries))
+        if verdicts is None:
+            return False
+        for arrival, verdict in zip(arrivals, verdicts, strict=True):
+            self._done(arrival, verdict)
+        return True
+
+    def _handle(self, arrival: Arrival) -> None:
+        delivery = self._delivery(arrival)
+        verdict = self._until_database_answers(lambda: handling.handle(self.consumer, delivery))
+        if verdict is not None:
+            self._done(arrival, verdict)
+
+    def _done(self, arrival: Arrival, verdict: Verdict) -> None:
+        # Last of all, after the commit: a crash before this line brings the message back, to find its row.
+        self.subscription.ack(arrival)
+        with self._count_lock:
+            self.verdicts[verdict] += 1
+
+    def _until_database_answers(self, attempt: Callable[[], Result]) -> Result | None:
+        """Run `attempt`, again and again while the database is away; None where the worker stops meanwhile.
+
+        The delivery stays unacknowledged all the while: to requeue it would eat the queue's delivery limit, and
+        no attempt of the message's own is counted.
+        """
+        while True:
+            try:
+                with self._my_turn():
+                    return attempt()
+            except DatabaseAway as error:
+                log.warning("consumer.database_away", consumer=self.consumer.name, reason=str(error))
+            if self._stopping.is_set() or not self._wait_for_database():
+                return None
+
+    def _wait_for_database(self) -> bool:
+        while not self._stopping.wait(DATABASE_PAUSE):
+            try:
+                with database.atomic():
+                    InboxMessage.objects.exists()
+            except Exception as error:
+                if not database.is_away(error):
+                    raise
+            else:
+                log.info("consumer.database_back", consumer=self.consumer.name)
+                return True
+        return False
+
+    def _my_turn(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._turn is None else _FairTurn(self._turn, self._stopping)
+
+    def _return_the_rest(self) -> None:
+        while True:
+            try:
+                arrival = self._arrivals.get_nowait()
+            except queue.Empty:
+                return
+            if arrival is not None:
+                self.subscription.requeue(arrival)
+
+    def _delivery(self, arrival: Arrival) -> Delivery:
+        message = arrival.message
+        try:
+            attempt = message.attempt
+        except Undecodable:
+            attempt = 1  # the handling looks again, and says what is wrong
+        return Delivery(
+            consumer=self.consumer.name,
+            queue=arrival.queue,
+            message=message,
+            message_id=message.id or new_id(),
+            attempt=attempt,
+            identified=bool(message.id),
+            redelivered=arrival.redelivered,
+            exchange=arrival.exchange,
+            routing_key=arrival.routing_key,
+        )
+
+
+class _FairTurn:
+    """Holds the process's turn at SQLite's one write lock, and then rests for as long as it was held.
+
+    The shop's own transactions wait on the same lock; SQLite hands it to whoever happens to ask at the right
+    moment, so a consumer that asks without pause starves them.
+    """
+
+    def __init__(self, turn: threading.Lock, stopping: threading.Event) -> None:
+        self._turn = turn
+        self._stopping = stopping
+
+    def __enter__(self) -> None:
+        self._turn.acquire()
+        self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.wait(time.monotonic() - self._since)
+        self._turn.release()

@@ -1,0 +1,21 @@
+"""What the commands share: exit codes, and arguments that are checked as they are read."""
+
+from __future__ import annotations
+
+import argparse
+
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_UNHEALTHY = 6
+EXIT_TIMED_OUT = 7
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 to 65535, as argparse's `type`."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 65535")
+    return number

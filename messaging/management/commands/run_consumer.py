@@ -1,0 +1,97 @@
+"""`manage.py run_consumer sms`: handle the messages of one consumer, or of several."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging import consumers
+from messaging.exceptions import BrokerRefused, UnknownConsumer
+from messaging.handling import Verdict
+from messaging.management.arguments import EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.shutdown import StopSignals
+from messaging.worker import Summary, Worker
+
+EXAMPLES = """
+examples:
+  manage.py run_consumer sms                       handle text messages until stopped
+  manage.py run_consumer sms red_packet            two consumers in one process
+  manage.py run_consumer --all --concurrency 4     every consumer, four threads each
+  manage.py run_consumer sms --burst               empty the queue, then leave
+"""
+
+
+class Command(BaseCommand):
+    help = "Handle messages: take them from the consumer's queue, run its handler once for each, acknowledge."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        return super().create_parser(
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("names", nargs="*", metavar="NAME", help="consumers to run")
+        parser.add_argument("--all", action="store_true", help="run every consumer of the project")
+        parser.add_argument(
+            "--concurrency", "-c", type=positive, default=1, metavar="N",
+            help="handler threads for each consumer (default 1; always 1 on SQLite, which has one writer)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--prefetch", type=positive, metavar="N", help="unacknowledged deliveries to hold (default: settings)"
+        )
+        parser.add_argument("--max-messages", type=positive, metavar="N", help="leave after N deliveries")
+        parser.add_argument("--burst", action="store_true", help="leave once the queues are empty")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if bool(options["names"]) == options["all"]:
+            known = ", ".join(each.name for each in consumers.registered()) or "none"
+            raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)
+        try:
+            chosen = consumers.registered() if options["all"] else consumers.named(options["names"])
+        except UnknownConsumer as error:
+            raise CommandError(str(error), returncode=EXIT_USAGE) from None
+        worker = Worker(
+            chosen,
+            concurrency=options["concurrency"],
+            prefetch=options["prefetch"],
+            max_messages=options["max_messages"],
+            burst=options["burst"],
+        )
+        self._banner(worker)
+        with StopSignals() as signals:
+            try:
+                summary = worker.run(lambda: self._told_to_stop(signals))
+            except BrokerRefused as error:
+                raise CommandError(f"RabbitMQ: {error}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE) from None
+        self._farewell(summary)
+
+    def _banner(self, worker: Worker) -> None:
+        for lane in worker.lanes:
+            events = ", ".join(key for _, key in lane.consumer.bindings)
+            self.stdout.write(
+                f"{lane.consumer.name}: queue {lane.consumer.queue} ← {events}; "
+                f"prefetch {lane.subscription.prefetch}, threads {len(lane.threads)}"
+            )
+        self.stdout.write(f"Running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
+        self.stdout.flush()
+
+    _said_goodbye = False
+
+    def _told_to_stop(self, signals: StopSignals) -> bool:
+        if signals.received and not self._said_goodbye:
+            self._said_goodbye = True
+            self.stdout.write("Finishing what was begun. CTRL+C again leaves at once; nothing is lost either way.")
+            self.stdout.flush()
+        return signals.received
+
+    def _farewell(self, summary: Summary) -> None:
+        counts = ", ".join(f"{summary.verdicts[verdict]} {verdict}" for verdict in Verdict)
+        self.stdout.write(f"Stopped. {counts} in {summary.seconds:.1f} s.")
+        if summary.abandoned:
+            raise CommandError(
+                f"{summary.abandoned} still being handled when the time for stopping was up. They are delivered again."
+            )

@@ -1,0 +1,39 @@
+"""`manage.py run_relay`: publish what the outbox holds, in the foreground."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from messaging import conf
+from messaging.management.arguments import EXIT_UNREACHABLE
+from messaging.relay import Relay
+from messaging.shutdown import StopSignals
+
+
+class Command(BaseCommand):
+    help = (
+        "Publish committed events. Web and consumer processes do it themselves; this is for those set up with "
+        "RELAY_THREAD=0, and for more of it."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        relay = Relay()
+        started = time.monotonic()
+        self.stdout.write(f"Relay running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
+        self.stdout.flush()
+        thread = threading.Thread(target=relay.run, name="relay", daemon=True)
+        with StopSignals() as signals:
+            thread.start()
+            while not signals.received and thread.is_alive():
+                if relay.refusal:
+                    raise CommandError(f"RabbitMQ: {relay.refusal}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
+                time.sleep(0.1)
+            relay.stop(conf.get().drain_timeout)
+            thread.join(conf.get().drain_timeout + 2)
+        self.stdout.write(f"Stopped. {relay.published} published in {time.monotonic() - started:.1f} s.")

@@ -1,0 +1,357 @@
+"""The relay: committed outbox rows become confirmed publishes. Only it publishes events."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from django.db import DatabaseError
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+
+from messaging import conf, consumers, database, topology
+from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
+from messaging.exceptions import BrokerUnavailable
+from messaging.message import ATTEMPT_HEADER, OUTBOX_ID_HEADER, SUBJECT_HEADER, VERSION_HEADER, Message
+from messaging.models import OutboxMessage
+
+log = structlog.get_logger(__name__)
+
+#: Rows that may wait in memory; what does not fit waits in the table.
+HAND_OVER_LIMIT = 10_000
+#: Marks are collected for this many seconds, so that a busy relay writes them in batches.
+MARK_INTERVAL = 0.05
+#: Seconds to rest after the database failed.
+DATABASE_PAUSE = 1.0
+#: Longest rest, in seconds, between two tries of a row that could not be routed or stored.
+LONGEST_REST = 60
+
+State = OutboxMessage.State
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A row whose lease this relay holds, and until when (monotonic) it may still publish it."""
+
+    row: OutboxMessage
+    publish_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """What a row's publish came to, still to be written."""
+
+    row: OutboxMessage
+    outcome: Outcome
+    expected: tuple[str, ...]
+
+
+class Relay:
+    """Publishes outbox rows until told to stop.
+
+    Rows reach it in two ways: handed over in memory by the process that wrote them (born leased to it), or claimed
+    from the table once due and not leased: left by a process that died, delayed, or written where no relay runs.
+    A row is marked published only after the broker's confirm, and only while its lease is still this relay's; a
+    row whose fate is unknown stays pending and is published again.
+    """
+
+    def __init__(self) -> None:
+        self._settings = conf.get()
+        self._changed = threading.Condition()
+        self._handed: deque[_Held] = deque()
+        self._marks: list[_Mark] = []
+        self._marks_due = 0.0
+        self._claim_due = 0.0
+        self._drain_until: float | None = None
+        self._declared_generation = 0
+        self._declare_due = 0.0
+        self._problems: dict[str, str] = {}
+        self._publisher = Publisher("relay", on_change=self._wake)
+        self.published = 0
+
+    # --- from any thread -----------------------------------------------------------------------------------
+
+    def hand_over(self, rows: Sequence[OutboxMessage], leased_at: float) -> None:
+        """Take rows that were leased at `leased_at` (monotonic) and have just been committed. Never blocks."""
+        publish_before = leased_at + self._settings.lease - self._settings.publish_timeout
+        with self._changed:
+            if len(self._handed) + len(rows) <= HAND_OVER_LIMIT:
+                self._handed.extend(_Held(row, publish_before) for row in rows)
+                self._changed.notify_all()
+
+    def stop(self, drain_timeout: float) -> None:
+        """Ask for the end: what is held is published within `drain_timeout` seconds, or given back."""
+        with self._changed:
+            self._drain_until = time.monotonic() + drain_timeout
+            self._changed.notify_all()
+
+    @property
+    def refusal(self) -> str:
+        """Why the broker refused this user at the first attempt; empty where it did not."""
+        connection = self._publisher.connection
+        return connection.last_error if connection.refused and not connection.generation else ""
+
+    # --- on the relay's own thread -------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Publish until `stop`."""
+        self._publisher.start()
+        try:
+            while not self._finished():
+                try:
+                    self._turn()
+                except DatabaseError as error:
+                    log.warning("relay.database_error", reason=str(error).strip())
+                    self._rest(DATABASE_PAUSE)
+                except BrokerUnavailable as error:
+                    log.warning("relay.broker_error", reason=str(error))
+            self._give_back()
+        finally:
+            self._publisher.stop()
+
+    def _turn(self) -> None:
+        self._wait_for_work()
+        if self._publisher.ready:
+            self._declare_topology()
+            held = self._take_handed() + self._claim_if_due()
+            if held:
+                self._publish([each.row for each in held])
+        if self._marks and time.monotonic() >= self._marks_due:
+            self._write_marks()
+
+    def _wait_for_work(self) -> None:
+        with self._changed:
+            now = time.monotonic()
+            until = self._marks_due if self._marks else now + self._settings.poll_interval
+            if self._publisher.ready:
+                until = min(until, self._claim_due)
+            if self._stopping:
+                until = min(until, now + MARK_INTERVAL)
+            self._changed.wait_for(self._has_work, timeout=max(0.0, until - now))
+
+    def _has_work(self) -> bool:
+        return self._publisher.ready and bool(self._handed)
+
+    def _wake(self) -> None:
+        # A connection that has just come up must not leave the first event waiting for a whole poll.
+        with self._changed:
+            self._claim_due = 0.0
+            self._changed.notify_all()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._drain_until is not None
+
+    def _finished(self) -> bool:
+        if self._drain_until is None:
+            return False
+        return not (self._handed or self._marks) or time.monotonic() >= self._drain_until
+
+    def _rest(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, timeout=seconds)
+
+    # --- which rows ----------------------------------------------------------------------------------------
+
+    def _take_handed(self) -> list[_Held]:
+        now = time.monotonic()
+        taken: list[_Held] = []
+        with self._changed:
+            while self._handed and len(taken) < self._settings.claim_batch:
+                held = self._handed.popleft()
+                if held.publish_before > now:  # else another relay may claim it: it is no longer ours
+                    taken.append(held)
+        return taken
+
+    def _claim_if_due(self) -> list[_Held]:
+        if self._stopping or time.monotonic() < self._claim_due:
+            return []
+        leased_at = time.monotonic()
+        rows = claim(self._settings.claim_batch, self._settings.lease)
+        backlog = len(rows) == self._settings.claim_batch
+        self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else self._settings.poll_interval)
+        return [_Held(row, leased_at + self._settings.lease) for row in rows]
+
+    # --- publishing ----------------------------------------------------------------------------------------
+
+    def _declare_topology(self) -> None:
+        connection = self._publisher.connection
+        fresh = connection.generation != self._declared_generation
+        if not fresh and time.monotonic() < self._declare_due:
+            return
+        problems = topology.declare(connection, topology.wanted(consumers.registered()))
+        for name, reason in problems.items():
+            if self._problems.get(name) != reason:
+                log.error("relay.topology_problem", name=name, reason=reason)
+        self._problems = problems
+        self._declared_generation = connection.generation
+        self._declare_due = time.monotonic() + (1.0 if problems else self._settings.declare_interval)
+
+    def _publish(self, rows: list[OutboxMessage]) -> None:
+        outcomes = self._send(rows)
+        if len(rows) > 1:
+            # The broker closes a channel over one bad row, and takes the word on all others with it: each row
+            # that got no word of its own goes again alone, so that only the guilty one suffers.
+            for index, outcome in enumerate(outcomes):
+                if outcome.fate is Fate.REFUSED and self._wait_until_ready():
+                    outcomes[index] = self._send([rows[index]])[0]
+        for row, outcome in zip(rows, outcomes, strict=True):
+            self._note(row, outcome)
+
+    def _send(self, rows: Sequence[OutboxMessage]) -> list[Outcome]:
+        return self._publisher.publish([_publishing(row) for row in rows], self._settings.publish_timeout)
+
+    def _wait_until_ready(self) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
+
+    def _note(self, row: OutboxMessage, outcome: Outcome) -> None:
+        expected = _expected_consumers(row)
+        if outcome.fate is Fate.CONFIRMED:
+            # Confirmed by the queues that are bound. One that should be bound, and is not, was not asked.
+            missing = [name for name in expected if consumers.get(name).queue in self._problems]
+            if missing:
+                reason = "; ".join(f"{name}: {self._problems[consumers.get(name).queue]}" for name in missing)
+                outcome = Outcome(Fate.RETURNED, f"not every queue took it: {reason}")
+        if outcome.fate is Fate.RETURNED or outcome.code == topology.NOT_FOUND:
+            self._declare_due = 0.0
+        if outcome.fate is Fate.CONFIRMED:
+            self.published += 1
+        log.info(
+            f"message.{outcome.fate.value}", message_id=row.message_id, type=row.type, subject=row.subject,
+            attempt=row.attempt, to=row.consumer or row.exchange, reason=outcome.reason or None,
+        )  # fmt: skip
+        if not self._marks:
+            self._marks_due = time.monotonic() + MARK_INTERVAL
+        self._marks.append(_Mark(row, outcome, expected))
+
+    # --- marks ---------------------------------------------------------------------------------------------
+
+    def _write_marks(self) -> None:
+        with database.atomic():
+            write_published(mark for mark in self._marks if mark.outcome.fate is Fate.CONFIRMED)
+            for mark in self._marks:
+                if mark.outcome.fate is not Fate.CONFIRMED:
+                    write_setback(mark)
+        self._marks.clear()
+
+    def _give_back(self) -> None:
+        """Write what is known, and end the leases of what was not published, so that another relay takes it at once."""
+        with self._changed:
+            rows = [held.row for held in self._handed]
+            self._handed.clear()
+        try:
+            if self._marks:
+                self._write_marks()
+            with database.atomic():
+                for token in {row.lease_token for row in rows}:
+                    ids = [row.pk for row in rows if row.lease_token == token]
+                    _leased(ids, token).update(lease_token=None, lease_until=None)
+        except DatabaseError as error:
+            # Nothing is lost: the leases end by themselves.
+            log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
+
+
+def claim(limit: int, lease: float) -> list[OutboxMessage]:
+    """Lease up to `limit` rows that are due and free, oldest first, for `lease` seconds, and return them.
+
+    Two relays never get the same row: PostgreSQL skips rows that another one has locked, on SQLite the transaction
+    is the only writer. No lock outlives this call.
+    """
+    token = uuid.uuid4()
+    with database.atomic():
+        due = OutboxMessage.objects.filter(
+            Q(lease_until=None) | Q(lease_until__lte=Now()),
+            state__in=[State.PENDING, State.UNROUTABLE],
+            publish_at__lte=Now(),
+        ).order_by("publish_at", "id")
+        rows = list(due.select_for_update(skip_locked=True)[:limit])
+        OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
+            lease_token=token, lease_until=database.in_future(lease)
+        )
+    for row in rows:
+        row.lease_token = token
+    return rows
+
+
+def write_published(marks: Iterable[_Mark]) -> None:
+    """Mark rows published: one statement for all that have lease and audience in common."""
+    groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[int]] = {}
+    for mark in marks:
+        groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark.row.pk)
+    for (token, expected), ids in groups.items():
+        _leased(ids, token).update(
+            state=State.PUBLISHED,
+            published_at=Now(),
+            publish_attempts=F("publish_attempts") + 1,
+            expected_consumers=list(expected),
+            last_error="",
+            lease_token=None,
+            lease_until=None,
+        )
+
+
+def write_setback(mark: _Mark) -> None:
+    """Write why a row was not published, and when it is tried again, if ever."""
+    state, rest = _verdict(mark)
+    _leased([mark.row.pk], mark.row.lease_token).update(
+        state=state,
+        publish_at=database.in_future(rest),
+        publish_attempts=F("publish_attempts") + 1,
+        expected_consumers=list(mark.expected),
+        last_error=mark.outcome.reason,
+        lease_token=None,
+        lease_until=None,
+    )
+
+
+def _verdict(mark: _Mark) -> tuple[OutboxMessage.State, float]:
+    """Return the state a setback leads to, and the seconds until the next try."""
+    rest = min(2.0 ** min(mark.row.publish_attempts, 10), LONGEST_REST)
+    match mark.outcome.fate:
+        case Fate.RETURNED:
+            return State.UNROUTABLE, rest
+        case Fate.REFUSED if mark.outcome.code == topology.NOT_FOUND:
+            return State.UNROUTABLE, rest
+        case Fate.REFUSED | Fate.UNSENDABLE:
+            return State.FAILED, 0
+        case Fate.NACKED:
+            return State.PENDING, rest
+        case _:
+            # The broker's or the network's fault, not the row's: again as soon as there is a connection.
+            return State.PENDING, 0
+
+
+def _leased(ids: Sequence[int], token: uuid.UUID | None) -> QuerySet[OutboxMessage]:
+    # A stale relay, whose rows were claimed by another, changes nothing.
+    return OutboxMessage.objects.filter(pk__in=ids, lease_token=token)
+
+
+def _expected_consumers(row: OutboxMessage) -> tuple[str, ...]:
+    if row.consumer:
+        return (row.consumer,)
+    return tuple(each.name for each in consumers.registered() if each.wants(row.type))
+
+
+def _publishing(row: OutboxMessage) -> Publishing:
+    headers = dict(row.headers)
+    headers[OUTBOX_ID_HEADER] = str(row.pk)
+    headers[VERSION_HEADER] = row.version
+    headers[ATTEMPT_HEADER] = row.attempt
+    if row.subject:
+        headers[SUBJECT_HEADER] = row.subject
+    message = Message(
+        body=bytes(row.body),
+        id=row.message_id,
+        type=row.type,
+        correlation_id=row.correlation_id,
+        app_id=conf.get().app_id,
+        timestamp=row.created_at,
+        headers=headers,
+    )
+    return Publishing(key=str(row.pk), exchange=row.exchange, routing_key=row.routing_key, message=message)

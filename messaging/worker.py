@@ -1,0 +1,150 @@
+"""The worker: runs consumers in this process, from the broker's deliveries to the acknowledgements."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from messaging import conf, database, relay_thread, topology
+from messaging.broker.connection import Connection
+from messaging.consumers import Consumer
+from messaging.exceptions import BrokerRefused, BrokerUnavailable
+from messaging.handling import Verdict
+from messaging.lane import Lane
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at whether to stop, to reopen, or whether a burst is over.
+TICK = 0.1
+#: Seconds before a subscription that ended unasked is opened again.
+REOPEN_PAUSE = 1.0
+#: Looks at an empty queue, one after the other, that end a burst.
+EMPTY_LOOKS = 3
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a worker did."""
+
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    seconds: float = 0.0
+    #: Deliveries still being handled when the time for stopping was up.
+    abandoned: int = 0
+
+
+class Worker:
+    """Runs consumers until told to stop.
+
+    Each consumer has a lane of its own (a subscription and `concurrency` handler threads), so that a slow one holds
+    up none of the others. On SQLite one delivery at a time is handled in the whole process: it has one writer.
+    """
+
+    def __init__(
+        self,
+        consumers: Sequence[Consumer],
+        *,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        max_messages: int | None = None,
+        burst: bool = False,
+    ) -> None:
+        self._burst = burst
+        self._remaining = max_messages
+        self._budget_lock = threading.Lock()
+        self._connection = Connection("consumer", on_lost=self._lost)
+        turn = threading.Lock() if database.is_sqlite() else None
+        self.lanes = [
+            Lane(
+                consumer,
+                self._connection,
+                threads=1 if turn else concurrency,
+                prefetch=prefetch or consumer.prefetch or conf.get().prefetch,
+                may_take=self._may_take,
+                turn=turn,
+            )
+            for consumer in consumers
+        ]
+
+    def run(self, should_stop: Callable[[], bool]) -> Summary:
+        """Consume until `should_stop()`, the last of `max_messages`, or with `burst` the queues are empty.
+
+        What has been started is finished, within `STOP_TIMEOUT`; the rest goes back to its queue.
+        Raises BrokerRefused where the broker refuses this user at the first attempt.
+        """
+        started = time.monotonic()
+        self._connection.start()
+        relay_thread.enable(at_once=True)
+        for lane in self.lanes:
+            lane.start()
+        try:
+            self._supervise(should_stop)
+        finally:
+            abandoned = self._finish()
+        verdicts = sum((lane.verdicts for lane in self.lanes), Counter[Verdict]())
+        return Summary(verdicts=verdicts, seconds=time.monotonic() - started, abandoned=abandoned)
+
+    def _supervise(self, should_stop: Callable[[], bool]) -> None:
+        next_open = 0.0
+        empty_looks = 0
+        while not should_stop() and self._remaining != 0:
+            if self._connection.refused and not self._connection.generation:
+                raise BrokerRefused(self._connection.last_error)
+            now = time.monotonic()
+            if now >= next_open and self._open_lanes():
+                next_open = now + REOPEN_PAUSE
+            if self._burst:
+                empty_looks = empty_looks + 1 if self._idle() else 0
+                if empty_looks >= EMPTY_LOOKS:
+                    return
+            time.sleep(TICK)
+
+    def _open_lanes(self) -> bool:
+        """Open each subscription that is not; a queue that was deleted is declared again first."""
+        closed = [lane for lane in self.lanes if not lane.subscription.active]
+        if not closed or not self._connection.is_open:
+            return False
+        try:
+            problems = topology.declare(self._connection, topology.wanted(lane.consumer for lane in closed))
+        except BrokerUnavailable as error:
+            log.warning("worker.broker_error", reason=str(error))
+            return True
+        for name, reason in problems.items():
+            log.error("worker.topology_problem", name=name, reason=reason)
+        for lane in closed:
+            lane.subscription.open()
+        return True
+
+    def _lost(self, reason: str) -> None:
+        for lane in self.lanes:
+            lane.subscription.lost(reason)
+
+    def _idle(self) -> bool:
+        try:
+            return all(lane.is_idle() for lane in self.lanes)
+        except BrokerUnavailable:
+            return False
+
+    def _may_take(self) -> bool:
+        """Count one delivery against `max_messages`; False where there is none left."""
+        with self._budget_lock:
+            if self._remaining is None:
+                return True
+            if self._remaining == 0:
+                return False
+            self._remaining -= 1
+            return True
+
+    def _finish(self) -> int:
+        for lane in self.lanes:
+            lane.stop()
+        deadline = time.monotonic() + conf.get().stop_timeout
+        for lane in self.lanes:
+            lane.join(deadline)
+        abandoned = sum(lane.busy for lane in self.lanes)
+        self._connection.stop()
+        return abandoned
