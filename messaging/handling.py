@@ -52,7 +52,8 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
             if database.is_away(error):
                 raise DatabaseAway(str(error).strip()) from error
             raise
-        log.info(f"message.{verdict}", milliseconds=_milliseconds(started))
+        if verdict in {Verdict.HANDLED, Verdict.DUPLICATE}:  # a failure has said more already
+            log.info(f"message.{verdict}", milliseconds=_milliseconds(started))
         return verdict
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 from django.db import transaction
@@ -73,7 +74,7 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
 
 
 def _require_transaction() -> None:
-    blocks = database.connection().atomic_blocks
+    blocks: list[Any] = database.connection().atomic_blocks
     # A TestCase wraps each test in blocks of its own, which never commit: look through them, as `durable` does.
     if all(block._from_testcase for block in blocks):
         raise OutsideTransaction(

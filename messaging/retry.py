@@ -38,5 +38,5 @@ class RetryPolicy:
         if isinstance(error, RetryLater):
             return max(error.after, timedelta(0))
         # 2**30 s is decades: a larger power would only overflow.
-        pause = min(self.first_delay * 2 ** min(attempt - 1, 30), self.max_delay)
+        pause: timedelta = min(self.first_delay * 2 ** min(attempt - 1, 30), self.max_delay)
         return pause * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311  (spreading, not secrecy)

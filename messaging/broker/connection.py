@@ -177,9 +177,9 @@ class Connection:
         }
         return parameters
 
-    def _opened_now(self, connection: pika.SelectConnection) -> None:
-        if connection is not self._pika:
-            return
+    def _opened_now(self, connection: Any) -> None:
+        if self._pika is None or connection is not self._pika:
+            return  # given up meanwhile
         self.generation += 1
         self.blocked = False
         self.refused = False
@@ -236,7 +236,7 @@ class Connection:
 
     def _pause(self) -> float:
         longest = conf.get().reconnect_max
-        pause = min(FIRST_RECONNECT_DELAY * 2 ** min(self._failures, 20), longest)
+        pause: float = min(FIRST_RECONNECT_DELAY * 2 ** min(self._failures, 20), longest)
         self._failures += 1
         return pause * random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
 
