@@ -39,7 +39,8 @@ def start_owned(
     """
     with log.open("ab") as output:
         return subprocess.Popen(
-            [*_guard(user, parent_death_signal), *map(str, command)],
+            # Changing the user forgets the guard, so it comes second.
+            [*(_as_user(user) if user else []), *parent_death_guard(parent_death_signal), *map(str, command)],
             env={**(os.environ if environment is None else environment), OWNER: str(directory)},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -48,14 +49,19 @@ def start_owned(
         )
 
 
-def _guard(user: str | None, parent_death_signal: signal.Signals) -> list[str]:
+def parent_death_guard(number: signal.Signals) -> list[str]:
+    """What to put before a command, so that it is signalled when the thread that starts it dies, even by kill -9.
+
+    Empty on a system without setpriv: there, who is killed leaves something behind.
+    """
     setpriv = shutil.which("setpriv")
-    if setpriv is None:
-        if user is not None:
-            raise ServiceError("setpriv is missing: it comes with util-linux, and is needed to leave root.")
-        return []
-    change_user = [f"--reuid={user}", f"--regid={user_group(user)}", "--init-groups"] if user else []
-    return [setpriv, f"--pdeathsig={parent_death_signal.name.removeprefix('SIG')}", *change_user, "--"]
+    return [setpriv, f"--pdeathsig={number.name.removeprefix('SIG')}", "--"] if setpriv else []
+
+
+def _as_user(user: str) -> list[str]:
+    if shutil.which("setpriv") is None:
+        raise ServiceError("setpriv is missing: it comes with util-linux, and is needed to leave root.")
+    return ["setpriv", f"--reuid={user}", f"--regid={user_group(user)}", "--init-groups", "--"]
 
 
 def user_group(user: str) -> str:

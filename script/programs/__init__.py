@@ -1,0 +1,1 @@
+"""The Python behind the scripts of the same names."""

@@ -1,0 +1,47 @@
+"""Running commands in the foreground, and being told to stop meanwhile."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+from script.services.owned import parent_death_guard
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run a command to its end and return its exit code; `environment` is added to ours.
+
+    When we are told to stop, so is the command, and it is waited for. Should we be killed, it is interrupted.
+    """
+    guard = parent_death_guard(signal.SIGINT)
+    process = subprocess.Popen([*guard, *command], env={**os.environ, **(environment or {})})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # From a terminal it was told as well: a second time would cut its cleaning up short.
+        _wait(process, 20)
+        raise
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            _wait(process, 30)
+            process.kill()
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def stop_on_sigterm() -> None:
+    """From now on SIGTERM ends this process the way an error does: what was started is stopped on the way out."""
+    signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    # A second one must not interrupt the stopping.
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)

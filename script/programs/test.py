@@ -1,0 +1,128 @@
+"""script/test: every check and every test, on private services, with one line at the end that sums up."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from script.programs.commands import run, stop_on_sigterm
+from script.programs.selection import ROOT, Selection
+from script.programs.tally import Tally
+from script.services import packages
+from script.services.owned import ServiceError
+from script.services.postgresql import PostgreSQLCluster, installed_programs
+from script.services.rabbitmq import RabbitMQNode
+from script.services.rabbitmq_directory import installed_scripts
+
+USAGE = """\
+Usage: script/test [PATH…] [pytest option…]
+
+Runs ruff, mypy, the check for missing migrations, and every test: on SQLite, on PostgreSQL, and in a browser.
+RabbitMQ and PostgreSQL are started privately, on free ports in a temporary folder, and stopped at the end. On Debian
+root gets missing ones installed. With CI=true in the environment nothing may be missing, and no test be skipped.
+
+examples:
+  script/test                            everything
+  script/test tests/orders               one folder, on both databases, without the checks
+  script/test tests/orders -k cancel -x  what is not a path goes to pytest
+
+Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
+"""
+SQLITE = {"DATABASE_URL": "sqlite://:memory:"}  # tests/conftest.py makes it a file
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what was asked for and return the exit code."""
+    if {"-h", "--help"}.intersection(arguments):
+        print(USAGE, end="")
+        return 0
+    os.chdir(ROOT)
+    stop_on_sigterm()
+    selection = Selection.of(arguments)
+    tally = Tally(in_ci=bool(os.environ.get("CI")))
+    started = time.monotonic()
+    try:
+        if selection.is_everything:
+            run_checks(tally)
+        run_tests(selection, tally)
+    except ServiceError as error:
+        print(f"script/test: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return 130
+    if tally.passed + tally.failed == 0:
+        tally.notes.append("No test matches.")
+    print(f"\n{time.monotonic() - started:.0f} s", *tally.notes, sep="\n")
+    print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
+    return 0 if tally.passed and not tally.failed else 1
+
+
+def run_checks(tally: Tally) -> None:
+    """ruff, mypy and the check for missing migrations."""
+    checks = {
+        "ruff check": ["-m", "ruff", "check", "--quiet"],
+        "ruff format": ["-m", "ruff", "format", "--check", "--quiet"],
+        "missing migrations": ["manage.py", "makemigrations", "--check", "--dry-run", "--settings=tests.settings"],
+        "mypy": ["-m", "mypy"],
+    }
+    for name, command in checks.items():
+        _heading(name)
+        tally.check(name, run([sys.executable, *command], SQLITE))
+
+
+def run_tests(selection: Selection, tally: Tally) -> None:
+    """pytest on SQLite, on PostgreSQL and in a browser, on services that end with this function."""
+    if not installed_scripts():
+        packages.install("rabbitmq-server")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="warren-test-")))
+        # When root runs this, PostgreSQL's own user must be able to pass.
+        directory.chmod(0o711)
+        _heading("Starting a private RabbitMQ")
+        node = stack.enter_context(RabbitMQNode(directory / "rabbitmq", throwaway=True))
+        broker = {"WARREN_TEST_RABBITMQ": str(node.directory)}
+        plain, browser = selection.without_browser, selection.in_browser
+        if plain is not None:
+            _pytest("Tests on SQLite", plain, {**broker, **SQLITE}, tally, directory)
+        if plain is not None and _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):
+            cluster = stack.enter_context(PostgreSQLCluster(directory / "postgresql"))
+            on_both = [*plain, "-m", "not one_database"]
+            _pytest("Tests on PostgreSQL", on_both, {**broker, "DATABASE_URL": cluster.url}, tally, directory)
+        if browser is not None and _have("A browser", "chromium", lambda: bool(shutil.which("chromium")), tally):
+            # Playwright's event loop makes Django take every query of these tests for an asynchronous one.
+            environment = {**broker, **SQLITE, "DJANGO_ALLOW_ASYNC_UNSAFE": "true"}
+            _pytest("Tests in a browser", browser, environment, tally, directory)
+
+
+def _pytest(name: str, arguments: Sequence[str], environment: Mapping[str, str], tally: Tally, directory: Path) -> None:
+    _heading(name)
+    report = directory / f"{name}.xml"
+    temporary = f"--basetemp={directory / name.replace(' ', '-')}"
+    exit_code = run([sys.executable, "-m", "pytest", f"--junitxml={report}", temporary, *arguments], environment)
+    tally.tests(name, exit_code, report)
+
+
+def _have(what: str, package: str, is_there: Callable[[], bool], tally: Tally) -> bool:
+    """Whether something that some tests need is there, once it was installed if that is possible."""
+    if is_there():
+        return True
+    if packages.may_install():
+        packages.install(package)
+        return True
+    tally.missing(
+        f"{what} is missing: these tests did not run. On Debian and Ubuntu, as root: apt-get install {package}"
+    )
+    return False
+
+
+def _heading(text: str) -> None:
+    print(f"\n=== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
