@@ -1,0 +1,23 @@
+"""The countries that the shop sends to."""
+
+from __future__ import annotations
+
+from babel import Locale
+from django.conf import settings
+from django.utils.translation import get_language, to_locale
+
+#: Where a visitor who has not chosen is assumed to live.
+DEFAULT = "CN"
+
+CODES = ("CN", "HK", "MO", "TW", "SG", "JP", "KR", "US", "CA", "GB", "IE", "FR", "DE", "NL", "ES", "IT", "AU", "NZ")
+
+
+def name_of(code: str) -> str:
+    """Return the country's name in the reader's language."""
+    locale = Locale.parse(to_locale(get_language() or settings.LANGUAGE_CODE))
+    return str(locale.territories.get(code, code))
+
+
+def choices() -> list[tuple[str, str]]:
+    """Return (code, name) of every destination, the nearest first."""
+    return [(code, name_of(code)) for code in CODES]

@@ -1,0 +1,18 @@
+"""The shop's tables, by topic."""
+
+from orders.models.lookup import LookupAttempt
+from orders.models.order import Document, Order, OrderLine
+from orders.models.product import Product
+from orders.models.red_packet import Campaign, RedPacket
+from orders.models.text_message import TextMessage
+
+__all__ = [
+    "Campaign",
+    "Document",
+    "LookupAttempt",
+    "Order",
+    "OrderLine",
+    "Product",
+    "RedPacket",
+    "TextMessage",
+]

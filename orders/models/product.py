@@ -1,0 +1,79 @@
+"""What is for sale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.urls import reverse
+
+#: At this number of pieces or fewer, the shop says how many are left.
+FEW_LEFT = 5
+
+
+class ProductQuerySet(models.QuerySet["Product"]):
+    def on_sale(self) -> Self:
+        """Products that the catalogue shows, sold out or not."""
+        return self.filter(active=True)
+
+    def in_stock(self) -> Self:
+        """Products that can be bought now."""
+        return self.on_sale().filter(stock__gt=0)
+
+    def lock(self, ids: Iterable[int]) -> dict[int, Product]:
+        """Lock these rows, by rising key, and return them by key.
+
+        Everybody locks in the same order, so two orders of the same products wait and never deadlock.
+        """
+        return {product.pk: product for product in self.filter(pk__in=list(ids)).order_by("pk").select_for_update()}
+
+    def take(self, product_id: int, quantity: int) -> bool:
+        """Deduct `quantity` pieces; False, and nothing changed, where there are fewer."""
+        enough = self.filter(pk=product_id, stock__gte=quantity)
+        return bool(enough.update(stock=models.F("stock") - quantity))
+
+    def give_back(self, product_id: int, quantity: int) -> None:
+        """Put `quantity` pieces back on the shelf."""
+        self.filter(pk=product_id).update(stock=models.F("stock") + quantity)
+
+
+class Product(models.Model):
+    """One article. `price` is in the shop's one currency, `SHOP_CURRENCY`."""
+
+    sku = models.CharField("SKU", max_length=40, unique=True)
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=120)
+    description = models.TextField(blank=True)
+    picture = models.CharField(
+        max_length=120, blank=True, help_text="Static file, such as orders/products/tea.svg. Empty: a plain one."
+    )
+    price = models.DecimalField(max_digits=12, decimal_places=2, validators=[MinValueValidator(0)])
+    stock = models.PositiveIntegerField(default=0, help_text="Pieces that can still be sold.")
+    weight_grams = models.PositiveIntegerField(default=0, help_text="Of one piece; decides the shipping.")
+    active = models.BooleanField(default=True, help_text="Whether the catalogue shows it.")
+
+    objects = ProductQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(stock__gte=0), name="product_stock_not_negative"),
+            models.CheckConstraint(condition=models.Q(price__gte=0), name="product_price_not_negative"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("orders:product", args=[self.slug])
+
+    @property
+    def stock_in_words(self) -> str:
+        """What a shopper needs to know about the stock."""
+        if self.stock <= 0:
+            return "Sold out"
+        if self.stock <= FEW_LEFT:
+            return f"Only {self.stock} left"
+        return "In stock"

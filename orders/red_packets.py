@@ -1,0 +1,126 @@
+"""The life of a red packet: granted once per order, spent once, withdrawn or given back with a cancelled order.
+
+All of it runs inside the caller's transaction, except `grant_red_packet` and `withdraw_red_packet`, which open
+their own if there is none.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from datetime import timedelta
+from decimal import Decimal
+from math import ceil
+
+import structlog
+from django.db import transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from orders.exceptions import RedPacketRefused
+from orders.models import Campaign, Order, RedPacket
+from orders.money import smallest_unit
+from orders.numbers import new_red_packet_code
+
+log = structlog.get_logger(__name__)
+
+# Amounts should not be predictable from earlier ones.
+_random = random.SystemRandom()
+
+
+def grant_red_packet(order_number: str) -> RedPacket | None:
+    """Give the order a red packet of a random amount, or decide that it gets none.
+
+    Safe to repeat and in any order with a cancellation: the order is locked and read as it is now, a second call
+    returns the first one's red packet, and a cancelled order gets none. Raises Order.DoesNotExist.
+    """
+    with transaction.atomic():
+        order = Order.objects.lock(order_number)
+        if order.red_packet_settled_at:
+            return RedPacket.objects.filter(order=order).first()
+        packet = None if order.is_cancelled else _draw(order)
+        order.red_packet_settled_at = timezone.now()
+        order.save(update_fields=["red_packet_settled_at"])
+    log.info("red_packet_settled", order=order_number, amount=str(packet.amount) if packet else None)
+    return packet
+
+
+def withdraw_red_packet(order_number: str) -> None:
+    """Void what a cancelled order earned and has not spent. Leaves an order that is not cancelled alone.
+
+    `cancel_order` has done this already; it is repeated when the event arrives, which costs nothing and holds even
+    for an order that was cancelled by other means. Raises Order.DoesNotExist.
+    """
+    with transaction.atomic():
+        order = Order.objects.lock(order_number)
+        if order.is_cancelled:
+            undo(order)
+
+
+def lock_spendable(code: str) -> RedPacket:
+    """Lock the red packet of that code. Raises RedPacketRefused, saying why it cannot be spent."""
+    packet = RedPacket.objects.select_for_update().filter(code=code).first()
+    if packet is None:
+        raise RedPacketRefused("There is no red packet with this code.")
+    if packet.state != "ready":
+        reasons = {"used": "is already used", "void": "was withdrawn", "expired": "has expired"}
+        raise RedPacketRefused(f"Red packet {packet.code} {reasons[packet.state]}.")
+    return packet
+
+
+def spend(packet: RedPacket, order: Order) -> None:
+    """Mark a locked red packet as used by `order`."""
+    packet.used_by, packet.used_at = order, timezone.now()
+    packet.save(update_fields=["used_by", "used_at"])
+
+
+def undo(order: Order) -> None:
+    """For a cancelled, locked order: void what it earned and nobody spent, give back what it used."""
+    packets = RedPacket.objects.filter(Q(order=order, used_by=None, voided_at=None) | Q(used_by=order))
+    void = []
+    for packet in packets.order_by("pk").select_for_update():
+        if packet.used_by_id == order.pk:
+            packet.used_by = packet.used_at = None
+            packet.save(update_fields=["used_by", "used_at"])
+        # Asked only now that the red packet is locked: should the order that earned it be cancelled at this moment
+        # too, whoever comes second sees what the first one did.
+        if Order.objects.filter(pk=packet.order_id, status=Order.Status.CANCELLED).exists():
+            void.append(packet)
+    _void(void)
+
+
+def _draw(order: Order) -> RedPacket | None:
+    """Take a random amount out of the oldest running campaign that can afford one."""
+    now = timezone.now()
+    unit = smallest_unit(order.currency)
+    running = Campaign.objects.running(now).filter(spent__lte=F("budget") - F("min_amount"))
+    for candidate in running.values_list("pk", flat=True):
+        campaign = Campaign.objects.select_for_update().get(pk=candidate)
+        least, most = campaign.min_amount, min(campaign.max_amount, campaign.left)
+        # Whole units within the limits: 0.01 for CNY, 1 for JPY.
+        amount = Decimal(_random.randint(ceil(least / unit), max(ceil(least / unit), int(most / unit)))) * unit
+        if amount > most:
+            continue
+        campaign.spent += amount
+        campaign.save(update_fields=["spent"])
+        return RedPacket.objects.create(
+            code=new_red_packet_code(),
+            campaign=campaign,
+            order=order,
+            amount=amount,
+            granted_at=now,
+            expires_at=now + timedelta(days=campaign.valid_days),
+        )
+    return None
+
+
+def _void(packets: list[RedPacket]) -> None:
+    freed: defaultdict[int, Decimal] = defaultdict(Decimal)
+    for packet in packets:
+        packet.voided_at = timezone.now()
+        packet.save(update_fields=["voided_at"])
+        freed[packet.campaign_id] += packet.amount
+        log.info("red_packet_withdrawn", red_packet=packet.pk)
+    for campaign in Campaign.objects.filter(pk__in=freed).order_by("pk").select_for_update():
+        campaign.spent -= freed[campaign.pk]
+        campaign.save(update_fields=["spent"])

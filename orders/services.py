@@ -1,0 +1,191 @@
+"""What happens to orders. Each function is one transaction: all of it commits, or nothing did.
+
+Locks are always taken in this order, so that no two of these functions wait for each other in a circle:
+order, products by rising key, red packets, campaign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from messaging import outbox
+from orders import red_packets
+from orders.events import OrderCancelled, OrderedProduct, OrderPlaced, OrderShipped
+from orders.exceptions import OutOfStock, PriceChanged, Refused, TooLate
+from orders.models import Document, Order, OrderLine, Product
+from orders.numbers import new_order_number
+from orders.shipping import ShippingQuote
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+log = structlog.get_logger(__name__)
+
+#: An order number is drawn at random; should it be taken, it is drawn again this often.
+NUMBER_DRAWS = 5
+_DOCUMENT_PREFIXES = {Document.Kind.RECEIPT: "R", Document.Kind.PACKING_SLIP: "P"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A product and how many. With `unit_price`, the order is refused if that is no longer the price."""
+
+    product_id: int
+    quantity: int
+    unit_price: Decimal | None = None
+
+
+def place_order(
+    *,
+    checkout_token: UUID,
+    wanted: Sequence[Wanted],
+    customer_name: str,
+    phone: str,
+    destination: str,
+    shipping: ShippingQuote,
+    red_packet_code: str = "",
+    user: User | None = None,
+    visitor_key: str = "",
+) -> Order:
+    """Commit an order with its stock, lines, documents, red packet and event, or nothing.
+
+    A second call with the same token, in whatever process or moment, returns the first one's order. `phone` is
+    E.164. Raises OutOfStock, PriceChanged, RedPacketRefused (all Refused).
+    """
+    if not wanted:
+        raise Refused("Your cart is empty.")
+    for draws_left in reversed(range(NUMBER_DRAWS)):
+        try:
+            with transaction.atomic():
+                products = Product.objects.lock(line.product_id for line in wanted)
+                # Looked up only now: a twin of this call held the same locks until it had committed.
+                if made := Order.objects.filter(checkout_token=checkout_token).first():
+                    return made
+                _take_stock(wanted, products)
+                order = Order(
+                    number=new_order_number(),
+                    checkout_token=checkout_token,
+                    user=user,
+                    visitor_key=visitor_key,
+                    customer_name=customer_name,
+                    phone=phone,
+                    destination=destination,
+                    currency=settings.SHOP_CURRENCY,
+                    shipping=shipping.amount,
+                    shipping_source=shipping.source,
+                )
+                _write(order, wanted, products, red_packet_code)
+        except IntegrityError:
+            # A twin with another cart committed the token first, or the number is taken.
+            if made := Order.objects.filter(checkout_token=checkout_token).first():
+                return made
+            if not draws_left:
+                raise
+        else:
+            log.info("order_placed", order=order.number, total=str(order.total), lines=len(wanted))
+            return order
+    raise AssertionError("unreachable: the last draw returns or raises")
+
+
+def cancel_order(order_number: str) -> Order:
+    """Cancel an order that is not shipped: stock back, red packets withdrawn and given back, event added.
+
+    Repeating it changes nothing. Raises TooLate, Order.DoesNotExist.
+    """
+    with transaction.atomic():
+        order = Order.objects.lock(order_number)
+        if order.is_cancelled:
+            return order
+        if order.status == Order.Status.SHIPPED:
+            raise TooLate("This order is on its way and can no longer be cancelled.")
+        order.status, order.cancelled_at = Order.Status.CANCELLED, timezone.now()
+        order.save(update_fields=["status", "cancelled_at"])
+        lines = list(order.lines.all())
+        Product.objects.lock(line.product_id for line in lines)
+        for line in lines:
+            Product.objects.give_back(line.product_id, line.quantity)
+        red_packets.undo(order)
+        outbox.add(OrderCancelled(order_number=order.number, cancelled_at=order.cancelled_at), subject=order.number)
+    log.info("order_cancelled", order=order.number)
+    return order
+
+
+def ship_order(order_number: str) -> Order:
+    """Mark an order as shipped and add the event. Repeating it changes nothing.
+
+    Raises TooLate for a cancelled order, Order.DoesNotExist.
+    """
+    with transaction.atomic():
+        order = Order.objects.lock(order_number)
+        if order.status == Order.Status.SHIPPED:
+            return order
+        if order.is_cancelled:
+            raise TooLate("This order was cancelled and must not be shipped.")
+        order.status, order.shipped_at = Order.Status.SHIPPED, timezone.now()
+        order.save(update_fields=["status", "shipped_at"])
+        outbox.add(OrderShipped(order_number=order.number, shipped_at=order.shipped_at), subject=order.number)
+    log.info("order_shipped", order=order.number)
+    return order
+
+
+def _take_stock(wanted: Sequence[Wanted], products: dict[int, Product]) -> None:
+    for line in wanted:
+        if line.quantity < 1:
+            raise ValueError(f"quantity is {line.quantity}; it is at least 1")
+        product = products.get(line.product_id)
+        if product is None or not product.active:
+            raise OutOfStock(product.name if product else "This product", left=0)
+        if line.unit_price is not None and line.unit_price != product.price:
+            raise PriceChanged(product.name)
+        # Conditional even under the lock: stock must not go below zero whatever a database thinks of locks.
+        if not Product.objects.take(product.pk, line.quantity):
+            raise OutOfStock(product.name, left=product.stock)
+
+
+def _write(order: Order, wanted: Sequence[Wanted], products: dict[int, Product], red_packet_code: str) -> None:
+    """Write the order and everything that commits with it."""
+    order.subtotal = sum((products[line.product_id].price * line.quantity for line in wanted), Decimal(0))
+    packet = red_packets.lock_spendable(red_packet_code) if red_packet_code else None
+    order.discount = min(packet.amount, order.subtotal) if packet else Decimal(0)
+    order.total = order.subtotal + order.shipping - order.discount
+    order.save(force_insert=True)
+    if packet:
+        red_packets.spend(packet, order)
+    lines = OrderLine.objects.bulk_create(_line(order, products[line.product_id], line.quantity) for line in wanted)
+    Document.objects.bulk_create(
+        # Numbered after the order's key: series without holes, but for rolled-back orders, and no counter to lock.
+        Document(order=order, kind=kind, number=f"{prefix}-{order.pk:08d}", created_at=order.placed_at)
+        for kind, prefix in _DOCUMENT_PREFIXES.items()
+    )
+    outbox.add(
+        OrderPlaced(
+            order_number=order.number,
+            placed_at=order.placed_at,
+            currency=order.currency,
+            total=order.total,
+            lines=tuple(
+                OrderedProduct(sku=line.sku, quantity=line.quantity, unit_price=line.unit_price) for line in lines
+            ),
+        ),
+        subject=order.number,
+    )
+
+
+def _line(order: Order, product: Product, quantity: int) -> OrderLine:
+    return OrderLine(
+        order=order,
+        product=product,
+        sku=product.sku,
+        product_name=product.name,
+        unit_price=product.price,
+        quantity=quantity,
+    )

@@ -1,0 +1,102 @@
+"""What shipping costs: asked over RabbitMQ, within a second; a flat rate where nobody answers."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import pybreaker
+import structlog
+from django.conf import settings
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from messaging import rpc
+from messaging.exceptions import MessagingError
+from orders.models import Order
+from orders.money import rounded
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that a visitor waits for a quote, at most.
+QUOTE_TIMEOUT = 1.0
+#: Seconds for which, after a quote that did not come, nobody waits again.
+REST_AFTER_SILENCE = 60
+#: In the shop's currency, wherever it goes.
+FLAT_RATE = Decimal("25.00")
+
+# A refusal comes at once: nobody waited for it, so it does not open the circuit.
+_PROMPT = (rpc.NoServer, rpc.RemoteError)
+_breaker = pybreaker.CircuitBreaker(
+    fail_max=1, reset_timeout=REST_AFTER_SILENCE, exclude=_PROMPT, name="shipping.quote"
+)
+_probe = threading.Lock()
+
+
+class Answer(BaseModel):
+    """What `shipping.quote` replies; anything else counts as no answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    amount: Decimal = Field(ge=0, le=100_000)
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippingQuote:
+    """A price for shipping, in the shop's currency, and where it comes from."""
+
+    amount: Decimal
+    source: str
+
+    @property
+    def is_flat_rate(self) -> bool:
+        return self.source == Order.ShippingSource.FLAT_RATE
+
+
+def flat_rate() -> ShippingQuote:
+    """Return what shipping costs when nobody can say."""
+    return ShippingQuote(amount=rounded(FLAT_RATE), source=Order.ShippingSource.FLAT_RATE)
+
+
+def get_quote(*, weight_grams: int, destination: str) -> ShippingQuote:
+    """Return the quote of the shipping service, or the flat rate. Takes QUOTE_TIMEOUT at most, and never fails.
+
+    Never call it while an order is being placed: that must not wait for the broker.
+    """
+    try:
+        reply = _ask({"weight_grams": weight_grams, "destination": destination})
+        answer = Answer.model_validate(reply)
+        if answer.currency != settings.SHOP_CURRENCY:
+            raise ValueError(f"a quote in {answer.currency}")
+    except pybreaker.CircuitBreakerError:
+        return flat_rate()
+    except (MessagingError, ValidationError, ValueError) as error:
+        log.warning("shipping_quote_missing", reason=type(error).__name__, error=str(error))
+        return flat_rate()
+    return ShippingQuote(amount=rounded(answer.amount), source=Order.ShippingSource.QUOTED)
+
+
+def _ask(payload: dict[str, Any]) -> Any:
+    """Call the procedure unless the circuit is open. Raises CircuitBreakerError, MessagingError."""
+    if _breaker.current_state == pybreaker.STATE_CLOSED:
+        return _call(payload)
+    # pybreaker holds its lock during a call: everybody would queue behind the one that tries whether the service
+    # is back. One does; the others do not wait for it.
+    if not _probe.acquire(blocking=False):
+        raise pybreaker.CircuitBreakerError
+    try:
+        return _breaker.call(_call, payload)
+    finally:
+        _probe.release()
+
+
+def _call(payload: dict[str, Any]) -> Any:
+    try:
+        return rpc.call("shipping.quote", payload, timeout=QUOTE_TIMEOUT)
+    except _PROMPT:
+        raise
+    except MessagingError:
+        _breaker.open()
+        raise

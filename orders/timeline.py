@@ -1,0 +1,152 @@
+"""What has happened to an order and what is still to come, read from the shop's own tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from django.utils import timezone
+
+from orders.models import Order, RedPacket, TextMessage
+from orders.money import written
+
+#: After this long the page says that something is late.
+DELAYED_AFTER = timedelta(seconds=30)
+#: After this long the page stops asking by itself.
+GIVE_UP_AFTER = timedelta(hours=1)
+
+
+class State(StrEnum):
+    DONE = "done"
+    WAITING = "waiting"
+    DELAYED = "delayed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One line of the timeline. `at` is when it was done."""
+
+    name: str
+    title: str
+    state: State
+    at: datetime | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """The steps of an order, oldest first."""
+
+    order: Order
+    steps: tuple[Step, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step, so far, is done."""
+        return all(step.state is State.DONE for step in self.steps)
+
+    @property
+    def is_delayed(self) -> bool:
+        return any(step.state is State.DELAYED for step in self.steps)
+
+    @property
+    def keeps_refreshing(self) -> bool:
+        """Whether a page should ask again by itself."""
+        return not self.finished and timezone.now() - _last_change(self.order) < GIVE_UP_AFTER
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with what the timeline shows: a page that has seen it needs nothing new."""
+        return "-".join(step.state.value for step in self.steps)
+
+    @property
+    def summary(self) -> str:
+        """One sentence for who listens rather than looks."""
+        if self.finished:
+            return "Everything is done."
+        if self.is_delayed:
+            return "Something takes longer than usual. We keep trying, and your order is safe."
+        return "Your order is placed. The rest is on its way."
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the timeline as `timeline.json` serves it."""
+        return {
+            "number": self.order.number,
+            "status": self.order.status,
+            "finished": self.finished,
+            "events": [
+                {
+                    "name": step.name,
+                    "title": step.title,
+                    "state": step.state.value,
+                    "at": step.at.isoformat() if step.at else None,
+                    "detail": step.detail,
+                }
+                for step in self.steps
+            ],
+        }
+
+
+def timeline_of(order: Order) -> Timeline:
+    """Read the timeline of an order."""
+    return Timeline(order=order, steps=tuple(_steps(order)))
+
+
+def _steps(order: Order) -> Iterator[Step]:
+    texts = {text.kind: text for text in order.text_messages.all()}
+    documents = ", ".join(document.number for document in order.documents.all())
+    yield Step(name="placed", title="Order placed", state=State.DONE, at=order.placed_at)
+    yield Step(name="documents", title="Documents created", state=State.DONE, at=order.placed_at, detail=documents)
+    yield _red_packet(order)
+    yield _text("text_message", "Text message", texts.get(TextMessage.Kind.PLACED), since=order.placed_at)
+    if order.cancelled_at:
+        yield Step(name="cancelled", title="Order cancelled", state=State.DONE, at=order.cancelled_at)
+        yield _text(
+            "text_message_cancelled",
+            "Text message about the cancellation",
+            texts.get(TextMessage.Kind.CANCELLED),
+            since=order.cancelled_at,
+        )
+    if order.shipped_at:
+        yield Step(name="shipped", title="Order shipped", state=State.DONE, at=order.shipped_at)
+        yield _text(
+            "text_message_shipped",
+            "Text message about the shipping",
+            texts.get(TextMessage.Kind.SHIPPED),
+            since=order.shipped_at,
+        )
+
+
+def _red_packet(order: Order) -> Step:
+    packet = RedPacket.objects.filter(order=order).first()
+    if packet and packet.voided_at:
+        detail = "Withdrawn with the order"
+    elif packet:
+        detail = f"{written(packet.amount, order.currency)}, code {packet.code}"
+    elif order.red_packet_settled_at:
+        detail = "None this time"
+    else:
+        return _pending("red_packet", "Red packet", since=order.placed_at)
+    at = packet.granted_at if packet else order.red_packet_settled_at
+    return Step(name="red_packet", title="Red packet", state=State.DONE, at=at, detail=detail)
+
+
+def _text(name: str, title: str, text: TextMessage | None, *, since: datetime) -> Step:
+    if text is None:
+        return _pending(name, title, since=since)
+    detail = f"Sent to {text.masked_phone}"
+    return Step(name=name, title=title, state=State.DONE, at=text.created_at, detail=detail)
+
+
+def _pending(name: str, title: str, *, since: datetime) -> Step:
+    if timezone.now() - since < DELAYED_AFTER:
+        return Step(name=name, title=title, state=State.WAITING, detail="On its way")
+    detail = "Later than usual. We keep trying; your order is safe."
+    return Step(name=name, title=title, state=State.DELAYED, detail=detail)
+
+
+def _last_change(order: Order) -> datetime:
+    return order.shipped_at or order.cancelled_at or order.placed_at
