@@ -1,0 +1,105 @@
+"""The offer: what the checkout page showed, signed, so that exactly that is ordered and nothing is asked again.
+
+It travels in a hidden field. The price of shipping was fetched when the page was made; the POST that places the
+order needs neither the broker nor the cart, and no tab can disturb another.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Self
+from uuid import UUID
+
+from django.core import signing
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orders.cart import CartLine
+from orders.services import Wanted
+from orders.shipping import ShippingQuote
+
+#: Seconds for which an offer can be taken up. Prices and stock are checked again anyway; shipping is not.
+VALID_FOR = 12 * 3600
+_SALT = "orders.offer"
+
+
+class OfferUnreadable(Exception):
+    """The offer is too old, belongs to somebody else, or was tampered with."""
+
+
+class OfferedLine(BaseModel):
+    """A product, how many, and at what price."""
+
+    model_config = ConfigDict(frozen=True)
+
+    product_id: int
+    name: str
+    quantity: int
+    unit_price: Decimal
+
+    @property
+    def amount(self) -> Decimal:
+        return self.unit_price * self.quantity
+
+
+class Offer(BaseModel):
+    """What the shopper was shown, and would pay."""
+
+    model_config = ConfigDict(frozen=True)
+
+    token: UUID
+    visitor_key: str
+    destination: str
+    lines: tuple[OfferedLine, ...]
+    shipping: Decimal
+    shipping_source: str
+    red_packet: str = ""
+    discount: Decimal = Decimal(0)
+
+    @classmethod
+    def of(cls, lines: list[CartLine], **fields: object) -> Self:
+        """Make an offer of the lines that can be bought."""
+        offered = [
+            {
+                "product_id": line.product.pk,
+                "name": line.product.name,
+                "quantity": line.quantity,
+                "unit_price": line.product.price,
+            }
+            for line in lines
+        ]
+        return cls.model_validate({"lines": offered, **fields})
+
+    @classmethod
+    def read(cls, signed: str, *, visitor_key: str) -> Self:
+        """Return the offer that `sign()` wrote for this visitor. Raises OfferUnreadable."""
+        try:
+            offer = cls.model_validate(signing.loads(signed, salt=_SALT, max_age=VALID_FOR))
+        except (signing.BadSignature, ValidationError, ValueError) as error:
+            raise OfferUnreadable from error
+        if not visitor_key or offer.visitor_key != visitor_key:
+            raise OfferUnreadable
+        return offer
+
+    def sign(self) -> str:
+        """Return the offer as text that cannot be changed unnoticed."""
+        return signing.dumps(self.model_dump(mode="json"), salt=_SALT, compress=True)
+
+    @property
+    def subtotal(self) -> Decimal:
+        return sum((line.amount for line in self.lines), Decimal(0))
+
+    @property
+    def total(self) -> Decimal:
+        return self.subtotal + self.shipping - self.discount
+
+    @property
+    def quote(self) -> ShippingQuote:
+        return ShippingQuote(amount=self.shipping, source=self.shipping_source)
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        """The lines as `place_order` takes them, with the prices that were shown."""
+        return [
+            Wanted(product_id=line.product_id, quantity=line.quantity, unit_price=line.unit_price)
+            for line in self.lines
+        ]

@@ -1,0 +1,40 @@
+"""Template tags of the shop's pages."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from django import template
+from django.contrib.staticfiles.storage import staticfiles_storage
+from django.http import HttpRequest
+from django.template.context import Context
+
+from orders import money as amounts
+from orders.cart import Cart
+from orders.models import Product
+
+register = template.Library()
+
+_PLAIN_PICTURE = "orders/products/plain.svg"
+
+
+@register.filter
+def money(amount: Decimal, currency: str | None = None) -> str:
+    """Write an amount as the reader's language does; without a currency it is the shop's."""
+    return amounts.written(amount, currency)
+
+
+@register.simple_tag
+def picture_of(product: Product) -> str:
+    """Return the address of the product's picture, or of a plain one where the file does not exist."""
+    try:
+        return str(staticfiles_storage.url(product.picture or _PLAIN_PICTURE))
+    except ValueError:  # the manifest of collected files does not know it
+        return str(staticfiles_storage.url(_PLAIN_PICTURE))
+
+
+@register.simple_tag(takes_context=True)
+def cart_count(context: Context) -> int:
+    """Return how many pieces are in the cart; 0 on pages that are made without a request."""
+    request: HttpRequest | None = context.get("request")
+    return len(Cart(request.session)) if request and hasattr(request, "session") else 0

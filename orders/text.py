@@ -1,0 +1,25 @@
+"""Text that people type: cleaned of what cannot be seen, refused where that would change its meaning."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from django.core.exceptions import ValidationError
+
+#: Joiners that Persian and Indic names are written with.
+_ALLOWED_FORMAT_CHARACTERS = "\u200c\u200d"
+
+
+def normalized(text: str) -> str:
+    """Return `text` with full-width letters and digits as plain ones, and single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def check_printable(text: str) -> None:
+    """Raise ValidationError for control characters, text-direction overrides, and unassigned characters.
+
+    They would garble a label or a text message, or make a name look like another one.
+    """
+    for character in text:
+        if unicodedata.category(character)[0] == "C" and character not in _ALLOWED_FORMAT_CHARACTERS:
+            raise ValidationError("Use letters, digits and ordinary signs only: there is an invisible character here.")

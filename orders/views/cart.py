@@ -1,0 +1,74 @@
+"""The cart's pages."""
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST, require_safe
+
+from orders.cart import MOST_PIECES, MOST_PRODUCTS, Cart, CartLine
+from orders.forms import AddToCartForm, CartLineForm
+from orders.models import Product
+
+
+@require_safe
+def show(request: HttpRequest) -> HttpResponse:
+    """Show the cart against the stock and prices of this moment."""
+    return _render(request, Cart(request.session))
+
+
+@require_POST
+def add(request: HttpRequest, slug: str) -> HttpResponse:
+    """Put pieces of a product into the cart, on top of what is there."""
+    product = get_object_or_404(Product.objects.on_sale(), slug=slug)
+    form = AddToCartForm(request.POST)
+    if not form.is_valid():
+        return render(request, "orders/product.html", {"product": product, "form": form})
+    cart = Cart(request.session)
+    already = cart.quantity_of(product)
+    if not already and cart.is_full:
+        messages.error(request, f"The cart is full: an order can hold {MOST_PRODUCTS} different products.")
+        return redirect("orders:cart")
+    _set(request, cart, product, already + form.cleaned_data["quantity"])
+    return redirect("orders:cart")
+
+
+@require_POST
+def update(request: HttpRequest, product_id: int) -> HttpResponse:
+    """Change how many pieces of a product are in the cart; 0, or the button "Remove", takes it out."""
+    product = get_object_or_404(Product, pk=product_id)
+    cart = Cart(request.session)
+    form = CartLineForm({"quantity": "0"} if "remove" in request.POST else request.POST)
+    if not form.is_valid():
+        return _render(request, cart, wrong={product.pk: form})
+    _set(request, cart, product, form.cleaned_data["quantity"])
+    return redirect("orders:cart")
+
+
+def _set(request: HttpRequest, cart: Cart, product: Product, quantity: int) -> None:
+    """Set the quantity, no higher than can be ordered, and say what was done."""
+    possible = min(quantity, product.stock if product.active else 0, MOST_PIECES)
+    cart.set(product, possible)
+    if quantity and not possible:
+        messages.error(request, f"{product.name} is sold out.")
+    elif possible < quantity:
+        why = f"only {product.stock} left" if possible == product.stock else f"{MOST_PIECES} is the most for one order"
+        messages.warning(request, f"{product.name}: {why}, so your cart holds {possible}.")
+    elif possible:
+        messages.success(request, f"{product.name}: {possible} in your cart.")
+    else:
+        messages.success(request, f"{product.name} is no longer in your cart.")
+
+
+def _render(request: HttpRequest, cart: Cart, wrong: dict[int, CartLineForm] | None = None) -> HttpResponse:
+    lines = cart.lines()
+    rows = [(line, (wrong or {}).get(line.product.pk) or _form(line)) for line in lines]
+    context = {
+        "rows": rows,
+        "subtotal": sum(line.amount for line in lines),
+        "can_check_out": any(line.quantity for line in lines),
+    }
+    return render(request, "orders/cart.html", context)
+
+
+def _form(line: CartLine) -> CartLineForm:
+    return CartLineForm(initial={"quantity": line.quantity}, auto_id=f"id_%s_{line.product.pk}")

@@ -1,0 +1,157 @@
+"""From the cart to the order: one page, one POST."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import structlog
+from django.contrib import messages
+from django.db import OperationalError
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from orders import destinations
+from orders.cart import Cart
+from orders.exceptions import RedPacketRefused, Refused
+from orders.forms import CheckoutForm, clean_code
+from orders.models import Order, RedPacket
+from orders.offer import Offer, OfferUnreadable
+from orders.services import place_order
+from orders.shipping import get_quote
+from orders.visitors import get_or_make_key, visitor
+
+log = structlog.get_logger(__name__)
+
+_DRAFT_KEY = "checkout_draft"
+_DRAFT_FIELDS = ("customer_name", "phone", "destination", "red_packet")
+
+
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def checkout(request: HttpRequest) -> HttpResponse:
+    """Show what would be ordered and paid; place it."""
+    return _place(request) if request.method == "POST" else _show(request)
+
+
+@require_POST
+def update(request: HttpRequest) -> HttpResponse:
+    """Keep what was typed and show the page anew, with shipping to the chosen country and the red packet."""
+    _keep_draft(request)
+    return redirect("orders:checkout")
+
+
+def _show(request: HttpRequest) -> HttpResponse:
+    """Fetch the quote and make the offer. The only place that waits for the shipping service."""
+    cart = Cart(request.session)
+    if order := cart.order_already_made():
+        cart.forget(line.product_id for line in order.lines.all())
+        messages.info(request, "This cart was ordered already; here is your order.")
+        return redirect(order)
+    lines = cart.lines()
+    buyable = [line for line in lines if line.quantity]
+    if not buyable:
+        messages.info(request, "There is nothing in your cart that can be ordered.")
+        return redirect("orders:cart")
+
+    draft = request.session.get(_DRAFT_KEY, {})
+    destination = draft.get("destination", "")
+    if destination not in destinations.CODES:
+        destination = destinations.DEFAULT
+    weight = sum(line.product.weight_grams * line.quantity for line in buyable)
+    quote = get_quote(weight_grams=weight, destination=destination)
+    packet = _spendable(draft.get("red_packet", ""))
+    subtotal = sum((line.amount for line in buyable), Decimal(0))
+    offer = Offer.of(
+        buyable,
+        token=cart.checkout_token(),
+        visitor_key=get_or_make_key(request),
+        destination=destination,
+        shipping=quote.amount,
+        shipping_source=quote.source,
+        red_packet=packet.code if packet else "",
+        discount=min(packet.amount, subtotal) if packet else Decimal(0),
+    )
+    form = CheckoutForm(initial={**draft, "destination": destination})
+    notices = [notice for line in lines for notice in line.notices]
+    if draft.get("red_packet") and packet is None:
+        notices.append("This red packet code cannot be used: it is unknown, used, withdrawn or expired.")
+    return _render(request, offer, form, notices)
+
+
+def _place(request: HttpRequest) -> HttpResponse:
+    """Place exactly what the page offered, or say what stands in the way; nothing is charged then."""
+    try:
+        offer = Offer.read(request.POST.get("offer", ""), visitor_key=visitor(request)["visitor_key"])
+    except OfferUnreadable:
+        return _show_again(request, "This page was too old to order from. Check the total and place your order.")
+    if made := Order.objects.filter(checkout_token=offer.token).first():
+        return _done(request, offer, made)
+    form = CheckoutForm(request.POST)
+    if not form.is_valid():
+        return _render(request, offer, form)
+    typed = form.cleaned_data
+    if typed["destination"] != offer.destination or typed["red_packet"] != offer.red_packet:
+        return _show_again(request, "The total has changed. Check it and place your order.")
+    try:
+        order = place_order(
+            checkout_token=offer.token,
+            wanted=offer.wanted,
+            customer_name=typed["customer_name"],
+            phone=typed["phone"].as_e164,
+            destination=offer.destination,
+            shipping=offer.quote,
+            red_packet_code=offer.red_packet,
+            user=request.user if request.user.is_authenticated else None,
+            visitor_key=offer.visitor_key,
+        )
+    except RedPacketRefused as refusal:
+        form.add_error("red_packet", str(refusal))
+        return _render(request, offer, form)
+    except Refused as refusal:
+        return _show_again(request, f"{refusal} Nothing was ordered. Check the new total.")
+    except OperationalError as error:
+        log.error("order_not_placed", error=str(error))
+        busy = "The shop is very busy and your order is not placed yet. Press the button again: you pay only once."
+        return _render(request, offer, form, [busy], status=503)
+    return _done(request, offer, order)
+
+
+def _done(request: HttpRequest, offer: Offer, order: Order) -> HttpResponse:
+    Cart(request.session).forget(line.product_id for line in offer.lines)
+    request.session.pop(_DRAFT_KEY, None)
+    return redirect(order)
+
+
+def _show_again(request: HttpRequest, why: str) -> HttpResponse:
+    """Redirect to the page itself: it makes a new offer, outside the POST, and keeps what was typed."""
+    _keep_draft(request)
+    messages.warning(request, why)
+    return redirect("orders:checkout")
+
+
+def _keep_draft(request: HttpRequest) -> None:
+    request.session[_DRAFT_KEY] = {field: request.POST.get(field, "")[:200] for field in _DRAFT_FIELDS}
+
+
+def _spendable(typed_code: str) -> RedPacket | None:
+    code = clean_code(typed_code)
+    if not code or "\0" in code:
+        return None
+    return RedPacket.objects.spendable(timezone.now()).filter(code=code).first()
+
+
+def _render(
+    request: HttpRequest, offer: Offer, form: CheckoutForm, notices: list[str] | None = None, *, status: int = 200
+) -> HttpResponse:
+    context: dict[str, Any] = {
+        "offer": offer,
+        "form": form,
+        "notices": notices or [],
+        "country": destinations.name_of(offer.destination),
+        "my_red_packets": RedPacket.objects.of(**visitor(request)).spendable(timezone.now()),
+    }
+    return render(request, "orders/checkout.html", context, status=status)
