@@ -1,0 +1,38 @@
+"""Campaigns and red packets in the admin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from orders.admin.read_only import ReadOnly
+from orders.models import Campaign, RedPacket
+
+
+@admin.register(Campaign)
+class CampaignAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Campaigns. What is spent is counted by the shop and shown only."""
+
+    list_display = ["name", "budget", "spent", "min_amount", "max_amount", "starts_at", "ends_at", "active"]
+    list_filter = ["active"]
+    readonly_fields = ["spent"]
+
+    def save_model(self, request: HttpRequest, obj: Campaign, form: Any, change: bool) -> None:
+        """Write only what was changed: red packets are granted while the form is open."""
+        if change:
+            obj.save(update_fields=form.changed_data)
+        else:
+            super().save_model(request, obj, form, change)
+
+
+@admin.register(RedPacket)
+class RedPacketAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """Red packets, to read."""
+
+    list_display = ["code", "amount", "order", "state", "granted_at", "expires_at", "used_by"]
+    list_filter = ["campaign", "granted_at"]
+    list_select_related = ["order", "used_by"]
+    search_fields = ["code", "order__number", "used_by__number"]
+    show_full_result_count = False

@@ -1,0 +1,128 @@
+"""`manage.py place_order`: the main job from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
+
+from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, positive
+from orders.exceptions import Refused
+from orders.forms import MobilePhoneField
+from orders.management.demo_order import PHONE, place_demo_order
+from orders.models import Order, Product
+from orders.timeline import Timeline, timeline_of
+
+EXAMPLES = """
+examples:
+  manage.py place_order                              one piece of a product in stock
+  manage.py place_order --sku TEA-01 --quantity 2    two tins of tea
+  manage.py place_order --wait 10                    leave when text message and red packet are there, too
+  manage.py place_order --count 20 --json            twenty orders, one JSON object a line
+
+exit codes: 0 done, 1 refused (sold out, say), 2 wrong arguments, 3 database unreachable, 7 not finished in time
+"""
+#: Seconds between two looks at a timeline.
+LOOK_EVERY = 0.05
+
+
+class Command(BaseCommand):
+    help = "Place an order as the shop does, and say its number."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        return super().create_parser(
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--sku", help="product (default: the one with the most pieces left)")
+        parser.add_argument("--quantity", type=positive, default=1, metavar="N", help="pieces (default 1)")
+        parser.add_argument("--phone", type=_mobile, default=PHONE, help=f"mobile number (default {PHONE})")
+        parser.add_argument("--count", type=positive, default=1, metavar="N", help="orders to place (default 1)")
+        parser.add_argument(
+            "--wait", type=_seconds, metavar="SECONDS", help="wait for text message and red packet, this long at most"
+        )
+        parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            self._place(options)
+        except Refused as refusal:
+            raise CommandError(str(refusal)) from None
+        except OperationalError as error:
+            reason = str(error).strip()
+            raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
+
+    def _place(self, options: dict[str, Any]) -> None:
+        placed: list[tuple[Order, float]] = []
+        for _ in range(options["count"]):
+            product = _product(options["sku"])
+            started = time.monotonic()
+            order = place_demo_order(product, quantity=options["quantity"], phone=options["phone"])
+            placed.append((order, started))
+            if options["wait"] is None:
+                self._report(timeline_of(order), None, as_json=options["json"])
+        if options["wait"] is not None:
+            self._wait(placed, options["wait"], as_json=options["json"])
+
+    def _wait(self, placed: list[tuple[Order, float]], seconds: float, *, as_json: bool) -> None:
+        deadline = time.monotonic() + seconds
+        late = 0
+        for order, started in placed:
+            timeline = timeline_of(order)
+            while not timeline.finished and time.monotonic() < deadline:
+                time.sleep(LOOK_EVERY)
+                timeline = timeline_of(Order.objects.get(pk=order.pk))
+            late += not timeline.finished
+            self._report(timeline, time.monotonic() - started, as_json=as_json)
+        if late:
+            raise CommandError(
+                f"{late} of {len(placed)} orders placed, but not finished within {seconds:g} s. Are RabbitMQ, a relay "
+                "and `manage.py run_consumer --all` running? Whatever is missing still comes once they are.",
+                returncode=EXIT_TIMED_OUT,
+            )
+
+    def _report(self, timeline: Timeline, seconds: float | None, *, as_json: bool) -> None:
+        order = timeline.order
+        if as_json:
+            facts = {**timeline.as_json(), "total": str(order.total), "currency": order.currency, "seconds": seconds}
+            self.stdout.write(json.dumps(facts))
+            return
+        self.stdout.write(f"{order.number}  {order.total} {order.currency}")
+        if seconds is not None:
+            for step in timeline.steps:
+                self.stdout.write(f"  {step.state.value:8} {step.title}{f': {step.detail}' if step.detail else ''}")
+            self.stdout.write(f"  after {seconds:.2f} s")
+        self.stdout.flush()
+
+
+def _product(sku: str | None) -> Product:
+    if sku is None:
+        if found := Product.objects.in_stock().order_by("-stock", "pk").first():
+            return found
+        raise CommandError("Nothing is in stock. Fill the shop with `manage.py seed_demo`.")
+    if found := Product.objects.filter(sku=sku).first():
+        return found
+    raise CommandError(f"There is no product with SKU {sku!r}.", returncode=EXIT_USAGE)
+
+
+def _mobile(text: str) -> str:
+    try:
+        return str(MobilePhoneField().clean(text).as_e164)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(" ".join(error.messages)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
+    return seconds

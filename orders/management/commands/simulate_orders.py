@@ -1,0 +1,102 @@
+"""`manage.py simulate_orders`: customers to watch."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
+
+from messaging.management.arguments import EXIT_UNREACHABLE, positive
+from messaging.shutdown import StopSignals
+from orders.exceptions import Refused
+from orders.management.demo_order import place_demo_order
+from orders.models import Product
+from orders.services import cancel_order
+
+EXAMPLES = """
+examples:
+  manage.py simulate_orders                           20 orders, two a second
+  manage.py simulate_orders --count 500 --rate 50     a busy day
+  manage.py simulate_orders --cancel 0.2              every fifth customer changes their mind
+"""
+#: Pieces that one customer buys, at most.
+MOST_PIECES = 3
+#: How finely the pause between two orders is cut, so that a signal is noticed.
+NAP = 0.1
+
+
+class Command(BaseCommand):
+    help = "Place orders for random products at a steady rate, and stop."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        return super().create_parser(
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--count", type=positive, default=20, metavar="N", help="orders to place (default 20)")
+        parser.add_argument("--rate", type=_rate, default=2.0, metavar="N", help="orders a second (default 2)")
+        parser.add_argument("--cancel", type=_share, default=0.0, metavar="SHARE", help="share cancelled again, 0 to 1")
+        parser.add_argument("--seed", type=int, help="repeat the same choices")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        dice = random.Random(options["seed"])  # noqa: S311  (choices of customers, not secrets)
+        placed = cancelled = refused = 0
+        started = time.monotonic()
+        try:
+            with StopSignals() as signals:
+                for turn in range(options["count"]):
+                    _wait_until(started + turn / options["rate"], signals)
+                    if signals.received:
+                        break
+                    try:
+                        order = place_demo_order(_any_product(dice), quantity=dice.randint(1, MOST_PIECES))
+                    except Refused as refusal:
+                        refused += 1
+                        self.stdout.write(f"refused   {refusal}")
+                        continue
+                    placed += 1
+                    self.stdout.write(f"placed    {order.number}  {order.total} {order.currency}")
+                    if dice.random() < options["cancel"]:
+                        cancel_order(order.number)
+                        cancelled += 1
+                        self.stdout.write(f"cancelled {order.number}")
+        except OperationalError as error:
+            reason = str(error).strip()
+            raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
+        seconds = time.monotonic() - started
+        self.stdout.write(f"Stopped. {placed} placed, {cancelled} cancelled, {refused} refused in {seconds:.1f} s.")
+
+
+def _any_product(dice: random.Random) -> Product:
+    products = list(Product.objects.in_stock().order_by("pk"))
+    if not products:
+        raise CommandError("Nothing is in stock. Fill the shop with `manage.py seed_demo`, or raise the stock.")
+    return dice.choice(products)
+
+
+def _wait_until(moment: float, signals: StopSignals) -> None:
+    while not signals.received and (left := moment - time.monotonic()) > 0:
+        time.sleep(min(left, NAP))
+
+
+def _rate(text: str) -> float:
+    return _number(text, low=0.01, high=1000, what="orders a second")
+
+
+def _share(text: str) -> float:
+    return _number(text, low=0, high=1, what="a share")
+
+
+def _number(text: str, *, low: float, high: float, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = low - 1
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}: a number from {low:g} to {high:g}")
+    return number
