@@ -37,6 +37,8 @@ class Consumer:
     prefetch: int | None = None
     #: Deliveries handled in one transaction, at most.
     batch: int = 1
+    #: False: the handler gets each delivery undecoded, as `handler(None, delivery)`, and fences its own writes.
+    fenced: bool = True
 
     @property
     def bindings(self) -> list[tuple[str, str]]:

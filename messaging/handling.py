@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 
@@ -15,7 +16,7 @@ from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
-from messaging.message import headers_to_pass_on
+from messaging.message import Message, headers_to_pass_on
 from messaging.models import DeliveryAttempt, OutboxMessage
 
 log = structlog.get_logger(__name__)
@@ -36,7 +37,8 @@ class Verdict(StrEnum):
 
 
 class DatabaseAway(Exception):
-    """The database cannot be reached. Nothing was decided, no attempt counts; the delivery stays unacknowledged."""
+    """The database cannot be reached, or takes no rows. Nothing was decided, no attempt counts; the delivery stays
+    unacknowledged."""
 
 
 def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
@@ -47,11 +49,11 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
     with structlog.contextvars.bound_contextvars(**_context(delivery)):
         started = time.monotonic()
         try:
-            verdict = _handle(consumer, delivery)
+            verdict = _handle(consumer, delivery) if consumer.fenced else _run_unfenced(consumer, delivery)
         except Exception as error:
             if database.is_away(error):
                 raise DatabaseAway(str(error).strip()) from error
-            raise
+            verdict = _bury_bare(delivery, error)
         if verdict in {Verdict.HANDLED, Verdict.DUPLICATE}:  # a failure has said more already
             log.info(f"message.{verdict}", milliseconds=_milliseconds(started))
         return verdict
@@ -159,6 +161,28 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
         return Verdict.DEAD
     log.warning("message.failed", reason=reason, again_in_seconds=round(rest / timedelta(seconds=1), 1))
     return Verdict.RETRYING
+
+
+def _run_unfenced(consumer: Consumer, delivery: Delivery) -> Verdict:
+    with database.atomic():
+        consumer.handler(None, delivery)
+    return Verdict.HANDLED
+
+
+def _bury_bare(delivery: Delivery, error: Exception) -> Verdict:
+    """Make a message dead whose failure could not be recorded: something in it that the database will not store.
+
+    Raises DatabaseAway where even a bare row cannot be written (tables missing, disk full): that is no message's
+    fault, and to go on would lose them all.
+    """
+    log.exception("message.not_recorded")
+    bare = replace(delivery, message=Message(body=b"", id=delivery.message_id))
+    try:
+        with database.atomic():
+            moved = inbox.bury(bare, f"its failure could not be recorded: {inbox.describe(error)}")
+    except Exception as refused:
+        raise DatabaseAway(f"it takes no rows: {refused}".strip()) from refused
+    return Verdict.DUPLICATE if moved is None else Verdict.DEAD
 
 
 def _next_attempt(delivery: Delivery) -> OutboxMessage:

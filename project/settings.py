@@ -21,9 +21,33 @@ env = environ.Env()
 env.read_env(BASE_DIR / ".env")
 
 
+def flag(name: str, default: bool) -> bool:
+    """Read a yes or no; django-environ takes whatever it does not know for a no."""
+    text = env.str(name, default="").strip().lower()
+    if text not in {*env.BOOLEAN_TRUE_STRINGS, "0", "false", "no", "off", "n", "f", ""}:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be 1 or 0.")
+    return text in env.BOOLEAN_TRUE_STRINGS if text else default
+
+
+def whole_number(name: str, default: int) -> int:
+    """Read a number from 0."""
+    text = env.str(name, default=str(default))
+    if not text.isdecimal():
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a whole number.")
+    return int(text)
+
+
+def one_of(name: str, *choices: str) -> str:
+    """Read one of the choices; the first is the default."""
+    text = env.str(name, default=choices[0])
+    if text not in choices:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be one of {', '.join(choices)}.")
+    return text
+
+
 # --- Django ------------------------------------------------------------------------------------------------
 
-DEBUG = env.bool("DEBUG", default=False)
+DEBUG = flag("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="only-for-development" if DEBUG else environ.Env.NOTSET)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
@@ -107,7 +131,7 @@ try:
 except (ValueError, KeyError) as error:
     raise ImproperlyConfigured(f"DATABASE_URL cannot be understood: {error}") from error
 
-if database["ENGINE"] == "django.db.backends.sqlite3":
+if database.get("ENGINE") == "django.db.backends.sqlite3":
     # WAL lets readers and one writer work side by side. IMMEDIATE takes the write lock at BEGIN: a transaction that
     # reads first and writes later would otherwise fail at once, whatever the timeout. FULL: a commit outlives a
     # power cut.
@@ -116,9 +140,9 @@ if database["ENGINE"] == "django.db.backends.sqlite3":
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
-elif database["ENGINE"] == "django.db.backends.postgresql":
+elif database.get("ENGINE") == "django.db.backends.postgresql":
     database.setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
-    database["CONN_MAX_AGE"] = env.int("CONN_MAX_AGE", default=60)
+    database["CONN_MAX_AGE"] = whole_number("CONN_MAX_AGE", default=60)
     database["CONN_HEALTH_CHECKS"] = True
 else:
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
@@ -133,7 +157,7 @@ MESSAGING: dict[str, Any] = {
     "AMQP_URLS": AMQP_URLS,
     "APP_ID": "warren",
     "EXCHANGE": "orders.events",
-    "RELAY_THREAD": env.bool("RELAY_THREAD", default=True),
+    "RELAY_THREAD": flag("RELAY_THREAD", default=True),
 }
 
 
@@ -181,7 +205,7 @@ SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
-HTTPS = env.bool("HTTPS", default=False)
+HTTPS = flag("HTTPS", default=False)
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 SECURE_SSL_REDIRECT = HTTPS
@@ -194,10 +218,8 @@ if HTTPS:
 
 # --- Logging: one event a line, key=value or JSON ----------------------------------------------------------
 
-LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
-LOG_FORMAT = env.str("LOG_FORMAT", default="console")
-if LOG_FORMAT not in {"console", "json"}:
-    raise ImproperlyConfigured(f"LOG_FORMAT is {LOG_FORMAT!r}; it must be 'console' or 'json'.")
+LOG_LEVEL = one_of("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR")
+LOG_FORMAT = one_of("LOG_FORMAT", "console", "json")
 
 _before_rendering: list[Any] = [
     structlog.contextvars.merge_contextvars,

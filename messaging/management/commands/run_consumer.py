@@ -9,10 +9,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from messaging import consumers
+from messaging import consumers, database
+from messaging.consumers import Consumer
 from messaging.exceptions import BrokerRefused, UnknownConsumer
 from messaging.handling import Verdict
 from messaging.management.arguments import EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.models import InboxMessage
+from messaging.operations import dead_letters
 from messaging.shutdown import StopSignals
 from messaging.worker import Summary, Worker
 
@@ -50,10 +53,9 @@ class Command(BaseCommand):
         if bool(options["names"]) == options["all"]:
             known = ", ".join(each.name for each in consumers.registered()) or "none"
             raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)
-        try:
-            chosen = consumers.registered() if options["all"] else consumers.named(options["names"])
-        except UnknownConsumer as error:
-            raise CommandError(str(error), returncode=EXIT_USAGE) from None
+        with database.atomic():
+            InboxMessage.objects.exists()  # a missing database or table is told here, once, not for each message
+        chosen = self._chosen(options)
         worker = Worker(
             chosen,
             concurrency=options["concurrency"],
@@ -69,9 +71,20 @@ class Command(BaseCommand):
                 raise CommandError(f"RabbitMQ: {error}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE) from None
         self._farewell(summary)
 
+    def _chosen(self, options: dict[str, Any]) -> list[Consumer]:
+        built_in = dead_letters.consumer()
+        if options["all"]:
+            return [*consumers.registered(), built_in]
+        names = [name for name in options["names"] if name != built_in.name]
+        try:
+            chosen = consumers.named(names)
+        except UnknownConsumer as error:
+            raise CommandError(str(error), returncode=EXIT_USAGE) from None
+        return chosen if len(names) == len(options["names"]) else [*chosen, built_in]
+
     def _banner(self, worker: Worker) -> None:
         for lane in worker.lanes:
-            events = ", ".join(key for _, key in lane.consumer.bindings)
+            events = ", ".join(key for _, key in lane.consumer.bindings) or "what the broker gave up"
             self.stdout.write(
                 f"{lane.consumer.name}: queue {lane.consumer.queue} ← {events}; "
                 f"prefetch {lane.subscription.prefetch}, threads {len(lane.threads)}"

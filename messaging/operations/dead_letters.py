@@ -1,0 +1,45 @@
+"""What the broker itself gives up (over the delivery limit, or over a queue's length) becomes a dead inbox row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from messaging import consumers, inbox, topology
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+
+log = structlog.get_logger(__name__)
+
+NAME = "dead_letters"
+
+
+def consumer() -> Consumer:
+    """Return the built-in consumer of the dead-letter queue, which `run_consumer --all` runs with the others."""
+    return Consumer(name=NAME, queue=topology.dead_letter_queue(), events=(), handler=record, fenced=False)
+
+
+def record(_: None, delivery: Delivery) -> None:
+    """Make the message dead at the consumer whose queue it died in. A handled one stays handled, and so does one
+    that waits for a later attempt."""
+    queue, cause = _death(delivery)
+    there = replace(delivery, queue=queue, consumer=_consumer_of(queue))
+    reason = f"the broker gave it up in queue {queue}: {cause}"
+    if inbox.bury(there, reason) is not None:
+        log.error("message.dead", message_id=there.message_id, consumer=there.consumer, reason=reason)
+
+
+def _death(delivery: Delivery) -> tuple[str, str]:
+    """Return the queue of the latest death and its cause, from the header RabbitMQ writes, newest first
+    (https://www.rabbitmq.com/docs/dlx#effects). Who publishes here directly may have written anything."""
+    deaths: Any = delivery.message.headers.get("x-death")
+    latest = deaths[0] if isinstance(deaths, list) and deaths else None
+    if not isinstance(latest, dict):
+        return delivery.queue, "published to the dead-letter queue directly"
+    return str(latest.get("queue", delivery.queue))[:255], str(latest.get("reason", "unknown"))[:100]
+
+
+def _consumer_of(queue: str) -> str:
+    return next((each.name for each in consumers.registered() if each.queue == queue), queue)
