@@ -18,7 +18,7 @@ class MessagingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=str.upper)
 
     #: Addresses of the broker, tried in turn: amqp://user:password@host:port/vhost or amqps://…
-    amqp_urls: tuple[str, ...] = Field(min_length=1)
+    amqp_urls: tuple[str, ...]
     #: Written into the `app_id` property of every message, and the prefix of this app's own queues.
     app_id: str = Field(default="django", min_length=1, max_length=100)
     #: The topic exchange that events go to unless they name another.
@@ -63,6 +63,8 @@ class MessagingSettings(BaseModel):
     @field_validator("amqp_urls")
     @classmethod
     def _urls_can_be_understood(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if not urls:
+            raise ValueError("AMQP_URL names no broker: amqp://user:password@host:5672/vhost")
         for url in urls:
             _check_amqp_url(url)
         return urls

@@ -39,7 +39,7 @@ def whole_number(name: str, default: int) -> int:
 
 def one_of(name: str, *choices: str) -> str:
     """Read one of the choices; the first is the default."""
-    text = env.str(name, default=choices[0])
+    text: str = env.str(name, default=choices[0])
     if text not in choices:
         raise ImproperlyConfigured(f"{name} is {text!r}; it must be one of {', '.join(choices)}.")
     return text
@@ -126,12 +126,16 @@ if not DEBUG:
 
 # --- Database ----------------------------------------------------------------------------------------------
 
+database_url = env.str("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
+if not database_url.startswith(("sqlite:///", "postgres://", "postgresql://")):
+    raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
 try:
-    database = env.db_url("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
-except (ValueError, KeyError) as error:
-    raise ImproperlyConfigured(f"DATABASE_URL cannot be understood: {error}") from error
+    database = env.db_url_config(database_url)
+except ValueError:
+    # Not repeated: what looks like a port may be a piece of the password.
+    raise ImproperlyConfigured("DATABASE_URL: the port must be a number; a ':' in a password is %3A") from None
 
-if database.get("ENGINE") == "django.db.backends.sqlite3":
+if database["ENGINE"] == "django.db.backends.sqlite3":
     # WAL lets readers and one writer work side by side. IMMEDIATE takes the write lock at BEGIN: a transaction that
     # reads first and writes later would otherwise fail at once, whatever the timeout. FULL: a commit outlives a
     # power cut.
@@ -140,12 +144,10 @@ if database.get("ENGINE") == "django.db.backends.sqlite3":
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
-elif database.get("ENGINE") == "django.db.backends.postgresql":
-    database.setdefault("OPTIONS", {}).setdefault("connect_timeout", 5)
+else:
+    database["OPTIONS"] = {"connect_timeout": 5} | database.get("OPTIONS", {})
     database["CONN_MAX_AGE"] = whole_number("CONN_MAX_AGE", default=60)
     database["CONN_HEALTH_CHECKS"] = True
-else:
-    raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
 DATABASES = {"default": database}
 
 
