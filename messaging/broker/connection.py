@@ -67,6 +67,9 @@ class Connection:
         self._failures = 0
         self._opened = threading.Event()
         self._stopping = False
+        #: The timer of the pause before the next attempt to connect.
+        self._pausing: Any = None
+        self._hurried = False
         self._closed = threading.Event()
         self.generation = 0
         self.blocked = False
@@ -126,6 +129,10 @@ class Connection:
         """Give the present connection up as dead and make a new one."""
         self.call_soon(lambda: self._abandon(reason))
 
+    def hurry(self) -> None:
+        """Cut a present pause between two attempts to connect down to `FIRST_RECONNECT_DELAY`: somebody waits."""
+        self.call_soon(self._shorten_pause)
+
     def succeeded(self) -> None:
         """Say that the broker did real work: the pauses between attempts to connect start small again."""
         self._failures = 0
@@ -149,7 +156,14 @@ class Connection:
                 self._abandon(describe(error))
         self._ioloop.close()
 
+    def _shorten_pause(self) -> None:
+        if self._pausing is not None and not self._hurried:
+            self._hurried = True
+            self._ioloop.remove_timeout(self._pausing)
+            self._pausing = self._ioloop.call_later(FIRST_RECONNECT_DELAY, self._connect)
+
     def _connect(self) -> None:
+        self._pausing, self._hurried = None, False
         if self._stopping:
             return
         try:
@@ -232,7 +246,7 @@ class Connection:
         if was_open and self._on_lost:
             self._on_lost(reason)
         self._changed()
-        self._ioloop.call_later(self._pause(), self._connect)
+        self._pausing = self._ioloop.call_later(self._pause(), self._connect)
 
     def _pause(self) -> float:
         longest = conf.get().reconnect_max

@@ -21,6 +21,10 @@ class RpcTimeout(RpcError):
     """No reply came in time. The request may have been executed, or may still be; unserved, it expires."""
 
 
+class BadReply(RpcError):
+    """The reply is not JSON. The request was executed."""
+
+
 class RemoteError(RpcError):
     """The procedure, or the server before it, answered with an error.
 

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import validate_call
-from pydantic_core import to_json
 
 from messaging.rpc.exceptions import UnknownProcedure
 
@@ -19,6 +18,12 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 #: What a call passes on: positional arguments, keyword arguments.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
+#: In front of the names of request queues.
+QUEUE_PREFIX = "rpc."
+#: In front of the names of reply queues, which a server may write to.
+REPLY_QUEUE_PREFIX = "rpc.reply."
+
+_TAKEN_PREFIXES = ("amq.", REPLY_QUEUE_PREFIX)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 #: Longest name of a queue, in bytes: an AMQP short string.
 _MAX_QUEUE_NAME = 255
@@ -43,13 +48,10 @@ class Procedure:
         """
         return self._bind(**payload) if isinstance(payload, dict) else self._bind(payload)
 
-    def run(self, arguments: Arguments) -> bytes:
-        """Call the function and return its result as JSON; not a number and infinity become null.
-
-        Raises what the function raises; pydantic_core.PydanticSerializationError for a result JSON has no form for.
-        """
+    def run(self, arguments: Arguments) -> Any:
+        """Call the function and return its result. Raises what it raises."""
         positional, named = arguments
-        return to_json(self.function(*positional, **named), inf_nan_mode="null")
+        return self.function(*positional, **named)
 
 
 def procedure(name: str, queue: str | None = None) -> Callable[[AnyFunction], AnyFunction]:
@@ -66,9 +68,11 @@ def procedure(name: str, queue: str | None = None) -> Callable[[AnyFunction], An
         raise ImproperlyConfigured(
             f"procedure name {name!r}: use up to 200 letters, digits, dots, dashes and underscores"
         )
-    queue = queue or f"rpc.{name}"
-    if len(queue.encode()) > _MAX_QUEUE_NAME or queue.startswith("amq."):
-        raise ImproperlyConfigured(f"procedure {name!r}: a queue name has 255 bytes at most and no 'amq.' in front")
+    queue = queue or f"{QUEUE_PREFIX}{name}"
+    if len(queue.encode()) > _MAX_QUEUE_NAME or queue.startswith(_TAKEN_PREFIXES):
+        raise ImproperlyConfigured(
+            f"procedure {name!r}: the name of a queue has 255 bytes at most and none of {_TAKEN_PREFIXES} in front"
+        )
 
     def register(function: AnyFunction) -> AnyFunction:
         for other in _registry.values():
@@ -102,7 +106,7 @@ def named(names: Iterable[str]) -> list[Procedure]:
 
 def request_queue(name: str) -> str:
     """Return the queue that requests for `name` go to; it need not be a procedure of this process."""
-    return _registry[name].queue if name in _registry else f"rpc.{name}"
+    return _registry[name].queue if name in _registry else f"{QUEUE_PREFIX}{name}"
 
 
 def _binder(function: Callable[..., Any]) -> Callable[..., Arguments]:

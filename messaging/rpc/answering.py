@@ -1,0 +1,121 @@
+"""What a request comes to: a reply, or the reason why there is none. No broker here, and no threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import ValidationError
+
+from messaging import conf, consumers, topology
+from messaging.broker.request_queue import Request
+from messaging.message import Message
+from messaging.rpc import procedures, wire
+from messaging.rpc.procedures import Arguments, Procedure
+
+
+class Ending(StrEnum):
+    """How a request ended."""
+
+    HANDLED = "handled"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    UNANSWERABLE = "unanswerable"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The body of a reply. An error has the name of its type, as the caller sees it, and what was raised, if it was."""
+
+    body: bytes
+    error: str = ""
+    cause: BaseException | None = None
+
+
+def answer(procedure: Procedure, request: Message) -> Answer:
+    """Run `procedure` on `request` and return the result, or what went wrong. Never raises.
+
+    Errors of the request itself are BadRequest, TooLarge and BadArguments: then the procedure did not run. Errors of
+    the result are BadResult and TooLarge. All others are the procedure's own, by the name of their class.
+    """
+    limit = conf.get().max_body_bytes
+    if len(request.body) > limit:
+        return _error("TooLarge", f"the request has {len(request.body)} bytes, the limit is {limit}")
+    if request.content_encoding:
+        return _error("BadRequest", f"content encoding {request.content_encoding!r:.50} is not understood")
+    try:
+        arguments = procedure.bind(wire.decode(request.body))
+    except ValidationError as error:
+        return _error("BadArguments", _problems(error))
+    except ValueError as error:
+        return _error("BadRequest", f"the body is not JSON: {error}")
+    result = _run(procedure, arguments)
+    if len(result.body) > limit:
+        return _error("TooLarge", f"the result has {len(result.body)} bytes, the limit is {limit}")
+    return result
+
+
+def why_unanswerable(reply_to: str) -> str:
+    """Return why nothing may be sent to the queue `reply_to`; empty where it may.
+
+    Whoever can send a request names the queue that this process then writes to: without this, any of ours.
+    """
+    if not reply_to:
+        return "it has no reply_to"
+    if reply_to.startswith(procedures.REPLY_QUEUE_PREFIX):
+        return ""
+    ours = {each.queue for each in consumers.registered()} | {each.queue for each in procedures.registered()}
+    prefixes = (f"{conf.get().app_id}.", procedures.QUEUE_PREFIX)
+    if reply_to in ours or reply_to == topology.dead_letter_queue() or reply_to.startswith(prefixes):
+        return f"its reply_to {reply_to!r:.300} is a queue of ours, and no queue of replies"
+    return ""
+
+
+def seconds_late(request: Request) -> float | None:
+    """Return by how much the caller's deadline is past; None where it is not, or there is none."""
+    message = request.arrival.message
+    deadline = message.headers.get(wire.DEADLINE_HEADER)
+    if isinstance(deadline, int):
+        late = (wire.now_ms() - deadline) / 1000
+    elif message.expiration.isdecimal():
+        # While it was queued the broker counted; since then this process has held it.
+        late = time.monotonic() - request.arrived_at - int(message.expiration) / 1000
+    else:
+        return None
+    return late if late > 0 else None
+
+
+def _run(procedure: Procedure, arguments: Arguments) -> Answer:
+    try:
+        result = procedure.run(arguments)
+    except BaseException as error:
+        # SystemExit included: a procedure may not end the thread that serves the others.
+        return _error(type(error).__name__, _text(error), error)
+    try:
+        return Answer(wire.encode(result))
+    except Exception as error:
+        return _error("BadResult", f"the result has no JSON form: {_text(error)}", error)
+
+
+def _error(type: str, message: str, cause: BaseException | None = None) -> Answer:
+    return Answer(wire.encode_error(type, message), error=type, cause=cause)
+
+
+def _text(error: BaseException) -> str:
+    return _safely(lambda: str(error)) or _safely(lambda: repr(error))
+
+
+def _safely(text: Callable[[], str]) -> str:
+    # __str__ of somebody's error can fail too.
+    try:
+        return text()
+    except Exception:
+        return ""
+
+
+def _problems(error: ValidationError) -> str:
+    # Which argument and why, never its value: it may be somebody's phone number.
+    problems = error.errors(include_input=False, include_url=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in problems[:5])

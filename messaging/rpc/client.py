@@ -1,0 +1,235 @@
+"""The caller's side: one connection per process serves all threads, which wait for replies by correlation id."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import threading
+import time
+import uuid
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from django.core.signals import setting_changed
+
+from messaging import conf
+from messaging.broker.requester import Requester
+from messaging.exceptions import BodyTooLarge
+from messaging.message import REQUEST_ID_HEADER, Message, new_id
+from messaging.rpc import wire
+from messaging.rpc.exceptions import BadReply, NoBroker, NoServer, RpcError, RpcTimeout
+from messaging.rpc.procedures import REPLY_QUEUE_PREFIX, request_queue
+
+log = structlog.get_logger(__name__)
+
+#: Longest timeout in seconds: AMQP expirations are 32 bits of milliseconds.
+_MAX_TIMEOUT = 2**32 // 1000
+
+
+def call(name: str, payload: Any = None, *, timeout: float, queue: str | None = None) -> Any:
+    """Call the procedure `name` on whichever server takes the request, and return its result, decoded from JSON.
+
+    `payload` is anything pydantic turns into JSON: a mapping for keyword arguments, another value for the one
+    positional argument, None for no arguments. `timeout` is in seconds and covers everything, connecting included.
+    The request goes to `queue` where that is given: a server that is not ours need not follow our names.
+
+    Raises NoServer (at once; not executed), NoBroker, RpcTimeout (executed or not: nobody knows), RemoteError (the
+    procedure's own error) and BadReply; all are RpcError. Raises BodyTooLarge, and ValueError for a payload without
+    a JSON form or a timeout that is none. Nothing is ever tried twice: whoever calls knows whether that is harmless.
+    """
+    if not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
+        raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
+    deadline = time.monotonic() + timeout
+    body = wire.encode({} if payload is None else payload)
+    if len(body) > conf.get().max_body_bytes:
+        raise BodyTooLarge(f"{name}: the request has {len(body)} bytes, the limit is {conf.get().max_body_bytes}.")
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    waiting = _Call(
+        name=name,
+        queue=queue or request_queue(name),
+        body=body,
+        deadline=deadline,
+        headers={REQUEST_ID_HEADER: str(request_id)} if request_id else {},
+    )
+    reply = _client().reply_to(waiting)
+    try:
+        return wire.result_of(reply)
+    except ValueError as error:
+        raise BadReply(f"{name}: the reply is not JSON: {error}") from None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Call:
+    """A caller's wait. All but `answer` belongs to the I/O thread once the call was handed over."""
+
+    name: str
+    queue: str
+    body: bytes
+    #: By the monotonic clock.
+    deadline: float
+    headers: dict[str, str]
+    correlation_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    answer: Future[Message] = field(default_factory=Future)
+    sent: bool = False
+    #: Attempts to connect that failed while this call waited to be sent.
+    failures: int = 0
+
+    def request(self) -> Message:
+        left_ms = max(1, int((self.deadline - time.monotonic()) * 1000))
+        return Message(
+            body=self.body,
+            id=new_id(),
+            type=self.name[:200],
+            correlation_id=self.correlation_id,
+            app_id=conf.get().app_id,
+            timestamp=datetime.now(UTC),
+            expiration=str(left_ms),
+            persistent=False,
+            headers={**self.headers, wire.DEADLINE_HEADER: wire.now_ms() + left_ms},
+        )
+
+
+class RpcClient:
+    """The calls of this process that wait for a reply."""
+
+    def __init__(self) -> None:
+        self._requester = Requester(
+            REPLY_QUEUE_PREFIX,
+            on_change=self._send_waiting,
+            on_reply=self._replied,
+            on_returned=self._returned,
+            on_broken=self._broken,
+        )
+        self._calls: dict[str, _Call] = {}
+        #: Replies that nobody waited for: late, repeated, or somebody else's.
+        self.ignored_replies = 0
+
+    def start(self) -> None:
+        """Connect in the background. Returns at once."""
+        self._requester.start()
+
+    def stop(self) -> None:
+        """Close the connection, within a bounded time."""
+        self._requester.stop()
+
+    def reply_to(self, call: _Call) -> Message:
+        """Send `call` and wait for its reply until its deadline. Raises NoServer, NoBroker, RpcTimeout."""
+        connection = self._requester.connection
+        connection.call_soon(lambda: self._take(call))
+        try:
+            return call.answer.result(max(0.0, call.deadline - time.monotonic()))
+        except FutureTimeout:
+            # cancel() fails where the reply came in this very moment: then it counts.
+            if not call.answer.cancel():
+                return call.answer.result()
+            if call.sent:
+                raise RpcTimeout(
+                    f"{call.name}: no reply in time. It may have been executed, or may still be."
+                ) from None
+            blocked = "it takes no messages (memory or disk alarm)" if connection.blocked else "no connection in time"
+            raise NoBroker(f"{call.name}: not sent: {connection.last_error or blocked}") from None
+        finally:
+            connection.call_soon(lambda: self._forget(call))
+
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _take(self, call: _Call) -> None:
+        self._calls[call.correlation_id] = call
+        if self._requester.ready:
+            self._send(call)
+        else:
+            self._requester.prepare()
+
+    def _forget(self, call: _Call) -> None:
+        self._calls.pop(call.correlation_id, None)
+
+    def _send_waiting(self) -> None:
+        for call in list(self._calls.values()):
+            if not call.sent and self._requester.ready:
+                self._send(call)
+
+    def _send(self, call: _Call) -> None:
+        if call.answer.cancelled() or time.monotonic() >= call.deadline:
+            return  # its caller has left, or is leaving: do not have it executed for nobody
+        try:
+            self._requester.send(call.queue, call.request())
+        except ValueError as error:
+            self._fail(call, RpcError(f"{call.name}: the request cannot be sent: {error}"))
+        else:
+            call.sent = True
+
+    def _replied(self, reply: Message) -> None:
+        call = self._calls.pop(reply.correlation_id, None)
+        if call is None or not call.answer.set_running_or_notify_cancel():
+            self.ignored_replies += 1
+            log.debug("rpc.reply_ignored", correlation_id=reply.correlation_id, ignored=self.ignored_replies)
+        else:
+            call.answer.set_result(reply)
+
+    def _returned(self, correlation_id: str) -> None:
+        call = self._calls.pop(correlation_id, None)
+        if call is not None:
+            self._fail(call, NoServer(f"{call.name}: nobody serves the queue {call.queue}."))
+
+    def _broken(self, reason: str) -> None:
+        for call in list(self._calls.values()):
+            call.failures += 1
+            if call.sent:
+                self._fail(call, NoBroker(f"{call.name}: the connection broke before the reply: {reason}"))
+            elif call.failures >= len(conf.get().amqp_urls):
+                self._fail(call, NoBroker(f"{call.name}: not sent: {reason}"))
+            else:
+                self._requester.prepare()
+
+    def _fail(self, call: _Call, error: RpcError) -> None:
+        self._calls.pop(call.correlation_id, None)
+        if call.answer.set_running_or_notify_cancel():
+            call.answer.set_exception(error)
+
+
+class _Home:
+    """The client of this process, if it has one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.client: RpcClient | None = None
+
+
+_home = _Home()
+
+
+def close() -> None:
+    """Close this process's connection for calls, if there is one; the next call opens another."""
+    with _home.lock:
+        client, _home.client = _home.client, None
+    if client is not None:
+        client.stop()
+
+
+def _client() -> RpcClient:
+    with _home.lock:
+        if _home.client is None:
+            _home.client = RpcClient()
+            _home.client.start()
+        return _home.client
+
+
+def _forget_settings(*, setting: str, **kwargs: Any) -> None:
+    if setting == "MESSAGING":
+        close()
+
+
+def _forget_after_fork() -> None:
+    # The parent's thread does not exist here, its socket is not ours, and its lock may be held by nobody.
+    global _home
+    _home = _Home()
+
+
+setting_changed.connect(_forget_settings)
+os.register_at_fork(after_in_child=_forget_after_fork)
+atexit.register(close)

@@ -1,0 +1,231 @@
+"""The server's side: takes requests, runs procedures on its threads, replies.
+
+Whoever waits for a reply will not wait for long: nothing is retried here. A request is acknowledged once its reply is
+on the way, or once it turned out that it can have none; a server that dies before hands it to the next, so a
+procedure can run twice.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import structlog
+from django.db import close_old_connections, connections
+
+from messaging import conf, relay_thread, topology
+from messaging.broker.connection import Connection
+from messaging.broker.request_queue import Request, RequestQueue
+from messaging.exceptions import BrokerRefused, BrokerUnavailable
+from messaging.message import REQUEST_ID_HEADER, Message, new_id
+from messaging.rpc import wire
+from messaging.rpc.answering import Answer, Ending, answer, seconds_late, why_unanswerable
+from messaging.rpc.procedures import Procedure
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at whether to stop or to reopen.
+TICK = 0.1
+#: Seconds before a request queue that was lost is opened again.
+REOPEN_PAUSE = 1.0
+#: Headers of a dead-lettered request: why, and which queue it came by.
+REASON_HEADER = "x-dead-reason"
+QUEUE_HEADER = "x-dead-queue"
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a server did."""
+
+    endings: Counter[Ending] = field(default_factory=Counter)
+    seconds: float = 0.0
+    #: Requests still being run when the time for stopping was up.
+    abandoned: int = 0
+
+
+class RpcServer:
+    """Serves procedures until told to stop. All share `concurrency` threads; each holds up to `prefetch` requests."""
+
+    def __init__(
+        self,
+        procedures: Sequence[Procedure],
+        *,
+        concurrency: int = 4,
+        prefetch: int | None = None,
+        max_messages: int | None = None,
+    ) -> None:
+        self.procedures = list(procedures)
+        self.prefetch = prefetch or concurrency
+        self._connection = Connection("rpc server", on_lost=self._lost)
+        self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
+        self._queues = [self._request_queue(procedure) for procedure in self.procedures]
+        self._counting = threading.Lock()
+        self._remaining = max_messages
+        self._busy = 0
+        self.endings: Counter[Ending] = Counter()
+        self.threads = [
+            threading.Thread(target=self._work, name=f"rpc-{number}", daemon=True)
+            for number in range(1, concurrency + 1)
+        ]
+
+    # --- on the main thread --------------------------------------------------------------------------------
+
+    def run(self, should_stop: Callable[[], bool], on_serving: Callable[[], None] = lambda: None) -> Summary:
+        """Serve until `should_stop()` or the last of `max_messages`; call `on_serving` once all queues are open.
+
+        Requests that have arrived are still answered, within `STOP_TIMEOUT`. Waits for a broker that is away, for
+        as long as it takes; raises BrokerRefused where it refuses this user at the first attempt.
+        """
+        started = time.monotonic()
+        for thread in self.threads:
+            thread.start()
+        self._connection.start()
+        relay_thread.enable()
+        try:
+            self._supervise(should_stop, on_serving)
+        finally:
+            abandoned = self._finish()
+        return Summary(endings=self.endings, seconds=time.monotonic() - started, abandoned=abandoned)
+
+    def _supervise(self, should_stop: Callable[[], bool], on_serving: Callable[[], None]) -> None:
+        next_open = 0.0
+        announced = False
+        while not should_stop() and self._remaining != 0:
+            if self._connection.refused and not self._connection.generation:
+                raise BrokerRefused(self._connection.last_error)
+            if time.monotonic() >= next_open and self._open_queues():
+                next_open = time.monotonic() + REOPEN_PAUSE
+            if not announced and all(each.consuming for each in self._queues):
+                announced = True
+                on_serving()
+            time.sleep(TICK)
+
+    def _open_queues(self) -> bool:
+        closed = [each for each in self._queues if not each.active]
+        if not closed or not self._connection.is_open:
+            return False
+        try:
+            # Where requests go that cannot be answered; consumers declare it too, but may never have run.
+            problems = topology.declare(self._connection, replace(topology.wanted([]), exchanges=()))
+        except BrokerUnavailable as error:
+            log.warning("rpc.broker_error", reason=str(error))
+            return True
+        for name, reason in problems.items():
+            log.error("rpc.topology_problem", name=name, reason=reason)
+        for each in closed:
+            each.open()
+        return True
+
+    def _finish(self) -> int:
+        for each in self._queues:
+            each.cancel()
+        for _ in self.threads:
+            self._requests.put(None)
+        deadline = time.monotonic() + conf.get().stop_timeout
+        for thread in self.threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._connection.stop()
+        return self._busy
+
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _request_queue(self, procedure: Procedure) -> RequestQueue:
+        def arrived(request: Request) -> None:
+            self._requests.put((procedure, mine, request))
+
+        mine = RequestQueue(self._connection, procedure.queue, prefetch=self.prefetch, on_request=arrived)
+        return mine
+
+    def _lost(self, reason: str) -> None:
+        for each in self._queues:
+            each.lost(reason)
+
+    # --- on a handler thread -------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while (taken := self._requests.get()) is not None:
+                procedure, requests, request = taken
+                if not requests.is_current(request.arrival):
+                    continue  # its channel is gone, and it comes again
+                if self._may_take():
+                    self._serve(procedure, requests, request)
+                else:
+                    requests.requeue(request.arrival)
+        finally:
+            connections.close_all()
+
+    def _may_take(self) -> bool:
+        """Count one request against `max_messages`; False where there is none left."""
+        with self._counting:
+            if self._remaining == 0:
+                return False
+            if self._remaining is not None:
+                self._remaining -= 1
+            self._busy += 1
+            return True
+
+    def _serve(self, procedure: Procedure, requests: RequestQueue, request: Request) -> None:
+        message = request.arrival.message
+        ending = Ending.FAILED
+        try:
+            # A procedure reads outside transactions; a connection that broke, or is too old, is replaced in between.
+            close_old_connections()
+            with structlog.contextvars.bound_contextvars(
+                procedure=procedure.name, correlation_id=message.correlation_id, request_id=message.request_id or None
+            ):
+                ending = _serve(procedure, requests, request)
+        except Exception:
+            # A fault of our own: nobody can be answered, and a repeat would end the same way.
+            log.exception("rpc.fault", procedure=procedure.name)
+            requests.finish(request)
+        finally:
+            with self._counting:
+                self._busy -= 1
+                self.endings[ending] += 1
+
+
+def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> Ending:
+    message = request.arrival.message
+    if reason := why_unanswerable(message.reply_to):
+        log.warning("rpc.unanswerable", reason=reason)
+        requests.finish(request, _dead_letter(request, reason), queue=topology.dead_letter_queue())
+        return Ending.UNANSWERABLE
+    if late := seconds_late(request):
+        log.warning("rpc.expired", seconds_late=round(late, 3), redelivered=request.arrival.redelivered)
+        requests.finish(request)
+        return Ending.EXPIRED
+    started = time.monotonic()
+    result = answer(procedure, message)
+    requests.finish(request, _reply(result, message), queue=message.reply_to)
+    milliseconds = round((time.monotonic() - started) * 1000, 1)
+    if result.error:
+        log.warning("rpc.failed", error=result.error, milliseconds=milliseconds, exc_info=result.cause)
+        return Ending.FAILED
+    log.info("rpc.handled", milliseconds=milliseconds)
+    return Ending.HANDLED
+
+
+def _reply(result: Answer, request: Message) -> Message:
+    headers = {wire.STATUS_HEADER: wire.ERROR if result.error else wire.OK}
+    if request.request_id:
+        headers[REQUEST_ID_HEADER] = request.request_id
+    return Message(
+        body=result.body,
+        id=new_id(),
+        app_id=conf.get().app_id,
+        timestamp=datetime.now(UTC),
+        persistent=False,
+        headers=headers,
+    )
+
+
+def _dead_letter(request: Request, reason: str) -> Message:
+    # Without its expiration: it is kept until somebody has looked.
+    headers = {**request.arrival.message.headers, REASON_HEADER: reason, QUEUE_HEADER: request.arrival.queue}
+    return replace(request.arrival.message, headers=headers, expiration="", persistent=True)

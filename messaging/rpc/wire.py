@@ -1,0 +1,60 @@
+"""What a call looks like on the wire, the same for client and server.
+
+A request is JSON: an object of keyword arguments, or any other value as the one positional argument. A reply is the
+result as JSON, or `{"error": {"type": …, "message": …}}`. Headers of ours say more, and every client and server may
+leave them out: without `x-deadline` a request is good for as long as its `expiration` allows, and a reply without
+`x-rpc-status` is a result.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from messaging.message import Message
+from messaging.rpc.exceptions import RemoteError
+
+#: When the caller stops waiting: milliseconds since 1970, UTC. The clocks of caller and server must agree to within
+#: much less than the timeout.
+DEADLINE_HEADER = "x-deadline"
+#: "ok" or "error"; what tells a result that looks like an error from an error.
+STATUS_HEADER = "x-rpc-status"
+OK = "ok"
+ERROR = "error"
+
+#: Characters of an error's message that travel.
+MAX_ERROR_TEXT = 2000
+
+
+def now_ms() -> int:
+    """Return the time as `DEADLINE_HEADER` has it."""
+    return time.time_ns() // 1_000_000
+
+
+def encode(value: Any) -> bytes:
+    """Return `value` as JSON. Raises ValueError for what JSON has no form for."""
+    return to_json(value, inf_nan_mode="null")
+
+
+def decode(body: bytes) -> Any:
+    """Return the value of a JSON text. Raises ValueError, also for NaN, bad UTF-8 and bottomless nesting."""
+    return from_json(body, allow_inf_nan=False)
+
+
+def encode_error(type: str, message: str) -> bytes:
+    """Return the body of a reply that says what went wrong."""
+    clean = message.encode(errors="replace").decode()
+    return encode({"error": {"type": type, "message": clean[:MAX_ERROR_TEXT]}})
+
+
+def result_of(reply: Message) -> Any:
+    """Return the result that `reply` holds. Raises RemoteError where it holds an error, ValueError for no JSON."""
+    value = decode(reply.body)
+    if reply.headers.get(STATUS_HEADER) != ERROR:
+        return value
+    error = value.get("error") if isinstance(value, dict) else None
+    if not isinstance(error, dict):
+        error = {"message": value}
+    raise RemoteError(str(error.get("type", "Error")), str(error.get("message", "")))
