@@ -8,6 +8,8 @@ from types import FrameType
 
 from script.services.owned import parent_death_guard
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a command to its end and return its exit code; `environment` is added to ours.
@@ -36,12 +38,16 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
         return
 
 
-def stop_on_sigterm() -> None:
-    """From now on SIGTERM ends this process the way an error does: what was started is stopped on the way out."""
-    signal.signal(signal.SIGTERM, _leave)
+def stop_on_signals() -> None:
+    """From now on SIGINT, SIGTERM and a closed terminal end this process with `KeyboardInterrupt`, once.
+
+    What was started is stopped on the way out; a second signal does not cut that short.
+    """
+    for number in STOPPING:
+        signal.signal(number, _interrupt)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    # A second one must not interrupt the stopping.
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for other in STOPPING:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt

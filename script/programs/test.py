@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from script.programs.commands import run, stop_on_sigterm
+from script.programs.commands import run, stop_on_signals
 from script.programs.selection import ROOT, Selection
 from script.programs.tally import Tally
 from script.services import packages
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE, end="")
         return 0
     os.chdir(ROOT)
-    stop_on_sigterm()
+    stop_on_signals()
     selection = Selection.of(arguments)
     tally = Tally(in_ci=bool(os.environ.get("CI")))
     started = time.monotonic()
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         run_tests(selection, tally)
     except ServiceError as error:
         print(f"script/test: {error}", file=sys.stderr)
-        return 3
+        return error.exit_code
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return 130

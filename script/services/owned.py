@@ -20,7 +20,14 @@ POLL_INTERVAL = 0.05
 
 
 class ServiceError(Exception):
-    """A service could not be started, stopped or asked. The text says what happened and where to look."""
+    """A service could not be started, stopped or asked. The text says what happened and where to look.
+
+    `exit_code` is what a program that cannot go on without it ends with.
+    """
+
+    def __init__(self, reason: str, exit_code: int = 3) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
 
 
 def start_owned(

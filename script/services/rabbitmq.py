@@ -97,6 +97,11 @@ class RabbitMQNode:
         Raises `ServiceError` if RabbitMQ is not installed, the node ends, or it is not ready after `patience`
         seconds.
         """
+        self.launch()
+        self.wait_until_ready(patience)
+
+    def launch(self) -> None:
+        """Begin to boot the node, if it does not run already, and return at once."""
         scripts = required_scripts()
         if self.pid is not None:
             self.resume()
@@ -105,7 +110,18 @@ class RabbitMQNode:
             rabbitmq_directory.prepare(self.directory, self._state)
             self._start_epmd()
             self._start_node(scripts)
-        self._wait_until_ready(patience)
+
+    def wait_until_ready(self, patience: float = BOOT_PATIENCE) -> None:
+        """Return when the launched node takes connections. Errors as in `start`."""
+        deadline = time.monotonic() + patience
+        while not self._is_ready():
+            if self.pid is None:
+                self._end_leftovers()
+                raise ServiceError(f"The RabbitMQ node ended while booting. {self.log} says:\n{tail(self.log)}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ServiceError(f"The RabbitMQ node was not ready in {patience:.0f} s:\n{tail(self.log)}")
+            time.sleep(POLL_INTERVAL)
 
     def stop(self) -> None:
         """End the node and its epmd, whoever started them; nothing of it is left running."""
@@ -225,17 +241,6 @@ class RabbitMQNode:
         while not answers(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceError(f"epmd, which RabbitMQ needs, did not start on port {port}:\n{tail(self.log)}")
-            time.sleep(POLL_INTERVAL)
-
-    def _wait_until_ready(self, patience: float) -> None:
-        deadline = time.monotonic() + patience
-        while not self._is_ready():
-            if self.pid is None:
-                self._end_leftovers()
-                raise ServiceError(f"The RabbitMQ node ended while booting. {self.log} says:\n{tail(self.log)}")
-            if time.monotonic() > deadline:
-                self.stop()
-                raise ServiceError(f"The RabbitMQ node was not ready in {patience:.0f} s:\n{tail(self.log)}")
             time.sleep(POLL_INTERVAL)
 
     def _is_ready(self) -> bool:

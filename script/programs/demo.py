@@ -1,0 +1,158 @@
+"""script/demo: sets up what is missing, and runs the whole of Warren under a supervisor until Ctrl-C."""
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import environ
+
+from script.programs.commands import stop_on_signals
+from script.programs.demo_broker import demo_broker
+from script.programs.demo_site import prepare_site, wait_until_ready
+from script.services.amqp import connect
+from script.services.owned import ServiceError
+from script.services.ports import is_free
+from script.services.rabbitmq import RabbitMQNode
+from script.services.supervision import Program, Supervisor
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Seconds until the shop answers and the consumers listen; a busy machine needs many more than an idle one.
+READY_PATIENCE = 120.0
+#: Seconds between two looks at what the supervisor does not restart: the broker and the supervisor itself.
+LOOK_EVERY = 1.0
+USAGE = """\
+Usage: script/demo
+
+Installs what is missing, then runs web, consumers, RPC worker and Celery until Ctrl-C, and restarts what dies. Prints
+"Ready: http://127.0.0.1:<port>/" once an order can be placed. What it writes is in var/; removing that starts afresh.
+
+The broker: AMQP_URL if set; else a private RabbitMQ in var/, from the installed package (root on Debian gets it
+installed); else the one of compose.yaml. The database: DATABASE_URL, else var/db.sqlite3.
+
+examples:
+  script/demo
+  WARREN_PORT=8001 script/demo
+  AMQP_URL=amqp://user:password@broker.example:5672/shop script/demo
+
+Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed, 2 usage, 3 broker or database unreachable.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the demo and return the exit code."""
+    if arguments:
+        asked = bool({"-h", "--help"}.intersection(arguments))
+        print(USAGE, end="", file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    began = float(os.environ.pop("WARREN_DEMO_BEGAN", time.time()))
+    os.chdir(ROOT)
+    stop_on_signals()
+    environ.Env.interpolate = False
+    environ.Env.read_env(ROOT / ".env")
+    # Else there is no preview of text messages, and a secret key would have to be made up.
+    os.environ["DEBUG"] = "1"
+    try:
+        port = chosen_port()
+        with only_one(ROOT / "var" / "demo.lock"), demo_broker(ROOT) as node:
+            password = prepare_site()
+            if node is not None:
+                node.wait_until_ready()
+            else:
+                connect(os.environ["AMQP_URL"]).close()
+            run(port, node, password, began)
+    except ServiceError as error:
+        print(f"script/demo: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped. Nothing is left running.", flush=True)
+    return 0
+
+
+def chosen_port() -> int:
+    """WARREN_PORT, default 8000. Raises `ServiceError` if it is no port, or somebody listens there already."""
+    text = os.environ.get("WARREN_PORT") or "8000"
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise ServiceError(f"WARREN_PORT is {text!r}; it must be a number from 1 to 65535.", exit_code=2)
+    if not is_free(int(text)):
+        another = int(text) % 65535 + 1
+        reason = f"port {text} is taken by another program. Choose one: WARREN_PORT={another} script/demo"
+        raise ServiceError(reason, exit_code=1)
+    return int(text)
+
+
+@contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Holds a lock while inside. Raises `ServiceError` if another demo of this checkout holds it."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError("the demo of this checkout runs already.", exit_code=1) from None
+        yield
+
+
+def run(port: int, node: RabbitMQNode | None, password: str | None, began: float) -> None:
+    """Run every program until we are told to stop; then stop them."""
+    supervisor = Supervisor(ROOT / "var" / "demo", ROOT, programs(port), os.environ)
+    try:
+        supervisor.start()
+        url = f"http://127.0.0.1:{port}/"
+        try:
+            wait_until_ready(url, READY_PATIENCE, check=lambda: revive(supervisor, node))
+        except ServiceError as error:
+            raise ServiceError(f"{error} The logs say:\n{supervisor.last_words()}", error.exit_code) from error
+        announce(url, password, time.time() - began)
+        while True:
+            time.sleep(LOOK_EVERY)
+            revive(supervisor, node)
+    finally:
+        print("\nStopping ...", flush=True)
+        supervisor.stop()
+
+
+def programs(port: int) -> list[Program]:
+    """What the demo consists of, besides the broker."""
+    here = Path(sys.executable).parent
+    manage = (sys.executable, "manage.py")
+    celery = (str(here / "celery"), "-A", "project")
+    web = (str(here / "gunicorn"), "project.wsgi", f"--bind=127.0.0.1:{port}", "--worker-class=gthread")
+    return [
+        Program("web", (*web, "--workers=2", "--threads=8", "--access-logfile=-")),
+        Program("consumer", (*manage, "run_consumer", "--all")),
+        Program("rpc", (*manage, "run_rpc_worker")),
+        Program("celery", (*celery, "worker", "--concurrency=1", "--loglevel=INFO")),
+        Program("beat", (*celery, "beat", "--pidfile=", "--loglevel=INFO")),
+    ]
+
+
+def revive(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
+    """Start again what the supervisor cannot: our broker, and the supervisor."""
+    if node is not None and node.pid is None:
+        print("RabbitMQ died; starting it again.", flush=True)
+        node.start()
+    if not supervisor.is_alive:
+        print("The supervisor died; starting everything again.", flush=True)
+        supervisor.start()
+
+
+def announce(url: str, password: str | None, seconds: float) -> None:
+    """Say where everything is. The line that begins with "Ready:" comes last: other programs wait for it."""
+    sign_in = f"user admin, password {password}  (shown this once)" if password else "user admin, password as before"
+    print(
+        f"Everything runs, after {seconds:.0f} s. What they print is in var/demo/. Ctrl-C stops it all.",
+        f"  Shop           {url}",
+        f"  Admin          {url}admin/  {sign_in}",
+        f"  Text messages  {url}dev/sms/",
+        f"Ready: {url}",
+        sep="\n",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,81 @@
+"""The demo's database made ready, and the question whether an order can be placed."""
+
+import os
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+import django
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connections
+
+from script.services.amqp import connect, consumer_count
+from script.services.owned import ServiceError
+
+
+def prepare_site() -> str | None:
+    """Migrate and seed the database; the administrator's password if it was made just now, else None.
+
+    Raises `ServiceError` with one line if the configuration is wrong (exit code 1) or the database is away (3).
+    """
+    os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+    try:
+        django.setup()
+        call_command("migrate", verbosity=0, interactive=False)
+        password = None if _has_administrator() else secrets.token_urlsafe(12)
+        call_command("seed_demo", *([f"--admin-password={password}"] if password else []), verbosity=0)
+        connections.close_all()
+    except DatabaseError as error:
+        raise ServiceError(f"the database cannot be used. {_one_line(error)} (DATABASE_URL)") from error
+    except (ImproperlyConfigured, CommandError) as error:
+        raise ServiceError(_one_line(error), getattr(error, "returncode", 1)) from error
+    return password
+
+
+def _has_administrator() -> bool:
+    from django.contrib.auth import get_user_model
+
+    return get_user_model().objects.filter(is_superuser=True).exists()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def wait_until_ready(url: str, patience: float, check: Callable[[], None]) -> None:
+    """Return once the shop answers and a consumer listens on every queue. `check` is called between two looks.
+
+    Raises `ServiceError`, saying what is missing, after `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while missing := _missing(url):
+        if time.monotonic() > deadline:
+            raise ServiceError(f"not ready after {patience:.0f} s: {missing}.", exit_code=1)
+        check()
+        time.sleep(0.1)
+
+
+def _missing(url: str) -> str | None:
+    try:
+        urllib.request.urlopen(url, timeout=10).close()  # noqa: S310 (our own address)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"{url} answers {error.code}"
+    except OSError:
+        return f"nothing answers at {url}"
+    idle = _queues_without_consumer()
+    return f"nobody consumes {', '.join(idle)}" if idle else None
+
+
+def _queues_without_consumer() -> list[str]:
+    from messaging.consumers import registered
+
+    queues = [consumer.queue for consumer in registered()]
+    try:
+        with connect(os.environ["AMQP_URL"]) as connection:
+            return [queue for queue in queues if not consumer_count(connection, queue)]
+    except ServiceError:
+        return queues

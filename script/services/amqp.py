@@ -1,0 +1,45 @@
+"""A look at a broker through AMQP, as any client gets."""
+
+import logging
+import re
+
+import pika
+from pika.exceptions import AMQPError
+
+from messaging.broker.refusals import describe
+from script.services.owned import ServiceError
+
+#: Seconds a broker may take to let us in.
+CONNECT_TIMEOUT = 5
+
+# It reports every failed attempt by itself; we say it once.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+def connect(addresses: str) -> pika.BlockingConnection:
+    """Connect to the first of some AMQP addresses, separated by commas, that lets us in.
+
+    Raises `ServiceError` with each address, without its password, and why not.
+    """
+    reasons = []
+    for address in filter(None, (part.strip() for part in addresses.split(","))):
+        try:
+            parameters = pika.URLParameters(address)
+            parameters.connection_attempts = 1
+            parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT
+            return pika.BlockingConnection(parameters)
+        except (AMQPError, OSError, ValueError, TypeError) as error:
+            hidden = re.sub(r":[^:@/]*@", ":***@", address)
+            reasons.append(f"{hidden}: {describe(error)}")
+    raise ServiceError(f"The broker in AMQP_URL cannot be reached. {'; '.join(reasons)}")
+
+
+def consumer_count(connection: pika.BlockingConnection, queue: str) -> int:
+    """How many consumers listen on a queue; 0 if it does not exist."""
+    channel = connection.channel()
+    try:
+        count: int = channel.queue_declare(queue, passive=True).method.consumer_count
+        channel.close()
+    except AMQPError:  # a queue that is not there closes the channel
+        return 0
+    return count

@@ -1,0 +1,113 @@
+"""A supervisor (the library of that name) over several programs: what dies is started again."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from script.services.owned import end, end_all, parent_death_guard, start_owned, tail
+
+#: Seconds a program has to finish what it holds before it is killed.
+GRACE = 30
+#: A socket's path may not be longer than this many bytes; without one only `supervisorctl` is missing.
+LONGEST_SOCKET_PATH = 90
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command that always runs, under a name."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+class Supervisor:
+    """supervisord and its programs, everything they write in `directory`, run in the directory `home`."""
+
+    def __init__(self, directory: Path, home: Path, programs: list[Program], environment: Mapping[str, str]) -> None:
+        self.directory = directory.resolve()
+        self.programs = programs
+        self._home = home
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether supervisord itself runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start supervisord and its programs, once what an earlier run left behind is gone. Does not wait for them."""
+        end_all(self.directory, how=signal.SIGTERM)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        configuration = self.directory / "supervisord.conf"
+        configuration.write_text(self._configuration())
+        self._process = start_owned(
+            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", configuration],
+            self.directory,
+            log=self.directory / "supervisord.output",
+            environment=self._environment,
+        )
+
+    def stop(self) -> None:
+        """Stop the programs (they finish what they hold) and supervisord; nothing of them is left running."""
+        if self._process is not None:
+            end(self._process.pid, self.directory, patience=GRACE + 10)
+        end_all(self.directory, how=signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(10)
+
+    def log(self, name: str) -> Path:
+        """What a program printed."""
+        return self.directory / f"{name}.log"
+
+    def last_words(self) -> str:
+        """The end of every program's log, for a person who wonders why it does not work."""
+        return "\n".join(f"{self.log(program.name)}:\n{tail(self.log(program.name), 6)}" for program in self.programs)
+
+    def _configuration(self) -> str:
+        sections = [self._supervisord(), *map(self._program, self.programs)]
+        socket = self.directory / "supervisor.sock"
+        if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+            sections.append(
+                f"[unix_http_server]\nfile = {_plain(socket)}\nchmod = 0700\n\n"
+                "[rpcinterface:supervisor]\n"
+                "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n\n"
+                f"[supervisorctl]\nserverurl = unix://{_plain(socket)}\n"
+            )
+        return "\n".join(sections)
+
+    def _supervisord(self) -> str:
+        return (
+            "[supervisord]\n"
+            f"directory = {_plain(self._home)}\n"
+            f"logfile = {_plain(self.directory / 'supervisord.log')}\n"
+            f"pidfile = {_plain(self.directory / 'supervisord.pid')}\n"
+            f"childlogdir = {_plain(self.directory)}\n" + ("user = root\n" if os.geteuid() == 0 else "")
+            # It wants to be told that running as root is meant.
+        )
+
+    def _program(self, program: Program) -> str:
+        command = shlex.join([*parent_death_guard(signal.SIGTERM), *program.command])
+        return (
+            f"[program:{program.name}]\n"
+            f"command = {_plain(command)}\n"
+            "autorestart = true\n"
+            # It never gives up; the pause between two attempts grows by a second each time.
+            "startretries = 1000000000\n"
+            f"stopwaitsecs = {GRACE}\n"
+            "killasgroup = true\n"
+            "redirect_stderr = true\n"
+            f"stdout_logfile = {_plain(self.log(program.name))}\n"
+            "stdout_logfile_maxbytes = 10MB\n"
+            "stdout_logfile_backups = 1\n"
+        )
+
+
+def _plain(value: object) -> str:
+    """A value in which supervisor looks for no variable."""
+    return str(value).replace("%", "%%")
