@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from django import template
+from django.conf import settings
 from django.contrib.staticfiles.storage import staticfiles_storage
 from django.http import HttpRequest
 from django.template.context import Context
@@ -38,3 +39,9 @@ def cart_count(context: Context) -> int:
     """Return how many pieces are in the cart; 0 on pages that are made without a request."""
     request: HttpRequest | None = context.get("request")
     return len(Cart(request.session)) if request and hasattr(request, "session") else 0
+
+
+@register.simple_tag
+def preview_exists() -> bool:
+    """Return whether the text-message preview can be opened."""
+    return bool(settings.DEBUG)
