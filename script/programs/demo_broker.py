@@ -61,7 +61,7 @@ def _composed_broker() -> Iterator[None]:
         raise ServiceError(f"docker compose could not start RabbitMQ: {started.stderr.strip()}")
     try:
         address = _docker("compose", "port", "rabbitmq", "5672").stdout.strip().replace("0.0.0.0", "127.0.0.1")  # noqa: S104
-        os.environ["AMQP_URL"] = f"amqp://guest:guest@{address}/%2F"
+        os.environ["AMQP_URL"] = f"amqp://warren:warren@{address}/%2F"
         yield
     finally:
         _docker("compose", "stop", "rabbitmq", timeout=60)

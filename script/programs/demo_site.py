@@ -1,5 +1,6 @@
 """The demo's database made ready, and the question whether an order can be placed."""
 
+import io
 import os
 import secrets
 import time
@@ -26,7 +27,8 @@ def prepare_site() -> str | None:
         django.setup()
         call_command("migrate", verbosity=0, interactive=False)
         password = None if _has_administrator() else secrets.token_urlsafe(12)
-        call_command("seed_demo", *([f"--admin-password={password}"] if password else []), verbosity=0)
+        options = [f"--admin-password={password}"] if password else []
+        call_command("seed_demo", *options, stdout=io.StringIO())
         connections.close_all()
     except DatabaseError as error:
         raise ServiceError(f"the database cannot be used. {_one_line(error)} (DATABASE_URL)") from error

@@ -82,13 +82,15 @@ class Supervisor:
         return "\n".join(sections)
 
     def _supervisord(self) -> str:
+        # It wants to be told that running as root is meant.
+        user = "user = root\n" if os.geteuid() == 0 else ""
         return (
-            "[supervisord]\n"
+            f"[supervisord]\n{user}"
+            "silent = true\n"
             f"directory = {_plain(self._home)}\n"
             f"logfile = {_plain(self.directory / 'supervisord.log')}\n"
             f"pidfile = {_plain(self.directory / 'supervisord.pid')}\n"
-            f"childlogdir = {_plain(self.directory)}\n" + ("user = root\n" if os.geteuid() == 0 else "")
-            # It wants to be told that running as root is meant.
+            f"childlogdir = {_plain(self.directory)}\n"
         )
 
     def _program(self, program: Program) -> str:

@@ -1,0 +1,98 @@
+"""compose.yaml, Procfile, Dockerfile and .env.example name only what exists in the project."""
+
+import ast
+import re
+import shlex
+from importlib import import_module
+
+import pytest
+import yaml
+from django.core.management import get_commands, load_command_class
+
+from script.programs.demo import programs
+from tests.support.environment import ROOT
+
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+PROCFILE = dict(re.findall(r"^(\w+): (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
+DEMO = {program.name: shlex.join(program.command) for program in programs(8000)}
+DOCUMENTED = set(re.findall(r"^#?([A-Z][A-Z_]*)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+READ_BY_SCRIPTS = {"WARREN_PORT"}
+
+
+def single_commands():
+    for where, commands in (
+        ("compose", {n: s["command"] for n, s in OURS.items()}),
+        ("Procfile", PROCFILE),
+        ("demo", DEMO),
+    ):
+        for name, line in commands.items():
+            inner = re.fullmatch(r'sh -c "(.*)"', line)
+            for part in (inner[1] if inner else line).split(" && "):
+                yield pytest.param(shlex.split(part), id=f"{where}-{name}")
+
+
+@pytest.mark.parametrize("command", list(single_commands()))
+def test_every_command_exists_and_understands_its_arguments(command):
+    program = command[0].rpartition("/")[2]
+    if "manage.py" in command:
+        name, *arguments = command[command.index("manage.py") + 1 :]
+        assert name in get_commands()
+        load_command_class(get_commands()[name], name).create_parser("manage.py", name).parse_args(arguments)
+    elif program == "gunicorn":
+        assert callable(import_module(command[1]).application)
+    else:
+        assert program == "celery"
+        assert command[1:3] == ["-A", "project"]
+        assert import_module("project.celery").app
+
+
+def test_every_variable_of_our_services_is_documented():
+    for service in OURS.values():
+        assert set(service["environment"]) <= DOCUMENTED
+
+
+def test_what_a_service_waits_for_exists_and_can_be_waited_for():
+    for service in SERVICES.values():
+        for name, how in service.get("depends_on", {}).items():
+            condition = how["condition"]
+            assert condition != "service_healthy" or "healthcheck" in SERVICES[name]
+            assert condition != "service_completed_successfully" or SERVICES[name]["restart"] == "no"
+
+
+def test_compose_runs_each_part_and_opens_ports_on_loopback_only():
+    assert {"rabbitmq", "postgres", "web", "relay", "consumer", "rpc", "celery"} <= set(SERVICES)
+    for service in SERVICES.values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        mounted = {volume.partition(":")[0] for volume in service.get("volumes", [])}
+        assert mounted <= set(COMPOSE["volumes"])
+
+
+def test_files_that_compose_and_the_dockerfile_name_exist():
+    copied = re.findall(r"^COPY (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    required = [entry for entry in COMPOSE["x-warren"]["env_file"] if isinstance(entry, str)]
+    for name in [*copied, *required]:
+        assert (ROOT / name).exists()
+
+
+def read_by_settings():
+    """The names given to `env.str(…)` and its kind, and to functions of the settings that call these."""
+    tree = ast.parse((ROOT / "project/settings.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    readers = {function.name for function in functions if "env." in ast.unparse(function)}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
+        reads = ast.unparse(call.func).startswith("env.") or ast.unparse(call.func) in readers
+        name = call.args[0]
+        if reads and isinstance(name, ast.Constant):
+            yield name.value
+
+
+def test_env_example_documents_exactly_what_is_read():
+    assert {*read_by_settings(), *READ_BY_SCRIPTS} == DOCUMENTED
+
+
+def test_only_the_settings_read_the_environment():
+    for app in ("messaging", "orders"):
+        for path in (ROOT / app).rglob("*.py"):
+            assert "os.environ" not in path.read_text(), path
