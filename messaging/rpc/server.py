@@ -33,9 +33,8 @@ log = structlog.get_logger(__name__)
 TICK = 0.1
 #: Seconds before a request queue that was lost is opened again.
 REOPEN_PAUSE = 1.0
-#: Headers of a dead-lettered request: why, and which queue it came by.
-REASON_HEADER = "x-dead-reason"
-QUEUE_HEADER = "x-dead-queue"
+#: Where and why a message died, in the form the broker writes (https://www.rabbitmq.com/docs/dlx#effects).
+DEATH_HEADER = "x-death"
 
 
 @dataclass(slots=True)
@@ -171,14 +170,11 @@ class RpcServer:
             return True
 
     def _serve(self, procedure: Procedure, requests: RequestQueue, request: Request) -> None:
-        message = request.arrival.message
         ending = Ending.FAILED
         try:
             # A procedure reads outside transactions; a connection that broke, or is too old, is replaced in between.
             close_old_connections()
-            with structlog.contextvars.bound_contextvars(
-                procedure=procedure.name, correlation_id=message.correlation_id, request_id=message.request_id or None
-            ):
+            with structlog.contextvars.bound_contextvars(**_context(procedure, request.arrival.message)):
                 ending = _serve(procedure, requests, request)
         except Exception:
             # A fault of our own: nobody can be answered, and a repeat would end the same way.
@@ -188,6 +184,11 @@ class RpcServer:
             with self._counting:
                 self._busy -= 1
                 self.endings[ending] += 1
+
+
+def _context(procedure: Procedure, request: Message) -> dict[str, str]:
+    context = {"procedure": procedure.name, "correlation_id": request.correlation_id}
+    return {**context, "request_id": request.request_id} if request.request_id else context
 
 
 def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> Ending:
@@ -227,5 +228,6 @@ def _reply(result: Answer, request: Message) -> Message:
 
 def _dead_letter(request: Request, reason: str) -> Message:
     # Without its expiration: it is kept until somebody has looked.
-    headers = {**request.arrival.message.headers, REASON_HEADER: reason, QUEUE_HEADER: request.arrival.queue}
+    death = {"queue": request.arrival.queue, "reason": reason, "exchange": request.arrival.exchange, "count": 1}
+    headers = {**request.arrival.message.headers, DEATH_HEADER: [death]}
     return replace(request.arrival.message, headers=headers, expiration="", persistent=True)

@@ -1,0 +1,231 @@
+"""A call is answered, or fails in the way that says what is known: RPC over a real broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pika
+import pytest
+import structlog
+from django.db import connection
+
+from messaging import rpc
+from messaging.models import OutboxMessage
+from messaging.rpc import client, procedure, procedures
+from messaging.rpc.answering import Ending
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.rpc import RunningServer, got, raw_channel
+from tests.support.waiting import eventually
+
+#: Seconds; a call that is answered never takes them.
+LONG = 30
+
+
+@pytest.fixture(autouse=True)
+def _procedures(vhost: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(procedures, "_registry", {})
+
+    @procedure("double")
+    def double(number: int) -> int:
+        return 2 * number
+
+    @procedure("refuse")
+    def refuse(why: str) -> None:
+        raise LookupError(why)
+
+    @procedure("request_id")
+    def request_id() -> Any:
+        return structlog.contextvars.get_contextvars().get("request_id")
+
+    yield
+    client.close()
+
+
+@pytest.fixture
+def server() -> Iterator[RunningServer]:
+    running = RunningServer()
+    yield running
+    running.stop()
+
+
+def test_a_call_is_answered(server: RunningServer) -> None:
+    assert rpc.call("double", {"number": 21}, timeout=LONG) == 42
+
+
+def test_a_bare_value_is_the_one_argument(server: RunningServer) -> None:
+    assert rpc.call("double", 30, timeout=LONG) == 60
+
+
+def test_the_procedures_error_reaches_the_caller(server: RunningServer) -> None:
+    with pytest.raises(rpc.RemoteError) as caught:
+        rpc.call("refuse", {"why": "not today"}, timeout=LONG)
+
+    assert (caught.value.type, caught.value.message) == ("LookupError", "not today")
+
+
+def test_bad_arguments_are_an_error_and_the_next_call_is_answered(server: RunningServer) -> None:
+    with pytest.raises(rpc.RemoteError, match="BadArguments: number"):
+        rpc.call("double", {"number": "many"}, timeout=LONG)
+
+    assert rpc.call("double", 1, timeout=LONG) == 2
+
+
+def test_the_request_id_of_the_web_request_goes_along(server: RunningServer) -> None:
+    with structlog.contextvars.bound_contextvars(request_id="web-7"):
+        assert rpc.call("request_id", timeout=LONG) == "web-7"
+
+    assert rpc.call("request_id", timeout=LONG) is None
+
+
+def test_without_a_server_the_call_fails_at_once() -> None:
+    with pytest.raises(rpc.NoServer):
+        rpc.call("double", 1, timeout=LONG)
+
+
+def test_once_the_last_server_has_stopped_calls_fail_at_once(server: RunningServer) -> None:
+    assert rpc.call("double", 1, timeout=LONG) == 2
+    server.stop()
+
+    with pytest.raises(rpc.NoServer):
+        rpc.call("double", 1, timeout=LONG)
+
+
+def test_a_silent_server_is_a_timeout_and_the_request_expires() -> None:
+    with raw_channel() as channel:
+        channel.queue_declare("silent", durable=True)
+        with pytest.raises(rpc.RpcTimeout):
+            rpc.call("double", 1, timeout=0.3, queue="silent")
+
+        eventually(lambda: channel.queue_declare("silent", passive=True).method.message_count == 0)
+
+
+def test_five_threads_on_one_connection_each_get_their_own_answer(
+    server: RunningServer, broker: RabbitMQNode, vhost: str
+) -> None:
+    together = threading.Barrier(5)
+
+    def doubled(thread: int) -> list[int]:
+        together.wait()
+        return [rpc.call("double", thread * 100 + number, timeout=LONG) for number in range(20)]
+
+    with ThreadPoolExecutor(5) as threads:
+        answers = list(threads.map(doubled, range(5)))
+
+    assert answers == [[2 * (thread * 100 + number) for number in range(20)] for thread in range(5)]
+    assert len(reply_queues(broker, vhost)) == 1
+    assert server.stop().endings == {Ending.HANDLED: 100}
+
+
+def test_late_repeated_and_foreign_replies_are_ignored() -> None:
+    with raw_channel() as channel:
+        channel.queue_declare("odd", durable=True)
+        with pytest.raises(rpc.RpcTimeout):
+            rpc.call("odd", 1, timeout=0.2, queue="odd")
+        with ThreadPoolExecutor(1) as threads:
+            calling = threads.submit(rpc.call, "odd", 2, timeout=LONG, queue="odd")
+            _, request, _ = eventually(lambda: got(channel, "odd"))
+
+            def reply(correlation_id: str | None, body: bytes) -> None:
+                properties = pika.BasicProperties(correlation_id=correlation_id)
+                channel.basic_publish("", request.reply_to, body, properties)
+
+            reply("somebody else's", b"1")
+            reply(None, b"2")
+            reply(request.correlation_id, b"3")
+            reply(request.correlation_id, b"4")
+
+            assert calling.result(LONG) == 3
+    ours = client._client()
+    eventually(lambda: ours.ignored_replies == 3)
+
+
+def test_a_reply_that_is_not_json_is_said_at_once() -> None:
+    with raw_channel() as channel, ThreadPoolExecutor(1) as threads:
+        channel.queue_declare("odd", durable=True)
+        calling = threads.submit(rpc.call, "odd", 2, timeout=LONG, queue="odd")
+        _, request, _ = eventually(lambda: got(channel, "odd"))
+        channel.basic_publish(
+            "", request.reply_to, b"<html>", pika.BasicProperties(correlation_id=request.correlation_id)
+        )
+
+        with pytest.raises(rpc.BadReply):
+            calling.result(LONG)
+
+
+def test_a_forked_child_makes_a_connection_of_its_own(server: RunningServer) -> None:
+    assert rpc.call("double", 1, timeout=LONG) == 2
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, json.dumps(rpc.call("double", 2, timeout=10)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+
+    assert os.read(reading, 100) == b"4"
+    assert rpc.call("double", 3, timeout=LONG) == 6
+    os.close(reading)
+
+
+def test_a_deleted_request_queue_is_declared_again(server: RunningServer) -> None:
+    with raw_channel() as channel:
+        channel.queue_delete("rpc.double")
+
+    eventually(lambda: answered("double", 1) == 2)
+
+
+def test_a_deleted_reply_queue_costs_one_call_at_most(server: RunningServer, broker: RabbitMQNode, vhost: str) -> None:
+    assert rpc.call("double", 1, timeout=LONG) == 2
+    with raw_channel() as channel, ThreadPoolExecutor(1) as threads:
+        channel.queue_declare("odd", durable=True)
+        calling = threads.submit(rpc.call, "odd", 2, timeout=LONG, queue="odd")
+        eventually(lambda: got(channel, "odd"))
+        broker.ctl("delete_queue", "--vhost", name_of(vhost), *reply_queues(broker, vhost))
+
+        with pytest.raises(rpc.NoBroker):
+            calling.result(LONG)
+
+    assert rpc.call("double", 4, timeout=LONG) == 8
+
+
+def test_a_database_connection_that_broke_is_replaced(transactional_db: None) -> None:
+    @procedure("look")
+    def look(*, then_break: bool) -> bool:
+        found = OutboxMessage.objects.exists()
+        if then_break:
+            connection.connection.close()
+        return found
+
+    server = RunningServer(concurrency=1)
+    assert rpc.call("look", {"then_break": True}, timeout=LONG) is False
+    eventually(lambda: answered("look", {"then_break": False}) is False)
+    server.stop()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e12])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        rpc.call("double", 1, timeout=timeout)
+
+
+def name_of(vhost: str) -> str:
+    return vhost.rpartition("/")[2]
+
+
+def reply_queues(broker: RabbitMQNode, vhost: str) -> list[str]:
+    queues = broker.ctl("list_queues", "--vhost", name_of(vhost), "--no-table-headers", "name").split()
+    return [name for name in queues if name.startswith(procedures.REPLY_QUEUE_PREFIX)]
+
+
+def answered(name: str, payload: Any) -> Any:
+    try:
+        return rpc.call(name, payload, timeout=5)
+    except rpc.RpcError as error:
+        return error

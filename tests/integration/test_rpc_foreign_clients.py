@@ -1,0 +1,163 @@
+"""Any AMQP client can call a procedure, and none can make a server write where it must not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+
+from messaging import topology
+from messaging.rpc import procedure, procedures, wire
+from messaging.rpc.answering import Ending
+from tests.support.rpc import RunningServer, got, raw_channel, raw_request
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the procedure `double` was called with."""
+    monkeypatch.setattr(procedures, "_registry", {})
+    seen: list[int] = []
+
+    @procedure("double")
+    def double(number: int) -> int:
+        seen.append(number)
+        if number < 0:
+            raise ValueError("below zero")
+        return 2 * number
+
+    return seen
+
+
+@pytest.fixture
+def server(vhost: str, calls: list[int]) -> Iterator[RunningServer]:
+    running = RunningServer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def channel(server: RunningServer) -> Iterator[BlockingChannel]:
+    with raw_channel() as opened:
+        yield opened
+
+
+def test_plain_json_gets_a_plain_reply_with_its_correlation_id(channel: BlockingChannel) -> None:
+    properties, result = raw_request(channel, "rpc.double", b"30", correlation_id="a-1")
+
+    assert result == 60
+    assert properties.correlation_id == "a-1"
+    assert properties.content_type == "application/json"
+
+
+@pytest.mark.parametrize("correlation_id", [None, "", "日本", "a\x00b", b"\xff\xfe"])
+def test_any_correlation_id_comes_back_unchanged(channel: BlockingChannel, correlation_id: str | bytes | None) -> None:
+    properties, result = raw_request(channel, "rpc.double", b"1", correlation_id=correlation_id)
+
+    assert (result, properties.correlation_id) == (2, correlation_id)
+
+
+def test_an_error_is_plain_json_too(channel: BlockingChannel) -> None:
+    _, result = raw_request(channel, "rpc.double", b'{"number": -1}')
+
+    assert result == {"error": {"type": "ValueError", "message": "below zero"}}
+
+
+@pytest.mark.parametrize("body", [b"", b"abc", b"\xff\x00", b"[" * 5000])
+def test_a_bad_body_is_answered_and_the_next_request_too(channel: BlockingChannel, body: bytes) -> None:
+    assert raw_request(channel, "rpc.double", body)[1]["error"]["type"] == "BadRequest"
+    assert raw_request(channel, "rpc.double", b"2")[1] == 4
+
+
+def test_direct_reply_to_is_answered(channel: BlockingChannel) -> None:
+    replies: list[bytes] = []
+    channel.basic_consume("amq.rabbitmq.reply-to", lambda *arrived: replies.append(arrived[3]), auto_ack=True)
+    channel.basic_publish("", "rpc.double", b"4", pika.BasicProperties(reply_to="amq.rabbitmq.reply-to"))
+
+    channel.connection.process_data_events(0)
+    eventually(lambda: channel.connection.process_data_events(0) or replies)
+    assert replies == [b"8"]
+
+
+def test_a_request_without_reply_to_is_dead_and_never_run(
+    channel: BlockingChannel, calls: list[int], server: RunningServer
+) -> None:
+    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(correlation_id="x", expiration="60000"))
+
+    _, properties, body = eventually(lambda: got(channel, topology.dead_letter_queue()))
+    assert body == b"5"
+    assert properties.headers["x-death"][0]["queue"] == "rpc.double"
+    assert "no reply_to" in properties.headers["x-death"][0]["reason"]
+    assert properties.expiration is None
+    assert raw_request(channel, "rpc.double", b"6")[1] == 12
+    assert calls == [6]
+    assert server.stop().endings == {Ending.UNANSWERABLE: 1, Ending.HANDLED: 1}
+
+
+@pytest.mark.parametrize("victim", ["orders.sms", "rpc.double"])
+def test_a_forged_reply_to_reaches_no_queue_of_ours(channel: BlockingChannel, calls: list[int], victim: str) -> None:
+    if victim != "rpc.double":
+        channel.queue_declare(victim, durable=True)
+    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to=victim))
+
+    assert eventually(lambda: got(channel, topology.dead_letter_queue()))[2] == b"5"
+    assert channel.queue_declare(victim, passive=True).method.message_count == 0
+    assert calls == []
+
+
+def test_a_requester_that_is_gone_costs_nothing(channel: BlockingChannel, server: RunningServer) -> None:
+    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to="gone"))
+
+    assert raw_request(channel, "rpc.double", b"6")[1] == 12
+    assert channel.queue_declare("rpc.double", passive=True).method.message_count == 0
+    assert server.stop().endings == {Ending.HANDLED: 2}
+
+
+def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int], server: RunningServer) -> None:
+    headers = {wire.DEADLINE_HEADER: wire.now_ms() - 1}
+    reply_to = channel.queue_declare("", exclusive=True).method.queue
+    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to=reply_to, headers=headers))
+
+    assert raw_request(channel, "rpc.double", b"6", reply_to=reply_to)[1] == 12
+    assert calls == [6]
+    assert server.stop().endings == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
+
+
+def test_a_redelivered_request_past_its_deadline_is_skipped(vhost: str, calls: list[int]) -> None:
+    with raw_channel() as dying, raw_channel() as channel:
+        # Another server takes the request, and dies with it after the deadline.
+        dying.queue_declare("rpc.double", durable=True, auto_delete=True, arguments={"x-queue-type": "classic"})
+        dying.basic_consume("rpc.double", lambda *arrived: None)
+        deadline = wire.now_ms() + 200
+        properties = pika.BasicProperties(reply_to="amq.gen-x", headers={wire.DEADLINE_HEADER: deadline})
+        channel.basic_publish("", "rpc.double", b"5", properties)
+        eventually(lambda: channel.queue_declare("rpc.double", passive=True).method.message_count == 0)
+        server = RunningServer()
+        eventually(lambda: wire.now_ms() > deadline)
+        dying.connection.close()
+
+        assert raw_request(channel, "rpc.double", b"6")[1] == 12
+    assert calls == [6]
+    assert server.stop().endings == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
+
+
+def test_what_has_arrived_is_answered_before_the_server_stops(
+    vhost: str, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @procedure("slow")
+    def slow(number: int) -> int:
+        time.sleep(0.2)
+        return number
+
+    server = RunningServer(concurrency=1, prefetch=5)
+    with raw_channel() as channel:
+        reply_to = channel.queue_declare("", exclusive=True).method.queue
+        for number in range(3):
+            channel.basic_publish("", "rpc.slow", str(number).encode(), pika.BasicProperties(reply_to=reply_to))
+        assert eventually(lambda: got(channel, reply_to))[2] == b"0"
+
+        assert server.stop().endings == {Ending.HANDLED: 3}
+        assert [eventually(lambda: got(channel, reply_to))[2] for _ in range(2)] == [b"1", b"2"]

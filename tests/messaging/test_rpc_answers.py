@@ -1,0 +1,150 @@
+"""Whatever a request holds, it gets an answer; and nothing is ever written to a queue of ours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from pydantic_core import from_json
+
+from messaging.broker.request_queue import Request
+from messaging.broker.subscription import Arrival
+from messaging.message import Message
+from messaging.rpc import RemoteError, procedure, procedures, wire
+from messaging.rpc.answering import Answer, answer, seconds_late, why_unanswerable
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def ask(function: Callable[..., Any], body: bytes, **properties: Any) -> Answer:
+    procedure("asked", queue="asked")(function)
+    return answer(procedures.get("asked"), Message(body=body, **properties))
+
+
+def error_of(found: Answer) -> tuple[str, str]:
+    with pytest.raises(RemoteError) as caught:
+        wire.result_of(Message(body=found.body, headers={wire.STATUS_HEADER: wire.ERROR}))
+    assert caught.value.type == found.error
+    return caught.value.type, caught.value.message
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procedures, "_registry", {})
+
+
+def test_a_result_is_json() -> None:
+    found = ask(lambda: {"amount": Decimal("8.50"), "nothing": float("nan")}, b"{}")
+
+    assert from_json(found.body) == {"amount": "8.50", "nothing": None}
+
+
+def test_a_bare_value_is_an_argument() -> None:
+    assert ask(double, b" 30 ").body == b"60"
+
+
+@pytest.mark.parametrize("body", [b"", b"abc", b"\xff\xfe", b"[" * 100_000, b'{"number": NaN}', b"{", b"\x00"])
+def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
+    assert error_of(ask(double, body))[0] == "BadRequest"
+
+
+def test_a_compressed_request_is_a_bad_request() -> None:
+    assert error_of(ask(double, b"1", content_encoding="gzip"))[0] == "BadRequest"
+
+
+def test_bad_arguments_are_named_and_their_values_kept_private() -> None:
+    assert error_of(ask(double, b'{"number": "13800138000x"}')) == (
+        "BadArguments",
+        "number: Input should be a valid integer, unable to parse string as an integer",
+    )
+
+
+def test_an_oversized_request_is_refused_unread(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
+
+    assert error_of(ask(double, b" " * 1024 + b"1"))[0] == "TooLarge"
+
+
+def test_an_oversized_result_is_an_error(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
+
+    assert error_of(ask(lambda: "x" * 2000, b"{}"))[0] == "TooLarge"
+
+
+def test_a_result_without_a_json_form_is_an_error() -> None:
+    assert error_of(ask(lambda: object(), b"{}"))[0] == "BadResult"
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (ValueError("no such country"), "no such country"),
+        (SystemExit(3), "3"),
+        (KeyError(), "KeyError()"),
+        (Unspeakable(), "Unspeakable()"),
+        (RuntimeError("\ud800"), "?"),
+    ],
+)
+def test_what_a_procedure_raises_is_its_answer(raised: BaseException, message: str) -> None:
+    def fail() -> None:
+        raise raised
+
+    assert error_of(ask(fail, b"{}")) == (type(raised).__name__, message)
+
+
+def test_a_result_that_looks_like_an_error_is_a_result() -> None:
+    body = wire.encode_error("ValueError", "not at all")
+
+    assert wire.result_of(Message(body=body, headers={wire.STATUS_HEADER: wire.OK})) == from_json(body)
+
+
+def test_a_reply_without_our_headers_is_a_result() -> None:
+    assert wire.result_of(Message(body=b"832040")) == 832040
+
+
+@pytest.mark.parametrize(
+    "reply_to",
+    ["", "orders.sms", "warren.dead_letters", "warren.celery", "rpc.shipping.quote", "rpc.of.another.server", "asked"],
+)
+def test_nothing_is_sent_to_a_queue_of_ours(reply_to: str) -> None:
+    procedure("asked", queue="asked")(double)
+
+    assert why_unanswerable(reply_to)
+
+
+@pytest.mark.parametrize("reply_to", ["rpc.reply.1", "amq.gen-xyz", "amq.rabbitmq.reply-to.g1", "my-answers"])
+def test_a_queue_of_replies_is_sent_to(reply_to: str) -> None:
+    assert why_unanswerable(reply_to) == ""
+
+
+def arrived(seconds_ago: float, **properties: Any) -> Request:
+    message = Message(body=b"", **properties)
+    arrival = Arrival(
+        queue="asked", message=message, tag=1, channel=1, redelivered=False, exchange="", routing_key="asked"
+    )
+    return Request(arrival, None, time.monotonic() - seconds_ago)
+
+
+def test_a_request_past_its_deadline_is_late() -> None:
+    assert seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: wire.now_ms() - 1000}))
+    assert not seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: wire.now_ms() + 60_000}))
+
+
+def test_without_our_header_the_expiration_counts_from_its_arrival() -> None:
+    assert seconds_late(arrived(2, expiration="1000"))
+    assert not seconds_late(arrived(0, expiration="60000"))
+
+
+def test_without_either_a_request_is_never_late() -> None:
+    assert seconds_late(arrived(3600)) is None
+    assert seconds_late(arrived(3600, headers={wire.DEADLINE_HEADER: "soon"})) is None

@@ -1,0 +1,98 @@
+"""Procedures are declared once, and get arguments of the types they are annotated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import ValidationError
+
+from messaging.rpc import procedure, procedures
+from messaging.rpc.exceptions import UnknownProcedure
+from messaging.rpc.procedures import Procedure
+
+
+@pytest.fixture(autouse=True)
+def _only_what_the_test_declares(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(procedures, "_registry", {})
+    return
+
+
+@pytest.fixture
+def quote() -> Procedure:
+    @procedure("shipping.quote")
+    def shipping_quote(weight_grams: int, destination: str = "CN") -> str:
+        return f"{weight_grams} g to {destination}"
+
+    return procedures.get("shipping.quote")
+
+
+def test_its_requests_come_by_a_queue_of_its_name(quote: Procedure) -> None:
+    assert quote.queue == procedures.request_queue("shipping.quote") == "rpc.shipping.quote"
+
+
+def test_its_queue_can_be_named() -> None:
+    procedure("fib", queue="rpc_queue")(lambda: None)
+
+    assert procedures.get("fib").queue == procedures.request_queue("fib") == "rpc_queue"
+
+
+def test_an_object_holds_keyword_arguments(quote: Procedure) -> None:
+    assert quote.run(quote.bind({"weight_grams": 1200, "destination": "JP"})) == "1200 g to JP"
+
+
+def test_any_other_value_is_the_one_argument(quote: Procedure) -> None:
+    assert quote.run(quote.bind(30)) == "30 g to CN"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {},
+        {"weight_grams": "heavy"},
+        {"weight_grams": 1, "unknown": 2},
+        {"weight_grams": 1, "self": 2},
+        [1, 2],
+        None,
+        "x",
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_before_it_runs(quote: Procedure, payload: Any) -> None:
+    with pytest.raises(ValidationError):
+        quote.bind(payload)
+
+
+def test_an_error_of_its_own_is_not_taken_for_bad_arguments() -> None:
+    @procedure("broken")
+    def broken(number: int) -> int:
+        raise ValueError(number)
+
+    arguments = procedures.get("broken").bind(3)
+    with pytest.raises(ValueError, match="3"):
+        procedures.get("broken").run(arguments)
+
+
+def test_two_procedures_cannot_share_a_name_or_a_queue(quote: Procedure) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"shipping\.quote"):
+        procedure("shipping.quote")(lambda: None)
+    with pytest.raises(ImproperlyConfigured, match=r"rpc\.shipping\.quote"):
+        procedure("another", queue="rpc.shipping.quote")(lambda: None)
+
+
+@pytest.mark.parametrize("name", ["", ".quote", "a b", "x" * 201, "reply.quote"])
+def test_a_bad_name_is_refused(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        procedure(name)
+
+
+@pytest.mark.parametrize("queue", ["amq.mine", "rpc.reply.mine", "x" * 256])
+def test_a_bad_queue_is_refused(queue: str) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        procedure("quote", queue=queue)
+
+
+def test_an_unknown_name_is_answered_with_those_that_exist(quote: Procedure) -> None:
+    with pytest.raises(UnknownProcedure, match=r"'weather'.*shipping\.quote"):
+        procedures.named(["shipping.quote", "weather"])

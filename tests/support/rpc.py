@@ -1,0 +1,66 @@
+"""RPC for tests: a server on a thread of the test, and a client that knows nothing of ours."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pika
+from django.conf import settings
+from pika.adapters.blocking_connection import BlockingChannel
+
+from messaging.rpc import procedures
+from messaging.rpc.server import RpcServer, Summary
+from tests.support.waiting import eventually
+
+
+class RunningServer:
+    """An `RpcServer` of all registered procedures, running on a thread; `summary` is there once it was stopped."""
+
+    def __init__(self, **options: Any) -> None:
+        self._server = RpcServer(procedures.registered(), **options)
+        self._stop = threading.Event()
+        self._serving = threading.Event()
+        self.summary: Summary | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        if not self._serving.wait(20):
+            raise AssertionError("the RPC server did not begin to serve within 20 s")
+
+    def stop(self) -> Summary:
+        """Stop as the first signal does, and return what was done."""
+        self._stop.set()
+        self._thread.join(30)
+        assert self.summary is not None
+        return self.summary
+
+    def _run(self) -> None:
+        self.summary = self._server.run(self._stop.is_set, on_serving=self._serving.set)
+
+
+@contextmanager
+def raw_channel() -> Iterator[BlockingChannel]:
+    """A channel of plain pika to the test's broker."""
+    connection = pika.BlockingConnection(pika.URLParameters(settings.MESSAGING["AMQP_URLS"][0]))
+    try:
+        yield connection.channel()
+    finally:
+        if connection.is_open:
+            connection.close()
+
+
+def raw_request(channel: BlockingChannel, queue: str, body: bytes, **properties: Any) -> tuple[Any, Any]:
+    """Send `body` as any client would, and return the reply's properties and its decoded JSON."""
+    if "reply_to" not in properties:
+        properties["reply_to"] = channel.queue_declare("", exclusive=True).method.queue
+    channel.basic_publish("", queue, body, pika.BasicProperties(**properties))
+    answer = properties["reply_to"]
+    _, found, reply = eventually(lambda: got(channel, answer))
+    return found, json.loads(reply)
+
+
+def got(channel: BlockingChannel, queue: str) -> tuple[Any, Any, bytes] | None:
+    """Take the next message of `queue`: its method, properties and body; None where it is empty."""
+    method, properties, body = channel.basic_get(queue, auto_ack=True)
+    return None if method is None else (method, properties, body)
