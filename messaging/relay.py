@@ -204,7 +204,7 @@ class Relay:
             self._note(row, outcome)
 
     def _send(self, rows: Sequence[OutboxMessage]) -> list[Outcome]:
-        return self._publisher.publish([_publishing(row) for row in rows], self._settings.publish_timeout)
+        return self._publisher.publish([publishing_of(row) for row in rows], self._settings.publish_timeout)
 
     def _wait_until_ready(self) -> bool:
         with self._changed:
@@ -222,10 +222,7 @@ class Relay:
             self._declare_due = 0.0
         if outcome.fate is Fate.CONFIRMED:
             self.published += 1
-        log.info(
-            f"message.{outcome.fate.value}", message_id=row.message_id, type=row.type, subject=row.subject,
-            attempt=row.attempt, to=row.consumer or row.exchange, reason=outcome.reason or None,
-        )  # fmt: skip
+        _log_outcome(row, outcome)
         if not self._marks:
             self._marks_due = time.monotonic() + MARK_INTERVAL
         self._marks.append(_Mark(row, outcome, expected))
@@ -255,6 +252,15 @@ class Relay:
         except DatabaseError as error:
             # Nothing is lost: the leases end by themselves.
             log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
+
+
+def _log_outcome(row: OutboxMessage, outcome: Outcome) -> None:
+    about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt)
+    about = about.bind(to=row.consumer or row.exchange)
+    if outcome.fate is Fate.CONFIRMED:
+        about.info("message.published")
+    else:
+        about.warning(f"message.{outcome.fate.value}", reason=outcome.reason)
 
 
 def claim(limit: int, lease: float) -> list[OutboxMessage]:
@@ -338,7 +344,8 @@ def _expected_consumers(row: OutboxMessage) -> tuple[str, ...]:
     return tuple(each.name for each in consumers.registered() if each.wants(row.type))
 
 
-def _publishing(row: OutboxMessage) -> Publishing:
+def publishing_of(row: OutboxMessage) -> Publishing:
+    """Return what is published for a row: its body as stored, and its columns as properties and headers."""
     headers = dict(row.headers)
     headers[OUTBOX_ID_HEADER] = str(row.pk)
     headers[VERSION_HEADER] = row.version

@@ -200,7 +200,7 @@ class Connection:
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(connection, False))
         self._ioloop.call_later(STABLE_AFTER, lambda: self._stable(connection))
-        log.info("amqp.connected", role=self._role, after_error=self.last_error or None)
+        log.info("amqp.connected", role=self._role, **({"after": self.last_error} if self.last_error else {}))
         self.last_error = ""
         self._opened.set()
         if self._on_open:

@@ -1,0 +1,41 @@
+"""What a test does to the broker behind Warren's back, with a plain client."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote, urlsplit
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+
+from messaging.broker.properties import to_pika
+from messaging.models import OutboxMessage
+from messaging.relay import publishing_of
+from script.services.rabbitmq import RabbitMQNode
+
+
+@contextmanager
+def plain_channel(url: str) -> Iterator[BlockingChannel]:
+    """A channel in confirm mode of a blocking connection to `url`."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    try:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        yield channel
+    finally:
+        connection.close()
+
+
+def deliver(url: str, queue: str, row: OutboxMessage, *, copies: int = 1) -> None:
+    """Put the message of an outbox row into one queue, as the relay would, `copies` times."""
+    message = publishing_of(row).message
+    with plain_channel(url) as channel:
+        for _ in range(copies):
+            channel.basic_publish("", queue, message.body, to_pika(message), mandatory=True)
+
+
+def unacknowledged(node: RabbitMQNode, url: str, queue: str) -> int:
+    """How many messages of the queue are with consumers, as the broker last counted."""
+    vhost = unquote(urlsplit(url).path[1:])
+    lines = node.ctl("list_queues", "-q", "-p", vhost, "name", "messages_unacknowledged").splitlines()
+    counts = dict(line.split("\t") for line in lines if "\t" in line)
+    return int(counts[queue]) if counts.get(queue, "").isdigit() else 0

@@ -1,0 +1,82 @@
+"""A shopper without a browser: cookies, forms and redirects over real HTTP."""
+
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from http.cookiejar import CookieJar
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Page:
+    """What came back, after redirects."""
+
+    status: int
+    url: str
+    text: str
+
+    def hidden(self, name: str) -> str:
+        """The value of a hidden field."""
+        found = re.search(rf'name="{name}" value="([^"]*)"', self.text)
+        assert found, f"{self.url} ({self.status}) has no hidden field {name}: {self.text[:2000]}"
+        return found[1]
+
+
+class Shopper:
+    """One visitor of the shop at `url`."""
+
+    def __init__(self, url: str, *, timeout: float = 30) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+
+    def get(self, path: str) -> Page:
+        """Follow a link."""
+        return self._open(urllib.request.Request(urllib.parse.urljoin(self._url, path)))
+
+    def post(self, path: str, page: Page, **fields: str) -> Page:
+        """Send the form of `page` to `path`."""
+        body = urllib.parse.urlencode({"csrfmiddlewaretoken": page.hidden("csrfmiddlewaretoken"), **fields}).encode()
+        address = urllib.parse.urljoin(self._url, path)
+        return self._open(urllib.request.Request(address, body, headers={"Referer": address}))
+
+    def fill_cart(self, slug: str, quantity: int = 1) -> Page:
+        """Put a product into the cart and go to the checkout."""
+        self.post(f"/cart/add/{slug}/", self.get(f"/p/{slug}/"), quantity=str(quantity))
+        return self.get("/checkout/")
+
+    def place_order(self, checkout: Page, *, name: str = "Ann Shopper", phone: str = "13800138000") -> str:
+        """Press the button and return the number of the order whose page then opens."""
+        page = self.post(
+            "/checkout/",
+            checkout,
+            offer=checkout.hidden("offer"),
+            customer_name=name,
+            phone=phone,
+            destination="CN",
+            red_packet="",
+        )
+        found = re.search(r"/orders/([^/]+)/$", page.url)
+        assert found, f"no order: {page.status} {page.url} {page.text[:3000]}"
+        return found[1]
+
+    def buy(self, slug: str, quantity: int = 1) -> str:
+        """Buy, and return the order's number."""
+        return self.place_order(self.fill_cart(slug, quantity))
+
+    def timeline(self, number: str) -> Any:
+        """The order's timeline as its JSON says."""
+        return json.loads(self.get(f"/orders/{number}/timeline.json").text)
+
+    def _open(self, request: urllib.request.Request) -> Page:
+        answer: HTTPResponse | urllib.error.HTTPError
+        try:
+            answer = self._opener.open(request, timeout=self._timeout)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            return Page(answer.status or 0, answer.url, answer.read().decode())
