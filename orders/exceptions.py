@@ -11,8 +11,7 @@ class OutOfStock(Refused):
     """There are fewer pieces than asked for."""
 
     def __init__(self, product_name: str, left: int) -> None:
-        what = f"only {left} left" if left else "sold out"
-        super().__init__(f"{product_name} is {what}." if not left else f"{product_name}: {what}.")
+        super().__init__(f"{product_name}: only {left} left." if left else f"{product_name} is sold out.")
         self.left = left
 
 

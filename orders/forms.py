@@ -46,7 +46,8 @@ class QuantityField(forms.IntegerField):
 
     def to_python(self, value: Any) -> int | None:
         """Return the number. Raises ValidationError for anything but an optional sign and digits."""
-        text = normalized(str(value or ""))
+        text = str(value or "").strip()
+        # \d is every script's digits, the full-width ones too, and int() reads them; but not "²", which is no quantity.
         if text and not re.fullmatch(r"[+-]?\d{1,18}", text):
             raise ValidationError(self.error_messages["invalid"], code="invalid")
         number: int | None = super().to_python(text)
@@ -96,7 +97,7 @@ class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
 
     def to_python(self, value: Any) -> PhoneNumber | str:
         """Return the parsed number."""
-        return super().to_python(normalized(str(value or "")))
+        return super().to_python(str(value or ""))
 
     def validate(self, value: Any) -> None:
         """Raise ValidationError for numbers that cannot be texted."""

@@ -20,19 +20,19 @@ from orders.models import Document, Order, OrderLine, TextMessage
 
 class LineInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     model = OrderLine
-    fields = ["sku", "product_name", "unit_price", "quantity"]
+    fields = readonly_fields = ("sku", "product_name", "unit_price", "quantity")
     extra = 0
 
 
 class DocumentInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     model = Document
-    fields = ["kind", "number", "created_at"]
+    fields = readonly_fields = ("kind", "number", "created_at")
     extra = 0
 
 
 class TextMessageInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     model = TextMessage
-    fields = ["kind", "body", "created_at"]
+    fields = readonly_fields = ("kind", "body", "created_at")
     extra = 0
 
 

@@ -46,7 +46,6 @@ class Campaign(models.Model):
             models.CheckConstraint(
                 condition=Q(spent__gte=0, spent__lte=F("budget")),
                 name="campaign_within_budget",
-                violation_error_message="The budget cannot be less than what is already given away.",
             ),
             models.CheckConstraint(
                 condition=Q(min_amount__gt=0, min_amount__lte=F("max_amount")),

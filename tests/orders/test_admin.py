@@ -1,0 +1,124 @@
+"""The shop's side of the admin."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from messaging.models import OutboxMessage
+from orders.models import Campaign, Order, Product
+from orders.red_packets import grant_red_packet
+from orders.services import cancel_order
+from tests.orders.shop import text_of
+
+OrderOf = Callable[..., Order]
+
+
+def product_form(product: Product, **changes: Any) -> dict[str, Any]:
+    fields = ("name", "slug", "sku", "description", "picture", "price", "weight_grams")
+    return {field: getattr(product, field) for field in fields} | {"active": "on", "stock_change": ""} | changes
+
+
+def ship(client: Client, *orders: Order) -> Any:
+    data = {"action": "mark_as_shipped", "_selected_action": [order.pk for order in orders]}
+    return client.post("/admin/orders/order/", data, follow=True)
+
+
+@pytest.mark.parametrize("model", ["product", "order", "campaign", "redpacket", "textmessage"])
+def test_every_list_opens_and_can_be_searched(
+    admin_client: Client, order_of: OrderOf, tea: Product, campaign: Campaign, model: str
+) -> None:
+    grant_red_packet(order_of(tea).number)
+    assert admin_client.get(f"/admin/orders/{model}/").status_code == 200
+    assert admin_client.get(f"/admin/orders/{model}/?q=W-").status_code in {200, 302}
+
+
+def test_an_order_is_shown_read_only_with_its_lines_documents_and_messages(
+    admin_client: Client, order_of: OrderOf, tea: Product, campaign: Campaign
+) -> None:
+    order = order_of(tea)
+    packet = grant_red_packet(order.number)
+    page = text_of(admin_client.get(f"/admin/orders/order/{order.pk}/change/"))
+    assert packet
+    for text in ["Tea", order.documents.all()[0].number, packet.code]:
+        assert text in page
+    assert f"/admin/messaging/outboxmessage/?q={order.number}" in page
+    assert f"/admin/messaging/inboxmessage/?q={order.number}" in page
+    assert admin_client.post(f"/admin/orders/order/{order.pk}/change/", {"status": "shipped"}).status_code == 403
+    assert admin_client.post(f"/admin/orders/order/{order.pk}/delete/").status_code == 403
+
+
+def test_marking_as_shipped_ships_what_can_be_and_says_what_cannot(
+    admin_client: Client, order_of: OrderOf, tea: Product
+) -> None:
+    good, cancelled = order_of(tea), order_of(tea)
+    cancel_order(cancelled.number)
+    page = text_of(ship(admin_client, good, cancelled))
+    good.refresh_from_db()
+    assert good.status == "shipped"
+    assert "1 marked as shipped" in page
+    assert f"{cancelled.number}: This order was cancelled" in page
+    assert OutboxMessage.objects.filter(type="order.shipped").count() == 1
+
+
+def test_who_may_only_look_cannot_ship(client: Client, order_of: OrderOf, tea: Product) -> None:
+    viewer = User.objects.create_user("viewer", is_staff=True)
+    viewer.user_permissions.add(Permission.objects.get(codename="view_order"))
+    client.force_login(viewer)
+    order = order_of(tea)
+    assert "Mark as shipped" not in text_of(client.get("/admin/orders/order/"))
+    ship(client, order)
+    order.refresh_from_db()
+    assert order.status == "placed"
+
+
+def test_saving_a_product_keeps_the_stock_that_was_sold_meanwhile(
+    admin_client: Client, order_of: OrderOf, tea: Product
+) -> None:
+    url = f"/admin/orders/product/{tea.pk}/change/"
+    form = product_form(tea, price="40.00", stock_change="5", stock="10")
+    order_of(tea, quantity=3)
+    assert admin_client.post(url, form).status_code == 302
+    tea.refresh_from_db()
+    assert (tea.price, tea.stock) == (Decimal("40.00"), 12)
+
+
+def test_no_more_pieces_can_be_taken_than_are_left(admin_client: Client, tea: Product) -> None:
+    response = admin_client.post(f"/admin/orders/product/{tea.pk}/change/", product_form(tea, stock_change="-11"))
+    assert "Only 10 pieces are left" in text_of(response)
+    tea.refresh_from_db()
+    assert tea.stock == 10
+
+
+def test_a_product_is_added_with_its_first_stock(admin_client: Client, db: None) -> None:
+    form = {"name": "Ink", "slug": "ink", "sku": "INK", "price": "9.90", "stock": "7", "weight_grams": "50"}
+    assert admin_client.post("/admin/orders/product/add/", form | {"active": "on"}).status_code == 302
+    assert Product.objects.get().stock == 7
+
+
+def test_saving_a_campaign_keeps_what_was_spent_meanwhile(
+    admin_client: Client, order_of: OrderOf, tea: Product, campaign: Campaign
+) -> None:
+    packet = grant_red_packet(order_of(tea).number)
+    form = {
+        "name": "Renamed",
+        "budget": "100.00",
+        "min_amount": "1.00",
+        "max_amount": "8.88",
+        "starts_at_0": "2026-01-01",
+        "starts_at_1": "00:00:00",
+        "ends_at_0": "2036-01-01",
+        "ends_at_1": "00:00:00",
+        "valid_days": "30",
+        "active": "on",
+        "spent": "0",
+    }
+    assert admin_client.post(f"/admin/orders/campaign/{campaign.pk}/change/", form).status_code == 302
+    campaign.refresh_from_db()
+    assert packet
+    assert (campaign.name, campaign.spent) == ("Renamed", packet.amount)
+    response = admin_client.post(f"/admin/orders/campaign/{campaign.pk}/change/", form | {"budget": "0.50"})
+    assert "the budget cannot be less" in text_of(response)

@@ -1,0 +1,125 @@
+"""What people type, good and bad."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orders.forms import AddToCartForm, CartLineForm, CheckoutForm, FindOrderForm
+
+GOOD = {"customer_name": "Ann Shopper", "phone": "13800138000", "destination": "CN", "red_packet": ""}
+
+
+def checkout(**typed: str) -> CheckoutForm:
+    return CheckoutForm(GOOD | typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "stored"),
+    [
+        ("13800138000", "+8613800138000"),
+        ("138 0013-8000", "+8613800138000"),
+        ("（138）００１３８０００", "+8613800138000"),
+        ("１３８００１３８０００", "+8613800138000"),
+        ("+86 138 0013 8000", "+8613800138000"),
+        ("+1 650 253 0000", "+16502530000"),
+        ("＋１ ６５０ ２５３ ００００", "+16502530000"),
+        ("+886 912 345 678", "+886912345678"),
+        ("+852 9123 4567", "+85291234567"),
+    ],
+)
+def test_a_mobile_number_is_understood_however_it_is_written(typed: str, stored: str) -> None:
+    form = checkout(phone=typed)
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data["phone"].as_e164 == stored
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("", "Enter a mobile number"),
+        ("hello", "Enter a mobile number, such as"),
+        ("123", "Enter a mobile number, such as"),
+        ("1" * 200, "Enter a mobile number, such as"),
+        ("020 8888 8888", "not a mobile number"),
+        ("+852 2345 6789", "not a mobile number"),
+        ("+1 650 253 0000 ext. 5", "extension"),
+        ("138\x0000138000", "Null characters"),
+    ],
+)
+def test_a_number_that_cannot_be_texted_is_refused_with_the_reason(typed: str, said: str) -> None:
+    form = checkout(phone=typed)
+    assert not form.is_valid()
+    assert said in str(form.errors["phone"])
+
+
+@pytest.mark.parametrize("name", ["Ann", "张伟", "O'Brien-Smith", "José", "محمد", "می\u200cخواهم", "🐇 Rabbit"])
+def test_names_of_all_the_world_are_welcome(name: str) -> None:
+    assert checkout(customer_name=name).is_valid()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "   ", "a\x00b", "a\x07b", "abc\u202etxt", "a\u2066b", "line\nbreak", "\ufeffAnn x\ue000", "x" * 81]
+)
+def test_names_that_would_garble_a_label_are_refused(name: str) -> None:
+    assert "customer_name" in checkout(customer_name=name).errors
+
+
+@pytest.mark.parametrize("destination", ["", "XX", "cn", "CN\x00", "中国"])
+def test_a_country_we_do_not_send_to_is_refused(destination: str) -> None:
+    assert "destination" in checkout(destination=destination).errors
+
+
+@pytest.mark.parametrize(("typed", "quantity"), [("1", 1), (" 7 ", 7), ("９", 9), ("+2", 2), ("007", 7), ("٣", 3)])
+def test_a_quantity_is_understood_in_whatever_digits(typed: str, quantity: int) -> None:
+    form = AddToCartForm({"quantity": typed})
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data["quantity"] == quantity
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "0", "-1", "NaN", "1e9", "1.5", "1,000", "1_0", "inf", "²", "½", "9" * 5000, "100", "\x00", "0x1"]
+)
+def test_any_other_quantity_is_a_field_error_and_stays_in_the_field(typed: str) -> None:
+    form = AddToCartForm({"quantity": typed})
+    assert not form.is_valid()
+    assert form["quantity"].value() == typed
+
+
+def test_zero_takes_a_line_out_of_the_cart() -> None:
+    assert CartLineForm({"quantity": "０"}).is_valid()
+
+
+@pytest.mark.parametrize("typed", ["W-7K3M9Q", "w-7k3m9q", " W - 7K3M9Q ", "7K3M9Q", "W7K3M9Q", "Ｗ－７Ｋ３Ｍ９Ｑ"])
+def test_an_order_number_is_understood_as_people_copy_it(typed: str) -> None:
+    form = FindOrderForm({"number": typed, "last_four": "８０００"})
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data == {"number": "W-7K3M9Q", "last_four": "8000"}
+
+
+@pytest.mark.parametrize("typed", ["", "W-1", "W-7K3M9Q7", "W-7K3M9O", "\x00", "'; drop table"])
+def test_what_is_no_order_number_never_reaches_the_database(typed: str) -> None:
+    assert "number" in FindOrderForm({"number": typed, "last_four": "8000"}).errors
+
+
+anything = st.text(alphabet=st.characters(codec="utf-8"), max_size=200)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(GOOD, anything)))
+def test_no_text_breaks_the_checkout_form(typed: dict[str, str]) -> None:
+    form = CheckoutForm(typed)
+    form.is_valid()
+    str(form)
+
+
+@given(anything)
+def test_no_text_breaks_the_other_forms(typed: str) -> None:
+    forms: list[Any] = [
+        AddToCartForm({"quantity": typed}),
+        CartLineForm({"quantity": typed}),
+        FindOrderForm({"number": typed, "last_four": typed}),
+    ]
+    for form in forms:
+        form.is_valid()
+        str(form)

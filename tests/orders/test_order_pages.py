@@ -1,0 +1,259 @@
+"""An order's pages, and who may see them."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from orders.models import Campaign, LookupAttempt, Order, Product, TextMessage
+from orders.red_packets import grant_red_packet
+from orders.services import ship_order
+from orders.sms import send_text
+from tests.orders.shop import Buyer, text_of
+
+OrderOf = Callable[..., Order]
+PAGES = ["", "timeline/", "timeline.json", "print/", "cancel/"]
+
+
+def find(client: Client, number: str, last_four: str, **extra: Any) -> Any:
+    return client.post("/orders/find/", {"number": number, "last_four": last_four}, **extra)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_only_the_visitor_who_placed_an_order_sees_it(buyer: Buyer, tea: Product, page: str) -> None:
+    number = buyer.buy(tea)
+    assert buyer.client.get(f"/orders/{number}/{page}").status_code in {200, 286}
+    assert Client().get(f"/orders/{number}/{page}").status_code == 404
+    assert Client().post(f"/orders/{number}/cancel/").status_code == 404
+
+
+def test_an_account_sees_its_orders_from_every_browser(buyer: Buyer, tea: Product) -> None:
+    user = User.objects.create_user("ann", password="correct horse")
+    buyer.client.force_login(user)
+    number = buyer.buy(tea)
+    elsewhere = Client()
+    elsewhere.force_login(user)
+    assert elsewhere.get(f"/orders/{number}/").status_code == 200
+    assert number in text_of(elsewhere.get("/orders/"))
+    stranger = Client()
+    stranger.force_login(User.objects.create_user("bob"))
+    assert stranger.get(f"/orders/{number}/").status_code == 404
+    assert number not in text_of(stranger.get("/orders/"))
+
+
+def test_staff_look_at_orders_in_the_admin_not_here(buyer: Buyer, tea: Product, admin_client: Client) -> None:
+    assert admin_client.get(f"/orders/{buyer.buy(tea)}/").status_code == 404
+
+
+def test_a_guests_order_belongs_to_the_account_made_in_the_same_browser(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea)
+    form = {"username": "ann", "password1": "correct horse", "password2": "correct horse"}
+    buyer.client.post("/accounts/sign-up/", form)
+    buyer.client.post("/accounts/sign-out/")
+    assert buyer.client.get(f"/orders/{number}/").status_code == 404
+    buyer.client.post("/accounts/sign-in/", {"username": "ann", "password": "correct horse"})
+    assert number in text_of(buyer.client.get("/orders/"))
+
+
+def test_a_guest_finds_an_order_by_number_and_digits(order_of: OrderOf, tea: Product, client: Client) -> None:
+    order = order_of(tea)
+    response = find(client, order.number.lower(), "８０００")
+    assert response.url == f"/orders/{order.number}/"
+    assert client.get(response.url).status_code == 200
+    assert not LookupAttempt.objects.exists()
+
+
+@pytest.mark.parametrize("number", [None, "W-222222"])
+def test_a_wrong_guess_does_not_tell_whether_the_order_exists(
+    order_of: OrderOf, tea: Product, client: Client, number: str | None
+) -> None:
+    response = find(client, number or order_of(tea).number, "1111")
+    assert "No order has this number and these digits" in text_of(response)
+
+
+def test_guessing_the_digits_is_stopped_whatever_the_address_and_even_a_right_guess_then(
+    order_of: OrderOf, tea: Product
+) -> None:
+    number = order_of(tea).number
+    for guess in range(5):
+        assert find(Client(), number, f"000{guess}", REMOTE_ADDR=f"10.0.0.{guess}").status_code == 200
+    response = find(Client(), number, "8000", REMOTE_ADDR="10.0.0.99")
+    assert response.status_code == 429
+    assert "Too many tries" in text_of(response)
+
+
+def test_guessing_numbers_is_stopped_by_address(order_of: OrderOf, tea: Product, client: Client) -> None:
+    number = order_of(tea).number
+    for guess in range(20):
+        find(client, f"W-22222{'23456789ABCDEFGHJKMN'[guess]}", "0000")
+    assert find(client, number, "8000").status_code == 429
+    assert find(client, number, "8000", REMOTE_ADDR="10.0.0.1").status_code == 302
+
+
+def test_the_limit_forgets_after_a_while(order_of: OrderOf, tea: Product, client: Client) -> None:
+    number = order_of(tea).number
+    for _ in range(8):
+        find(client, number, "0000")
+    LookupAttempt.objects.update(created_at=timezone.now() - timedelta(minutes=16))
+    assert find(client, number, "8000").status_code == 302
+    assert not LookupAttempt.objects.exists()
+
+
+def test_behind_a_proxy_the_limit_counts_the_address_that_the_proxy_saw(
+    db: None, client: Client, settings: Any
+) -> None:
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    find(client, "W-222222", "0000", headers={"X-Forwarded-For": "6.6.6.6, 203.0.113.9"})
+    assert LookupAttempt.objects.filter(key="address:203.0.113.9").exists()
+
+
+@pytest.mark.parametrize("number", ["W-1", "W-7K3M9O", "%00", "w-7k3m9q", "../../etc", "W-7K3M9QQ"])
+def test_an_address_that_is_no_order_is_not_found(db: None, client: Client, number: str) -> None:
+    assert client.get(f"/orders/{number}/").status_code == 404
+
+
+def states(client: Client, number: str) -> dict[str, str]:
+    timeline = client.get(f"/orders/{number}/timeline.json").json()
+    return {event["name"]: event["state"] for event in timeline["events"]}
+
+
+def test_the_timeline_is_waiting_until_the_rest_arrives_and_then_stops_refreshing(
+    buyer: Buyer, tea: Product, campaign: Campaign
+) -> None:
+    number = buyer.buy(tea)
+    page = text_of(buyer.client.get(f"/orders/{number}/"))
+    assert "htmx" in page
+    assert f"/orders/{number}/timeline/?seen=done-done-waiting-waiting" in page
+    assert states(buyer.client, number) == {
+        "placed": "done",
+        "documents": "done",
+        "red_packet": "waiting",
+        "text_message": "waiting",
+    }
+    assert buyer.client.get(f"/orders/{number}/timeline/?seen=done-done-waiting-waiting").status_code == 204
+
+    packet = grant_red_packet(number)
+    send_text(Order.objects.get(), TextMessage.Kind.PLACED, message_id="id")
+
+    fragment = buyer.client.get(f"/orders/{number}/timeline/?seen=done-done-waiting-waiting")
+    assert fragment.status_code == 286
+    assert packet
+    assert packet.code in text_of(fragment)
+    assert "hx-get" not in text_of(fragment)
+    assert set(states(buyer.client, number).values()) == {"done"}
+    finished = buyer.client.get(f"/orders/{number}/timeline.json").json()
+    assert finished["finished"]
+    assert all(event["at"] for event in finished["events"])
+    assert "htmx" not in text_of(buyer.client.get(f"/orders/{number}/"))
+
+
+def test_what_is_late_is_said_to_be_delayed_and_safe(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea)
+    Order.objects.update(placed_at=timezone.now() - timedelta(minutes=2))
+    assert states(buyer.client, number)["text_message"] == "delayed"
+    assert "your order is safe" in text_of(buyer.client.get(f"/orders/{number}/"))
+
+
+def test_a_page_left_open_stops_asking_after_an_hour(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea)
+    Order.objects.update(placed_at=timezone.now() - timedelta(hours=2))
+    assert buyer.client.get(f"/orders/{number}/timeline/").status_code == 286
+
+
+def test_no_red_packet_this_time_is_an_answer_too(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea)
+    grant_red_packet(number)
+    assert states(buyer.client, number)["red_packet"] == "done"
+    assert "None this time" in text_of(buyer.client.get(f"/orders/{number}/"))
+
+
+def test_cancelling_asks_first_and_can_be_repeated(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea)
+    assert "Cancel this order" in text_of(buyer.client.get(f"/orders/{number}/cancel/"))
+    assert Order.objects.get().status == "placed"
+    for _ in range(2):
+        assert buyer.client.post(f"/orders/{number}/cancel/").url == f"/orders/{number}/"
+    assert Order.objects.get().status == "cancelled"
+    page = text_of(buyer.client.get(f"/orders/{number}/"))
+    assert "This order is cancelled" in page
+    assert "Cancel order" not in page
+    assert states(buyer.client, number)["cancelled"] == "done"
+
+
+def test_a_shipped_order_cannot_be_cancelled_here(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea)
+    ship_order(number)
+    assert "no longer be cancelled" in text_of(buyer.client.get(f"/orders/{number}/cancel/"))
+    response = buyer.client.post(f"/orders/{number}/cancel/", follow=True)
+    assert "can no longer be cancelled" in text_of(response)
+
+
+def test_the_documents_can_be_printed_and_the_packing_slip_has_no_prices(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea, quantity=2)
+    page = text_of(buyer.client.get(f"/orders/{number}/print/"))
+    for document in Order.objects.get().documents.all():
+        assert document.number in page
+    receipt, slip = page.split("<h1>Packing slip</h1>")
+    assert "CN¥88.00" in receipt
+    assert "CN¥" not in slip
+
+
+def test_the_phone_number_is_masked_on_the_order_page(buyer: Buyer, tea: Product) -> None:
+    page = text_of(buyer.client.get(f"/orders/{buyer.buy(tea)}/"))
+    assert "•••• 8000" in page
+    assert "13800138000" not in page
+
+
+def test_the_wallet_shows_only_ones_own_red_packets(buyer: Buyer, tea: Product, campaign: Campaign) -> None:
+    packet = grant_red_packet(buyer.buy(tea))
+    assert packet
+    assert packet.code in text_of(buyer.client.get("/red-packets/"))
+    assert packet.code not in text_of(Client().get("/red-packets/"))
+
+
+def test_the_text_message_preview_exists_with_debug_only(
+    order_of: OrderOf, tea: Product, client: Client, settings: Any
+) -> None:
+    order = order_of(tea)
+    send_text(order, TextMessage.Kind.PLACED, message_id="id")
+    assert client.get("/dev/sms/").status_code == 404
+    settings.DEBUG = True
+    assert order.number in text_of(client.get("/dev/sms/"))
+
+
+@pytest.mark.parametrize("path", ["/", "/cart/", "/orders/", "/orders/find/", "/red-packets/", "/accounts/sign-in/"])
+def test_pages_keep_the_strict_content_security_policy(client: Client, tea: Product, path: str) -> None:
+    response = client.get(path)
+    assert "default-src 'self'" in response.headers["Content-Security-Policy"]
+    page = text_of(response)
+    assert "<style" not in page
+    assert " style=" not in page
+    assert "<script" not in page
+
+
+def test_error_pages_are_our_own(client: Client, db: None) -> None:
+    response = client.get("/nothing/here/")
+    assert response.status_code == 404
+    assert "There is nothing here" in text_of(response)
+
+
+def test_the_page_for_our_own_faults_needs_neither_session_nor_database(
+    client: Client, tea: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("not for shoppers")
+
+    monkeypatch.setattr("orders.views.catalogue.render", broken)
+    client.raise_request_exception = False
+    response = client.get("/")
+    assert response.status_code == 500
+    assert "Something broke on our side" in text_of(response)
+    assert "not for shoppers" not in text_of(response)
+
+
+def test_a_favicon_is_there_at_the_usual_address(client: Client, db: None) -> None:
+    assert client.get("/favicon.ico").url.endswith(".svg")
