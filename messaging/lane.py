@@ -63,7 +63,7 @@ class Lane:
             connection,
             consumer.queue,
             prefetch=max(prefetch, consumer.batch),
-            on_arrival=self._arrivals.put,
+            on_arrival=self._arrived,
             on_ended=self._ended,
         )
         self.threads = [
@@ -96,6 +96,12 @@ class Lane:
             return False
         answer = self._connection.call("queue_declare", queue=self.consumer.queue, passive=True)
         return not (answer.method.message_count or self.busy or not self._arrivals.empty())
+
+    def _arrived(self, arrival: Arrival) -> None:
+        if self._stopping.is_set():
+            self.subscription.requeue(arrival)
+        else:
+            self._arrivals.put(arrival)
 
     def _ended(self, reason: str) -> None:
         if not self._stopping.is_set():
@@ -216,8 +222,10 @@ class Lane:
                 arrival = self._arrivals.get_nowait()
             except queue.Empty:
                 return
-            if arrival is not None:
-                self.subscription.requeue(arrival)
+            if arrival is None:
+                self._arrivals.put(None)  # meant for another thread, which waits for it
+                return
+            self.subscription.requeue(arrival)
 
     def _delivery(self, arrival: Arrival) -> Delivery:
         message = arrival.message

@@ -278,6 +278,15 @@ def test_what_cannot_be_understood_is_dead_with_a_reason_and_the_next_message_is
     assert DeliveryAttempt.objects.filter(outcome=DeliveryAttempt.Outcome.FAILED).count() == 0
 
 
+def test_a_stopped_consumer_with_several_threads_leaves_without_waiting(vhost: str, run_process: ProcessStarter) -> None:
+    consumer = run_process("run_consumer", "sms", "--concurrency", "4")
+    consumer.wait_for_line(CONSUMING)
+
+    # Below STOP_TIMEOUT by far: nothing is being handled.
+    assert consumer.stop(timeout=8) == 0
+    assert "Stopped. 0 handled" in consumer.output
+
+
 def _published(url: str, body: bytes, properties: dict[str, Any]) -> bool:
     try:
         with plain_channel(url) as channel:
