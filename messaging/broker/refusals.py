@@ -25,7 +25,8 @@ def describe(error: BaseException) -> str:
         case exceptions.AMQPHeartbeatTimeout():
             return "the broker sent no heartbeat in time"
         case exceptions.IncompatibleProtocolError():
-            return "what answers there does not speak AMQP 0-9-1"
+            # pika's name for any end before the broker's first frame.
+            return "whoever answers there hung up before the AMQP handshake: is it RabbitMQ, and has it started?"
         case connection_workflow.AMQPConnectorStackTimeout() | TimeoutError():
             return "the broker did not answer in time"
         case ConnectionRefusedError():
