@@ -18,6 +18,9 @@ from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.rpc import raw_channel
 from tests.support.waiting import eventually
 
+#: They run processes, which need a database, but use none of it that could differ.
+pytestmark = pytest.mark.one_database
+
 QUOTE = {"weight_grams": 1200, "destination": "CN"}
 ANSWER = {"amount": "10.00", "currency": "CNY"}
 
@@ -112,7 +115,7 @@ def test_a_request_whose_server_is_killed_is_answered_by_another(
 def test_without_a_broker_a_call_says_so(breakable_broker: RabbitMQNode) -> None:
     breakable_broker.kill()
 
-    with pytest.raises(rpc.NoBroker, match="nothing listens there"):
+    with pytest.raises(rpc.NoBroker, match="not sent"):
         quote()
 
 
@@ -174,7 +177,7 @@ def test_it_waits_calmly_for_a_broker_that_is_not_there_yet(
 ) -> None:
     breakable_broker.kill()
     worker = run_process("run_rpc_worker")
-    worker.wait_for_line("amqp.unreachable.*nothing listens there")
+    worker.wait_for_line("amqp.unreachable")
     breakable_broker.start()
     worker.wait_for_line("Serving", timeout=30)
 
