@@ -15,3 +15,5 @@ from project.settings import *  # noqa: E402, F403
 
 # The deliberate slowness of the real one buys nothing here.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Static files are looked up where they are: nothing was collected.
+WHITENOISE_AUTOREFRESH = True

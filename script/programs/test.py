@@ -1,7 +1,6 @@
 """script/test: every check and every test, on private services, with one line at the end that sums up."""
 
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -13,6 +12,7 @@ from script.programs.commands import run, stop_on_signals
 from script.programs.selection import ROOT, Selection
 from script.programs.tally import Tally
 from script.services import packages
+from script.services.browser import installed_browser
 from script.services.owned import ServiceError
 from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.rabbitmq import RabbitMQNode
@@ -93,10 +93,11 @@ def run_tests(selection: Selection, tally: Tally) -> None:
             cluster = stack.enter_context(PostgreSQLCluster(directory / "postgresql"))
             on_both = [*plain, "-m", "not one_database"]
             _pytest("Tests on PostgreSQL", on_both, {**broker, "DATABASE_URL": cluster.url}, tally, directory)
-        if browser is not None and _have("A browser", "chromium", lambda: bool(shutil.which("chromium")), tally):
+        if browser is not None and _have("A browser", "chromium", lambda: installed_browser() is not None, tally):
             # Playwright's event loop makes Django take every query of these tests for an asynchronous one.
             environment = {**broker, **SQLITE, "DJANGO_ALLOW_ASYNC_UNSAFE": "true"}
-            _pytest("Tests in a browser", browser, environment, tally, directory)
+            kept = ["--screenshot=only-on-failure", "--tracing=retain-on-failure", f"--output={ROOT / 'var' / 'e2e'}"]
+            _pytest("Tests in a browser", [*browser, *kept], environment, tally, directory)
 
 
 def _pytest(name: str, arguments: Sequence[str], environment: Mapping[str, str], tally: Tally, directory: Path) -> None:

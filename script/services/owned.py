@@ -37,9 +37,10 @@ def start_owned(
     log: Path,
     environment: Mapping[str, str] | None = None,
     user: str | None = None,
+    home: Path | None = None,
     parent_death_signal: signal.Signals = signal.SIGTERM,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that belongs to `directory`, as `user` if given; its output goes to the end of `log`.
+    """Start a process that belongs to `directory`, in `home` and as `user` if given; it prints to the end of `log`.
 
     It runs in a session of its own, so that Ctrl-C reaches only whoever started it. Should its parent die
     without having stopped it, it is sent `parent_death_signal`.
@@ -48,6 +49,7 @@ def start_owned(
         return subprocess.Popen(
             # Changing the user forgets the guard, so it comes second.
             [*(_as_user(user) if user else []), *parent_death_guard(parent_death_signal), *map(str, command)],
+            cwd=home,
             env={**(os.environ if environment is None else environment), OWNER: str(directory)},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -5,14 +5,17 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from script.services.owned import end, end_all, parent_death_guard, start_owned, tail
+from script.services.owned import ServiceError, end, end_all, parent_death_guard, start_owned, tail
 
 #: Seconds a program has to finish what it holds before it is killed.
 GRACE = 30
+#: A supervisor that lives for fewer seconds than this could not start.
+SHORTEST_LIFE = 3.0
 #: A socket's path may not be longer than this many bytes; without one only `supervisorctl` is missing.
 LONGEST_SOCKET_PATH = 90
 
@@ -26,7 +29,7 @@ class Program:
 
 
 class Supervisor:
-    """supervisord and its programs, everything they write in `directory`, run in the directory `home`."""
+    """supervisord and its programs, everything they write in `directory`, run in the directory `home` (above it)."""
 
     def __init__(self, directory: Path, home: Path, programs: list[Program], environment: Mapping[str, str]) -> None:
         self.directory = directory.resolve()
@@ -34,6 +37,7 @@ class Supervisor:
         self._home = home
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
 
     @property
     def is_alive(self) -> bool:
@@ -41,7 +45,13 @@ class Supervisor:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start supervisord and its programs, once what an earlier run left behind is gone. Does not wait for them."""
+        """Start supervisord and its programs, once what an earlier run left behind is gone. Does not wait for them.
+
+        Raises `ServiceError` if the supervisor of the last start ended at once: another start would not help.
+        """
+        output = self.directory / "supervisord.output"
+        if self._process is not None and time.monotonic() - self._started < SHORTEST_LIFE:
+            raise ServiceError(f"supervisord ended at once. {output} says:\n{tail(output)}", exit_code=1)
         end_all(self.directory, how=signal.SIGTERM)
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "supervisord.conf"
@@ -49,9 +59,11 @@ class Supervisor:
         self._process = start_owned(
             [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", configuration],
             self.directory,
-            log=self.directory / "supervisord.output",
+            log=output,
             environment=self._environment,
+            home=self._home,
         )
+        self._started = time.monotonic()
 
     def stop(self) -> None:
         """Stop the programs (they finish what they hold) and supervisord; nothing of them is left running."""
@@ -71,13 +83,13 @@ class Supervisor:
 
     def _configuration(self) -> str:
         sections = [self._supervisord(), *map(self._program, self.programs)]
-        socket = self.directory / "supervisor.sock"
-        if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
+        if len(os.fsencode(self.directory)) <= LONGEST_SOCKET_PATH:
+            socket = self._shortly("supervisor.sock")
             sections.append(
-                f"[unix_http_server]\nfile = {_plain(socket)}\nchmod = 0700\n\n"
+                f"[unix_http_server]\nfile = {socket}\nchmod = 0700\n\n"
                 "[rpcinterface:supervisor]\n"
                 "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n\n"
-                f"[supervisorctl]\nserverurl = unix://{_plain(socket)}\n"
+                f"[supervisorctl]\nserverurl = unix://{socket}\n"
             )
         return "\n".join(sections)
 
@@ -87,10 +99,9 @@ class Supervisor:
         return (
             f"[supervisord]\n{user}"
             "silent = true\n"
-            f"directory = {_plain(self._home)}\n"
-            f"logfile = {_plain(self.directory / 'supervisord.log')}\n"
-            f"pidfile = {_plain(self.directory / 'supervisord.pid')}\n"
-            f"childlogdir = {_plain(self.directory)}\n"
+            f"logfile = {self._shortly('supervisord.log')}\n"
+            f"pidfile = {self._shortly('supervisord.pid')}\n"
+            f"childlogdir = {self._shortly('.')}\n"
         )
 
     def _program(self, program: Program) -> str:
@@ -104,12 +115,16 @@ class Supervisor:
             f"stopwaitsecs = {GRACE}\n"
             "killasgroup = true\n"
             "redirect_stderr = true\n"
-            f"stdout_logfile = {_plain(self.log(program.name))}\n"
+            f"stdout_logfile = {self._shortly(f'{program.name}.log')}\n"
             "stdout_logfile_maxbytes = 10MB\n"
             "stdout_logfile_backups = 1\n"
         )
 
+    def _shortly(self, name: str) -> str:
+        """A file of ours from where supervisord runs: it looks for variables in some paths twice over."""
+        return os.path.join(os.path.relpath(self.directory, self._home), name)
 
-def _plain(value: object) -> str:
+
+def _plain(value: str) -> str:
     """A value in which supervisor looks for no variable."""
-    return str(value).replace("%", "%%")
+    return value.replace("%", "%%")

@@ -1,0 +1,130 @@
+"""script/demo, for real, in copies of the checkout: from nothing to an order, through breakdowns, to nothing left."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from script.services.owned import OWNER, end_all, owned_pids
+from script.services.ports import free_port
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.environment import ROOT
+from tests.support.processes import RunningProcess
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(300)
+#: A busy machine takes long; 8 s on an idle one.
+READY = 150
+
+
+class Checkout:
+    """A copy of the project with its own var/, and demos run in it."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.port = free_port()
+        self.services = [directory / "var" / name for name in ("rabbitmq", "demo")]
+        shutil.copytree(ROOT, directory, ignore=shutil.ignore_patterns(".*", "var", "tests", "__pycache__"))
+        (directory / ".venv").symlink_to(ROOT / ".venv")
+
+    def demo(self, **environment):
+        kept = {name: value for name, value in os.environ.items() if name not in {"AMQP_URL", "DATABASE_URL"}}
+        settings = {"WARREN_PORT": str(self.port), "DJANGO_SETTINGS_MODULE": "project.settings", "RELAY_THREAD": "1"}
+        mark = {OWNER: str(self.directory), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "script.programs.demo"]
+        return RunningProcess(command, {**kept, **settings, **mark, **environment}, self.directory)
+
+    def running(self):
+        return [pid for directory in self.services for pid in owned_pids(directory)]
+
+    def supervised(self, part_of_command):
+        commands = {pid: command_of(pid) for pid in owned_pids(self.services[1])}
+        return [pid for pid, command in commands.items() if part_of_command in command]
+
+
+def command_of(pid):
+    shown = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return shown.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    checkout = Checkout(tmp_path / "a checkout, 100% new")
+    yield checkout
+    for directory in (checkout.directory, *checkout.services):
+        end_all(directory, how=signal.SIGKILL)
+
+
+def test_from_nothing_to_ready_through_breakdowns_to_nothing_left(checkout):
+    demo = checkout.demo()
+    url = demo.wait_for_line(r"^Ready: (http://127\.0\.0\.1:\d+/)$", READY)[1]
+    assert url == f"http://127.0.0.1:{checkout.port}/"
+    assert urllib.request.urlopen(url).status == 200
+    demo.wait_for_line(rf"Text messages +{re.escape(url)}dev/sms/")
+    demo.wait_for_line(r"user admin, password \S{12,}")
+
+    assert checkout.demo().wait(60) == 1  # a second one in the same checkout
+
+    (consumer,) = checkout.supervised("run_consumer")
+    os.kill(consumer, signal.SIGKILL)
+    eventually(lambda: checkout.supervised("run_consumer") not in ([], [consumer]), 30)
+
+    RabbitMQNode(checkout.services[0]).kill()
+    demo.wait_for_line("RabbitMQ died; starting it again")
+    eventually(lambda: RabbitMQNode(checkout.services[0]).pid, 60)
+
+    assert demo.stop(90) == 0
+    assert checkout.running() == []
+
+    again = checkout.demo()
+    again.wait_for_line(f"^Ready: {re.escape(url)}$", READY)
+    again.wait_for_line("password as before")
+    again.send(signal.SIGKILL)
+    eventually(lambda: checkout.running() == [], 60)
+
+
+def test_a_stop_during_the_start_leaves_nothing(checkout):
+    demo = checkout.demo()
+    eventually(lambda: RabbitMQNode(checkout.services[0]).pid, 60)
+    assert demo.stop(90) == 0
+    assert checkout.running() == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "exit_code", "line"),
+    [
+        ({"WARREN_PORT": "eighty"}, 2, "WARREN_PORT is 'eighty'; it must be a number from 1 to 65535."),
+        (
+            {"AMQP_URL": "amqp://127.0.0.1:1/"},
+            3,
+            "The broker in AMQP_URL cannot be reached. amqp://127.0.0.1:1/: .*refused",
+        ),
+        ({"AMQP_URL": "amqp://u:secret@127.0.0.1:1/"}, 3, r"amqp://u:\*\*\*@127.0.0.1:1/: "),
+        ({"AMQP_URL": "http://127.0.0.1/"}, 1, "AMQP_URL must begin with amqp:// or amqps://"),
+        (
+            {"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "postgres://u@127.0.0.1:1/x"},
+            3,
+            "the database cannot be used",
+        ),
+        ({"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "nonsense"}, 1, "DATABASE_URL"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(checkout, environment, exit_code, line):
+    demo = checkout.demo(**environment)
+    assert demo.wait(60) == exit_code
+    assert re.search(line, demo.output)
+    assert len(demo.lines) == 1
+
+
+def test_a_taken_port_is_named_with_the_way_out(checkout, broker):
+    demo = checkout.demo(WARREN_PORT=str(broker.port))
+    assert demo.wait(60) == 1
+    assert demo.lines == [
+        f"script/demo: port {broker.port} is taken by another program. "
+        f"Choose one: WARREN_PORT={broker.port + 1} script/demo"
+    ]
