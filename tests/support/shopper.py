@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Page:
-    """What came back, after redirects."""
+    """What came back, and the address it came from or leads to."""
 
     status: int
     url: str
@@ -27,12 +27,13 @@ class Page:
 
 
 class Shopper:
-    """One visitor of the shop at `url`."""
+    """One visitor of the shop at `url`. Without `follow_redirects`, orders end with the redirect to their page."""
 
-    def __init__(self, url: str, *, timeout: float = 30) -> None:
+    def __init__(self, url: str, *, timeout: float = 30, follow_redirects: bool = True) -> None:
         self._url = url
         self._timeout = timeout
-        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+        cookies = urllib.request.HTTPCookieProcessor(CookieJar())
+        self._opener = urllib.request.build_opener(cookies, *([] if follow_redirects else [_StayHere()]))
 
     def get(self, path: str) -> Page:
         """Follow a link."""
@@ -79,4 +80,10 @@ class Shopper:
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
-            return Page(answer.status or 0, answer.url, answer.read().decode())
+            address = urllib.parse.urljoin(answer.url, answer.headers.get("Location", answer.url))
+            return Page(answer.status or 0, address, answer.read().decode())
+
+
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None

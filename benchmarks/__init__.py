@@ -1,0 +1,1 @@
+"""Speed, measured. One file a question; each says how to run it."""
