@@ -32,7 +32,7 @@ examples:
 
 Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
 """
-SQLITE = {"DATABASE_URL": "sqlite://:memory:"}  # tests/conftest.py makes it a file
+SQLITE = {"DATABASE_URL": "sqlite:///:memory:"}  # tests/conftest.py makes it a file
 
 
 def main(arguments: Sequence[str]) -> int:
