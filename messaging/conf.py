@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 class MessagingSettings(BaseModel):
     """Every key of `settings.MESSAGING`, in capitals there, with its default. Times are in seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=str.upper)
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=str.upper, allow_inf_nan=False)
 
     #: Addresses of the broker, tried in turn: amqp://user:password@host:port/vhost or amqps://…
     amqp_urls: tuple[str, ...]
@@ -108,9 +108,11 @@ def get() -> MessagingSettings:
 
     Raises ImproperlyConfigured with the name of the first wrong value.
     """
-    given: dict[str, Any] | None = getattr(settings, "MESSAGING", None)
+    given: Any = getattr(settings, "MESSAGING", None)
     if given is None:
         raise ImproperlyConfigured("MESSAGING is not set; it needs at least AMQP_URLS.")
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ImproperlyConfigured('MESSAGING must be a dict of names and values, such as {"AMQP_URLS": [...]}.')
     try:
         return MessagingSettings(**given)
     except ValidationError as error:

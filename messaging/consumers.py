@@ -66,7 +66,7 @@ def consumer(
     transaction; should one fail, each is handled in its own. The queue is named `<app label>.<name>` unless
     `queue` says otherwise.
 
-    Raises ImproperlyConfigured for a bad or taken name, or no events.
+    Raises ImproperlyConfigured for a bad or taken name, a queue that another consumer has, or no events.
     """
     if not _NAME.fullmatch(name):
         raise ImproperlyConfigured(f"consumer name {name!r}: use small letters, digits and underscores")
@@ -76,12 +76,17 @@ def consumer(
         raise ImproperlyConfigured(f"consumer {name!r}: batch is at least 1")
 
     def register(handler: AnyHandler) -> AnyHandler:
+        where = queue or f"{_app_label(handler)}.{name}"
         other = _registry.get(name)
-        if other is not None and other.handler.__qualname__ != handler.__qualname__:
-            raise ImproperlyConfigured(f"two consumers are named {name!r}")
+        if other is not None and _path(other.handler) != _path(handler):
+            raise ImproperlyConfigured(f"two consumers are named {name!r}: {_path(other.handler)}, {_path(handler)}")
+        for sharer in _registry.values():
+            if sharer.queue == where and sharer.name != name:
+                # Each would take messages that the other should have had.
+                raise ImproperlyConfigured(f"consumers {sharer.name!r} and {name!r} share the queue {where!r}")
         _registry[name] = Consumer(
             name=name,
-            queue=queue or f"{_app_label(handler)}.{name}",
+            queue=where,
             events=events,
             handler=handler,
             retry=retry or RetryPolicy(),
@@ -115,6 +120,10 @@ def named(names: Iterable[str]) -> list[Consumer]:
 def exchange_of(event: type[Event]) -> str:
     """Return the exchange that events of this class are published to."""
     return event.event_exchange or conf.get().exchange
+
+
+def _path(handler: Callable[..., None]) -> str:
+    return f"{handler.__module__}.{handler.__qualname__}"
 
 
 def _app_label(handler: Callable[..., None]) -> str:

@@ -48,8 +48,8 @@ class Event(BaseModel):
         if not 1 <= len(type.encode()) <= 255:
             raise ImproperlyConfigured(f"{cls.__qualname__}: an event's type is also a routing key, 255 bytes at most")
         other = _registry.get(type)
-        if other is not None and other.__qualname__ != cls.__qualname__:
-            raise ImproperlyConfigured(f"two events have the type {type!r}: {other.__qualname__}, {cls.__qualname__}")
+        if other is not None and _name(other) != _name(cls):
+            raise ImproperlyConfigured(f"two events have the type {type!r}: {_name(other)}, {_name(cls)}")
         cls.event_type, cls.event_version, cls.event_exchange = type, version, exchange
         cls._upcasts = {}
         _registry[type] = cls
@@ -83,7 +83,13 @@ class Event(BaseModel):
         for older in range(version, cls.event_version):
             if older not in cls._upcasts:
                 raise Undecodable(f"{cls.event_type} version {older} has no upcast to version {older + 1}")
-            payload = cls._upcasts[older](payload)
+            try:
+                payload = cls._upcasts[older](payload)
+            except Exception as error:
+                # It reads a payload that no schema has checked.
+                raise Undecodable(
+                    f"{cls.event_type} version {older} does not fit its upcast: {type(error).__name__}"
+                ) from error
         try:
             return cls.model_validate(payload)
         except ValidationError as error:
@@ -113,13 +119,24 @@ def registered() -> list[type[Event]]:
 
 def _read_object(body: bytes) -> dict[str, Any]:
     try:
-        payload = json.loads(body)
-    # Deep nesting ends in RecursionError; a lone surrogate or a bad byte in UnicodeDecodeError, a ValueError.
+        payload = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            # An escaped half of a surrogate pair is no character: no database and no other message could hold it.
+            json.dumps(payload, ensure_ascii=False).encode()
+    # Deep nesting ends in RecursionError; a bad byte in UnicodeDecodeError, a ValueError.
     except (ValueError, RecursionError) as error:
         raise Undecodable(f"the body is not JSON: {error}") from None
     if not isinstance(payload, dict):
         raise Undecodable(f"the body is JSON, but of type {type(payload).__name__}, not an object")
     return payload
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is Python's, not JSON's")
+
+
+def _name(event: type[Event]) -> str:
+    return f"{event.__module__}.{event.__qualname__}"
 
 
 def _first_problem(error: ValidationError) -> str:

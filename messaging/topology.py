@@ -57,7 +57,7 @@ def wanted(consumers: Iterable[Consumer]) -> Topology:
     return Topology(
         exchanges=tuple(Exchange(name) for name in sorted(exchanges | {binding.exchange for binding in bindings})),
         queues=(
-            Queue(dead_letter_queue(), {"x-queue-type": conf.get().queue_type}),
+            Queue(dead_letter_queue(), _dead_letter_queue_arguments()),
             *(Queue(each.queue, queue_arguments()) for each in consumers),
         ),
         bindings=tuple(dict.fromkeys(bindings)),
@@ -67,6 +67,13 @@ def wanted(consumers: Iterable[Consumer]) -> Topology:
 def dead_letter_queue() -> str:
     """Return the name of the queue for what the broker itself gives up: over the delivery limit, or too long."""
     return f"{conf.get().app_id}.dead_letters"
+
+
+def _dead_letter_queue_arguments() -> dict[str, Any]:
+    if conf.get().queue_type == "classic":
+        return {"x-queue-type": "classic"}
+    # Without a limit of its own RabbitMQ 4 gives it one of 20, and then drops the message: there is no further place.
+    return {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1}
 
 
 def queue_arguments() -> dict[str, Any]:

@@ -1,0 +1,80 @@
+"""`settings.MESSAGING`: a wrong value fails at start, by its name, without repeating a password."""
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from messaging import conf
+
+GOOD = {"AMQP_URLS": ["amqp://user:secret@localhost:5672/shop"]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"AMQP_URLS": []}, "AMQP_URLS"),
+        ({"AMQP_URLS": "amqp://localhost"}, "AMQP_URLS"),
+        ({"PREFETCH": 0}, "PREFETCH"),
+        ({"PREFETCH": 70_000}, "PREFETCH"),
+        ({"PREFETCH": "many"}, "PREFETCH"),
+        ({"LEASE": -1}, "LEASE"),
+        ({"LEASE": float("nan")}, "LEASE"),
+        ({"LEASE": float("inf")}, "LEASE"),
+        ({"QUEUE_TYPE": "stream"}, "QUEUE_TYPE"),
+        ({"DELIVERY_LIMIT": -1}, "DELIVERY_LIMIT"),
+        ({"PREFTECH": 10}, "PREFTECH"),
+        ({"PUBLISH_TIMEOUT": 15, "LEASE": 30}, "PUBLISH_TIMEOUT"),
+        ({"INBOX_RETENTION_DAYS": 14}, "INBOX_RETENTION_DAYS"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(settings: Any, wrong: dict[str, Any], name: str) -> None:
+    settings.MESSAGING = {**GOOD, **wrong}
+    with pytest.raises(ImproperlyConfigured, match=name):
+        conf.get()
+
+
+@pytest.mark.parametrize("wrong", [None, "amqp://localhost", ["AMQP_URLS"], {1: 2}])
+def test_settings_that_are_no_dict_of_names_are_refused(settings: Any, wrong: Any) -> None:
+    settings.MESSAGING = wrong
+    with pytest.raises(ImproperlyConfigured, match="MESSAGING"):
+        conf.get()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@localhost/",
+        "amqp://user:secret@",
+        "amqp://user:sec/ret@localhost/",
+        "amqp://user:secret@localhost:port/",
+        "amqp://user:secret@localhost:0/",
+        "amqp://user:secret@localhost:99999/",
+        "amqp://user:secret@localhost/a/b",
+        "amqp://user:sec#ret@localhost/",
+        "amqp://user:secret@[::1/",
+        "secret",
+        "",
+    ],
+)
+def test_a_malformed_address_is_refused_without_repeating_it(settings: Any, url: str) -> None:
+    settings.MESSAGING = {"AMQP_URLS": [url]}
+    with pytest.raises(ImproperlyConfigured) as refused:
+        conf.get()
+    assert "AMQP_URL" in str(refused.value)
+    assert "sec" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["amqp://h", "amqp://h/", "amqp://h/%2F", "amqps://u:p%40%2F@h:5671/v", "amqp://[::1]/"]
+)
+def test_usual_addresses_are_taken(settings: Any, url: str) -> None:
+    settings.MESSAGING = {"AMQP_URLS": [url]}
+    assert conf.get().amqp_urls == (url,)
+
+
+def test_changed_settings_are_read_again(settings: Any) -> None:
+    settings.MESSAGING = {**GOOD, "PREFETCH": 7}
+    assert conf.get().prefetch == 7
+    settings.MESSAGING = {**GOOD, "PREFETCH": 8}
+    assert conf.get().prefetch == 8

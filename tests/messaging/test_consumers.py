@@ -1,0 +1,108 @@
+"""Declaring consumers: what is refused, and what is made of it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from messaging import conf, consumers, topology
+from messaging.consumers import consumer
+from messaging.delivery import Delivery
+from messaging.exceptions import UnknownConsumer
+from tests.support.consuming import Noted, a_consumer, registered
+
+
+@pytest.fixture(autouse=True)
+def no_other_consumers() -> Iterator[None]:
+    with registered():
+        yield
+
+
+def handler(module: str = "orders.consumers", name: str = "notes") -> Callable[..., None]:
+    def handle(event: Noted, delivery: Delivery) -> None:
+        pass
+
+    handle.__module__, handle.__qualname__ = module, name
+    return handle
+
+
+def test_a_consumer_has_a_queue_named_after_its_app_and_itself() -> None:
+    consumer("notes", Noted)(handler())
+    declared = consumers.get("notes")
+    assert declared.queue == "orders.notes"
+    assert declared.bindings == [(conf.get().exchange, "test.noted")]
+    assert declared.wants("test.noted")
+    assert not declared.wants("test.erased")
+
+
+def test_outside_any_app_the_module_gives_the_name() -> None:
+    consumer("notes", Noted)(handler("elsewhere.listening"))
+    assert consumers.get("notes").queue == "elsewhere.notes"
+
+
+@pytest.mark.parametrize("name", ["", "Notes", "1notes", "no tes", "no-tes", "notes\n", "no.tes", "ünd"])
+def test_a_name_that_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="name"):
+        consumer(name, Noted)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": -1}])
+def test_a_batch_of_none_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="batch"):
+        consumer("notes", Noted, **wrong)
+
+
+def test_a_consumer_of_nothing_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="no events"):
+        consumer("notes")
+
+
+def test_a_taken_name_is_refused_also_for_a_function_of_the_same_name_in_another_app() -> None:
+    consumer("notes", Noted)(handler("orders.consumers"))
+    with pytest.raises(ImproperlyConfigured, match="two consumers"):
+        consumer("notes", Noted)(handler("stock.consumers"))
+
+
+def test_a_module_imported_twice_declares_its_consumer_once() -> None:
+    consumer("notes", Noted)(handler())
+    consumer("notes", Noted)(handler())
+    assert [each.name for each in consumers.registered()] == ["notes"]
+
+
+def test_two_consumers_may_not_share_a_queue_for_each_would_miss_what_the_other_takes() -> None:
+    consumer("notes", Noted, queue="shared")(handler())
+    with pytest.raises(ImproperlyConfigured, match="shared"):
+        consumer("copies", Noted, queue="shared")(handler(name="copies"))
+
+
+def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
+    consumer("notes", Noted)(handler())
+    with pytest.raises(UnknownConsumer, match="Registered: notes"):
+        consumers.named(["notes", "sns"])
+
+
+def test_a_name_given_twice_is_one_consumer() -> None:
+    consumer("notes", Noted)(handler())
+    assert len(consumers.named(["notes", "notes"])) == 1
+
+
+def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:
+    wanted = topology.wanted([a_consumer()])
+    for queue in wanted.queues:
+        assert queue.arguments["x-queue-type"] == "quorum"
+        assert queue.arguments["x-delivery-limit"] > 0
+
+
+def test_the_dead_letter_queue_never_gives_up_what_it_holds() -> None:
+    # It has nowhere to pass it on to: at its limit the broker would drop the message.
+    dead_letters, ordinary = topology.wanted([a_consumer()]).queues
+    assert dead_letters.name == topology.dead_letter_queue()
+    assert dead_letters.arguments["x-delivery-limit"] > 1_000_000 > ordinary.arguments["x-delivery-limit"]
+
+
+def test_classic_queues_are_declared_without_what_only_quorum_queues_know(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "QUEUE_TYPE": "classic"}
+    for queue in topology.wanted([a_consumer()]).queues:
+        assert queue.arguments["x-queue-type"] == "classic"
+        assert "x-delivery-limit" not in queue.arguments

@@ -1,0 +1,212 @@
+"""Events: what is understood, and that nothing but `Undecodable` ever comes of the rest."""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from messaging import events
+from messaging.events import Event
+from messaging.exceptions import Undecodable
+from messaging.message import Message
+
+
+class Measured(Event, type="test.measured", version=3):
+    """One field of each kind that people use."""
+
+    name: str
+    count: int = 0
+    ratio: float = 0.0
+    price: Decimal = Decimal(0)
+    at: datetime | None = None
+    took: timedelta | None = None
+    key: UUID | None = None
+    tags: tuple[str, ...] = ()
+    more: dict[str, Any] = {}
+
+
+@Measured.upcast(from_version=1)
+def _named(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"title": payload["label"]}
+
+
+@Measured.upcast(from_version=2)
+def _renamed(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"name": payload["title"]}
+
+
+@pytest.fixture(autouse=True)
+def forget_new_events() -> Iterator[None]:
+    before = dict(events._registry)
+    yield
+    events._registry.clear()
+    events._registry.update(before)
+
+
+def message(body: bytes | str | dict[str, Any] = b'{"name": "x"}', *, version: Any = 3, **changes: Any) -> Message:
+    if isinstance(body, dict):
+        body = json.dumps(body)
+    body = body.encode() if isinstance(body, str) else body
+    return Message(**{"body": body, "type": "test.measured", "headers": {"x-event-version": version}, **changes})
+
+
+def reason(broken: Message) -> str:
+    with pytest.raises(Undecodable) as refused:
+        events.decode(broken)
+    return str(refused.value)
+
+
+def test_an_event_comes_back_as_it_was() -> None:
+    event = Measured(
+        name="a\u0000b ✓ \U0001f9e7", count=2**80, price=Decimal("0.10"), at=datetime(2026, 1, 2), took=timedelta(1),
+        key=UUID(int=7), tags=("a",), more={"b": [1]},
+    )  # fmt: skip
+    assert events.decode(message(event.encode())) == event
+
+
+def test_fields_unknown_here_are_ignored() -> None:
+    assert events.decode(message({"name": "x", "added later": 1})) == Measured(name="x")
+
+
+def test_an_older_version_is_upcast_step_by_step() -> None:
+    assert events.decode(message({"label": "old"}, version=1)) == Measured(name="old")
+    assert events.decode(message({"title": "old"}, version=2)) == Measured(name="old")
+
+
+def test_no_version_means_the_first() -> None:
+    assert events.decode(message({"label": "old"}, headers={})) == Measured(name="old")
+
+
+def test_a_newer_version_waits_for_newer_code() -> None:
+    assert "newer" in reason(message(version=4))
+
+
+def test_a_missing_upcast_is_said() -> None:
+    class Gap(Event, type="test.gap", version=3):
+        pass
+
+    assert "no upcast" in reason(message(type="test.gap", version=1))
+
+
+def test_a_payload_that_its_upcast_cannot_read_is_undecodable() -> None:
+    assert "version 1" in reason(message({"neither": 1}, version=1))
+
+
+@pytest.mark.parametrize("version", [0, -1, "2", 1.0, True, None, 2**31, [1], {"a": 1}])
+def test_a_version_that_is_no_number_is_undecodable(version: Any) -> None:
+    assert "x-event-version" in reason(message(version=version))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b" ", b"{", b"nonsense", b"null", b"1", b'"text"', b"[]", b"\x00", b"\xff\xfe\x00\xd8", b"{\"name\": \"\xff\"}",
+        b"[" * 200_000, b'{"name":' * 200_000, b'{"name": "\\ud800"}', b'{"name": "x", "ratio": NaN}',
+        b'{"name": "x", "ratio": Infinity}', b'{"name": "x", "more": {"y": -Infinity}}',
+        b'{"name": "x", "count": ' + b"9" * 5000 + b"}", b'{"name": "x", "ratio": ' + b"9" * 400 + b"}",
+        b'{"name": "x", "took": 1e300}', b'{"name": "x", "at": 1e300}', b'{"name": "x", "price": "NaN"}',
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_such_object_is_undecodable(body: bytes) -> None:
+    reason(message(body))
+
+
+def test_the_reason_says_which_field_but_never_its_value() -> None:
+    said = reason(message({"name": 13800138000, "count": "secret", "price": "secret"}))
+    assert "name" in said
+    assert "count" in said
+    assert "138" not in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize("content_type", ["", "application/json", "Application/JSON; charset=utf-8"])
+def test_json_is_read_under_its_usual_names(content_type: str) -> None:
+    assert events.decode(message(content_type=content_type)) == Measured(name="x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"content_type": "application/x-python-serialize"},
+        {"content_type": "text/plain"},
+        {"content_encoding": "gzip"},
+        {"type": ""},
+        {"type": "test.unheard"},
+    ],
+)
+def test_what_claims_to_be_something_else_is_not_tried(wrong: dict[str, str]) -> None:
+    reason(message(**wrong))
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_read_or_undecodable(body: bytes) -> None:
+    with_any_fate(message(body))
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(st.dictionaries(st.sampled_from(sorted(Measured.model_fields)), anything), st.integers(1, 3))
+def test_any_json_object_is_read_or_undecodable(payload: dict[str, Any], version: int) -> None:
+    with_any_fate(message(payload, version=version))
+
+
+header_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.decimals() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+header_names = st.text() | st.sampled_from(["x-event-version", "x-attempt", "x-subject", "x-request-id"])
+
+
+@given(st.dictionaries(header_names, header_values))
+def test_any_headers_are_read_or_undecodable(headers: dict[str, Any]) -> None:
+    strange = message(headers=headers)
+    with_any_fate(strange)
+    for number in ("version", "attempt"):
+        try:
+            assert 1 <= getattr(strange, number) < 2**31
+        except Undecodable:
+            pass
+    for text in (strange.subject, strange.request_id):
+        assert "\x00" not in text
+        assert len(text) <= 255
+
+
+def with_any_fate(strange: Message) -> None:
+    try:
+        assert isinstance(events.decode(strange), Measured)
+    except Undecodable as refused:
+        str(refused).encode()  # it can be stored and printed
+
+
+def test_one_type_belongs_to_one_event() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"test\.measured"):
+
+        class Other(Event, type="test.measured"):
+            pass
+
+
+def test_two_apps_may_not_share_a_type_even_under_one_class_name() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"test\.measured"):
+        type(Event)("Measured", (Event,), {"__module__": "another.events", "__qualname__": "Measured"},
+                    type="test.measured")  # fmt: skip
+
+
+def test_a_type_longer_than_a_routing_key_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="255"):
+
+        class Long(Event, type="é" * 128):
+            pass

@@ -1,0 +1,84 @@
+"""A consumer, its event, and effects that can be counted, for tests of the machinery without the shop."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from django.contrib.auth.models import Group
+
+from messaging import consumers
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.events import Event
+from messaging.message import Message, new_id
+from messaging.models import OutboxMessage
+from messaging.relay import publishing_of
+from messaging.retry import RetryPolicy
+
+QUICKLY = RetryPolicy(max_attempts=3, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))
+
+
+class Noted(Event, type="test.noted"):
+    """Somebody took a note."""
+
+    text: str
+
+
+class Erased(Event, type="test.erased"):
+    """Somebody erased a note; the consumers of these tests do not ask for it."""
+
+    text: str
+
+
+def take_note(event: Noted, delivery: Delivery) -> None:
+    """The usual handler: an effect that would show if it happened twice."""
+    note(event.text)
+
+
+def note(text: str) -> None:
+    """Leave a row behind."""
+    Group.objects.create(name=f"{text}:{uuid4()}")
+
+
+def notes(text: str = "") -> int:
+    """How many rows were left behind for `text`."""
+    return Group.objects.filter(name__startswith=f"{text}:" if text else "").count()
+
+
+def a_consumer(handler: Callable[..., None] = take_note, name: str = "notes", **changes: Any) -> Consumer:
+    """A consumer of `Noted` that is not registered."""
+    return Consumer(**{"name": name, "queue": f"tests.{name}", "events": (Noted,), "handler": handler,
+                       "retry": QUICKLY, **changes})  # fmt: skip
+
+
+@contextmanager
+def registered(*wanted: Consumer) -> Iterator[None]:
+    """Inside, these consumers are the project's only ones."""
+    before = dict(consumers._registry)
+    consumers._registry.clear()
+    consumers._registry.update({each.name: each for each in wanted})
+    try:
+        yield
+    finally:
+        consumers._registry.clear()
+        consumers._registry.update(before)
+
+
+def a_message(text: str = "hello", **changes: Any) -> Message:
+    """A good message that says `text`."""
+    return Message(**{"body": Noted(text=text).encode(), "id": new_id(), "type": "test.noted", **changes})
+
+
+def a_delivery(message: Message | None = None, *, consumer: str = "notes", **changes: Any) -> Delivery:
+    """Its delivery to a consumer of `a_consumer`."""
+    message = message or a_message()
+    return Delivery(**{"consumer": consumer, "queue": f"tests.{consumer}", "message": message,
+                       "message_id": message.id or new_id(), **changes})  # fmt: skip
+
+
+def delivery_of(row: OutboxMessage, **changes: Any) -> Delivery:
+    """The delivery that the publish of an outbox row brings to its consumer."""
+    message = publishing_of(row).message
+    return a_delivery(message, consumer=row.consumer or "notes", attempt=message.attempt, **changes)
