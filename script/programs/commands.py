@@ -20,9 +20,10 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     process = subprocess.Popen([*guard, *command], env={**os.environ, **(environment or {})})
     try:
         return process.wait()
-    except KeyboardInterrupt:
-        # From a terminal it was told as well: a second time would cut its cleaning up short.
-        _wait(process, 20)
+    except KeyboardInterrupt as told:
+        # Ctrl-C tells it as well, and a second time would cut its cleaning up short.
+        if told.args == (signal.SIGINT,):
+            _wait(process, 20)
         raise
     finally:
         if process.poll() is None:
@@ -39,7 +40,7 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
 
 
 def stop_on_signals() -> None:
-    """From now on SIGINT, SIGTERM and a closed terminal end this process with `KeyboardInterrupt`, once.
+    """From now on SIGINT, SIGTERM and a closed terminal end this process with one `KeyboardInterrupt(signal)`.
 
     What was started is stopped on the way out; a second signal does not cut that short.
     """
@@ -50,4 +51,4 @@ def stop_on_signals() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for other in STOPPING:
         signal.signal(other, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(signal.Signals(number))
