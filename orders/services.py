@@ -63,37 +63,32 @@ def place_order(
     """
     if not wanted:
         raise Refused("Your cart is empty.")
-    for draws_left in reversed(range(NUMBER_DRAWS)):
+    order = Order(
+        checkout_token=checkout_token,
+        user=user,
+        visitor_key=visitor_key,
+        customer_name=customer_name,
+        phone=phone,
+        destination=destination,
+        currency=settings.SHOP_CURRENCY,
+        shipping=shipping.amount,
+        shipping_source=shipping.source,
+    )
+    for draws_left in range(NUMBER_DRAWS, 0, -1):
+        order.pk, order.number = None, new_order_number()
         try:
             with transaction.atomic():
-                products = Product.objects.lock(line.product_id for line in wanted)
-                # Looked up only now: a twin of this call held the same locks until it had committed.
-                if made := Order.objects.filter(checkout_token=checkout_token).first():
-                    return made
-                _take_stock(wanted, products)
-                order = Order(
-                    number=new_order_number(),
-                    checkout_token=checkout_token,
-                    user=user,
-                    visitor_key=visitor_key,
-                    customer_name=customer_name,
-                    phone=phone,
-                    destination=destination,
-                    currency=settings.SHOP_CURRENCY,
-                    shipping=shipping.amount,
-                    shipping_source=shipping.source,
-                )
-                _write(order, wanted, products, red_packet_code)
+                made = _place(order, wanted, red_packet_code)
+            break
         except IntegrityError:
             # A twin with another cart committed the token first, or the number is taken.
-            if made := Order.objects.filter(checkout_token=checkout_token).first():
-                return made
-            if not draws_left:
+            if twin := Order.objects.filter(checkout_token=checkout_token).first():
+                return twin
+            if draws_left == 1:
                 raise
-        else:
-            log.info("order_placed", order=order.number, total=str(order.total), lines=len(wanted))
-            return order
-    raise AssertionError("unreachable: the last draw returns or raises")
+    if made is order:
+        log.info("order_placed", order=order.number, total=str(order.total), lines=len(wanted))
+    return made
 
 
 def cancel_order(order_number: str) -> Order:
@@ -134,6 +129,17 @@ def ship_order(order_number: str) -> Order:
         order.save(update_fields=["status", "shipped_at"])
         outbox.add(OrderShipped(order_number=order.number, shipped_at=order.shipped_at), subject=order.number)
     log.info("order_shipped", order=order.number)
+    return order
+
+
+def _place(order: Order, wanted: Sequence[Wanted], red_packet_code: str) -> Order:
+    """Take the stock and write the order; return it, or the one that its twin made meanwhile."""
+    products = Product.objects.lock(line.product_id for line in wanted)
+    # Looked up only now: a twin of this call held the same locks until it had committed.
+    if twin := Order.objects.filter(checkout_token=order.checkout_token).first():
+        return twin
+    _take_stock(wanted, products)
+    _write(order, wanted, products, red_packet_code)
     return order
 
 

@@ -26,6 +26,7 @@ from orders.visitors import get_or_make_key, visitor
 
 log = structlog.get_logger(__name__)
 
+CODE_UNUSABLE = "This red packet code cannot be used: it is unknown, used, withdrawn or expired."
 _DRAFT_KEY = "checkout_draft"
 _DRAFT_FIELDS = ("customer_name", "phone", "destination", "red_packet")
 
@@ -78,7 +79,7 @@ def _show(request: HttpRequest) -> HttpResponse:
     form = CheckoutForm(initial={**draft, "destination": destination})
     notices = [notice for line in lines for notice in line.notices]
     if draft.get("red_packet") and packet is None:
-        notices.append("This red packet code cannot be used: it is unknown, used, withdrawn or expired.")
+        notices.append(CODE_UNUSABLE)
     return _render(request, offer, form, notices)
 
 
@@ -94,6 +95,9 @@ def _place(request: HttpRequest) -> HttpResponse:
     if not form.is_valid():
         return _render(request, offer, form)
     typed = form.cleaned_data
+    if typed["red_packet"] not in ("", offer.red_packet) and _spendable(typed["red_packet"]) is None:
+        form.add_error("red_packet", CODE_UNUSABLE)
+        return _render(request, offer, form)
     if typed["destination"] != offer.destination or typed["red_packet"] != offer.red_packet:
         return _show_again(request, "The total has changed. Check it and place your order.")
     try:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orders.forms import AddToCartForm, CartLineForm, CheckoutForm, FindOrderForm
@@ -106,6 +106,7 @@ def test_what_is_no_order_number_never_reaches_the_database(typed: str) -> None:
 anything = st.text(alphabet=st.characters(codec="utf-8"), max_size=200)
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries(dict.fromkeys(GOOD, anything)))
 def test_no_text_breaks_the_checkout_form(typed: dict[str, str]) -> None:
     form = CheckoutForm(typed)
@@ -113,6 +114,7 @@ def test_no_text_breaks_the_checkout_form(typed: dict[str, str]) -> None:
     str(form)
 
 
+@settings(deadline=None)
 @given(anything)
 def test_no_text_breaks_the_other_forms(typed: str) -> None:
     forms: list[Any] = [

@@ -241,6 +241,12 @@ def test_error_pages_are_our_own(client: Client, db: None) -> None:
     assert "There is nothing here" in text_of(response)
 
 
+def test_a_request_for_another_host_gets_our_own_page_too(client: Client, db: None) -> None:
+    response = client.get("/", headers={"Host": "evil.example"})
+    assert response.status_code == 400
+    assert "could not be understood" in text_of(response)
+
+
 def test_the_page_for_our_own_faults_needs_neither_session_nor_database(
     client: Client, tea: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
