@@ -58,7 +58,7 @@ def wanted(consumers: Iterable[Consumer]) -> Topology:
         exchanges=tuple(Exchange(name) for name in sorted(exchanges | {binding.exchange for binding in bindings})),
         queues=(
             Queue(dead_letter_queue(), _dead_letter_queue_arguments()),
-            *(Queue(each.queue, queue_arguments()) for each in consumers),
+            *(Queue(each.queue, queue_arguments()) for each in consumers if each.queue != dead_letter_queue()),
         ),
         bindings=tuple(dict.fromkeys(bindings)),
     )

@@ -97,6 +97,9 @@ class Subscription:
             self._ended("there is no connection")
 
     def _channel_opened(self, channel: Channel) -> None:
+        if not self.active:
+            channel.close()  # cancelled meanwhile
+            return
         self._channel = channel
         self._opened += 1
         channel.add_on_close_callback(self._channel_closed)

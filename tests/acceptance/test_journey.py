@@ -278,13 +278,36 @@ def test_what_cannot_be_understood_is_dead_with_a_reason_and_the_next_message_is
     assert DeliveryAttempt.objects.filter(outcome=DeliveryAttempt.Outcome.FAILED).count() == 0
 
 
-def test_a_stopped_consumer_with_several_threads_leaves_without_waiting(vhost: str, run_process: ProcessStarter) -> None:
+def test_a_stopped_consumer_with_several_threads_leaves_without_waiting(
+    vhost: str, run_process: ProcessStarter
+) -> None:
     consumer = run_process("run_consumer", "sms", "--concurrency", "4")
     consumer.wait_for_line(CONSUMING)
 
     # Below STOP_TIMEOUT by far: nothing is being handled.
     assert consumer.stop(timeout=8) == 0
     assert "Stopped. 0 handled" in consumer.output
+
+
+def test_what_the_broker_gives_up_is_shown_as_dead_at_the_consumer_whose_queue_it_was_in(
+    vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    Shopper(run_process.web(RELAY_THREAD="0").url).buy(product.slug)
+    row = OutboxMessage.objects.get()
+    assert run_process("run_consumer", "--all", "--burst", RELAY_THREAD="0").wait() == 0
+    deliver(vhost, "orders.sms", row)
+    with plain_channel(vhost) as channel:
+        # As a consumer that dies again and again would, up to the queue's delivery limit.
+        while channel.basic_get("orders.sms")[0] is not None:
+            channel.basic_recover(requeue=True)
+
+    everybody = run_process("run_consumer", "--all", RELAY_THREAD="0")
+
+    letter = eventually(lambda: InboxMessage.objects.first(), within=20)
+    assert (letter.consumer, letter.message_id, letter.state) == ("sms", row.message_id, InboxMessage.State.DEAD)
+    assert "orders.sms: delivery_limit" in letter.reason
+    assert bytes(letter.body) == bytes(row.body)
+    assert "topology.differs" not in everybody.output
 
 
 def _published(url: str, body: bytes, properties: dict[str, Any]) -> bool:
