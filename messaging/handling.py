@@ -51,7 +51,8 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
         try:
             verdict = _handle(consumer, delivery) if consumer.fenced else _run_unfenced(consumer, delivery)
         except Exception as error:
-            if database.is_away(error):
+            # A lock that others held for too long while the failure was recorded is no fault of the message either.
+            if isinstance(error, OperationalError) or database.is_away(error):
                 raise DatabaseAway(str(error).strip()) from error
             verdict = _bury_bare(delivery, error)
         if verdict in {Verdict.HANDLED, Verdict.DUPLICATE}:  # a failure has said more already
@@ -121,9 +122,19 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     row_id = inbox.admit(delivery)
     if row_id is None:
         return Verdict.DUPLICATE
-    consumer.handler(event, delivery)
+    _call(consumer, event, delivery)
     inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
     return Verdict.HANDLED
+
+
+def _call(consumer: Consumer, event: Event | None, delivery: Delivery) -> None:
+    """Call the handler. What would end the thread (`sys.exit`, a cancelled coroutine) is a failure like another."""
+    try:
+        consumer.handler(event, delivery)
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"the handler tried to end its thread: {inbox.describe(error)}") from error
 
 
 def _count_start(delivery: Delivery) -> Verdict | None:
@@ -165,7 +176,7 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
 
 def _run_unfenced(consumer: Consumer, delivery: Delivery) -> Verdict:
     with database.atomic():
-        consumer.handler(None, delivery)
+        _call(consumer, None, delivery)
     return Verdict.HANDLED
 
 
@@ -176,7 +187,7 @@ def _bury_bare(delivery: Delivery, error: Exception) -> Verdict:
     fault, and to go on would lose them all.
     """
     log.exception("message.not_recorded")
-    bare = replace(delivery, message=Message(body=b"", id=delivery.message_id))
+    bare = replace(delivery, message=Message(body=delivery.message.body, id=delivery.message_id))
     try:
         with database.atomic():
             moved = inbox.bury(bare, f"its failure could not be recorded: {inbox.describe(error)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,8 @@ from messaging.models import DeliveryAttempt, InboxMessage
 State = InboxMessage.State
 Outcome = DeliveryAttempt.Outcome
 
+#: Characters of a reason that are kept.
+REASON_LIMIT = 1000
 #: Characters of a traceback that are kept, from its end: the failing line is there.
 TRACEBACK_LIMIT = 20_000
 
@@ -39,7 +42,8 @@ def start(delivery: Delivery) -> tuple[int, int] | None:
     Returns the row's id and how many starts of this attempt were committed, this one included: were it the message
     that kills its process, the count would grow with each death. Returns None for a duplicate.
     """
-    row_id = _move(delivery, state=State.RETRYING, attempt=delivery.attempt, starts=1)
+    kept = ("changed_at",)  # and not the reason and the body that an attempt before may have left
+    row_id = _move(delivery, columns=kept, state=State.RETRYING, attempt=delivery.attempt, starts=1)
     if row_id is None:
         return None
     return row_id, InboxMessage.objects.values_list("starts", flat=True).get(pk=row_id)
@@ -47,12 +51,12 @@ def start(delivery: Delivery) -> tuple[int, int] | None:
 
 def expect_next(delivery: Delivery, reason: str) -> int | None:
     """Move the row on after a failure, so that only the next attempt may run. Returns None for a duplicate."""
-    return _move(delivery, state=State.RETRYING, attempt=delivery.attempt + 1, reason=reason, **_letter(delivery))
+    return _move(delivery, state=State.RETRYING, attempt=delivery.attempt + 1, **_letter(delivery, reason))
 
 
 def bury(delivery: Delivery, reason: str) -> int | None:
     """Make the message dead, with reason and body, for a person to look at. Returns None for a duplicate."""
-    return _move(delivery, state=State.DEAD, attempt=delivery.attempt, reason=reason, **_letter(delivery))
+    return _move(delivery, state=State.DEAD, attempt=delivery.attempt, **_letter(delivery, reason))
 
 
 def record(
@@ -83,25 +87,39 @@ def process_name() -> str:
 
 def describe(error: BaseException) -> str:
     """Return the error in one line, storable in any database."""
-    return f"{type(error).__name__}: {error}".rstrip(": ").replace("\x00", "\ufffd")[:1000]
+    try:
+        text = str(error)
+    except Exception:
+        text = "it cannot say what is wrong"
+    return _storable(f"{type(error).__name__}: {text}".rstrip(": "))[:REASON_LIMIT]
 
 
 def _trace(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error)).replace("\x00", "\ufffd")[-TRACEBACK_LIMIT:]
+    return _storable("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
 
 
-def _letter(delivery: Delivery) -> dict[str, Any]:
-    """Return what is kept of a message that did not succeed: enough to replay it."""
+def _storable(text: str) -> str:
+    # No database takes half of a surrogate pair, and PostgreSQL no NUL. Errors quote what handlers were given.
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
+
+
+def _letter(delivery: Delivery, reason: str) -> dict[str, Any]:
+    """Return what is kept of a message that did not succeed: why, and enough to replay it."""
     limit = conf.get().max_body_bytes
     return {
+        "reason": _storable(reason)[:REASON_LIMIT],
         "body": delivery.message.body[:limit],
         "body_truncated": len(delivery.message.body) > limit,
         "headers": storable_headers(delivery.message.headers),
     }
 
 
-def _move(delivery: Delivery, **change: Any) -> int | None:
-    """Insert the row, or change it where it expects this very attempt; return its id, or None for a duplicate.
+_MOVED = ("state", "attempt", "changed_at", "reason", "body", "body_truncated", "headers")
+
+
+def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any) -> int | None:
+    """Insert the row, or change `columns` of it where it expects this very attempt; return its id, or None for a
+    duplicate.
 
     One statement, so that of two processes with the same attempt only one gets through: the other waits on the
     unique index, and then finds the row moved.
@@ -122,11 +140,11 @@ def _move(delivery: Delivery, **change: Any) -> int | None:
     # What has a default in the database (the times) is left to it.
     fields = [f for f in row._meta.concrete_fields if not f.primary_key and not f.has_db_default()]
     table = connection.ops.quote_name(row._meta.db_table)
-    columns = ", ".join(f'"{f.column}"' for f in fields)
+    names = ", ".join(f'"{f.column}"' for f in fields)
     values = [f.get_db_prep_save(getattr(row, f.attname), connection) for f in fields]
-    moved = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in _MOVED)
+    moved = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in columns)
     sql = (
-        f"INSERT INTO {table} ({columns}) VALUES ({', '.join(['%s'] * len(values))}) "  # noqa: S608
+        f"INSERT INTO {table} ({names}) VALUES ({', '.join(['%s'] * len(values))}) "  # noqa: S608
         f"ON CONFLICT (consumer, message_id) DO UPDATE SET {moved}, starts = "
         # The starts of one attempt add up; a new attempt begins at none.
         f"CASE WHEN EXCLUDED.attempt = {table}.attempt THEN {table}.starts + EXCLUDED.starts ELSE 0 END "
@@ -136,9 +154,6 @@ def _move(delivery: Delivery, **change: Any) -> int | None:
         cursor.execute(sql, [*values, State.RETRYING, delivery.attempt])
         found = cursor.fetchone()
     return found[0] if found else None
-
-
-_MOVED = ("state", "attempt", "changed_at", "reason", "body", "body_truncated", "headers")
 
 
 def _version(delivery: Delivery) -> int:

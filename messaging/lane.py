@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
-from django.db import connections
+from django.db import DatabaseError, InterfaceError, connections
 
 from messaging import database, handling
 from messaging.broker.connection import Connection
@@ -146,18 +148,20 @@ class Lane:
         return arrival
 
     def _handle_all(self, arrivals: list[Arrival]) -> None:
+        alone = arrivals
         try:
             # A redelivered message may be one that kills its process: it goes alone, its start committed first.
             together = [arrival for arrival in arrivals if not arrival.redelivered]
-            alone = [arrival for arrival in arrivals if arrival.redelivered]
-            if len(together) < 2 or not self._handle_together(together):
-                alone = arrivals
-            for arrival in alone:
-                self._handle(arrival)
+            if len(together) > 1 and self._handle_together(together):
+                alone = [arrival for arrival in arrivals if arrival.redelivered]
+            while alone:
+                self._handle(alone[0])
+                alone = alone[1:]
         except Exception:
-            # A fault of our own, not of a message: nothing was acknowledged, so nothing is lost.
+            # A fault of our own, not of a message: what was not acknowledged goes back, so nothing is lost. To give
+            # back what was acknowledged would make the broker close the channel.
             log.exception("consumer.fault", consumer=self.consumer.name)
-            for arrival in arrivals:
+            for arrival in alone:
                 self.subscription.requeue(arrival)
             self._stopping.wait(FAULT_PAUSE)
         finally:
@@ -175,7 +179,9 @@ class Lane:
 
     def _handle(self, arrival: Arrival) -> None:
         delivery = self._delivery(arrival)
-        verdict = self._until_database_answers(lambda: handling.handle(self.consumer, delivery))
+        # When the database comes back the start is not counted again: this process did not die of the message.
+        deliveries = itertools.chain([delivery], itertools.repeat(replace(delivery, redelivered=False)))
+        verdict = self._until_database_answers(lambda: handling.handle(self.consumer, next(deliveries)))
         if verdict is not None:
             self._done(arrival, verdict)
 
@@ -206,7 +212,8 @@ class Lane:
                 with database.atomic():
                     InboxMessage.objects.exists()
             except Exception as error:
-                if not database.is_away(error):
+                # A table that is missing, or locked for a migration, is waited for like the server itself.
+                if not isinstance(error, DatabaseError | InterfaceError):
                     raise
             else:
                 log.info("consumer.database_back", consumer=self.consumer.name)

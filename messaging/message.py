@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -82,7 +83,7 @@ def new_id() -> str:
 
 
 def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return AMQP headers as JSON: tables and arrays as they are, all else (bytes, times, decimals) as text."""
+    """Return AMQP headers as JSON: tables, arrays and numbers as they are, all else (bytes, times) as text."""
     return {_storable_text(name): _storable(value) for name, value in headers.items()}
 
 
@@ -104,7 +105,7 @@ def _storable(value: Any) -> Any:
         return storable_headers(value)
     if isinstance(value, list):
         return [_storable(item) for item in value]
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return _storable_text(value)
 

@@ -23,10 +23,13 @@ from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
 from messaging import conf
+from messaging.broker import header_fields
 from messaging.broker.refusals import describe, is_refusal
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 
 log = structlog.get_logger(__name__)
+
+header_fields.install()
 
 #: Seconds before the second attempt to connect; doubles up to `RECONNECT_MAX`.
 FIRST_RECONNECT_DELAY = 0.2

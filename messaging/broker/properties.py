@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,7 +35,7 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
     """Return the message that arrived. Nothing in it is trusted: any client can set any property."""
     return Message(
         body=body,
-        id=_text(properties.message_id),
+        id=_id(properties.message_id),
         type=_text(properties.type),
         content_type=_text(properties.content_type),
         content_encoding=_text(properties.content_encoding),
@@ -50,10 +51,20 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
 
 
 def _text(value: Any) -> str:
-    # pika hands over bytes where a short string is not UTF-8; PostgreSQL takes no NUL.
+    # pika hands over bytes where a short string is not UTF-8; PostgreSQL takes no NUL. What replaces them is one byte
+    # long, so that the text still fits a short string when the message is sent again.
     if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    return str(value).replace("\x00", "\ufffd") if value is not None else ""
+        value = value.decode(errors="replace").replace("\ufffd", "?")
+    return str(value).replace("\x00", "?") if value is not None else ""
+
+
+def _id(value: Any) -> str:
+    # Two ids that differ in what cannot be stored must not become one: the second message would pass for a copy.
+    text = _text(value)
+    if isinstance(value, bytes) or "\x00" in str(value):
+        raw = value if isinstance(value, bytes) else str(value).encode()
+        return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+    return text
 
 
 def _time(seconds: int | None) -> datetime | None:

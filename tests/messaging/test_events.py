@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -107,7 +108,8 @@ def test_a_version_that_is_no_number_is_undecodable(version: Any) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b" ", b"{", b"nonsense", b"null", b"1", b'"text"', b"[]", b"\x00", b"\xff\xfe\x00\xd8", b"{\"name\": \"\xff\"}",
+        b"", b" ", b"{", b"nonsense", b"null", b"1", b'"text"', b"[]", b"\x00", b"\xff\xfe\x00\xd8",
+        b'{"name": "\xff"}',
         b"[" * 200_000, b'{"name":' * 200_000, b'{"name": "\\ud800"}', b'{"name": "x", "ratio": NaN}',
         b'{"name": "x", "ratio": Infinity}', b'{"name": "x", "more": {"y": -Infinity}}',
         b'{"name": "x", "count": ' + b"9" * 5000 + b"}", b'{"name": "x", "ratio": ' + b"9" * 400 + b"}",
@@ -176,10 +178,8 @@ def test_any_headers_are_read_or_undecodable(headers: dict[str, Any]) -> None:
     strange = message(headers=headers)
     with_any_fate(strange)
     for number in ("version", "attempt"):
-        try:
+        with suppress(Undecodable):
             assert 1 <= getattr(strange, number) < 2**31
-        except Undecodable:
-            pass
     for text in (strange.subject, strange.request_id):
         assert "\x00" not in text
         assert len(text) <= 255

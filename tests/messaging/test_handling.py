@@ -1,0 +1,201 @@
+"""What becomes of a delivery when handlers and databases behave badly."""
+
+import asyncio
+import sys
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, IntegrityError, OperationalError, connection
+from django.utils import timezone
+
+from messaging import handling, inbox
+from messaging.delivery import Delivery
+from messaging.exceptions import Reject, RetryLater
+from messaging.handling import DatabaseAway
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CONSUMER = a_consumer()
+
+
+def raising(error: BaseException, *, times: int = 1_000_000) -> Any:
+    """A handler that notes and raises, the first `times` times."""
+    left = [times]
+
+    def handler(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if left[0] > 0:
+            left[0] -= 1
+            raise error
+
+    return handler
+
+
+def test_reject_is_death_at_once() -> None:
+    assert handling.handle(a_consumer(raising(Reject("no such order"))), a_delivery()) == "dead"
+    assert InboxMessage.objects.get().reason == "no such order"
+    assert not OutboxMessage.objects.exists()
+
+
+def test_retry_later_comes_again_when_the_handler_said() -> None:
+    consumer = a_consumer(raising(RetryLater("gateway busy", after=timedelta(hours=1))))
+    assert handling.handle(consumer, a_delivery()) == "retrying"
+    waits = OutboxMessage.objects.get().publish_at - timezone.now()
+    assert timedelta(minutes=59) < waits <= timedelta(hours=1)
+    assert "gateway busy" in InboxMessage.objects.get().reason
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), GeneratorExit()])
+def test_a_handler_that_tries_to_leave_has_failed_and_the_thread_goes_on(error: BaseException) -> None:
+    assert handling.handle(a_consumer(raising(error)), a_delivery()) == "retrying"
+    assert type(error).__name__ in InboxMessage.objects.get().reason
+    assert notes() == 0
+
+
+def test_in_a_batch_a_handler_that_tries_to_leave_only_ends_the_batch() -> None:
+    consumer = a_consumer(raising(SystemExit(1), times=1), batch=2)
+    assert handling.handle_together(consumer, [a_delivery(), a_delivery()]) is None
+    assert notes() == 0
+
+
+def test_a_deadlock_is_tried_again_and_counts_as_nothing() -> None:
+    consumer = a_consumer(raising(OperationalError("deadlock detected"), times=2))
+    assert handling.handle(consumer, a_delivery()) == "handled"
+    assert notes("hello") == 1
+    assert DeliveryAttempt.objects.get().number == 1
+
+
+def test_a_deadlock_for_ever_is_a_failed_attempt() -> None:
+    assert handling.handle(a_consumer(raising(OperationalError("deadlock detected"))), a_delivery()) == "retrying"
+    assert DeliveryAttempt.objects.get().outcome == "failed"
+
+
+def test_a_lock_held_by_others_while_the_failure_is_recorded_kills_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise OperationalError("database is locked")
+
+    delivery = a_delivery()
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "expect_next", locked)
+        with pytest.raises(DatabaseAway):
+            handling.handle(a_consumer(raising(ValueError("x"))), delivery)
+    assert not InboxMessage.objects.exists()
+    assert handling.handle(CONSUMER, delivery) == "handled"
+
+
+def test_a_lock_held_by_others_while_a_start_is_counted_kills_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: object) -> None:
+        raise OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "start", locked)
+        with pytest.raises(DatabaseAway):
+            handling.handle(CONSUMER, a_delivery(redelivered=True))
+    assert not InboxMessage.objects.exists()
+
+
+def test_a_database_without_our_tables_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InboxMessage._meta, "db_table", "not_migrated_yet")
+    with pytest.raises(DatabaseAway):
+        handling.handle(CONSUMER, a_delivery())
+
+
+def test_an_integrity_error_of_the_handlers_own_is_a_failed_attempt() -> None:
+    assert handling.handle(a_consumer(raising(IntegrityError("taken"))), a_delivery()) == "retrying"
+
+
+def test_a_handler_that_swallows_a_database_error_fails_with_nothing_written() -> None:
+    def careless(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT nothing FROM nowhere")
+        except DatabaseError:
+            pass
+        note(event.text)
+
+    verdict = handling.handle(a_consumer(careless), a_delivery())
+    if connection.vendor == "postgresql":  # where the transaction is broken from there on
+        assert verdict == "retrying"
+        assert notes() == 0
+    else:
+        assert verdict == "handled"
+
+
+def test_a_batch_is_handled_in_one_transaction() -> None:
+    deliveries = [a_delivery(a_message(f"m{number}")) for number in range(5)]
+    consumer = a_consumer(batch=10)
+    assert handling.handle_together(consumer, deliveries) == ["handled"] * 5
+    assert handling.handle_together(consumer, deliveries) == ["duplicate"] * 5
+    assert notes() == 5
+
+
+def test_a_message_twice_in_one_batch_has_one_effect() -> None:
+    delivery = a_delivery()
+    assert handling.handle_together(a_consumer(batch=2), [delivery, delivery]) == ["handled", "duplicate"]
+    assert notes("hello") == 1
+
+
+@pytest.mark.parametrize("bad", [a_message(body=b"{"), a_message(type="test.erased"), a_message("fails")])
+def test_one_bad_message_rolls_its_whole_batch_back(bad: Any) -> None:
+    def choosy(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if event.text == "fails":
+            raise ValueError("this one")
+
+    deliveries = [a_delivery(a_message("good")), a_delivery(bad), a_delivery(a_message("good"))]
+    assert handling.handle_together(a_consumer(choosy, batch=3), deliveries) is None
+    assert notes() == 0
+    assert not InboxMessage.objects.exists()
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_connection_that_ends_in_the_handler_costs_no_attempt() -> None:
+    delivery = a_delivery()
+    assert handling.handle(a_consumer(_losing_its_connection()), delivery) == "handled"
+    assert notes("hello") == 1
+    assert DeliveryAttempt.objects.get().outcome == "handled"
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_connection_that_ends_in_a_batch_rolls_the_batch_back() -> None:
+    consumer, deliveries = a_consumer(_losing_its_connection(), batch=2), [a_delivery(), a_delivery()]
+    assert handling.handle_together(consumer, deliveries) is None
+    assert notes("hello") == 0
+    assert handling.handle_together(consumer, deliveries) == ["handled", "handled"]
+
+
+def _losing_its_connection() -> Any:
+    ended = []
+
+    def handler(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if not ended:
+            ended.append(True)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    return handler
+
+
+@pytest.mark.only_on("postgresql")
+def test_with_the_database_away_nothing_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection.close()
+    with monkeypatch.context() as patch:
+        patch.setitem(connection.settings_dict, "PORT", "1")
+        with pytest.raises(DatabaseAway):
+            handling.handle(CONSUMER, a_delivery())
+        with pytest.raises(DatabaseAway):
+            handling.handle_together(CONSUMER, [a_delivery(), a_delivery()])
+    assert not InboxMessage.objects.exists()
+
+
+def test_recursion_without_end_is_a_failed_attempt() -> None:
+    def endless(event: Noted, delivery: Delivery) -> None:
+        endless(event, delivery)
+
+    assert handling.handle(a_consumer(endless), a_delivery()) == "retrying"
+    assert sys.getrecursionlimit() > 0

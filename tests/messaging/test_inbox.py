@@ -1,0 +1,339 @@
+"""The inbox row is the fence: the effects of a message at a consumer happen once, whatever is delivered how often."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from messaging import handling, inbox
+from messaging.delivery import Delivery
+from messaging.handling import Verdict
+from messaging.message import Message
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from tests.support.consuming import (
+    Noted,
+    a_consumer,
+    a_delivery,
+    a_message,
+    delivery_of,
+    note,
+    notes,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CONSUMER = a_consumer()
+
+
+def fails(event: Noted, delivery: Delivery) -> None:
+    note(event.text)
+    raise ValueError("not today")
+
+
+FAILING = a_consumer(fails)
+
+
+def row() -> InboxMessage:
+    return InboxMessage.objects.get()
+
+
+def next_delivery(delivery: Delivery) -> Delivery:
+    """What the retry that was written for a failed delivery brings."""
+    return delivery_of(OutboxMessage.objects.get(message_id=delivery.message_id, attempt=delivery.attempt + 1))
+
+
+def at_once(work: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Run everything in threads of its own, all starting together; their results."""
+    results: list[Any] = [None] * len(work)
+    start = threading.Barrier(len(work))
+
+    def run(index: int, function: Callable[[], Any]) -> None:
+        try:
+            start.wait()
+            results[index] = function()
+        except BaseException as error:
+            results[index] = error
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(work)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def test_a_message_is_handled_and_its_copies_are_duplicates() -> None:
+    delivery = a_delivery()
+    verdicts = [handling.handle(CONSUMER, delivery) for _ in range(3)]
+    assert verdicts == ["handled", "duplicate", "duplicate"]
+    assert notes("hello") == 1
+    assert (row().state, row().attempt, row().identified) == ("handled", 1, True)
+    assert [attempt.outcome for attempt in DeliveryAttempt.objects.all()] == ["handled"]
+
+
+def test_two_consumers_each_handle_a_message() -> None:
+    message = a_message()
+    for name in ("notes", "copies"):
+        assert handling.handle(a_consumer(name=name), a_delivery(message, consumer=name)) == "handled"
+    assert notes("hello") == 2
+
+
+def test_copies_delivered_at_once_to_many_threads_have_one_effect() -> None:
+    delivery = a_delivery()
+    verdicts = at_once([lambda: handling.handle(CONSUMER, delivery)] * 8)
+    assert Counter(verdicts) == {Verdict.HANDLED: 1, Verdict.DUPLICATE: 7}
+    assert notes("hello") == 1
+
+
+def test_copies_that_all_fail_at_once_are_one_failed_attempt_and_one_retry() -> None:
+    delivery = a_delivery()
+    verdicts = at_once([lambda: handling.handle(FAILING, delivery)] * 6)
+    assert Counter(verdicts) == {Verdict.RETRYING: 1, Verdict.DUPLICATE: 5}
+    assert notes() == 0
+    assert OutboxMessage.objects.count() == 1
+    assert (row().state, row().attempt) == ("retrying", 2)
+    assert DeliveryAttempt.objects.count() == 1
+
+
+def test_many_messages_each_delivered_often_with_half_of_all_handlings_failing_lose_and_double_nothing() -> None:
+    dice = random.Random(7)
+
+    def unreliable(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if dice.random() < 0.5:
+            raise ValueError("half of them fail")
+
+    consumer = a_consumer(unreliable, retry=CONSUMER.retry.__class__(max_attempts=60))
+    texts = [f"m{number:03}" for number in range(60)]
+    waiting = [a_delivery(a_message(text)) for text in texts] * 2
+    lock = threading.Lock()
+
+    def work() -> int:
+        doubled = 0
+        while True:
+            with lock:
+                if not waiting:
+                    return doubled
+                delivery = waiting.pop(dice.randrange(len(waiting)))
+            if handling.handle(consumer, delivery) is Verdict.RETRYING:
+                again = next_delivery(delivery)
+                with lock:
+                    waiting.extend([again, again, delivery])
+                doubled += 1
+
+    assert sum(at_once([work] * 4)) > 0
+    assert Counter({text: notes(text) for text in texts}) == Counter(texts)
+    assert set(InboxMessage.objects.values_list("state", flat=True)) == {"handled"}
+
+
+def test_a_late_copy_of_the_first_attempt_does_not_run_again_after_the_retry() -> None:
+    first = a_delivery()
+    assert handling.handle(FAILING, first) == "retrying"
+    assert handling.handle(CONSUMER, first) == "duplicate"
+    second = next_delivery(first)
+    assert second.attempt == 2
+    assert handling.handle(CONSUMER, second) == "handled"
+    for late in (first, second):
+        assert handling.handle(CONSUMER, late) == "duplicate"
+        assert handling.handle(FAILING, late) == "duplicate"
+    assert notes("hello") == 1
+    assert (row().state, row().attempt) == ("handled", 2)
+
+
+def test_nothing_overwrites_handled() -> None:
+    delivery = a_delivery()
+    handling.handle(CONSUMER, delivery)
+    with transaction.atomic():
+        assert inbox.expect_next(delivery, "late") is None
+        assert inbox.bury(delivery, "late") is None
+        assert inbox.start(delivery) is None
+        assert inbox.admit(delivery) is None
+    assert (row().state, row().reason, row().body) == ("handled", "", None)
+
+
+def test_what_a_handler_wrote_before_it_failed_is_gone() -> None:
+    assert handling.handle(FAILING, a_delivery()) == "retrying"
+    assert notes() == 0
+    assert "ValueError: not today" in row().reason
+
+
+def test_the_retry_is_the_same_message_for_this_consumer_alone() -> None:
+    message = a_message(headers={"x-subject": "n-1", "x-request-id": "r", "tenant": "t"}, correlation_id="c")
+    handling.handle(FAILING, a_delivery(message))
+    again = OutboxMessage.objects.get()
+    assert (again.message_id, again.attempt, again.consumer) == (message.id, 2, "notes")
+    assert (again.exchange, again.routing_key) == ("", "tests.notes")
+    assert bytes(again.body) == message.body
+    assert (again.subject, again.correlation_id) == ("n-1", "c")
+    assert again.headers == {"tenant": "t", "x-request-id": "r"}
+
+
+def test_after_its_last_attempt_a_message_is_dead_with_body_reason_and_traceback() -> None:
+    delivery = a_delivery()
+    for expected in ("retrying", "retrying", "dead"):
+        assert handling.handle(FAILING, delivery) == expected
+        delivery = next_delivery(delivery) if expected == "retrying" else delivery
+    dead = row()
+    assert (dead.state, dead.attempt) == ("dead", 3)
+    assert bytes(dead.body or b"") == delivery.message.body
+    assert "not today" in dead.reason
+    attempts = list(DeliveryAttempt.objects.all())
+    assert [(attempt.number, attempt.outcome) for attempt in attempts] == [(1, "failed"), (2, "failed"), (3, "failed")]
+    assert "raise ValueError" in attempts[-1].traceback
+    assert handling.handle(CONSUMER, delivery) == "duplicate"
+
+
+# --- What kills its process --------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def dies(monkeypatch: pytest.MonkeyPatch, delivery: Delivery) -> None:
+    """One delivery whose process dies after the start was committed, in the handler's transaction."""
+    with monkeypatch.context() as patch:
+        patch.setattr(handling, "_try", _die)
+        with pytest.raises(Killed):
+            handling.handle(CONSUMER, delivery)
+
+
+def _die(*_: object) -> None:
+    raise Killed
+
+
+def test_a_message_that_kills_its_process_is_counted_and_ends_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    redelivered = a_delivery(redelivered=True)
+    for _ in range(handling.CRASH_LIMIT):
+        dies(monkeypatch, redelivered)
+    assert handling.handle(CONSUMER, redelivered) == "dead"
+    assert "kills its process" in row().reason
+    assert bytes(row().body or b"") == redelivered.message.body
+    assert DeliveryAttempt.objects.filter(outcome="crashed").count() == handling.CRASH_LIMIT
+    assert notes() == 0
+
+
+def test_a_redelivered_message_that_harms_nobody_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    redelivered = a_delivery(redelivered=True)
+    dies(monkeypatch, redelivered)
+    assert handling.handle(CONSUMER, redelivered) == "handled"
+    assert handling.handle(CONSUMER, redelivered) == "duplicate"
+    assert notes("hello") == 1
+
+
+def test_the_starts_of_one_attempt_are_not_held_against_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = a_delivery(redelivered=True)
+    dies(monkeypatch, first)
+    dies(monkeypatch, first)
+    assert handling.handle(FAILING, first) == "retrying"
+    assert row().starts == 0
+    second = delivery_of(OutboxMessage.objects.get(), redelivered=True)
+    for _ in range(2):
+        dies(monkeypatch, second)
+    assert handling.handle(CONSUMER, second) == "handled"
+
+
+def test_a_start_keeps_what_is_known_of_the_failure_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = a_delivery()
+    handling.handle(FAILING, first)
+    dies(monkeypatch, delivery_of(OutboxMessage.objects.get(), redelivered=True))
+    assert "not today" in row().reason
+    assert bytes(row().body or b"") == first.message.body
+
+
+# --- What arrives in a bad state ---------------------------------------------------------------------------
+
+
+def test_a_message_without_an_id_is_handled_and_shown_as_such() -> None:
+    delivery = a_delivery(a_message(id=""), identified=False)
+    assert handling.handle(CONSUMER, delivery) == "handled"
+    assert not row().identified
+
+
+@pytest.mark.parametrize("headers", [{"x-attempt": "two"}, {"x-attempt": 0}, {"x-event-version": -1},
+                                     {"x-event-version": True}, {"x-event-version": 99}])  # fmt: skip
+def test_headers_that_cannot_be_understood_make_a_message_dead(headers: dict[str, Any]) -> None:
+    assert handling.handle(CONSUMER, a_delivery(a_message(headers=headers))) == "dead"
+    assert row().headers == headers
+    assert DeliveryAttempt.objects.get().outcome == "rejected"
+
+
+def test_an_event_that_the_consumer_did_not_ask_for_is_dead() -> None:
+    wrong = a_message(type="test.erased", body=b'{"text": "x"}')
+    assert handling.handle(CONSUMER, a_delivery(wrong)) == "dead"
+    assert "does not handle test.erased" in row().reason
+
+
+def test_a_body_over_the_limit_is_dead_and_kept_in_part(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
+    assert handling.handle(CONSUMER, a_delivery(a_message("x" * 2000))) == "dead"
+    assert row().body_truncated
+    assert len(row().body or b"") == 1024
+
+
+def test_nul_and_half_characters_anywhere_can_be_recorded() -> None:
+    awkward = "a\x00b\ud800c"
+    message = a_message(
+        type="test.noted", headers={"x-subject": "s\x00", "k\x00": ["\x00", {"\x00": b"\xff\x00"}]}
+    )  # fmt: skip
+
+    def fail(event: Noted, delivery: Delivery) -> None:
+        raise ValueError(awkward)
+
+    assert handling.handle(a_consumer(fail), a_delivery(message)) == "retrying"
+    assert row().reason == "ValueError: a\ufffdb?c"
+    assert bytes(row().body or b"") == message.body
+
+
+def test_a_reason_for_rejecting_is_kept_even_where_it_cannot_be_stored_as_it_is() -> None:
+    def reject(event: Noted, delivery: Delivery) -> None:
+        raise handling.Reject("no order \x00 \ud800!" + "x" * 5000)
+
+    delivery = a_delivery()
+    assert handling.handle(a_consumer(reject), delivery) == "dead"
+    assert row().reason.startswith("no order \ufffd ?!")
+    assert len(row().reason) <= 1000
+    assert bytes(row().body or b"") == delivery.message.body
+    assert DeliveryAttempt.objects.get().outcome == "rejected"
+
+
+def test_an_error_that_cannot_even_say_its_name_is_retried_like_another() -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    def fail(event: Noted, delivery: Delivery) -> None:
+        raise Speechless
+
+    assert handling.handle(a_consumer(fail), a_delivery()) == "retrying"
+    assert "Speechless" in row().reason
+
+
+def test_a_message_whose_failure_cannot_be_recorded_is_dead_with_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unstorable(headers: Any) -> Any:
+        if headers:
+            raise RecursionError("nested too deep")
+        return {}
+
+    monkeypatch.setattr(inbox, "storable_headers", unstorable)
+    delivery = a_delivery(a_message(headers={"deep": 1}))
+    assert handling.handle(FAILING, delivery) == "dead"
+    assert "could not be recorded" in row().reason
+    assert bytes(row().body or b"") == delivery.message.body
+
+
+@pytest.mark.parametrize("text", ["x" * 255, "\U0001f9e7" * 63])
+def test_ids_as_long_as_amqp_allows_are_stored(text: str) -> None:
+    message = Message(**{**_fields(a_message()), "id": text, "correlation_id": text, "app_id": text, "type": text})
+    assert handling.handle(CONSUMER, a_delivery(message)) == "dead"
+    assert row().message_id == text
+
+
+def _fields(message: Message) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in message.__slots__}

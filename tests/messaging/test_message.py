@@ -1,0 +1,93 @@
+"""Messages at the border: whatever arrives becomes something that every database stores and can be sent again."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pika
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import spec
+
+from messaging.broker.properties import from_pika, to_pika
+from messaging.message import Message, headers_to_pass_on, new_id, storable_headers
+
+short = st.binary(max_size=255) | st.text(max_size=60)
+
+
+def arrived(**properties: Any) -> Message:
+    return from_pika(pika.BasicProperties(**properties), b"")
+
+
+def over_the_wire(properties: pika.BasicProperties) -> pika.BasicProperties:
+    return spec.BasicProperties().decode(b"".join(properties.encode()))
+
+
+@given(st.tuples(short, short, short, short))
+def test_any_text_property_can_be_stored_and_sent_again(texts: tuple[Any, ...]) -> None:
+    message = arrived(message_id=texts[0], type=texts[1], correlation_id=texts[2], app_id=texts[3])
+    for text in (message.id, message.type, message.correlation_id, message.app_id):
+        assert "\x00" not in text
+        assert len(text.encode()) <= 255
+    assert from_pika(over_the_wire(to_pika(message)), b"") == message
+
+
+@given(st.binary(min_size=1, max_size=255), st.binary(min_size=1, max_size=255))
+def test_two_ids_that_differ_stay_two_ids(one: bytes, other: bytes) -> None:
+    assert (arrived(message_id=one).id == arrived(message_id=other).id) == (_as_pika(one) == _as_pika(other))
+
+
+def _as_pika(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def test_an_id_of_raw_bytes_is_kept_apart_from_another() -> None:
+    assert arrived(message_id=b"\xfe\x01").id != arrived(message_id=b"\xff\x01").id
+    assert arrived(message_id="a\x00").id != arrived(message_id="a\ufffd").id
+
+
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text(max_size=60), nested))
+def test_any_headers_become_json_without_nul(headers: dict[str, Any]) -> None:
+    stored = json.dumps(storable_headers(headers))
+    assert "\\u0000" not in stored
+    assert json.loads(stored) == storable_headers(headers)
+
+
+def test_the_next_attempt_keeps_the_senders_headers_and_no_traces_of_the_way() -> None:
+    headers = {
+        "tenant": "t1", "x-request-id": "r", "x-attempt": 3, "x-death": [{"count": 9}], "x-outbox-id": "5",
+        "CC": ["orders.sms"], "BCC": ["orders.sms"], "weight": 1.5,
+    }  # fmt: skip
+    assert headers_to_pass_on(headers) == {"tenant": "t1", "x-request-id": "r", "weight": 1.5}
+
+
+def test_a_number_that_json_does_not_know_is_kept_as_text() -> None:
+    assert storable_headers({"ratio": float("nan")}) == {"ratio": "nan"}
+
+
+def test_what_is_absent_arrives_as_empty() -> None:
+    message = arrived()
+    assert (message.id, message.type, message.content_type, message.headers) == ("", "", "", {})
+    assert message.timestamp is None
+    assert (message.version, message.attempt) == (1, 1)
+
+
+def test_a_time_outside_the_calendar_is_no_time() -> None:
+    assert arrived(timestamp=2**62).timestamp is None
+    assert arrived(timestamp=0).timestamp == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def test_ids_sort_by_birth() -> None:
+    ids = [new_id() for _ in range(100)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 100

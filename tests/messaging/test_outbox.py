@@ -1,0 +1,220 @@
+"""The outbox: events commit with what they report, or not at all."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import structlog
+from django.db import connection, transaction
+from django.test import TestCase
+from django.utils import timezone
+
+from messaging import outbox, relay, relay_thread
+from messaging.exceptions import BodyTooLarge, OutsideTransaction
+from messaging.models import OutboxMessage
+from tests.support.consuming import Noted
+
+FOREVER = 3600.0
+
+
+class Handed:
+    """Stands where the relay thread would, and keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.rows: list[OutboxMessage] = []
+
+    def __call__(self, rows: list[OutboxMessage], leased_at: float) -> None:
+        self.rows += rows
+
+
+@pytest.fixture
+def handed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Handed:
+    """As in a long-lived process whose relay thread is on."""
+    settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True}
+    monkeypatch.setattr(relay_thread._home, "long_lived", True)
+    spy = Handed()
+    monkeypatch.setattr(relay_thread, "hand_over", spy)
+    return spy
+
+
+@pytest.fixture
+def request_id() -> Iterator[str]:
+    with structlog.contextvars.bound_contextvars(request_id="req-7"):
+        yield "req-7"
+
+
+def add_and_fail(text: str) -> None:
+    with transaction.atomic():
+        outbox.add(Noted(text=text))
+        raise ZeroDivisionError
+
+
+class InsideTestCase(TestCase):
+    """Django's own blocks around a test never commit: they do not count as a transaction."""
+
+    def test_an_event_outside_a_transaction_is_refused(self) -> None:
+        with pytest.raises(OutsideTransaction, match=r"transaction\.atomic"):
+            outbox.add(Noted(text="x"))
+
+    def test_an_event_inside_a_transaction_is_taken(self) -> None:
+        with transaction.atomic():
+            outbox.add(Noted(text="x"))
+        assert OutboxMessage.objects.count() == 1
+
+    def test_several_events_are_one_statement(self) -> None:
+        with transaction.atomic(), self.assertNumQueries(1):
+            outbox.add(Noted(text="x"), Noted(text="y"), Noted(text="z"), subject="n-1")
+        assert OutboxMessage.objects.filter(subject="n-1").count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_outside_a_transaction_is_refused() -> None:
+    with pytest.raises(OutsideTransaction):
+        outbox.add(Noted(text="x"))
+    assert not OutboxMessage.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_rolled_back_leaves_nothing_and_hands_over_nothing(handed: Handed) -> None:
+    with pytest.raises(ZeroDivisionError):
+        add_and_fail("x")
+    assert not OutboxMessage.objects.exists()
+    assert handed.rows == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_inner_block_that_is_rolled_back_takes_its_events_with_it(handed: Handed) -> None:
+    with transaction.atomic():
+        kept = outbox.add(Noted(text="kept"))
+        with pytest.raises(ZeroDivisionError):
+            add_and_fail("gone")
+    assert list(OutboxMessage.objects.all()) == kept
+    assert handed.rows == kept
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_are_handed_over_at_the_commit_and_not_before(handed: Handed) -> None:
+    with transaction.atomic():
+        rows = outbox.add(Noted(text="x"), Noted(text="y"))
+        assert handed.rows == []
+    assert handed.rows == rows
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_are_born_leased_to_the_process_that_will_publish_them(handed: Handed) -> None:
+    with transaction.atomic():
+        outbox.add(Noted(text="x"))
+    row = OutboxMessage.objects.get()
+    assert row.lease_token == relay_thread.lease_token()
+    assert row.lease_until is not None
+    assert row.lease_until > timezone.now()
+    assert relay.claim(10, FOREVER) == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_handed_row_can_be_published_as_it_is(handed: Handed) -> None:
+    with transaction.atomic():
+        outbox.add(Noted(text="x"), subject="n-1", correlation_id="c-1")
+    fresh, stored = handed.rows[0], OutboxMessage.objects.get()
+    assert relay.publishing_of(fresh) == relay.publishing_of(stored)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_where_no_relay_thread_runs_rows_are_born_free_and_any_relay_claims_them() -> None:
+    with transaction.atomic():
+        [row] = outbox.add(Noted(text="x"))
+    assert OutboxMessage.objects.get().lease_token is None
+    assert relay.claim(10, FOREVER) == [row]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_delayed_event_waits_in_the_table(handed: Handed) -> None:
+    with transaction.atomic():
+        outbox.add(Noted(text="x"), delay=timedelta(hours=1))
+    row = OutboxMessage.objects.get()
+    assert abs(row.publish_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=1)
+    assert row.lease_token is None
+    assert handed.rows == []
+    assert relay.claim(10, FOREVER) == []
+    OutboxMessage.objects.update(publish_at=timezone.now())
+    assert relay.claim(10, FOREVER) == [row]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_body_over_the_limit_is_refused_and_says_what_to_do(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
+    with transaction.atomic():
+        with pytest.raises(BodyTooLarge, match="MAX_BODY_BYTES"):
+            outbox.add(Noted(text="é" * 600))
+        outbox.add(Noted(text="x" * 600))
+    assert OutboxMessage.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_request_that_caused_an_event_is_in_its_headers(request_id: str) -> None:
+    with transaction.atomic():
+        outbox.add(Noted(text="x"))
+    message = relay.publishing_of(OutboxMessage.objects.get()).message
+    assert message.request_id == request_id
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_carries_what_readers_need(handed: Handed) -> None:
+    with transaction.atomic():
+        outbox.add(Noted(text="x"), subject="n-1", correlation_id="c-1")
+    row = OutboxMessage.objects.get()
+    publishing = relay.publishing_of(row)
+    message = publishing.message
+    assert (publishing.exchange, publishing.routing_key) == ("orders.events", "test.noted")
+    assert (message.type, message.version, message.attempt, message.subject) == ("test.noted", 1, 1, "n-1")
+    assert (message.correlation_id, message.persistent, message.content_type) == ("c-1", True, "application/json")
+    assert message.timestamp == row.created_at
+    assert uuid.UUID(message.id).version == 7
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_row_is_claimed_twice_by_relays_that_claim_at_once() -> None:
+    with transaction.atomic():
+        outbox.add(*[Noted(text=str(number)) for number in range(200)])
+    claimed: list[list[OutboxMessage]] = []
+    start = threading.Barrier(4)
+
+    def claim_all() -> None:
+        try:
+            start.wait()
+            while rows := relay.claim(7, FOREVER):
+                claimed.append(rows)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=claim_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    ids = [row.pk for rows in claimed for row in rows]
+    assert len(ids) == len(set(ids)) == 200
+    assert max(map(len, claimed)) <= 7
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_holder_changes_nothing() -> None:
+    with transaction.atomic():
+        outbox.add(Noted(text="x"))
+    [stale] = relay.claim(10, 0.0)
+    [held] = relay.claim(10, FOREVER)
+    confirmed = relay.Outcome(relay.Fate.CONFIRMED)
+
+    relay.write_published([relay._Mark(stale, confirmed, ())])
+    relay.write_setback(relay._Mark(stale, relay.Outcome(relay.Fate.RETURNED, "312"), ()))
+    row = OutboxMessage.objects.get()
+    assert (row.state, row.publish_attempts, row.lease_token) == ("pending", 0, held.lease_token)
+
+    relay.write_published([relay._Mark(held, confirmed, ("notes",))])
+    row.refresh_from_db()
+    assert (row.state, row.publish_attempts, row.lease_token) == ("published", 1, None)
+    assert row.expected_consumers == ["notes"]
