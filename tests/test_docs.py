@@ -1,0 +1,43 @@
+"""The documents tell the truth, as far as a machine can see."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from messaging.conf import MessagingSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def test_every_messaging_setting_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs/configuration.md").read_text()
+    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*) \|", text, re.MULTILINE))
+
+    assert set(documented) == {name.upper() for name in MessagingSettings.model_fields}
+    for name, field in MessagingSettings.model_fields.items():
+        if isinstance(field.default, int) and name != "max_body_bytes":
+            assert documented[name.upper()].strip("` ") == str(field.default)
+
+
+def test_every_environment_variable_is_documented() -> None:
+    variables = re.findall(r"^#?([A-Z][A-Z_]*)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    text = (ROOT / "docs/configuration.md").read_text()
+
+    assert [name for name in variables if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    named = set(re.findall(r"manage\.py ([a-z_]+)", (ROOT / "README.md").read_text()))
+    built_in = {"check", "migrate", "createsuperuser", "runserver"}
+    here = {path.stem for path in ROOT.glob("*/management/commands/*.py")}
+
+    assert named - built_in <= here
