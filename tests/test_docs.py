@@ -13,7 +13,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 def test_every_messaging_setting_is_documented_with_its_default() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
-    documented = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]*) \|", text, re.MULTILINE))
+    _, _, text = text.partition("## `settings.MESSAGING`")
+    documented = dict(re.findall(r"^\| `([A-Z_]+)` \|\s*([^|]*?)\s*\|", text, re.MULTILINE))
 
     assert set(documented) == {name.upper() for name in MessagingSettings.model_fields}
     for name, field in MessagingSettings.model_fields.items():
@@ -28,11 +29,11 @@ def test_every_environment_variable_is_documented() -> None:
     assert [name for name in variables if f"`{name}`" not in text] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+@pytest.mark.parametrize("document", PAGES, ids=lambda document: document.name)
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
 
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+    assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
 def test_every_command_in_the_readme_exists() -> None:
