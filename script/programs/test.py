@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     os.chdir(ROOT)
     stop_on_signals()
     selection = Selection.of(arguments)
-    tally = Tally(in_ci=bool(os.environ.get("CI")))
+    tally = Tally(in_ci=bool(os.environ.get("CI")), everything=selection.is_everything)
     started = time.monotonic()
     try:
         if selection.is_everything:

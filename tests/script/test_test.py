@@ -43,6 +43,12 @@ def test_counts_of_a_run(report, in_ci, counts, exit_code, passed, failed):
     assert (tally.passed, tally.failed) == (passed, failed)
 
 
+def test_when_everything_was_asked_for_a_run_without_tests_has_failed(report):
+    tally = Tally(in_ci=False, everything=True)
+    tally.tests("Tests in a browser", 5, report(0, 0, 0, 0))
+    assert tally.failed == 1
+
+
 def test_a_run_that_wrote_no_report_has_failed(tmp_path):
     tally = Tally(in_ci=False)
     tally.tests("Tests", 4, tmp_path / "missing.xml")
