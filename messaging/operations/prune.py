@@ -1,0 +1,115 @@
+"""Pruning: what is finished, and old enough, is deleted. Nothing that waits, failed or died ever is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from django.db import models
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.expressions import Combinable
+
+from messaging import conf, database
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+
+log = structlog.get_logger(__name__)
+
+#: Rows deleted in one transaction, unless asked otherwise.
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many rows were deleted, or would be."""
+
+    outbox: int
+    inbox: int
+    attempts: int
+
+
+def prune(*, batch: int = BATCH, dry_run: bool = False) -> Pruned:
+    """Delete published outbox rows older than `OUTBOX_RETENTION_DAYS`, and handled inbox rows with their attempts
+    older than `INBOX_RETENTION_DAYS`; return the counts. With `dry_run` only count.
+
+    An inbox row is what stops a message from being handled twice, so it outlives every outbox row of its message.
+    Each batch is a transaction of its own. Several prunes may run at once, and one that was stopped half way has
+    done its half.
+    """
+    finished = _finished_outbox()
+    if dry_run:
+        unfinished = OutboxMessage.objects.exclude(pk__in=finished.values("pk"))
+        return _counted(finished, _forgettable_inbox(unfinished))
+    outbox = _delete(finished, "created_at", batch)
+    inbox = _delete(_forgettable_inbox(OutboxMessage.objects.all()), "changed_at", batch)
+    pruned = Pruned(
+        outbox=outbox.get(OutboxMessage._meta.label, 0),
+        inbox=inbox.get(InboxMessage._meta.label, 0),
+        attempts=inbox.get(DeliveryAttempt._meta.label, 0),
+    )
+    log.info("messages.pruned", outbox=pruned.outbox, inbox=pruned.inbox, attempts=pruned.attempts)
+    return pruned
+
+
+def _finished_outbox() -> QuerySet[OutboxMessage]:
+    # Its creation is no later than its publishing, and is what the index knows.
+    before = _days_ago(conf.get().outbox_retention_days)
+    return OutboxMessage.objects.filter(
+        state=OutboxMessage.State.PUBLISHED, created_at__lt=before, published_at__lt=before
+    )
+
+
+def _forgettable_inbox(outbox: QuerySet[OutboxMessage]) -> QuerySet[InboxMessage]:
+    """Return the old handled rows whose message none of the `outbox` rows can bring again."""
+    return InboxMessage.objects.filter(
+        ~Exists(outbox.filter(message_id=OuterRef("message_id"))),
+        state=InboxMessage.State.HANDLED,
+        changed_at__lt=_days_ago(conf.get().inbox_retention_days),
+    )
+
+
+def _days_ago(days: float) -> Combinable:
+    return database.in_future(-timedelta(days=days).total_seconds())
+
+
+def _counted(outbox: QuerySet[OutboxMessage], inbox: QuerySet[InboxMessage]) -> Pruned:
+    with database.atomic():
+        return Pruned(
+            outbox=outbox.count(),
+            inbox=inbox.count(),
+            attempts=DeliveryAttempt.objects.filter(inbox_message__in=inbox).count(),
+        )
+
+
+def _delete(rows: QuerySet[Any], time_field: str, batch: int) -> dict[str, int]:
+    """Delete `rows` in batches, oldest first; return {model label: count}, of what went with them too."""
+    deleted: dict[str, int] = {}
+    after: tuple[Any, int] | None = None
+    while True:
+        started = time.monotonic()
+        with database.atomic():
+            # What another prune holds is its own to delete.
+            page = rows.filter(_beyond(time_field, after)).select_for_update(skip_locked=True, of=("self",))
+            found = list(page.order_by(time_field, "pk").values_list(time_field, "pk")[:batch])
+            _, counts = _model(rows).objects.filter(pk__in=[pk for _, pk in found]).delete()
+        for label, count in counts.items():
+            deleted[label] = deleted.get(label, 0) + count
+        if len(found) < batch:
+            return deleted
+        after = found[-1]
+        if database.is_sqlite():
+            # One writer at a time: leave the shop as long as was taken from it.
+            time.sleep(time.monotonic() - started)
+
+
+def _beyond(time_field: str, after: tuple[Any, int] | None) -> Q:
+    if after is None:
+        return Q()
+    moment, pk = after
+    return Q(**{f"{time_field}__gt": moment}) | Q(**{time_field: moment, "pk__gt": pk})
+
+
+def _model(rows: QuerySet[Any]) -> type[models.Model]:
+    return rows.model

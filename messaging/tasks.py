@@ -1,0 +1,15 @@
+"""Housekeeping for Celery: each task calls the function that its command calls. No message travels through Celery."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from celery import shared_task
+
+from messaging.operations import prune
+
+
+@shared_task(name="messaging.prune")
+def prune_messages() -> dict[str, int]:
+    """Delete what is finished and old; return the counts."""
+    return asdict(prune.prune())
