@@ -54,6 +54,7 @@ class OutboxMessage(models.Model):
     class Meta:
         verbose_name = "outbox message"
         ordering = ["-id"]
+        permissions = [("view_payload", "Can see personal and secret values in messages")]
         indexes = [
             models.Index(
                 fields=["publish_at", "id"],

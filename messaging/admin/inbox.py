@@ -1,0 +1,66 @@
+"""Inbox messages in the admin, each with its attempts."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.template.defaultfilters import truncatechars
+
+from messaging.admin import payload, words
+from messaging.admin.filters import ConsumerFilter, TypeFilter
+from messaging.admin.messages import MessageAdmin
+from messaging.admin.read_only import ReadOnly
+from messaging.models import DeliveryAttempt, InboxMessage
+
+
+class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
+    """The attempts, one below the other, tracebacks folded."""
+
+    model = DeliveryAttempt
+    template = "messaging/admin/attempts.html"
+    fields = readonly_fields = ("number", "outcome")
+    extra = 0
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """They are a part of the message: who may see one may see the other."""
+        return request.user.has_perm("messaging.view_inboxmessage")
+
+
+@admin.register(InboxMessage)
+class InboxMessageAdmin(MessageAdmin):
+    """What each consumer has done about each message."""
+
+    list_display = ["type_or_none", "state_pill", "consumer", "subject_link", "attempt", "received_at", "why"]
+    list_filter = ["state", ConsumerFilter, TypeFilter, "received_at"]
+    heavy_columns: ClassVar[list[str]] = ["body", "headers"]
+    inlines = [AttemptInline]
+    fieldsets = [
+        ("At the consumer", {"fields": ["consumer", "attempt", "starts", "received_at", "changed_at", "reason"]}),
+        (
+            "Message",
+            {"fields": ["message_id", "identified", "type", "version", "subject", "correlation_id", "app_id"]},
+        ),
+    ]
+
+    def explain(self, row: InboxMessage) -> words.Explanation:
+        """Return what the row's state means."""
+        return words.explain_inbox(row)
+
+    def body_text(self, row: InboxMessage, unmasked: bool) -> str:
+        """Return the body, which is kept of a message that is retrying or dead."""
+        if row.body is None:
+            return "Not kept here once a message is handled. The outbox keeps what this project published."
+        text = payload.written(bytes(row.body), unmasked=unmasked)
+        return f"Only its beginning was kept: it was too large.\n{text}" if row.body_truncated else text
+
+    @admin.display(description="type")
+    def type_or_none(self, row: InboxMessage) -> str:
+        """The type, or that it had none."""
+        return row.type or "(no type)"
+
+    @admin.display(description="reason")
+    def why(self, row: InboxMessage) -> str:
+        """Why it is dead or retrying, in one line."""
+        return truncatechars(" ".join(row.reason[:500].split()), 100) or "–"

@@ -1,0 +1,101 @@
+"""What the pages of messages have in common: they are read, searched by what people know, and tell the story."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from messaging.admin import payload, words
+from messaging.admin.read_only import ReadOnly
+from messaging.admin.story import lines, may_read_stories, story_url
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.operations import timeline
+
+
+class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """The parent of both message pages."""
+
+    change_list_template = "messaging/admin/messages.html"
+    change_form_template = "messaging/admin/message.html"
+    search_fields = ["subject", "message_id", "type", "consumer"]
+    search_help_text = "Order number, message id, type or consumer"
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    # By id is by time, and needs no sorting of a hundred thousand rows.
+    sortable_by = ()
+    list_per_page = 50
+    actions = None
+    #: Large columns that the list does not show.
+    heavy_columns: ClassVar[list[str]] = []
+
+    class Media:
+        css = {"all": ["messaging/admin.css"]}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Read bodies and the like for a single message only."""
+        rows: QuerySet[Any] = super().get_queryset(request)
+        match = request.resolver_match
+        return rows if match and "object_id" in match.kwargs else rows.defer(*self.heavy_columns)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find the very subject or message id, by index; else whatever contains each word."""
+        exactly = Q(subject=search_term) | Q(message_id=search_term)
+        if search_term and self.model._default_manager.filter(exactly).exists():
+            return queryset.filter(exactly), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the list; where a search found one subject only, with a link to its story."""
+        if request.method not in {"GET", "HEAD"}:
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        response = super().changelist_view(request, extra_context)
+        context = getattr(response, "context_data", None) or {}
+        if "cl" in context and context["cl"].query and may_read_stories(request):
+            subjects = {row.subject for row in context["cl"].result_list}
+            if len(subjects) == 1 and (subject := subjects.pop()):
+                context.update(story_subject=subject, story_url=story_url(subject))
+        return response
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Add what is said about one message beyond its columns: explanation, story, payload, links."""
+        row: OutboxMessage | InboxMessage = context["original"]
+        unmasked = payload.may_be_seen_by(request.user)
+        context["title"] = str(row)
+        context["state"] = words.pill(row.state)
+        context["explanation"] = self.explain(row)
+        context["body_text"] = self.body_text(row, unmasked)
+        context["headers_text"] = payload.written_json(row.headers, unmasked=unmasked) if row.headers else ""
+        context["has_masks"] = not unmasked
+        if may_read_stories(request):
+            story = timeline.for_message(row.message_id)
+            context.update(story=lines(story), story_truncated=story.truncated)
+            if row.subject:
+                context["story_url"] = story_url(row.subject)
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def explain(self, row: Any) -> words.Explanation:
+        """Return what the row's state means."""
+        raise NotImplementedError
+
+    def body_text(self, row: Any, unmasked: bool) -> str:
+        """Return the body as the page shows it."""
+        return payload.written(bytes(row.body or b""), unmasked=unmasked)
+
+    @admin.display(description="state", ordering="state")
+    def state_pill(self, row: Any) -> SafeString:
+        """The state, as icon and word."""
+        return words.pill(row.state)
+
+    @admin.display(description="subject")
+    def subject_link(self, row: Any) -> SafeString | str:
+        """The subject, with its story behind it."""
+        return format_html('<a href="{}">{}</a>', story_url(row.subject), row.subject) if row.subject else "–"

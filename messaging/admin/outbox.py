@@ -1,0 +1,79 @@
+"""Outbox messages in the admin, and the story of a subject."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.template.defaultfilters import truncatechars
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.views.decorators.http import require_safe
+
+from messaging.admin import words
+from messaging.admin.filters import TypeFilter
+from messaging.admin.messages import MessageAdmin
+from messaging.admin.story import lines, may_read_stories
+from messaging.models import OutboxMessage
+from messaging.operations import timeline
+
+
+@admin.register(OutboxMessage)
+class OutboxMessageAdmin(MessageAdmin):
+    """What was written, and how far it has come on its way to the broker."""
+
+    list_display = ["type", "state_pill", "subject_link", "addressee", "created_at", "published_at", "error"]
+    list_filter = ["state", TypeFilter, "created_at"]
+    heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
+    fieldsets = [
+        ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id"]}),
+        ("Address", {"fields": ["exchange", "routing_key", "addressee", "expected"]}),
+        (
+            "Publishing",
+            {"fields": ["created_at", "publish_at", "published_at", "publish_attempts", "last_error", "lease_until"]},
+        ),
+    ]
+    readonly_fields = ["addressee", "expected"]
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the page of a subject's story."""
+        view = self.admin_site.admin_view(require_safe(self.story_view))
+        return [path("story/", view, name="messaging_outboxmessage_story"), *super().get_urls()]
+
+    def story_view(self, request: HttpRequest) -> HttpResponse:
+        """Show everything that happened to the messages about `?subject=`."""
+        if not may_read_stories(request):
+            raise PermissionDenied
+        subject = request.GET.get("subject", "").replace("\x00", "").strip()
+        story = timeline.for_subject(subject)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"The story of {subject}" if subject else "The story of a subject",
+            "subject": subject,
+            "story": list(lines(story)),
+            "story_truncated": story.truncated,
+            "opts": self.opts,
+            "media": self.media,
+        }
+        return TemplateResponse(request, "messaging/admin/subject.html", context)
+
+    def explain(self, row: OutboxMessage) -> words.Explanation:
+        """Return what the row's state means."""
+        return words.explain_outbox(row)
+
+    @admin.display(description="for")
+    def addressee(self, row: OutboxMessage) -> str:
+        """Whom it is for, and which attempt it is."""
+        return f"{row.consumer}, attempt {row.attempt}" if row.consumer else "all"
+
+    @admin.display(description="last error")
+    def error(self, row: OutboxMessage) -> str:
+        """The last error, in one line."""
+        return truncatechars(" ".join(row.last_error[:500].split()), 100) or "–"
+
+    @admin.display(description="expected consumers")
+    def expected(self, row: OutboxMessage) -> str:
+        """Who must receive it, as it was known when it was published."""
+        return ", ".join(map(str, row.expected_consumers)) or "–"

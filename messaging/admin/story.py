@@ -1,0 +1,109 @@
+"""A story on a page: entries of a timeline in words, with links to the rows they were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlencode
+
+from django.http import HttpRequest
+from django.template.defaultfilters import truncatechars
+from django.urls import reverse
+from django.utils.formats import date_format
+from django.utils.safestring import SafeString
+from django.utils.timezone import localtime, now
+
+from messaging.admin import words
+from messaging.operations.timeline import Entry, Kind, Story
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a story as the page shows it. `date` is set where it differs from the line before."""
+
+    icon: SafeString
+    title: str
+    url: str
+    detail: str
+    is_open: bool
+    at: datetime | None
+    date: str
+    clock: str
+    gap: str
+    took: str
+    type: str
+
+
+def may_read_stories(request: HttpRequest) -> bool:
+    """A story is told from both tables: whoever reads it may read both."""
+    return request.user.has_perms(["messaging.view_outboxmessage", "messaging.view_inboxmessage"])
+
+
+def story_url(subject: str) -> str:
+    """Return the address of the story of all messages about `subject`."""
+    return f"{reverse('admin:messaging_outboxmessage_story')}?{urlencode({'subject': subject})}"
+
+
+def lines(story: Story) -> Iterator[Line]:
+    """Put a story in words. Each line says its message's type where there are several messages."""
+    several = len(story.message_ids) > 1
+    date_before = ""
+    for entry in story.entries:
+        local = localtime(entry.at) if entry.at else None
+        date = date_format(local, "j M Y") if local else ""
+        yield Line(
+            icon=words.icon(entry.kind),
+            title=title(entry),
+            url=_row_url(entry),
+            detail=truncatechars(entry.detail, 300),
+            is_open=entry.is_open,
+            at=entry.at,
+            date=date if date != date_before else "",
+            clock=f"{local:%H:%M:%S}.{local.microsecond // 1000:03d}" if local else "",
+            gap=f"+ {words.span(entry.gap)}" if entry.gap is not None else "",
+            took=words.span(entry.duration) if entry.duration else "",
+            type=entry.type if several else "",
+        )
+        date_before = date or date_before
+
+
+def title(entry: Entry) -> str:
+    """Say what an entry tells, in a few words."""
+    where = f"attempt {entry.attempt} at {entry.consumer}" if entry.consumer else ""
+    match entry.kind:
+        case Kind.WRITTEN:
+            return f"{where} written" if where else f"{entry.type} written"
+        case Kind.PUBLISHED:
+            return f"{where} published" if where else "published"
+        case Kind.HANDLED:
+            return f"{entry.consumer}: handled" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
+        case Kind.ATTEMPT_FAILED:
+            return f"{entry.consumer}: attempt {entry.attempt} failed"
+        case Kind.REJECTED:
+            return f"{entry.consumer}: rejected" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
+        case Kind.CRASHED:
+            return f"{entry.consumer}: a process died in attempt {entry.attempt}"
+        case Kind.DEAD:
+            return f"{entry.consumer}: dead"
+        case Kind.FAILED:
+            return "refused by the broker"
+        case Kind.UNROUTABLE:
+            return f"{where or entry.type}: unroutable, next try {_when(entry)}"
+        case Kind.PENDING:
+            return f"{where or entry.type}: to be published {_when(entry)}"
+        case Kind.UNHANDLED:
+            again = f" (attempt {entry.attempt})" if entry.attempt > 1 else ""
+            return f"{entry.consumer}: published, not yet handled{again}"
+
+
+def _when(entry: Entry) -> str:
+    if entry.due is None or entry.due <= now():
+        return "now"
+    return f"in {words.span(entry.due - now())}, at {localtime(entry.due):%H:%M:%S}"
+
+
+def _row_url(entry: Entry) -> str:
+    if entry.inbox_id is not None:
+        return reverse("admin:messaging_inboxmessage_change", args=[entry.inbox_id])
+    return reverse("admin:messaging_outboxmessage_change", args=[entry.outbox_id])

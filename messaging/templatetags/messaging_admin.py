@@ -1,0 +1,9 @@
+"""Words of the message pages, as template filters."""
+
+from django import template
+
+from messaging.admin import words
+
+register = template.Library()
+register.filter("pill", words.pill)
+register.filter("span", words.span)
