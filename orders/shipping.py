@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import pybreaker
 import structlog
 from django.conf import settings
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from messaging import rpc
 from messaging.exceptions import MessagingError
-from orders.models import Order
+from orders.models import Order, QuietService
 from orders.money import rounded
 
 log = structlog.get_logger(__name__)
 
 #: Seconds that a visitor waits for a quote, at most.
 QUOTE_TIMEOUT = 1.0
-#: Seconds for which, after a quote that did not come, nobody waits again.
-REST_AFTER_SILENCE = 60
+#: For how long, after a quote that did not come, nobody waits again.
+REST_AFTER_SILENCE = timedelta(minutes=1)
 #: In the shop's currency, wherever it goes.
 FLAT_RATE = Decimal("25.00")
 
-# A refusal comes at once: nobody waited for it, so it does not open the circuit.
+PROCEDURE = "shipping.quote"
+# A refusal comes at once: nobody waited for it, and the next visitor may ask again.
 _PROMPT = (rpc.NoServer, rpc.RemoteError)
-_breaker = pybreaker.CircuitBreaker(
-    fail_max=1, reset_timeout=REST_AFTER_SILENCE, exclude=_PROMPT, name="shipping.quote"
-)
-_probe = threading.Lock()
+
+
+class StillQuiet(Exception):
+    """The service did not answer a short while ago; nobody waits for it now."""
 
 
 class Answer(BaseModel):
@@ -70,7 +70,7 @@ def get_quote(*, weight_grams: int, destination: str) -> ShippingQuote:
         answer = Answer.model_validate(reply)
         if answer.currency != settings.SHOP_CURRENCY:
             raise ValueError(f"a quote in {answer.currency}")
-    except pybreaker.CircuitBreakerError:
+    except StillQuiet:
         return flat_rate()
     except (MessagingError, ValidationError, ValueError) as error:
         log.warning("shipping_quote_missing", reason=type(error).__name__, error=str(error))
@@ -79,24 +79,18 @@ def get_quote(*, weight_grams: int, destination: str) -> ShippingQuote:
 
 
 def _ask(payload: dict[str, Any]) -> Any:
-    """Call the procedure unless the circuit is open. Raises CircuitBreakerError, MessagingError."""
-    if _breaker.current_state == pybreaker.STATE_CLOSED:
-        return _call(payload)
-    # pybreaker holds its lock during a call: everybody would queue behind the one that tries whether the service
-    # is back. One does; the others do not wait for it.
-    if not _probe.acquire(blocking=False):
-        raise pybreaker.CircuitBreakerError
+    """Call the procedure unless it went quiet: then one visitor tries, once in REST_AFTER_SILENCE, and the others do
+    not wait, in whichever web process they are. Raises StillQuiet, MessagingError."""
+    was_quiet = QuietService.objects.filter(name=PROCEDURE).exists()
+    if was_quiet and not QuietService.objects.take_turn(PROCEDURE, REST_AFTER_SILENCE):
+        raise StillQuiet
     try:
-        return _breaker.call(_call, payload)
-    finally:
-        _probe.release()
-
-
-def _call(payload: dict[str, Any]) -> Any:
-    try:
-        return rpc.call("shipping.quote", payload, timeout=QUOTE_TIMEOUT)
+        reply = rpc.call(PROCEDURE, payload, timeout=QUOTE_TIMEOUT)
     except _PROMPT:
         raise
     except MessagingError:
-        _breaker.open()
+        QuietService.objects.note(PROCEDURE, REST_AFTER_SILENCE)
         raise
+    if was_quiet:
+        QuietService.objects.forget(PROCEDURE)
+    return reply

@@ -3,6 +3,7 @@
 from orders.models.lookup import LookupAttempt
 from orders.models.order import Document, Order, OrderLine
 from orders.models.product import Product
+from orders.models.quiet_service import QuietService
 from orders.models.red_packet import Campaign, RedPacket
 from orders.models.text_message import TextMessage
 
@@ -13,6 +14,7 @@ __all__ = [
     "Order",
     "OrderLine",
     "Product",
+    "QuietService",
     "RedPacket",
     "TextMessage",
 ]

@@ -79,13 +79,6 @@ def quoted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return asked
 
 
-@pytest.fixture(autouse=True)
-def _circuit_closed() -> Any:
-    """A test that opens the circuit breaker must not decide what the next one sees."""
-    yield
-    shipping._breaker.close()
-
-
 @pytest.fixture
 def buyer(client: Client, quoted: list[dict[str, Any]]) -> Buyer:
     """A visitor of the shop, without JavaScript."""

@@ -6,11 +6,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.utils import timezone
 
 from messaging import rpc
 from orders import shipping
+from orders.models import QuietService
 from orders.procedures import shipping_quote
 from orders.shipping import FLAT_RATE, get_quote
+
+pytestmark = pytest.mark.django_db
 
 
 class Service:
@@ -82,12 +87,13 @@ def test_after_a_prompt_refusal_the_next_visitor_asks_again(service: Service, re
     assert not quote().is_flat_rate
 
 
+@pytest.mark.django_db(transaction=True)
 def test_once_the_rest_is_over_one_visitor_tries_and_the_others_do_not_wait(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, service.answer = service.answer, rpc.RpcTimeout("late")
     quote()
-    monkeypatch.setattr(shipping._breaker, "_reset_timeout", 0)
+    QuietService.objects.update(until=timezone.now())
     trying, answered = threading.Event(), threading.Event()
 
     def slow(name: str, payload: Any, *, timeout: float) -> Any:
@@ -97,7 +103,7 @@ def test_once_the_rest_is_over_one_visitor_tries_and_the_others_do_not_wait(
 
     monkeypatch.setattr(shipping.rpc, "call", slow)
     prices: list[shipping.ShippingQuote] = []
-    visitor = threading.Thread(target=lambda: prices.append(quote()))
+    visitor = threading.Thread(target=lambda: (prices.append(quote()), connection.close()))
     visitor.start()
     assert trying.wait(10)
     started = time.monotonic()
