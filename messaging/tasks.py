@@ -9,7 +9,7 @@ from celery import shared_task
 from messaging.operations import prune
 
 
-@shared_task(name="messaging.prune")
+@shared_task(name="messaging.prune")  # type: ignore[untyped-decorator]
 def prune_messages() -> dict[str, int]:
     """Delete what is finished and old; return the counts."""
     return asdict(prune.prune())

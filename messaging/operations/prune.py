@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from django.db import models
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.expressions import Combinable
 
@@ -93,7 +92,7 @@ def _delete(rows: QuerySet[Any], time_field: str, batch: int) -> dict[str, int]:
             # What another prune holds is its own to delete.
             page = rows.filter(_beyond(time_field, after)).select_for_update(skip_locked=True, of=("self",))
             found = list(page.order_by(time_field, "pk").values_list(time_field, "pk")[:batch])
-            _, counts = _model(rows).objects.filter(pk__in=[pk for _, pk in found]).delete()
+            _, counts = rows.model._default_manager.filter(pk__in=[pk for _, pk in found]).delete()
         for label, count in counts.items():
             deleted[label] = deleted.get(label, 0) + count
         if len(found) < batch:
@@ -109,7 +108,3 @@ def _beyond(time_field: str, after: tuple[Any, int] | None) -> Q:
         return Q()
     moment, pk = after
     return Q(**{f"{time_field}__gt": moment}) | Q(**{time_field: moment, "pk__gt": pk})
-
-
-def _model(rows: QuerySet[Any]) -> type[models.Model]:
-    return rows.model

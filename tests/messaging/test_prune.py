@@ -1,0 +1,169 @@
+"""Pruning deletes what is finished and old, and nothing that somebody may still need."""
+
+from datetime import timedelta
+from io import StringIO
+from itertools import count
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.operations import prune as pruning
+from messaging.operations.prune import Pruned, prune
+from messaging.tasks import prune_messages
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OLD = timedelta(days=15)
+ANCIENT = timedelta(days=91)
+_ids = count()
+
+
+def outbox_row(age: timedelta = OLD, **changes: Any) -> OutboxMessage:
+    then = timezone.now() - age
+    facts = {
+        "message_id": f"message-{next(_ids)}",
+        "type": "test.noted",
+        "routing_key": "test.noted",
+        "body": b"{}",
+        "state": OutboxMessage.State.PUBLISHED,
+        "created_at": then,
+        "published_at": then,
+    }
+    return OutboxMessage.objects.create(**facts | changes)
+
+
+def inbox_row(age: timedelta = ANCIENT, attempts: int = 1, **changes: Any) -> InboxMessage:
+    facts = {
+        "consumer": "notes",
+        "message_id": f"message-{next(_ids)}",
+        "state": InboxMessage.State.HANDLED,
+        "changed_at": timezone.now() - age,
+    }
+    row = InboxMessage.objects.create(**facts | changes)
+    for number in range(1, attempts + 1):
+        DeliveryAttempt.objects.create(inbox_message=row, number=number, outcome=DeliveryAttempt.Outcome.HANDLED)
+    return row
+
+
+def test_an_old_published_row_is_deleted_and_a_young_one_is_kept() -> None:
+    outbox_row()
+    young = outbox_row(timedelta(days=13))
+
+    assert prune() == Pruned(outbox=1, inbox=0, attempts=0)
+    assert OutboxMessage.objects.get() == young
+
+
+def test_a_row_written_long_ago_and_published_today_is_kept() -> None:
+    outbox_row(published_at=timezone.now())
+
+    assert prune().outbox == 0
+
+
+@pytest.mark.parametrize("state", sorted(set(OutboxMessage.State) - {OutboxMessage.State.PUBLISHED}))
+def test_a_row_that_was_not_published_is_never_deleted(state: str) -> None:
+    outbox_row(timedelta(days=5000), state=state, published_at=None)
+
+    assert prune().outbox == 0
+
+
+def test_an_old_handled_message_is_deleted_with_its_attempts_and_a_young_one_is_kept() -> None:
+    inbox_row(attempts=3)
+    young = inbox_row(timedelta(days=89))
+
+    assert prune() == Pruned(outbox=0, inbox=1, attempts=3)
+    assert InboxMessage.objects.get() == young
+    assert DeliveryAttempt.objects.get().inbox_message == young
+
+
+@pytest.mark.parametrize("state", sorted(set(InboxMessage.State) - {InboxMessage.State.HANDLED}))
+def test_a_message_that_waits_or_is_dead_is_never_deleted(state: str) -> None:
+    inbox_row(timedelta(days=5000), state=state)
+
+    assert prune() == Pruned(outbox=0, inbox=0, attempts=0)
+
+
+@pytest.mark.parametrize("state", sorted(OutboxMessage.State))
+def test_an_inbox_row_outlives_every_outbox_row_that_could_bring_its_message_again(state: str) -> None:
+    kept = inbox_row()
+    outbox_row(timedelta(days=1), message_id=kept.message_id, state=state)
+    outbox_row(ANCIENT, message_id=kept.message_id)
+
+    assert prune() == Pruned(outbox=1, inbox=0, attempts=0)
+    assert InboxMessage.objects.get() == kept
+
+
+def test_many_rows_are_deleted_in_batches_and_the_kept_ones_between_them_stop_nothing() -> None:
+    for number in range(7):
+        outbox_row(OLD + timedelta(hours=number))
+        kept = inbox_row(ANCIENT + timedelta(hours=number))
+        outbox_row(timedelta(), message_id=kept.message_id)
+        inbox_row(ANCIENT + timedelta(hours=number))
+    same_moment = timezone.now() - OLD
+    for _ in range(7):
+        outbox_row(created_at=same_moment, published_at=same_moment)
+
+    assert prune(batch=2) == Pruned(outbox=14, inbox=7, attempts=7)
+    assert OutboxMessage.objects.count() == InboxMessage.objects.count() == 7
+
+
+@pytest.mark.only_on("sqlite")
+def test_on_sqlite_the_shop_gets_the_lock_for_as_long_as_a_batch_held_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(pruning.time, "sleep", pauses.append)
+    for _ in range(5):
+        outbox_row()
+
+    prune(batch=2)
+
+    assert len(pauses) == 2
+    assert all(0 < pause < 5 for pause in pauses)
+
+
+def test_a_dry_run_counts_what_a_real_run_then_deletes_and_deletes_nothing() -> None:
+    # Its outbox row goes in the same run, so the inbox row may go too.
+    outbox_row(ANCIENT, message_id=inbox_row(attempts=2).message_id)
+    outbox_row(timedelta(), message_id=inbox_row().message_id)
+
+    told = prune(dry_run=True)
+
+    assert (OutboxMessage.objects.count(), InboxMessage.objects.count()) == (2, 2)
+    assert told == prune() == Pruned(outbox=1, inbox=1, attempts=2)
+
+
+def test_the_days_are_settings(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "OUTBOX_RETENTION_DAYS": 0.5, "INBOX_RETENTION_DAYS": 1}
+    outbox_row(timedelta(hours=13))
+    outbox_row(timedelta(hours=11))
+    inbox_row(timedelta(hours=25))
+    inbox_row(timedelta(hours=23))
+
+    assert prune() == Pruned(outbox=1, inbox=1, attempts=1)
+
+
+def test_the_command_says_what_it_deleted() -> None:
+    outbox_row()
+    inbox_row(attempts=2)
+
+    assert _printed("prune", "--dry-run") == "Would delete 1 outbox row, 1 inbox row and 2 attempts.\n"
+    assert _printed("prune", "--batch", "1") == "Deleted 1 outbox row, 1 inbox row and 2 attempts.\n"
+    assert _printed("prune") == "Deleted 0 outbox rows, 0 inbox rows and 0 attempts.\n"
+
+
+def test_a_batch_of_nothing_is_wrong_usage() -> None:
+    with pytest.raises(CommandError, match="--batch"):
+        call_command("messages", "prune", "--batch", "0")
+
+
+def test_celery_does_the_same() -> None:
+    outbox_row()
+
+    assert prune_messages() == {"outbox": 1, "inbox": 0, "attempts": 0}
+
+
+def _printed(*arguments: str) -> str:
+    out = StringIO()
+    call_command("messages", *arguments, stdout=out)
+    return out.getvalue()
