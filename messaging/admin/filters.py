@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.timezone import now
 
 from messaging import consumers, events
 
@@ -44,3 +46,37 @@ class ConsumerFilter(KnownValuesFilter):
 
     def values(self) -> list[str]:
         return [each.name for each in consumers.registered()]
+
+
+class TimeFilter(admin.SimpleListFilter):
+    """By the time since then."""
+
+    title = "time"
+    parameter_name = "since"
+    column = ""
+    spans = {
+        "10min": ("Past 10 minutes", timedelta(minutes=10)),
+        "1h": ("Past hour", timedelta(hours=1)),
+        "1d": ("Past 24 hours", timedelta(days=1)),
+        "7d": ("Past 7 days", timedelta(days=7)),
+        "30d": ("Past 30 days", timedelta(days=30)),
+    }
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(key, label) for key, (label, _) in self.spans.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.spans.get(self.value() or "")
+        return queryset.filter(**{f"{self.column}__gte": now() - chosen[1]}) if chosen else queryset
+
+
+class CreatedFilter(TimeFilter):
+    """By when the row was written."""
+
+    column = "created_at"
+
+
+class ReceivedFilter(TimeFilter):
+    """By when the message was received."""
+
+    column = "received_at"

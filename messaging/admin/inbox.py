@@ -6,11 +6,10 @@ from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.http import HttpRequest
-from django.template.defaultfilters import truncatechars
 
 from messaging.admin import payload, words
-from messaging.admin.filters import ConsumerFilter, TypeFilter
-from messaging.admin.messages import MessageAdmin
+from messaging.admin.filters import ConsumerFilter, ReceivedFilter, TypeFilter
+from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.read_only import ReadOnly
 from messaging.models import DeliveryAttempt, InboxMessage
 
@@ -32,17 +31,30 @@ class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 class InboxMessageAdmin(MessageAdmin):
     """What each consumer has done about each message."""
 
-    list_display = ["type_or_none", "state_pill", "consumer", "subject_link", "attempt", "received_at", "why"]
-    list_filter = ["state", ConsumerFilter, TypeFilter, "received_at"]
+    list_display = [
+        "type_or_none",
+        "state_pill",
+        "consumer",
+        "subject_link",
+        "attempt",
+        "received_briefly",
+    ]
+    list_filter = ["state", ConsumerFilter, TypeFilter, ReceivedFilter]
     heavy_columns: ClassVar[list[str]] = ["body", "headers"]
     inlines = [AttemptInline]
     fieldsets = [
-        ("At the consumer", {"fields": ["consumer", "attempt", "starts", "received_at", "changed_at", "reason"]}),
+        ("At the consumer", {"fields": ["consumer", "attempt", "received", "changed", "reason"]}),
         (
             "Message",
             {"fields": ["message_id", "identified", "type", "version", "subject", "correlation_id", "app_id"]},
         ),
     ]
+
+    readonly_fields = ["received", "changed"]
+
+    received = time_of("received_at", "received")
+    received_briefly = time_of("received_at", "received", short=True)
+    changed = time_of("changed_at", "changed")
 
     def explain(self, row: InboxMessage) -> words.Explanation:
         """Return what the row's state means."""
@@ -60,7 +72,6 @@ class InboxMessageAdmin(MessageAdmin):
         """The type, or that it had none."""
         return row.type or "(no type)"
 
-    @admin.display(description="reason")
-    def why(self, row: InboxMessage) -> str:
-        """Why it is dead or retrying, in one line."""
-        return truncatechars(" ".join(row.reason[:500].split()), 100) or "–"
+    def trouble(self, row: InboxMessage) -> str:
+        """Return why it is dead, or failed last."""
+        return row.reason

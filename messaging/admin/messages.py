@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.defaultfilters import truncatechars
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -15,6 +16,19 @@ from messaging.admin.read_only import ReadOnly
 from messaging.admin.story import lines, may_read_stories, story_url
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations import timeline
+
+
+def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[Any], str]:
+    """Return a column for lists and pages that shows a time to the second (`short`) or millisecond."""
+
+    @admin.display(description=label)
+    def shown(row: Any) -> str:
+        time = getattr(row, column)
+        if time is None:
+            return "–"
+        return words.short_moment(time) if short else words.moment(time)
+
+    return staticmethod(shown)
 
 
 class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
@@ -69,7 +83,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         """Add what is said about one message beyond its columns: explanation, story, payload, links."""
         row: OutboxMessage | InboxMessage = context["original"]
         unmasked = payload.may_be_seen_by(request.user)
-        context["title"] = str(row)
+        context.update(title=str(row), subtitle=None)
         context["state"] = words.pill(row.state)
         context["explanation"] = self.explain(row)
         context["body_text"] = self.body_text(row, unmasked)
@@ -77,7 +91,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         context["has_masks"] = not unmasked
         if may_read_stories(request):
             story = timeline.for_message(row.message_id)
-            context.update(story=lines(story), story_truncated=story.truncated)
+            context.update(story=story, story_lines=lines(story))
             if row.subject:
                 context["story_url"] = story_url(row.subject)
         return super().render_change_form(request, context, *args, **kwargs)
@@ -90,10 +104,15 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         """Return the body as the page shows it."""
         return payload.written(bytes(row.body or b""), unmasked=unmasked)
 
-    @admin.display(description="state", ordering="state")
+    def trouble(self, row: Any) -> str:
+        """Return what went wrong last; empty where nothing did."""
+        raise NotImplementedError
+
+    @admin.display(description="state")
     def state_pill(self, row: Any) -> SafeString:
-        """The state, as icon and word."""
-        return words.pill(row.state)
+        """The state, as icon and word, and what went wrong, in a line."""
+        trouble = truncatechars(" ".join(self.trouble(row)[:500].split()), 100)
+        return format_html('{}<span class="messaging-detail">{}</span>', words.pill(row.state), trouble)
 
     @admin.display(description="subject")
     def subject_link(self, row: Any) -> SafeString | str:

@@ -7,14 +7,13 @@ from typing import ClassVar
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.template.defaultfilters import truncatechars
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_safe
 
 from messaging.admin import words
-from messaging.admin.filters import TypeFilter
-from messaging.admin.messages import MessageAdmin
+from messaging.admin.filters import CreatedFilter, TypeFilter
+from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.story import lines, may_read_stories
 from messaging.models import OutboxMessage
 from messaging.operations import timeline
@@ -24,18 +23,32 @@ from messaging.operations import timeline
 class OutboxMessageAdmin(MessageAdmin):
     """What was written, and how far it has come on its way to the broker."""
 
-    list_display = ["type", "state_pill", "subject_link", "addressee", "created_at", "published_at", "error"]
-    list_filter = ["state", TypeFilter, "created_at"]
+    list_display = [
+        "type",
+        "state_pill",
+        "subject_link",
+        "addressee",
+        "created_briefly",
+        "published_briefly",
+    ]
+    list_filter = ["state", TypeFilter, CreatedFilter]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
     fieldsets = [
         ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id"]}),
         ("Address", {"fields": ["exchange", "routing_key", "addressee", "expected"]}),
         (
             "Publishing",
-            {"fields": ["created_at", "publish_at", "published_at", "publish_attempts", "last_error", "lease_until"]},
+            {"fields": ["created", "due", "published", "publish_attempts", "last_error", "leased"]},
         ),
     ]
-    readonly_fields = ["addressee", "expected"]
+    readonly_fields = ["addressee", "expected", "created", "due", "published", "leased"]
+
+    created = time_of("created_at", "created")
+    created_briefly = time_of("created_at", "created", short=True)
+    due = time_of("publish_at", "publish not before")
+    published = time_of("published_at", "published")
+    published_briefly = time_of("published_at", "published", short=True)
+    leased = time_of("lease_until", "leased until")
 
     def get_urls(self) -> list[URLPattern]:
         """Add the page of a subject's story."""
@@ -52,8 +65,8 @@ class OutboxMessageAdmin(MessageAdmin):
             **self.admin_site.each_context(request),
             "title": f"The story of {subject}" if subject else "The story of a subject",
             "subject": subject,
-            "story": list(lines(story)),
-            "story_truncated": story.truncated,
+            "story": story,
+            "story_lines": lines(story),
             "opts": self.opts,
             "media": self.media,
         }
@@ -68,10 +81,9 @@ class OutboxMessageAdmin(MessageAdmin):
         """Whom it is for, and which attempt it is."""
         return f"{row.consumer}, attempt {row.attempt}" if row.consumer else "all"
 
-    @admin.display(description="last error")
-    def error(self, row: OutboxMessage) -> str:
-        """The last error, in one line."""
-        return truncatechars(" ".join(row.last_error[:500].split()), 100) or "–"
+    def trouble(self, row: OutboxMessage) -> str:
+        """Return why it could not be published."""
+        return row.last_error
 
     @admin.display(description="expected consumers")
     def expected(self, row: OutboxMessage) -> str:

@@ -48,24 +48,25 @@ def story_url(subject: str) -> str:
 def lines(story: Story) -> Iterator[Line]:
     """Put a story in words. Each line says its message's type where there are several messages."""
     several = len(story.message_ids) > 1
-    date_before = ""
+    date_before = said_before = ""
     for entry in story.entries:
-        local = localtime(entry.at) if entry.at else None
-        date = date_format(local, "j M Y") if local else ""
+        date = date_format(localtime(entry.at), "j M Y") if entry.at else ""
+        words_of_it = title(entry)
         yield Line(
             icon=words.icon(entry.kind),
-            title=title(entry),
+            title=words_of_it,
             url=_row_url(entry),
-            detail=truncatechars(entry.detail, 300),
+            detail=truncatechars(entry.detail, 300) if entry.detail != said_before else "",
             is_open=entry.is_open,
             at=entry.at,
             date=date if date != date_before else "",
-            clock=f"{local:%H:%M:%S}.{local.microsecond // 1000:03d}" if local else "",
+            clock=words.clock(entry.at) if entry.at else "",
             gap=f"+ {words.span(entry.gap)}" if entry.gap is not None else "",
             took=words.span(entry.duration) if entry.duration else "",
-            type=entry.type if several else "",
+            type=entry.type if several and entry.type not in words_of_it else "",
         )
         date_before = date or date_before
+        said_before = entry.detail
 
 
 def title(entry: Entry) -> str:
@@ -85,7 +86,7 @@ def title(entry: Entry) -> str:
         case Kind.CRASHED:
             return f"{entry.consumer}: a process died in attempt {entry.attempt}"
         case Kind.DEAD:
-            return f"{entry.consumer}: dead"
+            return f"{entry.consumer}: dead, will not be tried again"
         case Kind.FAILED:
             return "refused by the broker"
         case Kind.UNROUTABLE:

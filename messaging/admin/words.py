@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -55,6 +55,23 @@ def icon(kind: Kind) -> SafeString:
     return format_html('<span class="messaging-icon messaging-{}" aria-hidden="true">{}</span>', tone, glyph)
 
 
+def moment(time: datetime) -> str:
+    """Return a time to the millisecond, as `21 Nov 2026 02:52:04.025`."""
+    return f"{date_format(localtime(time), 'j M Y')} {clock(time)}"
+
+
+def short_moment(time: datetime) -> str:
+    """Return a time to the second, without the year where it is this one."""
+    local = localtime(time)
+    return date_format(local, "j M H:i:s" if local.year == localtime().year else "j M Y H:i:s")
+
+
+def clock(time: datetime) -> str:
+    """Return the time of day to the millisecond."""
+    local = localtime(time)
+    return f"{local:%H:%M:%S}.{local.microsecond // 1000:03d}"
+
+
 def span(time: timedelta) -> str:
     """Return a length of time in its two largest units that matter: 20 ms, 3.2 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
     seconds = time.total_seconds()
@@ -71,7 +88,7 @@ def span(time: timedelta) -> str:
 
 def explain_outbox(row: OutboxMessage) -> Explanation:
     """Say how far a message has come on its way to the broker."""
-    due = date_format(localtime(row.publish_at), "H:i:s (j F)") if row.publish_at > now() else ""
+    due = short_moment(row.publish_at) if row.publish_at > now() else ""
     match row.state:
         case OutboxMessage.State.PUBLISHED:
             audience = ", ".join(row.expected_consumers) or "whoever is bound to its type"

@@ -79,6 +79,12 @@ class Story:
     truncated: bool = False
 
     @property
+    def times_go_back(self) -> bool:
+        """Whether some message was marked published after it was handled."""
+        times = [entry.at for entry in self.entries if entry.at]
+        return times != sorted(times)
+
+    @property
     def message_ids(self) -> list[str]:
         """The messages it is about, each once, in the order they appear."""
         return list(dict.fromkeys(entry.message_id for entry in self.entries))

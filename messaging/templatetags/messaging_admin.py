@@ -6,4 +6,5 @@ from messaging.admin import words
 
 register = template.Library()
 register.filter("pill", words.pill)
+register.filter("moment", words.moment)
 register.filter("span", words.span)
