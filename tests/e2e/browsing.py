@@ -32,6 +32,14 @@ def order_button(page: Page) -> Locator:
     return page.get_by_role("button", name=re.compile("^Place order ·"))
 
 
+def middle_of(element: Locator) -> tuple[float, float]:
+    """Where the mouse has to be to press it."""
+    element.scroll_into_view_if_needed()
+    box = element.bounding_box()
+    assert box
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 def buy(page: Page, shop: str) -> str:
     """Buy two tins of tea; the number of the order whose page is then open."""
     find_and_add_to_cart(page, shop)
