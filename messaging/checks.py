@@ -1,0 +1,104 @@
+"""What `manage.py check --tag messaging` finds: settings that start well, and lose time or messages later."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+from messaging import conf, consumers, database, topology
+from messaging.operations import dead_letters
+
+TAG = "messaging"
+#: Each loss of a connection, and each deploy, may cost a message one of its deliveries.
+LOWEST_DELIVERY_LIMIT = 10
+
+
+@register(TAG)
+def check_consumers(**kwargs: Any) -> list[CheckMessage]:
+    """No consumer may take the name or the queue of the built-in one that records dead letters."""
+    queue = topology.dead_letter_queue()
+    return [
+        Error(
+            f"Consumer {each.name!r} with queue {each.queue!r} takes the place of the one that records what the "
+            "broker gives up.",
+            hint=f"Give it a name other than {dead_letters.NAME!r} and a queue other than {queue!r}.",
+            obj=each.handler,
+            id="messaging.E001",
+        )
+        for each in consumers.registered()
+        if each.name == dead_letters.NAME or each.queue == queue
+    ]
+
+
+@register(TAG)
+def check_sqlite(**kwargs: Any) -> list[CheckMessage]:
+    """SQLite must be told to let several processes work side by side."""
+    connection = database.connection()
+    if connection.vendor != "sqlite":
+        return []
+    options = connection.settings_dict["OPTIONS"]
+    found: list[CheckMessage] = []
+    if str(options.get("transaction_mode") or "DEFERRED").upper() == "DEFERRED":
+        found.append(
+            Warning(
+                "SQLite transactions do not take the write lock at their start.",
+                hint=f'Set DATABASES[{connection.alias!r}]["OPTIONS"]["transaction_mode"] = "IMMEDIATE". A transaction '
+                'that reads first and writes later otherwise fails with "database is locked", whatever the timeout.',
+                id="messaging.W001",
+            )
+        )
+    if not re.search(r"journal_mode\s*(=|\()\s*['\"]?wal", str(options.get("init_command")), re.IGNORECASE):
+        found.append(
+            Warning(
+                "SQLite is not told to use a write-ahead log (WAL).",
+                hint=f'Put "PRAGMA journal_mode=WAL;" into DATABASES[{connection.alias!r}]["OPTIONS"]["init_command"]. '
+                "Every reader and writer, in all processes, otherwise waits for every other.",
+                id="messaging.W002",
+            )
+        )
+    return found
+
+
+@register(TAG)
+def check_delivery_limit(**kwargs: Any) -> list[CheckMessage]:
+    """The broker must not give messages up that consumers never got a fair chance at."""
+    messaging = conf.get()
+    if messaging.queue_type != "quorum" or messaging.delivery_limit >= LOWEST_DELIVERY_LIMIT:
+        return []
+    return [
+        Warning(
+            f"MESSAGING['DELIVERY_LIMIT'] is {messaging.delivery_limit}: so many lost connections or restarts, and "
+            "RabbitMQ gives a message up that nothing is wrong with.",
+            hint=f"Set it to {LOWEST_DELIVERY_LIMIT} or more (default 100). Retries do not count: each is a new "
+            "message to RabbitMQ. Queues that exist keep their limit until they are deleted.",
+            id="messaging.W003",
+        )
+    ]
+
+
+@register(TAG, deploy=True)
+def check_broker_account(**kwargs: Any) -> list[CheckMessage]:
+    """In production the broker is entered by an account and a vhost of one's own."""
+    if settings.DEBUG:
+        return []
+    return [message for url in conf.get().amqp_urls for message in _account_problems(urlsplit(url))]
+
+
+def _account_problems(url: SplitResult) -> Iterator[CheckMessage]:
+    if unquote(url.username or "guest") == "guest":
+        yield Warning(
+            f"The broker at {url.hostname} is entered as guest, whose password everybody knows.",
+            hint="Make a user with `rabbitmqctl add_user` and name it in AMQP_URL; then delete guest.",
+            id="messaging.W004",
+        )
+    if unquote(url.path.removeprefix("/")) in {"", "/"}:
+        yield Warning(
+            f'At the broker {url.hostname} the vhost "/" is used, where others may have queues and policies.',
+            hint="Make one with `rabbitmqctl add_vhost` and put its name at the end of AMQP_URL.",
+            id="messaging.W005",
+        )

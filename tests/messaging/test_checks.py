@@ -1,0 +1,142 @@
+"""`manage.py check --tag messaging` finds what starts well and hurts later."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage, run_checks
+from django.db import connection
+
+from messaging import topology
+from messaging.consumers import consumer
+from tests.support.consuming import Noted, a_consumer, registered
+from tests.support.processes import ProcessStarter
+
+
+def found(*, deploy: bool = False) -> set[str | None]:
+    return {message.id for message in messages(deploy=deploy)}
+
+
+def messages(*, deploy: bool = False) -> Iterable[CheckMessage]:
+    return run_checks(tags=["messaging"], include_deployment_checks=deploy)
+
+
+def with_messaging(settings: Any, **changes: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, **changes}
+
+
+@pytest.mark.django_db
+def test_the_project_itself_has_nothing_to_be_told() -> None:
+    assert not found()
+
+
+# --- Consumers ---------------------------------------------------------------------------------------------
+
+
+def test_a_consumer_may_not_take_the_name_of_the_built_in_one() -> None:
+    with registered():
+        consumer("dead_letters", Noted)(lambda event, delivery: None)
+
+        assert found() == {"messaging.E001"}
+
+
+def test_a_consumer_may_not_take_the_queue_of_the_built_in_one() -> None:
+    with registered(a_consumer(queue=topology.dead_letter_queue()), a_consumer(name="others")):
+        [error] = messages()
+
+    assert error.id == "messaging.E001"
+    assert "'notes'" in error.msg
+
+
+# --- SQLite ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"messaging.W001", "messaging.W002"}),
+        ({"transaction_mode": "IMMEDIATE"}, {"messaging.W002"}),
+        ({"transaction_mode": "exclusive"}, {"messaging.W002"}),
+        ({"init_command": "PRAGMA journal_mode=WAL;"}, {"messaging.W001"}),
+        ({"init_command": "pragma journal_mode = 'wal'", "transaction_mode": "deferred"}, {"messaging.W001"}),
+        ({"init_command": "PRAGMA journal_mode=DELETE;", "transaction_mode": "IMMEDIATE"}, {"messaging.W002"}),
+        ({"init_command": "PRAGMA JOURNAL_MODE=wal", "transaction_mode": "immediate"}, set()),
+    ],
+)
+def test_sqlite_must_let_processes_work_side_by_side(
+    options: dict[str, str], expected: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+
+    assert found() == expected
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.django_db
+def test_postgresql_needs_none_of_sqlites_options() -> None:
+    assert "transaction_mode" not in connection.settings_dict["OPTIONS"]
+    assert not found()
+
+
+# --- Delivery limit ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "queue_type", "expected"),
+    [(9, "quorum", {"messaging.W003"}), (10, "quorum", set()), (1, "classic", set())],
+)
+def test_a_low_delivery_limit_is_pointed_out(settings: Any, limit: int, queue_type: str, expected: set[str]) -> None:
+    with_messaging(settings, DELIVERY_LIMIT=limit, QUEUE_TYPE=queue_type)
+
+    assert found() == expected
+
+
+# --- The broker's account ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://guest:guest@mq.example/%2F", {"messaging.W004", "messaging.W005"}),
+        ("amqp://mq.example", {"messaging.W004", "messaging.W005"}),
+        ("amqp://gu%65st:x@mq.example/shop", {"messaging.W004"}),
+        ("amqps://shop:secret@mq.example/", {"messaging.W005"}),
+        ("amqps://shop:secret@mq.example/%2f", {"messaging.W005"}),
+        ("amqps://shop:secret@mq.example/shop", set()),
+    ],
+)
+def test_production_has_an_account_and_a_vhost_of_its_own(settings: Any, url: str, expected: set[str]) -> None:
+    with_messaging(settings, AMQP_URLS=["amqps://shop:secret@first.example/shop", url])
+
+    assert found(deploy=True) == expected
+    assert not any("secret" in str(message) for message in messages(deploy=True))
+    assert not found(deploy=False)
+
+
+def test_development_may_use_what_a_fresh_broker_has(settings: Any) -> None:
+    settings.DEBUG = True
+    with_messaging(settings, AMQP_URLS=["amqp://guest:guest@127.0.0.1/"])
+
+    assert not found(deploy=True)
+
+
+# --- All ---------------------------------------------------------------------------------------------------
+
+
+def test_each_finding_has_a_hint_and_can_be_silenced(settings: Any) -> None:
+    with_messaging(settings, DELIVERY_LIMIT=1, AMQP_URLS=["amqp://mq.example"])
+    everything = list(messages(deploy=True))
+    settings.SILENCED_SYSTEM_CHECKS = ["messaging.W003", "messaging.W004", "messaging.W005"]
+
+    assert len(everything) == 3
+    assert all(message.hint and message.is_silenced() for message in everything)
+
+
+def test_the_command_shows_them(run_process: ProcessStarter) -> None:
+    process = run_process("check", "--tag", "messaging", "--deploy", AMQP_URL="amqp://mq.example", DEBUG="0")
+
+    assert process.wait() == 0
+    assert "messaging.W004" in process.output
+    assert "HINT: Make a user" in process.output
