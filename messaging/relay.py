@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 from django.db import DatabaseError
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Now
 
-from messaging import conf, consumers, database, topology
+from messaging import conf, consumers, leases, topology
 from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
 from messaging.exceptions import BrokerUnavailable
+from messaging.leases import Mark
 from messaging.message import ATTEMPT_HEADER, OUTBOX_ID_HEADER, SUBJECT_HEADER, VERSION_HEADER, Message
 from messaging.models import OutboxMessage
 
@@ -28,10 +26,8 @@ HAND_OVER_LIMIT = 10_000
 MARK_INTERVAL = 0.05
 #: Seconds to rest after the database failed.
 DATABASE_PAUSE = 1.0
-#: Longest rest, in seconds, between two tries of a row that could not be routed or stored.
-LONGEST_REST = 60
-
-State = OutboxMessage.State
+#: Seconds to rest after an error of our own code, so that it cannot spin.
+FAULT_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +36,6 @@ class _Held:
 
     row: OutboxMessage
     publish_before: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """What a row's publish came to, still to be written."""
-
-    row: OutboxMessage
-    outcome: Outcome
-    expected: tuple[str, ...]
 
 
 class Relay:
@@ -64,7 +51,7 @@ class Relay:
         self._settings = conf.get()
         self._changed = threading.Condition()
         self._handed: deque[_Held] = deque()
-        self._marks: list[_Mark] = []
+        self._marks: list[Mark] = []
         self._marks_due = 0.0
         self._claim_due = 0.0
         self._drain_until: float | None = None
@@ -110,6 +97,10 @@ class Relay:
                     self._rest(DATABASE_PAUSE)
                 except BrokerUnavailable as error:
                     log.warning("relay.broker_error", reason=str(error))
+                except Exception:
+                    # A fault of our own must not end the thread that everybody's events depend on.
+                    log.exception("relay.fault")
+                    self._rest(FAULT_PAUSE)
             self._give_back()
         finally:
             self._publisher.stop()
@@ -118,7 +109,8 @@ class Relay:
         self._wait_for_work()
         if self._publisher.ready:
             self._declare_topology()
-            held = self._take_handed() + self._claim_if_due()
+            # Claimed first: should the database fail here, what was handed over is still in memory.
+            held = self._claim_if_due() + self._take_handed()
             if held:
                 self._publish([each.row for each in held])
         if self._marks and time.monotonic() >= self._marks_due:
@@ -172,7 +164,7 @@ class Relay:
         if self._stopping or time.monotonic() < self._claim_due:
             return []
         leased_at = time.monotonic()
-        rows = claim(self._settings.claim_batch, self._settings.lease)
+        rows = leases.claim(self._settings.claim_batch, self._settings.lease)
         backlog = len(rows) == self._settings.claim_batch
         self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else self._settings.poll_interval)
         return [_Held(row, leased_at + self._settings.lease) for row in rows]
@@ -198,7 +190,8 @@ class Relay:
             # The broker closes a channel over one bad row, and takes the word on all others with it: each row
             # that got no word of its own goes again alone, so that only the guilty one suffers.
             for index, outcome in enumerate(outcomes):
-                if outcome.fate is Fate.REFUSED and self._wait_until_ready():
+                if outcome.fate is Fate.REFUSED:
+                    self._wait_until_ready()
                     outcomes[index] = self._send([rows[index]])[0]
         for row, outcome in zip(rows, outcomes, strict=True):
             self._note(row, outcome)
@@ -206,18 +199,17 @@ class Relay:
     def _send(self, rows: Sequence[OutboxMessage]) -> list[Outcome]:
         return self._publisher.publish([publishing_of(row) for row in rows], self._settings.publish_timeout)
 
-    def _wait_until_ready(self) -> bool:
+    def _wait_until_ready(self) -> None:
         with self._changed:
-            return self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
+            self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
 
     def _note(self, row: OutboxMessage, outcome: Outcome) -> None:
-        expected = _expected_consumers(row)
+        queues = _expected_queues(row)
         if outcome.fate is Fate.CONFIRMED:
             # Confirmed by the queues that are bound. One that should be bound, and is not, was not asked.
-            missing = [name for name in expected if consumers.get(name).queue in self._problems]
+            missing = [f"{name}: {self._problems[queue]}" for name, queue in queues.items() if queue in self._problems]
             if missing:
-                reason = "; ".join(f"{name}: {self._problems[consumers.get(name).queue]}" for name in missing)
-                outcome = Outcome(Fate.RETURNED, f"not every queue took it: {reason}")
+                outcome = Outcome(Fate.RETURNED, f"not every queue took it: {'; '.join(missing)}")
         if outcome.fate is Fate.RETURNED or outcome.code == topology.NOT_FOUND:
             self._declare_due = 0.0
         if outcome.fate is Fate.CONFIRMED:
@@ -225,30 +217,21 @@ class Relay:
         _log_outcome(row, outcome)
         if not self._marks:
             self._marks_due = time.monotonic() + MARK_INTERVAL
-        self._marks.append(_Mark(row, outcome, expected))
+        self._marks.append(Mark(row, outcome, tuple(queues)))
 
     # --- marks ---------------------------------------------------------------------------------------------
 
     def _write_marks(self) -> None:
-        with database.atomic():
-            write_published(mark for mark in self._marks if mark.outcome.fate is Fate.CONFIRMED)
-            for mark in self._marks:
-                if mark.outcome.fate is not Fate.CONFIRMED:
-                    write_setback(mark)
+        leases.write(self._marks)
         self._marks.clear()
 
     def _give_back(self) -> None:
-        """Write what is known, and end the leases of what was not published, so that another relay takes it at once."""
         with self._changed:
             rows = [held.row for held in self._handed]
             self._handed.clear()
         try:
-            if self._marks:
-                self._write_marks()
-            with database.atomic():
-                for token in {row.lease_token for row in rows}:
-                    ids = [row.pk for row in rows if row.lease_token == token]
-                    _leased(ids, token).update(lease_token=None, lease_until=None)
+            self._write_marks()
+            leases.give_back(rows)
         except DatabaseError as error:
             # Nothing is lost: the leases end by themselves.
             log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
@@ -263,85 +246,11 @@ def _log_outcome(row: OutboxMessage, outcome: Outcome) -> None:
         about.warning(f"message.{outcome.fate.value}", reason=outcome.reason)
 
 
-def claim(limit: int, lease: float) -> list[OutboxMessage]:
-    """Lease up to `limit` rows that are due and free, oldest first, for `lease` seconds, and return them.
-
-    Two relays never get the same row: PostgreSQL skips rows that another one has locked, on SQLite the transaction
-    is the only writer. No lock outlives this call.
-    """
-    token = uuid.uuid4()
-    with database.atomic():
-        due = OutboxMessage.objects.filter(
-            Q(lease_until=None) | Q(lease_until__lte=Now()),
-            state__in=[State.PENDING, State.UNROUTABLE],
-            publish_at__lte=Now(),
-        ).order_by("publish_at", "id")
-        rows = list(due.select_for_update(skip_locked=True)[:limit])
-        OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
-            lease_token=token, lease_until=database.in_future(lease)
-        )
-    for row in rows:
-        row.lease_token = token
-    return rows
-
-
-def write_published(marks: Iterable[_Mark]) -> None:
-    """Mark rows published: one statement for all that have lease and audience in common."""
-    groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[int]] = {}
-    for mark in marks:
-        groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark.row.pk)
-    for (token, expected), ids in groups.items():
-        _leased(ids, token).update(
-            state=State.PUBLISHED,
-            published_at=Now(),
-            publish_attempts=F("publish_attempts") + 1,
-            expected_consumers=list(expected),
-            last_error="",
-            lease_token=None,
-            lease_until=None,
-        )
-
-
-def write_setback(mark: _Mark) -> None:
-    """Write why a row was not published, and when it is tried again, if ever."""
-    state, rest = _verdict(mark)
-    _leased([mark.row.pk], mark.row.lease_token).update(
-        state=state,
-        publish_at=database.in_future(rest),
-        publish_attempts=F("publish_attempts") + 1,
-        expected_consumers=list(mark.expected),
-        last_error=mark.outcome.reason,
-        lease_token=None,
-        lease_until=None,
-    )
-
-
-def _verdict(mark: _Mark) -> tuple[OutboxMessage.State, float]:
-    """Return the state a setback leads to, and the seconds until the next try."""
-    rest = min(2.0 ** min(mark.row.publish_attempts, 10), LONGEST_REST)
-    match mark.outcome.fate:
-        case Fate.RETURNED:
-            return State.UNROUTABLE, rest
-        case Fate.REFUSED if mark.outcome.code == topology.NOT_FOUND:
-            return State.UNROUTABLE, rest
-        case Fate.REFUSED | Fate.UNSENDABLE:
-            return State.FAILED, 0
-        case Fate.NACKED:
-            return State.PENDING, rest
-        case _:
-            # The broker's or the network's fault, not the row's: again as soon as there is a connection.
-            return State.PENDING, 0
-
-
-def _leased(ids: Sequence[int], token: uuid.UUID | None) -> QuerySet[OutboxMessage]:
-    # A stale relay, whose rows were claimed by another, changes nothing.
-    return OutboxMessage.objects.filter(pk__in=ids, lease_token=token)
-
-
-def _expected_consumers(row: OutboxMessage) -> tuple[str, ...]:
+def _expected_queues(row: OutboxMessage) -> dict[str, str]:
+    """Return the consumers that must receive the row's message, and their queues."""
     if row.consumer:
-        return (row.consumer,)
-    return tuple(each.name for each in consumers.registered() if each.wants(row.type))
+        return {row.consumer: row.routing_key}
+    return {each.name: each.queue for each in consumers.registered() if each.wants(row.type)}
 
 
 def publishing_of(row: OutboxMessage) -> Publishing:

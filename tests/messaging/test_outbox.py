@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.test import TestCase
 from django.utils import timezone
 
-from messaging import outbox, relay, relay_thread
+from messaging import leases, outbox, relay, relay_thread
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.models import OutboxMessage
 from tests.support.consuming import Noted
@@ -111,7 +111,7 @@ def test_rows_are_born_leased_to_the_process_that_will_publish_them(handed: Hand
     assert row.lease_token == relay_thread.lease_token()
     assert row.lease_until is not None
     assert row.lease_until > timezone.now()
-    assert relay.claim(10, FOREVER) == []
+    assert leases.claim(10, FOREVER) == []
 
 
 @pytest.mark.django_db(transaction=True)
@@ -127,7 +127,7 @@ def test_where_no_relay_thread_runs_rows_are_born_free_and_any_relay_claims_them
     with transaction.atomic():
         [row] = outbox.add(Noted(text="x"))
     assert OutboxMessage.objects.get().lease_token is None
-    assert relay.claim(10, FOREVER) == [row]
+    assert leases.claim(10, FOREVER) == [row]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -138,9 +138,9 @@ def test_a_delayed_event_waits_in_the_table(handed: Handed) -> None:
     assert abs(row.publish_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=1)
     assert row.lease_token is None
     assert handed.rows == []
-    assert relay.claim(10, FOREVER) == []
+    assert leases.claim(10, FOREVER) == []
     OutboxMessage.objects.update(publish_at=timezone.now())
-    assert relay.claim(10, FOREVER) == [row]
+    assert leases.claim(10, FOREVER) == [row]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -185,7 +185,7 @@ def test_no_row_is_claimed_twice_by_relays_that_claim_at_once() -> None:
     def claim_all() -> None:
         try:
             start.wait()
-            while rows := relay.claim(7, FOREVER):
+            while rows := leases.claim(7, FOREVER):
                 claimed.append(rows)
         finally:
             connection.close()
@@ -205,12 +205,12 @@ def test_no_row_is_claimed_twice_by_relays_that_claim_at_once() -> None:
 def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_holder_changes_nothing() -> None:
     with transaction.atomic():
         outbox.add(Noted(text="x"))
-    [stale] = relay.claim(10, 0.0)
-    [held] = relay.claim(10, FOREVER)
+    [stale] = leases.claim(10, 0.0)
+    [held] = leases.claim(10, FOREVER)
     confirmed = relay.Outcome(relay.Fate.CONFIRMED)
 
-    relay.write_published([relay._Mark(stale, confirmed, ())])
-    relay.write_setback(relay._Mark(stale, relay.Outcome(relay.Fate.RETURNED, "312"), ()))
+    leases.write([leases.Mark(stale, confirmed, ())])
+    leases.write([leases.Mark(stale, relay.Outcome(relay.Fate.RETURNED, "312"), ())])
     row = OutboxMessage.objects.get()
     assert (row.state, row.publish_attempts, row.lease_token) == ("pending", 0, held.lease_token)
 

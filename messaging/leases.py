@@ -1,0 +1,125 @@
+"""Leases: which relay holds which outbox row, and what it may write about it.
+
+A lease is a token and a time by the database's clock. A mark counts only while the token is still the marker's own:
+a relay that was frozen past its lease, and whose rows another one has claimed, changes nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db.models import F, Q, QuerySet
+from django.db.models.functions import Now
+
+from messaging import database, topology
+from messaging.broker.publisher import Fate, Outcome
+from messaging.models import OutboxMessage
+
+#: Longest rest, in seconds, between two tries of a row that could not be routed or stored.
+LONGEST_REST = 60
+
+State = OutboxMessage.State
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a row's publish came to. `expected` are the names of the consumers that must receive it."""
+
+    row: OutboxMessage
+    outcome: Outcome
+    expected: tuple[str, ...]
+
+
+def claim(limit: int, seconds: float) -> list[OutboxMessage]:
+    """Lease up to `limit` rows that are due and free, oldest first, for `seconds`, and return them.
+
+    Two relays never get the same row: PostgreSQL skips rows that another one has locked, on SQLite the transaction
+    is the only writer. No lock outlives this call.
+    """
+    token = uuid.uuid4()
+    with database.atomic():
+        due = OutboxMessage.objects.filter(
+            Q(lease_until=None) | Q(lease_until__lte=Now()),
+            state__in=[State.PENDING, State.UNROUTABLE],
+            publish_at__lte=Now(),
+        ).order_by("publish_at", "id")
+        rows = list(due.select_for_update(skip_locked=True)[:limit])
+        if rows:
+            OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
+                lease_token=token, lease_until=database.in_future(seconds)
+            )
+    for row in rows:
+        row.lease_token = token
+    return rows
+
+
+def write(marks: Sequence[Mark]) -> None:
+    """Write what became of rows, in one transaction."""
+    with database.atomic():
+        _write_published([mark for mark in marks if mark.outcome.fate is Fate.CONFIRMED])
+        for mark in marks:
+            if mark.outcome.fate is not Fate.CONFIRMED:
+                _write_setback(mark)
+
+
+def give_back(rows: Sequence[OutboxMessage]) -> None:
+    """End the leases of rows that were not published, so that another relay takes them at once."""
+    with database.atomic():
+        for token in {row.lease_token for row in rows}:
+            _held([row.pk for row in rows if row.lease_token == token], token).update(
+                lease_token=None, lease_until=None
+            )
+
+
+def _write_published(marks: Sequence[Mark]) -> None:
+    """One statement for all that have lease and audience in common."""
+    groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[int]] = {}
+    for mark in marks:
+        groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark.row.pk)
+    for (token, expected), ids in groups.items():
+        _held(ids, token).update(
+            state=State.PUBLISHED,
+            published_at=Now(),
+            publish_attempts=F("publish_attempts") + 1,
+            expected_consumers=list(expected),
+            last_error="",
+            lease_token=None,
+            lease_until=None,
+        )
+
+
+def _write_setback(mark: Mark) -> None:
+    """Write why a row was not published, and when it is tried again, if ever."""
+    state, rest = _verdict(mark)
+    _held([mark.row.pk], mark.row.lease_token).update(
+        state=state,
+        publish_at=database.in_future(rest),
+        publish_attempts=F("publish_attempts") + 1,
+        expected_consumers=list(mark.expected),
+        last_error=mark.outcome.reason,
+        lease_token=None,
+        lease_until=None,
+    )
+
+
+def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
+    """Return the state a setback leads to, and the seconds until the next try."""
+    rest = min(2.0 ** min(mark.row.publish_attempts, 10), LONGEST_REST)
+    match mark.outcome.fate:
+        case Fate.RETURNED:
+            return State.UNROUTABLE, rest
+        case Fate.REFUSED if mark.outcome.code == topology.NOT_FOUND:
+            return State.UNROUTABLE, rest
+        case Fate.REFUSED | Fate.UNSENDABLE:
+            return State.FAILED, 0
+        case Fate.NACKED:
+            return State.PENDING, rest
+        case _:
+            # The broker's or the network's fault, not the row's: again as soon as there is a connection.
+            return State.PENDING, 0
+
+
+def _held(ids: Sequence[int], token: uuid.UUID | None) -> QuerySet[OutboxMessage]:
+    return OutboxMessage.objects.filter(pk__in=ids, lease_token=token)
