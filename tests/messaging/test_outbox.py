@@ -214,7 +214,7 @@ def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_hol
     row = OutboxMessage.objects.get()
     assert (row.state, row.publish_attempts, row.lease_token) == ("pending", 0, held.lease_token)
 
-    relay.write_published([relay._Mark(held, confirmed, ("notes",))])
+    leases.write([leases.Mark(held, confirmed, ("notes",))])
     row.refresh_from_db()
     assert (row.state, row.publish_attempts, row.lease_token) == ("published", 1, None)
     assert row.expected_consumers == ["notes"]
