@@ -117,27 +117,33 @@ def _story(of_outbox: Q, of_inbox: Q) -> Story:
     attempts: dict[int, list[DeliveryAttempt]] = {}
     for attempt in DeliveryAttempt.objects.filter(inbox_message__in=[row.pk for row in inbox]).defer("traceback"):
         attempts.setdefault(attempt.inbox_message_id, []).append(attempt)
-    entries = _entries(outbox[:ROW_LIMIT], inbox[:ROW_LIMIT], attempts)
     truncated = len(outbox) > ROW_LIMIT or len(inbox) > ROW_LIMIT
+    entries = _entries(outbox[:ROW_LIMIT], inbox[:ROW_LIMIT], attempts, complete=not truncated)
     return Story(entries=tuple(_in_order(entries)), truncated=truncated)
 
 
 def _entries(
-    outbox: Sequence[OutboxMessage], inbox: Sequence[InboxMessage], attempts: dict[int, list[DeliveryAttempt]]
+    outbox: Sequence[OutboxMessage],
+    inbox: Sequence[InboxMessage],
+    attempts: dict[int, list[DeliveryAttempt]],
+    *,
+    complete: bool,
 ) -> Iterator[Entry]:
+    # Where rows were left out, one that is missing says nothing.
     received = {(row.message_id, row.consumer): row for row in inbox}
     waited_for: set[tuple[str, str, int]] = set()
     for sent in outbox:
         yield from _of_outbox(sent)
         for consumer in [sent.consumer] if sent.consumer else sent.expected_consumers:
             waited_for.add((sent.message_id, consumer, sent.attempt))
-            if sent.state == OutboxMessage.State.PUBLISHED:
-                yield from _if_unhandled(sent, consumer, received.get((sent.message_id, consumer)))
-    for row in inbox:
-        yield from _of_inbox(row, attempts.get(row.pk, []))
-        expected = (row.message_id, row.consumer, row.attempt)
-        if row.state == InboxMessage.State.RETRYING and expected not in waited_for:
-            yield _unhandled(row, "no outbox row carries this attempt; it comes from the broker")
+            row = received.get((sent.message_id, consumer))
+            if sent.state == OutboxMessage.State.PUBLISHED and (row or complete):
+                yield from _if_unhandled(sent, consumer, row)
+    for got in inbox:
+        yield from _of_inbox(got, attempts.get(got.pk, []))
+        expected = (got.message_id, got.consumer, got.attempt)
+        if got.state == InboxMessage.State.RETRYING and complete and expected not in waited_for:
+            yield _unhandled(got, "no outbox row carries this attempt; it comes from the broker")
 
 
 def _of_outbox(row: OutboxMessage) -> Iterator[Entry]:
