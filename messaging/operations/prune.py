@@ -74,12 +74,12 @@ def _days_ago(days: float) -> Combinable:
 
 
 def _counted(outbox: QuerySet[OutboxMessage], inbox: QuerySet[InboxMessage]) -> Pruned:
-    with database.atomic():
-        return Pruned(
-            outbox=outbox.count(),
-            inbox=inbox.count(),
-            attempts=DeliveryAttempt.objects.filter(inbox_message__in=inbox).count(),
-        )
+    # Outside a transaction: on SQLite it would hold the write lock, and a count may take long.
+    return Pruned(
+        outbox=outbox.count(),
+        inbox=inbox.count(),
+        attempts=DeliveryAttempt.objects.filter(inbox_message__in=inbox).count(),
+    )
 
 
 def _delete(rows: QuerySet[Any], time_field: str, batch: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Pruning deletes what is finished and old, and nothing that somebody may still need."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from itertools import count
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
@@ -107,6 +109,25 @@ def test_many_rows_are_deleted_in_batches_and_the_kept_ones_between_them_stop_no
 
     assert prune(batch=2) == Pruned(outbox=14, inbox=7, attempts=7)
     assert OutboxMessage.objects.count() == InboxMessage.objects.count() == 7
+
+
+def test_two_prunes_at_once_share_the_work() -> None:
+    for _ in range(40):
+        outbox_row()
+        inbox_row()
+
+    def prune_in_a_thread(_: int) -> Pruned:
+        try:
+            return prune(batch=3)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor() as threads:
+        one, other = threads.map(prune_in_a_thread, range(2))
+
+    assert (one.outbox + other.outbox, one.inbox + other.inbox, one.attempts + other.attempts) == (40, 40, 40)
+    assert not OutboxMessage.objects.exists()
+    assert not InboxMessage.objects.exists()
 
 
 @pytest.mark.only_on("sqlite")
