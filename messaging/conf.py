@@ -55,7 +55,7 @@ class MessagingSettings(BaseModel):
     #: How long a stopping consumer may take to finish what it has started.
     stop_timeout: float = Field(default=25, gt=0)
 
-    #: Days after which finished outbox rows, and the bodies of handled messages, are pruned.
+    #: Days after which published outbox rows are pruned.
     outbox_retention_days: float = Field(default=14, gt=0)
     #: Days for which the inbox remembers a handled message; outlives every replay and outbox row.
     inbox_retention_days: float = Field(default=90, gt=0)
