@@ -106,12 +106,21 @@ def _environment(pid: int) -> list[bytes]:
         return []
 
 
+def is_paused(pid: int) -> bool:
+    """Whether a process was frozen by SIGSTOP."""
+    return _run_state(pid) == "T"
+
+
 def _is_alive(pid: int) -> bool:
+    return _run_state(pid) not in {"", "Z", "X"}
+
+
+def _run_state(pid: int) -> str:
+    """The letter by which the kernel tells what a process does; empty if there is none."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state not in {"Z", "X"}
+        return ""
 
 
 def end(pid: int, directory: Path, *, how: signal.Signals = signal.SIGTERM, patience: float = 30) -> None:

@@ -45,6 +45,25 @@ def test_after_kill_9_the_node_returns_on_the_same_port_with_its_messages(breaka
     assert count(url) == 1
 
 
+def test_a_quorum_queue_survives_kill_9_however_young_it_is(breakable_broker, settings):
+    url = settings.MESSAGING["AMQP_URLS"][0]
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare("young", durable=True, arguments={"x-queue-type": "quorum"})
+        channel.basic_publish("", "young", b"x", pika.BasicProperties(delivery_mode=2), mandatory=True)
+    breakable_broker.kill()
+    breakable_broker.start()
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        assert connection.channel().basic_get("young")[2] == b"x"
+
+
+def test_a_paused_node_can_be_killed(breakable_broker):
+    breakable_broker.pause()
+    breakable_broker.kill()
+    assert breakable_broker.pid is None
+
+
 def test_a_paused_node_answers_nobody_until_it_is_resumed(breakable_broker):
     breakable_broker.pause()
     with pytest.raises(TimeoutError):
