@@ -64,3 +64,12 @@ def step(page: Page, name: str) -> Locator:
 def expect_step(page: Page, name: str, state: str) -> None:
     """Wait until a step of the timeline is in this state."""
     expect(step(page, name)).to_have_attribute("data-state", state, timeout=PATIENCE)
+
+
+def sign_in_to_admin(page: Page, shop: str, password: str) -> None:
+    """As the administrator of seed_demo."""
+    page.goto(f"{shop}/admin/")
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", name="Site administration")).to_be_visible()
