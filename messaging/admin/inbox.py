@@ -41,6 +41,7 @@ class InboxMessageAdmin(MessageAdmin):
     ]
     list_filter = ["state", ConsumerFilter, TypeFilter, ReceivedFilter]
     heavy_columns: ClassVar[list[str]] = ["body", "headers"]
+    trouble_column: ClassVar[str] = "reason"
     inlines = [AttemptInline]
     fieldsets = [
         ("At the consumer", {"fields": ["consumer", "attempt", "received", "changed", "reason"]}),
@@ -71,7 +72,3 @@ class InboxMessageAdmin(MessageAdmin):
     def type_or_none(self, row: InboxMessage) -> str:
         """The type, or that it had none."""
         return row.type or "(no type)"
-
-    def trouble(self, row: InboxMessage) -> str:
-        """Return why it is dead, or failed last."""
-        return row.reason

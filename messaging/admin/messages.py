@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.defaultfilters import truncatechars
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -46,6 +47,8 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     actions = None
     #: Large columns that the list does not show.
     heavy_columns: ClassVar[list[str]] = []
+    #: The column that says what went wrong last.
+    trouble_column: ClassVar[str]
 
     class Media:
         css = {"all": ["messaging/admin.css"]}
@@ -59,7 +62,9 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Refuse an address that filters by payload: it would tell piece by piece what is masked."""
         column = lookup.partition("__")[0]
-        return column not in {"body", "headers"} and super().lookup_allowed(lookup, value, request)
+        return column not in {"body", "headers", "reason", "last_error"} and super().lookup_allowed(
+            lookup, value, request
+        )
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
@@ -74,6 +79,9 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         """Show the list; where a search found one subject only, with a link to its story."""
         if request.method not in {"GET", "HEAD"}:
             return HttpResponseNotAllowed(["GET", "HEAD"])
+        if any("\x00" in value for _, values in request.GET.lists() for value in values):
+            # PostgreSQL takes no NUL, and Django's filters pass it on: answered as Django answers other bad filters.
+            return HttpResponseRedirect(f"{request.path}?{ERROR_FLAG}=1")
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None) or {}
         if "cl" in context and context["cl"].query and may_read_stories(request):
@@ -81,6 +89,14 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
             if len(subjects) == 1 and (subject := subjects.pop()):
                 context.update(story_subject=subject, story_url=story_url(subject))
         return response
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the row, the words of its trouble masked for whom they are not."""
+        row = super().get_object(request, object_id, from_field)
+        if row is not None and not payload.may_be_seen_by(request.user):
+            # Nobody saves it: these pages are read-only.
+            setattr(row, self.trouble_column, payload.masked_text(getattr(row, self.trouble_column)))
+        return row
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
@@ -96,7 +112,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         context["has_masks"] = not unmasked
         if may_read_stories(request):
             story = timeline.for_message(row.message_id)
-            context.update(story=story, story_lines=lines(story))
+            context.update(story=story, story_lines=lines(story, unmasked=unmasked))
             if row.subject:
                 context["story_url"] = story_url(row.subject)
         return super().render_change_form(request, context, *args, **kwargs)
@@ -109,15 +125,13 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         """Return the body as the page shows it."""
         return payload.written(bytes(row.body or b""), unmasked=unmasked)
 
-    def trouble(self, row: Any) -> str:
-        """Return what went wrong last; empty where nothing did."""
-        raise NotImplementedError
-
     @admin.display(description="state")
     def state_pill(self, row: Any) -> SafeString:
-        """The state, as icon and word, and what went wrong, in a line."""
-        trouble = truncatechars(" ".join(self.trouble(row)[:500].split()), 100)
-        return format_html('{}<span class="messaging-detail">{}</span>', words.pill(row.state), trouble)
+        """The state, as icon and word, and what went wrong, in a line. A list never shows phone numbers."""
+        trouble = payload.masked_text(" ".join(getattr(row, self.trouble_column)[:500].split()))
+        return format_html(
+            '{}<span class="messaging-detail">{}</span>', words.pill(row.state), truncatechars(trouble, 100)
+        )
 
     @admin.display(description="subject")
     def subject_link(self, row: Any) -> SafeString | str:

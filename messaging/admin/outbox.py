@@ -11,7 +11,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_safe
 
-from messaging.admin import words
+from messaging.admin import payload, words
 from messaging.admin.filters import CreatedFilter, TypeFilter
 from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.story import lines, may_read_stories
@@ -33,6 +33,7 @@ class OutboxMessageAdmin(MessageAdmin):
     ]
     list_filter = ["state", TypeFilter, CreatedFilter]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
+    trouble_column: ClassVar[str] = "last_error"
     fieldsets = [
         ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id"]}),
         ("Address", {"fields": ["exchange", "routing_key", "addressee", "expected"]}),
@@ -66,7 +67,7 @@ class OutboxMessageAdmin(MessageAdmin):
             "title": f"The story of {subject}" if subject else "The story of a subject",
             "subject": subject,
             "story": story,
-            "story_lines": lines(story),
+            "story_lines": lines(story, unmasked=payload.may_be_seen_by(request.user)),
             "opts": self.opts,
             "media": self.media,
         }
@@ -80,10 +81,6 @@ class OutboxMessageAdmin(MessageAdmin):
     def addressee(self, row: OutboxMessage) -> str:
         """Whom it is for, and which attempt it is."""
         return f"{row.consumer}, attempt {row.attempt}" if row.consumer else "all"
-
-    def trouble(self, row: OutboxMessage) -> str:
-        """Return why it could not be published."""
-        return row.last_error
 
     @admin.display(description="expected consumers")
     def expected(self, row: OutboxMessage) -> str:

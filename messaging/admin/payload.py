@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +30,15 @@ PERSONAL = (
     "api_key",
     "authorization",
     "cookie",
+    "session",
+    "credential",
+    "private_key",
+    "recipient",
+)
+#: Whatever the key: a phone number as people or machines write it (+86 138 0013 8000, 138-0013-8000), or so many
+#: digits in a row that they may be one, or a card's. Not the parts of a time, a decimal or a UUID.
+PERSONAL_NUMBER = re.compile(
+    r"(?<![\w.+-])(?:\+\d[\d ()/-]{5,18}\d|\(?\d{3}\)?[ -]\d{3,4}[ -]\d{4}|\d{10,19})(?!\d|\.\d)"
 )
 MASK = "•••"
 WITHHELD = "shown only to people who may see payloads (messaging.view_payload)"
@@ -74,12 +84,27 @@ def written_json(payload: Any, *, unmasked: bool) -> str:
 
 
 def masked(value: Any) -> Any:
-    """Return a JSON value with everything under a personal key hidden, except null."""
+    """Return a JSON value with everything under a personal key hidden, except null, and phone numbers anywhere."""
     if isinstance(value, Mapping):
-        return {key: MASK if _is_personal(key) and inner is not None else masked(inner) for key, inner in value.items()}
+        return {
+            masked_text(key): MASK if _is_personal(key) and inner is not None else masked(inner)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
         return [masked(item) for item in value]
+    if isinstance(value, str):
+        return masked_text(value)
+    if isinstance(value, int) and PERSONAL_NUMBER.fullmatch(str(value)):
+        return MASK
     return value
+
+
+def masked_text(text: str) -> str:
+    """Return `text` with phone numbers hidden: errors and tracebacks quote what handlers were given.
+
+    An id of ten digits and more goes with them; names in free text stay, nothing tells them from other words.
+    """
+    return PERSONAL_NUMBER.sub(MASK, text)
 
 
 def _is_personal(key: str) -> bool:

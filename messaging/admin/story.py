@@ -14,7 +14,7 @@ from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
-from messaging.admin import words
+from messaging.admin import payload, words
 from messaging.operations.timeline import Entry, Kind, Story
 
 
@@ -45,18 +45,20 @@ def story_url(subject: str) -> str:
     return f"{reverse('admin:messaging_outboxmessage_story')}?{urlencode({'subject': subject})}"
 
 
-def lines(story: Story) -> Iterator[Line]:
-    """Put a story in words. Each line says its message's type where there are several messages."""
+def lines(story: Story, *, unmasked: bool) -> Iterator[Line]:
+    """Put a story in words, phone numbers only if `unmasked`. Each line says its message's type where there are
+    several messages."""
     several = len(story.message_ids) > 1
     date_before = said_before = ""
     for entry in story.entries:
         date = date_format(localtime(entry.at), "j M Y") if entry.at else ""
         words_of_it = title(entry)
+        detail = entry.detail if unmasked else payload.masked_text(entry.detail)
         yield Line(
             icon=words.icon(entry.kind),
             title=words_of_it,
             url=_row_url(entry),
-            detail=truncatechars(entry.detail, 300) if entry.detail != said_before else "",
+            detail=truncatechars(detail, 300) if entry.detail != said_before else "",
             is_open=entry.is_open,
             at=entry.at,
             date=date if date != date_before else "",

@@ -2,9 +2,10 @@
 
 from django import template
 
-from messaging.admin import words
+from messaging.admin import payload, words
 
 register = template.Library()
 register.filter("pill", words.pill)
 register.filter("moment", words.moment)
 register.filter("span", words.span)
+register.filter("masked_text", payload.masked_text)

@@ -265,11 +265,66 @@ def test_the_permission_shows_personal_values(reader: Client):
     assert "•••" not in text
 
 
-@pytest.mark.parametrize("lookup", ["body__contains=8613", "headers__Authorization__startswith=B"])
+PHONES = ["+8613800138000", "+86 138 0013 8000", "+1 (415) 555-2671", "(415) 555-2671", "138-0013-8000", "13800138000"]
+
+
+@pytest.mark.parametrize("phone", PHONES)
+def test_a_phone_number_is_masked_wherever_it_is_quoted(reader: Client, phone: str):
+    quoted = f"GatewayError: {phone}: 503"
+    row = dead(reason=quoted, body=json.dumps({"to": phone, "lines": [f"call {phone}."]}).encode())
+    row.attempts.update(error=quoted, traceback=f"raise GatewayError(to='{phone}')")
+    sent = outbox(state="failed", last_error=quoted, body=json.dumps(phone).encode(), headers={phone: phone})
+
+    for address in (of(row), of(sent), f"{STORY}?subject=W-1", OUTBOX, INBOX):
+        text = page(reader, address)
+        assert phone not in text
+        assert "GatewayError: •••: 503" in text
+
+    User.objects.get(username="reader").user_permissions.add(Permission.objects.get(codename="view_payload"))
+    for address in (of(row), of(sent), f"{STORY}?subject=W-1"):
+        text = page(reader, address)
+        assert f"GatewayError: {phone}: 503" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-21T03:05:39.002000+00:00",
+        "21 Nov 2026 03:05:39",
+        "0193e5a0-1111-7222-8333-444455556666",
+        "1763694339.002",
+        "W-7K3M9Q at 0x7f41e7d6e3b0, line 42",
+        "took 1500 ms, 127.0.0.1:5672, 404 NOT_FOUND",
+    ],
+)
+def test_what_is_no_phone_number_stays_readable(reader: Client, text: str):
+    assert text in page(reader, of(dead(reason=text)))
+
+
+def test_a_number_that_may_be_a_phones_is_masked_in_json_and_an_amount_is_not(reader: Client):
+    text = page(reader, of(dead(body=b'{"to": 13800138000, "weight": 1200, "gift": true, "rest": null}')))
+
+    assert "13800138000" not in text
+    for kept in ('"to": "•••"', '"weight": 1200', '"gift": true', '"rest": null'):
+        assert kept in text
+
+
+@pytest.mark.parametrize(
+    "lookup", ["body__contains=8613", "headers__Authorization__startswith=B", "last_error__contains=8613"]
+)
 def test_nobody_can_guess_a_payload_by_filtering(reader: Client, lookup: str):
     outbox(headers={"Authorization": "Bearer"})
 
     assert reader.get(f"{OUTBOX}?{lookup}").status_code == 400
+
+
+@pytest.mark.parametrize("query", ["state__exact=%00", "type=%00", "q=x&consumer=%00&consumer=x"])
+@pytest.mark.parametrize("model", [OUTBOX, INBOX])
+def test_a_filter_that_no_database_understands_is_sent_back(admin_client: Client, model: str, query: str):
+    response = admin_client.get(f"{model}?{query}")
+
+    assert (response.status_code, response["Location"]) == (302, f"{model}?e=1")
+    assert admin_client.get(response["Location"]).status_code == 200
 
 
 # --- The story ---------------------------------------------------------------------------------------------
