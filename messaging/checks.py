@@ -36,6 +36,22 @@ def check_consumers(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(TAG)
+def check_events(**kwargs: Any) -> list[CheckMessage]:
+    """Every event that a consumer wants must have a type: it is what the queue is bound by."""
+    return [
+        Error(
+            f"Consumer {each.name!r} wants {event.__qualname__}, which has no type: it would never receive one.",
+            hint=f'Declare `class {event.__name__}(..., type="noun.participle")`, or name the events below it.',
+            obj=each.handler,
+            id="messaging.E002",
+        )
+        for each in consumers.registered()
+        for event in each.events
+        if not event.event_type
+    ]
+
+
+@register(TAG)
 def check_sqlite(**kwargs: Any) -> list[CheckMessage]:
     """SQLite must be told to let several processes work side by side."""
     connection = database.connection()

@@ -9,6 +9,7 @@ from django.db import connection
 
 from messaging import topology
 from messaging.consumers import consumer
+from messaging.events import Event
 from tests.support.consuming import Noted, a_consumer, registered
 from tests.support.processes import ProcessStarter
 
@@ -46,6 +47,19 @@ def test_a_consumer_may_not_take_the_queue_of_the_built_in_one() -> None:
 
     assert error.id == "messaging.E001"
     assert "'notes'" in error.msg
+
+
+def test_a_consumer_of_an_event_without_a_type_would_wait_for_ever() -> None:
+    class Untyped(Event):
+        pass
+
+    with registered():
+        consumer("waiting", Noted, Untyped)(lambda event, delivery: None)
+        [error] = messages()
+
+    assert error.id == "messaging.E002"
+    assert "'waiting'" in error.msg
+    assert "Untyped" in error.msg
 
 
 # --- SQLite ------------------------------------------------------------------------------------------------
