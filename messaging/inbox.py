@@ -15,7 +15,7 @@ from typing import Any
 
 from messaging import conf, database
 from messaging.delivery import Delivery
-from messaging.message import storable_headers
+from messaging.message import storable_headers, storable_text
 from messaging.models import DeliveryAttempt, InboxMessage
 
 State = InboxMessage.State
@@ -91,23 +91,18 @@ def describe(error: BaseException) -> str:
         text = str(error)
     except Exception:
         text = "it cannot say what is wrong"
-    return _storable(f"{type(error).__name__}: {text}".rstrip(": "))[:REASON_LIMIT]
+    return storable_text(f"{type(error).__name__}: {text}".rstrip(": "))[:REASON_LIMIT]
 
 
 def _trace(error: BaseException) -> str:
-    return _storable("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
-
-
-def _storable(text: str) -> str:
-    # No database takes half of a surrogate pair, and PostgreSQL no NUL. Errors quote what handlers were given.
-    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
+    return storable_text("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
 
 
 def _letter(delivery: Delivery, reason: str) -> dict[str, Any]:
     """Return what is kept of a message that did not succeed: why, and enough to replay it."""
     limit = conf.get().max_body_bytes
     return {
-        "reason": _storable(reason)[:REASON_LIMIT],
+        "reason": storable_text(reason)[:REASON_LIMIT],
         "body": delivery.message.body[:limit],
         "body_truncated": len(delivery.message.body) > limit,
         "headers": storable_headers(delivery.message.headers),

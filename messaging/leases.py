@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from messaging import database, topology
 from messaging.broker.publisher import Fate, Outcome
+from messaging.message import storable_text
 from messaging.models import OutboxMessage
 
 #: Longest rest, in seconds, between two tries of a row that could not be routed or stored.
@@ -98,7 +99,7 @@ def _write_setback(mark: Mark) -> None:
         publish_at=database.in_future(rest),
         publish_attempts=F("publish_attempts") + 1,
         expected_consumers=list(mark.expected),
-        last_error=mark.outcome.reason,
+        last_error=storable_text(mark.outcome.reason),
         lease_token=None,
         lease_until=None,
     )

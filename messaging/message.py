@@ -84,7 +84,12 @@ def new_id() -> str:
 
 def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Return AMQP headers as JSON: tables, arrays and numbers as they are, all else (bytes, times) as text."""
-    return {_storable_text(name): _storable(value) for name, value in headers.items()}
+    return {storable_text(str(name)): _storable(value) for name, value in headers.items()}
+
+
+def storable_text(text: str) -> str:
+    """Return `text` as every database takes it: none holds half of a surrogate pair, and PostgreSQL no NUL."""
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
 
 
 def headers_to_pass_on(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,9 +112,4 @@ def _storable(value: Any) -> Any:
         return [_storable(item) for item in value]
     if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return _storable_text(value)
-
-
-def _storable_text(value: Any) -> str:
-    # PostgreSQL takes no NUL.
-    return str(value).replace("\x00", "\ufffd")
+    return storable_text(str(value))

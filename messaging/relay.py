@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 
 from messaging import conf, consumers, leases, topology
 from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
@@ -26,13 +26,15 @@ HAND_OVER_LIMIT = 10_000
 MARK_INTERVAL = 0.05
 #: Seconds to rest after the database failed.
 DATABASE_PAUSE = 1.0
+#: Seconds to rest after the broker failed to answer.
+BROKER_PAUSE = 0.2
 #: Seconds to rest after an error of our own code, so that it cannot spin.
 FAULT_PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A row whose lease this relay holds, and until when (monotonic) it may still publish it."""
+    """A row whose lease this relay holds, and until when (monotonic) it may still begin to publish it."""
 
     row: OutboxMessage
     publish_before: float
@@ -65,10 +67,10 @@ class Relay:
 
     def hand_over(self, rows: Sequence[OutboxMessage], leased_at: float) -> None:
         """Take rows that were leased at `leased_at` (monotonic) and have just been committed. Never blocks."""
-        publish_before = leased_at + self._settings.lease - self._settings.publish_timeout
+        held = self._held(rows, leased_at)
         with self._changed:
             if len(self._handed) + len(rows) <= HAND_OVER_LIMIT:
-                self._handed.extend(_Held(row, publish_before) for row in rows)
+                self._handed.extend(held)
                 self._changed.notify_all()
 
     def stop(self, drain_timeout: float) -> None:
@@ -92,11 +94,12 @@ class Relay:
             while not self._finished():
                 try:
                     self._turn()
-                except DatabaseError as error:
+                except (DatabaseError, InterfaceError) as error:
                     log.warning("relay.database_error", reason=str(error).strip())
                     self._rest(DATABASE_PAUSE)
                 except BrokerUnavailable as error:
                     log.warning("relay.broker_error", reason=str(error))
+                    self._rest(BROKER_PAUSE)
                 except Exception:
                     # A fault of our own must not end the thread that everybody's events depend on.
                     log.exception("relay.fault")
@@ -110,24 +113,32 @@ class Relay:
         if self._publisher.ready:
             self._declare_topology()
             # Claimed first: should the database fail here, what was handed over is still in memory.
-            held = self._claim_if_due() + self._take_handed()
+            claimed = self._claim_if_due()
+            # By row: where the database's clock was set forward, one that was handed over is claimed as well.
+            held = {each.row.pk: each for each in [*self._take_handed(), *claimed]}
             if held:
-                self._publish([each.row for each in held])
+                self._publish(list(held.values()))
         if self._marks and time.monotonic() >= self._marks_due:
             self._write_marks()
 
     def _wait_for_work(self) -> None:
-        with self._changed:
-            now = time.monotonic()
-            until = self._marks_due if self._marks else now + self._settings.poll_interval
-            if self._publisher.ready:
-                until = min(until, self._claim_due)
-            if self._stopping:
-                until = min(until, now + MARK_INTERVAL)
-            self._changed.wait_for(self._has_work, timeout=max(0.0, until - now))
+        now = time.monotonic()
+        until = self._marks_due if self._marks else now + self._settings.poll_interval
+        if self._stopping:
+            until = min(until, now + MARK_INTERVAL)
+        elif self._publisher.ready:
+            until = min(until, self._claim_due)
+        self._wait(self._has_work, until - now)
 
     def _has_work(self) -> bool:
-        return self._publisher.ready and bool(self._handed)
+        may_claim = not self._stopping and time.monotonic() >= self._claim_due
+        return self._publisher.ready and (bool(self._handed) or may_claim)
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait for `condition`, for the word to stop, or for `seconds`."""
+        with self._changed:
+            stopping = self._stopping
+            self._changed.wait_for(lambda: condition() or self._stopping is not stopping, timeout=max(0.0, seconds))
 
     def _wake(self) -> None:
         # A connection that has just come up must not leave the first event waiting for a whole poll.
@@ -145,8 +156,7 @@ class Relay:
         return not (self._handed or self._marks) or time.monotonic() >= self._drain_until
 
     def _rest(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping, timeout=seconds)
+        self._wait(lambda: False, seconds)
 
     # --- which rows ----------------------------------------------------------------------------------------
 
@@ -167,7 +177,11 @@ class Relay:
         rows = leases.claim(self._settings.claim_batch, self._settings.lease)
         backlog = len(rows) == self._settings.claim_batch
         self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else self._settings.poll_interval)
-        return [_Held(row, leased_at + self._settings.lease) for row in rows]
+        return self._held(rows, leased_at)
+
+    def _held(self, rows: Iterable[OutboxMessage], leased_at: float) -> list[_Held]:
+        publish_before = leased_at + self._settings.lease - self._settings.publish_timeout
+        return [_Held(row, publish_before) for row in rows]
 
     # --- publishing ----------------------------------------------------------------------------------------
 
@@ -184,28 +198,42 @@ class Relay:
         self._declared_generation = connection.generation
         self._declare_due = time.monotonic() + (1.0 if problems else self._settings.declare_interval)
 
-    def _publish(self, rows: list[OutboxMessage]) -> None:
-        outcomes = self._send(rows)
-        if len(rows) > 1:
-            # The broker closes a channel over one bad row, and takes the word on all others with it: each row
-            # that got no word of its own goes again alone, so that only the guilty one suffers.
-            for index, outcome in enumerate(outcomes):
-                if outcome.fate is Fate.REFUSED:
-                    self._wait_until_ready()
-                    outcomes[index] = self._send([rows[index]])[0]
-        for row, outcome in zip(rows, outcomes, strict=True):
-            self._note(row, outcome)
+    def _publish(self, held: list[_Held]) -> None:
+        outcomes = self._send([each.row for each in held])
+        if len(held) > 1:
+            self._repeat_refused(held, outcomes)
+        for each, outcome in zip(held, outcomes, strict=True):
+            self._note(each.row, outcome)
+
+    def _repeat_refused(self, held: list[_Held], outcomes: list[Outcome]) -> None:
+        """Send each row that got no word of its own again, alone: the broker closes a channel over one bad row, and
+        takes the word on all others with it. Only the guilty one shall suffer."""
+        for index, outcome in enumerate(outcomes):
+            if outcome.fate is not Fate.REFUSED:
+                continue
+            in_time = not self._stopping and time.monotonic() < held[index].publish_before
+            if not (in_time and self._wait_until_ready()):
+                break
+            outcomes[index] = self._send([held[index].row])[0]
+        else:
+            return
+        for later in range(index, len(outcomes)):
+            if outcomes[later].fate is Fate.REFUSED:
+                outcomes[later] = Outcome(Fate.UNKNOWN, f"of those sent together one was refused: {outcome.reason}")
 
     def _send(self, rows: Sequence[OutboxMessage]) -> list[Outcome]:
-        return self._publisher.publish([publishing_of(row) for row in rows], self._settings.publish_timeout)
+        timeout = self._settings.publish_timeout
+        if self._drain_until is not None:
+            timeout = min(timeout, max(0.0, self._drain_until - time.monotonic()))
+        return self._publisher.publish([publishing_of(row) for row in rows], timeout)
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
+            return self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
 
     def _note(self, row: OutboxMessage, outcome: Outcome) -> None:
         queues = _expected_queues(row)
-        if outcome.fate is Fate.CONFIRMED:
+        if outcome.fate is Fate.CONFIRMED and not row.consumer:
             # Confirmed by the queues that are bound. One that should be bound, and is not, was not asked.
             missing = [f"{name}: {self._problems[queue]}" for name, queue in queues.items() if queue in self._problems]
             if missing:
@@ -232,7 +260,7 @@ class Relay:
         try:
             self._write_marks()
             leases.give_back(rows)
-        except DatabaseError as error:
+        except (DatabaseError, InterfaceError) as error:
             # Nothing is lost: the leases end by themselves.
             log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
 

@@ -246,10 +246,11 @@ class Connection:
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
         self.refused = refused
         self.last_error = reason
+        # First of all: whatever goes wrong in those who are told, there is a next attempt.
+        self._pausing = self._ioloop.call_later(self._pause(), self._connect)
         if was_open and self._on_lost:
             self._on_lost(reason)
         self._changed()
-        self._pausing = self._ioloop.call_later(self._pause(), self._connect)
 
     def _pause(self) -> float:
         longest = conf.get().reconnect_max
@@ -262,6 +263,7 @@ class Connection:
             self._pika.close()
             self._ioloop.call_later(CLOSE_TIMEOUT, self._finish)
         else:
+            # pika cannot break off one that is still opening (an assertion of its own fails); its socket goes with it.
             self._finish()
 
     def _finish(self) -> None:

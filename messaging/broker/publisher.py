@@ -22,6 +22,9 @@ from messaging.message import OUTBOX_ID_HEADER, Message
 
 log = structlog.get_logger(__name__)
 
+#: Bytes of headers and properties that surely fit one frame (RabbitMQ's default frame has 128 KiB).
+MAX_PROPERTIES = 128 * 1024 - 1024
+
 
 class Fate(Enum):
     """What became of one publish."""
@@ -82,6 +85,17 @@ class _Batch:
             self.settle(index, outcome)
 
 
+def _check_size(properties: pika.BasicProperties) -> None:
+    """Raise ValueError for properties that do not fit one frame: over those the broker closes the connection, on the
+    innocent too, and again at each repetition."""
+    headers = properties.headers
+    # Measuring costs a second encoding; only what could be too large is measured.
+    if headers and len(repr(headers)) > MAX_PROPERTIES / 8:
+        size = sum(map(len, properties.encode()))
+        if size > MAX_PROPERTIES:
+            raise ValueError(f"its headers and properties take {size} bytes; AMQP has room for {MAX_PROPERTIES}")
+
+
 class Publisher:
     """Publishes mandatory, with confirms, on a connection of its own.
 
@@ -115,19 +129,25 @@ class Publisher:
         """Send all, wait up to `timeout` seconds for the broker's word on all, return an outcome for each.
 
         Never raises for what the broker or the network does: that is in the outcomes. After a deadline the
-        connection is given up as dead, since a confirm that comes later could not be told from a new one.
+        connection is given up as dead, unless the broker has said that it is only blocked: it then reads what was
+        sent once its alarm is over, and whoever publishes again on fresh connections meanwhile multiplies it.
         """
         batch = _Batch(publishings)
         if not publishings:
             return []
         self.connection.call_soon(partial(self._send, batch))
         if not batch.done.wait(timeout):
-            self.connection.reset(f"no confirm within {timeout:g} s")
+            reason = f"no confirm within {timeout:g} s"
+            if self.connection.blocked:
+                reason += ": a memory or disk alarm blocks the broker"
+            else:
+                self.connection.reset(reason)
             # The I/O thread may be settling this very moment: a slot it has filled stays as it is.
-            unknown = Outcome(Fate.UNKNOWN, f"no confirm within {timeout:g} s")
-            return [outcome or unknown for outcome in list(batch.outcomes)]
-        self.connection.succeeded()
-        return [outcome for outcome in batch.outcomes if outcome is not None]
+            return [outcome or Outcome(Fate.UNKNOWN, reason) for outcome in list(batch.outcomes)]
+        outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
+        if any(outcome.fate is Fate.CONFIRMED for outcome in outcomes):
+            self.connection.succeeded()
+        return outcomes
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
@@ -151,14 +171,12 @@ class Publisher:
             return
         for index, publishing in enumerate(batch.publishings):
             try:
+                properties = to_pika(publishing.message)
+                _check_size(properties)
                 channel.basic_publish(
-                    publishing.exchange,
-                    publishing.routing_key,
-                    publishing.message.body,
-                    to_pika(publishing.message),
-                    mandatory=True,
+                    publishing.exchange, publishing.routing_key, publishing.message.body, properties, mandatory=True
                 )
-            except pika.exceptions.AMQPConnectionError as error:
+            except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
                 batch.settle(index, Outcome(Fate.UNKNOWN, describe(error)))
             except Exception as error:
                 # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
@@ -183,8 +201,11 @@ class Publisher:
         nacked = isinstance(method, spec.Basic.Nack)
         outcome = Outcome(Fate.NACKED, "the broker could not store it") if nacked else Outcome(Fate.CONFIRMED)
         for tag in self._tags(method.delivery_tag, multiple=method.multiple):
-            batch, index = self._unconfirmed.pop(tag)
-            del self._by_key[batch.publishings[index].key]
+            place = self._unconfirmed.pop(tag)
+            batch, index = place
+            key = batch.publishings[index].key
+            if self._by_key.get(key) == place:  # else it was published again, and the key is the newer one's
+                del self._by_key[key]
             batch.settle(index, outcome)
 
     def _tags(self, tag: int, *, multiple: bool) -> list[int]:

@@ -27,7 +27,8 @@ def describe(error: BaseException) -> str:
         case exceptions.IncompatibleProtocolError():
             # pika's name for any end before the broker's first frame.
             return "whoever answers there hung up before the AMQP handshake: is it RabbitMQ, and has it started?"
-        case connection_workflow.AMQPConnectorStackTimeout() | TimeoutError():
+        # pika itself breaks off a handshake that takes too long.
+        case connection_workflow.AMQPConnectorStackTimeout() | exceptions.ConnectionOpenAborted() | TimeoutError():
             return "the broker did not answer in time"
         case ConnectionRefusedError():
             return "connection refused: nothing listens there"

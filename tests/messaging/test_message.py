@@ -1,17 +1,20 @@
 """Messages at the border: whatever arrives becomes something that every database stores and can be sent again."""
 
 import json
+import struct
 from datetime import UTC, datetime
 from typing import Any
 
 import pika
 from hypothesis import given
 from hypothesis import strategies as st
-from pika import spec
+from pika import data, spec
 
+from messaging.broker import header_fields
 from messaging.broker.properties import from_pika, to_pika
 from messaging.message import Message, headers_to_pass_on, new_id, storable_headers
 
+header_fields.install()
 short = st.binary(max_size=255) | st.text(max_size=60)
 
 
@@ -91,3 +94,30 @@ def test_ids_sort_by_birth() -> None:
     ids = [new_id() for _ in range(100)]
     assert ids == sorted(ids)
     assert len(set(ids)) == 100
+
+
+def encoded_table(*fields: bytes) -> bytes:
+    table = b"".join(bytes([1]) + b"abcdefgh"[place : place + 1] + field for place, field in enumerate(fields))
+    return struct.pack(">I", len(table)) + table
+
+
+def test_header_values_that_python_cannot_hold_do_not_cost_the_connection() -> None:
+    milliseconds = b"T" + struct.pack(">Q", 1_700_000_000_000)
+    not_a_number = b"d" + struct.pack(">d", float("nan"))
+    endless = b"f" + struct.pack(">f", float("inf"))
+    inside = b"F" + encoded_table(milliseconds, b"t\x01")
+    table = encoded_table(milliseconds, not_a_number, endless, inside, b"t\x01")
+    headers, read = data.decode_table(table, 0)
+    assert read == len(table)
+    assert headers == {
+        "a": 1_700_000_000_000, "b": "nan", "c": "inf", "d": {"a": 1_700_000_000_000, "b": True}, "e": True,
+    }  # fmt: skip
+    assert storable_headers(headers) == headers
+
+
+def test_headers_nested_without_end_are_cut_off_and_what_follows_is_read() -> None:
+    nested = b"t\x01"
+    for _ in range(5000):
+        nested = b"F" + encoded_table(nested)
+    headers, _ = data.decode_table(encoded_table(nested, b"t\x01"), 0)
+    assert headers["b"] is True

@@ -34,6 +34,9 @@ class Command(BaseCommand):
                 if relay.refusal:
                     raise CommandError(f"RabbitMQ: {relay.refusal}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
                 time.sleep(0.1)
+            died = not thread.is_alive()
             relay.stop(conf.get().drain_timeout)
             thread.join(conf.get().drain_timeout + 2)
+        if died:
+            raise CommandError("The relay ended by itself; the log says why. What it held is published by another.")
         self.stdout.write(f"Stopped. {relay.published} published in {time.monotonic() - started:.1f} s.")

@@ -1,0 +1,337 @@
+"""The connection: what goes wrong is said in words, it comes back by itself, and it leaves nothing behind."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from messaging import topology
+from messaging.broker.connection import Connection
+from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from script.services.ports import free_port
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.amqp import plain_channel
+from tests.support.consuming import a_consumer
+from tests.support.listeners import something_that_answers
+from tests.support.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def impatience(settings: Any, request: pytest.FixtureRequest) -> None:
+    for name in ("vhost", "breakable_broker"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
+    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0, "RECONNECT_MAX": 0.3}
+
+
+def to(settings: Any, *urls: str) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": list(urls)}
+
+
+@contextmanager
+def connecting() -> Iterator[Connection]:
+    connection = Connection("test").start()
+    try:
+        yield connection
+    finally:
+        connection.stop()
+        assert not connection._thread.is_alive()
+
+
+def first_error() -> tuple[str, bool]:
+    with connecting() as connection:
+        eventually(lambda: connection.last_error, within=6)
+        return connection.last_error, connection.refused
+
+
+def test_a_closed_port_is_said_in_words(settings: Any) -> None:
+    to(settings, f"amqp://user:secret@127.0.0.1:{free_port()}/")
+    assert first_error() == ("connection refused: nothing listens there", False)
+
+
+def test_a_port_that_never_answers_is_given_up_in_time(settings: Any) -> None:
+    with something_that_answers(None) as port:
+        to(settings, f"amqp://user:secret@127.0.0.1:{port}/")
+        began = time.monotonic()
+        assert first_error() == ("the broker did not answer in time", False)
+        assert time.monotonic() - began < 4
+
+
+def test_a_name_that_does_not_exist_is_said_in_words(settings: Any) -> None:
+    to(settings, "amqp://user:secret@no-such-host.invalid/")
+    said, refused = first_error()
+    assert "the host name cannot be resolved" in said
+    assert not refused
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"AMQP\x01\x01\x00\x0a", b"", b"\x00" * 64])
+def test_what_is_no_broker_is_said_in_words(settings: Any, answer: bytes) -> None:
+    with something_that_answers(answer) as port:
+        to(settings, f"amqp://user:secret@127.0.0.1:{port}/")
+        said, refused = first_error()
+    assert said
+    assert "secret" not in said
+    assert "Error" not in said
+    assert not refused
+
+
+def test_tls_to_a_plain_port_is_said_in_words(vhost: str, settings: Any) -> None:
+    to(settings, vhost.replace("amqp://", "amqps://"))
+    said, _ = first_error()
+    assert said.startswith("TLS: ") or "connection" in said
+
+
+def test_a_wrong_password_is_a_refusal_in_words(vhost: str, settings: Any) -> None:
+    user, _, rest = vhost.removeprefix("amqp://").partition(":")
+    to(settings, f"amqp://{user}:wrong@{rest.partition('@')[2]}")
+    said, refused = first_error()
+    assert refused
+    assert "refused" in said
+    assert "wrong" not in said
+
+
+def test_an_unknown_vhost_is_a_refusal_in_words(vhost: str, settings: Any) -> None:
+    to(settings, vhost + "-unknown")
+    said, refused = first_error()
+    assert refused
+    assert "virtual host" in said or "vhost" in said
+
+
+def test_odd_parameters_of_an_address_are_said_and_end_nothing(vhost: str, settings: Any) -> None:
+    to(settings, vhost + "?heartbeat=often", vhost)
+    with connecting() as connection:
+        assert connection.wait_until_open(5)
+
+
+def test_the_next_address_is_tried_when_one_is_dead(vhost: str, settings: Any) -> None:
+    with something_that_answers(None) as silent:
+        to(settings, f"amqp://127.0.0.1:{free_port()}/", f"amqp://127.0.0.1:{silent}/", vhost)
+        with connecting() as connection:
+            assert connection.wait_until_open(6)
+            assert connection.last_error == ""
+
+
+def test_a_connection_that_the_broker_closes_comes_back(broker: RabbitMQNode, vhost: str) -> None:
+    with connecting() as connection:
+        for generation in (1, 2, 3):
+            eventually(lambda generation=generation: connection.generation == generation and connection.is_open)
+            broker.ctl("close_all_connections", "--vhost", vhost.rpartition("/")[2], "closed by a test")
+        eventually(lambda: connection.generation == 4)
+
+
+def test_an_address_with_a_broken_listener_on_lost_still_reconnects(broker: RabbitMQNode, vhost: str) -> None:
+    def broken(reason: str) -> None:
+        raise ZeroDivisionError
+
+    connection = Connection("test", on_lost=broken).start()
+    assert connection.wait_until_open(5)
+    connection.reset("for a test")
+    eventually(lambda: connection.generation == 2)
+    connection.stop()
+
+
+def test_many_connections_leave_no_thread_and_no_file_behind(vhost: str) -> None:
+    with connecting() as connection:
+        connection.wait_until_open(5)
+    before = open_files()
+    threads = threading.active_count()
+    with connecting() as connection:
+        for generation in range(1, 51):
+            eventually(lambda generation=generation: connection.generation >= generation and connection.is_open)
+            connection.succeeded()
+            connection.reset("for a test")
+    for _ in range(10):
+        with connecting() as connection:
+            connection.wait_until_open(5)
+    eventually(lambda: open_files() <= before + 2)
+    assert threading.active_count() <= threads
+
+
+def test_stopping_in_the_middle_of_connecting_leaves_no_file_behind(settings: Any) -> None:
+    with something_that_answers(None) as port:
+        to(settings, f"amqp://127.0.0.1:{port}/")
+        before = open_files()
+        for _ in range(10):
+            with connecting():
+                time.sleep(0.05)
+        gc.collect()
+        assert open_files() <= before + 10 + 2  # the listener holds its own ten
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# --- One method and its answer -----------------------------------------------------------------------------
+
+
+def test_a_refused_method_says_code_and_text_and_the_next_one_works(vhost: str) -> None:
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        with pytest.raises(ChannelClosed) as refused:
+            connection.call("queue_declare", queue="missing", passive=True)
+        assert refused.value.code == 404
+        assert "missing" in refused.value.text
+        assert connection.call("queue_declare", queue="there", auto_delete=True).method.queue == "there"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "é" * 200, None, 7])
+def test_a_name_that_cannot_be_sent_is_an_error_and_the_connection_stands(vhost: str, name: Any) -> None:
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        with pytest.raises(BrokerUnavailable, match="could not be sent"):
+            connection.call("queue_declare", queue=name)
+        assert connection.call("queue_declare", queue="there", auto_delete=True).method.queue == "there"
+        assert connection.generation == 1
+
+
+def test_without_a_connection_a_method_fails_at_once(settings: Any) -> None:
+    to(settings, f"amqp://127.0.0.1:{free_port()}/")
+    with connecting() as connection:
+        eventually(lambda: connection.last_error)
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="nothing listens"):
+            connection.call("queue_declare", queue="x")
+        assert time.monotonic() - began < 1
+
+
+def test_many_threads_may_call_at_once(vhost: str) -> None:
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        answers: list[str] = []
+
+        def ask(name: str) -> None:
+            for _ in range(20):
+                answers.append(connection.call("queue_declare", queue=name, auto_delete=True).method.queue == name)
+
+        threads = [threading.Thread(target=ask, args=[f"q{number}"]) for number in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == [True] * 100
+
+
+def test_calls_under_lost_connections_end_with_an_answer_or_an_error(broker: RabbitMQNode, vhost: str) -> None:
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        fates: list[str] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            while not done.is_set():
+                try:
+                    connection.call("queue_declare", queue="q", auto_delete=True)
+                    fates.append("answer")
+                except BrokerUnavailable:
+                    fates.append("error")
+                    done.wait(0.02)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for generation in range(1, 6):
+            eventually(lambda: fates and fates[-1] == "answer")
+            connection.succeeded()
+            connection.reset("for a test")
+            eventually(lambda generation=generation: connection.generation > generation)
+        done.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert "answer" in fates
+
+
+# --- A broker in trouble -----------------------------------------------------------------------------------
+
+
+def test_a_frozen_broker_neither_hangs_a_method_nor_the_stop(
+    breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messaging.broker.connection.CALL_TIMEOUT", 0.5)
+    connection = Connection("test").start()
+    assert connection.wait_until_open(5)
+    breakable_broker.pause()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="did not answer"):
+        connection.call("queue_declare", queue="x")
+    connection.stop()
+    assert time.monotonic() - began < 3
+    assert not connection._thread.is_alive()
+
+
+def test_a_frozen_broker_is_left_and_found_again(
+    breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messaging.broker.connection.CALL_TIMEOUT", 0.5)
+    with connecting() as connection:
+        assert connection.wait_until_open(5)
+        breakable_broker.pause()
+        with pytest.raises(BrokerUnavailable):
+            connection.call("queue_declare", queue="x")
+        eventually(lambda: "did not answer in time" in connection.last_error)
+        breakable_broker.resume()
+        eventually(lambda: connection.is_open)
+        assert connection.call("queue_declare", queue="x", auto_delete=True)
+
+
+def test_a_broker_that_stops_and_starts_is_found_again(breakable_broker: RabbitMQNode) -> None:
+    with connecting() as connection:
+        assert connection.wait_until_open(5)
+        breakable_broker.ctl("stop_app")
+        eventually(lambda: not connection.is_open)
+        assert connection.last_error
+        breakable_broker.ctl("start_app")
+        eventually(lambda: connection.is_open, within=30)
+
+
+# --- Topology ----------------------------------------------------------------------------------------------
+
+
+def test_a_topology_is_declared_as_often_as_one_likes(vhost: str) -> None:
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        for _ in range(2):
+            assert topology.declare(connection, topology.wanted([a_consumer()])) == {}
+    with plain_channel(vhost) as channel:
+        channel.queue_declare("tests.notes", passive=True)
+        channel.queue_declare(topology.dead_letter_queue(), passive=True)
+
+
+def test_a_queue_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        channel.queue_declare("tests.notes", durable=True)
+        channel.exchange_declare("orders.events", "topic", durable=True)
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        assert topology.declare(connection, topology.wanted([a_consumer()])) == {}
+
+
+def test_an_exchange_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        channel.exchange_declare("orders.events", "direct", durable=True)
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        assert topology.declare(connection, topology.wanted([a_consumer()])) == {}
+
+
+def test_who_may_not_configure_uses_what_is_there(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+    name = vhost.rpartition("/")[2]
+    with connecting() as connection:
+        connection.wait_until_open(5)
+        topology.declare(connection, topology.wanted([a_consumer()]))
+    broker.api("PUT", f"/users/reader-{name}", {"password": "reader", "tags": ""})
+    broker.api("PUT", f"/permissions/{name}/reader-{name}", {"configure": "", "write": ".*", "read": ".*"})
+    try:
+        to(settings, f"amqp://reader-{name}:reader@{vhost.partition('@')[2]}")
+        with connecting() as connection:
+            connection.wait_until_open(5)
+            assert topology.declare(connection, topology.wanted([a_consumer()])) == {}
+            problems = topology.declare(connection, topology.wanted([a_consumer(name="missing")]))
+            assert list(problems) == ["tests.missing"]
+            assert "may not declare" in problems["tests.missing"]
+    finally:
+        broker.api("DELETE", f"/users/reader-{name}")

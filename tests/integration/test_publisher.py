@@ -1,0 +1,130 @@
+"""The publisher: for each message the broker's own word, and never somebody else's."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from messaging.broker.publisher import Fate, Publisher, Publishing
+from messaging.message import OUTBOX_ID_HEADER, Message, new_id
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.amqp import plain_channel
+from tests.support.running import take_all
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def publisher(vhost: str, settings: Any) -> Iterator[Publisher]:
+    settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_MAX": 0.3}
+    with plain_channel(vhost) as channel:
+        channel.queue_declare("q", durable=True)
+        channel.queue_declare("full", durable=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
+    publisher = Publisher("test").start()
+    eventually(lambda: publisher.ready)
+    yield publisher
+    publisher.stop()
+
+
+def to(queue: str, key: str = "", *, exchange: str = "", **changes: Any) -> Publishing:
+    key = key or new_id()
+    message = Message(**{"body": b"{}", "id": key, "headers": {OUTBOX_ID_HEADER: key}, **changes})
+    return Publishing(key=key, exchange=exchange, routing_key=queue, message=message)
+
+
+def fates(publisher: Publisher, *publishings: Publishing, timeout: float = 5) -> list[str]:
+    return [outcome.fate.value for outcome in publisher.publish(publishings, timeout)]
+
+
+def test_each_message_of_a_batch_gets_its_own_word(publisher: Publisher) -> None:
+    batch = [to("q"), to("nowhere"), to("full"), to("x" * 300), to("q")]
+    assert fates(publisher, *batch) == ["confirmed", "returned", "nacked", "unsendable", "confirmed"]
+
+
+def test_an_empty_batch_is_no_work(publisher: Publisher) -> None:
+    assert fates(publisher) == []
+
+
+def test_a_large_batch_is_confirmed_in_full(publisher: Publisher, vhost: str) -> None:
+    assert fates(publisher, *[to("q") for _ in range(3000)], timeout=20) == ["confirmed"] * 3000
+    assert len(take_all(vhost, "q")) == 3000
+
+
+def test_a_large_body_arrives_whole(publisher: Publisher, vhost: str) -> None:
+    body = bytes(range(256)) * 4096
+    assert fates(publisher, to("q", body=body)) == ["confirmed"]
+    assert take_all(vhost, "q")[0][1] == body
+
+
+def test_a_missing_exchange_refuses_all_that_had_no_word_yet_and_the_channel_comes_back(publisher: Publisher) -> None:
+    outcomes = publisher.publish([to("q"), to("q", exchange="nowhere"), to("q")], 5)
+    assert {outcome.fate for outcome in outcomes} <= {Fate.REFUSED, Fate.CONFIRMED}
+    assert outcomes[1].fate is Fate.REFUSED
+    assert outcomes[1].code == 404
+    eventually(lambda: publisher.ready)
+    assert fates(publisher, to("q")) == ["confirmed"]
+    assert publisher.connection.generation == 1
+
+
+@pytest.mark.parametrize("size", [130_000, 131_072, 500_000])
+def test_headers_larger_than_a_frame_are_not_sent_and_harm_nobody(publisher: Publisher, size: int) -> None:
+    big = to("q", headers={OUTBOX_ID_HEADER: "1", "big": "x" * size})
+    outcomes = fates(publisher, to("q"), big, to("q"))
+    assert outcomes[0] == outcomes[2] == "confirmed"
+    assert outcomes[1] in {"confirmed", "unsendable"}
+    assert publisher.connection.generation == 1
+
+
+def test_headers_that_just_fit_are_sent(publisher: Publisher) -> None:
+    assert fates(publisher, to("q", headers={OUTBOX_ID_HEADER: "1", "big": "x" * 100_000})) == ["confirmed"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"n": 2**63}, {"s": {1, 2}}, {"o": object()}, {"k" * 300: 1}, {"bad": "\ud800"}, {"e": 1e400}]
+)
+def test_headers_that_amqp_does_not_know_are_unsendable_or_sent(publisher: Publisher, headers: dict[str, Any]) -> None:
+    outcomes = fates(publisher, to("q"), to("q", headers=headers), to("q"))
+    assert outcomes[0] == outcomes[2] == "confirmed"
+    assert outcomes[1] in {"unsendable", "confirmed"}
+
+
+def test_a_connection_lost_in_mid_batch_leaves_no_word_for_what_had_none(
+    publisher: Publisher, broker: RabbitMQNode
+) -> None:
+    publisher.connection.reset("for a test")
+    outcomes = publisher.publish([to("q") for _ in range(10)], 5)
+    assert {outcome.fate for outcome in outcomes} <= {Fate.UNKNOWN, Fate.CONFIRMED}
+    eventually(lambda: publisher.ready)
+    assert fates(publisher, to("q")) == ["confirmed"]
+
+
+def test_a_publish_without_any_connection_is_unknown_at_once(publisher: Publisher) -> None:
+    publisher.connection.stop()
+    began = time.monotonic()
+    assert fates(publisher, to("q"), timeout=0.5) == ["unknown"]
+    assert time.monotonic() - began < 2
+
+
+def test_only_real_success_makes_the_pauses_between_reconnects_small_again(publisher: Publisher) -> None:
+    publisher.connection._failures = 5
+    assert fates(publisher, to("nowhere")) == ["returned"]
+    assert publisher.connection._failures == 5
+    assert fates(publisher, to("q")) == ["confirmed"]
+    assert publisher.connection._failures == 0
+
+
+def test_a_frozen_broker_gives_no_word_within_the_deadline(breakable_broker: RabbitMQNode, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_MAX": 0.3, "CONNECT_TIMEOUT": 1.0}
+    with plain_channel(settings.MESSAGING["AMQP_URLS"][0]) as channel:
+        channel.queue_declare("q", durable=True)
+    publisher = Publisher("test").start()
+    eventually(lambda: publisher.ready)
+    breakable_broker.pause()
+    began = time.monotonic()
+    assert fates(publisher, to("q"), timeout=0.5) == ["unknown"]
+    assert time.monotonic() - began < 1.5
+    eventually(lambda: not publisher.ready)
+    breakable_broker.resume()
+    eventually(lambda: publisher.ready, within=20)
+    assert fates(publisher, to("q")) == ["confirmed"]
+    publisher.stop()

@@ -1,0 +1,481 @@
+"""The relay on a real broker: every committed row is published, or visibly waits for what it misses."""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pika
+import pytest
+from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.utils import timezone
+
+from messaging import leases, relay, topology
+from messaging.message import new_id
+from messaging.models import OutboxMessage
+from messaging.relay import Relay
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.amqp import plain_channel
+from tests.support.consuming import Erased, Noted, a_consumer, registered
+from tests.support.processes import ProcessStarter
+from tests.support.running import IMPATIENT, InThread, add, running_relay, take_all
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CONSUMER = a_consumer()
+State = OutboxMessage.State
+
+
+@pytest.fixture(autouse=True)
+def impatience(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
+    for name in ("vhost", "breakable_broker"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    with registered(CONSUMER):
+        yield
+
+
+def url(settings: Any) -> str:
+    address: str = settings.MESSAGING["AMQP_URLS"][0]
+    return address
+
+
+def a_row(**changes: Any) -> OutboxMessage:
+    return OutboxMessage.objects.create(
+        **{
+            "message_id": new_id(), "type": "test.noted", "exchange": "orders.events", "routing_key": "test.noted",
+            "body": b'{"text": "x"}', **changes,
+        }
+    )  # fmt: skip
+
+
+def states() -> dict[str, int]:
+    return dict(Counter(OutboxMessage.objects.values_list("state", flat=True)))
+
+
+def all_published() -> bool:
+    return not OutboxMessage.objects.exclude(state=State.PUBLISHED).exists()
+
+
+def texts_in(address: str, queue: str = "tests.notes") -> Counter[str]:
+    return Counter(Noted.model_validate_json(body).text for _, body in take_all(address, queue))
+
+
+def test_rows_are_published_once_and_marked_with_those_who_should_have_them(vhost: str) -> None:
+    texts = [f"m{number}" for number in range(700)]  # more than one claim
+    add(*[Noted(text=text) for text in texts])
+    with running_relay() as running:
+        eventually(all_published)
+    assert running.published == 700
+    assert texts_in(vhost) == Counter(texts)
+    row = OutboxMessage.objects.first()
+    assert row
+    assert (row.expected_consumers, row.publish_attempts, row.lease_token, row.last_error) == (["notes"], 1, None, "")
+    assert row.published_at is not None
+
+
+def test_an_event_that_nobody_wants_is_unroutable_and_not_lost(vhost: str) -> None:
+    add(Erased(text="x"))
+    with running_relay():
+        eventually(lambda: states() == {"unroutable": 1})
+    row = OutboxMessage.objects.get()
+    assert "312 NO_ROUTE" in row.last_error
+    assert row.publish_at > timezone.now() - timedelta(seconds=1)
+    assert row.lease_token is None
+
+
+def test_several_relays_publish_each_row_once(vhost: str) -> None:
+    texts = [f"m{number}" for number in range(1500)]
+    with running_relay() as one, running_relay() as two, running_relay() as three:
+        for start in range(0, 1500, 100):
+            add(*[Noted(text=text) for text in texts[start : start + 100]])
+        eventually(all_published, within=30)
+    assert one.published + two.published + three.published == 1500
+    assert texts_in(vhost) == Counter(texts)
+
+
+def test_relays_in_processes_of_their_own_publish_each_row_once(vhost: str, run_process: ProcessStarter) -> None:
+    relays = [run_process("run_relay") for _ in range(2)]
+    for process in relays:
+        process.wait_for_line("amqp.connected")
+    _declare(vhost, "tests.raw")
+    rows = [a_row(exchange="", routing_key="tests.raw", consumer="raw") for _ in range(300)]
+    eventually(all_published, within=30)
+    assert [process.stop() for process in relays] == [0, 0]
+    ids = Counter(properties.message_id for properties, _ in take_all(vhost, "tests.raw"))
+    assert ids == Counter(row.message_id for row in rows)
+
+
+def _declare(address: str, queue: str, **arguments: Any) -> None:
+    with plain_channel(address) as channel:
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
+
+
+def test_the_row_of_a_dead_process_is_published_when_its_lease_ends(vhost: str) -> None:
+    add(Noted(text="x"))
+    OutboxMessage.objects.update(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(seconds=1))
+    with running_relay():
+        eventually(all_published)
+    row = OutboxMessage.objects.get()
+    assert row.published_at is not None
+    assert row.published_at - row.created_at > timedelta(seconds=0.8)
+
+
+def test_a_row_handed_over_in_memory_is_published_at_once_without_a_claim(
+    vhost: str, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 30.0}
+    token = uuid.uuid4()
+    with running_relay() as running:
+        eventually(lambda: running._publisher.ready)
+        eventually(lambda: running._claim_due > 0)  # its look at the table after connecting is over
+        monkeypatch.setattr(leases, "claim", lambda *_: pytest.fail("claimed"))
+        row = a_row(lease_token=token, lease_until=timezone.now() + timedelta(minutes=1))
+        running.hand_over([row], _now())
+        eventually(all_published, within=2)
+    assert running.published == 1
+
+
+def test_what_waits_in_the_table_is_published_as_soon_as_the_relay_is_connected(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 30.0}
+    add(Noted(text="x"))
+    with running_relay():
+        eventually(all_published, within=5)
+
+
+def test_a_row_whose_lease_has_nearly_ended_is_left_to_the_table(vhost: str) -> None:
+    row = a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
+    with running_relay() as running:
+        eventually(lambda: running._publisher.ready)
+        running.hand_over([row], _now() - 2.5)
+        eventually(lambda: not running._handed)
+    assert states() == {"pending": 1}
+    assert running.published == 0
+
+
+def test_a_row_both_handed_over_and_claimed_is_published_once(vhost: str) -> None:
+    # The database's clock was set forward: the lease has ended there, and not here.
+    row = a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() - timedelta(minutes=1))
+    relay_ = Relay()
+    relay_.hand_over([row], _now())
+    home = InThread(relay_.run, "relay")
+    eventually(all_published)
+    relay_.stop(2)
+    home.join()
+    assert len(take_all(vhost, "tests.notes")) == 1
+
+
+def _now() -> float:
+    return time.monotonic()
+
+
+# --- Who gets it -------------------------------------------------------------------------------------------
+
+
+def test_a_queue_deleted_by_hand_comes_back_and_what_was_unroutable_arrives(vhost: str) -> None:
+    with running_relay():
+        add(Noted(text="before"))
+        eventually(all_published)
+        with plain_channel(vhost) as channel:
+            channel.queue_delete("tests.notes")
+        add(Noted(text="after"))
+        eventually(all_published)
+    assert texts_in(vhost) == {"after": 1}
+    assert OutboxMessage.objects.get(publish_attempts=2).last_error == ""
+
+
+def test_an_exchange_deleted_by_hand_comes_back_and_nothing_is_lost(vhost: str) -> None:
+    with running_relay():
+        add(Noted(text="before"))
+        eventually(all_published)
+        with plain_channel(vhost) as channel:
+            channel.exchange_delete("orders.events")
+        add(*[Noted(text=f"m{number}") for number in range(20)])
+        eventually(all_published)
+    assert texts_in(vhost) == Counter(["before", *(f"m{number}" for number in range(20))])
+
+
+def test_one_row_of_a_hundred_that_names_a_missing_exchange_suffers_alone(vhost: str) -> None:
+    with transaction.atomic():
+        for number in range(100):
+            a_row(exchange="nowhere" if number == 50 else "orders.events")
+    with running_relay() as running:
+        eventually(lambda: states() == {"published": 99, "unroutable": 1})
+    guilty = OutboxMessage.objects.get(state=State.UNROUTABLE)
+    assert guilty.exchange == "nowhere"
+    assert "404" in guilty.last_error
+    assert running.published == 99
+    assert len(take_all(vhost, "tests.notes")) == 99
+
+
+def test_of_two_rows_with_one_message_id_the_unroutable_one_is_marked(vhost: str) -> None:
+    same = new_id()
+    with transaction.atomic():
+        bad = a_row(message_id=same, exchange="", routing_key="tests.gone", consumer="gone", attempt=2)
+        good = a_row(message_id=same, exchange="", routing_key="tests.notes", consumer="notes", attempt=2)
+    with running_relay():
+        eventually(lambda: states() == {"published": 1, "unroutable": 1})
+    bad.refresh_from_db()
+    good.refresh_from_db()
+    assert (bad.state, good.state) == ("unroutable", "published")
+
+
+def test_a_retry_for_a_consumer_that_this_code_does_not_know_is_published_and_stops_no_relay(vhost: str) -> None:
+    _declare(vhost, "tests.retired")
+    a_row(exchange="", routing_key="tests.retired", consumer="retired", attempt=2)
+    with running_relay():
+        eventually(all_published)
+        add(Noted(text="next"))
+        eventually(all_published)
+    assert len(take_all(vhost, "tests.retired")) == 1
+
+
+def test_a_retry_reaches_its_queue_although_the_consumers_bindings_cannot_be_made(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology, "declare", lambda *_: {"tests.notes": "binding test.noted failed"})
+    _declare(vhost, "tests.notes")
+    row = a_row(exchange="", routing_key="tests.notes", consumer="notes", attempt=2)
+    with running_relay():
+        eventually(all_published)
+    row.refresh_from_db()
+    assert row.publish_attempts == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"routing_key": "k" * 255 + "é"},
+        {"exchange": "é" * 200},
+        {"headers": {"huge": 2**70}},
+        {"headers": {"name" * 100: 1}},
+        {"headers": {"big": "x" * 200_000}},
+        {"message_id": "é" * 200},
+    ],
+    ids=["long key", "long exchange", "number", "long header name", "big headers", "long id"],
+)
+def test_a_row_that_cannot_be_sent_fails_alone(vhost: str, wrong: dict[str, Any]) -> None:
+    if connection.vendor == "postgresql" and "routing_key" in wrong:
+        wrong = {"routing_key": "é" * 200}
+    with transaction.atomic():
+        a_row()
+        bad = a_row(**wrong)
+        a_row()
+    with running_relay():
+        eventually(lambda: states() == {"published": 2, "failed": 1}, within=5)
+    bad.refresh_from_db()
+    assert bad.state == "failed"
+    assert bad.last_error
+    assert len(take_all(vhost, "tests.notes")) == 2
+
+
+def test_a_full_queue_takes_its_message_later(vhost: str) -> None:
+    _declare(vhost, "tests.small", **{"x-max-length": 1, "x-overflow": "reject-publish"})
+    with plain_channel(vhost) as channel:
+        channel.basic_publish("", "tests.small", b"")
+        channel.basic_publish("", "tests.small", b"")
+    row = a_row(exchange="", routing_key="tests.small", consumer="small")
+    with running_relay():
+        eventually(lambda: OutboxMessage.objects.filter(publish_attempts__gte=1))
+        row.refresh_from_db()
+        assert row.state == "pending"
+        assert row.last_error
+        take_all(vhost, "tests.small")
+        eventually(all_published)
+
+
+def test_a_row_waits_for_its_time(vhost: str) -> None:
+    add(Noted(text="later"), delay=timedelta(seconds=1))
+    with running_relay():
+        eventually(all_published)
+    row = OutboxMessage.objects.get()
+    assert row.published_at is not None
+    assert timedelta(seconds=0.9) < row.published_at - row.created_at < timedelta(seconds=4)
+
+
+# --- The end -----------------------------------------------------------------------------------------------
+
+
+def test_a_relay_told_to_stop_publishes_what_it_was_handed(vhost: str) -> None:
+    with running_relay() as running:
+        eventually(lambda: running._publisher.ready)
+        token = uuid.uuid4()
+        rows = [a_row(lease_token=token, lease_until=timezone.now() + timedelta(hours=1)) for _ in range(50)]
+        running.hand_over(rows, _now())
+        running.stop(2)
+    assert all_published()
+
+
+def test_a_relay_without_a_broker_gives_back_what_it_holds(settings: Any) -> None:
+    token = uuid.uuid4()
+    row = a_row(lease_token=token, lease_until=timezone.now() + timedelta(hours=1))
+    began = _now()
+    with running_relay(drain_timeout=0.3) as running:
+        running.hand_over([row], _now())
+    row.refresh_from_db()
+    assert (row.state, row.lease_token) == ("pending", None)
+    assert _now() - began < 4
+
+
+def test_an_idle_relay_stops_at_once(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 60.0}
+    with running_relay() as running:
+        eventually(lambda: running._publisher.ready)
+        began = _now()
+    assert _now() - began < 2
+
+
+# --- When something breaks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [DatabaseError("gone"), InterfaceError("closed"), ValueError("a fault of our own")])
+def test_a_claim_that_fails_neither_ends_the_relay_nor_drops_what_it_was_handed(
+    vhost: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    real, failed = leases.claim, []
+
+    def fail_once(*arguments: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(relay, "DATABASE_PAUSE", 0.1)
+    monkeypatch.setattr(relay, "FAULT_PAUSE", 0.1)
+    monkeypatch.setattr(leases, "claim", fail_once)
+    row = a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
+    running = Relay()
+    running.hand_over([row], _now())
+    home = InThread(running.run, "relay")
+    eventually(lambda: failed and all_published())
+    running.stop(2)
+    home.join()
+
+
+@pytest.mark.only_on("postgresql")
+def test_connections_that_the_database_ended_are_replaced(vhost: str) -> None:
+    with running_relay() as running:
+        for number in range(3):
+            add(Noted(text=f"m{number}"))
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            eventually(all_published)
+    assert running.published >= 3
+
+
+def test_connections_that_the_broker_closed_are_replaced(vhost: str, broker: RabbitMQNode) -> None:
+    with running_relay() as running:
+        for number in range(3):
+            eventually(lambda: running._publisher.ready)
+            add(*[Noted(text=f"m{number}") for _ in range(50)])
+            _close_connections(broker, vhost)
+        eventually(all_published)
+    assert texts_in(vhost).keys() == {"m0", "m1", "m2"}
+    assert OutboxMessage.objects.filter(state=State.PUBLISHED).count() == 150
+
+
+def _close_connections(node: RabbitMQNode, address: str) -> None:
+    vhost = address.rpartition("/")[2]
+    node.ctl("close_all_connections", "--vhost", vhost, "closed by a test")
+
+
+def test_a_broker_lost_between_a_refusal_and_its_repetition_condemns_nobody(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with transaction.atomic():
+        a_row(exchange="nowhere")
+        for _ in range(5):
+            a_row()
+    running = Relay()
+    monkeypatch.setattr(running, "_wait_until_ready", lambda: False)
+    home = InThread(running.run, "relay")
+    eventually(lambda: OutboxMessage.objects.filter(publish_attempts__gte=1).count() == 6)
+    assert (
+        OutboxMessage.objects.filter(exchange="orders.events").exclude(state__in=["pending", "published"]).count() == 0
+    )
+    monkeypatch.undo()
+    eventually(lambda: states() == {"published": 5, "unroutable": 1})
+    running.stop(2)
+    home.join()
+
+
+@pytest.mark.one_database
+def test_a_broker_killed_under_load_gets_everything_when_it_is_back(
+    breakable_broker: RabbitMQNode, settings: Any
+) -> None:
+    texts = [f"m{number}" for number in range(300)]
+    with running_relay():
+        for start in range(0, 300, 50):
+            add(*[Noted(text=text) for text in texts[start : start + 50]])
+            if start == 100:
+                breakable_broker.kill()
+        assert OutboxMessage.objects.exclude(state=State.PUBLISHED).exists()
+        breakable_broker.start()
+        eventually(all_published, within=60)
+    assert texts_in(url(settings)).keys() == set(texts)
+
+
+@pytest.mark.one_database
+def test_a_frozen_broker_gets_everything_when_it_goes_on(breakable_broker: RabbitMQNode, settings: Any) -> None:
+    with running_relay():
+        add(Noted(text="before"))
+        eventually(all_published)
+        breakable_broker.pause()
+        add(*[Noted(text=f"m{number}") for number in range(20)])
+        eventually(lambda: OutboxMessage.objects.filter(state=State.PENDING, publish_attempts__gte=1).count() == 20)
+        breakable_broker.resume()
+        eventually(all_published, within=30)
+    assert texts_in(url(settings)).keys() == {"before", *(f"m{number}" for number in range(20))}
+
+
+@pytest.mark.one_database
+def test_a_frozen_broker_does_not_hold_up_the_stop(
+    breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messaging.broker.connection.CALL_TIMEOUT", 0.5)
+    with running_relay(drain_timeout=0.5) as running:
+        eventually(lambda: running._publisher.ready)
+        breakable_broker.pause()
+        row = a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
+        running.hand_over([row], _now())
+        began = _now()
+    assert _now() - began < 4
+    row.refresh_from_db()
+    assert (row.state, row.lease_token) == ("pending", None)
+
+
+@pytest.mark.one_database
+def test_an_alarmed_broker_is_waited_for_on_one_connection(breakable_broker: RabbitMQNode, settings: Any) -> None:
+    with running_relay() as running:
+        add(Noted(text="before"))
+        eventually(all_published)
+        generation = running._publisher.connection.generation
+        with breakable_broker.memory_alarm():
+            add(*[Noted(text=f"m{number}") for number in range(20)])
+            # Long enough for several deadlines to pass.
+            eventually(lambda: OutboxMessage.objects.filter(publish_attempts__gte=1, state=State.PENDING).count() == 20)
+            until = _now() + 3
+            eventually(lambda: _now() > until)
+            assert running._publisher.connection.generation == generation
+            assert states() == {"pending": 20, "published": 1}
+        eventually(all_published, within=30)
+    counts = texts_in(url(settings))
+    assert counts.keys() == {"before", *(f"m{number}" for number in range(20))}
+    assert max(counts.values()) <= 2
+
+
+def test_the_outbox_id_tells_which_row_came_back(vhost: str) -> None:
+    add(Noted(text="x"))
+    with running_relay():
+        eventually(all_published)
+    [(properties, _)] = take_all(vhost, "tests.notes")
+    assert isinstance(properties, pika.BasicProperties)
+    assert properties.headers["x-outbox-id"] == str(OutboxMessage.objects.get().pk)
+    assert properties.delivery_mode == 2

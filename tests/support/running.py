@@ -1,0 +1,113 @@
+"""Relays and workers running in threads of the test, and a look into the broker."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pika
+from django.db import connections, transaction
+
+from messaging import outbox
+from messaging.consumers import Consumer
+from messaging.events import Event
+from messaging.models import OutboxMessage
+from messaging.relay import Relay
+from messaging.worker import Summary, Worker
+from tests.support.amqp import plain_channel
+
+#: So short that a test sees a deadline pass.
+IMPATIENT = {
+    "PUBLISH_TIMEOUT": 1.0,
+    "LEASE": 3.0,
+    "POLL_INTERVAL": 0.1,
+    "DECLARE_INTERVAL": 0.5,
+    "RECONNECT_MAX": 0.5,
+    "DRAIN_TIMEOUT": 1.0,
+    "STOP_TIMEOUT": 5.0,
+}
+
+
+class InThread:
+    """Something that runs until told to stop; its error, if it died of one, is raised where it is joined."""
+
+    def __init__(self, run: Any, name: str) -> None:
+        self._run = run
+        self._error: BaseException | None = None
+        self.result: Any = None
+        self.thread = threading.Thread(target=self._guarded, name=name, daemon=True)
+        self.thread.start()
+
+    def _guarded(self) -> None:
+        try:
+            self.result = self._run()
+        except BaseException as error:
+            self._error = error
+        finally:
+            connections.close_all()
+
+    def join(self, timeout: float = 15) -> Any:
+        """Wait for the end and return what it returned."""
+        self.thread.join(timeout)
+        assert not self.thread.is_alive(), f"{self.thread.name} still runs"
+        if self._error:
+            raise self._error
+        return self.result
+
+
+@contextmanager
+def running_relay(drain_timeout: float = 2.0) -> Iterator[Relay]:
+    """A relay at work; it has ended properly when the block is left."""
+    relay = Relay()
+    home = InThread(relay.run, "relay")
+    try:
+        yield relay
+    finally:
+        relay.stop(drain_timeout)
+        home.join()
+
+
+class RunningWorker:
+    """A worker in a thread of the test, on a connection of its own to the database."""
+
+    def __init__(self, consumers: Sequence[Consumer], **options: Any) -> None:
+        self.worker = Worker(consumers, **options)
+        self._stop = threading.Event()
+        self._home = InThread(lambda: self.worker.run(self._stop.is_set), "worker")
+
+    def stop(self) -> None:
+        """Ask it to stop."""
+        self._stop.set()
+
+    def join(self, timeout: float = 20) -> Summary:
+        """Wait for its end."""
+        summary: Summary = self._home.join(timeout)
+        return summary
+
+
+@contextmanager
+def running_worker(*consumers: Consumer, **options: Any) -> Iterator[Worker]:
+    """A worker at work; it has ended properly when the block is left."""
+    home = RunningWorker(consumers, **options)
+    try:
+        yield home.worker
+    finally:
+        home.stop()
+        home.join()
+
+
+def add(*events: Event, **options: Any) -> list[OutboxMessage]:
+    """Add events in a transaction of their own."""
+    with transaction.atomic():
+        return outbox.add(*events, **options)
+
+
+def take_all(url: str, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
+    """Every message of a queue, taken out of it."""
+    found = []
+    with plain_channel(url) as channel:
+        while True:
+            method, properties, body = channel.basic_get(queue, auto_ack=True)
+            if method is None:
+                return found
+            found.append((properties, body))
