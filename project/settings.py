@@ -243,7 +243,10 @@ structlog.configure(
     cache_logger_on_first_use=True,
 )
 _renderers: dict[str, list[Any]] = {
-    "console": [structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)],
+    "console": [
+        # Plain: the rich form prints each frame's variables, and with them people's names and phone numbers.
+        structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback)
+    ],
     "json": [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
 }
 LOGGING: dict[str, Any] = {
