@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
 
@@ -18,27 +19,61 @@ from rich.table import Table
 from rich.text import Text
 
 
-def write_table(out: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bool) -> None:
-    """Write `rows`, one value for each of `columns`, in the form that suits where `out` leads.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The columns of a table, and how they share the 80 characters of a terminal.
+
+    `lead` stand in columns of their own and are never broken, each of `beneath` has lines of its own, and the rest
+    share a line.
+    """
+
+    columns: Sequence[str]
+    lead: Sequence[str]
+    beneath: Sequence[str]
+
+
+def write_table(out: OutputWrapper, layout: Layout, rows: Sequence[Sequence[Any]], *, as_json: bool) -> None:
+    """Write `rows`, one value for each column, in the form that suits where `out` leads.
 
     In a pipe there is no heading: the first line is a row.
     """
+    columns = layout.columns
     if as_json:
         for row in rows:
             facts = {name.replace(" ", "_"): _json_value(value) for name, value in zip(columns, row, strict=True)}
             out.write(json.dumps(facts, ensure_ascii=False))
     elif out.isatty():
-        # A form feed or an escape sequence in a foreign message must not reach the terminal: see _cell.
-        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in table.columns:
-            column.overflow = "fold"
-        for row in rows:
-            table.add_row(*(Text(_cell(value, short=True)) for value in row))
-        Console(file=cast("IO[str]", out)).print(table)
+        found = [dict(zip(columns, row, strict=True)) for row in rows]
+        Console(file=cast("IO[str]", out)).print(_for_terminal(layout, found))
     else:
         for row in rows:
             out.write("\t".join(_cell(value) for value in row))
     out.flush()
+
+
+def _for_terminal(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> Table:
+    # A form feed or an escape sequence in a foreign message must not reach the terminal: see _cell.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in layout.lead:
+        table.add_column(name, no_wrap=True)
+    table.add_column("message", overflow="fold")
+    shared = [name for name in layout.columns if name not in (*layout.lead, *layout.beneath)]
+    for facts in rows:
+        text = Text(" · ".join(_named(name, facts[name]) for name in shared if facts[name]))
+        for name in layout.beneath:
+            if facts[name]:
+                text.append(f"\n{_cell(facts[name])}", style="dim")
+        table.add_row(*(Text(_cell(facts[name], short=True)) for name in layout.lead), text)
+    return table
+
+
+def _named(name: str, value: Any) -> str:
+    # A number alone says nothing.
+    if isinstance(value, timedelta):
+        return f"{name} {value.total_seconds():.3f} s"
+    if isinstance(value, int | datetime):
+        return f"{name} {_cell(value, short=True)}"
+    return _cell(value)
 
 
 @contextmanager
@@ -61,6 +96,6 @@ def _cell(value: Any, *, short: bool = False) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime) and short:
-        return f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S}"
+        return timezone.localtime(value).replace(tzinfo=None).isoformat(" ", timespec="milliseconds")
     # One row, one line; and nothing that would move the cursor.
     return "".join(each if each.isprintable() else " " for each in str(_json_value(value)))

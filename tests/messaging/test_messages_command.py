@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -61,11 +62,11 @@ def ids(*filters: str) -> list[str]:
     return [row[7] for row in rows("list", *filters)]
 
 
-def terminal_output(*arguments: str) -> str:
+def terminal_output(*arguments: str, columns: int = 150) -> str:
     """What the command writes to a terminal."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "manage.py", "messages", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, env=process_environment(COLUMNS="150"), stdout=theirs) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=process_environment(COLUMNS=str(columns)), stdout=theirs) as process:
         os.close(theirs)
         written = b""
         try:
@@ -152,9 +153,23 @@ def test_a_terminal_gets_a_table_with_a_heading() -> None:
 
     shown = terminal_output("list")
 
-    assert "message id" in shown
+    assert "message" in shown
     assert "W-1" in shown
     assert "─" in shown
+
+
+def test_eighty_characters_break_neither_a_time_nor_a_state_nor_an_id() -> None:
+    message_id = "0193e5a0-1111-7222-8333-444455556666"
+    inbox_row(message_id=message_id, state="retrying", attempt=3, subject="W-7K3M9Q", reason="GatewayError: 503 " * 9)
+
+    lines = re.sub(r"\x1b\[\d*m", "", terminal_output("list", columns=80)).splitlines()
+
+    assert max(map(len, lines)) <= 80
+    [first] = [line for line in lines if "retrying" in line]
+    assert re.match(r" 2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} +retrying ", first)
+    told = " ".join(" ".join(lines).split())
+    assert "· W-7K3M9Q · sms · attempt 3" in told
+    assert message_id in told
 
 
 def test_nothing_found_is_said_and_is_a_failure() -> None:
@@ -225,6 +240,7 @@ def test_a_message_shows_its_way_in_the_order_of_time() -> None:
     assert [line[1] for line in lines] == ["written", "published", "attempt failed", "written", "pending"]
     assert [line[4] for line in lines] == ["1", "1", "1", "2", "2"]
     assert lines[2][6] == "ValueError: not today"
+    assert [bool(line[8]) for line in lines] == [False, False, False, False, True]
 
 
 def test_a_subject_shows_everything_about_it() -> None:

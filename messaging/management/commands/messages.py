@@ -12,7 +12,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from messaging import database
 from messaging.management.arguments import EXIT_UNREACHABLE, positive
-from messaging.management.tables import quiet_when_the_reader_leaves, write_table
+from messaging.management.tables import Layout, quiet_when_the_reader_leaves, write_table
 from messaging.operations import listing, timeline
 from messaging.operations.prune import BATCH, prune
 
@@ -26,8 +26,16 @@ examples:
 
 exit codes: 0 done, 1 nothing found, 2 wrong arguments, 3 database unreachable
 """
-LIST_COLUMNS = ("at", "box", "state", "type", "subject", "consumer", "attempt", "message id", "reason")
-SHOW_COLUMNS = ("at", "what", "type", "consumer", "attempt", "took", "detail", "message id")
+LIST = Layout(
+    columns=("at", "box", "state", "type", "subject", "consumer", "attempt", "message id", "reason"),
+    lead=("at", "state"),
+    beneath=("reason", "message id"),
+)
+SHOW = Layout(
+    columns=("at", "what", "type", "consumer", "attempt", "took", "detail", "message id", "due"),
+    lead=("at", "what"),
+    beneath=("detail", "message id"),
+)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -74,7 +82,7 @@ class Command(BaseCommand):
             (row.at, row.box, row.state, row.type, row.subject, row.consumer, row.attempt, row.message_id, row.reason)
             for row in rows
         ]
-        write_table(self.stdout, LIST_COLUMNS, found, as_json=options["json"])
+        write_table(self.stdout, LIST, found, as_json=options["json"])
 
     def _show(self, options: dict[str, Any]) -> None:
         about = options["about"]
@@ -87,10 +95,10 @@ class Command(BaseCommand):
             )
         found = [
             (each.at, each.kind.value, each.type, each.consumer, each.attempt, each.duration, each.detail,
-             each.message_id)
+             each.message_id, each.due)
             for each in story.entries
         ]  # fmt: skip
-        write_table(self.stdout, SHOW_COLUMNS, found, as_json=options["json"])
+        write_table(self.stdout, SHOW, found, as_json=options["json"])
         if story.truncated:
             self.stderr.write(f"Only the newest {timeline.ROW_LIMIT} rows are told here.")
 
