@@ -209,7 +209,10 @@ def test_one_row_of_a_hundred_that_names_a_missing_exchange_suffers_alone(vhost:
     assert guilty.exchange == "nowhere"
     assert "404" in guilty.last_error
     assert running.published == 99
-    assert len(take_all(vhost, "tests.notes")) == 99
+    # What was sent before the guilty one may have arrived although its confirm did not: then it comes twice.
+    ids = Counter(properties.message_id for properties, _ in take_all(vhost, "tests.notes"))
+    assert len(ids) == 99
+    assert max(ids.values()) <= 2
 
 
 def test_of_two_rows_with_one_message_id_the_unroutable_one_is_marked(vhost: str) -> None:

@@ -1,0 +1,484 @@
+"""The worker on a real broker: each message handled once, whatever happens to broker, database and process."""
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pika
+import pytest
+from django.db import OperationalError, connection, connections
+
+from messaging import consumers, lane
+from messaging.broker.properties import to_pika
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.exceptions import Reject, RetryLater
+from messaging.message import Message
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.amqp import plain_channel
+from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
+from tests.support.processes import ProcessStarter
+from tests.support.running import IMPATIENT, RunningWorker, add, running_relay, running_worker, take_all
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("vhost", "breakable_broker"):
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    monkeypatch.setattr("messaging.worker.REOPEN_PAUSE", 0.2)
+    monkeypatch.setattr(lane, "DATABASE_PAUSE", 0.1)
+    monkeypatch.setattr(lane, "FAULT_PAUSE", 0.1)
+    with registered():
+        yield
+
+
+def known(handler: Callable[..., None] | None = None, **changes: Any) -> Consumer:
+    """A consumer that relays know, too."""
+    consumer = a_consumer(handler, **changes) if handler else a_consumer(**changes)
+    consumers._registry[consumer.name] = consumer
+    return consumer
+
+
+def send(address: str, *messages: Message, queue: str = "tests.notes") -> None:
+    with plain_channel(address) as channel:
+        for message in messages:
+            channel.basic_publish("", queue, message.body, to_pika(message), mandatory=True)
+
+
+def ready(consumer: Consumer, address: str) -> None:
+    """Declare the consumer's queue, so that messages can wait in it."""
+    assert RunningWorker([consumer], burst=True).join().verdicts == Counter()
+
+
+def outcomes() -> Counter[str]:
+    return Counter(InboxMessage.objects.values_list("state", flat=True))
+
+
+def test_what_is_committed_is_handled(vhost: str) -> None:
+    texts = [f"m{number}" for number in range(40)]
+    with running_relay(), running_worker(known()):
+        add(*[Noted(text=text) for text in texts])
+        eventually(lambda: outcomes() == {"handled": 40})
+    assert all(notes(text) == 1 for text in texts)
+
+
+def test_a_failing_message_comes_again_through_the_outbox_until_it_is_dead(vhost: str) -> None:
+    def fail(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        raise ValueError("never")
+
+    with running_relay(), running_worker(known(fail)):
+        add(Noted(text="x"), subject="n-1")
+        eventually(lambda: outcomes() == {"dead": 1})
+    attempts = DeliveryAttempt.objects.values_list("number", "outcome")
+    assert list(attempts) == [(1, "failed"), (2, "failed"), (3, "failed")]
+    assert list(OutboxMessage.objects.order_by("id").values_list("attempt", "state")) == [
+        (1, "published"), (2, "published"), (3, "published"),
+    ]  # fmt: skip
+    assert notes() == 0
+    assert InboxMessage.objects.get().subject == "n-1"
+    assert take_all(vhost, "tests.notes") == []
+
+
+def test_a_message_that_fails_at_first_is_handled_in_the_end(vhost: str) -> None:
+    def fail_at_first(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if delivery.attempt < 3:
+            raise RetryLater("soon", after=timedelta(milliseconds=10))
+
+    with running_relay(), running_worker(known(fail_at_first)):
+        add(Noted(text="x"))
+        eventually(lambda: outcomes() == {"handled": 1})
+    assert notes("x") == 1
+    assert InboxMessage.objects.get().attempt == 3
+
+
+def test_a_retry_reaches_only_the_consumer_that_failed(vhost: str) -> None:
+    def fail_once(event: Noted, delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise ValueError("once")
+        note("failed once")
+
+    with running_relay(), running_worker(known(fail_once), known(name="copies")):
+        add(Noted(text="x"))
+        eventually(lambda: outcomes() == {"handled": 2})
+    assert (notes("x"), notes("failed once")) == (1, 1)
+    assert DeliveryAttempt.objects.filter(inbox_message__consumer="copies").count() == 1
+
+
+def test_a_rejected_message_is_dead_and_the_next_one_handled(vhost: str) -> None:
+    def choosy(event: Noted, delivery: Delivery) -> None:
+        if event.text == "bad":
+            raise Reject("no such thing")
+        note(event.text)
+
+    consumer = known(choosy)
+    ready(consumer, vhost)
+    send(vhost, a_message("bad"), a_message("good"))
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"dead": 1, "handled": 1})
+    assert notes("good") == 1
+
+
+def test_a_handler_that_calls_exit_does_not_stop_its_consumer(vhost: str) -> None:
+    def leave(event: Noted, delivery: Delivery) -> None:
+        if event.text == "bad":
+            raise SystemExit(1)
+        note(event.text)
+
+    consumer = known(leave)
+    ready(consumer, vhost)
+    send(vhost, a_message("bad"), a_message("good"))
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"retrying": 1, "handled": 1})
+
+
+class Milliseconds(datetime):
+    """A time as sent by somebody who takes AMQP's seconds for milliseconds."""
+
+    def utctimetuple(self) -> Any:
+        return (9999, 1, 20_000_000, 0, 0, 0)
+
+
+def test_headers_that_the_client_library_cannot_read_stop_no_consumer(vhost: str) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    far = {"sent": Milliseconds(2026, 1, 1, tzinfo=UTC), "tenant": "t"}
+    with plain_channel(vhost) as channel:
+        properties = pika.BasicProperties(type="test.noted", message_id="m-1", headers=far)
+        channel.basic_publish("", "tests.notes", Noted(text="strange").encode(), properties)
+    send(vhost, a_message("good"))
+    with running_worker(consumer) as worker:
+        eventually(lambda: outcomes() == {"handled": 2}, within=5)
+        assert worker._connection.generation == 1
+    assert (notes("strange"), notes("good")) == (1, 1)
+
+
+def test_rubbish_is_dead_and_the_next_message_handled(vhost: str) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    rubbish = [
+        a_message(body=b"\x80rubbish"), a_message(body=b""), a_message(type=""), a_message(type="test.erased"),
+        a_message(headers={"x-attempt": "many"}), a_message(headers={"x-event-version": 9}),
+        a_message(id="", body=b"["),
+        a_message(content_type="text/plain"), a_message(body=b"{}", headers={"deep": {"a": [{"b": b"\x00"}]}}),
+    ]  # fmt: skip
+    send(vhost, *rubbish, a_message("good"))
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"dead": len(rubbish), "handled": 1})
+    assert not InboxMessage.objects.filter(state="dead", reason="").exists()
+    assert take_all(vhost, "tests.notes") == []
+
+
+# --- Batches -----------------------------------------------------------------------------------------------
+
+
+def test_a_batch_shares_a_transaction_and_a_failing_member_suffers_alone(vhost: str) -> None:
+    calls: list[str] = []
+
+    def choosy(event: Noted, delivery: Delivery) -> None:
+        calls.append(event.text)
+        note(event.text)
+        if event.text == "m3":
+            raise Reject("this one")
+
+    consumer = known(choosy, batch=10)
+    ready(consumer, vhost)
+    send(vhost, *[a_message(f"m{number}") for number in range(6)])
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"handled": 5, "dead": 1})
+    assert notes() == 5
+    assert calls.count("m0") == 2  # once in the batch, once alone
+
+
+def test_a_redelivered_message_is_never_batched(vhost: str) -> None:
+    consumer = known(batch=10)
+    ready(consumer, vhost)
+    send(vhost, *[a_message(f"m{number}") for number in range(5)])
+    with plain_channel(vhost) as channel:  # taken, and given back by the end of the connection
+        for _ in range(3):
+            channel.basic_get("tests.notes")
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"handled": 5})
+    assert InboxMessage.objects.filter(starts=1).count() == 3
+    assert notes() == 5
+
+
+# --- Stopping ----------------------------------------------------------------------------------------------
+
+
+def test_a_burst_ends_when_the_queues_are_empty(vhost: str) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    send(vhost, *[a_message(f"m{number}") for number in range(30)])
+    assert RunningWorker([consumer], burst=True).join().verdicts == {"handled": 30}
+
+
+def test_a_worker_with_a_limit_takes_no_more_and_leaves_the_rest(vhost: str) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    send(vhost, *[a_message(f"m{number}") for number in range(10)])
+    summary = RunningWorker([consumer], max_messages=3).join()
+    assert summary.verdicts == {"handled": 3}
+    assert len(take_all(vhost, "tests.notes")) == 7
+
+
+def test_what_has_begun_is_finished_and_the_rest_goes_back_when_a_worker_stops(vhost: str) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(event: Noted, delivery: Delivery) -> None:
+        begun.set()
+        may_end.wait(10)
+
+    consumer = known(slow)
+    ready(consumer, vhost)
+    send(vhost, *[a_message(f"m{number}") for number in range(5)])
+    worker = RunningWorker([consumer])
+    assert begun.wait(10)
+    worker.stop()
+    eventually(worker.worker.lanes[0]._stopping.is_set)
+    may_end.set()
+    summary = worker.join()
+    assert (summary.verdicts, summary.abandoned) == ({"handled": 1}, 0)
+    assert len(take_all(vhost, "tests.notes")) == 4
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_an_idle_worker_stops_at_once(vhost: str, concurrency: int) -> None:
+    worker = RunningWorker([known(), known(name="copies")], concurrency=concurrency)
+    eventually(lambda: all(each.subscription.active for each in worker.worker.lanes))
+    began = time.monotonic()
+    worker.stop()
+    worker.join()
+    assert time.monotonic() - began < 2.5
+
+
+def test_a_handler_that_never_ends_is_left_behind_and_its_message_comes_again(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 0.5}
+    begun, may_end = threading.Event(), threading.Event()
+
+    def stuck(event: Noted, delivery: Delivery) -> None:
+        begun.set()
+        may_end.wait(20)
+        raise Reject("far too late")
+
+    consumer = known(stuck)
+    ready(consumer, vhost)
+    send(vhost, a_message("x"))
+    worker = RunningWorker([consumer])
+    assert begun.wait(10)
+    worker.stop()
+    assert worker.join().abandoned == 1
+    assert len(take_all(vhost, "tests.notes")) == 1
+    may_end.set()
+    for thread in worker.worker.lanes[0].threads:
+        thread.join(10)
+
+
+def test_a_second_signal_ends_the_process_at_once(vhost: str, run_process: ProcessStarter) -> None:
+    consumer = run_process("run_consumer", "sms", AMQP_URL="amqp://127.0.0.1:1/")
+    consumer.wait_for_line("amqp.unreachable")
+    consumer.send(signal.SIGSTOP)  # so that both are pending when it looks
+    consumer.send(signal.SIGTERM)
+    consumer.send(signal.SIGINT)
+    consumer.send(signal.SIGCONT)
+    assert consumer.wait(5) == 1
+
+
+@pytest.mark.only_on("postgresql")
+def test_several_threads_handle_at_the_same_time(vhost: str) -> None:
+    together = threading.Barrier(3)
+
+    def meet(event: Noted, delivery: Delivery) -> None:
+        together.wait(10)
+
+    consumer = known(meet)
+    ready(consumer, vhost)
+    send(vhost, *[a_message() for _ in range(3)])
+    with running_worker(consumer, concurrency=3):
+        eventually(lambda: outcomes() == {"handled": 3})
+
+
+# --- When something breaks ---------------------------------------------------------------------------------
+
+
+def test_a_queue_deleted_under_its_consumer_is_made_again_and_consumed(vhost: str) -> None:
+    consumer = known()
+    with running_relay(), running_worker(consumer):
+        add(Noted(text="before"))
+        eventually(lambda: notes("before") == 1)
+        with plain_channel(vhost) as channel:
+            channel.queue_delete("tests.notes")
+        eventually(lambda: _exists(vhost, "tests.notes"))
+        add(Noted(text="after"))
+        eventually(lambda: notes("after") == 1)
+
+
+def _exists(address: str, queue: str) -> bool:
+    try:
+        with plain_channel(address) as channel:
+            channel.queue_declare(queue, passive=True)
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
+    return True
+
+
+def test_a_connection_closed_under_a_handler_brings_the_message_again_and_it_is_a_duplicate(
+    vhost: str, broker: RabbitMQNode
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        begun.set()
+        may_end.wait(10)
+
+    consumer = known(slow)
+    ready(consumer, vhost)
+    send(vhost, a_message("x"))
+    with running_worker(consumer) as worker:
+        assert begun.wait(10)
+        broker.ctl("close_all_connections", "--vhost", vhost.rpartition("/")[2], "closed by a test")
+        eventually(lambda: worker._connection.generation == 2)
+        may_end.set()
+        eventually(lambda: worker.lanes[0].verdicts["duplicate"] == 1)
+    assert notes("x") == 1
+    assert take_all(vhost, "tests.notes") == []
+
+
+def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redelivery(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failures = lane.handling.handle, [5]
+
+    def fail(consumer: Consumer, delivery: Delivery) -> Any:
+        if failures[0]:
+            failures[0] -= 1
+            raise lane.DatabaseAway("disk full")
+        return real(consumer, delivery)
+
+    monkeypatch.setattr(lane.handling, "handle", fail)
+    consumer = known()
+    ready(consumer, vhost)
+    send(vhost, a_message("x"))
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"handled": 1})
+    attempt = DeliveryAttempt.objects.get()
+    assert (attempt.number, attempt.redelivered) == (1, False)
+
+
+def test_a_missing_table_is_waited_for_without_eating_the_delivery_limit(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    send(vhost, a_message("x"))
+    real = InboxMessage._meta.db_table
+    monkeypatch.setattr(InboxMessage._meta, "db_table", "not_migrated_yet")
+    with running_worker(consumer) as worker:
+        eventually(lambda: worker.lanes[0].busy == 1)
+        until = time.monotonic() + 1
+        eventually(lambda: time.monotonic() > until)
+        monkeypatch.setattr(InboxMessage._meta, "db_table", real)
+        eventually(lambda: outcomes() == {"handled": 1})
+    assert not DeliveryAttempt.objects.get().redelivered
+
+
+def test_deadlocks_are_nobodys_fault(vhost: str) -> None:
+    left = [2]
+
+    def handler(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if left[0]:
+            left[0] -= 1
+            raise OperationalError("deadlock detected")
+
+    consumer = known(handler)
+    ready(consumer, vhost)
+    send(vhost, a_message("x"))
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"handled": 1})
+    assert notes("x") == 1
+    assert DeliveryAttempt.objects.get().number == 1
+
+
+@pytest.mark.only_on("postgresql")
+def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_attempt_counted(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    with running_worker(consumer) as worker:
+        send(vhost, a_message("before"))
+        eventually(lambda: notes("before") == 1)
+        port = connections.settings["default"]["PORT"]
+        monkeypatch.setitem(connections.settings["default"], "PORT", "1")
+        monkeypatch.setitem(connection.settings_dict, "PORT", "1")
+        with connection.cursor() as cursor:  # this one is open already
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        send(vhost, *[a_message(f"m{number}") for number in range(5)])
+        eventually(lambda: worker.lanes[0].busy == 1)
+        until = time.monotonic() + 1
+        eventually(lambda: time.monotonic() > until)
+        assert notes() == 1
+        assert worker.lanes[0].verdicts == {"handled": 1}
+        monkeypatch.setitem(connections.settings["default"], "PORT", port)
+        monkeypatch.setitem(connection.settings_dict, "PORT", port)
+        eventually(lambda: outcomes() == {"handled": 6})
+    assert set(DeliveryAttempt.objects.values_list("number", "redelivered")) == {(1, False)}
+
+
+@pytest.mark.one_database
+def test_a_broker_killed_under_its_consumers_is_found_again_and_nothing_is_lost_or_doubled(
+    breakable_broker: RabbitMQNode, settings: Any
+) -> None:
+    texts = [f"m{number}" for number in range(120)]
+    with running_relay(), running_worker(known(), known(name="copies")):
+        add(*[Noted(text=text) for text in texts[:60]])
+        eventually(lambda: notes() > 20)
+        breakable_broker.kill()
+        add(*[Noted(text=text) for text in texts[60:]])
+        breakable_broker.start()
+        eventually(lambda: outcomes() == {"handled": 240}, within=60)
+    assert {text: notes(text) for text in texts} == dict.fromkeys(texts, 2)
+
+
+@pytest.mark.one_database
+def test_a_frozen_broker_holds_up_neither_handler_nor_stop(breakable_broker: RabbitMQNode, settings: Any) -> None:
+    address = settings.MESSAGING["AMQP_URLS"][0]
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        begun.set()
+        may_end.wait(10)
+
+    consumer = known(slow)
+    ready(consumer, address)
+    send(address, a_message("x"))
+    worker = RunningWorker([consumer])
+    assert begun.wait(10)
+    breakable_broker.pause()
+    may_end.set()
+    eventually(lambda: notes("x") == 1)
+    worker.stop()
+    began = time.monotonic()
+    worker.join()
+    assert time.monotonic() - began < 4
+    breakable_broker.resume()
+    with running_worker(consumer) as again:
+        eventually(again.lanes[0].is_idle)
+    assert notes("x") == 1
