@@ -47,6 +47,8 @@ class Event(BaseModel):
             return  # an abstract parent of events
         if not 1 <= len(type.encode()) <= 255:
             raise ImproperlyConfigured(f"{cls.__qualname__}: an event's type is also a routing key, 255 bytes at most")
+        if {"*", "#"} & set(type.split(".")):
+            raise ImproperlyConfigured(f"{cls.__qualname__}: in a routing key '*' and '#' are wildcards: {type!r}")
         other = _registry.get(type)
         if other is not None and _name(other) != _name(cls):
             raise ImproperlyConfigured(f"two events have the type {type!r}: {_name(other)}, {_name(cls)}")

@@ -74,7 +74,8 @@ class Worker:
         """Consume until `should_stop()`, the last of `max_messages`, or with `burst` the queues are empty.
 
         What has been started is finished, within `STOP_TIMEOUT`; the rest goes back to its queue.
-        Raises BrokerRefused where the broker refuses this user at the first attempt.
+        Raises BrokerRefused where the broker refuses this user at the first attempt, and, with `burst` alone,
+        BrokerUnavailable where it cannot be reached: others wait for it.
         """
         started = time.monotonic()
         self._connection.start()
@@ -94,6 +95,8 @@ class Worker:
         while not should_stop() and self._remaining != 0:
             if self._connection.refused and not self._connection.generation:
                 raise BrokerRefused(self._connection.last_error)
+            if self._burst and self._connection.last_error and not self._connection.generation:
+                raise BrokerUnavailable(self._connection.last_error)
             now = time.monotonic()
             if now >= next_open and self._open_lanes():
                 next_open = now + REOPEN_PAUSE

@@ -289,6 +289,14 @@ def test_a_stopped_consumer_with_several_threads_leaves_without_waiting(
     assert "Stopped. 0 handled" in consumer.output
 
 
+def test_a_burst_without_a_broker_says_so_and_leaves(run_process: ProcessStarter) -> None:
+    burst = run_process("run_consumer", "sms", "--burst", AMQP_URL="amqp://127.0.0.1:1/")
+
+    assert burst.wait() == 3
+    assert "connection refused" in burst.output
+    assert "Traceback" not in burst.output
+
+
 def test_what_the_broker_gives_up_is_shown_as_dead_at_the_consumer_whose_queue_it_was_in(
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:

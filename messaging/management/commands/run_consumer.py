@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging import consumers, database
 from messaging.consumers import Consumer
-from messaging.exceptions import BrokerRefused, UnknownConsumer
+from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
 from messaging.management.arguments import EXIT_UNREACHABLE, EXIT_USAGE, positive
 from messaging.models import InboxMessage
@@ -67,7 +67,7 @@ class Command(BaseCommand):
         with StopSignals() as signals:
             try:
                 summary = worker.run(lambda: self._told_to_stop(signals))
-            except BrokerRefused as error:
+            except BrokerUnavailable as error:
                 raise CommandError(f"RabbitMQ: {error}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE) from None
         self._farewell(summary)
 
