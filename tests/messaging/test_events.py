@@ -216,5 +216,5 @@ def test_a_type_longer_than_a_routing_key_is_refused() -> None:
 def test_a_type_that_would_be_a_wildcard_in_a_binding_is_refused(wildcard: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="wildcard"):
 
-        class Any(Event, type=wildcard):
+        class Wild(Event, type=wildcard):
             pass
