@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from script.programs.commands import stop_on_signals
 from script.programs.demo_broker import demo_broker
 from script.programs.demo_site import prepare_site, wait_until_ready
 from script.services.amqp import connect
-from script.services.owned import ServiceError
+from script.services.owned import ServiceError, end_all
 from script.services.ports import is_free
 from script.services.rabbitmq import RabbitMQNode
 from script.services.supervision import Program, Supervisor
@@ -38,7 +39,7 @@ examples:
   WARREN_PORT=8001 script/demo
   AMQP_URL=amqp://user:password@broker.example:5672/shop script/demo
 
-Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed, 2 usage, 3 broker or database unreachable.
+Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed, 2 wrong arguments or settings, 3 broker or database unreachable.
 """
 
 
@@ -57,13 +58,16 @@ def main(arguments: Sequence[str]) -> int:
     os.environ["DEBUG"] = "1"
     try:
         port = chosen_port()
-        with only_one(ROOT / "var" / "demo.lock"), demo_broker(ROOT) as node:
-            password = prepare_site()
-            if node is not None:
-                node.wait_until_ready()
-            else:
-                connect(os.environ["AMQP_URL"]).close()
-            run(port, node, password, began)
+        with only_one(ROOT / "var" / "demo.lock"):
+            end_leftovers()
+            refuse_taken(port)
+            with demo_broker(ROOT) as node:
+                password = prepare_site()
+                if node is not None:
+                    node.wait_until_ready()
+                else:
+                    connect(os.environ["AMQP_URL"]).close()
+                run(port, node, password, began)
     except ServiceError as error:
         print(f"script/demo: {error}", file=sys.stderr)
         return error.exit_code
@@ -73,15 +77,26 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def chosen_port() -> int:
-    """WARREN_PORT, default 8000. Raises `ServiceError` if it is no port, or somebody listens there already."""
+    """WARREN_PORT, default 8000. Raises `ServiceError` if it is no port."""
     text = os.environ.get("WARREN_PORT") or "8000"
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
         raise ServiceError(f"WARREN_PORT is {text!r}; it must be a number from 1 to 65535.", exit_code=2)
-    if not is_free(int(text)):
-        another = int(text) % 65535 + 1
-        reason = f"port {text} is taken by another program. Choose one: WARREN_PORT={another} script/demo"
-        raise ServiceError(reason, exit_code=1)
     return int(text)
+
+
+def refuse_taken(port: int) -> None:
+    """Raise `ServiceError` if somebody listens there."""
+    if not is_free(port):
+        another = port % 65535 + 1
+        reason = f"port {port} is taken by another program. Choose one: WARREN_PORT={another} script/demo"
+        raise ServiceError(reason, exit_code=1)
+
+
+def end_leftovers() -> None:
+    """End what a demo of this checkout left that was killed. Without it, its web still holds the port for a while
+    and its broker, about to stop, would be taken for one that runs."""
+    end_all(ROOT / "var" / "demo", how=signal.SIGTERM)
+    RabbitMQNode(ROOT / "var" / "rabbitmq").stop()
 
 
 @contextmanager
@@ -122,7 +137,8 @@ def programs(port: int) -> list[Program]:
     celery = (str(here / "celery"), "-A", "project")
     web = (str(here / "gunicorn"), "project.wsgi", f"--bind=127.0.0.1:{port}", "--worker-class=gthread")
     return [
-        Program("web", (*web, "--workers=2", "--threads=8", "--access-logfile=-")),
+        # Its control socket would be in the home directory, one for all checkouts.
+        Program("web", (*web, "--workers=2", "--threads=8", "--access-logfile=-", "--no-control-socket")),
         Program("consumer", (*manage, "run_consumer", "--all")),
         Program("rpc", (*manage, "run_rpc_worker")),
         Program("celery", (*celery, "worker", "--concurrency=1", "--loglevel=INFO")),

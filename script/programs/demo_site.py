@@ -20,7 +20,7 @@ from script.services.owned import ServiceError
 def prepare_site() -> str | None:
     """Migrate and seed the database; the administrator's password if it was made just now, else None.
 
-    Raises `ServiceError` with one line if the configuration is wrong (exit code 1) or the database is away (3).
+    Raises `ServiceError` with one line if the configuration is wrong (exit code 2) or the database is away (3).
     """
     os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
     try:
@@ -32,8 +32,10 @@ def prepare_site() -> str | None:
         connections.close_all()
     except DatabaseError as error:
         raise ServiceError(f"the database cannot be used. {_one_line(error)} (DATABASE_URL)") from error
-    except (ImproperlyConfigured, CommandError) as error:
-        raise ServiceError(_one_line(error), getattr(error, "returncode", 1)) from error
+    except ImproperlyConfigured as error:
+        raise ServiceError(_one_line(error), exit_code=2) from error
+    except CommandError as error:
+        raise ServiceError(_one_line(error), error.returncode) from error
     return password
 
 

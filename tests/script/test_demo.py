@@ -28,6 +28,8 @@ class Checkout:
     def __init__(self, directory):
         self.directory = directory
         self.port = free_port()
+        self.home = directory.with_name("home of whoever runs it")
+        self.home.mkdir()
         self.services = [directory / "var" / name for name in ("rabbitmq", "demo")]
         shutil.copytree(ROOT, directory, ignore=shutil.ignore_patterns(".*", "var", "tests", "__pycache__"))
         (directory / ".venv").symlink_to(ROOT / ".venv")
@@ -35,7 +37,7 @@ class Checkout:
     def demo(self, **environment):
         kept = {name: value for name, value in os.environ.items() if name not in {"AMQP_URL", "DATABASE_URL"}}
         settings = {"WARREN_PORT": str(self.port), "DJANGO_SETTINGS_MODULE": "project.settings", "RELAY_THREAD": "1"}
-        mark = {OWNER: str(self.directory), "PYTHONUNBUFFERED": "1"}
+        mark = {OWNER: str(self.directory), "PYTHONUNBUFFERED": "1", "HOME": str(self.home)}
         command = [sys.executable, "-m", "script.programs.demo"]
         return RunningProcess(command, {**kept, **settings, **mark, **environment}, self.directory)
 
@@ -67,6 +69,7 @@ def test_from_nothing_to_ready_through_breakdowns_to_nothing_left(checkout):
     assert urllib.request.urlopen(url).status == 200
     demo.wait_for_line(rf"Text messages +{re.escape(url)}dev/sms/")
     demo.wait_for_line(r"user admin, password \S{12,}")
+    assert not list(checkout.home.rglob("*"))  # whatever it writes is in the checkout
 
     assert checkout.demo().wait(60) == 1  # a second one in the same checkout
 
@@ -85,6 +88,10 @@ def test_from_nothing_to_ready_through_breakdowns_to_nothing_left(checkout):
     again.wait_for_line(f"^Ready: {re.escape(url)}$", READY)
     again.wait_for_line("password as before")
     again.send(signal.SIGKILL)
+
+    at_once = checkout.demo()  # while what was killed is still stopping
+    at_once.wait_for_line(f"^Ready: {re.escape(url)}$", READY)
+    at_once.send(signal.SIGKILL)
     eventually(lambda: checkout.running() == [], 60)
 
 
@@ -105,13 +112,13 @@ def test_a_stop_during_the_start_leaves_nothing(checkout):
             "The broker in AMQP_URL cannot be reached. amqp://127.0.0.1:1/: .*refused",
         ),
         ({"AMQP_URL": "amqp://u:secret@127.0.0.1:1/"}, 3, r"amqp://u:\*\*\*@127.0.0.1:1/: "),
-        ({"AMQP_URL": "http://127.0.0.1/"}, 1, "AMQP_URL must begin with amqp:// or amqps://"),
+        ({"AMQP_URL": "http://127.0.0.1/"}, 2, "AMQP_URL must begin with amqp:// or amqps://"),
         (
             {"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "postgres://u@127.0.0.1:1/x"},
             3,
             "the database cannot be used",
         ),
-        ({"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "nonsense"}, 1, "DATABASE_URL"),
+        ({"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "nonsense"}, 2, "DATABASE_URL"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(checkout, environment, exit_code, line):

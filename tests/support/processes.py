@@ -160,7 +160,8 @@ class ProcessStarter:
         """Start gunicorn as the demo does, and return when it answers."""
         port = port or free_port()
         gunicorn = str(Path(sys.executable).with_name("gunicorn"))
-        command = [gunicorn, "project.wsgi", f"--bind=127.0.0.1:{port}", f"--workers={workers}", f"--threads={threads}"]
+        size = [f"--workers={workers}", f"--threads={threads}"]
+        command = [gunicorn, "project.wsgi", f"--bind=127.0.0.1:{port}", *size, "--no-control-socket"]
         web = WebProcess(port, command, self._environment(environment))
         self._remember(web)
         web.wait_until_it_answers()
