@@ -27,6 +27,7 @@ from orders.visitors import get_or_make_key, visitor
 log = structlog.get_logger(__name__)
 
 CODE_UNUSABLE = "This red packet code cannot be used: it is unknown, used, withdrawn or expired."
+OTHER_CONTENTS = "This cart was ordered before with other contents: this is that order, and nothing was added to it."
 _DRAFT_KEY = "checkout_draft"
 _DRAFT_FIELDS = ("customer_name", "phone", "destination", "red_packet")
 
@@ -90,7 +91,7 @@ def _place(request: HttpRequest) -> HttpResponse:
     except OfferUnreadable:
         return _show_again(request, "This page was too old to order from. Check the total and place your order.")
     if made := Order.objects.filter(checkout_token=offer.token).first():
-        return _done(request, offer, made)
+        return _ordered_before(request, offer, made)
     form = CheckoutForm(request.POST)
     if not form.is_valid():
         return _render(request, offer, form)
@@ -121,13 +122,20 @@ def _place(request: HttpRequest) -> HttpResponse:
         log.error("order_not_placed", error=str(error))
         busy = "The shop is very busy and your order is not placed yet. Press the button again: you pay only once."
         return _render(request, offer, form, [busy], status=503)
-    return _done(request, offer, order)
-
-
-def _done(request: HttpRequest, offer: Offer, order: Order) -> HttpResponse:
     Cart(request.session).forget(line.product_id for line in offer.lines)
     request.session.pop(_DRAFT_KEY, None)
     return redirect(order)
+
+
+def _ordered_before(request: HttpRequest, offer: Offer, made: Order) -> HttpResponse:
+    """Lead to the order that this page, or another tab's, made of the cart. What was added since stays in the cart."""
+    cart = Cart(request.session)
+    ordered = {line.product_id: line.quantity for line in made.lines.all()}
+    if cart.order_already_made() == made:  # the browser never got the answer
+        cart.forget(ordered)
+    if ordered != {line.product_id: line.quantity for line in offer.lines}:
+        messages.warning(request, OTHER_CONTENTS)
+    return redirect(made)
 
 
 def _show_again(request: HttpRequest, why: str) -> HttpResponse:

@@ -59,6 +59,29 @@ def test_two_tabs_of_one_cart_give_one_order(buyer: Buyer, tea: Product) -> None
     assert len({number_in(buyer.press_place_order(tab)) for tab in tabs}) == 1
 
 
+def test_what_another_tab_added_is_not_taken_for_ordered(buyer: Buyer, tea: Product, pot: Product) -> None:
+    buyer.put_into_cart(tea)
+    first_tab = buyer.open_checkout()
+    buyer.put_into_cart(pot)
+    second_tab = buyer.open_checkout()
+    number = number_in(buyer.press_place_order(first_tab))
+    answer = buyer.press_place_order(second_tab)
+    assert number_in(answer) == number
+    assert "This cart was ordered before with other contents" in text_of(buyer.client.get(answer.url))
+    assert list(buyer.client.session["cart"]) == [str(pot.pk)]
+
+
+def test_going_back_to_an_order_leaves_the_next_cart_alone(buyer: Buyer, tea: Product) -> None:
+    buyer.put_into_cart(tea)
+    offer = buyer.open_checkout()
+    number = number_in(buyer.press_place_order(offer))
+    buyer.put_into_cart(tea, 2)
+    answer = buyer.press_place_order(offer)
+    assert number_in(answer) == number
+    assert "other contents" not in text_of(buyer.client.get(answer.url))
+    assert buyer.client.session["cart"][str(tea.pk)]["quantity"] == 2
+
+
 def test_a_browser_that_lost_the_answer_finds_the_order_instead_of_buying_again(buyer: Buyer, tea: Product) -> None:
     buyer.put_into_cart(tea)
     offer = buyer.open_checkout()
