@@ -20,7 +20,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
-from messaging.exceptions import Undecodable
+from messaging.exceptions import ChannelClosed, Undecodable
 from messaging.handling import DatabaseAway, Verdict
 from messaging.message import new_id
 from messaging.models import InboxMessage
@@ -96,7 +96,10 @@ class Lane:
         """Whether nothing is being handled and the queue is empty. Raises BrokerUnavailable."""
         if self.busy or not self._arrivals.empty() or not self.subscription.active:
             return False
-        answer = self._connection.call("queue_declare", queue=self.consumer.queue, passive=True)
+        try:
+            answer = self._connection.call("queue_declare", queue=self.consumer.queue, passive=True)
+        except ChannelClosed:
+            return False  # deleted, or not there yet: the worker declares it again
         return not (answer.method.message_count or self.busy or not self._arrivals.empty())
 
     def _arrived(self, arrival: Arrival) -> None:
@@ -141,6 +144,9 @@ class Lane:
         if arrival is None or not self.subscription.is_current(arrival):
             return None  # told to stop; or its channel is gone, and it comes again
         if self._stopping.is_set() or not self._may_take():
+            # Given back while still consuming, it would come again at once, and each time a little nearer to the
+            # queue's delivery limit.
+            self.subscription.cancel()
             self.subscription.requeue(arrival)
             return None
         with self._count_lock:

@@ -137,8 +137,8 @@ class Subscription:
             channel.basic_ack(arrival.tag)
 
     def _cancel(self) -> None:
-        self.active = False
-        if self._channel is not None and self._channel.is_open:
+        was_active, self.active = self.active, False
+        if was_active and self._channel is not None and self._channel.is_open:
             self._channel.basic_cancel(self._consumer_tag)
 
     def _cancelled_by_broker(self, channel: Channel, _: pika.frame.Method) -> None:

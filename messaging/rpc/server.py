@@ -155,6 +155,7 @@ class RpcServer:
                 if self._may_take():
                     self._serve(procedure, requests, request)
                 else:
+                    requests.cancel()  # first: else it would come again at once
                     requests.requeue(request.arrival)
         finally:
             connections.close_all()

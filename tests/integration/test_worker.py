@@ -233,6 +233,37 @@ def test_a_worker_with_a_limit_takes_no_more_and_leaves_the_rest(vhost: str) -> 
     assert len(take_all(vhost, "tests.notes")) == 7
 
 
+def test_what_a_limited_worker_leaves_comes_no_nearer_to_the_delivery_limit_than_by_one(vhost: str) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    send(vhost, *[a_message(f"m{number}") for number in range(30)])
+    RunningWorker([consumer], max_messages=1).join()
+    left = [properties.headers or {} for properties, _ in take_all(vhost, "tests.notes")]
+    assert len(left) == 29
+    assert max(headers.get("x-delivery-count", 0) for headers in left) <= 1
+
+
+def test_a_burst_whose_queue_is_missing_and_may_not_be_declared_waits_for_it(
+    broker: RabbitMQNode, vhost: str, settings: Any
+) -> None:
+    consumer = known()
+    name = vhost.rsplit("/", 1)[1]
+    broker.api("PUT", f"/users/{name}", {"password": "reader", "tags": ""})
+    broker.api("PUT", f"/permissions/{name}/{name}", {"configure": "", "write": ".*", "read": ".*"})
+    try:
+        settings.MESSAGING = {
+            **settings.MESSAGING,
+            "AMQP_URLS": [f"amqp://{name}:reader@127.0.0.1:{broker.port}/{name}"],
+        }
+        worker = RunningWorker([consumer], burst=True)
+        eventually(lambda: worker.worker.lanes[0].subscription._opened > 1)
+        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [vhost]}
+        ready(consumer, vhost)
+        assert worker.join().verdicts == {}
+    finally:
+        broker.api("DELETE", f"/users/{name}")
+
+
 def test_what_has_begun_is_finished_and_the_rest_goes_back_when_a_worker_stops(vhost: str) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
