@@ -46,6 +46,8 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     date_hierarchy = "placed_at"
     list_select_related = False
     show_full_result_count = False
+    # The shop's page of an order is for who placed it; to staff it does not exist.
+    view_on_site = False
     inlines = [LineInline, DocumentInline, TextMessageInline]
     actions = ["mark_as_shipped"]
     fieldsets = [

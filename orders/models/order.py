@@ -59,10 +59,11 @@ class Order(models.Model):
     phone = PhoneNumberField(help_text="Stored as E.164.")
     destination = models.CharField(max_length=2, help_text="Country, ISO 3166.")
     currency = models.CharField(max_length=3, help_text="ISO 4217.")
-    subtotal = models.DecimalField(max_digits=12, decimal_places=2)
+    # Wider than a price: a full cart of the dearest products must fit.
+    subtotal = models.DecimalField(max_digits=16, decimal_places=2)
     shipping = models.DecimalField(max_digits=12, decimal_places=2)
     discount = models.DecimalField(max_digits=12, decimal_places=2, default=Decimal(0))
-    total = models.DecimalField(max_digits=12, decimal_places=2)
+    total = models.DecimalField(max_digits=16, decimal_places=2)
     shipping_source = models.CharField(max_length=10, choices=ShippingSource)
     status = models.CharField(max_length=10, choices=Status, default=Status.PLACED, db_index=True)
     placed_at = models.DateTimeField(default=timezone.now)

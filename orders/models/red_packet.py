@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Self
 
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
 _CENT = Decimal("0.01")
+#: Days. Beyond it an expiry may be no date any more, and no red packet could be granted.
+_LONGEST_VALIDITY = 3650
 
 
 class CampaignQuerySet(models.QuerySet["Campaign"]):
@@ -35,7 +37,11 @@ class Campaign(models.Model):
     max_amount = models.DecimalField(max_digits=12, decimal_places=2, validators=[MinValueValidator(_CENT)])
     starts_at = models.DateTimeField(default=timezone.now)
     ends_at = models.DateTimeField()
-    valid_days = models.PositiveIntegerField(default=30, help_text="How long a red packet can be spent.")
+    valid_days = models.PositiveIntegerField(
+        default=30,
+        validators=[MinValueValidator(1), MaxValueValidator(_LONGEST_VALIDITY)],
+        help_text="How long a red packet can be spent.",
+    )
     active = models.BooleanField(default=True)
 
     objects = CampaignQuerySet.as_manager()

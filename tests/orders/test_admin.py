@@ -47,6 +47,7 @@ def test_an_order_is_shown_read_only_with_its_lines_documents_and_messages(
         assert text in page
     assert f"/admin/messaging/outboxmessage/?q={order.number}" in page
     assert f"/admin/messaging/inboxmessage/?q={order.number}" in page
+    assert "View on site" not in page  # the shop shows an order only to who placed it
     assert admin_client.post(f"/admin/orders/order/{order.pk}/change/", {"status": "shipped"}).status_code == 403
     assert admin_client.post(f"/admin/orders/order/{order.pk}/delete/").status_code == 403
 
@@ -122,3 +123,12 @@ def test_saving_a_campaign_keeps_what_was_spent_meanwhile(
     assert (campaign.name, campaign.spent) == ("Renamed", packet.amount)
     response = admin_client.post(f"/admin/orders/campaign/{campaign.pk}/change/", form | {"budget": "0.50"})
     assert "the budget cannot be less" in text_of(response)
+
+
+@pytest.mark.parametrize("days", ["0", "999999999"])
+def test_a_campaigns_red_packets_expire_on_a_day_that_comes(admin_client: Client, db: None, days: str) -> None:
+    form = {"name": "Odd", "budget": "9", "min_amount": "1", "max_amount": "2", "valid_days": days, "active": "on"}
+    times = {"starts_at_0": "2026-01-01", "starts_at_1": "00:00", "ends_at_0": "2027-01-01", "ends_at_1": "00:00"}
+    page = text_of(admin_client.post("/admin/orders/campaign/add/", form | times))
+    assert "id_valid_days_error" in page
+    assert not Campaign.objects.filter(name="Odd").exists()

@@ -9,6 +9,7 @@ from django.db import IntegrityError, transaction
 
 from messaging.models import OutboxMessage
 from orders import services
+from orders.cart import MOST_PIECES
 from orders.events import OrderPlaced
 from orders.exceptions import OutOfStock, PriceChanged, RedPacketRefused, Refused
 from orders.models import Campaign, Document, Order, OrderLine, Product
@@ -97,6 +98,12 @@ def test_another_price_than_the_one_shown_is_refused(order_of: OrderOf, tea: Pro
     with pytest.raises(PriceChanged, match="Tea"):
         order_of(wanted=wanted)
     assert_nothing_happened(tea)
+
+
+def test_a_full_cart_of_the_dearest_product_can_be_ordered(order_of: OrderOf, tea: Product) -> None:
+    Product.objects.update(price=Decimal("9999999999.99"), stock=MOST_PIECES)
+    order = order_of(tea, quantity=MOST_PIECES)
+    assert Order.objects.get(pk=order.pk).subtotal == Decimal("9999999999.99") * MOST_PIECES
 
 
 def test_an_empty_cart_is_refused(order_of: OrderOf, tea: Product) -> None:
