@@ -135,9 +135,9 @@ class RabbitMQNode:
     def kill(self) -> None:
         """kill -9, as a power cut would; `start` brings it back on the same port with its data.
 
-        Queues just declared are written down before. RabbitMQ 3.10 keeps the list of its quorum queues in memory for
-        up to three seconds, and one killed younger than that never answers again: a flaw of the broker's that would
-        hide what a test of ours is after.
+        Queues just declared are written down before. RabbitMQ 3.10 keeps its newest declarations, and the list of its
+        quorum queues, in memory for up to three seconds; one killed younger than that is gone, or never answers
+        again: flaws of the broker's that would hide what a test of ours is after.
         """
         pid = self.pid
         if pid is None:
@@ -145,7 +145,7 @@ class RabbitMQNode:
         if not is_paused(pid):
             # One that is only booting cannot be asked, and has declared nothing.
             with suppress(ServiceError):
-                self.ctl("eval", "[dets:sync(Table) || Table <- dets:all()].")
+                self.ctl("eval", "mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()].")
         end(pid, self.directory, how=signal.SIGKILL)
         self._collect()
 
