@@ -4,6 +4,7 @@
 import os
 import sys
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 
@@ -11,9 +12,12 @@ EXIT_UNREACHABLE = 3
 def main() -> int:
     """Run the command; a wrong setting or a database that is away is one clear line, not a traceback."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-    from django.core.exceptions import ImproperlyConfigured
-    from django.core.management import execute_from_command_line
-    from django.db import DatabaseError, InterfaceError
+    try:
+        from django.core.exceptions import ImproperlyConfigured
+        from django.core.management import execute_from_command_line
+        from django.db import DatabaseError, InterfaceError
+    except ImportError as error:
+        return _explain(f"{error}. Run script/bootstrap once, then .venv/bin/python manage.py ...", EXIT_FAILED)
 
     try:
         execute_from_command_line(sys.argv)

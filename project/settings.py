@@ -6,6 +6,7 @@ with the variable's name (`ImproperlyConfigured`).
 
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import environ
 import structlog
@@ -42,6 +43,16 @@ def one_of(name: str, *choices: str) -> str:
     text: str = env.str(name, default=choices[0])
     if text not in choices:
         raise ImproperlyConfigured(f"{name} is {text!r}; it must be one of {', '.join(choices)}.")
+    return text
+
+
+def time_zone(name: str, default: str) -> str:
+    """Read the name of a time zone."""
+    text: str = env.str(name, default=default)
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a time zone such as Asia/Shanghai.") from None
     return text
 
 
@@ -113,7 +124,7 @@ LOGOUT_REDIRECT_URL = "orders:catalogue"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 LANGUAGE_CODE = "en"
-TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+TIME_ZONE = time_zone("TIME_ZONE", default="UTC")
 USE_TZ = True
 
 STATIC_URL = "static/"

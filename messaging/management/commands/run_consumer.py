@@ -53,9 +53,9 @@ class Command(BaseCommand):
         if bool(options["names"]) == options["all"]:
             known = ", ".join(each.name for each in consumers.registered()) or "none"
             raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)
+        chosen = self._chosen(options)
         with database.atomic():
             InboxMessage.objects.exists()  # a missing database or table is told here, once, not for each message
-        chosen = self._chosen(options)
         worker = Worker(
             chosen,
             concurrency=options["concurrency"],

@@ -1,0 +1,60 @@
+"""manage.py: what is set wrong is one clear line with the right exit code, never a bare traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOBODY = "127.0.0.1:1"
+
+
+def manage(*arguments: str, python: tuple[str, ...] = (), **changes: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", **changes}
+    command = [sys.executable, *python, "manage.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("DATABASE_URL", "nonsense", "Configuration: DATABASE_URL must begin with"),
+        ("DATABASE_URL", "postgres://u:secret@host:port/x", "Configuration: DATABASE_URL: the port must be a number"),
+        ("DEBUG", "maybe", "Configuration: DEBUG is 'maybe'"),
+        ("CONN_MAX_AGE", "-1", "Configuration: CONN_MAX_AGE is '-1'"),
+        ("LOG_LEVEL", "loud", "Configuration: LOG_LEVEL is 'loud'"),
+        ("TIME_ZONE", "Mars/Base", "Configuration: TIME_ZONE is 'Mars/Base'"),
+        ("AMQP_URL", "http://host/", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL must begin with amqp://"),
+        ("AMQP_URL", "amqp://u:secret#@host/", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL contains '#'"),
+    ],
+)
+def test_a_value_that_cannot_be_understood_is_named(name: str, value: str, line: str) -> None:
+    # Each on a database that nobody serves: none is asked.
+    done = manage("run_relay", **{"DATABASE_URL": f"postgres://{NOBODY}/x", "CONN_MAX_AGE": "60", name: value})
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr
+
+
+def test_a_database_that_is_away_is_said_with_what_to_check() -> None:
+    done = manage("run_consumer", "sms", DATABASE_URL=f"postgres://u:secret@{NOBODY}/x", CONN_MAX_AGE="60")
+    assert done.returncode == 3
+    assert "refused" in done.stderr
+    assert "is DATABASE_URL right" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_an_unknown_consumer_is_told_from_those_there_are() -> None:
+    done = manage("run_consumer", "smoke")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "CommandError: There is no consumer 'smoke'. Registered: red_packet, sms.\n"
+
+
+def test_without_its_packages_it_says_how_to_get_them() -> None:
+    done = manage("check", python=("-S",))
+    assert done.returncode == 1
+    assert done.stderr == "No module named 'django'. Run script/bootstrap once, then .venv/bin/python manage.py ...\n"
