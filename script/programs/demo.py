@@ -121,7 +121,7 @@ def run(port: int, node: RabbitMQNode | None, password: str | None, began: float
             wait_until_ready(url, READY_PATIENCE, check=lambda: revive(supervisor, node))
         except ServiceError as error:
             raise ServiceError(f"{error} The logs say:\n{supervisor.last_words()}", error.exit_code) from error
-        announce(url, password, time.time() - began)
+        announce(url, password, node, time.time() - began)
         while True:
             time.sleep(LOOK_EVERY)
             revive(supervisor, node)
@@ -156,14 +156,17 @@ def revive(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
         supervisor.start()
 
 
-def announce(url: str, password: str | None, seconds: float) -> None:
+def announce(url: str, password: str | None, node: RabbitMQNode | None, seconds: float) -> None:
     """Say where everything is. The line that begins with "Ready:" comes last: other programs wait for it."""
+    # Its port and password are its own: in another terminal, manage.py would look for the broker elsewhere.
+    broker = [f"  RabbitMQ       export AMQP_URL={node.url()}  (for manage.py in another terminal)"] if node else []
     sign_in = f"user admin, password {password}  (shown this once)" if password else "user admin, password as before"
     print(
         f"Everything runs, after {seconds:.0f} s. What they print is in var/demo/. Ctrl-C stops it all.",
         f"  Shop           {url}",
         f"  Admin          {url}admin/  {sign_in}",
         f"  Text messages  {url}dev/sms/",
+        *broker,
         f"Ready: {url}",
         sep="\n",
         flush=True,

@@ -35,11 +35,16 @@ class Checkout:
         (directory / ".venv").symlink_to(ROOT / ".venv")
 
     def demo(self, **environment):
+        return self._python("-m", "script.programs.demo", **environment)
+
+    def manage(self, *arguments, **environment):
+        return self._python("manage.py", *arguments, DEBUG="1", **environment)
+
+    def _python(self, *arguments, **environment):
         kept = {name: value for name, value in os.environ.items() if name not in {"AMQP_URL", "DATABASE_URL"}}
         settings = {"WARREN_PORT": str(self.port), "DJANGO_SETTINGS_MODULE": "project.settings", "RELAY_THREAD": "1"}
         mark = {OWNER: str(self.directory), "PYTHONUNBUFFERED": "1", "HOME": str(self.home)}
-        command = [sys.executable, "-m", "script.programs.demo"]
-        return RunningProcess(command, {**kept, **settings, **mark, **environment}, self.directory)
+        return RunningProcess([sys.executable, *arguments], {**kept, **settings, **mark, **environment}, self.directory)
 
     def running(self):
         return [pid for directory in self.services for pid in owned_pids(directory)]
@@ -69,6 +74,8 @@ def test_from_nothing_to_ready_through_breakdowns_to_nothing_left(checkout):
     assert urllib.request.urlopen(url).status == 200
     demo.wait_for_line(rf"Text messages +{re.escape(url)}dev/sms/")
     demo.wait_for_line(r"user admin, password \S{12,}")
+    broker = demo.wait_for_line(r"export AMQP_URL=(amqp://\S+)")[1]
+    assert checkout.manage("run_consumer", "sms", "--burst", AMQP_URL=broker).wait(60) == 0
     assert not list(checkout.home.rglob("*"))  # whatever it writes is in the checkout
 
     assert checkout.demo().wait(60) == 1  # a second one in the same checkout
