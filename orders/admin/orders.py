@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
 from orders import services
@@ -97,4 +97,4 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
             packet = getattr(order, name, None)
             if packet:
                 found.append((label, reverse("admin:orders_redpacket_change", args=[packet.pk]), packet.code))
-        return format_html_join(", ", '{} <a href="{}">{}</a>', found) or format_html("–")
+        return format_html_join(", ", '{} <a href="{}">{}</a>', found) or "–"
