@@ -111,7 +111,8 @@ def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
     match mark.outcome.fate:
         case Fate.RETURNED:
             return State.UNROUTABLE, rest
-        case Fate.REFUSED if mark.outcome.code == topology.NOT_FOUND:
+        case Fate.REFUSED if mark.outcome.code in {topology.NOT_FOUND, topology.ACCESS_REFUSED}:
+            # An exchange or a permission is missing: no fault of the row, and it goes through once that is mended.
             return State.UNROUTABLE, rest
         case Fate.REFUSED | Fate.UNSENDABLE:
             return State.FAILED, 0

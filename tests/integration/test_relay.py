@@ -5,6 +5,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -110,6 +111,15 @@ def test_relays_in_processes_of_their_own_publish_each_row_once(vhost: str, run_
     assert ids == Counter(row.message_id for row in rows)
 
 
+def test_a_relay_without_a_database_at_its_start_says_so_and_leaves(
+    vhost: str, run_process: ProcessStarter, tmp_path: Path
+) -> None:
+    process = run_process("run_relay", DATABASE_URL=f"sqlite:///{tmp_path}/missing/db.sqlite3")
+    assert process.wait() == 3
+    assert "Database: unable to open database file" in process.output
+    assert "Traceback" not in process.output
+
+
 def _declare(address: str, queue: str, **arguments: Any) -> None:
     with plain_channel(address) as channel:
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
@@ -197,6 +207,28 @@ def test_an_exchange_deleted_by_hand_comes_back_and_nothing_is_lost(vhost: str) 
         add(*[Noted(text=f"m{number}") for number in range(20)])
         eventually(all_published)
     assert texts_in(vhost) == Counter(["before", *(f"m{number}" for number in range(20))])
+
+
+def test_events_that_this_user_may_not_publish_go_out_once_it_may(
+    broker: RabbitMQNode, vhost: str, settings: Any
+) -> None:
+    name = vhost.rpartition("/")[2]
+    with running_relay():
+        add(Noted(text="before"))
+        eventually(all_published)
+    broker.api("PUT", f"/users/{name}", {"password": "silent", "tags": ""})
+    try:
+        broker.api("PUT", f"/permissions/{name}/{name}", {"configure": ".*", "write": "", "read": ".*"})
+        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://{name}:silent@{vhost.partition('@')[2]}"]}
+        with running_relay():
+            add(Noted(text="refused"))
+            eventually(lambda: states() == {"published": 1, "unroutable": 1})
+            assert "403 ACCESS_REFUSED" in OutboxMessage.objects.get(state=State.UNROUTABLE).last_error
+            broker.api("PUT", f"/permissions/{name}/{name}", {"configure": ".*", "write": ".*", "read": ".*"})
+            eventually(all_published)
+    finally:
+        broker.api("DELETE", f"/users/{name}")
+    assert texts_in(vhost) == {"before": 1, "refused": 1}
 
 
 def test_one_row_of_a_hundred_that_names_a_missing_exchange_suffers_alone(vhost: str) -> None:
