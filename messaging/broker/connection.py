@@ -63,11 +63,14 @@ class Connection:
         self._on_lost = on_lost
         self._on_change = on_change
         self._addresses = itertools.cycle(settings.amqp_urls)
+        self._address_count = len(settings.amqp_urls)
         self._pika: pika.SelectConnection | None = None
         self._calls: Channel | None = None
         self._call_lock = threading.Lock()
         self._answer: Future[Any] | None = None
         self._failures = 0
+        #: How many of the latest attempts, one after the other, ended in a refusal.
+        self._refusals = 0
         self._opened = threading.Event()
         self._stopping = False
         #: The timer of the pause before the next attempt to connect.
@@ -77,7 +80,7 @@ class Connection:
         self.generation = 0
         self.blocked = False
         self.last_error = ""
-        #: The broker answered and said no: user, password or vhost are wrong. Waiting alone will not help.
+        #: Every address was refused: user, password, vhost or an option of the URL are wrong. Waiting will not help.
         self.refused = False
         self._ioloop = IOLoop()
         self._thread = threading.Thread(target=self._run, name=f"amqp-{role}", daemon=True)
@@ -179,8 +182,9 @@ class Connection:
                 custom_ioloop=self._ioloop,
             )
         except Exception as error:
-            # TLS contexts and odd URLs fail in pika's constructors, with errors of any kind.
-            self._lost(describe(error), refused=False)
+            # Odd options of the URL and TLS contexts fail in pika's constructors, with errors of any kind. The next
+            # attempt would fail likewise.
+            self._lost(f"the address cannot be used: {describe(error)}", refused=True)
 
     def _parameters(self, url: str) -> pika.URLParameters:
         settings = conf.get()
@@ -199,6 +203,7 @@ class Connection:
             return  # given up meanwhile
         self.generation += 1
         self.blocked = False
+        self._refusals = 0
         self.refused = False
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(connection, False))
@@ -244,7 +249,8 @@ class Connection:
             return
         if was_open or reason != self.last_error:
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
-        self.refused = refused
+        self._refusals = self._refusals + 1 if refused else 0
+        self.refused = self._refusals >= self._address_count
         self.last_error = reason
         # First of all: whatever goes wrong in those who are told, there is a next attempt.
         self._pausing = self._ioloop.call_later(self._pause(), self._connect)

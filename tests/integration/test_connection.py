@@ -102,6 +102,25 @@ def test_an_unknown_vhost_is_a_refusal_in_words(vhost: str, settings: Any) -> No
     assert "virtual host" in said or "vhost" in said
 
 
+def test_odd_parameters_of_the_only_address_are_a_refusal(vhost: str, settings: Any) -> None:
+    to(settings, vhost + "?heartbeat=often")
+    said, refused = first_error()
+    assert refused
+    assert said.startswith("the address cannot be used: ")
+
+
+def test_a_refusal_counts_once_every_address_has_refused(vhost: str, settings: Any) -> None:
+    with something_that_answers(None) as silent:
+        to(settings, vhost + "-unknown", f"amqp://user:secret@127.0.0.1:{silent}/", vhost)
+        with connecting() as connection:
+            eventually(lambda: connection.last_error)
+            assert not connection.refused
+            assert connection.wait_until_open(15)
+    to(settings, vhost + "-unknown", vhost + "-nowhere")
+    with connecting() as connection:
+        eventually(lambda: connection.refused)
+
+
 def test_odd_parameters_of_an_address_are_said_and_end_nothing(vhost: str, settings: Any) -> None:
     to(settings, vhost + "?heartbeat=often", vhost)
     with connecting() as connection:
