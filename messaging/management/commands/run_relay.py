@@ -10,8 +10,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging import conf
+from messaging import conf, database
 from messaging.management.arguments import EXIT_UNREACHABLE
+from messaging.models import OutboxMessage
 from messaging.relay import Relay
 from messaging.shutdown import StopSignals
 
@@ -23,6 +24,8 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        with database.atomic():
+            OutboxMessage.objects.exists()  # a missing database or table is told here, once, not every second
         relay = Relay()
         started = time.monotonic()
         self.stdout.write(f"Relay running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
