@@ -128,10 +128,11 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
 
 
 def _call(consumer: Consumer, event: Event | None, delivery: Delivery) -> None:
-    """Call the handler. What would end the thread (`sys.exit`, a cancelled coroutine) is a failure like another."""
+    """Call the handler. What would end the thread (`sys.exit`, a cancelled coroutine, the KeyboardInterrupt of a
+    program it ran) is a failure like another: its consumer would hold its deliveries and handle none."""
     try:
         consumer.handler(event, delivery)
-    except (Exception, KeyboardInterrupt):
+    except Exception:
         raise
     except BaseException as error:
         raise RuntimeError(f"the handler tried to end its thread: {inbox.describe(error)}") from error

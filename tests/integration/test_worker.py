@@ -130,10 +130,11 @@ def test_a_rejected_message_is_dead_and_the_next_one_handled(vhost: str) -> None
     assert notes("good") == 1
 
 
-def test_a_handler_that_calls_exit_does_not_stop_its_consumer(vhost: str) -> None:
+@pytest.mark.parametrize("end", [SystemExit(1), KeyboardInterrupt()])
+def test_a_handler_that_would_end_its_thread_does_not_stop_its_consumer(vhost: str, end: BaseException) -> None:
     def leave(event: Noted, delivery: Delivery) -> None:
         if event.text == "bad":
-            raise SystemExit(1)
+            raise end
         note(event.text)
 
     consumer = known(leave)
