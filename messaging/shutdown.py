@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -36,7 +35,7 @@ class StopSignals:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received:
-            # What is not acknowledged goes back to its queue, and leases end: nothing is lost by leaving now.
-            sys.stderr.flush()
+            # What is not acknowledged goes back to its queue, and leases end: nothing is lost by leaving now. Nothing
+            # is flushed: the interrupted code may be writing, and then Python refuses.
             os._exit(ABANDONED)
         self.received = True

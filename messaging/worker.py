@@ -95,7 +95,7 @@ class Worker:
         while not should_stop() and self._remaining != 0:
             if self._connection.refused and not self._connection.generation:
                 raise BrokerRefused(self._connection.last_error)
-            if self._burst and self._connection.last_error and not self._connection.generation:
+            if self._burst and self._connection.never_reached:
                 raise BrokerUnavailable(self._connection.last_error)
             now = time.monotonic()
             if now >= next_open and self._open_lanes():

@@ -109,6 +109,11 @@ class Connection:
         """Whether it is open and the broker takes messages (it does not while a memory or disk alarm lasts)."""
         return self.is_open and not self.blocked
 
+    @property
+    def never_reached(self) -> bool:
+        """Whether every address was tried, and none has let us in so far; `last_error` says why."""
+        return not self.generation and self._failures >= self._address_count
+
     def wait_until_open(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the connection; return whether it is open."""
         return self._opened.wait(timeout)

@@ -225,6 +225,14 @@ def test_a_burst_ends_when_the_queues_are_empty(vhost: str) -> None:
     assert RunningWorker([consumer], burst=True).join().verdicts == {"handled": 30}
 
 
+def test_a_burst_tries_every_address_before_it_gives_up(vhost: str, settings: Any) -> None:
+    consumer = known()
+    ready(consumer, vhost)
+    send(vhost, a_message())
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/", vhost]}
+    assert RunningWorker([consumer], burst=True).join().verdicts == {"handled": 1}
+
+
 def test_a_worker_with_a_limit_takes_no_more_and_leaves_the_rest(vhost: str) -> None:
     consumer = known()
     ready(consumer, vhost)
