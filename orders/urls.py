@@ -1,6 +1,6 @@
 """Every address of the shop."""
 
-from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.auth.views import LogoutView
 from django.contrib.staticfiles.storage import staticfiles_storage
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -66,10 +66,6 @@ shop = [
 urlpatterns = [
     path("", include((shop, "orders"))),
     path("accounts/sign-up/", accounts.sign_up, name="sign-up"),
-    path(
-        "accounts/sign-in/",
-        LoginView.as_view(template_name="orders/sign_in.html", redirect_authenticated_user=True),
-        name="login",
-    ),
+    path("accounts/sign-in/", accounts.SignInView.as_view(), name="login"),
     path("accounts/sign-out/", LogoutView.as_view(), name="logout"),
 ]

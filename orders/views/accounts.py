@@ -1,6 +1,12 @@
-"""Signing up. Signing in and out are Django's own views."""
+"""Signing up and in. Signing out is Django's own view."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from django.contrib.auth import login
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.views import LoginView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
@@ -10,6 +16,20 @@ from django.views.decorators.http import require_http_methods
 from orders.forms import SignUpForm
 from orders.models import Order
 from orders.visitors import visitor
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import User
+
+
+class SignInView(LoginView):
+    """Sign in; orders that this browser placed as a guest become the account's own."""
+
+    template_name = "orders/sign_in.html"
+    redirect_authenticated_user = True
+
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
+        _give_guest_orders_to(form.get_user(), self.request)
+        return super().form_valid(form)
 
 
 @sensitive_post_parameters("password1", "password2")
@@ -22,8 +42,12 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     form = SignUpForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         user = form.save()
-        if key := visitor(request)["visitor_key"]:
-            Order.objects.filter(visitor_key=key, user=None).update(user=user)
+        _give_guest_orders_to(user, request)
         login(request, user)
         return redirect("orders:mine")
     return render(request, "orders/sign_up.html", {"form": form})
+
+
+def _give_guest_orders_to(user: User, request: HttpRequest) -> None:
+    if key := visitor(request)["visitor_key"]:
+        Order.objects.filter(visitor_key=key, user=None).update(user=user)

@@ -225,6 +225,21 @@ def test_the_text_message_preview_exists_with_debug_only(
     assert order.number in text_of(client.get("/dev/sms/"))
 
 
+def test_a_guests_order_belongs_to_the_account_that_then_signs_in_in_the_same_browser(
+    buyer: Buyer, tea: Product
+) -> None:
+    User.objects.create_user("ann", password="correct horse")
+    signed_in = {"username": "ann", "password": "correct horse"}
+    number = buyer.buy(tea)
+
+    buyer.client.post("/accounts/sign-in/", signed_in)
+    buyer.client.post("/accounts/sign-out/")
+
+    assert buyer.client.get(f"/orders/{number}/").status_code == 404
+    buyer.client.post("/accounts/sign-in/", signed_in)
+    assert number in text_of(buyer.client.get("/orders/"))
+
+
 @pytest.mark.parametrize("path", ["/", "/cart/", "/orders/", "/orders/find/", "/red-packets/", "/accounts/sign-in/"])
 def test_pages_keep_the_strict_content_security_policy(client: Client, tea: Product, path: str) -> None:
     response = client.get(path)
