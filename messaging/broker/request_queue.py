@@ -14,7 +14,7 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.properties import from_pika, to_pika
+from messaging.broker.properties import to_pika
 from messaging.broker.refusals import describe
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.message import Message
@@ -109,15 +109,7 @@ class RequestQueue(Subscription):
         properties: pika.BasicProperties,
         body: bytes,
     ) -> None:
-        arrival = Arrival(
-            queue=self.queue,
-            message=from_pika(properties, body),
-            tag=method.delivery_tag,
-            channel=opened,
-            redelivered=method.redelivered,
-            exchange=method.exchange,
-            routing_key=method.routing_key,
-        )
+        arrival = self._arrival(opened, method, properties, body)
         self._on_request(Request(arrival, properties.correlation_id, time.monotonic()))
 
     def _finish(self, request: Request, message: Message | None, queue: str) -> None:

@@ -115,16 +115,19 @@ class Subscription:
         properties: pika.BasicProperties,
         body: bytes,
     ) -> None:
-        self._on_arrival(
-            Arrival(
-                queue=self.queue,
-                message=from_pika(properties, body),
-                tag=method.delivery_tag,
-                channel=opened,
-                redelivered=method.redelivered,
-                exchange=method.exchange,
-                routing_key=method.routing_key,
-            )
+        self._on_arrival(self._arrival(opened, method, properties, body))
+
+    def _arrival(
+        self, opened: int, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
+    ) -> Arrival:
+        return Arrival(
+            queue=self.queue,
+            message=from_pika(properties, body),
+            tag=method.delivery_tag,
+            channel=opened,
+            redelivered=method.redelivered,
+            exchange=method.exchange,
+            routing_key=method.routing_key,
         )
 
     def _settle(self, arrival: Arrival, *, requeue: bool) -> None:
