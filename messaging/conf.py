@@ -40,7 +40,7 @@ class MessagingSettings(BaseModel):
     #: Rows that a relay claims at once.
     claim_batch: int = Field(default=500, ge=1, le=5000)
     #: How often a relay declares the topology again, so that what was deleted by hand comes back.
-    declare_interval: float = Field(default=60, gt=0)
+    declare_interval: float = Field(default=10, gt=0)
     #: How long a stopping process may take to publish, or give back, what it holds.
     drain_timeout: float = Field(default=3, gt=0)
 
