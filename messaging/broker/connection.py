@@ -13,8 +13,6 @@ import random
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Self
 
 import pika
@@ -24,8 +22,8 @@ from pika.channel import Channel
 
 from messaging import conf
 from messaging.broker import header_fields
+from messaging.broker.calls import Calls
 from messaging.broker.refusals import describe, is_refusal
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +33,6 @@ header_fields.install()
 FIRST_RECONNECT_DELAY = 0.2
 #: Seconds after which an open connection counts as stable, and the pauses start small again.
 STABLE_AFTER = 60.0
-#: Seconds that a broker may take to answer one method called through `Connection.call`.
-CALL_TIMEOUT = 5.0
 #: Seconds that closing may take; a dead peer never answers.
 CLOSE_TIMEOUT = 1.0
 
@@ -65,9 +61,7 @@ class Connection:
         self._addresses = itertools.cycle(settings.amqp_urls)
         self._address_count = len(settings.amqp_urls)
         self._pika: pika.SelectConnection | None = None
-        self._calls: Channel | None = None
-        self._call_lock = threading.Lock()
-        self._answer: Future[Any] | None = None
+        self._calls = Calls(self)
         self._failures = 0
         #: How many of the latest attempts, one after the other, ended in a refusal.
         self._refusals = 0
@@ -127,14 +121,7 @@ class Connection:
 
         Raises ChannelClosed where the broker refuses it, BrokerUnavailable where it does not answer.
         """
-        with self._call_lock:
-            answer: Future[Any] = Future()
-            self.call_soon(lambda: self._perform(method, arguments, answer))
-            try:
-                return answer.result(CALL_TIMEOUT)
-            except FutureTimeout:
-                self.reset(f"no answer to {method} within {CALL_TIMEOUT:g} s")
-                raise BrokerUnavailable(f"The broker did not answer {method} within {CALL_TIMEOUT:g} s.") from None
+        return self._calls.call(method, arguments)
 
     def reset(self, reason: str) -> None:
         """Give the present connection up as dead and make a new one."""
@@ -245,8 +232,7 @@ class Connection:
 
     def _lost(self, reason: str, *, refused: bool) -> None:
         self._pika = None
-        self._calls = None
-        self._fail_call(BrokerUnavailable(reason))
+        self._calls.lost(reason)
         was_open = self._opened.is_set()
         self._opened.clear()
         if self._stopping:
@@ -285,46 +271,3 @@ class Connection:
     def _changed(self) -> None:
         if self._on_change:
             self._on_change()
-
-    # --- one method and its answer -------------------------------------------------------------------------
-
-    def _perform(self, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
-        self._answer = answer
-        if self._pika is None or not self._pika.is_open:
-            self._fail_call(BrokerUnavailable(self.last_error or "There is no connection to the broker."))
-        elif self._calls is not None and self._calls.is_open:
-            self._send(self._calls, method, arguments, answer)
-        else:
-            self._pika.channel(on_open_callback=lambda channel: self._calls_opened(channel, method, arguments, answer))
-
-    def _calls_opened(self, channel: Channel, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
-        self._calls = channel
-        channel.add_on_close_callback(lambda _, error: self._calls_closed(channel, error))
-        self._send(channel, method, arguments, answer)
-
-    def _calls_closed(self, channel: Channel, error: BaseException) -> None:
-        if channel is self._calls:
-            self._calls = None
-            self._fail_call(channel_closed(error))
-
-    def _send(self, channel: Channel, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
-        try:
-            getattr(channel, method)(callback=lambda frame: self._answered(answer, frame), **arguments)
-        except Exception as error:
-            # pika checks names and arguments before it sends: an over-long name, a type AMQP does not have.
-            self._fail_call(BrokerUnavailable(f"{method} could not be sent: {describe(error)}"))
-
-    def _answered(self, answer: Future[Any], frame: Any) -> None:
-        if not answer.done():
-            answer.set_result(frame)
-
-    def _fail_call(self, error: Exception) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
-
-
-def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
-    """Translate pika's reason for a closed channel."""
-    if isinstance(error, pika.exceptions.ChannelClosed):
-        return ChannelClosed(error.reply_code, error.reply_text)
-    return BrokerUnavailable(describe(error))

@@ -14,9 +14,9 @@ import structlog
 from pika import spec
 from pika.channel import Channel
 
-from messaging.broker.connection import Connection, channel_closed
+from messaging.broker.connection import Connection
 from messaging.broker.properties import to_pika
-from messaging.broker.refusals import describe
+from messaging.broker.refusals import channel_closed, describe
 from messaging.exceptions import ChannelClosed
 from messaging.message import OUTBOX_ID_HEADER, Message
 

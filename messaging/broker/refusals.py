@@ -8,6 +8,8 @@ import ssl
 from pika import exceptions
 from pika.adapters.utils import connection_workflow
 
+from messaging.exceptions import BrokerUnavailable, ChannelClosed
+
 #: AMQP reply codes by which a broker says no to a connection: access refused, not allowed (no such vhost).
 REFUSED_CODES = {403, 530}
 
@@ -48,6 +50,13 @@ def is_refusal(error: BaseException) -> bool:
     if isinstance(error, exceptions.ConnectionClosed):
         return error.reply_code in REFUSED_CODES
     return isinstance(error, exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError)
+
+
+def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
+    """Translate pika's reason for a closed channel."""
+    if isinstance(error, exceptions.ChannelClosed):
+        return ChannelClosed(error.reply_code, error.reply_text)
+    return BrokerUnavailable(describe(error))
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -12,9 +12,9 @@ import structlog
 from pika import spec
 from pika.channel import Channel
 
-from messaging.broker.connection import Connection, channel_closed
+from messaging.broker.connection import Connection
 from messaging.broker.properties import from_pika, to_pika
-from messaging.broker.refusals import describe
+from messaging.broker.refusals import channel_closed, describe
 from messaging.message import Message
 
 log = structlog.get_logger(__name__)

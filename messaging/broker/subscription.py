@@ -11,8 +11,9 @@ import structlog
 from pika import spec
 from pika.channel import Channel
 
-from messaging.broker.connection import Connection, channel_closed
+from messaging.broker.connection import Connection
 from messaging.broker.properties import from_pika
+from messaging.broker.refusals import channel_closed
 from messaging.message import Message
 
 log = structlog.get_logger(__name__)

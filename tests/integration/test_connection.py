@@ -271,7 +271,7 @@ def test_calls_under_lost_connections_end_with_an_answer_or_an_error(broker: Rab
 def test_a_frozen_broker_neither_hangs_a_method_nor_the_stop(
     breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("messaging.broker.connection.CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
     connection = Connection("test").start()
     assert connection.wait_until_open(5)
     breakable_broker.pause()
@@ -286,7 +286,7 @@ def test_a_frozen_broker_neither_hangs_a_method_nor_the_stop(
 def test_a_frozen_broker_is_left_and_found_again(
     breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("messaging.broker.connection.CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
     with connecting() as connection:
         assert connection.wait_until_open(5)
         breakable_broker.pause()

@@ -474,7 +474,7 @@ def test_a_frozen_broker_gets_everything_when_it_goes_on(breakable_broker: Rabbi
 def test_a_frozen_broker_does_not_hold_up_the_stop(
     breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("messaging.broker.connection.CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
     with running_relay(drain_timeout=0.5) as running:
         eventually(lambda: running._publisher.ready)
         breakable_broker.pause()

@@ -1,0 +1,86 @@
+"""Calls: one AMQP method and its answer, one at a time, on a channel of their own."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import TYPE_CHECKING, Any
+
+from pika.channel import Channel
+
+from messaging.broker.refusals import channel_closed, describe
+from messaging.exceptions import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from messaging.broker.connection import Connection
+
+#: Seconds that a broker may take to answer one method.
+CALL_TIMEOUT = 5.0
+
+
+class Calls:
+    """What any thread asks the broker through one connection: declare, bind, look at.
+
+    The broker closes a channel over what it refuses; the next call then opens another, and nobody else loses theirs.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._one_at_a_time = threading.Lock()
+        self._channel: Channel | None = None
+        self._answer: Future[Any] = Future()
+
+    def call(self, method: str, arguments: dict[str, Any]) -> Any:
+        """Call `method` of a channel, from any thread, and return the answer's method frame.
+
+        Raises ChannelClosed where the broker refuses it, BrokerUnavailable where it does not answer in time; the
+        connection then counts as dead.
+        """
+        with self._one_at_a_time:
+            answer: Future[Any] = Future()
+            self._connection.call_soon(lambda: self._perform(method, arguments, answer))
+            try:
+                return answer.result(CALL_TIMEOUT)
+            except FutureTimeout:
+                self._connection.reset(f"no answer to {method} within {CALL_TIMEOUT:g} s")
+                raise BrokerUnavailable(f"The broker did not answer {method} within {CALL_TIMEOUT:g} s.") from None
+
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def lost(self, reason: str) -> None:
+        """Take note that the connection is gone."""
+        self._channel = None
+        self._fail(BrokerUnavailable(reason))
+
+    def _perform(self, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
+        self._answer = answer
+        if self._channel is not None and self._channel.is_open:
+            self._send(self._channel, method, arguments, answer)
+        elif not self._connection.open_channel(lambda channel: self._opened(channel, method, arguments, answer)):
+            self._fail(BrokerUnavailable(self._connection.last_error or "There is no connection to the broker."))
+
+    def _opened(self, channel: Channel, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
+        self._channel = channel
+        channel.add_on_close_callback(self._closed)
+        self._send(channel, method, arguments, answer)
+
+    def _closed(self, channel: Channel, error: BaseException) -> None:
+        if channel is self._channel:
+            self._channel = None
+            self._fail(channel_closed(error))
+
+    def _send(self, channel: Channel, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
+        try:
+            getattr(channel, method)(callback=lambda frame: self._answered(answer, frame), **arguments)
+        except Exception as error:
+            # pika checks names and arguments before it sends: an over-long name, a type AMQP does not have.
+            self._fail(BrokerUnavailable(f"{method} could not be sent: {describe(error)}"))
+
+    def _answered(self, answer: Future[Any], frame: Any) -> None:
+        if not answer.done():
+            answer.set_result(frame)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._answer.done():
+            self._answer.set_exception(error)
