@@ -8,6 +8,5 @@ admin.site.index_title = "Administration"
 
 urlpatterns = [
     path("admin/", admin.site.urls),
-    path("", include("messaging.urls")),
     path("", include("orders.urls")),
 ]
