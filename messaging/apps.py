@@ -11,9 +11,9 @@ class MessagingConfig(AppConfig):
 
     def ready(self) -> None:
         """Read `settings.MESSAGING`, so that a wrong value fails here by name, and find every app's
-        `events`, `consumers` and `procedures` modules."""
+        `events`, `effects`, `consumers` and `procedures` modules."""
         from messaging import checks, conf, relay_thread  # noqa: F401  (importing `checks` registers them)
 
         conf.get()
         relay_thread.install()
-        autodiscover_modules("events", "consumers", "procedures")
+        autodiscover_modules("events", "effects", "consumers", "procedures")

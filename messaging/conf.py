@@ -52,8 +52,20 @@ class MessagingSettings(BaseModel):
 
     #: Unacknowledged deliveries that a consumer may hold, unless it says otherwise.
     prefetch: int = Field(default=50, ge=1, le=65535)
+    #: How long a handler may take, unless its consumer says otherwise; then it gets an exception.
+    handler_timeout: float = Field(default=300, gt=0)
+    #: How long a handler that got it may take to end; then its process does.
+    handler_grace: float = Field(default=10, gt=0)
     #: How long a stopping consumer may take to finish what it has started.
     stop_timeout: float = Field(default=25, gt=0)
+
+    #: Age from which a published message counts as lost that a consumer should have received, and did not, though its
+    #: queue is empty; and from which one that waits counts as stuck.
+    reconcile_after: float = Field(default=300, gt=0)
+    #: A message that was lost is sent again once in this time.
+    reconcile_interval: float = Field(default=900, gt=0)
+    #: Messages sent again at once.
+    reconcile_limit: int = Field(default=1000, ge=1)
 
     #: Days after which published outbox rows are pruned.
     outbox_retention_days: float = Field(default=14, gt=0)

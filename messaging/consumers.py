@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from django.apps import apps
@@ -33,6 +34,8 @@ class Consumer:
     events: tuple[type[Event], ...]
     handler: Handler
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    #: How long the handler may take; None means the project's setting.
+    timeout: timedelta | None = None
     #: Unacknowledged deliveries that a process may hold; None means the project's setting.
     prefetch: int | None = None
     #: Deliveries handled in one transaction, at most.
@@ -45,6 +48,11 @@ class Consumer:
         """(exchange, routing key) of each event this consumer wants."""
         return [(exchange_of(event), event.event_type) for event in self.events]
 
+    @property
+    def handler_timeout(self) -> float:
+        """Seconds that the handler may take."""
+        return self.timeout.total_seconds() if self.timeout else conf.get().handler_timeout
+
     def wants(self, event_type: str) -> bool:
         """Whether a message of this type belongs in this consumer's queue."""
         return any(event.event_type == event_type for event in self.events)
@@ -54,6 +62,7 @@ def consumer(
     name: str,
     *events: type[Event],
     retry: RetryPolicy | None = None,
+    timeout: timedelta | None = None,
     prefetch: int | None = None,
     batch: int = 1,
     queue: str | None = None,
@@ -62,7 +71,8 @@ def consumer(
 
     It is called as `handler(event, delivery)` inside a transaction that also holds the inbox row: its writes to
     the database take effect once per message. It returns, or raises `Reject` (dead at once), `RetryLater`
-    (again after a time) or anything else (again by `retry`). With `batch`, up to that many deliveries share a
+    (again after a time) or anything else (again by `retry`). Past its `timeout` (default: `HANDLER_TIMEOUT`)
+    HandlerTimeout is raised in it, which counts as a failure. With `batch`, up to that many deliveries share a
     transaction; should one fail, each is handled in its own. The queue is named `<app label>.<name>` unless
     `queue` says otherwise.
 
@@ -72,6 +82,8 @@ def consumer(
         raise ImproperlyConfigured(f"consumer name {name!r}: use small letters, digits and underscores")
     if not events:
         raise ImproperlyConfigured(f"consumer {name!r} names no events")
+    if timeout is not None and timeout <= timedelta(0):
+        raise ImproperlyConfigured(f"consumer {name!r}: timeout is a positive time")
     if batch < 1:
         raise ImproperlyConfigured(f"consumer {name!r}: batch is at least 1")
 
@@ -90,6 +102,7 @@ def consumer(
             events=events,
             handler=handler,
             retry=retry or RetryPolicy(),
+            timeout=timeout,
             prefetch=prefetch,
             batch=batch,
         )

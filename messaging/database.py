@@ -21,6 +21,9 @@ from django.db.models.functions import Now
 
 from messaging.models import OutboxMessage
 
+#: First half of our advisory locks, so that they do not meet an application's own.
+_ADVISORY = 0x5741_5252
+
 
 def alias() -> str:
     """Return the alias of the database that holds the outbox and the inbox."""
@@ -58,6 +61,18 @@ def is_away(error: BaseException) -> bool:
 def is_sqlite() -> bool:
     """Whether the database has one writer at a time."""
     return connection().vendor == "sqlite"
+
+
+def take_turns(what: str, key: str) -> None:
+    """Let transactions that say the same here go on one after the other: this one waits until the others are over.
+
+    PostgreSQL's advisory locks do it (https://www.postgresql.org/docs/current/explicit-locking.html). SQLite's
+    transactions do so by themselves, as there is one writer.
+    """
+    if is_sqlite():
+        return
+    with connection().cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_ADVISORY, f"{what}:{key}"])
 
 
 def in_future(seconds: float) -> Combinable:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from messaging import effects
+from messaging.effects import Intended
 from messaging.message import Message
 
 
@@ -24,8 +27,20 @@ class Delivery:
     redelivered: bool = False
     exchange: str = ""
     routing_key: str = ""
+    #: What the handler has intended so far in this try.
+    intended: list[Intended] = field(default_factory=list, compare=False)
 
     @property
     def subject(self) -> str:
         """What the message is about: a business key such as an order number."""
         return self.message.subject
+
+    def effect(self, name: str, payload: dict[str, Any] | None = None) -> None:
+        """Intend something outside the database: the effect `name`, with a JSON `payload`.
+
+        It is written down in the handler's transaction and carried out after its commit, before the message is
+        acknowledged; if the handler fails, nothing was intended. One of each name for one message.
+
+        Raises UnknownEffect, and ValueError for a second one of that name or a payload that is not JSON.
+        """
+        self.intended.append(effects.intended(name, payload or {}, beside=self.intended))

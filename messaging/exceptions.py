@@ -56,3 +56,15 @@ class RetryLater(MessagingError):
     def __init__(self, reason: str = "not now", *, after: timedelta) -> None:
         super().__init__(reason)
         self.after = after
+
+
+class NotDone(MessagingError):
+    """Raised by an effect: it surely did not happen, and may be tried again, by its retry policy."""
+
+
+class HandlerTimeout(MessagingError):
+    """A handler took longer than its consumer allows. Raised within the handler, at whatever line it is."""
+
+
+class UnknownEffect(MessagingError):
+    """No effect of that name is registered."""

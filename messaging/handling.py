@@ -11,7 +11,7 @@ from enum import StrEnum
 import structlog
 from django.db import OperationalError
 
-from messaging import conf, database, events, inbox, outbox
+from messaging import conf, database, events, inbox, ledger, ordering, outbox, watchdog
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.events import Event
@@ -33,6 +33,8 @@ class Verdict(StrEnum):
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     RETRYING = "retrying"
+    #: Put aside until the earlier messages of its ordering key are settled.
+    WAITING = "waiting"
     DEAD = "dead"
 
 
@@ -55,7 +57,7 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
             if isinstance(error, OperationalError) or database.is_away(error):
                 raise DatabaseAway(str(error).strip()) from error
             verdict = _bury_bare(delivery, error)
-        if verdict in {Verdict.HANDLED, Verdict.DUPLICATE}:  # a failure has said more already
+        if verdict in {Verdict.HANDLED, Verdict.DUPLICATE, Verdict.WAITING}:  # a failure has said more already
             log.info(f"message.{verdict}", milliseconds=_milliseconds(started))
         return verdict
 
@@ -119,19 +121,29 @@ def _try(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
 def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     """Run the handler behind the fence, inside the caller's transaction."""
     started = time.monotonic()
+    delivery.intended.clear()  # of a try that was rolled back
+    if ordering.must_wait(consumer, delivery):
+        return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
     row_id = inbox.admit(delivery)
     if row_id is None:
         return Verdict.DUPLICATE
     _call(consumer, event, delivery)
+    ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
     inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
+    ordering.release_next(consumer, delivery.message.ordering_key)
     return Verdict.HANDLED
 
 
 def _call(consumer: Consumer, event: Event | None, delivery: Delivery) -> None:
-    """Call the handler. What would end the thread (`sys.exit`, a cancelled coroutine, the KeyboardInterrupt of a
-    program it ran) is a failure like another: its consumer would hold its deliveries and handle none."""
+    """Call the handler, within its time. What would end the thread (`sys.exit`, a cancelled coroutine, the
+    KeyboardInterrupt of a program it ran) is a failure like another: its consumer would hold its deliveries and
+    handle none."""
     try:
-        consumer.handler(event, delivery)
+        watchdog.run(
+            lambda: consumer.handler(event, delivery),
+            seconds=consumer.handler_timeout,
+            name=f"{consumer.name} {delivery.message_id}",
+        )
     except Exception:
         raise
     except BaseException as error:
@@ -157,16 +169,18 @@ def _count_start(delivery: Delivery) -> Verdict | None:
 
 def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: float) -> Verdict:
     """Record the failure and what follows from it, retry or death, in one transaction."""
-    rest = consumer.retry.delay_after(delivery.attempt, error)
     reason = str(error) if isinstance(error, Undecodable | Reject) else inbox.describe(error)
     with database.atomic():
+        rest = consumer.retry.delay_after(delivery.attempt - inbox.attempts_before(delivery), error)
         row_id = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
         if row_id is None:
             return Verdict.DUPLICATE
         rejected = isinstance(error, Undecodable | Reject)
         outcome = DeliveryAttempt.Outcome.REJECTED if rejected else DeliveryAttempt.Outcome.FAILED
         inbox.record(row_id, delivery, outcome, seconds=seconds, error=error)
-        if rest is not None:
+        if rest is None:
+            ordering.release_next(consumer, delivery.message.ordering_key)
+        else:
             outbox.write([_next_attempt(delivery)], delay=rest)
     if rest is None:
         log.error("message.dead", reason=reason)
@@ -210,6 +224,9 @@ def _next_attempt(delivery: Delivery) -> OutboxMessage:
         routing_key=delivery.queue,
         consumer=delivery.consumer,
         attempt=delivery.attempt + 1,
+        origin=OutboxMessage.Origin.RETRY,
+        ordering_key=message.ordering_key,
+        position=message.position if message.ordering_key else None,
         body=message.body,
         headers=headers_to_pass_on(message.headers),
     )

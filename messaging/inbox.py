@@ -6,7 +6,9 @@ delivery of that attempt, however it came about, is a duplicate. `handled` is ne
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import socket
 import traceback
 from collections.abc import Sequence
@@ -34,6 +36,11 @@ def admit(delivery: Delivery) -> int | None:
     attempt waits here, and then finds it taken. Returns None for a duplicate.
     """
     return _move(delivery, state=State.HANDLED, attempt=delivery.attempt)
+
+
+def wait(delivery: Delivery) -> int | None:
+    """Put the message aside until the earlier ones of its ordering key are settled. Returns None for a duplicate."""
+    return _move(delivery, state=State.WAITING, attempt=delivery.attempt, **_kept(delivery))
 
 
 def start(delivery: Delivery) -> tuple[int, int] | None:
@@ -98,18 +105,41 @@ def _trace(error: BaseException) -> str:
     return storable_text("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
 
 
+def attempts_before(delivery: Delivery) -> int:
+    """Return how many attempts there were before a person replayed the message last: the policy starts anew."""
+    row = InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id)
+    return row.values_list("attempts_before", flat=True).first() or 0
+
+
+def failure_group(consumer: str, type: str, reason: str) -> str:
+    """Return the name that failures of one kind share: same consumer and type, and a reason that differs only in
+    numbers, ids and quoted values."""
+    kind = _PARTICULAR.sub("…", reason)
+    return hashlib.sha256("\0".join((consumer, type, kind)).encode()).hexdigest()[:12]
+
+
+#: What tells one failure from another of its kind: quoted values, ids, numbers.
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+")
+
+
 def _letter(delivery: Delivery, reason: str) -> dict[str, Any]:
     """Return what is kept of a message that did not succeed: why, and enough to replay it."""
+    reason = storable_text(reason)[:REASON_LIMIT]
+    group = failure_group(delivery.consumer, delivery.message.type, reason)
+    return {"reason": reason, "failure_group": group, **_kept(delivery)}
+
+
+def _kept(delivery: Delivery) -> dict[str, Any]:
+    """Return what another delivery of the message is made of."""
     limit = conf.get().max_body_bytes
     return {
-        "reason": storable_text(reason)[:REASON_LIMIT],
         "body": delivery.message.body[:limit],
         "body_truncated": len(delivery.message.body) > limit,
         "headers": storable_headers(delivery.message.headers),
     }
 
 
-_MOVED = ("state", "attempt", "changed_at", "reason", "body", "body_truncated", "headers")
+_MOVED = ("state", "attempt", "changed_at", "reason", "failure_group", "body", "body_truncated", "headers")
 
 
 def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any) -> int | None:
@@ -130,6 +160,8 @@ def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any)
         subject=message.subject,
         correlation_id=message.correlation_id,
         app_id=message.app_id,
+        ordering_key=message.ordering_key,
+        position=_position(delivery),
         **change,
     )
     # What has a default in the database (the times) is left to it.
@@ -149,6 +181,13 @@ def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any)
         cursor.execute(sql, [*values, State.RETRYING, delivery.attempt])
         found = cursor.fetchone()
     return found[0] if found else None
+
+
+def _position(delivery: Delivery) -> int | None:
+    try:
+        return delivery.message.position if delivery.message.ordering_key else None
+    except ValueError:
+        return None
 
 
 def _version(delivery: Delivery) -> int:

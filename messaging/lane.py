@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypeVar
@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 from django.db import DatabaseError, InterfaceError, connections
 
-from messaging import database, handling
+from messaging import database, effects, handling, ledger, sending
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
@@ -28,6 +28,9 @@ from messaging.models import InboxMessage
 log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
+
+#: Effects that are claimed at once: all of a batch.
+CLAIM_LIMIT = 1000
 
 #: Seconds for which a batch waits to fill.
 LINGER = 0.02
@@ -179,6 +182,7 @@ class Lane:
         verdicts = self._until_database_answers(lambda: handling.handle_together(self.consumer, deliveries))
         if verdicts is None:
             return False
+        self._look_after_effects(list(zip(deliveries, verdicts, strict=True)))
         for arrival, verdict in zip(arrivals, verdicts, strict=True):
             self._done(arrival, verdict)
         return True
@@ -189,7 +193,24 @@ class Lane:
         deliveries = itertools.chain([delivery], itertools.repeat(replace(delivery, redelivered=False)))
         verdict = self._until_database_answers(lambda: handling.handle(self.consumer, next(deliveries)))
         if verdict is not None:
+            self._look_after_effects([(delivery, verdict)])
             self._done(arrival, verdict)
+
+    def _look_after_effects(self, handled: Sequence[tuple[Delivery, Verdict]]) -> None:
+        """Carry out what was intended, after the commit and outside any transaction. A duplicate's process may have
+        died in the middle of it."""
+        concerned = [
+            delivery.message_id
+            for delivery, verdict in handled
+            if delivery.intended or (verdict is Verdict.DUPLICATE and effects.registered())
+        ]
+        if not concerned:
+            return
+        which = ledger.of_messages(self.consumer.name, concerned)
+        claimed = self._until_database_answers(lambda: _unless_away(lambda: ledger.claim(which, CLAIM_LIMIT)))
+        if claimed:
+            results = sending.carry_out(claimed)
+            self._until_database_answers(lambda: _unless_away(lambda: ledger.note(results)))
 
     def _done(self, arrival: Arrival, verdict: Verdict) -> None:
         # Last of all, after the commit: a crash before this line brings the message back, to find its row.
@@ -257,6 +278,14 @@ class Lane:
             exchange=arrival.exchange,
             routing_key=arrival.routing_key,
         )
+
+
+def _unless_away(statement: Callable[[], Result]) -> Result:
+    """Run something of the ledger; raise DatabaseAway where the database cannot, or will not now."""
+    try:
+        return statement()
+    except (DatabaseError, InterfaceError) as error:
+        raise DatabaseAway(str(error).strip()) from error
 
 
 class _FairTurn:

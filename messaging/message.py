@@ -18,6 +18,8 @@ ATTEMPT_HEADER = "x-attempt"
 SUBJECT_HEADER = "x-subject"
 OUTBOX_ID_HEADER = "x-outbox-id"
 REQUEST_ID_HEADER = "x-request-id"
+ORDERING_KEY_HEADER = "x-ordering-key"
+POSITION_HEADER = "x-position"
 
 #: AMQP short strings hold 255 bytes; ours are kept within as characters of an index.
 MAX_ID_LENGTH = 255
@@ -65,10 +67,20 @@ class Message:
         """Id of the web request that caused the message."""
         return self._text(REQUEST_ID_HEADER)
 
-    def _positive_number(self, header: str) -> int:
+    @property
+    def ordering_key(self) -> str:
+        """Messages with the same key are handled in the order of their positions; empty: in any order."""
+        return self._text(ORDERING_KEY_HEADER)
+
+    @property
+    def position(self) -> int:
+        """Place among the messages of its ordering key; without a key it means nothing. Raises Undecodable."""
+        return self._positive_number(POSITION_HEADER, below=2**63)
+
+    def _positive_number(self, header: str, *, below: int = 2**31) -> int:
         value = self.headers.get(header, 1)
         # bool is an int to Python, not to a person.
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < below:
             raise Undecodable(f"header {header} must be a whole number from 1, not {value!r:.100}")
         return value
 

@@ -22,6 +22,20 @@ class OutboxMessage(models.Model):
         UNROUTABLE = "unroutable", "unroutable"
         #: The broker refuses this very message. A person has to look.
         FAILED = "failed", "failed"
+        #: A person decided that it shall not be published.
+        CANCELLED = "cancelled", "cancelled"
+
+    class Origin(models.TextChoices):
+        """Why the row was written."""
+
+        EVENT = "event", "event"
+        RETRY = "retry", "retry"
+        #: A person let a dead message run again.
+        REPLAY = "replay", "replay"
+        #: It was lost on the way, and is sent again.
+        RECONCILE = "reconcile", "reconcile"
+        #: Its turn among the messages of its ordering key has come.
+        TURN = "turn", "turn"
 
     #: Not unique: a retry or replay is a new row with the same message id.
     message_id = models.CharField(max_length=MAX_ID_LENGTH)
@@ -34,6 +48,11 @@ class OutboxMessage(models.Model):
     #: The one consumer that a retry or replay is addressed to; empty: whoever is bound.
     consumer = models.CharField(max_length=255, blank=True)
     attempt = models.PositiveIntegerField(default=1)
+    origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.EVENT)
+    #: Messages with the same key are handled in the order of their transactions; empty: in any order.
+    ordering_key = models.CharField(max_length=255, blank=True)
+    #: Place of the message among those of its key: the id of its first row, and empty there.
+    position = models.BigIntegerField(null=True, blank=True)
     body = models.BinaryField()
     headers = models.JSONField(default=dict, blank=True)
 
@@ -54,7 +73,10 @@ class OutboxMessage(models.Model):
     class Meta:
         verbose_name = "outbox message"
         ordering = ["-id"]
-        permissions = [("view_payload", "Can see personal and secret values in messages")]
+        permissions = [
+            ("view_payload", "Can see personal and secret values in messages"),
+            ("cancel_message", "Can cancel messages that wait"),
+        ]
         indexes = [
             models.Index(
                 fields=["publish_at", "id"],
@@ -64,6 +86,11 @@ class OutboxMessage(models.Model):
             models.Index(fields=["message_id"], name="outbox_message_id"),
             models.Index(fields=["subject"], name="outbox_subject"),
             models.Index(fields=["state", "created_at"], name="outbox_state_created"),
+            models.Index(
+                fields=["ordering_key", "id"],
+                name="outbox_ordering",
+                condition=~Q(ordering_key="") & Q(origin="event"),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -74,10 +101,19 @@ class InboxMessage(models.Model):
     """One message at one consumer: the fence that lets its effects happen once, and its dead letter."""
 
     class State(models.TextChoices):
+        #: Handled, and something outside the database is still to be done for it; see Effect.
+        EFFECTS_DUE = "effects_due", "effects due"
         HANDLED = "handled", "handled"
         #: Waits for the attempt in `attempt`; no other attempt may run.
         RETRYING = "retrying", "retrying"
+        #: Waits for earlier messages of its ordering key.
+        WAITING = "waiting", "waiting"
         DEAD = "dead", "dead"
+        #: Dead, and a person decided that nothing more shall come of it.
+        DISCARDED = "discarded", "discarded"
+
+    #: The handler is through with it; nothing runs it again, unless a person replays a dead one.
+    SETTLED = (State.EFFECTS_DUE, State.HANDLED, State.DEAD, State.DISCARDED)
 
     consumer = models.CharField(max_length=255)
     message_id = models.CharField(max_length=MAX_ID_LENGTH)
@@ -88,18 +124,24 @@ class InboxMessage(models.Model):
     subject = models.CharField(max_length=255, blank=True)
     correlation_id = models.CharField(max_length=MAX_ID_LENGTH, blank=True)
     app_id = models.CharField(max_length=255, blank=True)
+    ordering_key = models.CharField(max_length=255, blank=True)
+    position = models.BigIntegerField(null=True, blank=True)
 
-    state = models.CharField(max_length=10, choices=State.choices)
+    state = models.CharField(max_length=11, choices=State.choices)
     #: The attempt that is expected (retrying) or was the last one (handled, dead).
     attempt = models.PositiveIntegerField(default=1)
     #: Starts of that attempt that were committed before the work: more than one means a process died in it.
     starts = models.PositiveIntegerField(default=0)
+    #: Attempts before it was replayed last: the retry policy counts from there.
+    attempts_before = models.PositiveIntegerField(default=0)
     received_at = models.DateTimeField(db_default=Now())
     changed_at = models.DateTimeField(db_default=Now())
 
     #: Why it is dead, or failed last.
     reason = models.TextField(blank=True)
-    #: Kept of a message that is retrying or dead: the replay needs them.
+    #: Failures of the same consumer, type and kind of reason share it, so that they can be replayed together.
+    failure_group = models.CharField(max_length=16, blank=True)
+    #: Kept of a message that is retrying, waiting or dead: the replay needs them.
     body = models.BinaryField(null=True, blank=True)
     body_truncated = models.BooleanField(default=False)
     headers = models.JSONField(default=dict, blank=True)
@@ -112,6 +154,16 @@ class InboxMessage(models.Model):
             models.Index(fields=["message_id"], name="inbox_message_id"),
             models.Index(fields=["subject"], name="inbox_subject"),
             models.Index(fields=["state", "changed_at"], name="inbox_state_changed"),
+            models.Index(fields=["failure_group"], name="inbox_failure_group", condition=~Q(failure_group="")),
+            models.Index(
+                fields=["consumer", "ordering_key", "position"],
+                name="inbox_waiting",
+                condition=Q(state="waiting"),
+            ),
+        ]
+        permissions = [
+            ("replay_message", "Can replay dead messages and hasten waiting ones"),
+            ("discard_message", "Can discard dead messages"),
         ]
 
     def __str__(self) -> str:
@@ -150,3 +202,92 @@ class DeliveryAttempt(models.Model):
     def started_at(self) -> Any:
         """When the attempt began, by the database's clock."""
         return self.finished_at - self.duration
+
+
+class Effect(models.Model):
+    """Something outside the database that follows from a message: a text, a payment. Its row is the ledger."""
+
+    class State(models.TextChoices):
+        #: Committed with the handler's work, and not begun, or surely not done and to be tried again.
+        INTENDED = "intended", "intended"
+        #: Somebody is at it until `sending_until`; after that nobody knows, unless the outside can be asked.
+        SENDING = "sending", "sending"
+        DONE = "done", "done"
+        #: Surely not done, and not tried again.
+        FAILED = "failed", "failed"
+        #: It may have been done or not. Never sent again blindly: a person settles it.
+        UNKNOWN = "unknown", "unknown"
+
+    #: Something is still to be done about it, by itself.
+    OPEN = (State.INTENDED, State.SENDING)
+
+    inbox_message = models.ForeignKey(InboxMessage, on_delete=models.CASCADE, related_name="effects")
+    #: As in the inbox row.
+    consumer = models.CharField(max_length=255)
+    message_id = models.CharField(max_length=MAX_ID_LENGTH)
+    name = models.CharField(max_length=100)
+    payload = models.JSONField(default=dict)
+
+    state = models.CharField(max_length=10, choices=State.choices, default=State.INTENDED)
+    attempts = models.PositiveIntegerField(default=0)
+    intended_at = models.DateTimeField(db_default=Now())
+    changed_at = models.DateTimeField(db_default=Now())
+    #: Not before this time.
+    send_at = models.DateTimeField(db_default=Now())
+    #: Whose turn it is to send, and until when. A result counts only while the token is still the sender's own.
+    token = models.UUIDField(null=True, blank=True)
+    sending_until = models.DateTimeField(null=True, blank=True)
+    #: What the outside calls it, once it is done.
+    reference = models.CharField(max_length=255, blank=True)
+    error = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.UniqueConstraint(fields=["inbox_message", "name"], name="effect_once")]
+        indexes = [
+            models.Index(fields=["consumer", "send_at"], name="effect_intended", condition=Q(state="intended")),
+            models.Index(fields=["consumer", "sending_until"], name="effect_sending", condition=Q(state="sending")),
+            models.Index(fields=["state", "changed_at"], name="effect_state_changed"),
+            models.Index(fields=["message_id"], name="effect_message_id"),
+        ]
+        permissions = [("settle_effect", "Can say what became of an effect that nobody knows of")]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.state}"
+
+    @property
+    def key(self) -> str:
+        """The same at every attempt, and of no other effect: what a gateway tells repetitions by."""
+        return f"{self.message_id}:{self.consumer}:{self.name}"
+
+
+class OperatorAction(models.Model):
+    """What a person did to messages: the audit log. Only ever added to."""
+
+    at = models.DateTimeField(db_default=Now())
+    #: Name of the user, or of the account that ran a command.
+    actor = models.CharField(max_length=255)
+    #: What was done: replay, cancel, discard, settle, reconcile, view payload.
+    action = models.CharField(max_length=20)
+    #: To what, as it was asked for.
+    about = models.TextField(blank=True)
+    #: How many rows it changed.
+    changed = models.PositiveIntegerField(default=0)
+    details = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["at"], name="operator_action_at")]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.actor}"
+
+
+class QueueSighting(models.Model):
+    """When a queue was last seen empty: what was published before then, and left no inbox row, is lost."""
+
+    queue = models.CharField(max_length=255, unique=True)
+    empty_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"{self.queue} was empty at {self.empty_at}"

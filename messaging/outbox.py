@@ -14,20 +14,34 @@ from messaging import conf, database, relay_thread
 from messaging.consumers import exchange_of
 from messaging.events import Event
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
-from messaging.message import REQUEST_ID_HEADER, new_id
-from messaging.models import OutboxMessage
+from messaging.message import MAX_ID_LENGTH, REQUEST_ID_HEADER, headers_to_pass_on, new_id
+from messaging.models import InboxMessage, OutboxMessage
 
 
 def add(
-    *events: Event, subject: str = "", correlation_id: str = "", delay: timedelta | None = None
+    *events: Event,
+    subject: str = "",
+    correlation_id: str = "",
+    ordering_key: str = "",
+    delay: timedelta | None = None,
 ) -> list[OutboxMessage]:
     """Write `events` with the current transaction; once it commits they are published, never if it does not.
 
     `subject` is what they are about (an order number), for people who search. `correlation_id` ties them to
     other messages. With `delay` they are published that much later. All rows go in one statement.
 
-    Raises OutsideTransaction where there is no transaction to commit with, BodyTooLarge over `MAX_BODY_BYTES`.
+    Messages with the same `ordering_key` are handled one after the other at each consumer, in the order in which
+    their transactions commit; two such transactions therefore wait for each other from here on.
+
+    Raises OutsideTransaction where there is no transaction to commit with, BodyTooLarge over `MAX_BODY_BYTES`,
+    ValueError for an ordering key over 255 characters.
     """
+    _require_transaction()
+    if ordering_key:
+        if len(ordering_key) > MAX_ID_LENGTH:
+            raise ValueError(f"an ordering key has at most {MAX_ID_LENGTH} characters")
+        # The ids of the rows then have the order of the commits.
+        database.take_turns("add", ordering_key)
     headers = _request_headers()
     return write(
         [
@@ -39,6 +53,7 @@ def add(
                 correlation_id=correlation_id,
                 exchange=exchange_of(type(event)),
                 routing_key=event.event_type,
+                ordering_key=ordering_key,
                 body=_checked_body(event),
                 headers=headers,
             )
@@ -46,6 +61,31 @@ def add(
         ],
         delay=delay,
     )
+
+
+def send_again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> OutboxMessage:
+    """Write a message that one consumer has, or had, to that consumer's queue once more, for the attempt that its
+    inbox row expects. The row's body must be whole. Raises OutsideTransaction."""
+    return write(
+        [
+            OutboxMessage(
+                message_id=row.message_id,
+                type=row.type,
+                version=row.version,
+                subject=row.subject,
+                correlation_id=row.correlation_id,
+                exchange="",
+                routing_key=queue,
+                consumer=row.consumer,
+                attempt=row.attempt,
+                origin=origin,
+                ordering_key=row.ordering_key,
+                position=row.position,
+                body=row.body or b"",
+                headers=headers_to_pass_on(row.headers),
+            )
+        ]
+    )[0]
 
 
 def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[OutboxMessage]:

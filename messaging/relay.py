@@ -15,7 +15,15 @@ from messaging import conf, consumers, leases, topology
 from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
 from messaging.exceptions import BrokerUnavailable
 from messaging.leases import Mark
-from messaging.message import ATTEMPT_HEADER, OUTBOX_ID_HEADER, SUBJECT_HEADER, VERSION_HEADER, Message
+from messaging.message import (
+    ATTEMPT_HEADER,
+    ORDERING_KEY_HEADER,
+    OUTBOX_ID_HEADER,
+    POSITION_HEADER,
+    SUBJECT_HEADER,
+    VERSION_HEADER,
+    Message,
+)
 from messaging.models import OutboxMessage
 
 log = structlog.get_logger(__name__)
@@ -289,6 +297,9 @@ def publishing_of(row: OutboxMessage) -> Publishing:
     headers[ATTEMPT_HEADER] = row.attempt
     if row.subject:
         headers[SUBJECT_HEADER] = row.subject
+    if row.ordering_key:
+        headers[ORDERING_KEY_HEADER] = row.ordering_key
+        headers[POSITION_HEADER] = row.position or row.pk
     message = Message(
         body=bytes(row.body),
         id=row.message_id,

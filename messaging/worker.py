@@ -16,6 +16,7 @@ from messaging.consumers import Consumer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.handling import Verdict
 from messaging.lane import Lane
+from messaging.sweep import Sweeper
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,7 @@ class Worker:
             )
             for consumer in consumers
         ]
+        self._sweeper = Sweeper([consumer for consumer in consumers if consumer.fenced])
 
     def run(self, should_stop: Callable[[], bool]) -> Summary:
         """Consume until `should_stop()`, the last of `max_messages`, or with `burst` the queues are empty.
@@ -82,6 +84,7 @@ class Worker:
         relay_thread.enable(at_once=True)
         for lane in self.lanes:
             lane.start()
+        self._sweeper.start()
         try:
             self._supervise(should_stop)
         finally:
@@ -148,6 +151,7 @@ class Worker:
         deadline = time.monotonic() + conf.get().stop_timeout
         for lane in self.lanes:
             lane.join(deadline)
+        self._sweeper.stop(max(0.0, deadline - time.monotonic()))
         abandoned = sum(lane.busy for lane in self.lanes)
         self._connection.stop()
         return abandoned

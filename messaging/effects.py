@@ -1,0 +1,133 @@
+"""Effects: what follows from a message outside the database, a text or a payment. A declaration; `sending` is what
+carries them out, and `ledger` knows how far each has come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+
+from messaging.exceptions import UnknownEffect
+from messaging.retry import RetryPolicy
+
+#: Longest name, as the ledger stores it.
+MAX_NAME_LENGTH = 100
+
+_registry: dict[str, EffectKind] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """One attempt at an effect, as its function sees it.
+
+    `key` is the same at each attempt and of no other effect: a gateway that honours keys does the work once for it.
+    `timeout` is how many seconds the function has; an answer after that is not waited for.
+    """
+
+    key: str
+    payload: dict[str, Any]
+    attempt: int
+    timeout: float
+    message_id: str
+
+
+#: Does it, and returns what the outside calls it (or None).
+Send = Callable[[Sending], str | None]
+#: Returns what the outside calls it if it was done before, None if it surely was not.
+Ask = Callable[[Sending], str | None]
+AnySend = TypeVar("AnySend", bound=Send)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectKind:
+    """A declared effect: how it is done, how often it is tried, and what is known of one whose answer was lost."""
+
+    name: str
+    send: Send
+    ask: Ask | None = None
+    honours_keys: Callable[[], bool] = field(default=lambda: False)
+    timeout: timedelta = timedelta(seconds=10)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether one that may have been done can be looked after without a person."""
+        return self.honours_keys() or self.ask is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Intended:
+    """What a handler wants done once its transaction has committed."""
+
+    name: str
+    payload: dict[str, Any]
+
+
+def effect(
+    name: str,
+    *,
+    ask: Ask | None = None,
+    honours_keys: bool | Callable[[], bool] = False,
+    timeout: timedelta = timedelta(seconds=10),
+    retry: RetryPolicy | None = None,
+) -> Callable[[AnySend], AnySend]:
+    """Declare the decorated function as what does the effect `name`.
+
+    It is called as `function(sending)`, outside any transaction, and returns what the outside calls the thing that
+    was done. It raises `NotDone` (surely not done: again by `retry`), `RetryLater` (likewise, after a time), `Reject`
+    (surely not done, and never will be), and anything else, a time-out included, where it may have been done or not.
+    Such a doubtful one is sent again with the same key if the outside `honours_keys`; else the outside is asked if
+    there is `ask`; else it is *unknown*, for a person to settle, and never sent again blindly.
+
+    Raises ImproperlyConfigured for a bad or taken name.
+    """
+    if not 1 <= len(name) <= MAX_NAME_LENGTH:
+        raise ImproperlyConfigured(f"effect name {name!r}: 1 to {MAX_NAME_LENGTH} characters")
+    asked: Callable[[], bool] = honours_keys if callable(honours_keys) else lambda: honours_keys
+
+    def register(send: AnySend) -> AnySend:
+        other = _registry.get(name)
+        if other is not None and _path(other.send) != _path(send):
+            raise ImproperlyConfigured(f"two effects are named {name!r}: {_path(other.send)}, {_path(send)}")
+        _registry[name] = EffectKind(
+            name=name, send=send, ask=ask, honours_keys=asked, timeout=timeout, retry=retry or RetryPolicy()
+        )
+        return send
+
+    return register
+
+
+def get(name: str) -> EffectKind:
+    """Return the effect of that name. Raises UnknownEffect, listing the names that exist."""
+    try:
+        return _registry[name]
+    except KeyError:
+        known = ", ".join(sorted(_registry)) or "none"
+        raise UnknownEffect(f"There is no effect {name!r}. Registered: {known}.") from None
+
+
+def registered() -> list[EffectKind]:
+    """Return every effect, by name."""
+    return [_registry[name] for name in sorted(_registry)]
+
+
+def intended(name: str, payload: dict[str, Any], *, beside: Sequence[Intended]) -> Intended:
+    """Return what a handler intends, checked. Raises UnknownEffect, and ValueError for a second one of that name
+    `beside` it or a payload that is not JSON."""
+    kind = get(name)
+    if any(other.name == name for other in beside):
+        raise ValueError(f"the effect {name!r} was intended before; a message has one of each name")
+    try:
+        # Here, where the handler's line is in the traceback, and not when the row is written.
+        json.dumps(payload, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the payload of effect {name!r} is not JSON: {error}") from None
+    return Intended(kind.name, payload)
+
+
+def _path(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

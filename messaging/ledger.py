@@ -1,0 +1,159 @@
+"""The ledger of effects: what was intended, who is sending it, and what is known of it.
+
+intended → sending, until a time → done / failed / unknown. *Intended* means surely not done. An effect is *sending*
+from before the outside is spoken to until its answer is written down; past its time nobody knows whether it was done.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Now
+
+from messaging import database, effects
+from messaging.effects import EffectKind, Intended
+from messaging.message import storable_text
+from messaging.models import Effect, InboxMessage
+
+log = structlog.get_logger(__name__)
+
+State = Effect.State
+
+#: Seconds beyond its timeout for which an effect is not taken for abandoned: a live sender writes its answer in them.
+MARGIN = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An effect that is this process's to send. `doubtful`: an earlier attempt may have done it."""
+
+    row: Effect
+    kind: EffectKind
+    doubtful: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What an attempt came to: the state, the outside's reference or the error, and the rest before the next try."""
+
+    state: Effect.State
+    reference: str = ""
+    error: str = ""
+    rest: timedelta = timedelta(0)
+
+
+def write(inbox_id: int, consumer: str, message_id: str, intended: Sequence[Intended]) -> None:
+    """Write down what a handler intended, in its transaction; its inbox row waits for it."""
+    if not intended:
+        return
+    Effect.objects.bulk_create(
+        Effect(
+            inbox_message_id=inbox_id, consumer=consumer, message_id=message_id, name=each.name, payload=each.payload
+        )
+        for each in intended
+    )
+    InboxMessage.objects.filter(pk=inbox_id).update(state=InboxMessage.State.EFFECTS_DUE)
+
+
+def of_messages(consumer: str, message_ids: Collection[str]) -> Q:
+    """Return which effects follow from these messages at a consumer."""
+    return Q(consumer=consumer, message_id__in=message_ids)
+
+
+def claim(which: Q, limit: int) -> list[Claimed]:
+    """Take up to `limit` effects that are due, of `which`: intended ones, and those whose sender's time is over.
+
+    What may have been done and can be neither repeated nor asked for becomes *unknown* here. Two processes never get
+    the same one. Kinds that this code does not know are left alone.
+    """
+    kinds = {kind.name: kind for kind in effects.registered()}
+    due = Q(state=State.INTENDED, send_at__lte=Now()) | Q(state=State.SENDING, sending_until__lte=Now())
+    token = uuid.uuid4()
+    claimed: list[Claimed] = []
+    with database.atomic():
+        rows = Effect.objects.filter(which, due, name__in=kinds).order_by("pk")
+        abandoned: list[Effect] = []
+        for row in rows.select_for_update(skip_locked=True)[:limit]:
+            kind, doubtful = kinds[row.name], row.state == State.SENDING
+            if doubtful and not kind.can_repeat:
+                abandoned.append(row)
+            else:
+                claimed.append(Claimed(row, kind, doubtful))
+        _take(claimed, token)
+        _give_up(abandoned)
+    return claimed
+
+
+def note(results: Sequence[tuple[Claimed, Result]]) -> None:
+    """Write down what attempts came to, and which inbox rows are done with by that.
+
+    A result counts only while the effect is its sender's own: one that was late finds that others have moved it on.
+    It still counts where the effect is *unknown* meanwhile: now it is known.
+    """
+    with database.atomic():
+        inbox_ids = _lock(claimed.row for claimed, _ in results)
+        for claimed, result in results:
+            mine = Effect.objects.filter(
+                pk=claimed.row.pk, token=claimed.row.token, state__in=[State.SENDING, State.UNKNOWN]
+            )
+            waits = database.in_future(result.rest.total_seconds())
+            changed = mine.update(
+                state=result.state,
+                reference=storable_text(result.reference)[:255],
+                error=storable_text(result.error),
+                changed_at=Now(),
+                send_at=waits if result.state == State.INTENDED else F("send_at"),
+                sending_until=waits if result.state == State.SENDING else None,
+            )
+            if not changed:
+                log.warning("effect.late_result", effect=claimed.row.name, message_id=claimed.row.message_id)
+        close(inbox_ids)
+
+
+def close(inbox_ids: Collection[int]) -> None:
+    """Move inbox rows that no effect is open for from *effects due* to *handled*, in the caller's transaction."""
+    still_open = Effect.objects.filter(inbox_message_id=OuterRef("pk"), state__in=Effect.OPEN)
+    InboxMessage.objects.filter(~Exists(still_open), pk__in=inbox_ids, state=InboxMessage.State.EFFECTS_DUE).update(
+        state=InboxMessage.State.HANDLED, changed_at=Now()
+    )
+
+
+def _take(claimed: Sequence[Claimed], token: uuid.UUID) -> None:
+    for timeout in {each.kind.timeout for each in claimed}:
+        ids = [each.row.pk for each in claimed if each.kind.timeout == timeout]
+        Effect.objects.filter(pk__in=ids).update(
+            state=State.SENDING,
+            token=token,
+            attempts=F("attempts") + 1,
+            sending_until=database.in_future(timeout.total_seconds() + MARGIN),
+            changed_at=Now(),
+        )
+    for each in claimed:
+        each.row.token = token
+        each.row.attempts += 1
+
+
+def _give_up(rows: Sequence[Effect]) -> None:
+    if not rows:
+        return
+    inbox_ids = _lock(rows)
+    Effect.objects.filter(pk__in=[row.pk for row in rows]).update(
+        state=State.UNKNOWN,
+        error="whoever was sending it ended before its answer was written down: it may have been done or not",
+        changed_at=Now(),
+    )
+    close(inbox_ids)
+    for row in rows:
+        log.error("effect.unknown", effect=row.name, message_id=row.message_id, consumer=row.consumer)
+
+
+def _lock(rows: Iterable[Effect]) -> list[int]:
+    """Lock the inbox rows: of two that finish the last two effects of one message, the second must see the first."""
+    ids = sorted({row.inbox_message_id for row in rows})
+    list(InboxMessage.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))
+    return ids

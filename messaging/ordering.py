@@ -1,0 +1,89 @@
+"""Ordering: messages of one key are handled in the order of their transactions, at each consumer that wants them.
+
+A message whose predecessors are not settled there (handled, dead or given up) is put aside: its inbox row is
+*waiting*, with its body, and the delivery is acknowledged. Whoever settles the predecessor sends the next one again.
+So messages of other keys flow, and what waits can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from django.db.models import Exists, OuterRef
+from django.db.models.functions import Now
+
+from messaging import database, outbox
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.models import InboxMessage, OutboxMessage
+
+State = InboxMessage.State
+
+
+def must_wait(consumer: Consumer, delivery: Delivery) -> bool:
+    """Whether messages of the delivery's key come first at this consumer. Raises Undecodable for an odd position.
+
+    Until the end of the transaction nobody else handles, or releases, one of this key here.
+    """
+    message = delivery.message
+    if not message.ordering_key:
+        return False
+    _lock(consumer, message.ordering_key)
+    return _has_predecessors(consumer, message.ordering_key, message.position)
+
+
+def release_next(consumer: Consumer, key: str) -> bool:
+    """Send the first message that waits for its turn, if it has come; return whether there was one.
+
+    To be called in the transaction that settles a message of `key`.
+    """
+    if not key:
+        return False
+    _lock(consumer, key)
+    waiting = InboxMessage.objects.filter(consumer=consumer.name, ordering_key=key, state=State.WAITING)
+    row = waiting.order_by("position").first()
+    if row is None or _has_predecessors(consumer, key, row.position or 0):
+        return False
+    InboxMessage.objects.filter(pk=row.pk).update(state=State.RETRYING, reason="", changed_at=Now())
+    outbox.send_again(row, consumer.queue, OutboxMessage.Origin.TURN)
+    return True
+
+
+def release_due(consumers: Collection[Consumer]) -> int:
+    """Send every message whose turn has come unnoticed: its predecessor was given up by a person, by the broker, or
+    before it was published. Return how many there were."""
+    by_name = {consumer.name: consumer for consumer in consumers}
+    with database.atomic():
+        waiting = InboxMessage.objects.filter(consumer__in=by_name, state=State.WAITING)
+        keys = list(waiting.order_by("consumer", "ordering_key").values_list("consumer", "ordering_key").distinct())
+    released = 0
+    for name, key in keys:
+        with database.atomic():
+            released += release_next(by_name[name], key)
+    return released
+
+
+def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:
+    """Whether an earlier message of `key` is still to be handled by this consumer, or on its way to it."""
+    states = OutboxMessage.State
+    settled = InboxMessage.objects.filter(
+        consumer=consumer.name, message_id=OuterRef("message_id"), state__in=InboxMessage.SETTLED
+    )
+    earlier = (
+        OutboxMessage.objects.filter(
+            ~Exists(settled),
+            ordering_key=key,
+            origin=OutboxMessage.Origin.EVENT,
+            pk__lt=position,
+            type__in=[event.event_type for event in consumer.events],
+        )
+        .exclude(state__in=[states.FAILED, states.CANCELLED])
+        .order_by("pk")
+        .values_list("state", "expected_consumers")
+    )
+    # One that was published before this consumer was there does not come to it.
+    return any(state != states.PUBLISHED or consumer.name in expected for state, expected in earlier.iterator(100))
+
+
+def _lock(consumer: Consumer, key: str) -> None:
+    database.take_turns("handle", f"{consumer.name}:{key}")

@@ -1,0 +1,120 @@
+"""Sending: effects are carried out, several at once, each within its time, and what came of it is said."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+from django.db import connections
+
+from messaging.effects import Sending
+from messaging.exceptions import NotDone, Reject, RetryLater
+from messaging.inbox import describe
+from messaging.ledger import Claimed, Result, State
+
+log = structlog.get_logger(__name__)
+
+#: Effects that one batch of messages has under way at a time.
+PARALLEL = 8
+
+
+def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
+    """Do what was claimed, up to PARALLEL at once, and return what each came to. Touches no row.
+
+    Never raises for what the outside does, and never takes longer than the effects' time-outs: a call that does not
+    return is left to itself, and its effect is doubtful.
+    """
+    results: list[tuple[Claimed, Result]] = []
+    for start in range(0, len(claimed), PARALLEL):
+        calls = [_Call(each) for each in claimed[start : start + PARALLEL]]
+        results.extend((call.claimed, call.result()) for call in calls)
+    for each, result in results:
+        _log(each, result)
+    return results
+
+
+class _Call:
+    """One effect's function on a thread of its own: nothing else can be sure to end in time."""
+
+    def __init__(self, claimed: Claimed) -> None:
+        self.claimed = claimed
+        self._result: Result | None = None
+        self._deadline = time.monotonic() + claimed.kind.timeout.total_seconds()
+        self._thread = threading.Thread(target=self._run, name=f"effect-{claimed.row.pk}", daemon=True)
+        self._thread.start()
+
+    def result(self) -> Result:
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        if self._result is not None:
+            return self._result
+        return _doubtful(
+            self.claimed, TimeoutError(f"no answer within {self.claimed.kind.timeout.total_seconds():g} s")
+        )
+
+    def _run(self) -> None:
+        try:
+            self._result = _attempt(self.claimed)
+        finally:
+            connections.close_all()
+
+
+def _attempt(claimed: Claimed) -> Result:
+    kind, sending = claimed.kind, _sending(claimed)
+    doubtful = claimed.doubtful
+    try:
+        if doubtful and not kind.honours_keys() and kind.ask is not None:
+            reference = kind.ask(sending)
+            if reference is not None:
+                return Result(state=State.DONE, reference=reference)
+            doubtful = False
+        return Result(state=State.DONE, reference=kind.send(sending) or "")
+    except (Reject, NotDone, RetryLater) as error:
+        return _doubtful(claimed, error) if doubtful else _not_done(claimed, error)
+    except BaseException as error:
+        return _doubtful(claimed, error)
+
+
+def _not_done(claimed: Claimed, error: BaseException) -> Result:
+    rest = claimed.kind.retry.delay_after(claimed.row.attempts, error)
+    if rest is None:
+        return Result(state=State.FAILED, error=describe(error))
+    return Result(state=State.INTENDED, error=describe(error), rest=rest)
+
+
+def _doubtful(claimed: Claimed, error: BaseException) -> Result:
+    """It may have been done: it stays *sending* until it is asked for or repeated, or is *unknown*."""
+    rest = claimed.kind.retry.delay_after(claimed.row.attempts, error)
+    if rest is None or not claimed.kind.can_repeat:
+        return Result(state=State.UNKNOWN, error=describe(error))
+    return Result(state=State.SENDING, error=describe(error), rest=rest)
+
+
+def _sending(claimed: Claimed) -> Sending:
+    row = claimed.row
+    return Sending(
+        key=row.key,
+        payload=row.payload,
+        attempt=row.attempts,
+        timeout=claimed.kind.timeout.total_seconds(),
+        message_id=row.message_id,
+    )
+
+
+_WORDS = {
+    State.DONE: "effect.done",
+    State.INTENDED: "effect.again",
+    State.SENDING: "effect.doubtful",
+    State.FAILED: "effect.failed",
+    State.UNKNOWN: "effect.unknown",
+}
+
+
+def _log(claimed: Claimed, result: Result) -> None:
+    row = claimed.row
+    about = log.bind(effect=row.name, message_id=row.message_id, consumer=row.consumer, attempt=row.attempts)
+    if result.state == State.DONE:
+        about.info(_WORDS[result.state])
+    else:
+        about.warning(_WORDS[result.state], reason=result.error, rest_seconds=round(result.rest.total_seconds(), 1))

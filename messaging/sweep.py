@@ -1,0 +1,78 @@
+"""The sweep: looks after what nobody else does any more. Effects that rest, or that a dead process left; messages whose
+turn has come unnoticed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from django.db import DatabaseError, InterfaceError, connections
+from django.db.models import Q
+
+from messaging import conf, effects, ledger, ordering, sending
+from messaging.consumers import Consumer
+
+log = structlog.get_logger(__name__)
+
+#: Effects that one sweep takes at a time.
+BATCH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many effects were looked after, and how many messages had waited for a turn that had come."""
+
+    effects: int = 0
+    released: int = 0
+
+
+def sweep(consumers: Sequence[Consumer]) -> Swept:
+    """Carry out every effect of these consumers that is due, and send every message whose turn has come.
+
+    Several sweeps may run at once: each effect is claimed by one.
+    """
+    released = ordering.release_due(consumers)
+    done = 0
+    if effects.registered():
+        which = Q(consumer__in=[consumer.name for consumer in consumers])
+        full = True
+        while full:
+            claimed = ledger.claim(which, BATCH)
+            if claimed:
+                ledger.note(sending.carry_out(claimed))
+            done += len(claimed)
+            full = len(claimed) == BATCH
+    return Swept(effects=done, released=released)
+
+
+class Sweeper:
+    """Sweeps, for the consumers of this process, on a thread of its own until stopped."""
+
+    def __init__(self, consumers: Sequence[Consumer]) -> None:
+        self._consumers = consumers
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Start sweeping, every `POLL_INTERVAL`."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Stop, and wait up to `timeout` seconds for an effect under way."""
+        self._stopping.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(conf.get().poll_interval):
+                try:
+                    sweep(self._consumers)
+                except (DatabaseError, InterfaceError) as error:
+                    log.warning("sweep.database_error", reason=str(error).strip())
+                except Exception:
+                    # A fault of our own must not end the thread that effects depend on.
+                    log.exception("sweep.fault")
+        finally:
+            connections.close_all()
