@@ -13,7 +13,7 @@ import time
 
 from benchmarks.figures import line
 from benchmarks.world import wait_for, world
-from tests.support.shopper import Shopper
+from script.shopper import Shopper
 
 SLUG = "jasmine-tea"
 

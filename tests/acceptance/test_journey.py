@@ -14,9 +14,9 @@ from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from orders.models import Order, Product, RedPacket, TextMessage
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
+from script.shopper import Page, Shopper
 from tests.support.amqp import deliver, plain_channel, unacknowledged
 from tests.support.processes import ProcessStarter, RunningProcess
-from tests.support.shopper import Page, Shopper
 from tests.support.waiting import eventually
 
 CONSUMING = r"amqp.connected.*role=consumer"

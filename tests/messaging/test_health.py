@@ -7,8 +7,8 @@ from django.db import OperationalError, connection
 from django.test import Client
 
 from messaging.models import DeliveryAttempt
+from script.shopper import Shopper
 from tests.support.processes import ProcessStarter
-from tests.support.shopper import Shopper
 
 
 def test_healthz_answers_without_a_database_a_session_or_a_known_host(client: Client) -> None:

@@ -16,10 +16,10 @@ from messaging.handling import Verdict
 from messaging.models import OutboxMessage
 from orders import shipping
 from orders.models import Product
+from script.shopper import Shopper
 from tests.orders.shop import Buyer
 from tests.support.consuming import Noted, a_consumer, delivery_of
 from tests.support.processes import ProcessStarter
-from tests.support.shopper import Shopper
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -11,6 +11,10 @@ from http.cookiejar import CookieJar
 from typing import Any
 
 
+class UnexpectedPage(AssertionError):
+    """The page is not what a shopper has to find there."""
+
+
 @dataclass(frozen=True)
 class Page:
     """What came back, and the address it came from or leads to."""
@@ -20,14 +24,24 @@ class Page:
     text: str
 
     def hidden(self, name: str) -> str:
-        """The value of a hidden field."""
+        """The value of a hidden field. Raises `UnexpectedPage` if it has none."""
         found = re.search(rf'name="{name}" value="([^"]*)"', self.text)
-        assert found, f"{self.url} ({self.status}) has no hidden field {name}: {self.text[:2000]}"
+        if not found:
+            raise UnexpectedPage(f"{self.url} ({self.status}) has no hidden field {name}: {self.text[:2000]}")
         return found[1]
+
+    @property
+    def order_number(self) -> str | None:
+        """The number of the order whose page this is or leads to; None if it is another page."""
+        found = re.search(r"/orders/([^/]+)/$", self.url)
+        return found[1] if found else None
 
 
 class Shopper:
-    """One visitor of the shop at `url`. Without `follow_redirects`, orders end with the redirect to their page."""
+    """One visitor of the shop at `url`. Without `follow_redirects`, orders end with the redirect to their page.
+
+    Every method raises OSError or HTTPException where the shop did not answer, or not to the end.
+    """
 
     def __init__(self, url: str, *, timeout: float = 30, follow_redirects: bool = True) -> None:
         self._url = url
@@ -37,13 +51,13 @@ class Shopper:
 
     def get(self, path: str) -> Page:
         """Follow a link."""
-        return self._open(urllib.request.Request(urllib.parse.urljoin(self._url, path)))
+        return self._open(urllib.request.Request(urllib.parse.urljoin(self._url, path)))  # noqa: S310 (the shop's)
 
     def post(self, path: str, page: Page, **fields: str) -> Page:
         """Send the form of `page` to `path`."""
         body = urllib.parse.urlencode({"csrfmiddlewaretoken": page.hidden("csrfmiddlewaretoken"), **fields}).encode()
         address = urllib.parse.urljoin(self._url, path)
-        return self._open(urllib.request.Request(address, body, headers={"Referer": address}))
+        return self._open(urllib.request.Request(address, body, headers={"Referer": address}))  # noqa: S310
 
     def fill_cart(self, slug: str, quantity: int = 1) -> Page:
         """Put a product into the cart and go to the checkout."""
@@ -51,8 +65,15 @@ class Shopper:
         return self.get("/checkout/")
 
     def place_order(self, checkout: Page, *, name: str = "Ann Shopper", phone: str = "13800138000") -> str:
-        """Press the button and return the number of the order whose page then opens."""
-        page = self.post(
+        """Press the button and return the number of the order whose page then opens. Raises `UnexpectedPage`."""
+        page = self.press_button(checkout, name=name, phone=phone)
+        if page.order_number is None:
+            raise UnexpectedPage(f"no order: {page.status} {page.url} {page.text[:3000]}")
+        return page.order_number
+
+    def press_button(self, checkout: Page, *, name: str, phone: str) -> Page:
+        """Order what the checkout page shows, and return what comes of it. The page may be sent again."""
+        return self.post(
             "/checkout/",
             checkout,
             offer=checkout.hidden("offer"),
@@ -61,9 +82,6 @@ class Shopper:
             destination="CN",
             red_packet="",
         )
-        found = re.search(r"/orders/([^/]+)/$", page.url)
-        assert found, f"no order: {page.status} {page.url} {page.text[:3000]}"
-        return found[1]
 
     def buy(self, slug: str, quantity: int = 1) -> str:
         """Buy, and return the order's number."""

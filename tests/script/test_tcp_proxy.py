@@ -1,0 +1,125 @@
+"""The TCP proxy: it passes everything on, and each thing that it does to a connection is what it claims to be."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+
+from script.services.ports import free_port
+from script.services.tcp_proxy import TcpProxy
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A server that says everything back; its port."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def serve(peer: socket.socket) -> None:
+            with peer, suppress(OSError):
+                while content := peer.recv(65536):
+                    peer.sendall(content)
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=[server.accept()[0]], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def proxy(echo: int) -> Iterator[TcpProxy]:
+    with TcpProxy(lambda: echo) as proxy:
+        yield proxy
+
+
+def connected(proxy: TcpProxy) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=5)
+
+
+def says_back(client: socket.socket, content: bytes) -> bytes:
+    client.sendall(content)
+    return hear(client, len(content))
+
+
+def hear(client: socket.socket, length: int) -> bytes:
+    with client.makefile("rb") as stream:
+        return stream.read(length)
+
+
+def test_a_megabyte_comes_back_as_it_was(proxy: TcpProxy) -> None:
+    content = bytes(range(256)) * 4096
+    with connected(proxy) as client:
+        sending = threading.Thread(target=client.sendall, args=[content])
+        sending.start()
+        assert hear(client, len(content)) == content
+        sending.join()
+
+
+def test_a_client_that_has_said_its_last_still_hears_the_answer(proxy: TcpProxy) -> None:
+    with connected(proxy) as client:
+        client.sendall(b"last words")
+        client.shutdown(socket.SHUT_WR)
+        assert hear(client, 100) == b"last words"
+    eventually(lambda: proxy.connections == 0)
+
+
+def test_cut_resets_what_is_connected_and_nothing_else(proxy: TcpProxy) -> None:
+    with connected(proxy) as before, connected(proxy) as after:
+        assert says_back(before, b"a") == b"a"
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            before.recv(1)
+        eventually(lambda: proxy.connections == 0)
+        after.close()
+    with connected(proxy) as another:
+        assert says_back(another, b"b") == b"b"
+
+
+def test_refusing_lasts_until_it_is_healed(proxy: TcpProxy) -> None:
+    proxy.refuse()
+    with pytest.raises(ConnectionResetError), connected(proxy) as client:
+        client.recv(1)
+    proxy.heal()
+    with connected(proxy) as client:
+        assert says_back(client, b"a") == b"a"
+
+
+def test_stalled_nothing_passes_and_nothing_is_lost(proxy: TcpProxy) -> None:
+    with connected(proxy) as client:
+        assert says_back(client, b"a") == b"a"
+        proxy.stall()
+        client.sendall(b"b")
+        with connected(proxy) as newcomer:
+            newcomer.sendall(b"c")
+            for each in (client, newcomer):
+                each.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    each.recv(1)
+                each.settimeout(5)
+            proxy.heal()
+            assert (client.recv(1), newcomer.recv(1)) == (b"b", b"c")
+
+
+def test_a_stalled_connection_can_be_cut(proxy: TcpProxy) -> None:
+    with connected(proxy) as client:
+        assert says_back(client, b"a") == b"a"
+        proxy.stall()
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_a_server_that_is_not_there_is_a_reset_and_one_that_comes_back_is_found_wherever_it_listens(echo: int) -> None:
+    port = free_port()
+    with TcpProxy(lambda: port) as proxy:
+        with pytest.raises(ConnectionResetError), connected(proxy) as client:
+            client.recv(1)
+        port = echo
+        with connected(proxy) as client:
+            assert says_back(client, b"a") == b"a"
