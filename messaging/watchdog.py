@@ -50,8 +50,7 @@ def run(function: Callable[[], None], *, seconds: float, name: str) -> None:
     except Exception as error:
         watch.end()
         if watch.told:
-            cause = None if isinstance(error, HandlerTimeout) else error
-            raise HandlerTimeout(f"it took longer than {seconds:g} s") from cause
+            raise HandlerTimeout(f"it took longer than {seconds:g} s") from error
         raise
 
 
@@ -150,13 +149,13 @@ def _set_exception(thread: int, exception: type[BaseException] | None) -> None:
 
 
 def _cancel_statement(driver: Any) -> None:
-    """Cancel what the connection is at: psycopg and sqlite3 both allow it from another thread. With nothing under way
-    nothing happens."""
+    """Cancel what the connection is at: psycopg and sqlite3 both allow it from another thread."""
     with suppress(Exception):
-        if hasattr(driver, "cancel_safe"):
+        if hasattr(driver, "interrupt"):
+            driver.interrupt()  # with nothing under way it does nothing
+        elif driver.info.transaction_status.name == "ACTIVE":
+            # Else it would hit the statement by which the handler clears up.
             driver.cancel_safe(timeout=CANCEL_TIMEOUT)
-        elif hasattr(driver, "interrupt"):
-            driver.interrupt()
 
 
 _watchdog = _Watchdog()

@@ -1,0 +1,137 @@
+"""A handler past its time is told so, wherever it is; one that does not listen ends its process."""
+
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from messaging import handling, watchdog
+from messaging.delivery import Delivery
+from messaging.exceptions import HandlerTimeout
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from tests.support.consuming import Noted, a_consumer, a_delivery, note, notes
+from tests.support.environment import ROOT, process_environment
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SHORT = timedelta(milliseconds=200)
+LONG = 30.0
+#: A statement that takes about for ever.
+ENDLESS = {
+    "postgresql": "SELECT pg_sleep(60)",
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n",
+}
+
+
+def keep_busy(seconds: float) -> None:
+    """Take time line by line."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def test_a_handler_past_its_time_has_failed_and_left_nothing() -> None:
+    def slow(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        keep_busy(LONG)
+
+    assert handling.handle(a_consumer(slow, timeout=SHORT), a_delivery()) == "retrying"
+    assert notes() == 0
+    assert InboxMessage.objects.get().reason == "HandlerTimeout: it took longer than 0.2 s"
+    attempt = DeliveryAttempt.objects.get()
+    assert attempt.outcome == "failed"
+    assert "keep_busy" in attempt.traceback
+
+
+def test_a_statement_that_takes_too_long_is_cancelled_and_the_connection_works_on(database_kind: str) -> None:
+    def stuck_in_the_database(event: Noted, delivery: Delivery) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(ENDLESS[database_kind])
+
+    assert handling.handle(a_consumer(stuck_in_the_database, timeout=SHORT), a_delivery()) == "retrying"
+    assert InboxMessage.objects.get().reason.startswith("HandlerTimeout")
+    assert handling.handle(a_consumer(), a_delivery()) == "handled"
+
+
+def test_a_handler_may_clear_up_and_succeed_after_all() -> None:
+    def patient(event: Noted, delivery: Delivery) -> None:
+        try:
+            keep_busy(LONG)
+        except HandlerTimeout:
+            note(event.text)
+
+    assert handling.handle(a_consumer(patient, timeout=SHORT), a_delivery()) == "handled"
+    assert notes("hello") == 1
+
+
+def test_each_message_of_a_batch_has_its_own_time() -> None:
+    consumer = a_consumer(lambda event, delivery: keep_busy(0.15), timeout=timedelta(seconds=1), batch=10)
+    assert handling.handle_together(consumer, [a_delivery() for _ in range(10)]) == ["handled"] * 10
+
+
+def test_the_time_is_the_projects_unless_the_consumer_says_otherwise(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "HANDLER_TIMEOUT": 0.2}
+    assert handling.handle(a_consumer(lambda event, delivery: keep_busy(LONG)), a_delivery()) == "retrying"
+
+
+def test_one_that_ends_just_in_time_is_never_hit_behind_its_end() -> None:
+    """The exception is set by another thread: set before the end and raised behind it, it would hit our own code."""
+    seconds = 0.005
+    ends = {"in time": 0, "told": 0}
+    for round_ in range(300):
+        try:
+            watchdog.run(lambda wait=seconds + (round_ % 20 - 10) / 5000: keep_busy(wait), seconds=seconds, name="test")
+        except HandlerTimeout:
+            ends["told"] += 1
+        else:
+            ends["in time"] += 1
+        keep_busy(0.0005)  # here it would be raised
+    assert ends["in time"]
+    assert ends["told"]
+
+
+def test_nobody_else_is_told() -> None:
+    others = [
+        threading.Thread(target=lambda: watchdog.run(lambda: keep_busy(0.5), seconds=LONG, name="other"))
+        for _ in range(3)
+    ]
+    for other in others:
+        other.start()
+    with pytest.raises(HandlerTimeout):
+        watchdog.run(lambda: keep_busy(LONG), seconds=0.1, name="slow")
+    for other in others:
+        other.join(LONG)
+        assert not other.is_alive()
+
+
+def test_one_that_does_not_listen_ends_its_process_which_says_where_it_was() -> None:
+    program = """
+import django, threading
+django.setup()
+from messaging import watchdog
+def deaf():
+    threading.Event().wait()
+watchdog.run(deaf, seconds=0.1, name="sms 123")
+"""
+    environment = process_environment(DJANGO_SETTINGS_MODULE="tests.messaging.short_grace")
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == watchdog.STUCK, ended.stderr
+    assert "handler.stuck" in ended.stderr
+    assert "sms 123" in ended.stderr
+    assert "in deaf" in ended.stderr
+
+
+def test_its_time_says_nothing_about_its_retries() -> None:
+    """A time-out is a failure like another: it counts as an attempt and comes again by the policy."""
+    consumer = a_consumer(lambda event, delivery: keep_busy(LONG), timeout=SHORT)
+    delivery = a_delivery()
+    handling.handle(consumer, delivery)
+    row = OutboxMessage.objects.get()
+    assert (row.attempt, row.message_id, row.origin) == (2, delivery.message_id, "retry")
