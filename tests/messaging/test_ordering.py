@@ -1,0 +1,231 @@
+"""Messages of one ordering key are handled in the order of their transactions, through retries; others flow."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from messaging import handling, outbox
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.exceptions import Reject
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.sweep import sweep
+from tests.support.consuming import Erased, Noted, a_consumer, delivery_of, registered
+from tests.support.running import InThread, add
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+State = InboxMessage.State
+
+
+class Diary:
+    """A handler that writes down what it handled, and fails for what it is told to."""
+
+    def __init__(self) -> None:
+        self.handled: list[str] = []
+        self.failing: dict[str, Exception] = {}
+
+    def __call__(self, event: Noted, delivery: Delivery) -> None:
+        if event.text in self.failing:
+            raise self.failing[event.text]
+        self.handled.append(event.text)
+
+    __module__ = __name__
+    __qualname__ = "Diary"
+
+
+@pytest.fixture
+def diary() -> Diary:
+    return Diary()
+
+
+@pytest.fixture
+def consumer(diary: Diary) -> Iterator[Consumer]:
+    consumer = a_consumer(diary)
+    with registered(consumer):
+        yield consumer
+
+
+def added(*texts: str, key: str = "W-1") -> list[OutboxMessage]:
+    """Events of one key, each in a transaction of its own, published."""
+    rows = [add(Noted(text=text), ordering_key=key)[0] for text in texts]
+    OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
+        state="published", expected_consumers=["notes"]
+    )
+    return rows
+
+
+def arrives(consumer: Consumer, row: OutboxMessage) -> str:
+    return handling.handle(consumer, delivery_of(row))
+
+
+def sent_again(message_id: str) -> OutboxMessage:
+    """The latest row by which a message comes again."""
+    return OutboxMessage.objects.filter(message_id=message_id).exclude(origin="event").latest("pk")
+
+
+def test_one_that_comes_too_early_waits_visibly_and_is_sent_when_its_turn_has_come(
+    consumer: Consumer, diary: Diary
+) -> None:
+    first, second = added("first", "second")
+    assert arrives(consumer, second) == "waiting"
+    assert InboxMessage.objects.get().state == State.WAITING
+    assert not OutboxMessage.objects.exclude(origin="event").exists()
+
+    assert arrives(consumer, first) == "handled"
+    again = sent_again(second.message_id)
+    assert (again.consumer, again.routing_key, again.attempt, again.origin) == ("notes", consumer.queue, 1, "turn")
+    assert arrives(consumer, again) == "handled"
+    assert diary.handled == ["first", "second"]
+
+
+def test_the_order_holds_through_retries(consumer: Consumer, diary: Diary) -> None:
+    first, second, third = added("first", "second", "third")
+    diary.failing["first"] = RuntimeError("gateway down")
+    assert [arrives(consumer, row) for row in (first, second, third)] == ["retrying", "waiting", "waiting"]
+
+    diary.failing.clear()
+    assert arrives(consumer, sent_again(first.message_id)) == "handled"
+    assert arrives(consumer, sent_again(second.message_id)) == "handled"
+    assert arrives(consumer, sent_again(third.message_id)) == "handled"
+    assert diary.handled == ["first", "second", "third"]
+
+
+def test_other_keys_and_messages_without_one_flow(consumer: Consumer, diary: Diary) -> None:
+    (stuck,) = added("stuck", key="W-1")
+    diary.failing["stuck"] = RuntimeError("gateway down")
+    arrives(consumer, stuck)
+    (other,) = added("other", key="W-2")
+    (free,) = added("free", key="")
+    assert arrives(consumer, other) == arrives(consumer, free) == "handled"
+
+
+def test_one_that_died_holds_nobody_up(consumer: Consumer, diary: Diary) -> None:
+    first, second = added("first", "second")
+    diary.failing["first"] = Reject("no such order")
+    assert arrives(consumer, second) == "waiting"
+    assert arrives(consumer, first) == "dead"
+    assert arrives(consumer, sent_again(second.message_id)) == "handled"
+
+
+def test_one_that_is_not_published_yet_is_waited_for(consumer: Consumer) -> None:
+    first, second = added("first", "second")
+    OutboxMessage.objects.filter(pk=first.pk).update(state="unroutable", expected_consumers=[])
+    assert arrives(consumer, second) == "waiting"
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_one_that_never_will_be_published_is_not_waited_for_longer(consumer: Consumer, state: str) -> None:
+    first, second = added("first", "second")
+    assert arrives(consumer, second) == "waiting"
+    OutboxMessage.objects.filter(pk=first.pk).update(state=state)
+    assert sweep([consumer]).released == 1
+    assert arrives(consumer, sent_again(second.message_id)) == "handled"
+    assert sweep([consumer]).released == 0
+
+
+def test_what_does_not_concern_the_consumer_is_not_waited_for(consumer: Consumer) -> None:
+    add(Erased(text="of another type"), ordering_key="W-1")
+    before, second = added("before it was there", "second")
+    OutboxMessage.objects.filter(pk=before.pk).update(expected_consumers=["somebody else"])
+    assert arrives(consumer, second) == "handled"
+
+
+def test_duplicates_of_one_that_waits_are_duplicates(consumer: Consumer) -> None:
+    first, second = added("first", "second")
+    assert arrives(consumer, second) == "waiting"
+    assert arrives(consumer, second) == "duplicate"
+    assert arrives(consumer, first) == "handled"
+    assert arrives(consumer, first) == "duplicate"
+    again = sent_again(second.message_id)
+    assert arrives(consumer, again) == "handled"
+    assert arrives(consumer, again) == arrives(consumer, second) == "duplicate"
+
+
+def test_a_batch_keeps_the_order(consumer: Consumer, diary: Diary) -> None:
+    rows = added("first", "second", "third")
+    together = handling.handle_together(consumer, [delivery_of(row) for row in rows])
+    assert together == ["handled"] * 3
+    assert diary.handled == ["first", "second", "third"]
+
+    fourth, fifth = added("fourth", "fifth")
+    together = handling.handle_together(consumer, [delivery_of(fifth), delivery_of(fourth)])
+    assert together == ["waiting", "handled"]
+
+
+def test_an_odd_position_makes_a_message_dead(consumer: Consumer) -> None:
+    (row,) = added("first")
+    delivery = delivery_of(row)
+    forged = {**delivery.message.headers, "x-position": "seven"}
+    object.__setattr__(delivery.message, "headers", forged)
+    assert handling.handle(consumer, delivery) == "dead"
+
+
+def test_a_key_that_fits_no_column_is_refused() -> None:
+    with pytest.raises(ValueError, match="255"):
+        add(Noted(text="x"), ordering_key="k" * 256)
+
+
+def in_a_transaction(work: Callable[[], Any], begun: threading.Event, go_on: threading.Event) -> InThread:
+    def run() -> Any:
+        with transaction.atomic():
+            result = work()
+            begun.set()
+            assert go_on.wait(15)
+            return result
+
+    return InThread(run, "transaction")
+
+
+@pytest.mark.only_on("postgresql")  # SQLite has one writer
+def test_rows_of_one_key_have_the_order_of_their_commits() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    early = in_a_transaction(lambda: outbox.add(Noted(text="early"), ordering_key="W-1"), begun, go_on)
+    assert begun.wait(15)
+    late = InThread(lambda: add(Noted(text="late"), ordering_key="W-1"), "late")
+    assert add(Noted(text="other"), ordering_key="W-2")  # does not wait
+    assert late.thread.is_alive()
+    go_on.set()
+    assert early.join()[0].pk < late.join()[0].pk
+
+
+@pytest.mark.only_on("postgresql")
+def test_two_of_one_key_are_never_handled_at_once(consumer: Consumer) -> None:
+    first, second = added("first", "second")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(event: Noted, delivery: Delivery) -> None:
+        begun.set()
+        assert go_on.wait(15)
+
+    slowly = InThread(lambda: arrives(a_consumer(slow), first), "first")
+    assert begun.wait(15)
+    quickly = InThread(lambda: arrives(consumer, second), "second")
+    quickly.thread.join(0.2)
+    assert quickly.thread.is_alive(), "the second was not held back"
+    go_on.set()
+    assert (slowly.join(), quickly.join()) == ("handled", "handled")
+
+
+@pytest.mark.only_on("postgresql")
+def test_settling_and_putting_aside_at_once_leave_nobody_behind(consumer: Consumer, diary: Diary) -> None:
+    """Were the two not to see each other, the second would wait for a turn that has come and gone."""
+    for round_ in range(20):
+        first, second = added("first", "second", key=f"W-{round_}")
+        both = [InThread(lambda row=row: arrives(consumer, row), "race") for row in (second, first)]
+        for each in both:
+            each.join()
+        for row in OutboxMessage.objects.filter(origin="turn", ordering_key=f"W-{round_}"):
+            arrives(consumer, row)
+        assert InboxMessage.objects.filter(ordering_key=f"W-{round_}", state="handled").count() == 2
+    assert diary.handled == ["first", "second"] * 20
+
+
+def test_a_delayed_one_is_waited_for(consumer: Consumer) -> None:
+    add(Noted(text="first"), ordering_key="W-1", delay=timedelta(hours=1))
+    (second,) = added("second")
+    assert arrives(consumer, second) == "waiting"
