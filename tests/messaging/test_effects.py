@@ -1,0 +1,408 @@
+"""Effects outside the database: written with the handler's work, done after it, never twice unknowingly."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
+from django.db.models import Q
+
+from messaging import database, effects, handling, ledger, sending
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.effects import Sending
+from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
+from messaging.models import Effect, InboxMessage
+from messaging.retry import RetryPolicy
+from messaging.sweep import sweep
+from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
+from tests.support.running import InThread
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+State = Effect.State
+TIMEOUT = timedelta(seconds=0.3)
+
+
+class Outside:
+    """A gateway: it keeps what was done under which key, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.calls: list[Sending] = []
+        self.asked: list[str] = []
+        #: What it raises, one for each call; after that it does its work.
+        self.before: list[BaseException] = []
+        self.after: list[BaseException] = []
+
+    def send(self, sending: Sending) -> str:
+        self.calls.append(sending)
+        if self.before:
+            raise self.before.pop(0)
+        self.done.append(sending.key)
+        if self.after:
+            raise self.after.pop(0)
+        return f"ref-{len(self.done)}"
+
+    def ask(self, sending: Sending) -> str | None:
+        self.asked.append(sending.key)
+        if self.before:
+            raise self.before.pop(0)
+        return "asked" if sending.key in self.done else None
+
+    def ring(self, sending: Sending) -> str:
+        """As `send`, by another name."""
+        return self.send(sending)
+
+
+@pytest.fixture
+def outside() -> Outside:
+    return Outside()
+
+
+Declare = Callable[..., None]
+
+
+@pytest.fixture
+def declare(outside: Outside) -> Iterator[Declare]:
+    """Declares the effect `text`, as the outside's `send`, in the way the test wants."""
+    before = dict(effects._registry)
+    effects._registry.clear()
+
+    def declared(**options: Any) -> None:
+        effects._registry.clear()
+        effects.effect("text", **{"timeout": TIMEOUT, "retry": QUICKLY, **options})(outside.send)
+
+    declared()
+    yield declared
+    effects._registry.clear()
+    effects._registry.update(before)
+
+
+def intending(event: Noted, delivery: Delivery) -> None:
+    take_note(event, delivery)
+    delivery.effect("text", {"to": event.text})
+
+
+CONSUMER = a_consumer(intending)
+
+
+def handled(consumer: Consumer = CONSUMER, delivery: Delivery | None = None) -> Effect:
+    """The effect that a delivery's handler intended, committed and not begun."""
+    assert handling.handle(consumer, delivery or a_delivery()) == "handled"
+    return Effect.objects.latest("pk")
+
+
+def everything_due() -> None:
+    """Let the rests and the senders' times be over."""
+    Effect.objects.update(send_at=database.in_future(-1))
+    Effect.objects.filter(sending_until__isnull=False).update(sending_until=database.in_future(-1))
+
+
+def carried_out() -> Effect:
+    """The effect after one sweep."""
+    everything_due()
+    sweep([CONSUMER])
+    return Effect.objects.get()
+
+
+def inbox_state() -> str:
+    return InboxMessage.objects.get().state
+
+
+# --- intending ---------------------------------------------------------------------------------------------
+
+
+def test_it_is_written_with_the_handlers_work_and_not_begun(declare: Declare, outside: Outside) -> None:
+    delivery = a_delivery()
+    effect = handled(delivery=delivery)
+    assert (effect.state, effect.payload, effect.attempts) == ("intended", {"to": "hello"}, 0)
+    assert effect.key == f"{delivery.message_id}:notes:text"
+    assert inbox_state() == "effects_due"
+    assert outside.calls == []
+
+
+def test_a_handler_that_fails_has_intended_nothing(declare: Declare) -> None:
+    def failing(event: Noted, delivery: Delivery) -> None:
+        intending(event, delivery)
+        raise RuntimeError
+
+    assert handling.handle(a_consumer(failing), a_delivery()) == "retrying"
+    assert not Effect.objects.exists()
+
+
+def test_what_a_rolled_back_try_intended_is_not_intended_twice(declare: Declare) -> None:
+    tries = []
+
+    def contended(event: Noted, delivery: Delivery) -> None:
+        intending(event, delivery)
+        tries.append(event)
+        if len(tries) == 1:
+            raise OperationalError("deadlock detected")
+
+    handled(a_consumer(contended))
+    assert Effect.objects.count() == 1
+
+
+@pytest.mark.parametrize("payload", [{"a": object()}, {"a": float("nan")}, {1, 2}])
+def test_a_payload_that_is_no_json_fails_where_it_is_intended(declare: Declare, payload: Any) -> None:
+    with pytest.raises(ValueError, match="text"):
+        a_delivery().effect("text", payload)
+
+
+def test_unknown_and_repeated_names_fail_where_they_are_intended(declare: Declare) -> None:
+    delivery = a_delivery()
+    with pytest.raises(UnknownEffect, match="Registered: text"):
+        delivery.effect("fax")
+    delivery.effect("text")
+    with pytest.raises(ValueError, match="before"):
+        delivery.effect("text")
+
+
+def test_two_functions_may_not_have_one_name(declare: Declare, outside: Outside) -> None:
+    with pytest.raises(ImproperlyConfigured, match="two effects"):
+        effects.effect("text")(outside.ring)
+
+
+# --- carrying out ------------------------------------------------------------------------------------------
+
+
+def test_done_is_done_once_and_closes_the_inbox_row(declare: Declare, outside: Outside) -> None:
+    handled()
+    effect = carried_out()
+    assert (effect.state, effect.reference, effect.attempts) == ("done", "ref-1", 1)
+    assert inbox_state() == "handled"
+    carried_out()
+    assert len(outside.calls) == 1
+
+
+def test_every_attempt_has_the_same_key(declare: Declare, outside: Outside) -> None:
+    outside.before = [NotDone("busy"), RetryLater("later", after=timedelta(hours=1))]
+    handled()
+    assert carried_out().state == "intended"
+    assert inbox_state() == "effects_due"
+    assert carried_out().state == "intended"
+    assert carried_out().state == "done"
+    assert {call.key for call in outside.calls} == {Effect.objects.get().key}
+    assert [call.attempt for call in outside.calls] == [1, 2, 3]
+
+
+def test_retry_later_rests_as_long_as_the_outside_said(declare: Declare, outside: Outside) -> None:
+    outside.before = [RetryLater("later", after=timedelta(hours=1))]
+    handled()
+    sweep([CONSUMER])
+    assert Effect.objects.filter(send_at__gt=database.in_future(3500), state="intended").exists()
+    assert sweep([CONSUMER]).effects == 0
+
+
+def test_what_surely_failed_for_good_is_failed(declare: Declare, outside: Outside) -> None:
+    outside.before = [Reject("no such number")]
+    handled()
+    effect = carried_out()
+    assert (effect.state, effect.error) == ("failed", "Reject: no such number")
+    assert inbox_state() == "handled"
+
+
+def test_attempts_that_surely_did_nothing_end_failed_when_used_up(declare: Declare, outside: Outside) -> None:
+    outside.before = [NotDone("down")] * 3
+    handled()
+    states = [carried_out().state for _ in range(3)]
+    assert states == ["intended", "intended", "failed"]
+
+
+def test_a_doubtful_one_is_unknown_and_never_sent_again_blindly(declare: Declare, outside: Outside) -> None:
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    effect = carried_out()
+    assert (effect.state, effect.error) == ("unknown", "ConnectionResetError: gone")
+    carried_out()
+    assert len(outside.calls) == 1
+    assert inbox_state() == "handled"
+
+
+def test_a_doubtful_one_is_sent_again_where_keys_are_honoured(declare: Declare, outside: Outside) -> None:
+    declare(honours_keys=True)
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    assert carried_out().state == "sending"
+    assert carried_out().state == "done"
+    assert len(set(outside.done)) == 1
+
+
+def test_whether_keys_are_honoured_may_depend_on_the_configuration(declare: Declare, outside: Outside) -> None:
+    honoured = [True]
+    declare(honours_keys=lambda: honoured[0])
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    assert carried_out().state == "sending"
+    honoured[0] = False
+    assert carried_out().state == "unknown"
+    assert len(outside.calls) == 1
+
+
+def test_a_doubtful_one_is_asked_for_where_that_is_possible(declare: Declare, outside: Outside) -> None:
+    declare(ask=outside.ask)
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    carried_out()
+    effect = carried_out()
+    assert (effect.state, effect.reference) == ("done", "asked")
+    assert len(outside.calls) == 1
+
+
+def test_one_that_was_asked_for_and_surely_not_done_is_sent(declare: Declare, outside: Outside) -> None:
+    declare(ask=outside.ask)
+    outside.before = [ConnectionResetError("gone")]
+    handled()
+    carried_out()
+    assert carried_out().state == "done"
+    assert len(outside.done) == 1
+
+
+def test_one_that_nobody_will_tell_about_ends_unknown(declare: Declare, outside: Outside) -> None:
+    declare(ask=outside.ask)
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    carried_out()
+    outside.before = [TimeoutError("no answer")] * 2
+    assert carried_out().state == "sending"
+    assert carried_out().state == "unknown"
+    assert len(outside.done) == 1
+
+
+def test_once_in_doubt_a_refusal_does_not_make_it_certain(declare: Declare, outside: Outside) -> None:
+    declare(honours_keys=True)
+    outside.after = [ConnectionResetError("gone")]
+    outside.before = []
+    handled()
+    carried_out()
+    outside.before = [NotDone("busy"), Reject("not now, never")]
+    assert carried_out().state == "sending"
+    assert carried_out().state == "unknown"
+
+
+def test_an_answer_that_does_not_come_in_time_is_not_waited_for(declare: Declare, outside: Outside) -> None:
+    came = threading.Event()
+
+    def silent(sending: Sending) -> str:
+        came.wait(20)
+        return "late"
+
+    effects._registry.clear()
+    effects.effect("text", timeout=timedelta(milliseconds=100), retry=QUICKLY)(silent)
+    handled()
+    began = time.monotonic()
+    effect = carried_out()
+    assert time.monotonic() - began < 10
+    assert (effect.state, effect.error) == ("unknown", "TimeoutError: no answer within 0.1 s")
+    came.set()
+
+
+# --- processes that die ------------------------------------------------------------------------------------
+
+
+def test_one_that_died_before_it_began_is_sent_by_the_sweep(declare: Declare, outside: Outside) -> None:
+    handled()
+    assert carried_out().state == "done"
+
+
+def test_one_that_died_in_the_middle_is_unknown(declare: Declare, outside: Outside) -> None:
+    handled()
+    assert ledger.claim(Q(), 10)
+    assert sweep([CONSUMER]).effects == 0  # it may still live
+    assert carried_out().state == "unknown"
+    assert inbox_state() == "handled"
+    assert outside.calls == []
+
+
+def test_one_that_died_in_the_middle_is_sent_again_where_keys_are_honoured(declare: Declare, outside: Outside) -> None:
+    declare(honours_keys=True)
+    handled()
+    assert ledger.claim(Q(), 10)
+    assert carried_out().state == "done"
+
+
+def test_a_late_answer_counts_where_it_was_unknown_meanwhile(declare: Declare, outside: Outside) -> None:
+    handled()
+    results = sending.carry_out(ledger.claim(Q(), 10))
+    assert carried_out().state == "unknown"
+    ledger.note(results)
+    assert Effect.objects.get().state == "done"
+
+
+def test_a_late_answer_overwrites_nothing_that_another_did(declare: Declare, outside: Outside) -> None:
+    declare(honours_keys=True)
+    handled()
+    late = sending.carry_out(ledger.claim(Q(), 10))
+    outside.before = [Reject("no")]
+    assert carried_out().state == "unknown"  # it was in doubt
+    ledger.note(late)
+    assert Effect.objects.get().state == "unknown"
+
+
+def test_two_sweeps_send_it_once(declare: Declare, outside: Outside) -> None:
+    for _ in range(10):
+        handled()
+    both = [InThread(lambda: sweep([CONSUMER]), "sweep") for _ in range(2)]
+    assert sum(each.join().effects for each in both) == 10
+    assert sorted(outside.done) == sorted(set(outside.done))
+
+
+def test_a_kind_that_this_code_does_not_know_is_left_to_code_that_does(declare: Declare) -> None:
+    handled()
+    effects._registry.clear()
+    assert carried_out().state == "intended"
+
+
+def test_the_effects_of_one_message_close_its_row_together(declare: Declare, outside: Outside) -> None:
+    effects.effect("call", timeout=TIMEOUT, retry=QUICKLY)(outside.ring)
+
+    def both(event: Noted, delivery: Delivery) -> None:
+        delivery.effect("text")
+        delivery.effect("call")
+
+    handled(a_consumer(both))
+    first, second = ledger.claim(Q(), 10)
+    ledger.note(sending.carry_out([first]))
+    assert inbox_state() == "effects_due"
+    ledger.note(sending.carry_out([second]))
+    assert inbox_state() == "handled"
+
+
+def test_two_that_note_the_last_two_effects_at_once_close_the_row(declare: Declare, outside: Outside) -> None:
+    effects.effect("call", timeout=TIMEOUT, retry=QUICKLY)(outside.ring)
+
+    def both(event: Noted, delivery: Delivery) -> None:
+        delivery.effect("text")
+        delivery.effect("call")
+
+    for _ in range(10):
+        handled(a_consumer(both))
+        results = [sending.carry_out([claimed]) for claimed in ledger.claim(Q(), 10)]
+        race = [InThread(lambda result=result: ledger.note(result), "note") for result in results]
+        for each in race:
+            each.join()
+    assert set(InboxMessage.objects.values_list("state", flat=True)) == {"handled"}
+
+
+# --- batches -----------------------------------------------------------------------------------------------
+
+
+def test_a_batchs_effects_are_done_side_by_side(declare: Declare, outside: Outside) -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    def meeting(sending: Sending) -> str:
+        together.wait()
+        return "met"
+
+    effects._registry.clear()
+    effects.effect("text", timeout=timedelta(seconds=15), retry=RetryPolicy())(meeting)
+    deliveries = [a_delivery() for _ in range(4)]
+    assert handling.handle_together(a_consumer(intending, batch=4), deliveries) == ["handled"] * 4
+    assert sweep([CONSUMER]).effects == 4
+    assert set(Effect.objects.values_list("state", flat=True)) == {"done"}
+    assert notes() == 4
