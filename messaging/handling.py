@@ -82,7 +82,8 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
 
 
 def _handle(consumer: Consumer, delivery: Delivery) -> Verdict:
-    if delivery.redelivered:
+    # Without an id each delivery of it would begin a count of its own; the queue's delivery limit ends those.
+    if delivery.redelivered and delivery.identified:
         verdict = _count_start(delivery)
         if verdict is not None:
             return verdict

@@ -21,6 +21,9 @@ from messaging.models import OutboxMessage
 #: Longest rest, in seconds, between two tries of a row that could not be routed or stored.
 LONGEST_REST = 60
 
+#: Bytes of bodies that one claim takes, but for its last row.
+CLAIM_BYTES = 16 * 1024 * 1024
+
 State = OutboxMessage.State
 
 
@@ -36,6 +39,7 @@ class Mark:
 def claim(limit: int, seconds: float) -> list[OutboxMessage]:
     """Lease up to `limit` rows that are due and free, oldest first, for `seconds`, and return them.
 
+    Fewer where their bodies together exceed CLAIM_BYTES: whoever claims holds them all in memory.
     Two relays never get the same row: PostgreSQL skips rows that another one has locked, on SQLite the transaction
     is the only writer. No lock outlives this call.
     """
@@ -46,7 +50,13 @@ def claim(limit: int, seconds: float) -> list[OutboxMessage]:
             state__in=[State.PENDING, State.UNROUTABLE],
             publish_at__lte=Now(),
         ).order_by("publish_at", "id")
-        rows = list(due.select_for_update(skip_locked=True)[:limit])
+        rows: list[OutboxMessage] = []
+        size = 0
+        for row in due.select_for_update(skip_locked=True)[:limit].iterator(100):
+            rows.append(row)
+            size += len(row.body)
+            if size >= CLAIM_BYTES:
+                break
         if rows:
             OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
                 lease_token=token, lease_until=database.in_future(seconds)
@@ -54,6 +64,11 @@ def claim(limit: int, seconds: float) -> list[OutboxMessage]:
     for row in rows:
         row.lease_token = token
     return rows
+
+
+def is_full(rows: Sequence[OutboxMessage], limit: int) -> bool:
+    """Whether a claim of `limit` that returned these rows has probably left others."""
+    return len(rows) >= limit or sum(len(row.body) for row in rows) >= CLAIM_BYTES
 
 
 def write(marks: Sequence[Mark]) -> None:

@@ -28,8 +28,9 @@ from messaging.models import OutboxMessage
 
 log = structlog.get_logger(__name__)
 
-#: Rows that may wait in memory; what does not fit waits in the table.
+#: Rows, and bytes of their bodies, that may wait in memory; what does not fit waits in the table.
 HAND_OVER_LIMIT = 10_000
+HAND_OVER_BYTES = 32 * 1024 * 1024
 #: Marks are collected for this many seconds, so that a busy relay writes them in batches.
 MARK_INTERVAL = 0.05
 #: Seconds to rest after the database failed.
@@ -61,6 +62,7 @@ class Relay:
         self._settings = conf.get()
         self._changed = threading.Condition()
         self._handed: deque[_Held] = deque()
+        self._handed_bytes = 0
         self._marks: list[Mark] = []
         self._marks_due = 0.0
         self._claim_due = 0.0
@@ -76,9 +78,11 @@ class Relay:
     def hand_over(self, rows: Sequence[OutboxMessage], leased_at: float) -> None:
         """Take rows that were leased at `leased_at` (monotonic) and have just been committed. Never blocks."""
         held = self._held(rows, leased_at)
+        size = sum(len(row.body) for row in rows)
         with self._changed:
-            if len(self._handed) + len(rows) <= HAND_OVER_LIMIT:
+            if len(self._handed) + len(rows) <= HAND_OVER_LIMIT and self._handed_bytes + size <= HAND_OVER_BYTES:
                 self._handed.extend(held)
+                self._handed_bytes += size
                 self._changed.notify_all()
 
     def stop(self, drain_timeout: float) -> None:
@@ -174,6 +178,7 @@ class Relay:
         with self._changed:
             while self._handed and len(taken) < self._settings.claim_batch:
                 held = self._handed.popleft()
+                self._handed_bytes -= len(held.row.body)
                 if held.publish_before > now:  # else another relay may claim it: it is no longer ours
                     taken.append(held)
         return taken
@@ -183,7 +188,7 @@ class Relay:
             return []
         leased_at = time.monotonic()
         rows = leases.claim(self._settings.claim_batch, self._settings.lease)
-        backlog = len(rows) == self._settings.claim_batch
+        backlog = leases.is_full(rows, self._settings.claim_batch)
         self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else self._settings.poll_interval)
         return self._held(rows, leased_at)
 

@@ -167,6 +167,31 @@ def test_a_row_whose_lease_has_nearly_ended_is_left_to_the_table(vhost: str) -> 
     assert running.published == 0
 
 
+def test_what_waits_in_memory_is_bounded_by_bytes_too(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay, "HAND_OVER_BYTES", 1000)
+    rows = [a_row(body=b"x" * 400) for _ in range(3)]
+    waiting = Relay()
+    for row in rows:
+        waiting.hand_over([row], time.monotonic())
+    assert [held.row for held in waiting._handed] == rows[:2]
+    assert [held.row for held in waiting._take_handed()] == rows[:2]
+    waiting.hand_over(rows[2:], time.monotonic())
+    assert len(waiting._handed) == 1
+
+
+def test_a_claim_takes_no_more_bytes_than_fit_and_the_next_takes_the_rest(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "CLAIM_BYTES", 1000)
+    rows = [a_row(body=b"x" * 400) for _ in range(5)]
+    first = leases.claim(100, 30)
+    assert [row.pk for row in first] == [row.pk for row in rows[:3]]
+    assert leases.is_full(first, 100)
+    second = leases.claim(100, 30)
+    assert [row.pk for row in second] == [row.pk for row in rows[3:]]
+    assert not leases.is_full(second, 100)
+
+
 def test_a_row_both_handed_over_and_claimed_is_published_once(vhost: str) -> None:
     # The database's clock was set forward: the lease has ended there, and not here.
     row = a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() - timedelta(minutes=1))

@@ -199,3 +199,10 @@ def test_recursion_without_end_is_a_failed_attempt() -> None:
 
     assert handling.handle(a_consumer(endless), a_delivery()) == "retrying"
     assert sys.getrecursionlimit() > 0
+
+
+def test_one_without_an_id_begins_no_count_with_each_delivery() -> None:
+    """Each delivery of it gets a new id, and would leave a row behind that nothing ever comes for."""
+    unidentified = a_delivery(a_message(id=""), redelivered=True, identified=False)
+    assert handling.handle(a_consumer(raising(RuntimeError())), unidentified) == "retrying"
+    assert InboxMessage.objects.get().starts == 0
