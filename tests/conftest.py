@@ -12,9 +12,12 @@ from django.test import TransactionTestCase
 
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.processes import ProcessStarter
+from tests.support.rounds import is_full
 
 #: Set by script/test: the directory of a node that runs already and that script/test will stop.
 RABBITMQ_DIRECTORY = "WARREN_TEST_RABBITMQ"
+#: Seconds that one test may take where it repeats everything two hundred times.
+FULL_TIMEOUT = 3600
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "live_server", "django_db_setup"}
 
 
@@ -23,14 +26,17 @@ DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "liv
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what no database can change (it runs once), and leave out what is meant for the other database."""
+    """Mark what no database can change (it runs once), and leave out what is meant for the other database or for a
+    full run."""
     for item in items:
         if not _uses_database(item):
             item.add_marker("one_database")
-    for_the_other = [item for item in items if _is_for_the_other_database(item)]
-    if for_the_other:
-        config.hook.pytest_deselected(items=for_the_other)
-        items[:] = [item for item in items if item not in for_the_other]
+        if is_full():
+            item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
+    left_out = [item for item in items if _is_for_the_other_database(item) or _is_for_a_full_run(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def _uses_database(item: pytest.Item) -> bool:
@@ -42,6 +48,10 @@ def _uses_database(item: pytest.Item) -> bool:
 def _is_for_the_other_database(item: pytest.Item) -> bool:
     only_on = item.get_closest_marker("only_on")
     return only_on is not None and connection.vendor not in only_on.args
+
+
+def _is_for_a_full_run(item: pytest.Item) -> bool:
+    return item.get_closest_marker("full") is not None and not is_full()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

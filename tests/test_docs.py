@@ -42,3 +42,15 @@ def test_every_command_in_the_readme_exists() -> None:
     here = {path.stem for path in ROOT.glob("*/management/commands/*.py")}
 
     assert named - built_in <= here
+
+
+def test_the_fault_table_names_every_test_of_a_fault_and_none_that_is_not_there() -> None:
+    defined = {
+        path: set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
+        for path in ROOT.glob("tests/**/test_*.py")
+    }
+    faults = set().union(*(names for path, names in defined.items() if path.parent.name == "faults"))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
+
+    assert named - set().union(*defined.values()) == set()
+    assert faults - named == set()

@@ -19,19 +19,23 @@ from script.services.rabbitmq import RabbitMQNode
 from script.services.rabbitmq_directory import installed_scripts
 
 USAGE = """\
-Usage: script/test [PATH…] [pytest option…]
+Usage: script/test [--full] [PATH…] [pytest option…]
 
 Runs ruff, mypy, the check for missing migrations, and every test: on SQLite, on PostgreSQL, and in a browser.
 RabbitMQ and PostgreSQL are started privately, on free ports in a temporary folder, and stopped at the end. On Debian
 root gets missing ones installed. With CI=true in the environment nothing may be missing, and no test be skipped.
 
+With --full each crash window is tried 200 times instead of a few, and the long tests run too: hours, for nights.
+
 examples:
   script/test                            everything
   script/test tests/orders               one folder, on both databases, without the checks
   script/test tests/orders -k cancel -x  what is not a path goes to pytest
+  script/test --full tests/faults        the faults, each window 200 times
 
 Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
 """
+FULL_VARIABLE = "WARREN_TEST_FULL"
 SQLITE = {"DATABASE_URL": "sqlite:///:memory:"}  # tests/conftest.py makes it a file
 
 
@@ -42,7 +46,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     os.chdir(ROOT)
     stop_on_signals()
-    selection = Selection.of(arguments)
+    if "--full" in arguments:
+        os.environ[FULL_VARIABLE] = "1"  # tests/support/rounds.py reads it
+    selection = Selection.of([argument for argument in arguments if argument != "--full"])
     tally = Tally(in_ci=bool(os.environ.get("CI")), everything=selection.is_everything)
     started = time.monotonic()
     try:

@@ -1,15 +1,49 @@
 """A TCP proxy on loopback between clients and a server: the network, to be cut, stalled and healed at will."""
 
+import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Literal
 
 #: Bytes passed on at once.
 CHUNK = 65536
 #: Seconds between two looks at whether a connection that cannot go on was cut meanwhile.
 LOOK_EVERY = 0.1
+
+#: Towards which end bytes go.
+Direction = Literal["client", "server"]
+
+
+class _Weather:
+    """What the network does to bytes now. All connections share it."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Let everything pass as it comes."""
+        self.stalled: set[Direction] = set()
+        #: Seconds that each piece takes, and by how many more or less.
+        self.latency, self.jitter = 0.0, 0.0
+        self.bytes_per_second = 0.0
+        self.slice = CHUNK
+        #: Bytes after which a connection is cut; 0 for never.
+        self.limit = 0
+
+    def pieces(self, content: bytes) -> Iterator[bytes]:
+        """Return `content` in the pieces that it travels in, each after the time that it takes."""
+        for start in range(0, len(content), self.slice):
+            piece = content[start : start + self.slice]
+            pause = self.latency + random.uniform(-self.jitter, self.jitter)  # noqa: S311  (weather, not secrecy)
+            if self.bytes_per_second:
+                pause += len(piece) / self.bytes_per_second
+            if pause > 0:
+                time.sleep(pause)
+            yield piece
 
 
 class TcpProxy:
@@ -25,9 +59,7 @@ class TcpProxy:
         self._lock = threading.Lock()
         self._lines: set[_Line] = set()
         self._refusing = False
-        # Set while bytes flow.
-        self._flowing = threading.Event()
-        self._flowing.set()
+        self._weather = _Weather()
 
     def __enter__(self) -> "TcpProxy":
         self.start()
@@ -76,14 +108,32 @@ class TcpProxy:
         self._refusing = True
         self.cut()
 
-    def stall(self) -> None:
-        """Pass nothing on in either direction until `heal`; connections stay open, new ones too. No byte is lost."""
-        self._flowing.clear()
+    def stall(self, *towards: Direction) -> None:
+        """Pass nothing on, in either direction or only towards one end, until `heal`; connections stay open, new ones
+        too. No byte is lost."""
+        self._weather.stalled = set(towards or ("client", "server"))
+
+    def delay(self, seconds: float, jitter: float = 0.0) -> None:
+        """Let each piece take `seconds`, give or take `jitter`."""
+        self._weather.latency, self._weather.jitter = seconds, jitter
+
+    def throttle(self, bytes_per_second: float) -> None:
+        """Let each direction of a connection carry so many bytes a second, in small pieces."""
+        self._weather.bytes_per_second = bytes_per_second
+        self._weather.slice = max(1, int(bytes_per_second / 20))
+
+    def slice(self, size: int) -> None:
+        """Pass everything on in pieces of at most `size` bytes."""
+        self._weather.slice = size
+
+    def limit(self, size: int) -> None:
+        """Cut each connection, those that are open too, after `size` further bytes in one direction."""
+        self._weather.limit = size
 
     def heal(self) -> None:
-        """Pass everything on again."""
+        """Pass everything on again, as it comes."""
         self._refusing = False
-        self._flowing.set()
+        self._weather.clear()
 
     # How it works: two threads for each connection
 
@@ -93,7 +143,7 @@ class TcpProxy:
                 client, _ = listener.accept()
             except OSError:
                 return
-            line = _Line(client, self._flowing)
+            line = _Line(client, self._weather)
             with self._lock:
                 self._lines.add(line)
             if self._refusing:
@@ -111,9 +161,9 @@ class TcpProxy:
 class _Line:
     """One client's connection, and the one to the server that it is passed on to."""
 
-    def __init__(self, client: socket.socket, flowing: threading.Event) -> None:
+    def __init__(self, client: socket.socket, weather: _Weather) -> None:
         self._client = client
-        self._flowing = flowing
+        self._weather = weather
         self._cut = False
 
     def cut(self) -> None:
@@ -124,7 +174,7 @@ class _Line:
         """Pass bytes on until both ends have said their last, or one of them is gone."""
         with self._client as client:
             try:
-                self._wait_for_flow()
+                self._wait_for_flow("server")
                 server = socket.create_connection(("127.0.0.1", target()), timeout=5)
             except OSError:
                 _reset_on_close(client)
@@ -137,40 +187,47 @@ class _Line:
             end.settimeout(LOOK_EVERY)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # One direction must not wait for the other: a peer may read nothing before it has written.
-        back = threading.Thread(target=self._pass_on, args=[server, client], name="proxy", daemon=True)
+        back = threading.Thread(target=self._pass_on, args=[server, client, "client"], name="proxy", daemon=True)
         back.start()
-        self._pass_on(client, server)
+        self._pass_on(client, server, "server")
         back.join()
         if self._cut:
             _reset_on_close(client)
             _reset_on_close(server)
 
-    def _pass_on(self, source: socket.socket, destination: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, destination: socket.socket, towards: Direction) -> None:
+        passed = 0
         try:
-            while content := self._receive(source):
-                self._send(destination, content)
+            while content := self._receive(source, towards):
+                for piece in self._weather.pieces(content):
+                    if self._weather.limit:
+                        piece = piece[: max(0, self._weather.limit - passed)]
+                        passed += len(piece)
+                    self._send(destination, piece, towards)
+                    if self._weather.limit and passed >= self._weather.limit:
+                        raise ConnectionError("cut at its limit")
             destination.shutdown(socket.SHUT_WR)
         except OSError:
             # One end was reset: so is the other.
             self._cut = True
 
-    def _receive(self, end: socket.socket) -> bytes:
+    def _receive(self, end: socket.socket, towards: Direction) -> bytes:
         while True:
-            self._wait_for_flow()
+            self._wait_for_flow(towards)
             with suppress(TimeoutError):
                 return end.recv(CHUNK)
 
-    def _send(self, end: socket.socket, content: bytes) -> None:
+    def _send(self, end: socket.socket, content: bytes, towards: Direction) -> None:
         rest = memoryview(content)
         while rest:
-            self._wait_for_flow()
+            self._wait_for_flow(towards)
             with suppress(TimeoutError):
                 rest = rest[end.send(rest) :]
 
-    def _wait_for_flow(self) -> None:
+    def _wait_for_flow(self, towards: Direction) -> None:
         """Wait while the network is stalled. Raises `ConnectionError` once the connection was cut."""
-        while not self._flowing.wait(LOOK_EVERY) and not self._cut:
-            pass
+        while towards in self._weather.stalled and not self._cut:
+            time.sleep(LOOK_EVERY)
         if self._cut:
             raise ConnectionError("cut")
 

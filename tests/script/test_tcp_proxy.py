@@ -123,3 +123,36 @@ def test_a_server_that_is_not_there_is_a_reset_and_one_that_comes_back_is_found_
         port = echo
         with connected(proxy) as client:
             assert says_back(client, b"a") == b"a"
+
+
+def test_one_way_is_stalled_and_the_other_is_not(proxy: TcpProxy) -> None:
+    with connected(proxy) as client:
+        assert says_back(client, b"before") == b"before"
+        proxy.stall("client")
+        client.sendall(b"after")
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        proxy.heal()
+        client.settimeout(5)
+        assert hear(client, 5) == b"after"
+
+
+@pytest.mark.parametrize("trouble", ["delay", "throttle", "slice"])
+def test_trouble_that_loses_nothing_loses_nothing(proxy: TcpProxy, trouble: str) -> None:
+    getattr(proxy, trouble)({"delay": 0.01, "throttle": 100_000, "slice": 1}[trouble])
+    content = bytes(range(256)) * 8
+    with connected(proxy) as client:
+        assert says_back(client, content) == content
+
+
+def test_a_limited_connection_is_cut_there_and_the_next_one_too(proxy: TcpProxy) -> None:
+    proxy.limit(10)
+    for _ in range(2):
+        with connected(proxy) as client:
+            client.sendall(b"0123456789abc")
+            with suppress(ConnectionError):
+                assert len(hear(client, 13)) <= 10
+    proxy.heal()
+    with connected(proxy) as client:
+        assert says_back(client, b"0123456789abc") == b"0123456789abc"
