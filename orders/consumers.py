@@ -25,7 +25,7 @@ def sms(event: OrderPlaced | OrderCancelled | OrderShipped, delivery: Delivery) 
     order = Order.objects.filter(number=event.order_number).first()
     if order is None:
         raise Reject(f"There is no order {event.order_number}.")
-    send_text(order, _KINDS[type(event)], message_id=delivery.message_id)
+    send_text(order, _KINDS[type(event)], delivery)
 
 
 @consumer("red_packet", OrderPlaced, OrderCancelled, retry=RetryPolicy(max_attempts=8))

@@ -7,37 +7,84 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 from django.conf import settings
 from django.utils.formats import date_format
 from django.utils.module_loading import import_string
 from django.utils.timezone import localtime
 
+from messaging.delivery import Delivery
+from messaging.effects import Sending
+from messaging.models import Effect
 from orders.models import Order, TextMessage
 from orders.money import written
+from orders.sms_gateway import SmsGateway
+
+#: Name of the effect by which a text leaves the database; see orders/effects.py.
+EFFECT = "text_message"
 
 
 class SmsBackend(ABC):
-    """Delivers one text message, already written down as a row in the caller's transaction."""
+    """Delivers text messages. Each is a row already, committed with what asked for it."""
+
+    #: False: the row is all there is to it, and `send` is never called.
+    is_outside = True
+
+    @property
+    def honours_keys(self) -> bool:
+        """Whether a text that is sent again with the same key reaches its phone once."""
+        return False
 
     @abstractmethod
-    def send(self, text: TextMessage) -> None:
-        """Deliver `text`. Raises whatever went wrong: the message is then tried again by the retry policy."""
+    def send(self, sending: Sending) -> str | None:
+        """Deliver the text in `sending.payload`: "to" and "text". Returns and raises what an effect does."""
+
+    def ask(self, sending: Sending) -> str | None:
+        """Return what the outside calls the text if it was sent before, None if it surely was not."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be asked")
 
 
 class DatabaseBackend(SmsBackend):
     """Delivers into the database: the row is the text, and the preview page shows it."""
 
-    def send(self, text: TextMessage) -> None:
+    is_outside = False
+
+    def send(self, sending: Sending) -> str | None:
         return None
 
 
 class ConsoleBackend(SmsBackend):
-    """Prints the text on standard output, for development. A handler that is run again prints again."""
+    """Prints the text on standard output, for development."""
 
-    def send(self, text: TextMessage) -> None:
-        sys.stdout.write(f"SMS to {text.phone.as_e164}\n{text.body}\n{'-' * 60}\n")
+    def send(self, sending: Sending) -> str | None:
+        sys.stdout.write(f"SMS to {sending.payload['to']}\n{sending.payload['text']}\n{'-' * 60}\n")
         sys.stdout.flush()
+        return None
+
+
+class GatewayBackend(SmsBackend):
+    """Posts the text to a gateway, as the settings SMS_GATEWAY_… say."""
+
+    def __init__(self) -> None:
+        self.gateway = SmsGateway(
+            url=settings.SMS_GATEWAY_URL,
+            token=settings.SMS_GATEWAY_TOKEN,
+            key_header=settings.SMS_GATEWAY_KEY_HEADER,
+            honours_keys=settings.SMS_GATEWAY_HONOURS_KEYS,
+            ask_url=settings.SMS_GATEWAY_ASK_URL,
+        )
+
+    @property
+    def honours_keys(self) -> bool:
+        return self.gateway.honours_keys
+
+    def send(self, sending: Sending) -> str | None:
+        to, text = sending.payload["to"], sending.payload["text"]
+        return self.gateway.send(to, text, key=sending.key, timeout=sending.timeout)
+
+    def ask(self, sending: Sending) -> str | None:
+        return self.gateway.ask(sending.key, timeout=sending.timeout)
 
 
 def get_backend() -> SmsBackend:
@@ -48,20 +95,30 @@ def get_backend() -> SmsBackend:
     return backend()
 
 
-def send_text(order: Order, kind: TextMessage.Kind, *, message_id: str) -> TextMessage | None:
-    """Write the text down and deliver it; None where one of this kind was sent before.
+def send_text(order: Order, kind: TextMessage.Kind, delivery: Delivery) -> TextMessage | None:
+    """Write the text down and see to it that it is sent; None where one of this kind was written before.
 
-    Call it inside a transaction: the row and what asked for it commit together.
+    Call it in a handler: the row, what is intended and the delivery's inbox row commit together, and the backend
+    is called after that.
     """
     text, is_new = TextMessage.objects.get_or_create(
         order=order,
         kind=kind,
-        defaults={"phone": order.phone, "body": wording(order, kind), "message_id": message_id},
+        defaults={"phone": order.phone, "body": wording(order, kind), "message_id": delivery.message_id},
     )
     if not is_new:
         return None
-    get_backend().send(text)
+    if get_backend().is_outside:
+        delivery.effect(EFFECT, {"to": text.phone.as_e164, "text": text.body})
     return text
+
+
+def effects_of(texts: Iterable[TextMessage]) -> dict[str, Effect]:
+    """Return, by message id, the effects of those texts that leave the database. Of the others the row is all."""
+    ids = [text.message_id for text in texts]
+    return (
+        {effect.message_id: effect for effect in Effect.objects.filter(name=EFFECT, message_id__in=ids)} if ids else {}
+    )
 
 
 def wording(order: Order, kind: TextMessage.Kind) -> str:

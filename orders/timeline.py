@@ -1,8 +1,8 @@
-"""What has happened to an order and what is still to come, read from the shop's own tables."""
+"""What has happened to an order and what is still to come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,6 +10,8 @@ from typing import Any
 
 from django.utils import timezone
 
+from messaging.models import Effect
+from orders import sms
 from orders.models import Order, RedPacket, TextMessage
 from orders.money import written
 
@@ -23,6 +25,10 @@ class State(StrEnum):
     DONE = "done"
     WAITING = "waiting"
     DELAYED = "delayed"
+    #: Given up: nothing more comes of it by itself.
+    FAILED = "failed"
+    #: It may have happened or not. Somebody who can find out has to look.
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +55,18 @@ class Timeline:
         return all(step.state is State.DONE for step in self.steps)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether nothing more comes by itself."""
+        return all(step.state in {State.DONE, State.FAILED, State.UNKNOWN} for step in self.steps)
+
+    @property
     def is_delayed(self) -> bool:
         return any(step.state is State.DELAYED for step in self.steps)
 
     @property
     def keeps_refreshing(self) -> bool:
         """Whether a page should ask again by itself."""
-        return not self.finished and timezone.now() - _last_change(self.order) < GIVE_UP_AFTER
+        return not self.is_settled and timezone.now() - _last_change(self.order) < GIVE_UP_AFTER
 
     @property
     def fingerprint(self) -> str:
@@ -69,6 +80,8 @@ class Timeline:
             return "Everything is done."
         if self.is_delayed:
             return "Something takes longer than usual. We keep trying, and your order is safe."
+        if self.is_settled:
+            return "Your order is safe. A text message about it may not have reached you."
         return "Your order is placed. The rest is on its way."
 
     def as_json(self) -> dict[str, Any]:
@@ -97,17 +110,19 @@ def timeline_of(order: Order) -> Timeline:
 
 def _steps(order: Order) -> Iterator[Step]:
     texts = {text.kind: text for text in order.text_messages.all()}
+    effects = sms.effects_of(texts.values())
     documents = ", ".join(document.number for document in order.documents.all())
     yield Step(name="placed", title="Order placed", state=State.DONE, at=order.placed_at)
     yield Step(name="documents", title="Documents created", state=State.DONE, at=order.placed_at, detail=documents)
     yield _red_packet(order)
-    yield _text("text_message", "Text message", texts.get(TextMessage.Kind.PLACED), since=order.placed_at)
+    yield _text("text_message", "Text message", texts.get(TextMessage.Kind.PLACED), effects, since=order.placed_at)
     if order.cancelled_at:
         yield Step(name="cancelled", title="Order cancelled", state=State.DONE, at=order.cancelled_at)
         yield _text(
             "text_message_cancelled",
             "Text message about the cancellation",
             texts.get(TextMessage.Kind.CANCELLED),
+            effects,
             since=order.cancelled_at,
         )
     if order.shipped_at:
@@ -116,6 +131,7 @@ def _steps(order: Order) -> Iterator[Step]:
             "text_message_shipped",
             "Text message about the shipping",
             texts.get(TextMessage.Kind.SHIPPED),
+            effects,
             since=order.shipped_at,
         )
 
@@ -134,11 +150,27 @@ def _red_packet(order: Order) -> Step:
     return Step(name="red_packet", title="Red packet", state=State.DONE, at=at, detail=detail)
 
 
-def _text(name: str, title: str, text: TextMessage | None, *, since: datetime) -> Step:
+def _text(name: str, title: str, text: TextMessage | None, effects: Mapping[str, Effect], *, since: datetime) -> Step:
     if text is None:
         return _pending(name, title, since=since)
-    detail = f"Sent to {text.masked_phone}"
-    return Step(name=name, title=title, state=State.DONE, at=text.created_at, detail=detail)
+    effect = effects.get(text.message_id)
+    if effect is None:
+        return _sent(name, title, text, at=text.created_at)
+    match effect.state:
+        case Effect.State.DONE:
+            return _sent(name, title, text, at=effect.changed_at)
+        case Effect.State.FAILED:
+            detail = f"It could not be sent to {text.masked_phone}. Your order is safe."
+            return Step(name=name, title=title, state=State.FAILED, detail=detail)
+        case Effect.State.UNKNOWN:
+            detail = f"We cannot tell whether it reached {text.masked_phone}. Your order is safe."
+            return Step(name=name, title=title, state=State.UNKNOWN, detail=detail)
+        case _:
+            return _pending(name, title, since=since)
+
+
+def _sent(name: str, title: str, text: TextMessage, *, at: datetime) -> Step:
+    return Step(name=name, title=title, state=State.DONE, at=at, detail=f"Sent to {text.masked_phone}")
 
 
 def _pending(name: str, title: str, *, since: datetime) -> Step:

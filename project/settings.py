@@ -38,6 +38,18 @@ def whole_number(name: str, default: int) -> int:
     return int(text)
 
 
+def seconds(name: str, default: float) -> float:
+    """Read a time: more than 0, and no more than an hour."""
+    text = env.str(name, default=f"{default:g}")
+    try:
+        time = float(text)
+    except ValueError:
+        time = 0.0
+    if not 0 < time <= 3600:
+        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a number of seconds above 0, up to 3600.")
+    return time
+
+
 def one_of(name: str, *choices: str) -> str:
     """Read one of the choices; the first is the default."""
     text: str = env.str(name, default=choices[0])
@@ -202,6 +214,12 @@ PHONENUMBER_DEFAULT_REGION = env.str("SHOP_PHONE_REGION", default="CN")
 PHONENUMBER_DB_FORMAT = "E164"
 PHONENUMBER_DEFAULT_FORMAT = "INTERNATIONAL"
 SMS_BACKEND = env.str("SMS_BACKEND", default="orders.sms.DatabaseBackend")
+SMS_GATEWAY_URL = env.str("SMS_GATEWAY_URL", default="")
+SMS_GATEWAY_TOKEN = env.str("SMS_GATEWAY_TOKEN", default="")
+SMS_GATEWAY_TIMEOUT = seconds("SMS_GATEWAY_TIMEOUT", default=10)
+SMS_GATEWAY_HONOURS_KEYS = flag("SMS_GATEWAY_HONOURS_KEYS", default=False)
+SMS_GATEWAY_KEY_HEADER = env.str("SMS_GATEWAY_KEY_HEADER", default="Idempotency-Key")
+SMS_GATEWAY_ASK_URL = env.str("SMS_GATEWAY_ASK_URL", default="")
 
 
 # --- Security ----------------------------------------------------------------------------------------------

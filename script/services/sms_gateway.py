@@ -92,6 +92,7 @@ class SmsGateway:
             "SMS_GATEWAY_TOKEN": self.token,
             "SMS_GATEWAY_TIMEOUT": f"{timeout:g}",
             "SMS_GATEWAY_HONOURS_KEYS": "1" if self.honours_keys else "0",
+            "SMS_GATEWAY_ASK_URL": f"{self.url}?key={{key}}" if self.can_be_asked else "",
         }
 
     # Life

@@ -11,12 +11,11 @@ from django.test import Client
 from django.utils import timezone
 
 from messaging.delivery import Delivery
-from messaging.message import Message
 from orders import shipping
 from orders.models import Campaign, Order, Product
 from orders.services import Wanted, place_order
 from orders.shipping import ShippingQuote
-from tests.orders.shop import Buyer
+from tests.orders.shop import Buyer, arrival
 
 QUOTE = ShippingQuote(amount=Decimal("10.00"), source=Order.ShippingSource.QUOTED)
 
@@ -63,7 +62,7 @@ def order_of() -> Callable[..., Order]:
 @pytest.fixture
 def delivery() -> Delivery:
     """An arrival of some message, for handlers that only want its id."""
-    return Delivery(consumer="any", queue="orders.any", message=Message(body=b"{}"), message_id="id-1")
+    return arrival("id-1")
 
 
 @pytest.fixture

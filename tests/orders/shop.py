@@ -5,9 +5,16 @@ from typing import Any
 
 from django.test import Client
 
+from messaging.delivery import Delivery
+from messaging.message import Message
 from orders.models import Product
 
 FILLED_IN = {"customer_name": "Ann Shopper", "phone": "13800138000", "destination": "CN", "red_packet": ""}
+
+
+def arrival(message_id: str) -> Delivery:
+    """An arrival of some message, for handlers that only want its id."""
+    return Delivery(consumer="any", queue="orders.any", message=Message(body=b"{}"), message_id=message_id)
 
 
 class Buyer:

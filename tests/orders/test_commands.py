@@ -14,6 +14,7 @@ from orders.management import demo_order
 from orders.models import Campaign, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
 from orders.sms import send_text
+from tests.orders.shop import arrival
 
 
 def printed(capsys: pytest.CaptureFixture[str], *command: str) -> str:
@@ -70,7 +71,7 @@ def test_place_order_waits_until_everything_is_done(
     def place_and_finish(product: Product, **options: Any) -> Order:
         order = place(product, **options)
         grant_red_packet(order.number)
-        send_text(order, TextMessage.Kind.PLACED, message_id="id")
+        send_text(order, TextMessage.Kind.PLACED, arrival("id"))
         return order
 
     monkeypatch.setattr("orders.management.commands.place_order.place_demo_order", place_and_finish)

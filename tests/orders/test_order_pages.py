@@ -13,7 +13,7 @@ from orders.models import Campaign, LookupAttempt, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
 from orders.services import ship_order
 from orders.sms import send_text
-from tests.orders.shop import Buyer, text_of
+from tests.orders.shop import Buyer, arrival, text_of
 
 OrderOf = Callable[..., Order]
 PAGES = ["", "timeline/", "timeline.json", "print/", "cancel/"]
@@ -137,7 +137,7 @@ def test_the_timeline_is_waiting_until_the_rest_arrives_and_then_stops_refreshin
     assert buyer.client.get(f"/orders/{number}/timeline/?seen=done-done-waiting-waiting").status_code == 204
 
     packet = grant_red_packet(number)
-    send_text(Order.objects.get(), TextMessage.Kind.PLACED, message_id="id")
+    send_text(Order.objects.get(), TextMessage.Kind.PLACED, arrival("id"))
 
     fragment = buyer.client.get(f"/orders/{number}/timeline/?seen=done-done-waiting-waiting")
     assert fragment.status_code == 286
@@ -219,7 +219,7 @@ def test_the_text_message_preview_exists_with_debug_only(
     order_of: OrderOf, tea: Product, client: Client, settings: Any
 ) -> None:
     order = order_of(tea)
-    send_text(order, TextMessage.Kind.PLACED, message_id="id")
+    send_text(order, TextMessage.Kind.PLACED, arrival("id"))
     assert client.get("/dev/sms/").status_code == 404
     settings.DEBUG = True
     assert order.number in text_of(client.get("/dev/sms/"))

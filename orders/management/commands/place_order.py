@@ -25,7 +25,8 @@ examples:
   manage.py place_order --wait 10                    leave when text message and red packet are there, too
   manage.py place_order --count 20 --json            twenty orders, one JSON object a line
 
-exit codes: 0 done, 1 refused (sold out, say), 2 wrong arguments, 3 database unreachable, 7 not finished in time
+exit codes: 0 done, 1 refused (sold out, say), 2 wrong arguments, 3 database unreachable,
+            7 not finished in time, or with a text that nobody can say was sent
 """
 #: Seconds between two looks at a timeline.
 LOOK_EVERY = 0.05
@@ -72,14 +73,21 @@ class Command(BaseCommand):
 
     def _wait(self, placed: list[tuple[Order, float]], seconds: float, *, as_json: bool) -> None:
         deadline = time.monotonic() + seconds
-        late = 0
+        late = given_up = 0
         for order, started in placed:
             timeline = timeline_of(order)
-            while not timeline.finished and time.monotonic() < deadline:
+            while not timeline.is_settled and time.monotonic() < deadline:
                 time.sleep(LOOK_EVERY)
                 timeline = timeline_of(Order.objects.get(pk=order.pk))
-            late += not timeline.finished
+            late += not timeline.is_settled
+            given_up += timeline.is_settled and not timeline.finished
             self._report(timeline, time.monotonic() - started, as_json=as_json)
+        if given_up:
+            raise CommandError(
+                f"{given_up} of {len(placed)} orders placed, but with a text message that failed, or of which nobody "
+                f"knows whether it was sent; {late} not finished within {seconds:g} s.",
+                returncode=EXIT_TIMED_OUT,
+            )
         if late:
             raise CommandError(
                 f"{late} of {len(placed)} orders placed, but not finished within {seconds:g} s. Are RabbitMQ, a relay "

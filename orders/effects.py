@@ -1,0 +1,40 @@
+"""What the shop does outside its database. Intended by handlers, carried out after their commit."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.conf import settings
+
+from messaging.effects import Sending, effect
+from messaging.exceptions import RetryLater
+from messaging.retry import RetryPolicy
+from orders import sms
+
+#: About four hours: longer than an outage of a gateway, and a text later than that is of no use.
+RETRY = RetryPolicy(max_attempts=16, max_delay=timedelta(minutes=30))
+
+
+def _honours_keys() -> bool:
+    return sms.get_backend().honours_keys
+
+
+def _ask(sending: Sending) -> str | None:
+    return sms.get_backend().ask(sending)
+
+
+@effect(
+    sms.EFFECT,
+    honours_keys=_honours_keys,
+    ask=_ask if settings.SMS_GATEWAY_ASK_URL else None,
+    timeout=timedelta(seconds=settings.SMS_GATEWAY_TIMEOUT),
+    retry=RETRY,
+)
+def text_message(sending: Sending) -> str | None:
+    """Send one text by the backend that `SMS_BACKEND` names."""
+    try:
+        return sms.get_backend().send(sending)
+    except RetryLater as error:
+        # A gateway that says "in a second" for an hour must not use up the attempts in a minute.
+        ours = RETRY.delay_after(sending.attempt, Exception()) or error.after
+        raise RetryLater(str(error), after=max(error.after, ours)) from None

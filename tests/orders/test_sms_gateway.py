@@ -1,0 +1,414 @@
+"""What the shop makes of a gateway's answers, and of their absence. Real sockets, no database."""
+
+import json
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from messaging.exceptions import NotDone, Reject, RetryLater
+from orders import sms_gateway
+from orders.sms_gateway import MaybeSent, SmsGateway
+from script.services.ports import free_port
+from script.services.sms_gateway import SmsGateway as Stub
+from script.services.sms_gateway_faults import Fault
+
+PHONE = "+8613800138000"
+TEXT = "your order W-234567, 宝"
+#: What a send comes to, by the fault that the gateway meets it with.
+MEANINGS: dict[Fault, type[Exception] | None] = {
+    Fault.SERVER_ERROR: MaybeSent,
+    Fault.UNAVAILABLE: MaybeSent,
+    Fault.TOO_MANY: RetryLater,
+    Fault.BAD_REQUEST: Reject,
+    Fault.REFUSED: Reject,
+    Fault.UNAUTHORISED: NotDone,
+    Fault.REDIRECT: MaybeSent,
+    Fault.CUT_BEFORE: MaybeSent,
+    Fault.NEVER_ANSWER: MaybeSent,
+    Fault.ANSWER_LATE: MaybeSent,
+    Fault.SEND_LATE: MaybeSent,
+    Fault.SEND_AND_FAIL: MaybeSent,
+    Fault.CUT_AFTER: MaybeSent,
+    Fault.GARBAGE: MaybeSent,
+    Fault.HALF_AN_ANSWER: MaybeSent,
+    Fault.SLOW_BODY: MaybeSent,
+}
+Serve = Callable[[socket.socket], None]
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
+    with Stub(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(stub: Stub) -> SmsGateway:
+    """The shop's side of a gateway that behaves well, unless told otherwise."""
+    stub.behave()
+    return SmsGateway(url=stub.url, token=stub.token, honours_keys=True, ask_url=f"{stub.url}?key={{key}}")
+
+
+@contextmanager
+def answering(answer: bytes | Serve) -> Iterator[str]:
+    """Serve `answer`, whatever is asked, on an address of its own."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                line, _ = listener.accept()
+                with line, suppress(OSError):
+                    if callable(answer):
+                        answer(line)
+                    else:
+                        _read_request(line)
+                        line.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/messages"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def _read_request(line: socket.socket) -> bytes:
+    line.settimeout(5)
+    read = b""
+    while b"\r\n\r\n" not in read:
+        read += line.recv(65536)
+    return read
+
+
+def http(status: int, body: bytes | dict[str, Any] = b"", **headers: str) -> bytes:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def result_of(answer: bytes | Serve, *, honours_keys: bool = True, timeout: float = 5) -> Any:
+    """Return what `send` returns, or the exception it raises."""
+    with answering(answer) as url:
+        gateway = SmsGateway(url=url, token="t0ken", honours_keys=honours_keys)
+        try:
+            return gateway.send(PHONE, TEXT, key="key", timeout=timeout)
+        except Exception as error:
+            return error
+
+
+# --- A good gateway ----------------------------------------------------------------------------------------
+
+
+def test_a_text_arrives_with_its_key_and_the_gateways_id_comes_back(gateway: SmsGateway, stub: Stub) -> None:
+    reference = gateway.send(PHONE, TEXT, key="0190-a:sms:text_message", timeout=5)
+
+    (sent,) = stub.ledger.texts("0190-a:sms:text_message")
+    assert (sent.id, sent.recipient, sent.text) == (reference, PHONE, TEXT)
+
+
+def test_the_same_key_gives_the_same_id_and_no_second_text(gateway: SmsGateway, stub: Stub) -> None:
+    first = gateway.send(PHONE, TEXT, key="twice", timeout=5)
+
+    assert gateway.send(PHONE, TEXT, key="twice", timeout=5) == first
+    assert len(stub.ledger.texts("twice")) == 1
+
+
+def test_a_key_of_any_characters_can_be_sent_and_asked_for(gateway: SmsGateway) -> None:
+    key = "a b\r\nX-Evil: 1\x00 é &key=other/宝:sms"
+
+    reference = gateway.send(PHONE, TEXT, key=key, timeout=5)
+
+    assert gateway.ask(key, timeout=5) == reference
+
+
+def test_the_header_of_the_key_can_be_named(stub: Stub) -> None:
+    with answering(http(201, {"id": "x"})) as url:
+        assert SmsGateway(url=url, token="t", key_header="X-Key").send(PHONE, TEXT, key="k", timeout=5) == "x"
+    seen: list[bytes] = []
+
+    def remember(line: socket.socket) -> None:
+        seen.append(_read_request(line))
+        line.sendall(http(201, {"id": 7}))
+
+    with answering(remember) as url:
+        named = SmsGateway(url=f"{url}?from=shop", token="t", key_header="X-Key")
+        assert named.send(PHONE, TEXT, key="k", timeout=5) == "7"
+    assert b"X-Key: k\r\n" in seen[0]
+    assert seen[0].startswith(b"POST /messages?from=shop HTTP/1.1\r\n")
+
+
+# --- Each misbehaviour -------------------------------------------------------------------------------------
+
+
+def test_every_fault_of_the_stub_has_a_meaning() -> None:
+    assert set(MEANINGS) == set(Fault)
+
+
+@pytest.mark.parametrize("fault", MEANINGS)
+def test_what_surely_was_not_sent_is_told_from_what_may_have_been(
+    gateway: SmsGateway, stub: Stub, fault: Fault
+) -> None:
+    expected = MEANINGS[fault]
+    assert expected
+    stub.misbehave(fault, seconds=3)
+
+    with pytest.raises(expected) as raised:
+        gateway.send(PHONE, TEXT, key=f"fault-{fault}", timeout=0.5)
+
+    assert raised.type is expected  # not merely a kind of it
+    if expected is not MaybeSent:
+        assert stub.ledger.texts(f"fault-{fault}") == []
+
+
+def test_a_good_answer_that_is_merely_late_is_one(gateway: SmsGateway, stub: Stub) -> None:
+    stub.misbehave(Fault.SLOW_BODY, seconds=0.3)
+
+    assert gateway.send(PHONE, TEXT, key="dripping", timeout=10)
+
+
+def test_a_redirect_is_not_followed(gateway: SmsGateway, stub: Stub) -> None:
+    before = len(stub.ledger.requests())
+    stub.misbehave(Fault.REDIRECT)
+
+    with pytest.raises(MaybeSent):
+        gateway.send(PHONE, TEXT, key="elsewhere", timeout=5)
+
+    assert [request.path for request in stub.ledger.requests()[before:]] == ["/messages"]
+
+
+# --- Each status -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 406, 409, 411, 413, 414, 415, 418, 422, 431, 451])
+def test_a_refused_text_is_given_up(status: int) -> None:
+    assert type(result_of(http(status, {"error": TEXT}), honours_keys=False)) is Reject
+
+
+@pytest.mark.parametrize("status", [301, 307, 308, 401, 402, 403, 404, 405, 407, 408, 410, 421, 423, 425, 429])
+def test_what_a_person_or_time_can_mend_is_tried_again_and_was_not_sent(status: int) -> None:
+    assert type(result_of(http(status, Location="http://127.0.0.1:1/"))) is NotDone
+
+
+@pytest.mark.parametrize("status", [302, 303, 304, 500, 501, 502, 503, 504, 599])
+def test_what_may_come_after_the_work_is_doubtful(status: int) -> None:
+    assert type(result_of(http(status))) is MaybeSent
+
+
+def test_a_conflict_is_doubtful_where_keys_are_honoured() -> None:
+    # The first request with this key is still under way.
+    assert type(result_of(http(409), honours_keys=True)) is MaybeSent
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7), ("0", 1), ("86400", 3600), ("9" * 30, 3600), ("Thu, 01 Jan 1970 00:00:00 GMT", 1)],
+)
+def test_the_rest_that_a_gateway_asks_for_is_kept_within_reason(status: int, header: str, seconds: float) -> None:
+    error = result_of(http(status, Retry_After=header))
+
+    assert type(error) is RetryLater
+    assert error.after == timedelta(seconds=seconds)
+
+
+def test_the_rest_may_be_given_as_a_date() -> None:
+    error = result_of(http(429, Retry_After=format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)))
+
+    assert timedelta(seconds=60) < error.after <= timedelta(seconds=90)
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-5", "1.5", "Thu, 99 Jan 1970"])
+def test_a_rest_that_makes_no_sense_is_none(header: str) -> None:
+    assert type(result_of(http(429, Retry_After=header))) is NotDone
+    assert type(result_of(http(503, Retry_After=header))) is MaybeSent
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"OK", b"[]", b'{"id": ""}', b'{"id": null}', b'{"id": true}', b'{"error": "no credit"}', b'{"id": {}}',
+     b'"id"', b"\xff\xfe", b"[" * 60_000, b'{"id": "x", "more": "' + b"y" * 70_000 + b'"}'],
+    ids=range(12),
+)  # fmt: skip
+def test_a_good_status_without_an_id_is_doubtful(body: bytes) -> None:
+    assert type(result_of(http(200, body))) is MaybeSent
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x00\xff" * 50, b"HTTP/1.1 abc\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_what_is_no_http_is_doubtful(answer: bytes) -> None:
+    assert type(result_of(answer)) is MaybeSent
+
+
+# --- Before and after the first byte -----------------------------------------------------------------------
+
+
+def not_done(url: str, timeout: float = 5) -> str:
+    with pytest.raises(NotDone) as raised:
+        SmsGateway(url=url, token="t").send(PHONE, TEXT, key="k", timeout=timeout)
+    return str(raised.value)
+
+
+def test_a_gateway_that_is_not_there_was_sent_nothing() -> None:
+    assert "Connection refused" in not_done(f"http://127.0.0.1:{free_port()}/")
+
+
+def test_a_name_that_leads_nowhere_was_sent_nothing() -> None:
+    assert "cannot be resolved" in not_done("http://no-such-host.invalid/")
+
+
+def test_a_gateway_without_tls_where_it_should_be_was_sent_nothing(stub: Stub) -> None:
+    requests = len(stub.ledger.requests())
+
+    assert "cannot be reached" in not_done(stub.url.replace("http:", "https:"))
+    assert len(stub.ledger.requests()) == requests
+
+
+def test_a_certificate_that_nobody_vouches_for_gets_nothing(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    got: list[bytes] = []
+
+    def serve(line: socket.socket) -> None:
+        with suppress(ssl.SSLError), context.wrap_socket(line, server_side=True) as secured:
+            got.append(secured.recv(1000))
+
+    with answering(serve) as url:
+        assert "certificate is not trusted" in not_done(url.replace("http:", "https:"))
+    assert got == []
+
+
+def test_a_gateway_that_takes_no_connection_was_sent_nothing_and_takes_its_time_only() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for each in waiting:  # the queue of connections that nobody accepts is full
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        assert "took too long" in not_done(f"http://127.0.0.1:{port}/", timeout=1)
+        for each in waiting:
+            each.close()
+
+
+def test_a_name_server_that_never_answers_was_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20) or [])
+
+    assert "took too long" in not_done("http://sms.example/", timeout=0.4)
+    released.set()
+
+
+def test_nothing_is_begun_once_the_time_is_over(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was frozen while it connected: another one may have taken its text over."""
+    requests = len(stub.ledger.requests())
+    now = time.monotonic
+    connected = sms_gateway._connected
+
+    def connected_late(*arguments: Any) -> Any:
+        connection = connected(*arguments)
+        monkeypatch.setattr(sms_gateway.time, "monotonic", lambda: now() + 100)
+        return connection
+
+    monkeypatch.setattr(sms_gateway, "_connected", connected_late)
+    with pytest.raises(NotDone, match="no time left"):
+        SmsGateway(url=stub.url, token=stub.token).send(PHONE, TEXT, key="frozen", timeout=5)
+    assert len(stub.ledger.requests()) == requests
+
+
+def test_a_frozen_gateway_leaves_a_doubt(gateway: SmsGateway, stub: Stub) -> None:
+    stub.pause()
+    try:
+        with pytest.raises(MaybeSent, match="took too long"):
+            gateway.send(PHONE, TEXT, key="frozen-gateway", timeout=0.5)
+    finally:
+        stub.resume()
+
+
+# --- To be asked -------------------------------------------------------------------------------------------
+
+
+def test_a_gateway_says_whether_it_sent_a_text(gateway: SmsGateway) -> None:
+    assert gateway.ask("never", timeout=5) is None
+    reference = gateway.send(PHONE, TEXT, key="sent", timeout=5)
+    assert gateway.ask("sent", timeout=5) == reference
+
+
+@pytest.mark.parametrize("fault", [Fault.SERVER_ERROR, Fault.UNAUTHORISED, Fault.CUT_BEFORE, Fault.NEVER_ANSWER])
+def test_a_question_without_an_answer_leaves_the_doubt(gateway: SmsGateway, stub: Stub, fault: Fault) -> None:
+    stub.misbehave(fault, method="GET", seconds=3)
+
+    with pytest.raises(MaybeSent):
+        gateway.ask("key", timeout=0.5)
+
+
+def test_a_page_not_found_is_no_answer(gateway: SmsGateway) -> None:
+    with answering(http(404, b"<h1>Not Found</h1>")) as url, pytest.raises(MaybeSent):
+        replace(gateway, ask_url=f"{url}/{{key}}").ask("key", timeout=5)
+
+
+# --- Secrets -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(400, {"error": f"cannot send {TEXT!r} to {PHONE} with t0ken"}),
+        http(500, TEXT.encode()),
+        f"HTTP/1.1 {PHONE} {TEXT}\r\n\r\n".encode(),
+        f"{PHONE} {TEXT} t0ken\r\n".encode(),
+        http(200, {"sent": TEXT, "to": PHONE}),
+    ],
+    ids=["refused", "broken", "status", "no http", "no id"],
+)
+def test_no_reason_repeats_the_token_the_number_or_the_text(answer: bytes) -> None:
+    error = result_of(answer)
+
+    assert isinstance(error, Exception)
+    for secret in ("t0ken", PHONE, "13800138000", "W-234567"):
+        assert secret not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "which"),
+    [
+        ({"url": ""}, "URL"),
+        ({"url": "sms.example/messages"}, "URL"),
+        ({"url": "ftp://sms.example/"}, "URL"),
+        ({"url": "https://"}, "URL"),
+        ({"url": "https://sms.example:port/"}, "URL"),
+        ({"url": "https://ann:secret@sms.example/"}, "URL"),
+        ({"url": "https://sms.example/a b"}, "URL"),
+        ({"token": ""}, "TOKEN"),
+        ({"token": "secret\r\nX-Evil: 1"}, "TOKEN"),
+        ({"token": "sécret"}, "TOKEN"),
+        ({"key_header": "Idempotency Key"}, "KEY_HEADER"),
+        ({"key_header": "authorization"}, "KEY_HEADER"),
+        ({"ask_url": "https://sms.example/messages"}, "ASK_URL"),
+        ({"ask_url": "/messages/{key}"}, "ASK_URL"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named_and_nothing_is_sent(
+    gateway: SmsGateway, change: dict[str, str], which: str
+) -> None:
+    wrong = replace(gateway, **change)
+
+    with pytest.raises(NotDone, match=f"^SMS_GATEWAY_{which} ") as raised:
+        wrong.send(PHONE, TEXT, key="k", timeout=5)
+
+    assert "ecret" not in str(raised.value)
