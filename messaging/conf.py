@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from messaging import tls
 
 
 class MessagingSettings(BaseModel):
@@ -19,6 +21,11 @@ class MessagingSettings(BaseModel):
 
     #: Addresses of the broker, tried in turn: amqp://user:password@host:port/vhost or amqps://…
     amqp_urls: tuple[str, ...]
+    #: For amqps://, files in PEM form. The CAs that the broker's certificate may come from; empty: this machine's own.
+    tls_ca_file: str = ""
+    #: What this process shows to a broker that asks for a certificate, and its key, if not in the same file.
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
     #: Written into the `app_id` property of every message, and the prefix of this app's own queues.
     app_id: str = Field(default="django", min_length=1, max_length=100)
     #: The topic exchange that events go to unless they name another.
@@ -79,7 +86,20 @@ class MessagingSettings(BaseModel):
             raise ValueError("AMQP_URL names no broker: amqp://user:password@host:5672/vhost")
         for url in urls:
             _check_amqp_url(url)
+        if len({urlsplit(url).scheme for url in urls}) > 1:
+            raise ValueError(
+                "AMQP_URL mixes amqps:// and amqp://: whoever blocks the former would get the password by the latter"
+            )
         return urls
+
+    @model_validator(mode="after")
+    def _tls_files_can_be_used(self) -> Self:
+        files = (self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
+        if any(files):
+            if urlsplit(self.amqp_urls[0]).scheme != "amqps":
+                raise ValueError("TLS_CA_FILE, TLS_CERT_FILE, TLS_KEY_FILE are for amqps://; AMQP_URL has none")
+            tls.context(*files)
+        return self
 
     @model_validator(mode="after")
     def _times_fit_each_other(self) -> Self:
@@ -110,6 +130,10 @@ def _check_amqp_url(url: str) -> None:
         raise ValueError("AMQP_URL names no host: amqp://user:password@host:5672/vhost")
     if port == 0:
         raise ValueError("AMQP_URL: port 0 does not exist")
+    if "ssl_options" in parse_qs(parts.query, keep_blank_values=True):
+        raise ValueError(
+            "AMQP_URL: ssl_options is not read; amqps:// always verifies, by TLS_CA_FILE, TLS_CERT_FILE, TLS_KEY_FILE"
+        )
     if parts.path.strip("/").count("/"):
         raise ValueError("AMQP_URL: a '/' in the name of a vhost is written as %2F")
 

@@ -13,6 +13,8 @@ import structlog
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from project.celery_tls import celery_tls
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
 
@@ -178,9 +180,15 @@ DATABASES = {"default": database}
 # --- Messaging ---------------------------------------------------------------------------------------------
 
 AMQP_URLS = env.list("AMQP_URL", default=["amqp://guest:guest@127.0.0.1:5672/%2F"])
+TLS_FILES = {
+    "TLS_CA_FILE": env.str("AMQP_TLS_CA_FILE", default=""),
+    "TLS_CERT_FILE": env.str("AMQP_TLS_CERT_FILE", default=""),
+    "TLS_KEY_FILE": env.str("AMQP_TLS_KEY_FILE", default=""),
+}
 
 MESSAGING: dict[str, Any] = {
     "AMQP_URLS": AMQP_URLS,
+    **TLS_FILES,
     "APP_ID": "warren",
     "EXCHANGE": "orders.events",
     "RELAY_THREAD": flag("RELAY_THREAD", default=True),
@@ -189,7 +197,9 @@ MESSAGING: dict[str, Any] = {
 
 # --- Celery: housekeeping only -----------------------------------------------------------------------------
 
-CELERY_BROKER_URL = AMQP_URLS
+# A vhost of its own where the broker's users are kept apart: Celery declares what it likes.
+CELERY_BROKER_URL = env.list("CELERY_BROKER_URL", default=AMQP_URLS)
+CELERY_BROKER_USE_SSL = celery_tls(CELERY_BROKER_URL, *TLS_FILES.values())
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "confirm_timeout": 10}
 CELERY_ACCEPT_CONTENT = ["json"]

@@ -20,7 +20,7 @@ import structlog
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf
+from messaging import conf, tls
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
 from messaging.broker.refusals import describe, is_refusal
@@ -181,6 +181,10 @@ class Connection:
     def _parameters(self, url: str) -> pika.URLParameters:
         settings = conf.get()
         parameters = pika.URLParameters(url)
+        if parameters.ssl_options is not None:
+            # Made anew for each attempt: certificates are exchanged while processes run.
+            context = tls.context(settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
+            parameters.ssl_options = pika.SSLOptions(context, server_hostname=parameters.host)
         parameters.heartbeat = settings.heartbeat
         parameters.connection_attempts = 1
         parameters.socket_timeout = settings.connect_timeout

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
+from enum import IntEnum
 
 from pika import exceptions
 from pika.adapters.utils import connection_workflow
@@ -13,10 +15,38 @@ from messaging.exceptions import BrokerUnavailable, ChannelClosed
 #: AMQP reply codes by which a broker says no to a connection: access refused, not allowed (no such vhost).
 REFUSED_CODES = {403, 530}
 
+#: What OpenSSL calls an answer that is not TLS, by its version.
+_NO_TLS_THERE = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
+
+
+class _Verdict(IntEnum):
+    """Codes of OpenSSL's verification (`man openssl-verification-options`)."""
+
+    NO_ISSUER = 2
+    NOT_YET_VALID = 9
+    EXPIRED = 10
+    SELF_SIGNED = 18
+    SELF_SIGNED_ROOT = 19
+    NO_LOCAL_ISSUER = 20
+    NO_FIRST_ISSUER = 21
+    OTHER_HOST = 62
+    OTHER_ADDRESS = 64
+
+
+_NOBODY_WE_TRUST = {
+    _Verdict.NO_ISSUER,
+    _Verdict.SELF_SIGNED,
+    _Verdict.SELF_SIGNED_ROOT,
+    _Verdict.NO_LOCAL_ISSUER,
+    _Verdict.NO_FIRST_ISSUER,
+}
+
 
 def describe(error: BaseException) -> str:
     """Return one line that says what went wrong, without any credentials."""
     error = _cause(error)
+    if alert := _certificate_alert(error):
+        return f"TLS: the broker refused our certificate, or wants one ({alert}): set AMQP_TLS_CERT_FILE"
     match error:
         case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
             return "the broker refused the user name or the password"
@@ -35,7 +65,7 @@ def describe(error: BaseException) -> str:
         case ConnectionRefusedError():
             return "connection refused: nothing listens there"
         case ssl.SSLError():
-            return f"TLS: {error.reason or error}"
+            return f"TLS: {_tls(error)}"
         case socket.gaierror():
             return f"the host name cannot be resolved: {error.strerror}"
         case exceptions.StreamLostError():
@@ -45,11 +75,13 @@ def describe(error: BaseException) -> str:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the broker answered and said no: other credentials are needed, not another attempt."""
+    """Whether the broker answered and said no, or we to its certificate: other credentials or certificates are
+    needed, not another attempt."""
     error = _cause(error)
     if isinstance(error, exceptions.ConnectionClosed):
         return error.reply_code in REFUSED_CODES
-    return isinstance(error, exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError)
+    said_no = exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError
+    return isinstance(error, said_no | ssl.SSLCertVerificationError) or bool(_certificate_alert(error))
 
 
 def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
@@ -57,6 +89,37 @@ def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
     if isinstance(error, exceptions.ChannelClosed):
         return ChannelClosed(error.reply_code, error.reply_text)
     return BrokerUnavailable(describe(error))
+
+
+def _tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        because = error.verify_message.rstrip(".")
+        match error.verify_code:
+            case _Verdict.EXPIRED:
+                return "the broker's certificate has expired"
+            case _Verdict.NOT_YET_VALID:
+                return "the broker's certificate is not valid yet: is this machine's clock right?"
+            case _Verdict.OTHER_HOST | _Verdict.OTHER_ADDRESS:
+                return f"the broker's certificate is another host's: {because}"
+            case code if code in _NOBODY_WE_TRUST:
+                return f"the broker's certificate comes from nobody trusted here ({because}): set AMQP_TLS_CA_FILE"
+        return f"the broker's certificate is refused: {because}"
+    if error.reason in _NO_TLS_THERE:
+        return "whoever answers there speaks no TLS: is it the port for amqps://?"
+    return _in_words(error.reason or str(error))
+
+
+def _certificate_alert(error: BaseException) -> str:
+    """Return in words the alert by which the broker refused our certificate; empty where it did not.
+
+    With TLS 1.3 it comes after the handshake, and pika keeps it only in the text of its own error.
+    """
+    found = re.search(r"\[SSL: (\w*ALERT\w*(?:CERTIFICATE|UNKNOWN_CA)\w*)\]", str(error))
+    return _in_words(found[1]) if found else ""
+
+
+def _in_words(reason: str) -> str:
+    return reason.lower().replace("_", " ")
 
 
 def _cause(error: BaseException) -> BaseException:

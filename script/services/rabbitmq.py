@@ -31,7 +31,7 @@ from script.services.owned import (
     tail,
 )
 from script.services.ports import answers
-from script.services.rabbitmq_directory import USER, required_scripts
+from script.services.rabbitmq_directory import USER, TlsFiles, required_scripts
 from script.services.state import StateFile
 
 #: Seconds a node may take to boot. 4 to 5 on two idle cores; a busy machine takes several times as long.
@@ -42,12 +42,14 @@ class RabbitMQNode:
     """A node that lives in `directory`. Objects made for one directory mean the same node, everywhere.
 
     Whoever calls `start` also calls `stop` (or uses the node as a context manager). A `throwaway` node is
-    killed rather than asked to stop: quicker, and nobody wants its messages.
+    killed rather than asked to stop: quicker, and nobody wants its messages. With `tls` it listens for amqps://
+    as well, with these certificates.
     """
 
-    def __init__(self, directory: Path, *, throwaway: bool = False) -> None:
+    def __init__(self, directory: Path, *, throwaway: bool = False, tls: TlsFiles | None = None) -> None:
         self.directory = directory.resolve()
         self.throwaway = throwaway
+        self._tls = tls
         self._state = StateFile(self.directory / "node.json")
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -63,6 +65,10 @@ class RabbitMQNode:
     def url(self, vhost: str = "/") -> str:
         """The AMQP address of one of the node's vhosts. It stays the same over restarts."""
         return f"amqp://{USER}:{self.password}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+
+    def tls_url(self, vhost: str = "/", host: str = "localhost") -> str:
+        """As `url`, by TLS. `host` is what the client calls the node, and expects in its certificate."""
+        return f"amqps://{USER}:{self.password}@{host}:{self._ports['amqps']}/{quote(vhost, safe='')}"
 
     @property
     def port(self) -> int:
@@ -108,7 +114,7 @@ class RabbitMQNode:
             self.resume()
         else:
             self._end_leftovers()
-            rabbitmq_directory.prepare(self.directory, self._state)
+            rabbitmq_directory.prepare(self.directory, self._state, self._tls)
             self._start_epmd()
             self._start_node(scripts)
 
@@ -177,12 +183,16 @@ class RabbitMQNode:
 
     # Asking it
 
-    def ctl(self, *arguments: str, timeout: float = 60) -> str:
+    def read_certificates_again(self) -> None:
+        """Make the node use what the files of `tls` hold now; it would keep the old ones for two minutes."""
+        self.ctl("eval", "ssl:clear_pem_cache().")
+
+    def ctl(self, *arguments: str, stdin: str = "", timeout: float = 60) -> str:
         """Run `rabbitmqctl` against this node and return what it printed (about a third of a second)."""
         done = subprocess.run(
             [required_scripts() / "rabbitmqctl", "--quiet", *arguments],
             env=rabbitmq_directory.environment(self.directory, self._ports),
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from script.services.owned import ServiceError
@@ -14,6 +15,17 @@ USER = "warren"
 PORTS = {"amqp", "management", "distribution", "epmd"}
 #: Erlang machines talk to each other on loopback only.
 ON_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Certificates of a node, in PEM form. Clients that show a certificate must have it from the same CA."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    #: Whether a client must show one.
+    wants_client_certificate: bool = False
 
 
 def installed_scripts() -> Path | None:
@@ -36,18 +48,20 @@ def required_scripts() -> Path:
     return scripts
 
 
-def prepare(directory: Path, state: StateFile) -> None:
+def prepare(directory: Path, state: StateFile, tls: TlsFiles | None = None) -> None:
     """Make the directory ready for a boot. Ports, password and cookie stay what they were if they can."""
     for name in ("data", "log"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     saved = state.read()
     ports = saved.get("ports", {})
-    if set(ports) != PORTS or not all(is_free(port) for port in ports.values()):
-        ports = {name: free_port() for name in sorted(PORTS)}
+    wanted = PORTS | {"amqps"} if tls else PORTS
+    if set(ports) != wanted or not all(is_free(port) for port in ports.values()):
+        ports = {name: free_port() for name in sorted(wanted)}
     password = saved.get("password") or secrets.token_urlsafe(18)
     state.save(ports=ports, password=password, pid=None)
-    write_private(directory / "rabbitmq.conf", _configuration(password, ports["management"]))
+    configuration = _configuration(password, ports["management"]) + (_listener(tls, ports["amqps"]) if tls else "")
+    write_private(directory / "rabbitmq.conf", configuration)
     write_private(directory / "enabled_plugins", "[rabbitmq_management].\n")
     # The system's own settings would be read if this file were missing.
     write_private(directory / "rabbitmq-env.conf", "")
@@ -62,6 +76,17 @@ def _configuration(password: str, management_port: int) -> str:
         "default_user_tags.administrator = true\n"
         "management.tcp.ip = 127.0.0.1\n"
         f"management.tcp.port = {management_port}\n"
+    )
+
+
+def _listener(tls: TlsFiles, port: int) -> str:
+    return (
+        f"listeners.ssl.1 = 127.0.0.1:{port}\n"
+        f"ssl_options.cacertfile = {tls.ca}\n"
+        f"ssl_options.certfile = {tls.certificate}\n"
+        f"ssl_options.keyfile = {tls.key}\n"
+        "ssl_options.verify = verify_peer\n"
+        f"ssl_options.fail_if_no_peer_cert = {str(tls.wants_client_certificate).lower()}\n"
     )
 
 

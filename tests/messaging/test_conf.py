@@ -1,8 +1,12 @@
 """`settings.MESSAGING`: a wrong value fails at start, by its name, without repeating a password."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf
@@ -78,3 +82,55 @@ def test_changed_settings_are_read_again(settings: Any) -> None:
     assert conf.get().prefetch == 7
     settings.MESSAGING = {**GOOD, "PREFETCH": 8}
     assert conf.get().prefetch == 8
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Paths of files by what is in them."""
+    made = trustme.CA().issue_cert("client.example")
+    secret = serialization.BestAvailableEncryption(b"secret")
+    key = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
+    contents = {
+        "text": b"no certificate",
+        "certificate": made.cert_chain_pems[0].bytes(),
+        "key": made.private_key_pem.bytes(),
+        "encrypted key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return {name: str(tmp_path / name) for name in [*contents, "missing"]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"TLS_CA_FILE": "missing"}, "TLS_CA_FILE.*No such file"),
+        ({"TLS_CA_FILE": "text"}, "TLS_CA_FILE.*no certificate"),
+        ({"TLS_CERT_FILE": "certificate"}, "TLS_CERT_FILE"),
+        ({"TLS_CERT_FILE": "certificate", "TLS_KEY_FILE": "missing"}, "TLS_KEY_FILE.*No such file"),
+        ({"TLS_CERT_FILE": "certificate", "TLS_KEY_FILE": "encrypted key"}, "TLS_KEY_FILE.*not encrypted"),
+        ({"TLS_KEY_FILE": "key"}, "TLS_KEY_FILE is set, but not TLS_CERT_FILE"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_by_its_name(
+    settings: Any, files: dict[str, str], wrong: dict[str, str], said: str
+) -> None:
+    given = {name: files[content] for name, content in wrong.items()}
+    settings.MESSAGING = {"AMQP_URLS": ["amqps://localhost/shop"], **given}
+    with pytest.raises(ImproperlyConfigured, match=said):
+        conf.get()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"AMQP_URLS": ["amqps://one/shop", "amqp://two/shop"]}, "mixes"),
+        ({"AMQP_URLS": ["amqp://one/shop"], "TLS_CA_FILE": "ca.pem"}, "AMQP_URL has none"),
+        ({"AMQP_URLS": ["amqps://one/shop?ssl_options={'verify_mode':0}"]}, "ssl_options is not read"),
+        ({"AMQP_URLS": ["amqps://one/shop?heartbeat=5&ssl%5Foptions=None"]}, "ssl_options is not read"),
+    ],
+)
+def test_what_would_weaken_tls_is_refused(settings: Any, wrong: dict[str, Any], said: str) -> None:
+    settings.MESSAGING = wrong
+    with pytest.raises(ImproperlyConfigured, match=said):
+        conf.get()

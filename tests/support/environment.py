@@ -10,7 +10,7 @@ from django.db import connection
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Where they lead has to be said by whoever runs the tests.
-ADDRESSES = {"AMQP_URL", "DATABASE_URL", "SECRET_KEY"}
+ADDRESSES = {"AMQP_URL", "CELERY_BROKER_URL", "DATABASE_URL", "SECRET_KEY"}
 
 
 def documented_variables(path: Path = ROOT / ".env.example") -> dict[str, str]:

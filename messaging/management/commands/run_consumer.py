@@ -13,7 +13,7 @@ from messaging import consumers, database
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
-from messaging.management.arguments import EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
 from messaging.models import InboxMessage
 from messaging.operations import dead_letters
 from messaging.shutdown import StopSignals
@@ -68,7 +68,7 @@ class Command(BaseCommand):
             try:
                 summary = worker.run(lambda: self._told_to_stop(signals))
             except BrokerUnavailable as error:
-                raise CommandError(f"RabbitMQ: {error}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE) from None
+                raise broker_unreachable(error) from None
         self._farewell(summary)
 
     def _chosen(self, options: dict[str, Any]) -> list[Consumer]:

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf, database
-from messaging.management.arguments import EXIT_UNREACHABLE
+from messaging.management.arguments import broker_unreachable
 from messaging.models import OutboxMessage
 from messaging.relay import Relay
 from messaging.shutdown import StopSignals
@@ -35,7 +35,7 @@ class Command(BaseCommand):
             thread.start()
             while not signals.received and thread.is_alive():
                 if relay.refusal:
-                    raise CommandError(f"RabbitMQ: {relay.refusal}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
+                    raise broker_unreachable(relay.refusal)
                 time.sleep(0.1)
             died = not thread.is_alive()
             relay.stop(conf.get().drain_timeout)

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.exceptions import BrokerRefused
-from messaging.management.arguments import EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
 from messaging.rpc import procedures
 from messaging.rpc.answering import Ending
 from messaging.rpc.exceptions import UnknownProcedure
@@ -66,7 +66,7 @@ class Command(BaseCommand):
                     lambda: self._told_to_stop(signals), on_serving=lambda: self._say("Serving. Requests are answered.")
                 )
             except BrokerRefused as error:
-                raise CommandError(f"RabbitMQ: {error}. Check AMQP_URL.", returncode=EXIT_UNREACHABLE) from None
+                raise broker_unreachable(error) from None
         self._farewell(summary)
 
     def _banner(self, server: RpcServer) -> None:
