@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -28,9 +29,6 @@ from messaging.models import InboxMessage
 log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
-
-#: Effects that are claimed at once: all of a batch.
-CLAIM_LIMIT = 1000
 
 #: Seconds for which a batch waits to fill.
 LINGER = 0.02
@@ -207,10 +205,16 @@ class Lane:
         if not concerned:
             return
         which = ledger.of_messages(self.consumer.name, concerned)
-        claimed = self._until_database_answers(lambda: _unless_away(lambda: ledger.claim(which, CLAIM_LIMIT)))
-        if claimed:
-            results = sending.carry_out(claimed)
-            self._until_database_answers(lambda: _unless_away(lambda: ledger.note(results)))
+        full = True
+        while full:
+            claimed = self._in_ledger(partial(ledger.claim, which, sending.PARALLEL)) or []
+            if claimed:
+                self._in_ledger(partial(ledger.note, sending.carry_out(claimed)))
+            # What a stopping process leaves over, a sweep takes up.
+            full = len(claimed) == sending.PARALLEL and not self._stopping.is_set()
+
+    def _in_ledger(self, statement: Callable[[], Result]) -> Result | None:
+        return self._until_database_answers(lambda: _unless_away(statement))
 
     def _done(self, arrival: Arrival, verdict: Verdict) -> None:
         # Last of all, after the commit: a crash before this line brings the message back, to find its row.

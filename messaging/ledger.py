@@ -6,6 +6,7 @@ from before the outside is spoken to until its answer is written down; past its 
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,13 @@ MARGIN = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """An effect that is this process's to send. `doubtful`: an earlier attempt may have done it."""
+    """An effect that is this process's to send, until `deadline` (monotonic). `doubtful`: an earlier attempt may have
+    done it."""
 
     row: Effect
     kind: EffectKind
     doubtful: bool
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def claim(which: Q, limit: int) -> list[Claimed]:
             if doubtful and not kind.can_repeat:
                 abandoned.append(row)
             else:
-                claimed.append(Claimed(row, kind, doubtful))
+                claimed.append(Claimed(row, kind, doubtful, time.monotonic() + kind.timeout.total_seconds()))
         _take(claimed, token)
         _give_up(abandoned)
     return claimed

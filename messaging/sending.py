@@ -16,20 +16,19 @@ from messaging.ledger import Claimed, Result, State
 
 log = structlog.get_logger(__name__)
 
-#: Effects that one batch of messages has under way at a time.
+#: Effects that are under way at a time, and therefore claimed at a time: the time of each runs from its claim.
 PARALLEL = 8
 
 
 def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
-    """Do what was claimed, up to PARALLEL at once, and return what each came to. Touches no row.
+    """Do what was claimed, all at once, and return what each came to. Touches no row.
 
     Never raises for what the outside does, and never takes longer than the effects' time-outs: a call that does not
-    return is left to itself, and its effect is doubtful.
+    return is left to itself, and its effect is doubtful. What cannot be begun in time is not begun: others may take
+    it for abandoned by then.
     """
-    results: list[tuple[Claimed, Result]] = []
-    for start in range(0, len(claimed), PARALLEL):
-        calls = [_Call(each) for each in claimed[start : start + PARALLEL]]
-        results.extend((call.claimed, call.result()) for call in calls)
+    calls = [_Call(each) for each in claimed]
+    results = [(call.claimed, call.result()) for call in calls]
     for each, result in results:
         _log(each, result)
     return results
@@ -41,12 +40,11 @@ class _Call:
     def __init__(self, claimed: Claimed) -> None:
         self.claimed = claimed
         self._result: Result | None = None
-        self._deadline = time.monotonic() + claimed.kind.timeout.total_seconds()
         self._thread = threading.Thread(target=self._run, name=f"effect-{claimed.row.pk}", daemon=True)
         self._thread.start()
 
     def result(self) -> Result:
-        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        self._thread.join(max(0.0, self.claimed.deadline - time.monotonic()))
         if self._result is not None:
             return self._result
         return _doubtful(
@@ -61,15 +59,14 @@ class _Call:
 
 
 def _attempt(claimed: Claimed) -> Result:
-    kind, sending = claimed.kind, _sending(claimed)
-    doubtful = claimed.doubtful
+    kind, doubtful = claimed.kind, claimed.doubtful
     try:
         if doubtful and not kind.honours_keys() and kind.ask is not None:
-            reference = kind.ask(sending)
+            reference = kind.ask(_sending(claimed))
             if reference is not None:
                 return Result(state=State.DONE, reference=reference)
             doubtful = False
-        return Result(state=State.DONE, reference=kind.send(sending) or "")
+        return Result(state=State.DONE, reference=kind.send(_sending(claimed)) or "")
     except (Reject, NotDone, RetryLater) as error:
         return _doubtful(claimed, error) if doubtful else _not_done(claimed, error)
     except BaseException as error:
@@ -92,12 +89,15 @@ def _doubtful(claimed: Claimed, error: BaseException) -> Result:
 
 
 def _sending(claimed: Claimed) -> Sending:
-    row = claimed.row
+    """Return what the effect's function gets. Raises NotDone where too little of its time is left to begin."""
+    row, left = claimed.row, claimed.deadline - time.monotonic()
+    if left < claimed.kind.timeout.total_seconds() / 2:
+        raise NotDone("its time was over before it was begun")
     return Sending(
         key=row.key,
         payload=row.payload,
         attempt=row.attempts,
-        timeout=claimed.kind.timeout.total_seconds(),
+        timeout=left,
         message_id=row.message_id,
     )
 

@@ -16,9 +16,6 @@ from messaging.consumers import Consumer
 
 log = structlog.get_logger(__name__)
 
-#: Effects that one sweep takes at a time.
-BATCH = 50
-
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -39,11 +36,11 @@ def sweep(consumers: Sequence[Consumer]) -> Swept:
         which = Q(consumer__in=[consumer.name for consumer in consumers])
         full = True
         while full:
-            claimed = ledger.claim(which, BATCH)
+            claimed = ledger.claim(which, sending.PARALLEL)
             if claimed:
                 ledger.note(sending.carry_out(claimed))
             done += len(claimed)
-            full = len(claimed) == BATCH
+            full = len(claimed) == sending.PARALLEL
     return Swept(effects=done, released=released)
 
 

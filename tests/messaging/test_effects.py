@@ -406,3 +406,72 @@ def test_a_batchs_effects_are_done_side_by_side(declare: Declare, outside: Outsi
     assert sweep([CONSUMER]).effects == 4
     assert set(Effect.objects.values_list("state", flat=True)) == {"done"}
     assert notes() == 4
+
+
+# --- in time or not at all ---------------------------------------------------------------------------------
+
+
+def test_none_is_begun_that_others_take_for_abandoned(
+    declare: Declare, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that does not answer, and more effects than are under way at a time."""
+    monkeypatch.setattr(ledger, "MARGIN", 0.3)
+    released = threading.Event()
+    states: list[str] = []
+
+    def silent(sending: Sending) -> None:
+        states.append(Effect.objects.get(message_id=sending.message_id).state)
+        released.wait(20)
+
+    effects._registry.clear()
+    effects.effect("text", timeout=TIMEOUT, retry=QUICKLY)(silent)
+    for _ in range(2 * sending.PARALLEL + 1):
+        handled()
+    slow = InThread(lambda: sweep([CONSUMER]), "slow sweep")
+    while slow.thread.is_alive():
+        sweep([CONSUMER])
+    slow.join()
+    released.set()
+
+    assert set(Effect.objects.values_list("state", flat=True)) == {"unknown"}
+    assert states == ["sending"] * Effect.objects.count()
+
+
+@pytest.mark.parametrize("honours_keys", [False, True])
+def test_a_process_that_was_frozen_between_claim_and_beginning_begins_nothing(
+    declare: Declare, outside: Outside, monkeypatch: pytest.MonkeyPatch, honours_keys: bool
+) -> None:
+    declare(honours_keys=honours_keys)
+    handled()
+    now = time.monotonic
+    claimed = ledger.claim(Q(), 10)
+    monkeypatch.setattr(sending.time, "monotonic", lambda: now() + 60)
+    ledger.note(sending.carry_out(claimed))
+    assert outside.calls == []
+    assert Effect.objects.get().state == "intended"
+
+
+def test_one_in_doubt_that_was_not_begun_stays_in_doubt(
+    declare: Declare, outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(honours_keys=True)
+    handled()
+    assert ledger.claim(Q(), 10)
+    everything_due()
+    now = time.monotonic
+    claimed = ledger.claim(Q(), 10)
+    monkeypatch.setattr(sending.time, "monotonic", lambda: now() + 60)
+    ledger.note(sending.carry_out(claimed))
+    assert outside.calls == []
+    assert Effect.objects.get().state == "sending"
+
+
+def test_question_and_repetition_share_one_time(declare: Declare, outside: Outside) -> None:
+    def hesitant(sending: Sending) -> None:
+        time.sleep(sending.timeout / 4)
+
+    declare(ask=hesitant)
+    handled()
+    assert ledger.claim(Q(), 10)
+    carried_out()
+    assert outside.calls[0].timeout <= TIMEOUT.total_seconds() * 3 / 4
