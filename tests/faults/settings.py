@@ -1,0 +1,11 @@
+"""The project as it is, with the failpoints and the lowered values that `tests.support.failpoints.at` asks for."""
+
+import json
+import os
+
+from project.settings import *  # noqa: F403
+from project.settings import INSTALLED_APPS as PROJECT_APPS
+from project.settings import MESSAGING as PROJECT_MESSAGING
+
+MESSAGING = {**PROJECT_MESSAGING, **json.loads(os.environ.get("WARREN_TEST_MESSAGING") or "{}")}
+INSTALLED_APPS = [*PROJECT_APPS, "tests.support.failpoints.FailpointsConfig"]

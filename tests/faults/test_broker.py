@@ -1,0 +1,248 @@
+"""RabbitMQ restarts, dies, freezes, runs out of memory, cuts connections and changes its mind about who may do what."""
+
+import re
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from messaging.delivery import Delivery
+from messaging.models import InboxMessage, OutboxMessage
+from orders.models import Product
+from script.services.rabbitmq import USER, RabbitMQNode
+from tests.faults.shop import Shop, assert_each_once, environment, everything_arrived, open_shop, place, situation
+from tests.support.amqp import plain_channel
+from tests.support.consuming import Noted, a_consumer, notes, registered, take_note
+from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.rounds import rounds
+from tests.support.running import IMPATIENT, add, running_relay, running_worker
+from tests.support.waiting import eventually
+
+#: What RabbitMQ does is the same for both databases.
+pytestmark = [pytest.mark.only_on("sqlite"), pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def shop(breakable_broker: RabbitMQNode, run_process: ProcessStarter, product: Product) -> Shop:
+    return open_shop(run_process, product.slug)
+
+
+def lines(process: RunningProcess, pattern: str) -> list[str]:
+    return [line for line in process.lines if re.search(pattern, line)]
+
+
+def test_a_clean_restart_of_the_broker_loses_and_doubles_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
+    """F1."""
+    with shop.shopping():
+        shop.bought(5)
+        breakable_broker.ctl("stop_app")
+        shop.bought(10)
+        breakable_broker.ctl("start_app")
+        shop.bought(5)
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+    for process in shop.processes:
+        assert len(lines(process, "amqp.lost")) <= 3, "one line for each connection, not one for each attempt"
+
+
+def test_a_broker_killed_under_load_loses_and_doubles_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
+    """F2."""
+    with shop.shopping():
+        for _ in rounds(short=1, full=20):
+            shop.bought(5)
+            breakable_broker.kill()
+            shop.bought(5)
+            breakable_broker.start()
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+
+
+def test_orders_placed_while_the_broker_is_away_arrive_when_it_is_back(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter, product: Product
+) -> None:
+    """F3. An hour's worth of orders: nothing gives up, and what waits at the end is not each row on its own."""
+    consumers = run_process("run_consumer", "sms", "red_packet", **environment())
+    consumers.wait_for_line("amqp.connected.*role=consumer")
+    breakable_broker.stop()
+    for _ in rounds(short=300, full=5000):
+        place(product)
+    breakable_broker.start()
+    eventually(everything_arrived, 300, every=0.2, report=situation)
+    assert_each_once()
+
+
+def test_processes_started_without_a_broker_wait_for_it_calmly(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter, product: Product
+) -> None:
+    """F4."""
+    breakable_broker.stop()
+    consumers = run_process("run_consumer", "sms", "red_packet", **environment())
+    relay = run_process("run_relay", **environment())
+    web = run_process.web(**environment())
+    shop = Shop(web, [consumers, relay], product.slug)
+    for _ in range(3):
+        shop.buy()
+    consumers.wait_for_line("amqp.unreachable")
+    relay.wait_for_line("amqp.unreachable")
+    breakable_broker.start()
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+    for process in (consumers, relay):
+        assert len(lines(process, "amqp.unreachable")) <= 4, "the same trouble is told once a connection"
+
+
+def test_a_frozen_broker_keeps_no_visitor_waiting_and_everything_arrives_when_it_thaws(
+    shop: Shop, breakable_broker: RabbitMQNode
+) -> None:
+    """F5."""
+    shop.buy()
+    with shop.shopping():
+        breakable_broker.pause()
+        shop.bought(10)
+        # Heartbeats tell, within 2 × (HEARTBEAT + 5) s, also who is idle.
+        shop.consumers[0].wait_for_line("amqp.lost.*role=consumer", 20)
+        breakable_broker.resume()
+        shop.bought(3)
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+
+
+@pytest.mark.parametrize("alarm", ["memory", "disk"])
+def test_an_alarm_holds_up_publishing_and_nothing_else(alarm: str, shop: Shop, breakable_broker: RabbitMQNode) -> None:
+    """F6, F7. Consumers go on acknowledging: they and the relay have connections of their own."""
+    raised, cleared = {
+        "memory": (["set_vm_memory_high_watermark", "0.0000001"], ["set_vm_memory_high_watermark", "0.4"]),
+        "disk": (["set_disk_free_limit", "9000000000000"], ["set_disk_free_limit", "50MB"]),
+    }[alarm]
+    shop.buy()
+    eventually(everything_arrived, report=situation)
+    breakable_broker.ctl(*raised)
+    try:
+        with shop.shopping():
+            shop.web.wait_for_line("amqp.blocked", 20)
+            shop.bought(5)
+        assert OutboxMessage.objects.filter(state=OutboxMessage.State.PENDING).count() >= 5
+    finally:
+        breakable_broker.ctl(*cleared)
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+    assert len(lines(shop.web, "amqp.blocked.*role=relay")) == 1
+    assert not lines(shop.consumers[0], "amqp.lost")
+
+
+def test_an_alarm_that_comes_and_goes_loses_and_doubles_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
+    """F8. A publish that was blocked may arrive later: its row is published again, and the copy is recognised."""
+    with shop.shopping(orders_per_second=10):
+        for _ in rounds(short=3, full=30):
+            with breakable_broker.memory_alarm():
+                shop.bought(10)
+            shop.bought(5)
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+
+
+def test_connections_closed_again_and_again_lose_and_double_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
+    """F9."""
+    with shop.shopping(orders_per_second=10):
+        for _ in rounds(short=4, full=60):
+            breakable_broker.ctl("close_all_connections", "--global", "test")
+            shop.bought(6)
+    assert lines(shop.web, "amqp.lost")
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+
+
+def test_a_binding_removed_by_hand_is_made_again(vhost: str, settings: Any) -> None:
+    """F14. While others take the event the broker confirms it: only declaring again helps."""
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    first, second = a_consumer(name="first"), a_consumer(name="second")
+    with registered(first, second), running_relay(), running_worker(first, second):
+        add(Noted(text="before"))
+        eventually(lambda: notes("before") == 2)
+        with plain_channel(vhost) as channel:
+            channel.queue_unbind("tests.first", "orders.events", "test.noted")
+
+        def arrives_at_both() -> bool:
+            text = f"after {time.monotonic()}"
+            add(Noted(text=text))
+            eventually(lambda: notes(text) >= 1)
+            return notes(text) == 2
+
+        eventually(arrives_at_both)
+
+
+def test_a_handler_slower_than_the_brokers_patience_is_not_run_twice(
+    breakable_broker: RabbitMQNode, settings: Any
+) -> None:
+    """F17. RabbitMQ closes the channel of a consumer that acknowledges too late, and delivers the message again."""
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(event: Noted, delivery: Delivery) -> None:
+        begun.set()
+        assert go_on.wait(60)
+        take_note(event, delivery)
+
+    consumer = a_consumer(slow, timeout=timedelta(minutes=2))
+    closed: list[Any] = []
+    try:
+        breakable_broker.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
+        breakable_broker.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1000).")
+        with registered(consumer), running_relay(), running_worker(consumer) as worker:
+            ended = worker.lanes[0].subscription._on_ended
+            worker.lanes[0].subscription._on_ended = lambda reason: (closed.append(reason), ended(reason))
+            add(Noted(text="slow"))
+            assert begun.wait(20)
+            eventually(lambda: closed, 30)
+            go_on.set()
+            eventually(lambda: InboxMessage.objects.filter(state="handled").exists())
+            eventually(lambda: worker.lanes[0].verdicts["duplicate"] == 1, 30)
+    finally:
+        breakable_broker.ctl("eval", "application:unset_env(rabbit, consumer_timeout).")
+        breakable_broker.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
+    assert "timeout" in closed[0].lower()
+    assert notes("slow") == 1
+
+
+def test_permissions_taken_away_are_said_and_waited_for(shop: Shop, breakable_broker: RabbitMQNode) -> None:
+    """F18."""
+    vhost = _vhost_of(breakable_broker)
+    shop.buy()
+    eventually(everything_arrived, report=situation)
+    breakable_broker.ctl("clear_permissions", "-p", vhost, USER)
+    breakable_broker.ctl("close_all_connections", "--global", "test")
+    for _ in range(3):
+        shop.buy()
+    shop.consumers[0].wait_for_line("amqp.unreachable.*role=consumer", 20)
+    breakable_broker.ctl("set_permissions", "-p", vhost, USER, ".*", ".*", ".*")
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+
+
+def test_a_changed_password_is_a_refusal_that_is_told_once_and_not_hammered(
+    shop: Shop, breakable_broker: RabbitMQNode
+) -> None:
+    """F19."""
+    password = breakable_broker.password
+    shop.buy()
+    eventually(everything_arrived, report=situation)
+    try:
+        breakable_broker.ctl("change_password", USER, "another one")
+        breakable_broker.ctl("close_all_connections", "--global", "test")
+        for _ in range(3):
+            shop.buy()
+        shop.consumers[0].wait_for_line("amqp.unreachable.*role=consumer", 20)
+        assert password not in shop.web.output + shop.consumers[0].output
+    finally:
+        breakable_broker.ctl("change_password", USER, password)
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+    for process in shop.processes:
+        assert len(lines(process, "amqp.unreachable")) <= 3
+
+
+def _vhost_of(node: RabbitMQNode) -> str:
+    names = [name for name in node.ctl("list_vhosts", "--silent").split() if name.startswith("test-")]
+    return names[-1]
