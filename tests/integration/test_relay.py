@@ -3,10 +3,12 @@
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pytest
@@ -18,6 +20,7 @@ from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import Relay
 from script.services.rabbitmq import RabbitMQNode
+from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Erased, Noted, a_consumer, registered
 from tests.support.processes import ProcessStarter
@@ -237,22 +240,15 @@ def test_an_exchange_deleted_by_hand_comes_back_and_nothing_is_lost(vhost: str) 
 def test_events_that_this_user_may_not_publish_go_out_once_it_may(
     broker: RabbitMQNode, vhost: str, settings: Any
 ) -> None:
-    name = vhost.rpartition("/")[2]
     with running_relay():
         add(Noted(text="before"))
         eventually(all_published)
-    broker.api("PUT", f"/users/{name}", {"password": "silent", "tags": ""})
-    try:
-        broker.api("PUT", f"/permissions/{name}/{name}", {"configure": ".*", "write": "", "read": ".*"})
-        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://{name}:silent@{vhost.partition('@')[2]}"]}
-        with running_relay():
-            add(Noted(text="refused"))
-            eventually(lambda: states() == {"published": 1, "unroutable": 1})
-            assert "403 ACCESS_REFUSED" in OutboxMessage.objects.get(state=State.UNROUTABLE).last_error
-            broker.api("PUT", f"/permissions/{name}/{name}", {"configure": ".*", "write": ".*", "read": ".*"})
-            eventually(all_published)
-    finally:
-        broker.api("DELETE", f"/users/{name}")
+    with somebody(broker, vhost, settings, write="") as permit, running_relay():
+        add(Noted(text="refused"))
+        eventually(lambda: states() == {"published": 1, "unroutable": 1})
+        assert "403 ACCESS_REFUSED" in OutboxMessage.objects.get(state=State.UNROUTABLE).last_error
+        permit(write=".*")
+        eventually(all_published)
     assert texts_in(vhost) == {"before": 1, "refused": 1}
 
 
@@ -306,6 +302,76 @@ def test_a_retry_reaches_its_queue_although_the_consumers_bindings_cannot_be_mad
     assert row.publish_attempts == 1
 
 
+def test_a_binding_that_the_relay_may_not_make_is_waited_for(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+    with running_relay():  # one that may declare everything has
+        eventually(lambda: _exists(vhost, "tests.notes"))
+    with plain_channel(vhost) as channel:
+        channel.queue_unbind("tests.notes", "orders.events", "test.noted")
+    with somebody(broker, vhost, settings, configure="", write="orders[.]events"), running_relay() as running:
+        add(*[Noted(text=f"m{number}") for number in range(3)])
+        eventually(lambda: states() == {"unroutable": 3})
+        assert all("312 NO_ROUTE" in row.last_error for row in OutboxMessage.objects.all())
+        with plain_channel(vhost) as channel:
+            channel.queue_bind("tests.notes", "orders.events", "test.noted")
+        eventually(all_published)
+        assert running.published == 3
+    assert texts_in(vhost) == {"m0": 1, "m1": 1, "m2": 1}
+
+
+def test_one_missing_queue_among_several_is_noticed_and_named(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+    with registered(CONSUMER, a_consumer(name="others")):
+        with running_relay():
+            eventually(lambda: _exists(vhost, "tests.others"))
+        with plain_channel(vhost) as channel:
+            channel.queue_delete("tests.others")
+        with somebody(broker, vhost, settings, configure="", write="orders[.]events"), running_relay():
+            add(Noted(text="x"))
+            eventually(lambda: states() == {"unroutable": 1})
+            row = OutboxMessage.objects.get()
+            assert row.expected_consumers == ["notes", "others"]
+            assert "not every queue took it: others: this user may not declare it" in row.last_error
+            assert "notes" not in row.last_error
+            with plain_channel(vhost) as channel:
+                channel.queue_declare("tests.others", durable=True, arguments=topology.queue_arguments())
+                channel.queue_bind("tests.others", "orders.events", "test.noted")
+            eventually(all_published)
+    # The queue that took it at once has it once more, with the same id: its inbox knows it.
+    at_once = [properties.message_id for properties, _ in take_all(vhost, "tests.notes")]
+    in_the_end = [properties.message_id for properties, _ in take_all(vhost, "tests.others")]
+    assert set(at_once) == set(in_the_end) == {row.message_id}
+    assert len(at_once) >= 2
+
+
+def _exists(address: str, queue: str) -> bool:
+    with plain_channel(address) as channel:
+        try:
+            channel.queue_declare(queue, passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+    return True
+
+
+@contextmanager
+def somebody(node: RabbitMQNode, address: str, settings: Any, **permissions: str) -> Iterator[Callable[..., None]]:
+    """Inside, relays are a user that may do what these patterns match, and otherwise everything; yields a function
+    that permits something else."""
+    vhost = address.rpartition("/")[2]
+    before = settings.MESSAGING
+
+    def permit(**permissions: str) -> None:
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        node.api("PUT", f"/permissions/{vhost}/{vhost}", {**everything, **permissions})
+
+    node.api("PUT", f"/users/{vhost}", {"password": "somebody", "tags": ""})
+    try:
+        permit(**permissions)
+        settings.MESSAGING = {**before, "AMQP_URLS": [f"amqp://{vhost}:somebody@{address.partition('@')[2]}"]}
+        yield permit
+    finally:
+        settings.MESSAGING = before
+        node.api("DELETE", f"/users/{vhost}")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -331,6 +397,28 @@ def test_a_row_that_cannot_be_sent_fails_alone(vhost: str, wrong: dict[str, Any]
     assert bad.state == "failed"
     assert bad.last_error
     assert len(take_all(vhost, "tests.notes")) == 2
+
+
+@pytest.mark.one_database
+def test_a_body_over_the_brokers_limit_fails_alone(breakable_broker: RabbitMQNode, settings: Any) -> None:
+    limit = "application:set_env(rabbit, max_message_size, {0}), persistent_term:put(max_message_size, {0})."
+    usual = breakable_broker.ctl("eval", "{ok, Size} = application:get_env(rabbit, max_message_size), Size.").strip()
+    breakable_broker.ctl("eval", limit.format(10_000))  # of channels opened from now on
+    try:
+        with transaction.atomic():
+            for number in range(20):
+                a_row(body=b"x" * (20_000 if number == 10 else 100))
+        with running_relay() as running:
+            eventually(lambda: states() == {"published": 19, "failed": 1})
+            generation = running._publisher.connection.generation
+    finally:
+        breakable_broker.ctl("eval", limit.format(usual))
+    guilty = OutboxMessage.objects.get(state=State.FAILED)
+    assert len(guilty.body) == 20_000
+    assert "406" in guilty.last_error
+    assert "larger" in guilty.last_error
+    assert generation == 1, "the broker closes a channel over it, not the connection"
+    assert {len(body) for _, body in take_all(url(settings), "tests.notes")} == {100}
 
 
 def test_a_full_queue_takes_its_message_later(vhost: str) -> None:
@@ -496,6 +584,26 @@ def test_a_frozen_broker_gets_everything_when_it_goes_on(breakable_broker: Rabbi
 
 
 @pytest.mark.one_database
+def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, settings: Any) -> None:
+    with TcpProxy(lambda: urlsplit(vhost).port or 0) as network:
+        through = vhost.replace(f":{urlsplit(vhost).port}/", f":{network.port}/")
+        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [through]}
+        with running_relay() as running:
+            eventually(lambda: running._publisher.ready and running._declared_generation == 1)
+            network.stall("client")  # what the broker says is lost, what it is told arrives
+            add(*[Noted(text=f"m{number}") for number in range(20)])
+            eventually(lambda: OutboxMessage.objects.filter(publish_attempts__gte=1, state=State.PENDING).count() == 20)
+            assert all("no confirm within 1 s" in row.last_error for row in OutboxMessage.objects.all())
+            with plain_channel(vhost) as channel:
+                eventually(lambda: channel.queue_declare("tests.notes", passive=True).method.message_count >= 20)
+            network.heal()
+            eventually(all_published)
+    counts = Counter(properties.message_id for properties, _ in take_all(vhost, "tests.notes"))
+    assert counts.keys() == set(OutboxMessage.objects.values_list("message_id", flat=True))
+    assert min(counts.values()) >= 2, "each arrived at first too: the inbox knows the copy by its id"
+
+
+@pytest.mark.one_database
 def test_a_frozen_broker_does_not_hold_up_the_stop(
     breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,6 +633,8 @@ def test_an_alarmed_broker_is_waited_for_on_one_connection(breakable_broker: Rab
             eventually(lambda: _now() > until)
             assert running._publisher.connection.generation == generation
             assert states() == {"pending": 20, "published": 1}
+            waiting = OutboxMessage.objects.filter(state=State.PENDING).values_list("last_error", flat=True)
+            assert all("a memory or disk alarm blocks the broker" in reason for reason in waiting)
         eventually(all_published, within=30)
     counts = texts_in(url(settings))
     assert counts.keys() == {"before", *(f"m{number}" for number in range(20))}
