@@ -8,23 +8,22 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 import structlog
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import connections
 
-from messaging import database, effects, handling, ledger, sending
+from messaging import effects, handling, ledger, sending
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import ChannelClosed, Undecodable
-from messaging.handling import DatabaseAway, Verdict
+from messaging.handling import Verdict
 from messaging.message import new_id
-from messaging.models import InboxMessage
+from messaging.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +31,6 @@ Result = TypeVar("Result")
 
 #: Seconds for which a batch waits to fill.
 LINGER = 0.02
-#: Seconds between two looks at whether the database is back.
-DATABASE_PAUSE = 1.0
 #: Seconds to rest after an error of our own code, so that it cannot spin.
 FAULT_PAUSE = 1.0
 
@@ -55,9 +52,9 @@ class Lane:
         self.consumer = consumer
         self._connection = connection
         self._may_take = may_take
-        self._turn = turn
         self._arrivals: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._turns = Turns(consumer.name, self._stopping, turn)
         self._count_lock = threading.Lock()
         self.verdicts: Counter[Verdict] = Counter()
         #: Deliveries being handled now.
@@ -177,7 +174,7 @@ class Lane:
 
     def _handle_together(self, arrivals: list[Arrival]) -> bool:
         deliveries = [self._delivery(arrival) for arrival in arrivals]
-        verdicts = self._until_database_answers(lambda: handling.handle_together(self.consumer, deliveries))
+        verdicts = self._turns.take(lambda: handling.handle_together(self.consumer, deliveries))
         if verdicts is None:
             return False
         self._look_after_effects(list(zip(deliveries, verdicts, strict=True)))
@@ -189,7 +186,7 @@ class Lane:
         delivery = self._delivery(arrival)
         # When the database comes back the start is not counted again: this process did not die of the message.
         deliveries = itertools.chain([delivery], itertools.repeat(replace(delivery, redelivered=False)))
-        verdict = self._until_database_answers(lambda: handling.handle(self.consumer, next(deliveries)))
+        verdict = self._turns.take(lambda: handling.handle(self.consumer, next(deliveries)))
         if verdict is not None:
             self._look_after_effects([(delivery, verdict)])
             self._done(arrival, verdict)
@@ -207,52 +204,17 @@ class Lane:
         which = ledger.of_messages(self.consumer.name, concerned)
         full = True
         while full:
-            claimed = self._in_ledger(partial(ledger.claim, which, sending.PARALLEL)) or []
+            claimed = self._turns.take(partial(ledger.claim, which, sending.PARALLEL)) or []
             if claimed:
-                self._in_ledger(partial(ledger.note, sending.carry_out(claimed)))
+                self._turns.take(partial(ledger.note, sending.carry_out(claimed)))
             # What a stopping process leaves over, a sweep takes up.
             full = len(claimed) == sending.PARALLEL and not self._stopping.is_set()
-
-    def _in_ledger(self, statement: Callable[[], Result]) -> Result | None:
-        return self._until_database_answers(lambda: _unless_away(statement))
 
     def _done(self, arrival: Arrival, verdict: Verdict) -> None:
         # Last of all, after the commit: a crash before this line brings the message back, to find its row.
         self.subscription.ack(arrival)
         with self._count_lock:
             self.verdicts[verdict] += 1
-
-    def _until_database_answers(self, attempt: Callable[[], Result]) -> Result | None:
-        """Run `attempt`, again and again while the database is away; None where the worker stops meanwhile.
-
-        The delivery stays unacknowledged all the while: to requeue it would eat the queue's delivery limit, and
-        no attempt of the message's own is counted.
-        """
-        while True:
-            try:
-                with self._my_turn():
-                    return attempt()
-            except DatabaseAway as error:
-                log.warning("consumer.database_away", consumer=self.consumer.name, reason=str(error))
-            if self._stopping.is_set() or not self._wait_for_database():
-                return None
-
-    def _wait_for_database(self) -> bool:
-        while not self._stopping.wait(DATABASE_PAUSE):
-            try:
-                with database.atomic():
-                    InboxMessage.objects.exists()
-            except Exception as error:
-                # A table that is missing, or locked for a migration, is waited for like the server itself.
-                if not isinstance(error, DatabaseError | InterfaceError):
-                    raise
-            else:
-                log.info("consumer.database_back", consumer=self.consumer.name)
-                return True
-        return False
-
-    def _my_turn(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._turn is None else _FairTurn(self._turn, self._stopping)
 
     def _return_the_rest(self) -> None:
         while True:
@@ -282,31 +244,3 @@ class Lane:
             exchange=arrival.exchange,
             routing_key=arrival.routing_key,
         )
-
-
-def _unless_away(statement: Callable[[], Result]) -> Result:
-    """Run something of the ledger; raise DatabaseAway where the database cannot, or will not now."""
-    try:
-        return statement()
-    except (DatabaseError, InterfaceError) as error:
-        raise DatabaseAway(str(error).strip()) from error
-
-
-class _FairTurn:
-    """Holds the process's turn at SQLite's one write lock, and then rests for as long as it was held.
-
-    The shop's own transactions wait on the same lock; SQLite hands it to whoever happens to ask at the right
-    moment, so a consumer that asks without pause starves them.
-    """
-
-    def __init__(self, turn: threading.Lock, stopping: threading.Event) -> None:
-        self._turn = turn
-        self._stopping = stopping
-
-    def __enter__(self) -> None:
-        self._turn.acquire()
-        self._since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.wait(time.monotonic() - self._since)
-        self._turn.release()

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pika.channel import Channel
 
 from messaging.broker.refusals import channel_closed, describe
 from messaging.exceptions import BrokerUnavailable
 
-if TYPE_CHECKING:
-    from messaging.broker.connection import Connection
-
 #: Seconds that a broker may take to answer one method.
 CALL_TIMEOUT = 5.0
+
+
+class Link(Protocol):
+    """What a call needs of the connection that it goes by."""
+
+    last_error: str
+
+    def call_soon(self, function: Callable[[], None]) -> None: ...
+
+    def open_channel(self, on_open: Callable[[Channel], None]) -> bool: ...
+
+    def reset(self, reason: str) -> None: ...
 
 
 class Calls:
@@ -25,7 +35,7 @@ class Calls:
     The broker closes a channel over what it refuses; the next call then opens another, and nobody else loses theirs.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Link) -> None:
         self._connection = connection
         self._one_at_a_time = threading.Lock()
         self._channel: Channel | None = None

@@ -12,7 +12,7 @@ import pika
 import pytest
 from django.db import OperationalError, connection, connections
 
-from messaging import consumers, lane
+from messaging import consumers, lane, turns
 from messaging.broker.properties import to_pika
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
@@ -36,7 +36,7 @@ def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytes
             request.getfixturevalue(name)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
     monkeypatch.setattr("messaging.worker.REOPEN_PAUSE", 0.2)
-    monkeypatch.setattr(lane, "DATABASE_PAUSE", 0.1)
+    monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.1)
     monkeypatch.setattr(lane, "FAULT_PAUSE", 0.1)
     with registered():
         yield
@@ -404,7 +404,7 @@ def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redel
     def fail(consumer: Consumer, delivery: Delivery) -> Any:
         if failures[0]:
             failures[0] -= 1
-            raise lane.DatabaseAway("disk full")
+            raise lane.handling.DatabaseAway("disk full")
         return real(consumer, delivery)
 
     monkeypatch.setattr(lane.handling, "handle", fail)

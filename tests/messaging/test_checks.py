@@ -113,9 +113,9 @@ def test_a_low_delivery_limit_is_pointed_out(settings: Any, limit: int, queue_ty
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("amqp://guest:guest@mq.example/%2F", {"messaging.W004", "messaging.W005"}),
-        ("amqp://mq.example", {"messaging.W004", "messaging.W005"}),
-        ("amqp://gu%65st:x@mq.example/shop", {"messaging.W004"}),
+        ("amqps://guest:guest@mq.example/%2F", {"messaging.W004", "messaging.W005"}),
+        ("amqps://mq.example", {"messaging.W004", "messaging.W005"}),
+        ("amqps://gu%65st:x@mq.example/shop", {"messaging.W004"}),
         ("amqps://shop:secret@mq.example/", {"messaging.W005"}),
         ("amqps://shop:secret@mq.example/%2f", {"messaging.W005"}),
         ("amqps://shop:secret@mq.example/shop", set()),
