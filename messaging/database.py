@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -45,6 +46,20 @@ def atomic() -> Iterator[None]:
         connection().close_if_unusable_or_obsolete()
     with transaction.atomic(using=alias()):
         yield
+
+
+@contextmanager
+def one_of_many() -> Iterator[None]:
+    """Run one of many transactions in a row, and rest after it where that lets others get their turn.
+
+    SQLite has one writer at a time, and its lock goes to whoever asks at the right moment: leave the shop as long as
+    was taken from it.
+    """
+    started = time.monotonic()
+    with atomic():
+        yield
+    if is_sqlite():
+        time.sleep(time.monotonic() - started)
 
 
 def is_away(error: BaseException) -> bool:

@@ -118,6 +118,34 @@ def note(results: Sequence[tuple[Claimed, Result]]) -> None:
         close(inbox_ids)
 
 
+def settle(effect_id: int, *, was: Collection[Effect.State], result: Result) -> bool:
+    """Write down what a person says about an effect, in the caller's transaction, where its state is still one of
+    `was`; return whether it is.
+
+    One that is *intended* again is carried out as if for the first time, with a whole new retry policy. A result of an
+    earlier sender that comes late changes nothing any more.
+    """
+    inbox_ids = _lock(Effect.objects.filter(pk=effect_id).only("inbox_message"))
+    again = result.state == State.INTENDED
+    changed = Effect.objects.filter(pk=effect_id, state__in=was).update(
+        state=result.state,
+        reference=storable_text(result.reference)[:255],
+        error=storable_text(result.error),
+        changed_at=Now(),
+        attempts=0 if again else F("attempts"),
+        send_at=Now() if again else F("send_at"),
+        sending_until=None,
+        token=None,
+    )
+    if changed and again:
+        InboxMessage.objects.filter(pk__in=inbox_ids, state=InboxMessage.State.HANDLED).update(
+            state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
+        )
+    elif changed:
+        close(inbox_ids)
+    return bool(changed)
+
+
 def close(inbox_ids: Collection[int]) -> None:
     """Move inbox rows that no effect is open for from *effects due* to *handled*, in the caller's transaction."""
     still_open = Effect.objects.filter(inbox_message_id=OuterRef("pk"), state__in=Effect.OPEN)

@@ -267,7 +267,7 @@ class OperatorAction(models.Model):
     at = models.DateTimeField(db_default=Now())
     #: Name of the user, or of the account that ran a command.
     actor = models.CharField(max_length=255)
-    #: What was done: replay, cancel, discard, settle, reconcile, view payload.
+    #: What was done; see operations/audit.py.
     action = models.CharField(max_length=20)
     #: To what, as it was asked for.
     about = models.TextField(blank=True)
@@ -281,6 +281,19 @@ class OperatorAction(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} by {self.actor}"
+
+
+class ActionOnMessage(models.Model):
+    """A message that an operator's action changed or showed, so that its story can tell of it."""
+
+    action = models.ForeignKey(OperatorAction, on_delete=models.CASCADE, related_name="messages")
+    message_id = models.CharField(max_length=MAX_ID_LENGTH)
+
+    class Meta:
+        indexes = [models.Index(fields=["message_id"], name="action_message_id")]
+
+    def __str__(self) -> str:
+        return f"{self.action} of {self.message_id}"
 
 
 class QueueSighting(models.Model):

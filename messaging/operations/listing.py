@@ -1,35 +1,27 @@
-"""Listing: rows of outbox and inbox side by side, the newest first."""
+"""Listing: rows of outbox, inbox and effects side by side, the newest first; and dead messages by what they died of."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Count, Max, Q, QuerySet
 
-from messaging import database
-from messaging.models import InboxMessage, OutboxMessage
+from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.operations.wanted import Wanted
 
-#: Every state a row can have; no two boxes share one.
-STATES = (*OutboxMessage.State.values, *InboxMessage.State.values)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Which rows; an empty field asks for nothing in particular."""
-
-    states: Collection[str] = ()
-    type: str = ""
-    consumer: str = ""
-    subject: str = ""
-    since: timedelta | None = None
+#: Every state a row can have. An outbox row and an effect can both be *failed*.
+STATES = tuple(dict.fromkeys([*OutboxMessage.State.values, *InboxMessage.State.values, *Effect.State.values]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of a box. `at`: when it was written to the outbox, or changed last in the inbox."""
+    """One row of a box: outbox, inbox or effects. `at`: when it was written to the outbox, or changed last elsewhere.
+
+    Of an effect, `type` is its name and `attempt` how often it was tried.
+    """
 
     at: datetime
     box: str
@@ -40,35 +32,77 @@ class Row:
     attempt: int
     message_id: str
     reason: str
+    id: int
 
 
-def newest(wanted: Wanted, limit: int) -> list[Row]:
-    """Return the newest rows that are `wanted`, at most `limit`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureGroup:
+    """Dead messages that died of the same kind of failure. `reason` is that of the newest."""
 
-    `consumer` finds what it received and what is addressed to it alone (its retries), not what it will get with
-    others.
-    """
-    rows = sorted(_rows(wanted, limit), key=lambda row: row.at, reverse=True)
+    group: str
+    count: int
+    consumer: str
+    type: str
+    newest: datetime
+    reason: str
+
+
+def newest(wanted: Wanted, limit: int, *, states: Collection[str] = ()) -> list[Row]:
+    """Return the newest rows that are `wanted`, at most `limit`; with `states`, in one of these."""
+    rows = sorted(_rows(wanted, states or STATES, limit), key=lambda row: row.at, reverse=True)
     return rows[:limit]
 
 
-def _rows(wanted: Wanted, limit: int) -> Iterator[Row]:
+def failure_groups(wanted: Wanted, limit: int) -> list[FailureGroup]:
+    """Return the groups of dead messages that are `wanted`, the largest first, at most `limit`."""
+    dead = InboxMessage.objects.filter(wanted.of_inbox, state=InboxMessage.State.DEAD)
+    found = dead.values("failure_group", "consumer", "type").annotate(
+        count=Count("pk"), newest=Max("changed_at"), example=Max("pk")
+    )
+    groups = list(found.order_by("-count", "-newest")[:limit])
+    reasons = dict(InboxMessage.objects.filter(pk__in=[each["example"] for each in groups]).values_list("pk", "reason"))
+    return [
+        FailureGroup(
+            group=each["failure_group"],
+            count=each["count"],
+            consumer=each["consumer"],
+            type=each["type"],
+            newest=each["newest"],
+            reason=reasons.get(each["example"], ""),
+        )
+        for each in groups
+    ]
+
+
+def _rows(wanted: Wanted, states: Collection[str], limit: int) -> Iterator[Row]:
     # State by state, because the indexes are (state, time): no query reads more than it returns.
-    for state in wanted.states or STATES:
+    for state in states:
         if state in OutboxMessage.State:
-            sent = _narrowed(OutboxMessage.objects.filter(state=state), "created_at", wanted)[:limit]
+            sent = _newest(OutboxMessage.objects.defer("body", "headers"), wanted.of_outbox, state, "created_at", limit)
             yield from (_row(each, "outbox", each.created_at, each.last_error) for each in sent)
-        else:
-            received = _narrowed(InboxMessage.objects.filter(state=state), "changed_at", wanted)[:limit]
+        if state in InboxMessage.State:
+            received = _newest(
+                InboxMessage.objects.defer("body", "headers"), wanted.of_inbox, state, "changed_at", limit
+            )
             yield from (_row(each, "inbox", each.changed_at, each.reason) for each in received)
+        if state in Effect.State:
+            effects = Effect.objects.select_related("inbox_message").only(
+                *(
+                    "state",
+                    "name",
+                    "consumer",
+                    "attempts",
+                    "message_id",
+                    "error",
+                    "changed_at",
+                    "inbox_message__subject",
+                )
+            )
+            yield from map(_effect_row, _newest(effects, wanted.of_effects, state, "changed_at", limit))
 
 
-def _narrowed(rows: QuerySet[Any], time_field: str, wanted: Wanted) -> QuerySet[Any]:
-    exact = {"type": wanted.type, "consumer": wanted.consumer, "subject": wanted.subject}
-    rows = rows.filter(**{name: value for name, value in exact.items() if value})
-    if wanted.since is not None:
-        rows = rows.filter(**{f"{time_field}__gte": database.in_future(-wanted.since.total_seconds())})
-    return rows.defer("body", "headers").order_by(f"-{time_field}", "-id")
+def _newest(rows: QuerySet[Any], wanted: Q, state: str, time_field: str, limit: int) -> QuerySet[Any]:
+    return rows.filter(wanted, state=state).order_by(f"-{time_field}", "-id")[:limit]
 
 
 def _row(found: OutboxMessage | InboxMessage, box: str, at: datetime, reason: str) -> Row:
@@ -82,4 +116,20 @@ def _row(found: OutboxMessage | InboxMessage, box: str, at: datetime, reason: st
         attempt=found.attempt,
         message_id=found.message_id,
         reason=reason,
+        id=found.pk,
+    )
+
+
+def _effect_row(effect: Effect) -> Row:
+    return Row(
+        at=effect.changed_at,
+        box="effects",
+        state=effect.state,
+        type=effect.name,
+        subject=effect.inbox_message.subject,
+        consumer=effect.consumer,
+        attempt=effect.attempts,
+        message_id=effect.message_id,
+        reason=effect.error,
+        id=effect.pk,
     )

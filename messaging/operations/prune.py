@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.expressions import Combinable
 
 from messaging import conf, database
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 
 log = structlog.get_logger(__name__)
 
@@ -27,11 +26,13 @@ class Pruned:
     outbox: int
     inbox: int
     attempts: int
+    effects: int = 0
 
 
 def prune(*, batch: int = BATCH, dry_run: bool = False) -> Pruned:
-    """Delete published outbox rows older than `OUTBOX_RETENTION_DAYS`, and handled inbox rows with their attempts
-    older than `INBOX_RETENTION_DAYS`; return the counts. With `dry_run` only count.
+    """Delete published and cancelled outbox rows older than `OUTBOX_RETENTION_DAYS`, and handled and discarded inbox
+    rows, with their attempts and effects, older than `INBOX_RETENTION_DAYS`; return the counts. With `dry_run` only
+    count. What has an effect that is not settled is kept.
 
     An inbox row is what stops a message from being handled twice, so it outlives every outbox row of its message.
     Each batch is a transaction of its own. Several prunes may run at once, and one that was stopped half way has
@@ -47,24 +48,27 @@ def prune(*, batch: int = BATCH, dry_run: bool = False) -> Pruned:
         outbox=outbox.get(OutboxMessage._meta.label, 0),
         inbox=inbox.get(InboxMessage._meta.label, 0),
         attempts=inbox.get(DeliveryAttempt._meta.label, 0),
+        effects=inbox.get(Effect._meta.label, 0),
     )
-    log.info("messages.pruned", outbox=pruned.outbox, inbox=pruned.inbox, attempts=pruned.attempts)
+    log.info("messages.pruned", **asdict(pruned))
     return pruned
 
 
 def _finished_outbox() -> QuerySet[OutboxMessage]:
-    # Its creation is no later than its publishing, and is what the index knows.
+    # Its creation is no later than its end, and is what the index knows.
     before = _days_ago(conf.get().outbox_retention_days)
-    return OutboxMessage.objects.filter(
-        state=OutboxMessage.State.PUBLISHED, created_at__lt=before, published_at__lt=before
-    )
+    published = Q(state=OutboxMessage.State.PUBLISHED, published_at__lt=before)
+    cancelled = Q(state=OutboxMessage.State.CANCELLED, publish_at__lt=before)
+    return OutboxMessage.objects.filter(published | cancelled, created_at__lt=before)
 
 
 def _forgettable_inbox(outbox: QuerySet[OutboxMessage]) -> QuerySet[InboxMessage]:
-    """Return the old handled rows whose message none of the `outbox` rows can bring again."""
+    """Return the old finished rows whose message none of the `outbox` rows can bring again."""
+    unsettled = Effect.objects.filter(inbox_message=OuterRef("pk"), state__in=[*Effect.OPEN, Effect.State.UNKNOWN])
     return InboxMessage.objects.filter(
         ~Exists(outbox.filter(message_id=OuterRef("message_id"))),
-        state=InboxMessage.State.HANDLED,
+        ~Exists(unsettled),
+        state__in=[InboxMessage.State.HANDLED, InboxMessage.State.DISCARDED],
         changed_at__lt=_days_ago(conf.get().inbox_retention_days),
     )
 
@@ -79,6 +83,7 @@ def _counted(outbox: QuerySet[OutboxMessage], inbox: QuerySet[InboxMessage]) -> 
         outbox=outbox.count(),
         inbox=inbox.count(),
         attempts=DeliveryAttempt.objects.filter(inbox_message__in=inbox).count(),
+        effects=Effect.objects.filter(inbox_message__in=inbox).count(),
     )
 
 
@@ -87,8 +92,7 @@ def _delete(rows: QuerySet[Any], time_field: str, batch: int) -> dict[str, int]:
     deleted: dict[str, int] = {}
     after: tuple[Any, int] | None = None
     while True:
-        started = time.monotonic()
-        with database.atomic():
+        with database.one_of_many():
             # What another prune holds is its own to delete.
             page = rows.filter(_beyond(time_field, after)).select_for_update(skip_locked=True, of=("self",))
             found = list(page.order_by(time_field, "pk").values_list(time_field, "pk")[:batch])
@@ -98,9 +102,6 @@ def _delete(rows: QuerySet[Any], time_field: str, batch: int) -> dict[str, int]:
         if len(found) < batch:
             return deleted
         after = found[-1]
-        if database.is_sqlite():
-            # One writer at a time: leave the shop as long as was taken from it.
-            time.sleep(time.monotonic() - started)
 
 
 def _beyond(time_field: str, after: tuple[Any, int] | None) -> Q:

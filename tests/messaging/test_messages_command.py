@@ -16,7 +16,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from messaging import handling
-from messaging.models import InboxMessage, OutboxMessage
+from messaging.models import Effect, InboxMessage, OutboxMessage
 from tests.support.consuming import a_consumer, a_delivery, a_message
 from tests.support.environment import ROOT, process_environment
 from tests.support.processes import ProcessStarter
@@ -94,7 +94,7 @@ def test_a_row_says_where_it_is_and_what_is_wrong_with_it() -> None:
 
     [[at, *facts]] = rows("list")
 
-    assert facts == ["inbox", "dead", "order.placed", "W-1", "sms", "4", row.message_id, "no such phone"]
+    assert facts == ["inbox", "dead", "order.placed", "W-1", "sms", "4", row.message_id, "no such phone", str(row.pk)]
     assert at == timezone.localtime(row.changed_at).isoformat(timespec="milliseconds")
 
 
@@ -134,6 +134,7 @@ def test_json_is_one_object_a_line() -> None:
         "attempt": 1,
         "message_id": row.message_id,
         "reason": "é",
+        "id": row.pk,
     }
 
 
@@ -188,10 +189,10 @@ def test_wrong_usage_ends_with_two_and_help_with_examples(run_process: ProcessSt
     assert run_process("messages", "list", "--since", "soon").wait() == 2
     assert run_process("messages", "list", "--state", "lost").wait() == 2
     assert run_process("messages").wait() == 2
-    for arguments in ([], ["list"], ["show"], ["prune"]):
+    for arguments in ([], ["list"], ["replay"], ["settle"]):
         process = run_process("messages", *arguments, "--help")
         assert process.wait() == 0
-        assert "manage.py messages show W-ABC123" in process.output.split("examples:")[1]
+        assert f"manage.py {' '.join(['messages', *arguments])}" in process.output.split("examples:")[1]
 
 
 def test_a_reader_that_leaves_early_hears_no_complaint() -> None:
@@ -221,6 +222,50 @@ def test_a_database_without_tables_is_told_from_one_out_of_reach(run_process: Pr
 
     assert process.wait() == 1
     assert "Did `manage.py migrate` run?" in process.output
+
+
+def effect_row(state: str, **changes: Any) -> Effect:
+    message = inbox_row(subject="W-7")
+    facts = {"consumer": message.consumer, "message_id": message.message_id, "name": "text", "error": "no answer"}
+    return Effect.objects.create(**{"inbox_message": message, "state": state, **facts, **changes})
+
+
+def test_effects_are_listed_with_their_message_and_the_id_that_settles_them() -> None:
+    effect = effect_row("unknown", attempts=2)
+    effect_row("done")
+
+    [row] = rows("list", "--state", "unknown")
+
+    told = ["effects", "unknown", "text", "W-7", "sms", "2", effect.message_id, "no answer", str(effect.pk)]
+    assert row[1:] == told
+
+
+def test_a_state_that_two_boxes_know_finds_the_rows_of_both() -> None:
+    effect_row("failed")
+    outbox_row(state="failed")
+
+    assert {row[1] for row in rows("list", "--state", "failed")} == {"outbox", "effects"}
+
+
+def test_what_messages_died_of_is_told_by_kind_the_most_frequent_first() -> None:
+    for order in (1, 2, 3):
+        inbox_row(state="dead", reason=f"no order 'W-{order}'", failure_group="group-a")
+    other = inbox_row(state="dead", reason="gateway down", failure_group="group-b", consumer="red_packet")
+    inbox_row(state="retrying", reason="gateway down", failure_group="group-b")
+
+    first, second = rows("list", "--groups")
+
+    assert first[:4] == ["group-a", "3", "sms", "order.placed"]
+    assert first[5].startswith("no order")
+    assert second[:4] == ["group-b", "1", "red_packet", "order.placed"]
+    assert ids("--group", "group-b", "--state", "dead") == [other.message_id]
+    assert [row[0] for row in rows("list", "--groups", "--reason", "GATEWAY")] == ["group-b"]
+
+
+def test_groups_of_what_is_not_dead_are_wrong_usage() -> None:
+    with pytest.raises(CommandError, match="leave --state out") as error:
+        printed("list", "--groups", "--state", "retrying")
+    assert error.value.returncode == 2
 
 
 # --- show --------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
-from messaging.operations import prune as pruning
+from messaging import database
+from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.operations.prune import Pruned, prune
 from messaging.tasks import prune_messages
 
@@ -64,11 +64,20 @@ def test_a_row_written_long_ago_and_published_today_is_kept() -> None:
     assert prune().outbox == 0
 
 
-@pytest.mark.parametrize("state", sorted(set(OutboxMessage.State) - {OutboxMessage.State.PUBLISHED}))
+@pytest.mark.parametrize("state", ["pending", "unroutable", "failed"])
 def test_a_row_that_was_not_published_is_never_deleted(state: str) -> None:
-    outbox_row(timedelta(days=5000), state=state, published_at=None)
+    ancient = timezone.now() - timedelta(days=5000)
+    outbox_row(timedelta(days=5000), state=state, published_at=None, publish_at=ancient)
 
     assert prune().outbox == 0
+
+
+def test_a_row_is_deleted_that_was_cancelled_long_ago_and_not_one_written_then_and_cancelled_today() -> None:
+    outbox_row(state=OutboxMessage.State.CANCELLED, published_at=None, publish_at=timezone.now() - OLD)
+    today = outbox_row(state=OutboxMessage.State.CANCELLED, published_at=None)
+
+    assert prune().outbox == 1
+    assert OutboxMessage.objects.get() == today
 
 
 def test_an_old_handled_message_is_deleted_with_its_attempts_and_a_young_one_is_kept() -> None:
@@ -80,7 +89,25 @@ def test_an_old_handled_message_is_deleted_with_its_attempts_and_a_young_one_is_
     assert DeliveryAttempt.objects.get().inbox_message == young
 
 
-@pytest.mark.parametrize("state", sorted(set(InboxMessage.State) - {InboxMessage.State.HANDLED}))
+def test_a_discarded_message_is_deleted_as_late_as_a_handled_one() -> None:
+    inbox_row(state=InboxMessage.State.DISCARDED)
+    young = inbox_row(timedelta(days=89), state=InboxMessage.State.DISCARDED)
+
+    assert prune().inbox == 1
+    assert InboxMessage.objects.get() == young
+
+
+@pytest.mark.parametrize("state", Effect.State.values)
+def test_a_message_is_kept_while_an_effect_of_it_is_open_or_unknown(state: str) -> None:
+    row = inbox_row()
+    Effect.objects.create(inbox_message=row, consumer="notes", message_id=row.message_id, name="text", state=state)
+
+    settled = state in {"done", "failed"}
+    assert prune(dry_run=True) == prune() == Pruned(outbox=0, inbox=settled, attempts=settled, effects=settled)
+    assert Effect.objects.exists() is not settled
+
+
+@pytest.mark.parametrize("state", ["effects_due", "retrying", "waiting", "dead"])
 def test_a_message_that_waits_or_is_dead_is_never_deleted(state: str) -> None:
     inbox_row(timedelta(days=5000), state=state)
 
@@ -133,13 +160,13 @@ def test_two_prunes_at_once_share_the_work() -> None:
 @pytest.mark.only_on("sqlite")
 def test_on_sqlite_the_shop_gets_the_lock_for_as_long_as_a_batch_held_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(pruning.time, "sleep", pauses.append)
+    monkeypatch.setattr(database.time, "sleep", pauses.append)
     for _ in range(5):
         outbox_row()
 
     prune(batch=2)
 
-    assert len(pauses) == 2
+    assert len(pauses) == 4  # three pages of the outbox, one of the inbox
     assert all(0 < pause < 5 for pause in pauses)
 
 
@@ -168,9 +195,9 @@ def test_the_command_says_what_it_deleted() -> None:
     outbox_row()
     inbox_row(attempts=2)
 
-    assert _printed("prune", "--dry-run") == "Would delete 1 outbox row, 1 inbox row and 2 attempts.\n"
-    assert _printed("prune", "--batch", "1") == "Deleted 1 outbox row, 1 inbox row and 2 attempts.\n"
-    assert _printed("prune") == "Deleted 0 outbox rows, 0 inbox rows and 0 attempts.\n"
+    assert _printed("prune", "--dry-run") == "Would delete 1 outbox row, 1 inbox row, 2 attempts and 0 effects.\n"
+    assert _printed("prune", "--batch", "1") == "Deleted 1 outbox row, 1 inbox row, 2 attempts and 0 effects.\n"
+    assert _printed("prune") == "Deleted 0 outbox rows, 0 inbox rows, 0 attempts and 0 effects.\n"
 
 
 def test_a_batch_of_nothing_is_wrong_usage() -> None:
@@ -181,7 +208,7 @@ def test_a_batch_of_nothing_is_wrong_usage() -> None:
 def test_celery_does_the_same() -> None:
     outbox_row()
 
-    assert prune_messages() == {"outbox": 1, "inbox": 0, "attempts": 0}
+    assert prune_messages() == {"outbox": 1, "inbox": 0, "attempts": 0, "effects": 0}
 
 
 def _printed(*arguments: str) -> str:

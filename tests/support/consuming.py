@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 from django.contrib.auth.models import Group
 
-from messaging import consumers
+from messaging import consumers, handling
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.events import Event
+from messaging.exceptions import Reject
 from messaging.message import Message, new_id
-from messaging.models import OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import publishing_of
 from messaging.retry import RetryPolicy
 
@@ -76,6 +78,40 @@ def a_delivery(message: Message | None = None, *, consumer: str = "notes", **cha
     message = message or a_message()
     return Delivery(**{"consumer": consumer, "queue": f"tests.{consumer}", "message": message,
                        "message_id": message.id or new_id(), **changes})  # fmt: skip
+
+
+class Moody:
+    """A handler that notes, and fails while it is told to."""
+
+    def __init__(self) -> None:
+        #: What it raises, for each text, or "" for any.
+        self.failing: dict[str, Exception] = {}
+
+    def __call__(self, event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        error = self.failing.get(event.text) or self.failing.get("")
+        if error:
+            raise error
+
+    __module__ = __name__
+    __qualname__ = "Moody"
+
+
+def a_dead_message(
+    consumer: Consumer, text: str = "hello", reason: str = "no such thing", **headers: Any
+) -> InboxMessage:
+    """A message that a consumer has given up."""
+    delivery = a_delivery(a_message(text, headers=headers), consumer=consumer.name, queue=consumer.queue)
+    rejecting = replace(consumer, handler=_rejecting(reason))
+    assert handling.handle(rejecting, delivery) == "dead"
+    return InboxMessage.objects.get(consumer=consumer.name, message_id=delivery.message_id)
+
+
+def _rejecting(reason: str) -> Callable[..., None]:
+    def reject(event: Noted, delivery: Delivery) -> None:
+        raise Reject(reason)
+
+    return reject
 
 
 def delivery_of(row: OutboxMessage, **changes: Any) -> Delivery:

@@ -1,0 +1,70 @@
+"""`messages list`: the newest rows of outbox, inbox and effects, or dead messages by what they died of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging.management.arguments import EXIT_USAGE, positive
+from messaging.management.messages.selection import add_filters, wanted
+from messaging.management.tables import Layout, write_table
+from messaging.operations import listing
+
+HELP = "the newest rows of outbox, inbox and effects; or what messages died of"
+EXAMPLES = """
+examples:
+  manage.py messages list --since 2h                   what moved in the last two hours, newest first
+  manage.py messages list --state dead --json          dead messages, one JSON object a line
+  manage.py messages list --state unknown              effects for a person to settle
+  manage.py messages list --consumer sms --limit 5     what the consumer sms received
+  manage.py messages list --groups --since 1d          what messages died of in the last day, and how many
+"""
+ROWS = Layout(
+    columns=("at", "box", "state", "type", "subject", "consumer", "attempt", "message id", "reason", "id"),
+    lead=("at", "state"),
+    beneath=("reason", "message id"),
+)
+GROUPS = Layout(
+    columns=("group", "count", "consumer", "type", "newest", "reason"),
+    lead=("group", "count"),
+    beneath=("reason",),
+)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of this sub-command."""
+    parser.add_argument(
+        "--state", action="append", default=[], choices=listing.STATES, metavar="STATE",
+        help=f"{', '.join(listing.STATES)}; may be repeated",
+    )  # fmt: skip
+    add_filters(parser)
+    parser.add_argument("--groups", action="store_true", help="dead messages by failure group")
+    parser.add_argument("--limit", type=positive, default=50, metavar="N", help="rows at most (default 50)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(command: BaseCommand, options: dict[str, Any]) -> None:
+    """List rows, or failure groups. Raises CommandError where there are none."""
+    if options["groups"]:
+        _list_groups(command, options)
+        return
+    rows = listing.newest(wanted(options), options["limit"], states=options["state"])
+    if not rows:
+        raise CommandError("No message like that. Without filters, `messages list` shows the newest of all.")
+    found = [
+        (row.at, row.box, row.state, row.type, row.subject, row.consumer, row.attempt, row.message_id, row.reason,
+         row.id)
+        for row in rows
+    ]  # fmt: skip
+    write_table(command.stdout, ROWS, found, as_json=options["json"])
+
+
+def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
+    if options["state"]:
+        raise CommandError("--groups is about dead messages: leave --state out.", returncode=EXIT_USAGE)
+    groups = listing.failure_groups(wanted(options), options["limit"])
+    if not groups:
+        raise CommandError("No dead message like that.")
+    found = [(each.group, each.count, each.consumer, each.type, each.newest, each.reason) for each in groups]
+    write_table(command.stdout, GROUPS, found, as_json=options["json"])

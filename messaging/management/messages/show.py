@@ -1,0 +1,48 @@
+"""`messages show`: everything that happened to a message, or about a subject."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging.management.tables import Layout, write_table
+from messaging.operations import timeline
+
+HELP = "what happened to a message, or about a subject"
+EXAMPLES = """
+examples:
+  manage.py messages show W-ABC123                     everything that happened about an order
+  manage.py messages show W-ABC123 --json              the same, one JSON object a line
+"""
+LAYOUT = Layout(
+    columns=("at", "what", "type", "consumer", "attempt", "took", "detail", "message id", "due"),
+    lead=("at", "what"),
+    beneath=("detail", "message id"),
+)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of this sub-command."""
+    parser.add_argument("about", metavar="ID|SUBJECT", help="a message id, or a subject such as an order number")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(command: BaseCommand, options: dict[str, Any]) -> None:
+    """Tell the story. Raises CommandError where there is none."""
+    about = options["about"]
+    story = timeline.for_message(about)
+    if not story.entries:
+        story = timeline.for_subject(about)
+    if not story.entries:
+        raise CommandError(
+            f"No message has the id or subject {about!r}. It may be mistyped, or was pruned after its days."
+        )
+    found = [
+        (each.at, each.kind.value, each.type, each.consumer, each.attempt, each.duration, each.detail,
+         each.message_id, each.due)
+        for each in story.entries
+    ]  # fmt: skip
+    write_table(command.stdout, LAYOUT, found, as_json=options["json"])
+    if story.truncated:
+        command.stderr.write(f"Only the newest {timeline.ROW_LIMIT} rows are told here.")

@@ -1,0 +1,70 @@
+"""The audit log: who did what to which messages. It is written with the change itself, in one transaction."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from messaging.message import storable_text
+from messaging.models import ActionOnMessage, OperatorAction
+
+log = structlog.get_logger(__name__)
+
+
+class Action(StrEnum):
+    """What a person can do to messages."""
+
+    REPLAY = "replay"
+    #: To let what waits go now.
+    HASTEN = "hasten"
+    CANCEL = "cancel"
+    DISCARD = "discard"
+    SETTLE = "settle"
+    RECONCILE = "reconcile"
+    VIEW_PAYLOAD = "view payload"
+
+
+def record(
+    action: Action,
+    *,
+    actor: str,
+    about: str,
+    message_ids: Collection[str] = (),
+    changed: int | None = None,
+    **details: Any,
+) -> OperatorAction:
+    """Write down that `actor` did something, with the caller's transaction.
+
+    `about` says to what, in the words it was asked for; `message_ids` are the messages that were changed or shown, and
+    `changed` is the number of rows, if that is another one. `details` are JSON; empty ones are left out.
+    """
+    row = OperatorAction.objects.create(
+        actor=storable_text(actor)[:255],
+        action=action,
+        about=storable_text(about),
+        changed=len(message_ids) if changed is None else changed,
+        details={name: value for name, value in details.items() if value not in (None, "", [], {})},
+    )
+    ActionOnMessage.objects.bulk_create(
+        [ActionOnMessage(action=row, message_id=message_id) for message_id in dict.fromkeys(message_ids)]
+    )
+    log.info("operator.action", action=action.value, actor=row.actor, about=row.about, changed=row.changed)
+    return row
+
+
+def account() -> str:
+    """Return the operating system's account that runs this process, as user@host: the actor of a command.
+
+    As the system knows it: what the environment says about it, anybody may set.
+    """
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container's user may have no name
+        user = f"uid {os.geteuid()}"
+    return f"{user}@{socket.gethostname()}"

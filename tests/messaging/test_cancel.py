@@ -1,0 +1,212 @@
+"""What waits can be cancelled: visibly, under a condition, and without holding up what comes behind it."""
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from messaging import database, handling, leases
+from messaging.broker.publisher import Fate, Outcome
+from messaging.consumers import Consumer
+from messaging.leases import Mark
+from messaging.models import InboxMessage, OperatorAction, OutboxMessage
+from messaging.operations import cancel, replay
+from messaging.operations.cancel import Cancelled
+from messaging.operations.wanted import Wanted
+from tests.support.consuming import Moody, Noted, a_consumer, a_dead_message, a_delivery, delivery_of, notes, registered
+from tests.support.running import InThread, add
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ALL = Wanted()
+WHO = "ann@host"
+
+
+@pytest.fixture
+def handler() -> Moody:
+    return Moody()
+
+
+@pytest.fixture
+def consumer(handler: Moody) -> Iterator[Consumer]:
+    consumer = a_consumer(handler)
+    with registered(consumer):
+        yield consumer
+
+
+def waiting(**changes: Any) -> OutboxMessage:
+    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
+    return OutboxMessage.objects.create(**{**facts, **changes})
+
+
+def cancelled(wanted: Wanted = ALL, **options: Any) -> Cancelled:
+    return cancel.cancel(wanted, **{"by": WHO, **options})
+
+
+def retrying(consumer: Consumer, handler: Moody) -> OutboxMessage:
+    """The row of a retry that rests."""
+    handler.failing[""] = ValueError("gateway down")
+    assert handling.handle(consumer, a_delivery()) == "retrying"
+    handler.failing.clear()
+    return OutboxMessage.objects.get()
+
+
+@pytest.mark.parametrize("state", ["pending", "unroutable", "failed"])
+def test_an_event_that_waits_is_not_published_and_says_why(state: str) -> None:
+    waiting(state=state, publish_at=database.in_future(3600))
+
+    assert cancelled(note="wrong price") == Cancelled(outbox=1, inbox=0, leased=0)
+
+    row = OutboxMessage.objects.get()
+    assert (row.state, row.last_error) == ("cancelled", "cancelled by ann@host: wrong price")
+    OutboxMessage.objects.update(publish_at=database.in_future(-1))
+    assert leases.claim(10, 30) == []
+
+
+@pytest.mark.parametrize("state", ["published", "cancelled"])
+def test_what_a_broker_has_and_what_is_cancelled_already_stay_as_they_are(state: str) -> None:
+    waiting(state=state, last_error="as it was")
+    assert cancelled() == Cancelled(outbox=0, inbox=0, leased=0)
+    assert OutboxMessage.objects.get().last_error == "as it was"
+    assert OperatorAction.objects.get().changed == 0
+
+
+def test_what_a_relay_is_just_publishing_is_left_to_it() -> None:
+    waiting(lease_until=database.in_future(20))
+    assert cancel.plan(ALL) == cancelled() == Cancelled(outbox=0, inbox=0, leased=1)
+    assert OutboxMessage.objects.get().state == "pending"
+
+
+def test_a_relay_that_was_frozen_past_its_lease_does_not_mark_a_cancelled_row_published() -> None:
+    waiting()
+    (held,) = leases.claim(10, 30)
+    OutboxMessage.objects.update(lease_until=database.in_future(-1))
+    assert cancelled().outbox == 1
+    leases.write([Mark(held, Outcome(Fate.CONFIRMED), ())])
+    assert OutboxMessage.objects.get().state == "cancelled"
+
+
+def test_a_cancelled_retry_leaves_its_message_dead_and_to_be_replayed(consumer: Consumer, handler: Moody) -> None:
+    row = retrying(consumer, handler)
+
+    assert cancelled(Wanted(message_ids=[row.message_id])).outbox == 1
+
+    letter = InboxMessage.objects.get()
+    assert (letter.state, letter.reason, letter.attempt) == ("dead", "cancelled by ann@host", 2)
+    assert letter.failure_group
+    # The copy that a broker may have got from a relay that died before its mark.
+    assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "duplicate"
+    assert replay.replay(ALL, by=WHO).replayed == 1
+    sent = OutboxMessage.objects.get(origin="replay")
+    assert handling.handle(consumer, delivery_of(sent, queue=consumer.queue)) == "handled"
+    assert notes("hello") == 1
+
+
+def test_a_cancelled_replay_is_dead_again(consumer: Consumer) -> None:
+    a_dead_message(consumer)
+    replay.replay(ALL, by=WHO)
+    assert cancelled().outbox == 1
+    assert InboxMessage.objects.get().state == "dead"
+    assert replay.replay(ALL, by=WHO).replayed == 1
+
+
+def test_a_retry_that_was_overtaken_leaves_its_message_alone(consumer: Consumer, handler: Moody) -> None:
+    row = retrying(consumer, handler)
+    assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "handled"
+    assert cancelled().outbox == 1
+    assert InboxMessage.objects.get().state == "handled"
+
+
+def test_one_that_is_sent_again_because_it_was_lost_is_dead_when_cancelled_and_not_found_missing_again() -> None:
+    waiting(consumer="notes", origin="reconcile", body=b'{"text": "x"}', headers={"trace": "a"}, subject="W-1")
+    cancelled()
+    letter = InboxMessage.objects.get()
+    assert (letter.state, letter.attempt, letter.subject) == ("dead", 1, "W-1")
+    assert bytes(letter.body or b"") == b'{"text": "x"}'
+
+
+def test_one_that_came_after_all_stays_handled_when_its_second_sending_is_cancelled(consumer: Consumer) -> None:
+    delivery = a_delivery()
+    handling.handle(consumer, delivery)
+    waiting(consumer="notes", origin="reconcile", message_id=delivery.message_id)
+    cancelled()
+    assert InboxMessage.objects.get().state == "handled"
+
+
+# --- order by key ------------------------------------------------------------------------------------------
+
+
+def test_what_waits_behind_a_cancelled_event_has_its_turn_at_once(consumer: Consumer) -> None:
+    (first,), (second,) = add(Noted(text="first"), ordering_key="W-1"), add(Noted(text="second"), ordering_key="W-1")
+    OutboxMessage.objects.filter(pk=second.pk).update(state="published", expected_consumers=["notes"])
+    assert handling.handle(consumer, delivery_of(second, queue=consumer.queue)) == "waiting"
+
+    assert cancelled(Wanted(message_ids=[first.message_id])).outbox == 1
+
+    turn = OutboxMessage.objects.get(origin="turn")
+    assert turn.message_id == second.message_id
+    assert handling.handle(consumer, delivery_of(turn, queue=consumer.queue)) == "handled"
+
+
+def test_one_that_waits_for_its_turn_is_dead_when_cancelled_and_lets_the_next_pass(consumer: Consumer) -> None:
+    rows = [add(Noted(text=text), ordering_key="W-1")[0] for text in ("first", "second", "third")]
+    OutboxMessage.objects.update(state="published", expected_consumers=["notes"])
+    first, second, third = (delivery_of(row, queue=consumer.queue) for row in rows)
+    assert [handling.handle(consumer, each) for each in (second, third)] == ["waiting", "waiting"]
+
+    wanted = Wanted(message_ids=[second.message_id])
+    assert cancel.plan(wanted) == cancelled(wanted) == Cancelled(outbox=0, inbox=1, leased=0)
+
+    assert InboxMessage.objects.get(message_id=second.message_id).state == "dead"
+    assert handling.handle(consumer, first) == "handled"
+    assert OutboxMessage.objects.get(origin="turn").message_id == third.message_id
+
+
+# --- which, by whom, and at once ---------------------------------------------------------------------------
+
+
+def test_filters_say_which(consumer: Consumer) -> None:
+    waiting(message_id="a", type="test.erased")
+    waiting(message_id="b", subject="W-1")
+    waiting(message_id="c", consumer="notes", last_error="gateway down")
+    waiting(message_id="d", created_at=database.in_future(-7200))
+    for wanted, number in [
+        (Wanted(type="test.erased"), 1),
+        (Wanted(subject="W-1"), 1),
+        (Wanted(reason="Gateway"), 1),
+        (Wanted(consumer="notes"), 1),
+        (Wanted(since=timedelta(hours=1)), 3),
+        (Wanted(group="abc"), 0),
+        (ALL, 4),
+    ]:
+        assert cancel.plan(wanted).outbox == number, wanted
+
+
+def test_who_cancelled_what_is_written_with_it() -> None:
+    waiting(message_id="m-7")
+    cancelled(Wanted(message_ids=["m-7"]), note="test data")
+    action = OperatorAction.objects.get()
+    assert (action.actor, action.action, action.about, action.changed) == (WHO, "cancel", "message m-7", 1)
+    assert (action.details, action.messages.get().message_id) == ({"note": "test data"}, "m-7")
+
+
+def test_a_relay_and_a_cancel_at_once_get_each_row_once() -> None:
+    for number in range(60):
+        waiting(message_id=f"m-{number}")
+    start = threading.Barrier(2)
+
+    def claiming() -> int:
+        start.wait()
+        return sum(len(leases.claim(5, 30)) for _ in range(12))
+
+    def cancelling() -> int:
+        start.wait()
+        return cancelled().outbox
+
+    claims, cancels = InThread(claiming, "relay"), InThread(cancelling, "cancel")
+    held, gone = claims.join(30), cancels.join(30)
+    assert OutboxMessage.objects.filter(state="cancelled", lease_token=None).count() == gone
+    assert OutboxMessage.objects.filter(state="pending", lease_token__isnull=False).count() == held
+    assert held + gone == 60

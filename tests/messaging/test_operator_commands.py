@@ -1,0 +1,253 @@
+"""`manage.py messages replay`, `cancel`, `discard` and `settle`: what is done to messages from a terminal."""
+
+import json
+import os
+import pwd
+import signal
+import socket
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from messaging import consumers, database, handling
+from messaging.consumers import Consumer
+from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
+from tests.support.consuming import a_consumer, a_dead_message, delivery_of, registered
+from tests.support.processes import ProcessStarter
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def consumer() -> Iterator[Consumer]:
+    consumer = a_consumer()
+    with registered(consumer):
+        yield consumer
+
+
+def printed(*arguments: str) -> str:
+    out = StringIO()
+    call_command("messages", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    """Exit code and words of a command that ends so."""
+    with pytest.raises(CommandError) as error:
+        printed(*arguments)
+    return error.value.returncode, str(error.value)
+
+
+def in_outbox(**changes: Any) -> OutboxMessage:
+    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
+    return OutboxMessage.objects.create(**{**facts, **changes})
+
+
+def an_effect(**changes: Any) -> Effect:
+    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="handled")
+    facts = {"consumer": "notes", "message_id": "m-1", "name": "text", "state": "unknown"}
+    return Effect.objects.create(**{"inbox_message": row, **facts, **changes})
+
+
+# --- replay ------------------------------------------------------------------------------------------------
+
+
+def test_replay_by_id_says_what_it_did_and_what_became_of_it_before(consumer: Consumer) -> None:
+    row = a_dead_message(consumer)
+    assert printed("replay", row.message_id) == "Replayed 1. So far 0 handled, 0 failed again.\n"
+    assert refused("replay", row.message_id) == (1, "Nothing was replayed: 1 already replayed.")
+    handling.handle(consumer, delivery_of(OutboxMessage.objects.get(), queue=consumer.queue))
+    assert refused("replay", row.message_id) == (1, "Nothing was replayed: 1 already handled.")
+
+
+def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
+    for _ in range(2):
+        a_dead_message(consumer)
+    a_dead_message(a_consumer(name="gone"))
+    InboxMessage.objects.create(consumer="notes", message_id="x", state="handled", type="test.noted")
+
+    lines = [line.split("\t") for line in printed("replay", "--type", "test.noted", "--dry-run").splitlines()]
+
+    assert lines == [
+        ["runs", "2", "notes", "test.noted"],
+        ["already handled", "1", "notes", "test.noted"],
+        ["no handler", "1", "gone", "test.noted"],
+    ]
+    assert json.loads(printed("replay", "--all", "--dry-run", "--json").splitlines()[0]) == {
+        "what": "runs",
+        "count": 2,
+        "consumer": "notes",
+        "type": "test.noted",
+    }
+    assert not OutboxMessage.objects.exists()
+    assert not OperatorAction.objects.exists()
+
+
+def test_one_row_of_an_id_that_rests_goes_now(consumer: Consumer) -> None:
+    row = in_outbox(consumer="notes", publish_at=database.in_future(3600))
+    assert printed("replay", "m-1", "--dry-run") == "goes now\t1\t\t\n"
+    assert printed("replay", "m-1") == "1 in the outbox go now.\n"
+    assert OutboxMessage.objects.filter(pk=row.pk, publish_at__lte=database.in_future(0)).exists()
+
+
+def test_what_waits_is_hastened_by_filter_only_when_asked(consumer: Consumer) -> None:
+    in_outbox(state="failed")
+    assert refused("replay", "--type", "test.noted")[0] == 1
+    assert printed("replay", "--type", "test.noted", "--waiting", "--dry-run") == "1 in the outbox would go now.\n"
+    assert OutboxMessage.objects.get().state == "failed"
+    assert json.loads(printed("replay", "--type", "test.noted", "--waiting", "--json")) == {"hastened": 1}
+    assert OutboxMessage.objects.get().state == "pending"
+    assert refused("replay", "--all", "--waiting")[0] == 1
+
+
+def test_a_canary_that_nobody_handles_ends_with_seven(consumer: Consumer) -> None:
+    for _ in range(3):
+        a_dead_message(consumer)
+    code, words = refused("replay", "--all", "--canary", "1", "--canary-wait", "0.3")
+    assert code == 7
+    assert words == (
+        "Stopped: 1 of the first 1 had not been handled after 0.3 s; is `manage.py run_consumer notes` running? "
+        "2 were not replayed."
+    )
+
+
+def test_a_summary_for_programs(consumer: Consumer) -> None:
+    a_dead_message(consumer)
+    assert json.loads(printed("replay", "--consumer", "notes", "--json")) == {
+        "replayed": 1,
+        "missed": 0,
+        "succeeded": 0,
+        "failed": 0,
+        "stopped": "",
+        "timed_out": False,
+        "left": 0,
+        "hastened": 0,
+    }
+
+
+def test_ctrl_c_stops_it_between_two_messages_and_says_how_far_it_came(run_process: ProcessStarter) -> None:
+    sms = consumers.get("sms")
+    with registered(sms):
+        for number in range(20):
+            InboxMessage.objects.create(
+                consumer="sms", message_id=f"m-{number}", type="order.placed", state="dead", body=b"{}"
+            )
+    process = run_process("messages", "replay", "--consumer", "sms", "--rate", "2")
+    eventually(OutboxMessage.objects.exists)
+
+    process.send(signal.SIGINT)
+
+    assert process.wait() == 1
+    done = OutboxMessage.objects.count()
+    assert 0 < done < 20
+    assert f"Stopped: told to stop. {20 - done} were not replayed." in process.output
+    assert InboxMessage.objects.filter(state="dead").count() == 20 - done
+
+
+@pytest.mark.parametrize("command", ["replay", "cancel", "discard"])
+def test_nothing_said_is_wrong_usage_and_changes_nothing(command: str, consumer: Consumer) -> None:
+    a_dead_message(consumer)
+    in_outbox()
+    assert refused(command) == (2, "Say which messages: ids, filters, or --all and nothing else.")
+    assert refused(command, "--all", "--consumer", "notes")[0] == 2
+    assert InboxMessage.objects.get().state == "dead"
+    assert OutboxMessage.objects.get().state == "pending"
+
+
+@pytest.mark.parametrize("command", ["replay", "cancel", "discard"])
+def test_an_id_that_is_mistyped_stops_all_of_them(command: str, consumer: Consumer) -> None:
+    row = a_dead_message(consumer)
+    code, words = refused(command, row.message_id, "m-0")
+    assert code == 1
+    assert words.startswith("No message has the id m-0.")
+    assert InboxMessage.objects.get().state == "dead"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(["--rate", rate] for rate in ("0", "-1", "abc", "nan", "inf")),
+        *(["--max-failures", share] for share in ("-0.1", "1.1", "20", "abc", "nan")),
+        *(["--canary", number] for number in ("0", "-1", "x")),
+        ["--canary-wait", "0"],
+        ["--since", "soon"],
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused(wrong: list[str]) -> None:
+    with pytest.raises(CommandError, match=wrong[1]):
+        printed("replay", "--all", f"{wrong[0]}={wrong[1]}")
+
+
+def test_waiting_and_a_failure_group_do_not_go_together() -> None:
+    assert refused("replay", "--waiting", "--group", "abc")[0] == 2
+
+
+# --- cancel and discard ------------------------------------------------------------------------------------
+
+
+def test_cancel_says_how_many_and_what_it_left_alone(consumer: Consumer, capsys: pytest.CaptureFixture[str]) -> None:
+    in_outbox()
+    in_outbox(lease_until=database.in_future(20))
+    assert printed("cancel", "--all", "--dry-run").startswith("Would cancel 1 outbox row and 0 messages waiting")
+    assert printed("cancel", "m-1", "--note", "wrong price").startswith("Cancelled 1 outbox row and 0 messages waiting")
+    assert "1 row left alone: being published at this moment." in capsys.readouterr().err
+    assert OutboxMessage.objects.get(state="cancelled").last_error.endswith(": wrong price")
+    assert refused("cancel", "--all") == (1, "Nothing was cancelled: nothing like that waits.")
+
+
+def test_cancel_for_programs() -> None:
+    in_outbox()
+    assert json.loads(printed("cancel", "m-1", "--json")) == {"outbox": 1, "inbox": 0, "leased": 0}
+
+
+def test_discard_says_how_many(consumer: Consumer) -> None:
+    row = a_dead_message(consumer)
+    assert printed("discard", "--group", row.failure_group, "--dry-run") == "Would discard 1 dead message.\n"
+    assert InboxMessage.objects.get().state == "dead"
+    assert printed("discard", "--group", row.failure_group) == "Discarded 1 dead message.\n"
+    assert refused("discard", row.message_id) == (1, "Nothing was discarded: no message like that is dead.")
+
+
+# --- settle ------------------------------------------------------------------------------------------------
+
+
+def test_settle_says_what_the_effect_is_now() -> None:
+    effect = an_effect()
+    said = printed("settle", str(effect.pk), "--done", "--reference", "SM1")
+    assert said == f"Effect {effect.pk} (text of message m-1): done, SM1.\n"
+    code, words = refused("settle", effect.key, "--not-done")
+    assert (code, words) == (1, f"Effect {effect.pk} is done, SM1: it cannot be settled as not done.")
+
+
+def test_settle_for_programs() -> None:
+    effect = an_effect()
+    told = json.loads(printed("settle", effect.key, "--not-done", "--json"))
+    assert told == {"id": effect.pk, "key": "m-1:notes:text", "state": "intended"}
+
+
+def test_settling_nothing_or_without_a_verdict_is_refused() -> None:
+    effect = an_effect()
+    assert refused("settle", "m-1:notes:fax", "--done")[0] == 1
+    assert refused("settle", str(effect.pk), "--give-up", "--reference", "SM1")[0] == 2
+    for wrong in ([], ["--done", "--give-up"]):
+        with pytest.raises(CommandError):
+            printed("settle", str(effect.pk), *wrong)
+    assert Effect.objects.get().state == "unknown"
+
+
+# --- audit -------------------------------------------------------------------------------------------------
+
+
+def test_the_audit_names_the_account_whatever_the_environment_says(
+    run_process: ProcessStarter, consumer: Consumer
+) -> None:
+    in_outbox()
+    process = run_process("messages", "cancel", "m-1", USER="mallory", LOGNAME="mallory")
+    assert process.wait() == 0
+    me = f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.gethostname()}"
+    assert OperatorAction.objects.get().actor == me
+    assert OutboxMessage.objects.get().last_error == f"cancelled by {me}"

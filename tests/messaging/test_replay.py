@@ -1,0 +1,433 @@
+"""Dead messages run again behind the same fence, once, whoever asks how often; and not on and on where they fail."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from messaging import database, handling, leases
+from messaging.consumers import Consumer
+from messaging.models import ActionOnMessage, Effect, InboxMessage, OperatorAction, OutboxMessage
+from messaging.operations import discard, hasten, replay
+from messaging.operations.replay import Fate, Pace, Replayed
+from messaging.operations.wanted import Wanted
+from tests.support.consuming import (
+    Moody,
+    a_consumer,
+    a_dead_message,
+    a_delivery,
+    a_message,
+    delivery_of,
+    notes,
+    registered,
+)
+from tests.support.running import InThread
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ALL = Wanted()
+WHO = "ann@host"
+
+
+@pytest.fixture
+def handler() -> Moody:
+    return Moody()
+
+
+@pytest.fixture
+def consumer(handler: Moody) -> Iterator[Consumer]:
+    consumer = a_consumer(handler)
+    with registered(consumer):
+        yield consumer
+
+
+def replayed(wanted: Wanted = ALL, **options: Any) -> Replayed:
+    return replay.replay(wanted, **{"by": WHO, **options})
+
+
+def arrives(consumer: Consumer, **which: Any) -> str:
+    """Handle what a replay has sent."""
+    return handling.handle(
+        consumer, delivery_of(OutboxMessage.objects.filter(**which).latest("pk"), queue=consumer.queue)
+    )
+
+
+def states() -> set[tuple[str, int]]:
+    return set(InboxMessage.objects.values_list("state", "attempt"))
+
+
+# --- one message -------------------------------------------------------------------------------------------
+
+
+def test_a_dead_message_goes_to_its_consumer_alone_and_is_handled_once(consumer: Consumer) -> None:
+    row = a_dead_message(consumer, **{"x-subject": "W-1", "trace": "abc"})
+
+    assert replayed(Wanted(message_ids=[row.message_id])).replayed == 1
+
+    sent = OutboxMessage.objects.get()
+    assert (sent.exchange, sent.routing_key, sent.consumer) == ("", consumer.queue, "notes")
+    assert (sent.message_id, sent.attempt, sent.origin, sent.subject) == (row.message_id, 2, "replay", "W-1")
+    assert sent.headers == {"trace": "abc"}
+    assert states() == {("retrying", 2)}
+    assert [arrives(consumer), arrives(consumer)] == ["handled", "duplicate"]
+    assert notes("hello") == 1
+    assert states() == {("handled", 2)}
+
+
+def test_a_late_copy_of_an_earlier_attempt_is_still_a_duplicate(consumer: Consumer) -> None:
+    row = a_dead_message(consumer)
+    replayed()
+    copy = a_delivery(a_message(id=row.message_id), attempt=1)
+    assert handling.handle(consumer, copy) == "duplicate"
+    assert notes() == 0
+
+
+def test_it_gets_a_whole_new_retry_policy(consumer: Consumer, handler: Moody) -> None:
+    handler.failing[""] = ValueError("not today")
+    verdicts = [handling.handle(consumer, a_delivery())] + [arrives(consumer) for _ in range(2)]
+    assert verdicts == ["retrying", "retrying", "dead"]
+
+    replayed()
+    assert [arrives(consumer) for _ in range(3)] == ["retrying", "retrying", "dead"]
+    assert states() == {("dead", 6)}
+
+
+def test_one_that_killed_its_process_is_not_dead_again_before_it_has_begun(consumer: Consumer) -> None:
+    delivery = a_delivery(redelivered=True)
+    InboxMessage.objects.create(
+        consumer="notes", message_id=delivery.message_id, state="retrying", attempt=1, starts=3, type="test.noted"
+    )
+    assert handling.handle(consumer, delivery) == "dead"
+
+    replayed()
+
+    sent = delivery_of(OutboxMessage.objects.get(), redelivered=True)
+    assert handling.handle(consumer, sent) == "handled"
+
+
+def test_what_waits_behind_it_in_its_order_waits_again(consumer: Consumer) -> None:
+    first, second = (a_dead_message(consumer, text) for text in ("first", "second"))
+    InboxMessage.objects.filter(pk=first.pk).update(ordering_key="W-1", position=1)
+    OutboxMessage.objects.bulk_create(
+        OutboxMessage(
+            pk=position, message_id=row.message_id, type="test.noted", routing_key="test.noted", body=b"",
+            state="published", expected_consumers=["notes"], ordering_key="W-1",
+        )
+        for position, row in ((1, first), (2, second))
+    )  # fmt: skip
+    InboxMessage.objects.filter(pk=second.pk).update(ordering_key="W-1", position=2)
+
+    replayed()
+
+    assert arrives(consumer, message_id=second.message_id) == "waiting"
+    assert arrives(consumer, message_id=first.message_id) == "handled"
+    assert arrives(consumer, message_id=second.message_id, origin="turn") == "handled"
+
+
+# --- who may run, and who does not -------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_what_would_become_of_each_and_writes_nothing(consumer: Consumer) -> None:
+    a_dead_message(consumer)
+    a_dead_message(consumer)
+    InboxMessage.objects.filter(pk=a_dead_message(consumer).pk).update(body_truncated=True)
+    a_dead_message(a_consumer(name="gone"))
+    InboxMessage.objects.filter(pk=a_dead_message(consumer).pk).update(type="test.erased")
+    for state in ("handled", "effects_due", "retrying", "waiting", "discarded"):
+        InboxMessage.objects.create(consumer="notes", message_id=state, state=state, type="test.noted")
+    InboxMessage.objects.create(
+        consumer="notes", message_id="replayed", state="retrying", type="test.noted", attempt=4, attempts_before=3
+    )
+    before = list(InboxMessage.objects.values())
+
+    told = replay.plan(ALL)
+
+    assert {fate: told.count(fate) for fate in Fate} == {
+        Fate.RUNS: 2,
+        Fate.REPLAYED: 1,
+        Fate.DONE: 2,
+        Fate.WAITS: 2,
+        Fate.NO_HANDLER: 2,
+        Fate.TRUNCATED: 1,
+        Fate.DISCARDED: 1,
+    }
+    assert told.found == 11
+    assert list(InboxMessage.objects.values()) == before
+    assert not OutboxMessage.objects.exists()
+    assert not OperatorAction.objects.exists()
+    assert replayed().replayed == told.count(Fate.RUNS)
+
+
+def test_a_letter_of_a_queue_without_a_consumer_has_no_handler(consumer: Consumer) -> None:
+    a_dead_message(a_consumer(name="some.queue"))
+    assert replay.plan(ALL).count(Fate.NO_HANDLER) == 1
+    assert replayed().replayed == 0
+    assert states() == {("dead", 1)}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"reason": "GATEWAY"}, {"b"}),
+        ({"consumer": "copies"}, {"c"}),
+        ({"subject": "W-1"}, {"a"}),
+        ({"type": "test.noted"}, {"a", "b", "c"}),
+        ({"type": "test.erased"}, set()),
+        ({"since": timedelta(hours=1)}, {"b", "c"}),
+        ({"consumer": "notes", "since": timedelta(hours=1)}, {"b"}),
+    ],
+)
+def test_filters_say_which(consumer: Consumer, wanted: dict[str, Any], found: set[str]) -> None:
+    copies = a_consumer(name="copies")
+    with registered(consumer, copies):
+        a = a_dead_message(consumer, "a", **{"x-subject": "W-1"})
+        InboxMessage.objects.filter(pk=a.pk).update(changed_at=a.changed_at - timedelta(hours=2))
+        a_dead_message(consumer, "b", reason="gateway down")
+        a_dead_message(copies, "c")
+        replayed(Wanted(**wanted))
+    assert {bytes(row.body).decode().split('"')[3] for row in OutboxMessage.objects.all()} == found
+
+
+def test_a_failure_group_is_replayed_together(consumer: Consumer) -> None:
+    rows = [a_dead_message(consumer, reason=f"no order 'W-{number}'") for number in (1, 2)]
+    a_dead_message(consumer, reason="gateway down")
+    assert replayed(Wanted(group=rows[0].failure_group)).replayed == 2
+    assert set(OutboxMessage.objects.values_list("message_id", flat=True)) == {row.message_id for row in rows}
+
+
+# --- two operators -----------------------------------------------------------------------------------------
+
+
+def test_the_second_operator_is_told_that_it_is_replayed_already(consumer: Consumer) -> None:
+    wanted = Wanted(message_ids=[a_dead_message(consumer).message_id])
+    assert replayed(wanted, by="ann").replayed == 1
+    assert replay.plan(wanted).count(Fate.REPLAYED) == 1
+    assert replayed(wanted, by="bob").replayed == 0
+    assert list(OperatorAction.objects.order_by("id").values_list("actor", "changed")) == [("ann", 1), ("bob", 0)]
+    arrives(consumer)
+    assert replay.plan(wanted).count(Fate.DONE) == 1
+
+
+def test_many_operators_at_once_replay_each_message_once(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "SIZE", 7)
+    for number in range(40):
+        a_dead_message(consumer, f"m{number}")
+    start = threading.Barrier(4)
+
+    def operator(name: str) -> Replayed:
+        start.wait()
+        return replayed(by=name)
+
+    operators = [InThread(lambda name=name: operator(name), name) for name in ("a", "b", "c", "d")]
+    results = [each.join(60) for each in operators]
+    assert sum(each.replayed for each in results) == 40
+    assert OutboxMessage.objects.count() == 40
+    assert sum(OperatorAction.objects.values_list("changed", flat=True)) == 40
+    assert ActionOnMessage.objects.count() == 40
+
+
+def test_a_discard_and_a_replay_at_once_are_one_of_both(consumer: Consumer) -> None:
+    for number in range(20):
+        a_dead_message(consumer, f"m{number}")
+    start = threading.Barrier(2)
+
+    def racing(function: Callable[[], Any]) -> Any:
+        start.wait()
+        return function()
+
+    one = InThread(lambda: racing(lambda: replayed().replayed), "replay")
+    other = InThread(lambda: racing(lambda: discard.discard(ALL, by="bob")), "discard")
+    went, gone = one.join(30), other.join(30)
+    assert went + gone == 20
+    assert OutboxMessage.objects.count() == went == InboxMessage.objects.filter(state="retrying").count()
+
+
+# --- pace --------------------------------------------------------------------------------------------------
+
+
+class Consuming:
+    """Handles whatever is sent to a consumer, as its process would, until told to stop."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._stop = threading.Event()
+        self._home = InThread(self._run, "consuming")
+
+    def __enter__(self) -> "Consuming":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._home.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            for row in OutboxMessage.objects.filter(state="pending", origin="replay"):
+                handling.handle(self._consumer, delivery_of(row, queue=self._consumer.queue))
+                OutboxMessage.objects.filter(pk=row.pk).update(state="published")
+            time.sleep(0.02)
+
+
+def test_a_canary_that_fails_stops_the_rest(consumer: Consumer, handler: Moody) -> None:
+    for number in range(10):
+        a_dead_message(consumer, f"m{number}")
+    handler.failing[""] = ValueError("still broken")
+    with Consuming(consumer):
+        result = replayed(pace=Pace(canary=3))
+    assert (result.replayed, result.failed, result.left) == (3, 3, 7)
+    assert "3 of 3 failed again: 100%, over the limit of 20%" in result.stopped
+    assert not result.timed_out
+    assert InboxMessage.objects.filter(state="dead").count() == 7
+
+
+def test_after_a_canary_that_does_well_the_rest_goes(consumer: Consumer) -> None:
+    for number in range(10):
+        a_dead_message(consumer, f"m{number}")
+    with Consuming(consumer):
+        result = replayed(pace=Pace(canary=3))
+        eventually(lambda: states() == {("handled", 2)})
+    assert (result.replayed, result.stopped) == (10, "")
+    assert result.succeeded >= 3
+    assert notes() == 10
+
+
+def test_a_canary_within_the_limit_lets_the_rest_go(consumer: Consumer, handler: Moody) -> None:
+    for number in range(8):
+        a_dead_message(consumer, f"m{number}")
+    handler.failing["m1"] = ValueError("only this one")
+    with Consuming(consumer):
+        result = replayed(pace=Pace(canary=4, max_failures=0.25))
+    assert result.replayed == 8
+
+
+def test_a_canary_that_nobody_handles_stops_the_rest_in_time(consumer: Consumer) -> None:
+    for number in range(4):
+        a_dead_message(consumer, f"m{number}")
+    result = replayed(pace=Pace(canary=2, canary_wait=timedelta(seconds=0.5)))
+    assert result.timed_out
+    assert "2 of the first 2 had not been handled after 0.5 s" in result.stopped
+    assert (result.replayed, result.left) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("state", "error"), [("failed", "no such number"), ("unknown", "no answer"), ("intended", "busy")]
+)
+def test_an_effect_that_fails_counts_as_a_failure(consumer: Consumer, state: str, error: str) -> None:
+    for number in range(3):
+        a_dead_message(consumer, f"m{number}")
+
+    def texting(event: Any, delivery: Any) -> None:
+        row = InboxMessage.objects.get(message_id=delivery.message_id)
+        Effect.objects.create(
+            inbox_message=row, consumer="notes", message_id=row.message_id, name="text", state=state, error=error
+        )
+        if state == "intended":
+            InboxMessage.objects.filter(pk=row.pk).update(state="effects_due")
+
+    with Consuming(a_consumer(texting)):
+        result = replayed(pace=Pace(canary=1))
+    assert (result.replayed, result.failed) == (1, 1)
+
+
+def test_failures_that_begin_later_stop_it_too(
+    consumer: Consumer, handler: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "SIZE", 5)
+    for number in range(60):
+        a_dead_message(consumer, f"m{number:02}")
+    handler.failing.update({f"m{number:02}": ValueError("broken again") for number in range(5, 60)})
+    with Consuming(consumer):
+        result = replayed(pace=Pace(rate=25))
+    assert 10 <= result.replayed < 60
+    assert "failed again" in result.stopped
+    assert result.left == 60 - result.replayed
+
+
+def test_no_more_than_the_rate_go_in_a_second(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(10):
+        a_dead_message(consumer, f"m{number}")
+    began = time.monotonic()
+    assert replayed(pace=Pace(rate=5)).replayed == 10
+    assert time.monotonic() - began >= 1  # 5 at once, 5 a second later
+    moments = sorted(OutboxMessage.objects.values_list("created_at", flat=True))
+    assert moments[5] - moments[4] > timedelta(seconds=0.8)
+
+
+def test_it_can_be_told_to_stop_and_goes_on_when_asked_again(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "SIZE", 2)
+    for number in range(6):
+        a_dead_message(consumer, f"m{number}")
+    result = replayed(should_stop=lambda: OutboxMessage.objects.count() >= 4)
+    assert (result.replayed, result.left, result.stopped) == (4, 2, "told to stop")
+    assert replayed().replayed == 2
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0}, {"canary": -1}, {"max_failures": 1.1}])
+def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="share from 0 to 1"):
+        Pace(**wrong)
+
+
+# --- audit -------------------------------------------------------------------------------------------------
+
+
+def test_who_replayed_what_and_why_is_written_with_it(consumer: Consumer) -> None:
+    row = a_dead_message(consumer)
+    replayed(Wanted(group=row.failure_group), note="gateway is back")
+    action = OperatorAction.objects.get()
+    assert (action.actor, action.action, action.changed) == (WHO, "replay", 1)
+    assert action.about == f"failure group {row.failure_group}"
+    assert action.details == {"note": "gateway is back"}
+    assert action.messages.get().message_id == row.message_id
+
+
+def test_without_its_audit_line_nothing_is_replayed(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_dead_message(consumer)
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("messaging.operations.audit.record", refusing)
+    with pytest.raises(RuntimeError):
+        replayed()
+    assert states() == {("dead", 1)}
+    assert not OutboxMessage.objects.exists()
+
+
+# --- what rests goes now -----------------------------------------------------------------------------------
+
+
+def resting(**changes: Any) -> OutboxMessage:
+    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
+    return OutboxMessage.objects.create(**{**facts, **changes})
+
+
+def test_a_retry_that_rests_and_a_refused_row_go_now(consumer: Consumer, handler: Moody) -> None:
+    later = database.in_future(3600)
+    resting(message_id="retry", consumer="notes", publish_at=later)
+    resting(message_id="unroutable", state="unroutable", publish_at=later)
+    resting(message_id="refused", state="failed")
+    assert leases.claim(10, 30) == []
+
+    assert hasten.hasten(ALL, by=WHO) == 3
+
+    assert {row.message_id for row in leases.claim(10, 30)} == {"retry", "unroutable", "refused"}
+    action = OperatorAction.objects.get()
+    assert (action.action, action.changed) == ("hasten", 3)
+
+
+def test_what_is_due_published_cancelled_or_held_by_a_relay_is_left_alone() -> None:
+    later = database.in_future(3600)
+    resting()
+    resting(state="published", publish_at=later)
+    resting(state="cancelled", publish_at=later)
+    resting(publish_at=later, lease_until=database.in_future(20))
+    before = list(OutboxMessage.objects.values())
+    assert hasten.hasten(ALL, by=WHO) == 0
+    assert list(OutboxMessage.objects.values()) == before

@@ -1,0 +1,165 @@
+"""A person settles what no program can know: whether an effect outside the database was done."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db.models import Q
+
+from messaging import effects, ledger, sending
+from messaging.effects import Sending
+from messaging.exceptions import NotDone
+from messaging.models import Effect, InboxMessage, OperatorAction
+from messaging.operations import settle
+from messaging.operations.settle import Verdict
+from messaging.sweep import sweep
+from tests.support.consuming import QUICKLY, a_consumer
+from tests.support.running import InThread
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+WHO = "ann@host"
+CONSUMER = a_consumer()
+
+
+@pytest.fixture
+def calls() -> Iterator[list[Sending]]:
+    """The effect `text`, which does its work; what it was called with."""
+    before, calls = dict(effects._registry), []
+
+    def send(sending: Sending) -> str:
+        calls.append(sending)
+        return "ref-1"
+
+    effects._registry.clear()
+    effects.effect("text", retry=QUICKLY)(send)
+    yield calls
+    effects._registry.clear()
+    effects._registry.update(before)
+
+
+def an_effect(state: str, *, inbox_state: str = "handled", **changes: Any) -> Effect:
+    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state=inbox_state)
+    facts = {"consumer": "notes", "message_id": "m-1", "name": "text", "attempts": 3, "error": "no answer"}
+    return Effect.objects.create(**{"inbox_message": row, "state": state, **facts, **changes})
+
+
+def settled(effect: Effect, verdict: Verdict, **options: Any) -> Effect | None:
+    """The effect after it was settled so; None where it could not be."""
+    if not settle.settle(effect, verdict, **{"by": WHO, **options}):
+        return None
+    effect.refresh_from_db()
+    return effect
+
+
+@pytest.mark.parametrize("state", ["unknown", "failed"])
+def test_done_keeps_what_the_gateway_calls_it_and_who_said_so(calls: list[Sending], state: str) -> None:
+    effect = settled(an_effect(state), Verdict.DONE, reference="SM1", note="seen in their log")
+    assert effect
+    assert (effect.state, effect.reference) == ("done", "SM1")
+    assert effect.error == "settled by ann@host: seen in their log"
+    assert sweep([CONSUMER]).effects == 0
+
+
+@pytest.mark.parametrize("state", ["unknown", "failed"])
+def test_not_done_is_carried_out_again_with_a_whole_new_retry_policy(calls: list[Sending], state: str) -> None:
+    effect = settled(an_effect(state), Verdict.NOT_DONE)
+    assert effect
+    assert (effect.state, effect.attempts) == ("intended", 0)
+    assert InboxMessage.objects.get().state == "effects_due"
+
+    assert sweep([CONSUMER]).effects == 1
+    effect.refresh_from_db()
+    assert (effect.state, effect.reference) == ("done", "ref-1")
+    assert InboxMessage.objects.get().state == "handled"
+    assert [call.key for call in calls] == ["m-1:notes:text"]
+
+
+@pytest.mark.parametrize("state", ["unknown", "intended"])
+def test_giving_up_ends_it(calls: list[Sending], state: str) -> None:
+    effect = settled(an_effect(state, inbox_state="effects_due"), Verdict.GIVE_UP, note="too late")
+    assert effect
+    assert (effect.state, effect.error) == ("failed", "given up; settled by ann@host: too late")
+    assert InboxMessage.objects.get().state == "handled"
+    assert sweep([CONSUMER]).effects == 0
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        *((state, verdict) for state in ("done", "sending") for verdict in Verdict),
+        ("intended", Verdict.DONE),
+        ("intended", Verdict.NOT_DONE),
+        ("failed", Verdict.GIVE_UP),
+    ],
+)
+def test_what_is_known_or_has_somebody_at_it_is_not_settled(calls: list[Sending], state: str, verdict: Verdict) -> None:
+    effect = an_effect(state)
+    before = Effect.objects.values().get()
+    assert settled(effect, verdict) is None
+    assert Effect.objects.values().get() == before
+    assert OperatorAction.objects.get().changed == 0
+
+
+def test_the_other_effects_of_the_message_keep_its_row_open(calls: list[Sending]) -> None:
+    effect = an_effect("unknown", inbox_state="effects_due")
+    Effect.objects.create(inbox_message=effect.inbox_message, consumer="notes", message_id="m-1", name="call")
+    settled(effect, Verdict.DONE)
+    assert InboxMessage.objects.get().state == "effects_due"
+
+
+def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) -> None:
+    effect = an_effect("intended", inbox_state="effects_due", attempts=0)
+    results = sending.carry_out(ledger.claim(Q(), 1))
+    Effect.objects.update(state="unknown")
+    settled(effect, Verdict.GIVE_UP)
+    ledger.note(results)
+    effect.refresh_from_db()
+    assert effect.state == "failed"
+
+
+def test_two_who_settle_it_at_once_settle_it_once(calls: list[Sending]) -> None:
+    effect = an_effect("unknown")
+    verdicts = [Verdict.DONE, Verdict.NOT_DONE] * 2
+    people = [
+        InThread(lambda verdict=verdict: settle.settle(effect, verdict, by=WHO), "settle") for verdict in verdicts
+    ]
+    said = [person.join() for person in people]
+    effect.refresh_from_db()
+    # Not done, and then given up by nobody: the first word alone counts, as each leads out of *unknown*.
+    assert said.count(True) == 1
+    assert effect.state in {"done", "intended"}
+
+
+def test_it_fails_again_where_it_cannot_be_done(calls: list[Sending]) -> None:
+    def busy(sending: Sending) -> str:
+        raise NotDone("busy")
+
+    effect = settled(an_effect("failed"), Verdict.NOT_DONE)
+    assert effect
+    effects._registry.clear()
+    effects.effect("text", retry=QUICKLY)(busy)
+    sweep([CONSUMER])
+    effect.refresh_from_db()
+    assert (effect.state, effect.attempts) == ("intended", 1)
+
+
+@pytest.mark.parametrize("name", ["id", "key"])
+def test_an_effect_is_found_by_its_id_and_by_its_key(name: str) -> None:
+    effect = an_effect("unknown", message_id="a:b", name="te-xt")
+    assert settle.find({"id": str(effect.pk), "key": effect.key}[name]) == effect
+
+
+@pytest.mark.parametrize("name", ["0", "", "m-1", "m-1:notes:fax", "9" * 30, "²"])
+def test_what_is_no_effect_is_not_found(name: str) -> None:
+    an_effect("unknown")
+    assert settle.find(name) is None
+
+
+def test_who_settled_what_is_written_with_it() -> None:
+    settled(an_effect("unknown"), Verdict.DONE, reference="SM1", note="seen")
+    action = OperatorAction.objects.get()
+    assert (action.actor, action.action, action.about, action.changed) == (WHO, "settle", "effect m-1:notes:text", 1)
+    assert action.details == {"verdict": "done", "reference": "SM1", "note": "seen"}
+    assert action.messages.get().message_id == "m-1"
