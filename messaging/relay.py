@@ -71,6 +71,7 @@ class Relay:
         self._declare_due = 0.0
         self._problems: dict[str, str] = {}
         self._publisher = Publisher("relay", on_change=self._wake)
+        self._declarer = topology.Declarer(self._publisher.connection)
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ class Relay:
         fresh = connection.generation != self._declared_generation
         if not fresh and time.monotonic() < self._declare_due:
             return
-        problems = topology.declare(connection, topology.wanted(consumers.registered()))
+        problems = self._declarer.declare(topology.wanted(consumers.registered()))
         for name, reason in problems.items():
             if self._problems.get(name) != reason:
                 log.error("relay.topology_problem", name=name, reason=reason)

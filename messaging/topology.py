@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ log = structlog.get_logger(__name__)
 ACCESS_REFUSED = 403
 NOT_FOUND = 404
 PRECONDITION_FAILED = 406
+
+#: Seconds after which what was refused is asked for again: somebody may have granted it.
+ASK_AGAIN = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,60 +101,89 @@ def queue_arguments() -> dict[str, Any]:
 
 
 def declare(connection: Connection, topology: Topology) -> dict[str, str]:
-    """Declare `topology`; return {name of exchange or queue: reason} for what does not stand as it should.
+    """Declare `topology` once; see `Declarer.declare`."""
+    return Declarer(connection).declare(topology)
 
-    Where this user may not configure, it is looked for passively. An existing queue with other arguments is left
-    as it is, and reported. Raises BrokerUnavailable.
+
+class Declarer:
+    """Declares topologies over one connection, again and again.
+
+    What this user may not declare is looked for instead. It is not tried again before ASK_AGAIN has passed, or on a
+    fresh connection: each refusal costs a channel, and the broker a line in its log.
     """
-    problems: dict[str, str] = {}
-    for exchange in topology.exchanges:
-        _declare_one(
-            problems, connection, exchange.name, "exchange_declare",
-            {"exchange": exchange.name}, {"exchange_type": exchange.type, "durable": True},
-        )  # fmt: skip
-    for queue in topology.queues:
-        _declare_one(
-            problems, connection, queue.name, "queue_declare",
-            {"queue": queue.name}, {"durable": True, "arguments": queue.arguments},
-        )  # fmt: skip
-    for binding in topology.bindings:
-        _bind(problems, connection, binding)
-    return problems
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._generation = connection.generation
+        self._forget_at = 0.0
+        #: What this user may not declare, by name; a binding by exchange, key and queue.
+        self.refused: dict[str, str] = {}
+        #: What stands otherwise than wanted, and what the broker said about it.
+        self.differing: dict[str, str] = {}
 
-def _declare_one(
-    problems: dict[str, str],
-    connection: Connection,
-    name: str,
-    method: str,
-    what: dict[str, Any],
-    how: dict[str, Any],
-) -> None:
-    try:
-        connection.call(method, **what, **how)
-    except ChannelClosed as error:
-        if error.code == ACCESS_REFUSED:
-            _look(problems, connection, name, method, what)
-        elif error.code == PRECONDITION_FAILED:
-            # It stands and works, but not as this code wants it: say so, and go on with what is there.
-            log.error("topology.differs", name=name, reason=error.text)
-        else:
-            problems[name] = str(error)
+    def declare(self, topology: Topology) -> dict[str, str]:
+        """Declare `topology`; return {name of exchange or queue: reason} for what does not stand as it should.
 
+        An existing queue with other arguments is left as it is, and logged. Raises BrokerUnavailable.
+        """
+        if self._generation != self._connection.generation or time.monotonic() >= self._forget_at:
+            self._generation, self._forget_at = self._connection.generation, time.monotonic() + ASK_AGAIN
+            self.refused.clear()
+            self.differing.clear()
+        known = set(self.refused)
+        problems: dict[str, str] = {}
+        for exchange in topology.exchanges:
+            self._declare(
+                problems, exchange.name, "exchange_declare",
+                {"exchange": exchange.name}, {"exchange_type": exchange.type, "durable": True},
+            )  # fmt: skip
+        for queue in topology.queues:
+            self._declare(
+                problems, queue.name, "queue_declare",
+                {"queue": queue.name}, {"durable": True, "arguments": queue.arguments},
+            )  # fmt: skip
+        for binding in topology.bindings:
+            self._bind(problems, binding)
+        if new := [name for name in self.refused if name not in known]:
+            log.info("topology.may_not_declare", names="; ".join(new))
+        return problems
 
-def _look(problems: dict[str, str], connection: Connection, name: str, method: str, what: dict[str, Any]) -> None:
-    try:
-        connection.call(method, **what, passive=True)
-    except ChannelClosed as error:
-        problems[name] = f"this user may not declare it, and it cannot be found: {error}"
+    def _declare(
+        self, problems: dict[str, str], name: str, method: str, what: dict[str, Any], how: dict[str, Any]
+    ) -> None:
+        if name in self.refused:
+            self._look(problems, name, method, what)
+            return
+        try:
+            self._connection.call(method, **what, **how)
+        except ChannelClosed as error:
+            if error.code == ACCESS_REFUSED:
+                self.refused[name] = error.text
+                self._look(problems, name, method, what)
+            elif error.code == PRECONDITION_FAILED:
+                # It stands and works, but not as this code wants it: say so, and go on with what is there.
+                self.differing[name] = error.text
+                log.error("topology.differs", name=name, reason=error.text)
+            else:
+                problems[name] = str(error)
 
+    def _look(self, problems: dict[str, str], name: str, method: str, what: dict[str, Any]) -> None:
+        try:
+            self._connection.call(method, **what, passive=True)
+        except ChannelClosed as error:
+            # From 4.3.1 on RabbitMQ shows nothing to those who may do nothing with it: then nobody knows.
+            if error.code != ACCESS_REFUSED:
+                problems[name] = f"this user may not declare it, and it cannot be found: {error}"
 
-def _bind(problems: dict[str, str], connection: Connection, binding: Binding) -> None:
-    try:
-        connection.call("queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key)
-    except ChannelClosed as error:
-        if error.code == ACCESS_REFUSED:
-            # AMQP has no way to look at a binding; an unbound key shows as a returned message.
-            log.info("topology.may_not_bind", queue=binding.queue, key=binding.key)
-        else:
-            problems.setdefault(binding.queue, f"binding {binding.key} of {binding.exchange} failed: {error}")
+    def _bind(self, problems: dict[str, str], binding: Binding) -> None:
+        name = f"binding {binding.exchange} → {binding.key} → {binding.queue}"
+        if name in self.refused:
+            return
+        try:
+            self._connection.call("queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key)
+        except ChannelClosed as error:
+            if error.code == ACCESS_REFUSED:
+                # AMQP has no way to look at a binding; an unbound key shows as a returned message.
+                self.refused[name] = error.text
+            else:
+                problems.setdefault(binding.queue, f"binding {binding.key} of {binding.exchange} failed: {error}")

@@ -1,0 +1,384 @@
+"""`mq grants`: with these rights each kind of process can do its work, and RabbitMQ refuses it everything else."""
+
+import json
+import shlex
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from pika.adapters.blocking_connection import BlockingChannel
+
+from messaging import consumers, outbox, rpc, topology
+from messaging.broker.connection import Connection
+from messaging.delivery import Delivery
+from messaging.exceptions import ChannelClosed
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.operations import dead_letters
+from messaging.rpc import client
+from messaging.rpc.procedures import request_queue
+from orders.models import Product, RedPacket, TextMessage
+from script.services.rabbitmq import RabbitMQNode
+from script.shopper import Shopper
+from tests.acceptance.conftest import product  # noqa: F401 (a fixture)
+from tests.support.accounts import Accounts, accounts_at
+from tests.support.amqp import plain_channel
+from tests.support.consuming import Noted, a_consumer, note, notes, registered
+from tests.support.processes import ProcessStarter
+from tests.support.rpc import RunningServer
+from tests.support.running import IMPATIENT, running_relay, running_worker
+from tests.support.waiting import eventually
+
+NOTES, OTHERS = a_consumer(), a_consumer(name="others")
+
+
+@pytest.fixture
+def accounts(broker: RabbitMQNode, vhost: str, settings: Any, tmp_path: Path) -> Iterator[Accounts]:
+    """An account for each role, and the topology as the operator declares it."""
+    with accounts_at(broker, vhost, tmp_path) as accounts:
+        app_id = f"w{uuid.uuid4().hex[:8]}"
+        settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "APP_ID": app_id, "RELAY_THREAD": False}
+        with registered(NOTES, OTHERS):
+            accounts.grant()
+            as_user(settings, accounts["operator"])
+            call_command("mq", "topology", "--declare", stdout=StringIO())
+            yield accounts
+
+
+def as_user(settings: Any, url: str) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+
+
+def printed(*arguments: str) -> str:
+    output = StringIO()
+    call_command("mq", *arguments, stdout=output)
+    return output.getvalue()
+
+
+# --- Everything that somebody could try ----------------------------------------------------------------------
+
+Try = Callable[[BlockingChannel], Any]
+
+
+def everything() -> dict[str, Try]:
+    event, exchange, dead = "test.noted", topology.wanted([]).exchanges[0].name, topology.dead_letter_queue()
+    arguments = topology.queue_arguments()
+    reply, request = f"rpc.reply.{uuid.uuid4()}", request_queue("shipping.quote")
+    tries: dict[str, Try] = {
+        "publish the event": lambda channel: channel.basic_publish(exchange, event, b"{}"),
+        "publish another event": lambda channel: channel.basic_publish(exchange, "test.noted2", b"{}"),
+        "publish an event of more words": lambda channel: channel.basic_publish(exchange, f"x.{event}", b"{}"),
+        "publish an event and a line feed": lambda channel: channel.basic_publish(exchange, f"{event}\n", b"{}"),
+        "publish to one queue": lambda channel: channel.basic_publish("", NOTES.queue, b"{}"),
+        "publish to another exchange": lambda channel: channel.basic_publish("amq.topic", event, b"{}"),
+        "declare the exchange": lambda channel: channel.exchange_declare(exchange, "topic", durable=True),
+        "delete the exchange": lambda channel: channel.exchange_delete(exchange),
+        "declare another exchange": lambda channel: channel.exchange_declare("mine", "topic"),
+        "bind the queue": lambda channel: channel.queue_bind(NOTES.queue, exchange, event),
+        "unbind the queue": lambda channel: channel.queue_unbind(NOTES.queue, exchange, event),
+        "bind the queue to all that is logged": lambda channel: channel.queue_bind(NOTES.queue, "amq.rabbitmq.log"),
+        "bind the dead letters": lambda channel: channel.queue_bind(dead, exchange, event),
+        "declare another queue": lambda channel: channel.queue_declare("mine"),
+        "declare a nameless queue": lambda channel: channel.queue_declare("", exclusive=True),
+        "declare a queue like it": lambda channel: channel.queue_declare(NOTES.queue.replace(".", "x")),
+        "declare a longer queue": lambda channel: channel.queue_declare(f"{NOTES.queue}2"),
+        "declare the queue of requests": lambda channel: channel.queue_declare(
+            request, durable=True, auto_delete=True, arguments={"x-queue-type": "classic"}
+        ),
+        "have a reply queue": lambda channel: channel.basic_consume(
+            channel.queue_declare(reply, exclusive=True).method.queue, lambda *_: None
+        ),
+    }
+    for name, queue in {"the queue": NOTES.queue, "the other queue": OTHERS.queue, "the dead letters": dead}.items():
+        how = topology.wanted([]).queues[0].arguments if queue == dead else arguments
+        tries |= {
+            f"read {name}": lambda channel, queue=queue: channel.basic_get(queue),
+            f"consume {name}": lambda channel, queue=queue: channel.basic_consume(queue, lambda *_: None),
+            f"purge {name}": lambda channel, queue=queue: channel.queue_purge(queue),
+            f"declare {name}": lambda channel, queue=queue, how=how: channel.queue_declare(
+                queue, durable=True, arguments=how
+            ),
+        }
+    tries["delete the queue"] = lambda channel: channel.queue_delete(NOTES.queue)
+    return tries
+
+
+def allowed(url: str, tries: dict[str, Try]) -> set[str]:
+    """What an account gets through with; all else was refused with 403."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    done, refusals = set(), {}
+    for name, attempt in tries.items():
+        channel = connection.channel()
+        channel.confirm_delivery()
+        try:
+            attempt(channel)
+        except pika.exceptions.ChannelClosedByBroker as error:
+            refusals[name] = error.reply_code
+        else:
+            done.add(name)
+            channel.close()
+    connection.close()
+    assert set(refusals.values()) <= {403}, refusals
+    return done
+
+
+PUBLISHES = {"publish the event", "publish to one queue"}
+READS = {"read the queue", "consume the queue", "purge the queue"}
+ROLES = {
+    "web": PUBLISHES,
+    "relay": PUBLISHES,
+    "consumer-notes": READS,
+    "consumer-others": {"read the other queue", "consume the other queue", "purge the other queue"},
+    "consumer-dead_letters": {"read the dead letters", "consume the dead letters", "purge the dead letters"},
+    "rpc-worker": {"publish to one queue", "declare the queue of requests"},
+    "rpc-caller": {"publish to one queue", "have a reply queue"},
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_its_work_and_nothing_else(accounts: Accounts, role: str) -> None:
+    assert allowed(accounts[role], everything()) == ROLES[role]
+
+
+def test_only_the_operator_may_change_what_stands_and_only_what_is_ours(accounts: Accounts) -> None:
+    refused = {
+        "publish an event and a line feed",
+        "publish to another exchange",
+        "declare another exchange",
+        "bind the queue to all that is logged",
+        "declare another queue",
+        "declare a nameless queue",
+        "declare a queue like it",
+        "declare a longer queue",
+        "declare the queue of requests",
+        "have a reply queue",
+    }
+    tries = everything()
+    for destructive in ("unbind the queue", "delete the queue", "delete the exchange"):
+        tries[destructive] = tries.pop(destructive)  # last: the others need what it takes away
+    assert allowed(accounts["operator"], tries) == set(tries) - refused
+
+
+def test_names_that_look_like_expressions_are_granted_as_they_are(
+    broker: RabbitMQNode, vhost: str, accounts: Accounts
+) -> None:
+    odd = a_consumer(name="odd", queue="a.b|c(d)*[e]+{f}^$\\ -é'\"")
+    with registered(odd):
+        accounts.grant("odd=consumer-odd")
+    url = accounts["odd"]
+    with plain_channel(vhost) as channel:
+        for queue in (odd.queue, odd.queue.replace("a.b", "aXb"), "a.b", "c"):
+            channel.queue_declare(queue)
+    with plain_channel(url) as channel:
+        channel.basic_get(odd.queue)
+    for queue in (odd.queue.replace("a.b", "aXb"), "a.b", "c"):
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="403"), plain_channel(url) as channel:
+            channel.basic_get(queue)
+
+
+# --- What is printed ---------------------------------------------------------------------------------------
+
+
+def test_the_printed_lines_do_the_same_as_the_json_and_hold_no_password(
+    broker: RabbitMQNode, vhost: str, accounts: Accounts
+) -> None:
+    lines = [line for line in printed("grants", "--user", "-odd name=web,rpc-caller").splitlines() if line[:1] != "#"]
+    try:
+        for line in filter(None, lines):
+            program, *arguments = shlex.split(line)
+            assert program == "rabbitmqctl"
+            broker.ctl(*arguments, stdin="a password\n" if "add_user" in arguments else "")
+        by_lines = rights(broker, "-odd name")
+        assert broker.ctl("authenticate_user", "--", "-odd name", stdin="a password\n")
+        broker.ctl("delete_user", "--", "-odd name")
+        accounts.grant("same=web,rpc-caller")
+        assert rights(broker, "same") == by_lines
+        assert by_lines[0]
+        assert by_lines[1]
+    finally:
+        names = [each["name"] for each in broker.api("GET", "/users")]
+        if "-odd name" in names:
+            broker.ctl("delete_user", "--", "-odd name")
+
+
+def rights(broker: RabbitMQNode, user: str) -> tuple[list[Any], list[Any]]:
+    plain, by_topic = (
+        [{key: value for key, value in each.items() if key != "user"} for each in found]
+        for found in (
+            [each for each in broker.api("GET", "/permissions") if each["user"] == user],
+            [each for each in broker.api("GET", "/topic-permissions") if each["user"] == user],
+        )
+    )
+    return plain, by_topic
+
+
+def test_to_import_again_leaves_passwords_as_they_are(accounts: Accounts) -> None:
+    accounts.grant()
+    with plain_channel(accounts["web"]) as channel:
+        assert channel.is_open
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--user", "shop"], "NAME=ROLE"), (["--user", "shop=king"], "no role 'king'"), (["--user", "=web"], "NAME=ROLE")],
+)
+def test_what_is_no_role_is_a_usage_error(arguments: list[str], said: str) -> None:
+    with pytest.raises(CommandError, match=said) as error:
+        printed("grants", *arguments)
+    assert error.value.returncode == 2
+
+
+def test_the_vhost_is_that_of_the_address(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://localhost/a%2Fb?heartbeat=5"]}
+    found = json.loads(printed("grants", "--json"))
+    assert {each["vhost"] for each in found["permissions"]} == {"a/b"}
+
+
+def test_who_may_not_declare_is_told_so(accounts: Accounts, settings: Any) -> None:
+    as_user(settings, accounts["web"])
+    with pytest.raises(CommandError, match=f"{NOTES.queue}: this user may not declare it"):
+        printed("topology", "--declare")
+
+
+def test_a_wrong_password_is_said_in_one_line(accounts: Accounts, settings: Any) -> None:
+    as_user(settings, accounts["operator"].replace(accounts.password, "wrong"))
+    with pytest.raises(CommandError, match="refused") as error:
+        printed("topology", "--declare")
+    assert error.value.returncode == 3
+
+
+# --- The work gets done ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database(transactional_db: None) -> None:
+    """Rows that other threads see."""
+
+
+def test_a_consumer_that_may_not_publish_gets_its_retries_through_the_relay(
+    database: None, accounts: Accounts, settings: Any
+) -> None:
+    def fail_once(event: Noted, delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise ConnectionError("not yet")
+        note(event.text)
+
+    with registered(flaky := a_consumer(fail_once)):
+        as_user(settings, accounts["relay"])
+        with running_relay():
+            as_user(settings, accounts["consumer-notes"])
+            with running_worker(flaky), transaction.atomic():
+                outbox.add(Noted(text="hello"))
+            eventually(lambda: not OutboxMessage.objects.exclude(state=OutboxMessage.State.PUBLISHED).exists())
+            with running_worker(flaky):
+                eventually(lambda: notes("hello") == 1, report=lambda: list(InboxMessage.objects.values()))
+
+
+def test_dead_letters_are_recorded_by_one_who_may_only_read_them(
+    database: None, accounts: Accounts, settings: Any, vhost: str
+) -> None:
+    with plain_channel(vhost) as channel:
+        channel.basic_publish("", topology.dead_letter_queue(), b"{}", pika.BasicProperties(message_id="gone"))
+    as_user(settings, accounts["consumer-dead_letters"])
+    with running_worker(dead_letters.consumer()):
+        eventually(lambda: InboxMessage.objects.filter(message_id="gone", state=InboxMessage.State.DEAD).exists())
+
+
+def test_a_relay_that_may_not_configure_still_sees_that_a_queue_is_gone(
+    database: None, accounts: Accounts, settings: Any, vhost: str
+) -> None:
+    as_user(settings, accounts["relay"])
+    with running_relay():
+        with plain_channel(vhost) as channel:
+            channel.queue_delete(OTHERS.queue)
+        with transaction.atomic():
+            [row] = outbox.add(Noted(text="hello"))
+        eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.UNROUTABLE)
+        assert "others: this user may not declare it" in OutboxMessage.objects.get(pk=row.pk).last_error
+        as_user(settings, accounts["operator"])
+        printed("topology", "--declare")
+        eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.PUBLISHED)
+
+
+def test_what_was_refused_is_not_asked_for_again_on_the_same_connection(accounts: Accounts, settings: Any) -> None:
+    as_user(settings, accounts["relay"])
+    connection = Connection("test").start()
+    try:
+        assert connection.wait_until_open(10)
+        declarer = topology.Declarer(connection)
+        wanted = topology.wanted(consumers.registered())
+        refusals: Counter[str] = Counter()
+        call = connection.call
+
+        def counting(method: str, **arguments: Any) -> Any:
+            try:
+                return call(method, **arguments)
+            except ChannelClosed:
+                refusals[method] += 1
+                raise
+
+        connection.call = counting  # type: ignore[method-assign]
+        assert declarer.declare(wanted) == {}
+        assert set(refusals) == {"exchange_declare", "queue_declare", "queue_bind"}
+        refusals.clear()
+        assert declarer.declare(wanted) == {}
+        assert not refusals
+
+        connection.reset("the test wants a fresh one")
+        eventually(lambda: connection.generation == 2)
+        assert declarer.declare(wanted) == {}
+        assert refusals
+    finally:
+        connection.stop()
+
+
+def test_calls_are_answered_between_a_worker_and_a_caller_of_least_rights(
+    database: None, accounts: Accounts, settings: Any
+) -> None:
+    as_user(settings, accounts["rpc-worker"])
+    server = RunningServer()
+    try:
+        as_user(settings, accounts["rpc-caller"])
+        quote = rpc.call("shipping.quote", {"weight_grams": 100, "destination": "CN"}, timeout=10)
+        assert quote["currency"]
+    finally:
+        server.stop()
+        client.close()
+
+
+def test_the_whole_shop_runs_with_an_account_for_each_process(
+    broker: RabbitMQNode,
+    vhost: str,
+    settings: Any,
+    tmp_path: Path,
+    run_process: ProcessStarter,
+    product: Product,  # noqa: F811
+) -> None:
+    def as_account(name: str) -> dict[str, str]:
+        return {"AMQP_URL": accounts[name], "RELAY_THREAD": "0"}
+
+    with accounts_at(broker, vhost, tmp_path) as accounts:
+        accounts.grant(
+            "shop=rpc-caller", "relay=relay", "rpc=rpc-worker", "operator=operator",
+            "consumers=consumer-sms,consumer-red_packet,consumer-dead_letters",
+        )  # fmt: skip
+        assert run_process("mq", "topology", "--declare", **as_account("operator")).wait() == 0
+        run_process("run_relay", **as_account("relay"))
+        run_process("run_rpc_worker", **as_account("rpc")).wait_for_line("Serving")
+        run_process("run_consumer", "--all", **as_account("consumers")).wait_for_line("amqp.connected")
+        web = run_process.web(**as_account("shop"))
+
+        number = Shopper(web.url).buy(product.slug)
+
+        eventually(lambda: TextMessage.objects.filter(order__number=number).exists())
+        eventually(lambda: RedPacket.objects.filter(order__number=number).exists())
+        eventually(lambda: not OutboxMessage.objects.exclude(state=OutboxMessage.State.PUBLISHED).exists())
+        for process in run_process._started:
+            assert "topology_problem" not in process.output
+            assert "ACCESS_REFUSED" not in process.output
