@@ -294,9 +294,10 @@ def test_a_relay_that_may_not_configure_still_sees_that_a_queue_is_gone(
     database: None, accounts: Accounts, settings: Any, vhost: str
 ) -> None:
     as_user(settings, accounts["relay"])
-    with running_relay():
+    with running_relay() as relay:
         with plain_channel(vhost) as channel:
             channel.queue_delete(OTHERS.queue)
+        eventually(lambda: relay._problems)
         with transaction.atomic():
             [row] = outbox.add(Noted(text="hello"))
         eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.UNROUTABLE)
