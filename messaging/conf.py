@@ -56,6 +56,8 @@ class MessagingSettings(BaseModel):
     heartbeat: int = Field(default=15, ge=2)
     #: Longest pause between two attempts to connect.
     reconnect_max: float = Field(default=10, gt=0)
+    #: Shortest pause once every address has refused this user: more attempts could lock it out.
+    reconnect_refused: float = Field(default=30, gt=0)
 
     #: Unacknowledged deliveries that a consumer may hold, unless it says otherwise.
     prefetch: int = Field(default=50, ge=1, le=65535)

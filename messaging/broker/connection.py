@@ -128,7 +128,8 @@ class Connection:
         self.call_soon(lambda: self._abandon(reason))
 
     def hurry(self) -> None:
-        """Cut a present pause between two attempts to connect down to `FIRST_RECONNECT_DELAY`: somebody waits."""
+        """Cut a present pause between two attempts to connect down to `FIRST_RECONNECT_DELAY`: somebody waits. Not
+        so once `refused`: what was refused will be again."""
         self.call_soon(self._shorten_pause)
 
     def succeeded(self) -> None:
@@ -155,7 +156,7 @@ class Connection:
         self._ioloop.close()
 
     def _shorten_pause(self) -> None:
-        if self._pausing is not None and not self._hurried:
+        if self._pausing is not None and not self._hurried and not self.refused:
             self._hurried = True
             self._ioloop.remove_timeout(self._pausing)
             self._pausing = self._ioloop.call_later(FIRST_RECONNECT_DELAY, self._connect)
@@ -254,10 +255,13 @@ class Connection:
         self._changed()
 
     def _pause(self) -> float:
-        longest = conf.get().reconnect_max
-        pause: float = min(FIRST_RECONNECT_DELAY * 2 ** min(self._failures, 20), longest)
+        settings = conf.get()
+        spread = random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
+        if self.refused:
+            return settings.reconnect_refused * (0.5 + spread)
+        pause: float = min(FIRST_RECONNECT_DELAY * 2 ** min(self._failures, 20), settings.reconnect_max)
         self._failures += 1
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
+        return pause * spread
 
     def _close(self) -> None:
         if self._pika is not None and self._pika.is_open:

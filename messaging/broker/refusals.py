@@ -48,6 +48,8 @@ def describe(error: BaseException) -> str:
     if alert := _certificate_alert(error):
         return f"TLS: the broker refused our certificate, or wants one ({alert}): set AMQP_TLS_CERT_FILE"
     match error:
+        case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError() if not is_refusal(error):
+            return f"the connection ended during the log-in: {_text_at_log_in(error)}"
         case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
             return "the broker refused the user name or the password"
         case exceptions.ProbableAccessDeniedError():
@@ -80,8 +82,10 @@ def is_refusal(error: BaseException) -> bool:
     error = _cause(error)
     if isinstance(error, exceptions.ConnectionClosed):
         return error.reply_code in REFUSED_CODES
-    said_no = exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError
-    return isinstance(error, said_no | ssl.SSLCertVerificationError) or bool(_certificate_alert(error))
+    if isinstance(error, exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError):
+        said = re.search(r"ConnectionClosedByBroker: \((\d+)\)", _text_at_log_in(error))
+        return said is not None and int(said[1]) in REFUSED_CODES
+    return isinstance(error, ssl.SSLCertVerificationError) or bool(_certificate_alert(error))
 
 
 def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
@@ -89,6 +93,11 @@ def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
     if isinstance(error, exceptions.ChannelClosed):
         return ChannelClosed(error.reply_code, error.reply_text)
     return BrokerUnavailable(describe(error))
+
+
+def _text_at_log_in(error: BaseException) -> str:
+    """Return what really ended a log-in. To pika any end of it is a refusal, probably; it keeps the truth as text."""
+    return str(error.args[0]) if error.args else ""
 
 
 def _tls(error: ssl.SSLError) -> str:

@@ -58,6 +58,8 @@ class TcpProxy:
         self._port = 0
         self._lock = threading.Lock()
         self._lines: set[_Line] = set()
+        #: How many connections came so far.
+        self.taken = 0
         self._refusing = False
         self._weather = _Weather()
 
@@ -146,6 +148,7 @@ class TcpProxy:
             line = _Line(client, self._weather)
             with self._lock:
                 self._lines.add(line)
+                self.taken += 1
             if self._refusing:
                 line.cut()
             threading.Thread(target=self._serve, args=[line], name="proxy", daemon=True).start()

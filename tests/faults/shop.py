@@ -30,6 +30,7 @@ SOON = {
     "HEARTBEAT": 2,
     "CONNECT_TIMEOUT": 2,
     "RECONNECT_MAX": 1,
+    "RECONNECT_REFUSED": 2,
 }
 
 

@@ -44,6 +44,7 @@ def good(certificates: Certificates, node: RabbitMQNode, settings: Any) -> dict[
         "AMQP_URLS": [node.tls_url()],
         "CONNECT_TIMEOUT": 3.0,
         "RECONNECT_MAX": 0.3,
+        "RECONNECT_REFUSED": 0.3,
     }
     return settings.MESSAGING
 

@@ -2,11 +2,13 @@
 
 import gc
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +17,7 @@ from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
+from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel
 from tests.support.consuming import a_consumer
 from tests.support.listeners import something_that_answers
@@ -100,6 +103,48 @@ def test_an_unknown_vhost_is_a_refusal_in_words(vhost: str, settings: Any) -> No
     said, refused = first_error()
     assert refused
     assert "virtual host" in said or "vhost" in said
+
+
+def test_a_refusal_is_not_tried_again_soon(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+    with TcpProxy(lambda: broker.port) as network:
+        to(settings, through(network, vhost) + "-unknown")
+        with connecting() as connection:
+            eventually(lambda: connection.refused)
+            connection.hurry()  # somebody waits for it: no reason to lock this user out
+            # As often as it would be tried if nobody listened there.
+            until = time.monotonic() + 5 * 0.3
+            eventually(lambda: time.monotonic() > until)
+            assert network.taken == 1
+        settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_REFUSED": 0.3}
+        with connecting():
+            eventually(lambda: network.taken >= 4)
+
+
+@pytest.mark.parametrize("frame", ["of authentication", "of the virtual host"])
+def test_a_connection_cut_during_the_log_in_is_no_refusal(
+    broker: RabbitMQNode, vhost: str, settings: Any, frame: str
+) -> None:
+    start = length_of_first_frame(broker.port)
+    with TcpProxy(lambda: broker.port) as network:
+        network.limit(start + {"of authentication": 2, "of the virtual host": 25}[frame])
+        to(settings, through(network, vhost))
+        with connecting() as connection:
+            eventually(lambda: connection.last_error)
+            assert connection.last_error.startswith("the connection ended during the log-in: ")
+            assert not connection.refused
+            network.heal()
+            assert connection.wait_until_open(5)
+
+
+def length_of_first_frame(port: int) -> int:
+    """How many bytes the broker says before the client's name and password."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client, client.makefile("rb") as stream:
+        client.sendall(b"AMQP\x00\x00\x09\x01")
+        return 7 + int.from_bytes(stream.read(7)[3:]) + 1
+
+
+def through(network: TcpProxy, url: str) -> str:
+    return url.replace(f":{urlsplit(url).port}/", f":{network.port}/")
 
 
 def test_odd_parameters_of_the_only_address_are_a_refusal(vhost: str, settings: Any) -> None:
@@ -291,7 +336,7 @@ def test_a_frozen_broker_is_left_and_found_again(
         assert connection.wait_until_open(5)
         breakable_broker.pause()
         with pytest.raises(BrokerUnavailable):
-            connection.call("queue_declare", queue="x")
+            connection.call("queue_declare", queue="x", auto_delete=True)  # it may be read after the thaw
         eventually(lambda: "did not answer in time" in connection.last_error)
         breakable_broker.resume()
         eventually(lambda: connection.is_open)
