@@ -2,7 +2,7 @@
 
 import os
 
-from tests.support.environment import documented_variables
+from script.environment import documented_variables
 
 #: Nobody answers here: a test that wants a broker asks for the `vhost` fixture.
 NO_BROKER = "amqp://127.0.0.1:1/"

@@ -1,7 +1,6 @@
-"""The environment of the processes that tests start, and what `.env.example` says about it."""
+"""The environment of the processes that tests start."""
 
 import os
-import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,14 +8,6 @@ from django.conf import settings
 from django.db import connection
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Where they lead has to be said by whoever runs the tests.
-ADDRESSES = {"AMQP_URL", "CELERY_BROKER_URL", "DATABASE_URL", "SECRET_KEY"}
-
-
-def documented_variables(path: Path = ROOT / ".env.example") -> dict[str, str]:
-    """Every variable of `.env.example` with its default, commented out or not, but for the addresses."""
-    found = re.findall(r"^#?([A-Z][A-Z_]*)=(.*)$", path.read_text(), re.MULTILINE)
-    return {name: value.strip() for name, value in found if name not in ADDRESSES}
 
 
 def process_environment(**changes: str) -> dict[str, str]:

@@ -1,0 +1,93 @@
+"""The monkey: a plan of faults made from a seed, and the hand that carries it out."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from script.programs.chaos.faults import FAULTS, UNREACHABLE, Circumstances
+from script.programs.chaos.world import World
+
+#: Seconds before the first fault, so that there is something to break.
+CALM_BEFORE = 1.0
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A fault at a time (seconds from the start), with how long it lasts and what decides which thing it meets."""
+
+    at: float
+    fault: str
+    seconds: float
+    pick: float
+
+
+def plan(seed: int, seconds: float, every: float, names: Sequence[str]) -> list[Planned]:
+    """The faults of `seconds`, one every `every` seconds on average, of those named. One seed, one plan."""
+    dice = random.Random(seed)  # noqa: S311 (not a secret)
+    weights = [FAULTS[name].weight for name in names]
+    planned: list[Planned] = []
+    at = CALM_BEFORE
+    while at < seconds:
+        name = dice.choices(names, weights)[0]
+        planned.append(Planned(at, name, dice.uniform(*FAULTS[name].seconds), dice.random()))
+        at += dice.uniform(0.5, 1.5) * every
+    return planned
+
+
+class Monkey:
+    """Carries out a plan on threads of its own, and can tell what was done."""
+
+    def __init__(self, world: World, planned: Sequence[Planned]) -> None:
+        self.planned = planned
+        self.done: Counter[str] = Counter()
+        #: What could not be done, because it was broken already.
+        self.missed: Counter[str] = Counter()
+        self._world = world
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._targets = {fault.target: threading.Lock() for fault in FAULTS.values() if fault.target}
+        self._hands: list[threading.Thread] = []
+        self._thread = threading.Thread(target=self._run, name="monkey", daemon=True)
+
+    def start(self) -> None:
+        """Begin the plan."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the plan where it is, heal what lasts, and return when that is done."""
+        self._stop.set()
+        self._thread.join()
+        for hand in self._hands:
+            hand.join()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        for planned in self.planned:
+            if self._stop.wait(max(0.0, began + planned.at - time.monotonic())):
+                return
+            hand = threading.Thread(target=self._do, args=[planned], name=planned.fault, daemon=True)
+            self._hands.append(hand)
+            hand.start()
+
+    def _do(self, planned: Planned) -> None:
+        fault = FAULTS[planned.fault]
+        target = self._targets.get(fault.target)
+        if target is not None and not target.acquire(blocking=False):
+            self._count(self.missed, fault.name)
+            return
+        try:
+            fault.do(self._world, Circumstances(planned.pick, planned.seconds, self._stop.wait))
+        except UNREACHABLE:
+            self._count(self.missed, fault.name)
+        else:
+            self._count(self.done, fault.name)
+        finally:
+            if target is not None:
+                target.release()
+
+    def _count(self, counter: Counter[str], name: str) -> None:
+        with self._lock:
+            counter[name] += 1

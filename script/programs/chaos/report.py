@@ -1,0 +1,60 @@
+"""The certificate as a person and as a program reads it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from script.programs.chaos.run import Outcomes, Wanted
+
+WIDTH = 18
+
+
+def as_table(wanted: Wanted, came: Outcomes) -> str:
+    """Counts, then everything that must be none, then the verdict."""
+    drain = "did not come to rest" if came.drain_seconds is None else f"{came.drain_seconds:.1f} s to come to rest"
+    lines = [
+        f"Chaos on {came.database}, seed {wanted.seed}: {wanted.orders} orders over {wanted.seconds:g} s, "
+        f"a gateway that {'honours' if wanted.honours_keys else 'ignores'} keys",
+        "",
+        *(_line(section.replace("_", " "), _written(counts)) for section, counts in came.certificate.counts.items()),
+        _line("faults", f"{sum(came.done.values())} of {came.planned} planned: {_listed(came.done)}"),
+        _line("", f"not possible at their time: {_listed(came.missed)}"),
+        _line("ended unasked", _listed(came.own_ends)),
+        _line("time", f"{came.ordering_seconds:.1f} s of orders and faults, {drain}"),
+        "",
+    ]
+    for finding in came.certificate.findings:
+        mark = f"OFF  {finding.examples}" if finding.found else "ok"
+        lines.append(f"{finding.name:<22}{len(finding.found):>6}  {finding.meaning:<55}{mark}")
+    lines += ["", "Clean." if came.is_clean else "Something is off."]
+    return "\n".join(lines)
+
+
+def as_json(wanted: Wanted, came: Outcomes) -> str:
+    """Everything, for programs."""
+    content: dict[str, Any] = {
+        "clean": came.is_clean,
+        "database": came.database,
+        "seed": wanted.seed,
+        "wanted": {"orders": wanted.orders, "seconds": wanted.seconds, "every": wanted.every},
+        "honours_keys": wanted.honours_keys,
+        "counts": came.certificate.counts,
+        "findings": {finding.name: list(finding.found) for finding in came.certificate.findings},
+        "faults": {"planned": came.planned, "done": dict(came.done), "not_possible": dict(came.missed)},
+        "ended_unasked": dict(came.own_ends),
+        "ordering_seconds": round(came.ordering_seconds, 1),
+        "drain_seconds": None if came.drain_seconds is None else round(came.drain_seconds, 1),
+    }
+    return json.dumps(content, indent=2)
+
+
+def _line(label: str, text: str) -> str:
+    return f"{label:<{WIDTH}}{text}"
+
+
+def _written(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+
+
+def _listed(counter: Mapping[str, int]) -> str:
+    return ", ".join(f"{times} {name}" for name, times in sorted(counter.items(), key=lambda each: -each[1])) or "none"

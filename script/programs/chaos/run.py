@@ -1,0 +1,197 @@
+"""One run: orders and faults together, then quiet, then the certificate."""
+
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, connections
+
+from script.programs.chaos.faults import available
+from script.programs.chaos.monkey import Monkey, plan
+from script.programs.chaos.shoppers import Outcome, Shoppers, hunters
+from script.programs.chaos.world import World, private_world
+
+if TYPE_CHECKING:
+    # Its models can be imported only once Django is set up.
+    from script.programs.chaos.certificate import Certificate
+
+#: Pieces of what never sells out.
+PLENTY = 1_000_000
+#: Seconds for which ordering may go on after its time, and in which a world has to come to rest.
+LATE_ORDERS = 180.0
+REST_PATIENCE = 300.0
+#: Seconds between two words on how far it has come, and between two looks at whether all is at rest.
+WORD_EVERY = 5.0
+LOOK_EVERY = 0.25
+#: What a log says of an error in our own code, which no fault of the surroundings may bring out.
+OWN_FAULT = re.compile(r"\b(?:relay|consumer|sweep|rpc)\.fault\b")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for."""
+
+    orders: int
+    seconds: float
+    seed: int
+    #: Seconds between two faults, on average.
+    every: float
+    #: Names of the faults to choose from; empty: all that are possible.
+    faults: Sequence[str]
+    database: str
+    honours_keys: bool
+    #: Settings module of the product's processes.
+    settings: str
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What was done, how long it took, and the certificate."""
+
+    database: str
+    planned: int
+    done: Mapping[str, int]
+    missed: Mapping[str, int]
+    #: Ends of processes that nobody had asked for, by name and exit code.
+    own_ends: Mapping[str, int]
+    own_faults: int
+    ordering_seconds: float
+    #: None: it did not come to rest.
+    drain_seconds: float | None
+    certificate: "Certificate"
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it came to rest, and nothing is off."""
+        return self.drain_seconds is not None and self.certificate.is_clean
+
+
+def say(text: str) -> None:
+    """A word on how far it has come; standard output is the certificate's."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
+    """Do it in `directory`; nothing is left running. Raises `ServiceError` if a service cannot be started."""
+    pieces = {"plenty": PLENTY, "scarce": hunters(wanted.orders) // 2}
+    with ExitStack() as stack:
+        say("Starting RabbitMQ, the database, the SMS gateway and the shop ...")
+        with private_world(
+            stack,
+            directory,
+            database=wanted.database,
+            pieces=pieces,
+            honours_keys=wanted.honours_keys,
+            settings=wanted.settings,
+        ) as world:
+            kind = world.database.kind
+            planned = plan(wanted.seed, wanted.seconds, wanted.every, wanted.faults or available(kind))
+            shoppers, monkey = Shoppers(world.url, wanted.orders, wanted.seconds), Monkey(world, planned)
+            ordering_seconds = _order_under_faults(world, shoppers, monkey, wanted.seconds)
+            drain_seconds = _come_to_rest(world)
+        # Nothing of the product runs any more.
+        from script.programs.chaos import certificate
+
+        return Outcomes(
+            kind,
+            len(planned),
+            monkey.done,
+            monkey.missed,
+            _own_ends(world),
+            _own_faults(world),
+            ordering_seconds,
+            drain_seconds,
+            certificate.judge(shoppers.attempts, world.gateway, pieces),
+        )
+
+
+def _order_under_faults(world: World, shoppers: Shoppers, monkey: Monkey, seconds: float) -> float:
+    """Let everybody order, while the monkey is at work; how long it took."""
+    began = time.monotonic()
+    word = _Word(began, lambda: f"{_told(shoppers)}; {sum(monkey.done.values())} faults")
+    shoppers.start()
+    monkey.start()
+    try:
+        world.tend_until(lambda: word.said_if_due() or shoppers.done, seconds + LATE_ORDERS)
+        return time.monotonic() - began
+    finally:
+        shoppers.stop()
+        monkey.stop()
+
+
+def _told(shoppers: Shoppers) -> str:
+    outcomes = shoppers.outcomes()
+    return ", ".join(f"{outcomes[outcome]} {outcome.value}" for outcome in Outcome if outcomes[outcome]) or "no orders"
+
+
+def _come_to_rest(world: World) -> float | None:
+    """Wait until nothing moves any more; how long that took, or None if it still moves after `REST_PATIENCE`."""
+    say("Quiet: nothing more is broken.")
+    began = time.monotonic()
+    moving: dict[str, int] = {}
+    word = _Word(began, lambda: ", ".join(f"{count} {what}" for what, count in moving.items()) or "looking")
+
+    def at_rest() -> bool:
+        word.said_if_due()
+        moving.clear()
+        moving.update(_still_moving(world))
+        return not moving
+
+    rests = world.tend_until(world.is_whole, REST_PATIENCE) and world.tend_until(at_rest, REST_PATIENCE, LOOK_EVERY)
+    return time.monotonic() - began if rests else None
+
+
+def _still_moving(world: World) -> dict[str, int]:
+    from script.programs.chaos.certificate import still_moving
+
+    try:
+        if moving := still_moving():
+            return moving
+        queued = world.queued()
+        if queued != 0:
+            return {"in queues": -1 if queued is None else queued}
+        # What left the queues meanwhile may have moved on.
+        return still_moving()
+    except DatabaseError:
+        return {"unknown: the database does not answer": 1}
+    finally:
+        # The server may be restarted between two looks.
+        connections.close_all()
+
+
+def _own_ends(world: World) -> Counter[str]:
+    return Counter(
+        {
+            f"{member.name} with {code}": times
+            for member in world.members.values()
+            for code, times in member.own_ends.items()
+        }
+    )
+
+
+def _own_faults(world: World) -> int:
+    logs = (member.log for member in world.members.values())
+    return sum(len(OWN_FAULT.findall(log.read_text(errors="replace"))) for log in logs if log.exists())
+
+
+class _Word:
+    """A line now and then, so that nobody has to wonder."""
+
+    def __init__(self, began: float, text: Callable[[], str]) -> None:
+        self._began = began
+        self._text = text
+        self._due = began + WORD_EVERY
+
+    def said_if_due(self) -> bool:
+        """Say it if it is time; always False, so that it fits into a condition."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + WORD_EVERY
+            say(f"{now - self._began:5.0f} s  {self._text()}")
+        return False

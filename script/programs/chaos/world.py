@@ -1,0 +1,206 @@
+"""The world of a chaos run: everything that a shop consists of, private, in one temporary folder."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+
+import django
+
+from script.environment import ROOT, documented_variables
+from script.programs.chaos import crew
+from script.programs.chaos.crew import Member
+from script.programs.chaos.database import Database, open_database
+from script.services import packages
+from script.services.amqp import connect, consumer_count
+from script.services.owned import ServiceError, tail
+from script.services.ports import free_port
+from script.services.rabbitmq import RabbitMQNode
+from script.services.rabbitmq_directory import installed_scripts
+from script.services.sms_gateway import SmsGateway
+from script.services.tcp_proxy import TcpProxy
+from script.shopper import Shopper
+
+SETTINGS = "script.programs.chaos.settings"
+VHOST = "chaos"
+#: The consumers, by the process that runs them.
+CONSUMERS = {"sms": ("sms",), "gifts": ("red_packet", "naive")}
+QUEUES = ("orders.sms", "orders.red_packet", "naive.naive", "rpc.shipping.quote")
+#: Seconds that the text messages' sender waits for the gateway.
+GATEWAY_TIMEOUT = 2.0
+#: Seconds that everything may take to come up, and to stop.
+PATIENCE = 120.0
+STOP_PATIENCE = 15.0
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is to be broken. `tend` repairs it, bit by bit; nothing else does."""
+
+    directory: Path
+    node: RabbitMQNode
+    #: The product's way to the broker.
+    broker_line: TcpProxy
+    database: Database
+    gateway: SmsGateway
+    port: int
+    members: Mapping[str, Member]
+    _down_until: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The shop's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def named(self, prefix: str) -> list[Member]:
+        """The members of that kind: web, consumer, relay, rpc."""
+        return [member for name, member in self.members.items() if name.startswith(prefix)]
+
+    def keep_down(self, service: str, seconds: float) -> None:
+        """Let `tend` start the broker, database or gateway only after that time."""
+        self._down_until[service] = time.monotonic() + seconds
+
+    def tend(self) -> None:
+        """Start whatever ended. For the thread that made the world, again and again; takes a moment at most."""
+        if self.node.pid is None and self._may_start("broker"):
+            self.node.launch()
+        cluster = self.database.cluster
+        if cluster is not None and cluster.pid is None and self._may_start("database"):
+            cluster.start()
+        if self.gateway.pid is None and self._may_start("gateway"):
+            self.gateway.start()
+        for member in self.members.values():
+            member.tend()
+
+    def _may_start(self, service: str) -> bool:
+        return time.monotonic() >= self._down_until.get(service, 0.0)
+
+    def tend_until(self, condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:
+        """Tend until `condition()`; False if it was not true within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self.tend()
+            time.sleep(every)
+        return True
+
+    def is_whole(self) -> bool:
+        """Whether everything runs, the shop answers, and somebody listens on each queue."""
+        if not all(member.pid for member in self.members.values()):
+            return False
+        try:
+            # gunicorn takes connections before it has loaded the shop.
+            Shopper(self.url, timeout=5).get("/")
+        except (OSError, HTTPException):
+            return False
+        return self.all_queues_have_consumers()
+
+    def all_queues_have_consumers(self) -> bool:
+        """Whether somebody listens on each queue."""
+        try:
+            with connect(self.node.url(VHOST)) as connection:
+                return all(consumer_count(connection, queue) for queue in QUEUES)
+        except ServiceError:
+            return False
+
+    def queued(self) -> int | None:
+        """Messages in all queues, with their consumers or waiting for them; None while the broker cannot say."""
+        try:
+            lines = self.node.ctl("list_queues", "-p", VHOST, "messages").split()
+        except (ServiceError, OSError, subprocess.TimeoutExpired):
+            return None
+        return sum(int(line) for line in lines if line.isdigit())
+
+    def last_words(self) -> str:
+        """The end of every log, for a person who wonders."""
+        return "\n".join(f"{member.log}:\n{tail(member.log, 6)}" for member in self.members.values())
+
+
+@contextmanager
+def private_world(
+    stack: ExitStack, directory: Path, *, database: str, pieces: Mapping[str, int], honours_keys: bool, settings: str
+) -> Iterator[World]:
+    """A world at work in `directory`. `stack` ends its services, in this process Django knows its database.
+
+    Raises `ServiceError` if something cannot be started.
+    """
+    chosen = open_database(stack, database, directory)
+    if not installed_scripts():
+        packages.install("rabbitmq-server")
+    node = RabbitMQNode(directory / "rabbitmq", throwaway=True)
+    stack.callback(node.stop)
+    node.launch()
+    line = stack.enter_context(TcpProxy(lambda: node.port))
+    gateway = stack.enter_context(SmsGateway(directory / "gateway", honours_keys=honours_keys))
+    _set_up_django(chosen, pieces)
+    node.wait_until_ready()
+    broker_url = node.add_vhost(VHOST).replace(f":{node.port}/", f":{line.port}/")
+    environment = {
+        **_environment(chosen.product_url),
+        **gateway.environment(timeout=GATEWAY_TIMEOUT),
+        "AMQP_URL": broker_url,
+        "DJANGO_SETTINGS_MODULE": settings,
+    }
+    mark = directory / "processes"
+    mark.mkdir()
+    port = free_port()
+    members = {
+        name: Member(name, command, mark=mark, home=ROOT, environment=environment)
+        for name, command in commands(port, copies=2 if chosen.kind == "postgresql" else 1).items()
+    }
+    world = World(directory, node, line, chosen, gateway, port, members)
+    try:
+        if not world.tend_until(world.is_whole, PATIENCE, every=0.2):
+            raise ServiceError(f"the world is not whole after {PATIENCE:.0f} s:\n{world.last_words()}", exit_code=1)
+        yield world
+    finally:
+        crew.stop(list(members.values()), mark, STOP_PATIENCE)
+
+
+def commands(port: int, copies: int) -> dict[str, Sequence[str]]:
+    """The product's processes, by name; `copies` of each consumer."""
+    manage = (sys.executable, "manage.py")
+    web = (str(Path(sys.executable).with_name("gunicorn")), "project.wsgi", f"--bind=127.0.0.1:{port}")
+    found: dict[str, Sequence[str]] = {
+        "web": (*web, "--workers=2", "--worker-class=gthread", "--threads=4", "--no-control-socket"),
+        "relay": (*manage, "run_relay"),
+        "rpc": (*manage, "run_rpc_worker"),
+    }
+    for name, consumers in CONSUMERS.items():
+        for number in range(1, copies + 1):
+            found[f"consumer-{name}-{number}"] = (*manage, "run_consumer", *consumers)
+    return found
+
+
+def _environment(database_url: str) -> dict[str, str]:
+    """The documented defaults, whatever the developer's .env says, as in production."""
+    return {
+        **os.environ,
+        **documented_variables(),
+        "DATABASE_URL": database_url,
+        "DEBUG": "0",
+        "SECRET_KEY": secrets.token_urlsafe(32),
+        "RELAY_THREAD": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _set_up_django(database: Database, pieces: Mapping[str, int]) -> None:
+    """Make the tables and the goods. From here on this process may read the database."""
+    os.environ.update(
+        {**_environment(database.url), "DJANGO_SETTINGS_MODULE": SETTINGS, "AMQP_URL": "amqp://127.0.0.1:1/"}
+    )
+    django.setup()
+    from django.core.management import call_command
+
+    from script.programs.chaos.goods import stock_the_shop
+
+    call_command("migrate", run_syncdb=True, verbosity=0, interactive=False)
+    stock_the_shop(pieces)

@@ -1,0 +1,83 @@
+"""script/chaos: the product comes out of it clean, and one that breaks a promise does not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support import failpoints
+from tests.support.environment import ROOT
+
+pytestmark = pytest.mark.timeout(400)
+#: What each mutant is surest to be caught by, and the findings that it has to be caught with.
+MUTANTS = [
+    (failpoints.ack_before_commit, "kill-consumers-at-work", {"lost"}),
+    (failpoints.mark_before_confirm, "freeze-and-kill-broker", {"lost"}),
+    (failpoints.no_inbox, "copy-messages", {"duplicates"}),
+]
+
+
+def chaos(*arguments: str, mutant: Callable[[], None] | None = None) -> tuple[int, dict[str, Any]]:
+    """Run it to its end and return its exit code and what its certificate says."""
+    command = [sys.executable, "-m", "script.programs.chaos", "--json", *arguments]
+    environment = dict(os.environ)
+    if mutant is not None:
+        environment |= failpoints.at(mutant)
+        command += ["--settings", "tests.faults.chaos_settings"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            shown, _ = process.communicate(timeout=350)
+        except BaseException:
+            process.send_signal(signal.SIGINT)  # so that it takes its world with it
+            raise
+    return process.returncode, json.loads(shown)
+
+
+def off(certificate: dict[str, Any]) -> dict[str, list[str]]:
+    return {name: found for name, found in certificate["findings"].items() if found}
+
+
+def test_a_short_chaos_is_clean() -> None:
+    code, certificate = chaos("--orders", "60", "--seconds", "15", "--seed", "3", "--every", "1.5")
+
+    assert off(certificate) == {}
+    assert certificate["drain_seconds"] is not None
+    assert code == 0
+    assert certificate["counts"]["orders"]["committed"] >= 60
+    assert sum(certificate["faults"]["done"].values()) >= 5
+
+
+@pytest.mark.parametrize(("mutant", "fault", "expected"), MUTANTS)
+def test_chaos_notices_a_product_that_breaks_a_promise(
+    mutant: Callable[[], None], fault: str, expected: set[str]
+) -> None:
+    code, certificate = chaos(
+        "--orders", "60", "--seconds", "10", "--seed", "1", "--every", "3", "--faults", fault, mutant=mutant
+    )  # fmt: skip
+
+    assert expected <= set(off(certificate))
+    assert code == 1
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fault", [fault for _, fault, _ in MUTANTS])
+def test_the_product_is_clean_where_its_mutants_are_not(fault: str) -> None:
+    code, certificate = chaos("--orders", "60", "--seconds", "30", "--seed", "1", "--every", "3", "--faults", fault)
+
+    assert (code, off(certificate)) == (0, {})
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("gateway", ["honours-keys", "ignores-keys"])
+def test_a_long_chaos_is_clean(database: str, gateway: str) -> None:
+    code, certificate = chaos(
+        "--orders", "2000", "--seconds", "400", "--every", "2", "--database", database, "--gateway", gateway
+    )  # fmt: skip
+
+    assert (code, off(certificate)) == (0, {})
