@@ -49,7 +49,9 @@ def test_the_fault_table_names_every_test_of_a_fault_and_none_that_is_not_there(
         path: set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
         for path in ROOT.glob("tests/**/test_*.py")
     }
-    faults = set().union(*(names for path, names in defined.items() if path.parent.name == "faults"))
+    # What injects the faults is tested beside them, and is none.
+    of_faults = [path for path in defined if path.parent.name == "faults" and path.name != "test_failpoints.py"]
+    faults = set().union(*(defined[path] for path in of_faults))
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/faults.md").read_text()))
 
     assert named - set().union(*defined.values()) == set()
