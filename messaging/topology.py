@@ -108,8 +108,9 @@ def declare(connection: Connection, topology: Topology) -> dict[str, str]:
 class Declarer:
     """Declares topologies over one connection, again and again.
 
-    What this user may not declare is looked for instead. It is not tried again before ASK_AGAIN has passed, or on a
-    fresh connection: each refusal costs a channel, and the broker a line in its log.
+    What this user may not declare, or what stands otherwise than wanted, is looked for instead. It is not declared
+    again before ASK_AGAIN has passed, or on a fresh connection, or until it is gone: each refusal costs a channel, and
+    the broker a line in its log.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -151,7 +152,7 @@ class Declarer:
     def _declare(
         self, problems: dict[str, str], name: str, method: str, what: dict[str, Any], how: dict[str, Any]
     ) -> None:
-        if name in self.refused:
+        if name in self.refused or name in self.differing:
             self._look(problems, name, method, what)
             return
         try:
@@ -172,7 +173,9 @@ class Declarer:
             self._connection.call(method, **what, passive=True)
         except ChannelClosed as error:
             # From 4.3.1 on RabbitMQ shows nothing to those who may do nothing with it: then nobody knows.
-            if error.code != ACCESS_REFUSED:
+            if self.differing.pop(name, None):
+                problems[name] = f"it stood otherwise than wanted, and is gone: {error}"
+            elif error.code != ACCESS_REFUSED:
                 problems[name] = f"this user may not declare it, and it cannot be found: {error}"
 
     def _bind(self, problems: dict[str, str], binding: Binding) -> None:

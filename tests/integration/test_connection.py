@@ -375,6 +375,26 @@ def test_a_queue_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str) ->
         assert topology.declare(connection, topology.wanted([a_consumer()])) == {}
 
 
+def test_what_stands_otherwise_is_told_once_and_made_as_wanted_once_it_is_gone(
+    vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with plain_channel(vhost) as channel, connecting() as connection:
+        connection.wait_until_open(5)
+        otherwise = {**topology.queue_arguments(), "x-delivery-limit": 20}
+        channel.queue_declare("tests.notes", durable=True, arguments=otherwise)
+        declarer = topology.Declarer(connection)
+        for _ in range(3):
+            assert declarer.declare(topology.wanted([a_consumer()])) == {}
+        [told] = [record.getMessage() for record in caplog.records if "topology.differs" in record.getMessage()]
+        for word in ("tests.notes", "x-delivery-limit", "'100'", "'20'"):
+            assert word in told
+        channel.queue_delete("tests.notes")
+        problems = declarer.declare(topology.wanted([a_consumer()]))
+        assert "is gone" in problems["tests.notes"]
+        assert declarer.declare(topology.wanted([a_consumer()])) == {}
+        channel.queue_declare("tests.notes", durable=True, arguments=topology.queue_arguments())
+
+
 def test_an_exchange_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         channel.exchange_declare("orders.events", "direct", durable=True)
