@@ -70,16 +70,8 @@ class RequestQueue(Subscription):
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
-    def _channel_opened(self, channel: Channel) -> None:
-        if not self.active:
-            channel.close()  # cancelled meanwhile
-            return
-        self._channel = channel
-        self._opened += 1
-        channel.add_on_close_callback(self._channel_closed)
-        channel.add_on_cancel_callback(partial(self._cancelled_by_broker, channel))
+    def _begin(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._returned)
-        channel.basic_qos(prefetch_count=self.prefetch)
         channel.queue_declare(
             self.queue,
             durable=True,

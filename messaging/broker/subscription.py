@@ -106,6 +106,9 @@ class Subscription:
         channel.add_on_close_callback(self._channel_closed)
         channel.add_on_cancel_callback(partial(self._cancelled_by_broker, channel))
         channel.basic_qos(prefetch_count=self.prefetch)
+        self._begin(channel)
+
+    def _begin(self, channel: Channel) -> None:
         self._consumer_tag = channel.basic_consume(self.queue, partial(self._arrived, self._opened), auto_ack=False)
 
     def _arrived(
