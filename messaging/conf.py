@@ -63,9 +63,11 @@ class MessagingSettings(BaseModel):
     prefetch: int = Field(default=50, ge=1, le=65535)
     #: How long a handler may take, unless its consumer says otherwise; then it gets an exception.
     handler_timeout: float = Field(default=300, gt=0)
-    #: How long a handler that got it may take to end; then its process does.
+    #: How long a procedure may take to answer, unless it says otherwise; then it gets an exception.
+    procedure_timeout: float = Field(default=30, gt=0)
+    #: How long a handler or procedure that got it may take to end; then its process does.
     handler_grace: float = Field(default=10, gt=0)
-    #: How long a stopping consumer may take to finish what it has started.
+    #: How long a stopping consumer or RPC server may take to finish what it has started.
     stop_timeout: float = Field(default=25, gt=0)
 
     #: Age from which a published message counts as lost that a consumer should have received, and did not, though its

@@ -11,6 +11,8 @@ import pika
 from messaging.message import Message
 
 PERSISTENT = 2
+#: Bytes of headers and properties that surely fit one frame (RabbitMQ's default frame has 128 KiB).
+MAX_PROPERTIES = 128 * 1024 - 1024
 
 
 def to_pika(message: Message) -> pika.BasicProperties:
@@ -48,6 +50,17 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
         persistent=properties.delivery_mode == PERSISTENT,
         headers=properties.headers or {},
     )
+
+
+def check_size(properties: pika.BasicProperties) -> None:
+    """Raise ValueError for properties that do not fit one frame: over those the broker closes the connection, on the
+    innocent too, and again at each repetition."""
+    headers = properties.headers
+    # Measuring costs a second encoding; only what could be too large is measured.
+    if headers and len(repr(headers)) > MAX_PROPERTIES / 8:
+        size = sum(map(len, properties.encode()))
+        if size > MAX_PROPERTIES:
+            raise ValueError(f"its headers and properties take {size} bytes; AMQP has room for {MAX_PROPERTIES}")
 
 
 def _text(value: Any) -> str:

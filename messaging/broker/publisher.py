@@ -15,15 +15,12 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.properties import to_pika
+from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import channel_closed, describe
 from messaging.exceptions import ChannelClosed
 from messaging.message import OUTBOX_ID_HEADER, Message
 
 log = structlog.get_logger(__name__)
-
-#: Bytes of headers and properties that surely fit one frame (RabbitMQ's default frame has 128 KiB).
-MAX_PROPERTIES = 128 * 1024 - 1024
 
 
 class Fate(Enum):
@@ -83,17 +80,6 @@ class _Batch:
     def settle_rest(self, outcome: Outcome) -> None:
         for index in range(len(self.outcomes)):
             self.settle(index, outcome)
-
-
-def _check_size(properties: pika.BasicProperties) -> None:
-    """Raise ValueError for properties that do not fit one frame: over those the broker closes the connection, on the
-    innocent too, and again at each repetition."""
-    headers = properties.headers
-    # Measuring costs a second encoding; only what could be too large is measured.
-    if headers and len(repr(headers)) > MAX_PROPERTIES / 8:
-        size = sum(map(len, properties.encode()))
-        if size > MAX_PROPERTIES:
-            raise ValueError(f"its headers and properties take {size} bytes; AMQP has room for {MAX_PROPERTIES}")
 
 
 class Publisher:
@@ -172,7 +158,7 @@ class Publisher:
         for index, publishing in enumerate(batch.publishings):
             try:
                 properties = to_pika(publishing.message)
-                _check_size(properties)
+                check_size(properties)
                 channel.basic_publish(
                     publishing.exchange, publishing.routing_key, publishing.message.body, properties, mandatory=True
                 )

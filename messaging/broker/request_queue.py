@@ -1,10 +1,15 @@
-"""Request queue: RPC requests in, replies out."""
+"""Request queue: RPC requests in, replies out.
+
+A classic queue hands a request whose server was lost to the next one, for ever, and counts nothing: a request that
+kills its server would kill them all. So one that comes again is put at the end of its queue anew, with a header that
+counts how often it came back; whoever serves it decides how often is enough.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +19,7 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.properties import to_pika
+from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import describe
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.message import Message
@@ -24,6 +29,13 @@ log = structlog.get_logger(__name__)
 #: Direct reply-to: such a queue does not exist, and every reply to one comes back as unroutable, delivered or not
 #: (https://www.rabbitmq.com/docs/direct-reply-to).
 DIRECT_REPLY_PREFIX = "amq.rabbitmq.reply-to."
+#: How often a server was lost while it held the request.
+RETURNS_HEADER = "x-returns"
+#: What a request queue is declared with. Its last server deletes it; after a restart of the broker, where that may
+#: never come back, it goes after these milliseconds without one.
+ARGUMENTS = {"x-queue-type": "classic", "x-expires": 10_000}
+#: Headers by which a broker routes copies to further queues (https://www.rabbitmq.com/docs/sender-selected).
+ROUTING_HEADERS = {"CC", "BCC"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,12 @@ class Request:
     correlation_id: Any
     #: When it arrived here, by the monotonic clock.
     arrived_at: float
+
+    @property
+    def returns(self) -> int:
+        """How often a server was lost while it held the request. Any client may have written anything."""
+        value = self.arrival.message.headers.get(RETURNS_HEADER, 0)
+        return max(0, value) if isinstance(value, int) else 0
 
 
 class RequestQueue(Subscription):
@@ -60,13 +78,17 @@ class RequestQueue(Subscription):
 
     # --- from any thread -----------------------------------------------------------------------------------
 
-    def finish(self, request: Request, message: Message | None = None, *, queue: str = "") -> None:
-        """Acknowledge `request`; before that publish `message`, if there is one, to `queue`.
+    def finish(self, request: Request, messages: Mapping[str, Message] | None = None) -> None:
+        """Acknowledge `request`; before that publish `messages`, each to the queue it is listed under.
 
-        Both go the same way in this order: a request is never acknowledged and its reply lost between them. Where
-        the channel is gone neither happens, and the request comes again.
+        All go the same way in this order: a request is never acknowledged and its reply lost between them. Where
+        the channel is gone nothing of it happens, and the request comes again.
         """
-        self._connection.call_soon(partial(self._finish, request, message, queue))
+        self._connection.call_soon(partial(self._finish, request, messages or {}))
+
+    def give_back(self, request: Request) -> None:
+        """Put `request` at the end of its queue, unhandled, for another server."""
+        self._connection.call_soon(partial(self._put_back, request, request.returns))
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
@@ -76,7 +98,7 @@ class RequestQueue(Subscription):
             self.queue,
             durable=True,
             auto_delete=True,
-            arguments={"x-queue-type": "classic"},
+            arguments=ARGUMENTS,
             callback=lambda _: self._consume(channel),
         )
 
@@ -102,23 +124,49 @@ class RequestQueue(Subscription):
         body: bytes,
     ) -> None:
         arrival = self._arrival(opened, method, properties, body)
-        self._on_request(Request(arrival, properties.correlation_id, time.monotonic()))
+        request = Request(arrival, properties.correlation_id, time.monotonic())
+        if arrival.redelivered:
+            log.warning(
+                "rpc.came_back", queue=self.queue, correlation_id=arrival.message.correlation_id, before=request.returns
+            )
+            self._put_back(request, request.returns + 1)
+        else:
+            self._on_request(request)
 
-    def _finish(self, request: Request, message: Message | None, queue: str) -> None:
-        if self._channel is None or not self._channel.is_open or not self.is_current(request.arrival):
+    def _put_back(self, request: Request, returns: int) -> None:
+        message = request.arrival.message
+        headers = {name: value for name, value in message.headers.items() if name not in ROUTING_HEADERS}
+        self._finish(request, {self.queue: replace(message, headers={**headers, RETURNS_HEADER: returns})})
+
+    def _finish(self, request: Request, messages: Mapping[str, Message]) -> None:
+        channel = self._channel
+        if channel is None or not channel.is_open or not self.is_current(request.arrival):
             log.info("rpc.reply_lost", queue=self.queue, correlation_id=request.arrival.message.correlation_id)
             return
-        if message is not None:
-            properties = to_pika(message)
-            properties.correlation_id = request.correlation_id
-            try:
-                self._channel.basic_publish("", queue, message.body, properties, mandatory=True)
-            except pika.exceptions.AMQPConnectionError:
-                return
-            except Exception as error:
-                # pika marshals the whole message before it sends a byte. Nobody can be answered: no use in a repeat.
-                log.error("rpc.reply_unsendable", queue=queue, reason=describe(error))
-        self._channel.basic_ack(request.arrival.tag)
+        # Over a direct reply to a channel of another cluster, or to a forged one, RabbitMQ 3.10 closes the whole
+        # connection (541). With the request acknowledged first that happens once.
+        direct = [queue for queue in messages if queue.startswith(DIRECT_REPLY_PREFIX)]
+        try:
+            for queue in messages:
+                if queue not in direct:
+                    self._send(channel, request, queue, messages[queue])
+            channel.basic_ack(request.arrival.tag)
+            for queue in direct:
+                self._send(channel, request, queue, messages[queue])
+        except pika.exceptions.AMQPConnectionError:
+            return  # the connection says so itself
+
+    def _send(self, channel: Channel, request: Request, queue: str, message: Message) -> None:
+        properties = to_pika(message)
+        properties.correlation_id = request.correlation_id
+        try:
+            check_size(properties)
+            channel.basic_publish("", queue, message.body, properties, mandatory=True)
+        except pika.exceptions.AMQPConnectionError:
+            raise
+        except Exception as error:
+            # pika marshals the whole message before it sends a byte. Nobody can be answered: no use in a repeat.
+            log.error("rpc.reply_unsendable", queue=queue, reason=describe(error))
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, __: bytes) -> None:
         if not method.routing_key.startswith(DIRECT_REPLY_PREFIX):

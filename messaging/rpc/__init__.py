@@ -1,7 +1,25 @@
 """RPC over the broker: questions to other processes, for instance what shipping costs. Never for effects."""
 
 from messaging.rpc.client import call
-from messaging.rpc.exceptions import BadReply, NoBroker, NoServer, RemoteError, RpcError, RpcTimeout
+from messaging.rpc.exceptions import (
+    BadReply,
+    ConnectionLost,
+    NoBroker,
+    NoServer,
+    RemoteError,
+    RpcError,
+    RpcTimeout,
+)
 from messaging.rpc.procedures import procedure
 
-__all__ = ["BadReply", "NoBroker", "NoServer", "RemoteError", "RpcError", "RpcTimeout", "call", "procedure"]
+__all__ = [
+    "BadReply",
+    "ConnectionLost",
+    "NoBroker",
+    "NoServer",
+    "RemoteError",
+    "RpcError",
+    "RpcTimeout",
+    "call",
+    "procedure",
+]

@@ -9,8 +9,9 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
-from messaging import conf, consumers, topology
+from messaging import conf, consumers, topology, watchdog
 from messaging.broker.request_queue import Request
+from messaging.exceptions import HandlerTimeout
 from messaging.message import Message
 from messaging.rpc import procedures, wire
 from messaging.rpc.procedures import Arguments, Procedure
@@ -23,6 +24,7 @@ class Ending(StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
     UNANSWERABLE = "unanswerable"
+    GIVEN_UP = "given up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +40,23 @@ def answer(procedure: Procedure, request: Message) -> Answer:
     """Run `procedure` on `request` and return the result, or what went wrong. Never raises.
 
     Errors of the request itself are BadRequest, TooLarge and BadArguments: then the procedure did not run. Errors of
-    the result are BadResult and TooLarge. All others are the procedure's own, by the name of their class.
+    the result are BadResult and TooLarge. HandlerTimeout says that it took longer than it may; one that does not
+    listen ends this process. All others are the procedure's own, by the name of their class.
     """
     limit = conf.get().max_body_bytes
     if len(request.body) > limit:
-        return _error("TooLarge", f"the request has {len(request.body)} bytes, the limit is {limit}")
+        return refusal("TooLarge", f"the request has {len(request.body)} bytes, the limit is {limit}")
     if request.content_encoding:
-        return _error("BadRequest", f"content encoding {request.content_encoding!r:.50} is not understood")
+        return refusal("BadRequest", f"content encoding {request.content_encoding!r:.50} is not understood")
     try:
         arguments = procedure.bind(wire.decode(request.body))
     except ValidationError as error:
-        return _error("BadArguments", _problems(error))
+        return refusal("BadArguments", _problems(error))
     except ValueError as error:
-        return _error("BadRequest", f"the body is not JSON: {error}")
-    result = _run(procedure, arguments)
+        return refusal("BadRequest", f"the body is not JSON: {error}")
+    result = _run(procedure, arguments, f"{procedure.name} {request.correlation_id}")
     if len(result.body) > limit:
-        return _error("TooLarge", f"the result has {len(result.body)} bytes, the limit is {limit}")
+        return refusal("TooLarge", f"the result has {len(result.body)} bytes, the limit is {limit}")
     return result
 
 
@@ -87,20 +90,32 @@ def seconds_late(request: Request) -> float | None:
     return late if late > 0 else None
 
 
-def _run(procedure: Procedure, arguments: Arguments) -> Answer:
-    try:
+def refusal(type: str, message: str, cause: BaseException | None = None) -> Answer:
+    """Return the answer that says what went wrong."""
+    return Answer(wire.encode_error(type, message), error=type, cause=cause)
+
+
+def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
+    bodies: list[bytes] = []
+    ran = False
+
+    def run_and_encode() -> None:
+        # Encoding can run code of the procedure's too: a generator, a query set.
+        nonlocal ran
         result = procedure.run(arguments)
+        ran = True
+        bodies.append(wire.encode(result))
+
+    try:
+        watchdog.run(run_and_encode, seconds=procedure.seconds, name=name)
+    except HandlerTimeout as error:
+        return refusal("HandlerTimeout", str(error), error)
     except BaseException as error:
         # SystemExit included: a procedure may not end the thread that serves the others.
-        return _error(type(error).__name__, _text(error), error)
-    try:
-        return Answer(wire.encode(result))
-    except Exception as error:
-        return _error("BadResult", f"the result has no JSON form: {_text(error)}", error)
-
-
-def _error(type: str, message: str, cause: BaseException | None = None) -> Answer:
-    return Answer(wire.encode_error(type, message), error=type, cause=cause)
+        if ran:
+            return refusal("BadResult", f"the result has no JSON form: {_text(error)}", error)
+        return refusal(type(error).__name__, _text(error), error)
+    return Answer(bodies[0])
 
 
 def _text(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from messaging.broker.requester import Requester
 from messaging.exceptions import BodyTooLarge
 from messaging.message import REQUEST_ID_HEADER, Message, new_id
 from messaging.rpc import wire
-from messaging.rpc.exceptions import BadReply, NoBroker, NoServer, RpcError, RpcTimeout
+from messaging.rpc.exceptions import BadReply, ConnectionLost, NoBroker, NoServer, RpcError, RpcTimeout
 from messaging.rpc.procedures import REPLY_QUEUE_PREFIX, request_queue
 
 log = structlog.get_logger(__name__)
@@ -38,9 +38,10 @@ def call(name: str, payload: Any = None, *, timeout: float, queue: str | None = 
     positional argument, None for no arguments. `timeout` is in seconds and covers everything, connecting included.
     The request goes to `queue` where that is given: a server that is not ours need not follow our names.
 
-    Raises NoServer (at once; not executed), NoBroker, RpcTimeout (executed or not: nobody knows), RemoteError (the
-    procedure's own error) and BadReply; all are RpcError. Raises BodyTooLarge, and ValueError for a payload without
-    a JSON form or a timeout that is none. Nothing is ever tried twice: whoever calls knows whether that is harmless.
+    Raises NoServer (at once; not executed), NoBroker (not sent), RpcTimeout and ConnectionLost (executed or not:
+    nobody knows), RemoteError (the procedure's own error) and BadReply; all are RpcError, and are logged with the
+    correlation id that the server's log has too. Raises BodyTooLarge, and ValueError for a payload without a JSON
+    form or a timeout that is none. Nothing is ever tried twice: whoever calls knows whether that is harmless.
     """
     if not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
@@ -56,7 +57,23 @@ def call(name: str, payload: Any = None, *, timeout: float, queue: str | None = 
         deadline=deadline,
         headers={REQUEST_ID_HEADER: str(request_id)} if request_id else {},
     )
-    reply = _client().reply_to(waiting)
+    try:
+        return _result(name, _client().reply_to(waiting))
+    except RpcError as error:
+        log.info(
+            "rpc.call_failed",
+            procedure=name,
+            outcome=type(error).__name__,
+            reason=str(error),
+            correlation_id=waiting.correlation_id,
+        )
+        raise
+
+
+def _result(name: str, reply: Message) -> Any:
+    limit = conf.get().max_body_bytes
+    if len(reply.body) > limit:
+        raise BadReply(f"{name}: the reply has {len(reply.body)} bytes, the limit is {limit}")
     try:
         return wire.result_of(reply)
     except ValueError as error:
@@ -118,7 +135,8 @@ class RpcClient:
         self._requester.stop()
 
     def reply_to(self, call: _Call) -> Message:
-        """Send `call` and wait for its reply until its deadline. Raises NoServer, NoBroker, RpcTimeout."""
+        """Send `call` and wait for its reply until its deadline. Raises NoServer, NoBroker, RpcTimeout,
+        ConnectionLost."""
         connection = self._requester.connection
         connection.call_soon(lambda: self._take(call))
         try:
@@ -154,20 +172,22 @@ class RpcClient:
                 self._send(call)
 
     def _send(self, call: _Call) -> None:
-        if call.answer.cancelled() or time.monotonic() >= call.deadline:
-            return  # its caller has left, or is leaving: do not have it executed for nobody
+        if time.monotonic() >= call.deadline:
+            return  # its caller is leaving: do not have it executed for nobody
+        # In this order: a caller that leaves now and does not see it as sent has cancelled before the next line.
+        call.sent = True
+        if call.answer.cancelled():
+            return
         try:
             self._requester.send(call.queue, call.request())
         except ValueError as error:
             self._fail(call, RpcError(f"{call.name}: the request cannot be sent: {error}"))
-        else:
-            call.sent = True
 
     def _replied(self, reply: Message) -> None:
         call = self._calls.pop(reply.correlation_id, None)
         if call is None or not call.answer.set_running_or_notify_cancel():
             self.ignored_replies += 1
-            log.debug("rpc.reply_ignored", correlation_id=reply.correlation_id, ignored=self.ignored_replies)
+            log.info("rpc.reply_ignored", correlation_id=reply.correlation_id, ignored=self.ignored_replies)
         else:
             call.answer.set_result(reply)
 
@@ -180,7 +200,7 @@ class RpcClient:
         for call in list(self._calls.values()):
             call.failures += 1
             if call.sent:
-                self._fail(call, NoBroker(f"{call.name}: the connection broke before the reply: {reason}"))
+                self._fail(call, ConnectionLost(f"{call.name}: the connection broke before the reply: {reason}"))
             elif call.failures >= len(conf.get().amqp_urls):
                 self._fail(call, NoBroker(f"{call.name}: not sent: {reason}"))
             else:

@@ -14,7 +14,11 @@ class NoServer(RpcError):
 
 
 class NoBroker(RpcError):
-    """The broker cannot be reached, or the connection broke during the call: then it may have been executed."""
+    """The broker cannot be reached, or takes no messages. The request was not sent."""
+
+
+class ConnectionLost(RpcError):
+    """The connection, or the reply queue, was lost after the request was sent. It may have been executed."""
 
 
 class RpcTimeout(RpcError):
@@ -22,7 +26,7 @@ class RpcTimeout(RpcError):
 
 
 class BadReply(RpcError):
-    """The reply is not JSON. The request was executed."""
+    """The reply is not JSON, or too large. The request was executed."""
 
 
 class RemoteError(RpcError):

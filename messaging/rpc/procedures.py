@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import validate_call
 
+from messaging import conf
 from messaging.rpc.exceptions import UnknownProcedure
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -39,6 +41,13 @@ class Procedure:
     queue: str
     function: Callable[..., Any]
     _bind: Callable[..., Arguments]
+    #: How long it may take; None means the project's setting.
+    timeout: timedelta | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that it may take."""
+        return self.timeout.total_seconds() if self.timeout else conf.get().procedure_timeout
 
     def bind(self, payload: Any) -> Arguments:
         """Return the arguments that `payload` stands for, checked against the function's annotations.
@@ -54,15 +63,18 @@ class Procedure:
         return self.function(*positional, **named)
 
 
-def procedure(name: str, queue: str | None = None) -> Callable[[AnyFunction], AnyFunction]:
+def procedure(
+    name: str, queue: str | None = None, *, timeout: timedelta | None = None
+) -> Callable[[AnyFunction], AnyFunction]:
     """Declare the decorated function as the procedure `name`, to be run by `manage.py run_rpc_worker`.
 
     Its parameters are annotated; a call's JSON is converted to those types, or refused before the function runs.
     It returns anything pydantic can turn into JSON. What it raises reaches the caller as `RemoteError`. A request
     can be run twice (its server died between running it and saying so): declare questions, not effects.
+    Past its `timeout` (default: `PROCEDURE_TIMEOUT`) HandlerTimeout is raised in it, and is the answer.
     Requests come by the queue `rpc.<name>` unless `queue` says otherwise.
 
-    Raises ImproperlyConfigured for a bad or taken name or queue.
+    Raises ImproperlyConfigured for a bad or taken name or queue, or a timeout that is none.
     """
     if not _NAME.fullmatch(name):
         raise ImproperlyConfigured(
@@ -73,13 +85,15 @@ def procedure(name: str, queue: str | None = None) -> Callable[[AnyFunction], An
         raise ImproperlyConfigured(
             f"procedure {name!r}: the name of a queue has 255 bytes at most and none of {_TAKEN_PREFIXES} in front"
         )
+    if timeout is not None and timeout <= timedelta(0):
+        raise ImproperlyConfigured(f"procedure {name!r}: timeout is a positive time")
 
     def register(function: AnyFunction) -> AnyFunction:
         for other in _registry.values():
             is_same = other.name == name and other.function.__qualname__ == function.__qualname__
             if not is_same and (other.name == name or other.queue == queue):
                 raise ImproperlyConfigured(f"two procedures claim the name {name!r} or the queue {queue!r}")
-        _registry[name] = Procedure(name=name, queue=queue, function=function, _bind=_binder(function))
+        _registry[name] = Procedure(name=name, queue=queue, function=function, _bind=_binder(function), timeout=timeout)
         return function
 
     return register

@@ -2,7 +2,7 @@
 
 Whoever waits for a reply will not wait for long: nothing is retried here. A request is acknowledged once its reply is
 on the way, or once it turned out that it can have none; a server that dies before hands it to the next, so a
-procedure can run twice.
+procedure can run twice. Not three times: a request that two servers were lost with may be what killed them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from messaging import conf, relay_thread, topology
 from messaging.broker.connection import Connection
 from messaging.broker.request_queue import Request, RequestQueue
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
-from messaging.message import REQUEST_ID_HEADER, Message, new_id
+from messaging.message import REQUEST_ID_HEADER, Message, headers_to_pass_on, new_id
 from messaging.rpc import wire
-from messaging.rpc.answering import Answer, Ending, answer, seconds_late, why_unanswerable
+from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
 from messaging.rpc.procedures import Procedure
 
 log = structlog.get_logger(__name__)
@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 TICK = 0.1
 #: Seconds before a request queue that was lost is opened again.
 REOPEN_PAUSE = 1.0
+#: How often a request may come back because its server was lost.
+MAX_RETURNS = 1
 #: Where and why a message died, in the form the broker writes (https://www.rabbitmq.com/docs/dlx#effects).
 DEATH_HEADER = "x-death"
 
@@ -156,7 +158,7 @@ class RpcServer:
                     self._serve(procedure, requests, request)
                 else:
                     requests.cancel()  # first: else it would come again at once
-                    requests.requeue(request.arrival)
+                    requests.give_back(request)
         finally:
             connections.close_all()
 
@@ -196,15 +198,22 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
     message = request.arrival.message
     if reason := why_unanswerable(message.reply_to):
         log.warning("rpc.unanswerable", reason=reason)
-        requests.finish(request, _dead_letter(request, reason), queue=topology.dead_letter_queue())
+        requests.finish(request, {topology.dead_letter_queue(): _dead_letter(request, reason)})
         return Ending.UNANSWERABLE
     if late := seconds_late(request):
-        log.warning("rpc.expired", seconds_late=round(late, 3), redelivered=request.arrival.redelivered)
+        log.warning("rpc.expired", seconds_late=round(late, 3), returns=request.returns)
         requests.finish(request)
         return Ending.EXPIRED
+    if request.returns > MAX_RETURNS:
+        reason = f"{request.returns} servers were lost while they held it"
+        log.error("rpc.given_up", reason=reason)
+        reply = _reply(refusal("ServerLost", reason), message)
+        letter = _dead_letter(request, reason)
+        requests.finish(request, {topology.dead_letter_queue(): letter, message.reply_to: reply})
+        return Ending.GIVEN_UP
     started = time.monotonic()
     result = answer(procedure, message)
-    requests.finish(request, _reply(result, message), queue=message.reply_to)
+    requests.finish(request, {message.reply_to: _reply(result, message)})
     milliseconds = round((time.monotonic() - started) * 1000, 1)
     if result.error:
         log.warning("rpc.failed", error=result.error, milliseconds=milliseconds, exc_info=result.cause)
@@ -228,7 +237,7 @@ def _reply(result: Answer, request: Message) -> Message:
 
 
 def _dead_letter(request: Request, reason: str) -> Message:
-    # Without its expiration: it is kept until somebody has looked.
+    # Without its expiration: it is kept until somebody has looked. Without CC: it goes nowhere else.
     death = {"queue": request.arrival.queue, "reason": reason, "exchange": request.arrival.exchange, "count": 1}
-    headers = {**request.arrival.message.headers, DEATH_HEADER: [death]}
+    headers = {**headers_to_pass_on(request.arrival.message.headers), DEATH_HEADER: [death]}
     return replace(request.arrival.message, headers=headers, expiration="", persistent=True)

@@ -10,6 +10,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import topology
+from messaging.broker import request_queue
 from messaging.rpc import procedure, procedures, wire
 from messaging.rpc.answering import Ending
 from tests.support.rpc import RunningServer, got, raw_channel, raw_request
@@ -129,7 +130,7 @@ def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int
 def test_a_redelivered_request_past_its_deadline_is_skipped(vhost: str, calls: list[int]) -> None:
     with raw_channel() as dying, raw_channel() as channel:
         # Another server takes the request, and dies with it after the deadline.
-        dying.queue_declare("rpc.double", durable=True, auto_delete=True, arguments={"x-queue-type": "classic"})
+        dying.queue_declare("rpc.double", durable=True, auto_delete=True, arguments=request_queue.ARGUMENTS)
         dying.basic_consume("rpc.double", lambda *arrived: None)
         deadline = wire.now_ms() + 200
         properties = pika.BasicProperties(reply_to="amq.gen-x", headers={wire.DEADLINE_HEADER: deadline})

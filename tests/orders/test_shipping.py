@@ -55,6 +55,8 @@ def test_an_answer_is_the_price(service: Service) -> None:
         rpc.NoServer("nobody"),
         rpc.RpcTimeout("late"),
         rpc.NoBroker("away"),
+        rpc.ConnectionLost("cut"),
+        rpc.BadReply("<html>"),
         rpc.RemoteError("ValueError", "no"),
         {"amount": "-1", "currency": "CNY"},
         {"amount": "NaN", "currency": "CNY"},
@@ -71,7 +73,7 @@ def test_anything_else_means_the_flat_rate(service: Service, answer: Any) -> Non
     assert quote().is_flat_rate
 
 
-@pytest.mark.parametrize("silence", [rpc.RpcTimeout("late"), rpc.NoBroker("away")], ids=repr)
+@pytest.mark.parametrize("silence", [rpc.RpcTimeout("late"), rpc.NoBroker("away"), rpc.ConnectionLost("cut")], ids=repr)
 def test_after_a_silence_nobody_waits_again(service: Service, silence: Exception) -> None:
     service.answer = silence
     for _ in range(10):
