@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pika
@@ -162,3 +163,18 @@ def test_what_has_arrived_is_answered_before_the_server_stops(
 
         assert server.stop().endings == {Ending.HANDLED: 3}
         assert [eventually(lambda: got(channel, reply_to))[2] for _ in range(2)] == [b"1", b"2"]
+
+
+def test_requests_that_servers_hand_on_as_they_leave_are_not_taken_for_killers(vhost: str, calls: list[int]) -> None:
+    # Each takes one, and gives back the others that it holds.
+    leaving = [RunningServer(max_messages=1, concurrency=1, prefetch=8) for _ in range(3)]
+    with raw_channel() as channel:
+        reply_to = channel.queue_declare("", exclusive=True).method.queue
+        staying = RunningServer(concurrency=1, prefetch=1)
+        for number in range(12):
+            channel.basic_publish("", "rpc.double", str(number).encode(), pika.BasicProperties(reply_to=reply_to))
+
+        answers = [eventually(lambda: got(channel, reply_to))[2] for _ in range(12)]
+    assert sorted(int(answer) for answer in answers) == [2 * number for number in range(12)]
+    endings = [server.stop().endings for server in (*leaving, staying)]
+    assert sum(endings, Counter()) == {Ending.HANDLED: 12}

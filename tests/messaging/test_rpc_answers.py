@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic_core import from_json
 
-from messaging.broker.request_queue import Request
+from messaging.broker.request_queue import RETURNS_HEADER, Request
 from messaging.broker.subscription import Arrival
 from messaging.message import Message
 from messaging.rpc import RemoteError, procedure, procedures, wire
@@ -83,6 +83,12 @@ def test_an_oversized_result_is_an_error(settings: Any) -> None:
 
 def test_a_result_without_a_json_form_is_an_error() -> None:
     assert error_of(ask(lambda: object(), b"{}"))[0] == "BadResult"
+
+
+def test_how_often_a_request_came_back_is_a_number_whatever_it_says() -> None:
+    returns = {2: 2, 0: 0, -5: 0, 2**62: 2**62}
+    assert {each: arrived(0, headers={RETURNS_HEADER: each}).returns for each in returns} == returns
+    assert [arrived(0, headers={RETURNS_HEADER: each}).returns for each in ("2", None, 1.5, [3])] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

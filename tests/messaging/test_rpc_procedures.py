@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -91,6 +92,18 @@ def test_a_bad_name_is_refused(name: str) -> None:
 def test_a_bad_queue_is_refused(queue: str) -> None:
     with pytest.raises(ImproperlyConfigured):
         procedure("quote", queue=queue)
+
+
+def test_it_may_take_the_time_it_says_or_the_projects(quote: Procedure, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "PROCEDURE_TIMEOUT": 7}
+    procedure("slow", timeout=timedelta(minutes=2))(lambda: None)
+
+    assert (quote.seconds, procedures.get("slow").seconds) == (7, 120)
+
+
+def test_no_time_at_all_is_refused() -> None:
+    with pytest.raises(ImproperlyConfigured, match="timeout"):
+        procedure("hasty", timeout=timedelta(0))
 
 
 def test_an_unknown_name_is_answered_with_those_that_exist(quote: Procedure) -> None:

@@ -106,6 +106,8 @@ POINTS = {
     "committed-not-acked": Failpoint(
         "messaging.lane.Lane._done", before=True, only=lambda call: call.arguments[2] != "duplicate"
     ),
+    # The RPC server.
+    "worked-not-replied": Failpoint("messaging.broker.request_queue.RequestQueue.finish", before=True),
 }
 
 

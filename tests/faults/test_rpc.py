@@ -1,0 +1,705 @@
+"""F77–F82: whatever becomes of server, caller, broker or request, the caller is told in time, and nothing loops."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pika
+import pytest
+from django.conf import settings as django_settings
+from pika.adapters.blocking_connection import BlockingChannel
+
+from messaging import rpc, topology
+from messaging.exceptions import BodyTooLarge
+from messaging.rpc import client, procedures, wire
+from orders.models import Product
+from script.services.rabbitmq import RabbitMQNode
+from script.shopper import Shopper
+from tests.support import failpoints, odd_procedures
+from tests.support.amqp import unacknowledged
+from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.rounds import rounds
+from tests.support.rpc import got, raw_channel, raw_request
+from tests.support.waiting import eventually
+
+#: They run processes, which need a database, but use none of it that could differ.
+pytestmark = pytest.mark.one_database
+
+#: Seconds; a call that gets its answer or its error never takes them.
+LONG = 30
+DIRECT_REPLY = "amq.rabbitmq.reply-to."
+EXPECTED = 42
+
+
+@dataclass(frozen=True)
+class Served:
+    """A vhost of its own, and the server in it."""
+
+    url: str
+    worker: RunningProcess
+
+
+@pytest.fixture(scope="module")
+def one_server(broker: RabbitMQNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server process that has to survive what all tests send it."""
+    name = f"rpc-{uuid4().hex[:12]}"
+    url = broker.add_vhost(name)
+    processes = ProcessStarter(tmp_path_factory.mktemp("rpc"))
+    worker = processes("run_rpc_worker", **environment(), AMQP_URL=url, DATABASE_URL="sqlite:///:memory:")
+    worker.wait_for_line("Serving")
+    yield Served(url, worker)
+    processes.end_all()
+    broker.delete_vhost(name)
+
+
+@pytest.fixture
+def served(one_server: Served, settings: Any) -> Iterator[Served]:
+    """The shared server; after the test it still stands, on the same connection, and answers the next request."""
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [one_server.url]}
+    lost = one_server.worker.output.count("amqp.lost")
+    yield one_server
+    with raw_channel() as channel:
+        assert raw_request(channel, "rpc.double", b"21")[1] == EXPECTED
+    assert one_server.worker.is_alive
+    assert one_server.worker.output.count("amqp.lost") == lost
+
+
+@pytest.fixture
+def channel(served: Served) -> Iterator[BlockingChannel]:
+    with raw_channel() as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_is_left() -> Iterator[None]:
+    yield
+    client.close()
+
+
+@pytest.fixture
+def in_background() -> Iterator[Callable[..., Future[Any]]]:
+    """Starts calls on threads."""
+    with ThreadPoolExecutor(8) as threads:
+        yield lambda *arguments, **named: threads.submit(rpc.call, *arguments, **named)
+
+
+def environment(*faults: str | Callable[[], None]) -> dict[str, str]:
+    """The environment of a server with the odd procedures, and no patience with those that do not end."""
+    odd = failpoints.at(odd_procedures.declare, *faults, HANDLER_GRACE=0.5, RECONNECT_MAX=0.5)
+    return {**odd, "RELAY_THREAD": "0"}
+
+
+def start(run_process: ProcessStarter, *faults: str | Callable[[], None]) -> RunningProcess:
+    """A server that serves."""
+    (worker,) = start_several(run_process, 1, *faults)
+    return worker
+
+
+def start_several(run_process: ProcessStarter, number: int, *faults: str | Callable[[], None]) -> list[RunningProcess]:
+    workers = [run_process("run_rpc_worker", **environment(*faults)) for _ in range(number)]
+    for worker in workers:
+        worker.wait_for_line("Serving")
+    return workers
+
+
+@contextmanager
+def frozen(worker: RunningProcess) -> Iterator[None]:
+    """Inside, the server holds what is sent to it and does nothing."""
+    worker.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        worker.send(signal.SIGCONT)
+
+
+def runs(what: str, *workers: RunningProcess) -> int:
+    """How often a procedure was begun."""
+    return sum(worker.lines.count(f"runs {what}") for worker in workers)
+
+
+def outcome(name: str, payload: Any = None, *, timeout: float = LONG) -> str:
+    """What a caller is told: the name of the error, or the result."""
+    try:
+        return repr(rpc.call(name, payload, timeout=timeout))
+    except rpc.RpcError as error:
+        return type(error).__name__
+
+
+def count(channel: BlockingChannel, queue: str) -> int:
+    found: int = channel.queue_declare(queue, passive=True).method.message_count
+    return found
+
+
+def queues(broker: RabbitMQNode, url: str) -> dict[str, int]:
+    """Every queue of the vhost and how many messages it holds, with consumers or not."""
+    vhost = url.rpartition("/")[2]
+    listed = broker.ctl("list_queues", "--vhost", vhost, "--no-table-headers", "name", "messages").splitlines()
+    return {name: int(messages) for name, _, messages in (line.partition("\t") for line in listed)}
+
+
+def reply_queue(broker: RabbitMQNode, url: str) -> str:
+    """Where this process's replies come; empty until it has called."""
+    return next((name for name in queues(broker, url) if name.startswith(procedures.REPLY_QUEUE_PREFIX)), "")
+
+
+def dead_letter(channel: BlockingChannel) -> tuple[Any, bytes]:
+    """The next dead letter: the latest of its deaths, and its body."""
+    _, properties, body = eventually(lambda: got(channel, topology.dead_letter_queue()))
+    return properties.headers["x-death"][0], body
+
+
+# --- F77: what a request may hold ----------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("body", "properties", "error"),
+    [
+        (b"", {}, "BadRequest"),
+        (b"abc", {}, "BadRequest"),
+        (b"\xff\x00", {}, "BadRequest"),
+        (b"NaN", {}, "BadRequest"),
+        (b"[" * 100_000, {}, "BadRequest"),
+        (b'{"number":' * 100_000, {}, "BadRequest"),
+        (b"21", {"content_encoding": "gzip"}, "BadRequest"),
+        (b"null", {}, "BadArguments"),
+        (b"[1, 2]", {}, "BadArguments"),
+        (b"{}", {}, "BadArguments"),
+        (b'{"number": 1, "__class__": 2}', {}, "BadArguments"),
+        (b" " * 1024 * 1024 + b"1", {}, "TooLarge"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_bad_body_is_an_answer_of_its_own_and_is_not_run(
+    channel: BlockingChannel, served: Served, body: bytes, properties: dict[str, Any], error: str
+) -> None:
+    """F77."""
+    before = served.worker.output.count("runs double")
+    _, answer = raw_request(channel, "rpc.double", body, **properties)
+
+    assert answer["error"]["type"] == error
+    assert served.worker.output.count("runs double") == before
+
+
+def test_nothing_is_ever_unpickled(channel: BlockingChannel, tmp_path: Path) -> None:
+    """F77."""
+    bomb = tmp_path / "went-off"
+    for content_type in ("application/x-python-serialize", "application/json"):
+        body = pickle.dumps(Bomb(bomb))
+        _, answer = raw_request(channel, "rpc.double", body, content_type=content_type)
+        assert answer["error"]["type"] == "BadRequest"
+
+    assert not bomb.exists()
+
+
+@pytest.mark.parametrize("correlation_id", [None, "x" * 255, b"\xff\xfe"], ids=["none", "long", "no text"])
+def test_a_request_with_any_correlation_id_gets_it_back(channel: BlockingChannel, correlation_id: Any) -> None:
+    """F77."""
+    properties, answer = raw_request(channel, "rpc.double", b"21", correlation_id=correlation_id)
+
+    assert (answer, properties.correlation_id) == (EXPECTED, correlation_id)
+
+
+@pytest.mark.parametrize("deadline", [0, -(2**63), True])
+def test_a_request_whose_deadline_is_past_is_not_run(channel: BlockingChannel, served: Served, deadline: int) -> None:
+    """F77."""
+    expired = served.worker.output.count("rpc.expired")
+    channel.basic_publish(
+        "", "rpc.double", b"1001",
+        pika.BasicProperties(reply_to="amq.gen-x", headers={wire.DEADLINE_HEADER: deadline}),
+    )  # fmt: skip
+
+    eventually(lambda: served.worker.output.count("rpc.expired") == expired + 1)
+    assert runs("double 1001", served.worker) == 0
+
+
+@pytest.mark.parametrize("deadline", [2**62, "soon", None])
+def test_a_deadline_in_the_far_future_or_none_is_answered(channel: BlockingChannel, deadline: Any) -> None:
+    """F77."""
+    assert raw_request(channel, "rpc.double", b"21", headers={wire.DEADLINE_HEADER: deadline})[1] == EXPECTED
+
+
+def test_a_request_without_reply_to_is_dead_with_its_reason_and_never_run(
+    channel: BlockingChannel, served: Served
+) -> None:
+    """F77."""
+    channel.basic_publish("", "rpc.double", b"1002", pika.BasicProperties(correlation_id="x"))
+
+    death, body = dead_letter(channel)
+    assert (death["queue"], death["reason"], body) == ("rpc.double", "it has no reply_to", b"1002")
+    assert runs("double 1002", served.worker) == 0
+
+
+def test_headers_that_fill_a_frame_do_not_cost_the_server_its_connection(channel: BlockingChannel) -> None:
+    """F77."""
+    # A dead letter says a little more: one frame could not hold it.
+    properties = pika.BasicProperties(headers={"a": "x" * 130_900})
+    channel.basic_publish("", "rpc.double", b"1003", properties)
+
+    assert dead_letter(channel)[1] == b"1003"
+
+
+def test_a_copy_that_the_sender_asks_for_is_not_sent_again_with_the_dead_letter(
+    channel: BlockingChannel,
+) -> None:
+    """F77."""
+    channel.queue_declare("bystander", durable=True)
+    channel.basic_publish("", "rpc.double", b"1004", pika.BasicProperties(headers={"CC": ["bystander"]}))
+
+    assert dead_letter(channel)[1] == b"1004"
+    assert count(channel, "bystander") == 1  # the sender's own
+    channel.queue_delete("bystander")
+
+
+def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_more(
+    vhost: str, run_process: ProcessStarter
+) -> None:
+    """F77."""
+    worker = start(run_process)
+    with raw_channel() as channel:
+        channel.basic_publish("", "rpc.double", b"1005", pika.BasicProperties(reply_to=f"{DIRECT_REPLY}%.!"))
+
+        eventually(lambda: runs("double 1005", worker) == 1)
+        eventually(lambda: outcome("double", 21, timeout=5) == "42")
+        # RabbitMQ 3.10 closes the connection; others just send it back.
+        assert worker.output.count("amqp.lost") <= 1
+        assert runs("double 1005", worker) == 1
+        assert count(channel, "rpc.double") == 0
+
+
+# --- What a procedure may do ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("unspeakable", "BadResult"),
+        ("huge", "TooLarge"),
+        ("shout", "ValueError"),
+        ("leave", "SystemExit"),
+        ("endless", "HandlerTimeout"),
+    ],
+)
+def test_whatever_a_procedure_returns_or_raises_the_caller_is_told(served: Served, name: str, error: str) -> None:
+    with pytest.raises(rpc.RemoteError) as caught:
+        rpc.call(name, timeout=LONG)
+
+    assert caught.value.type == error
+    assert len(caught.value.message) <= wire.MAX_ERROR_TEXT
+    served.worker.wait_for_line(rf"rpc\.failed.*error={error}.*procedure={name}")
+
+
+def test_a_request_that_is_too_large_is_not_even_sent(served: Served) -> None:
+    with pytest.raises(BodyTooLarge):
+        rpc.call("double", {"number": "1" * 2_000_000}, timeout=LONG)
+
+
+def test_a_procedure_that_never_returns_holds_up_no_other_and_is_told_to_end(
+    served: Served, in_background: Callable[..., Future[Any]]
+) -> None:
+    patient, hasty = in_background("spin", 1, timeout=LONG), in_background("spin", 2, timeout=0.3)
+    eventually(lambda: runs("spin 1", served.worker) and runs("spin 2", served.worker))
+
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+    with pytest.raises(rpc.RpcTimeout):
+        hasty.result(LONG)
+    with pytest.raises(rpc.RemoteError, match="HandlerTimeout"):
+        patient.result(LONG)
+    served.worker.wait_for_line(r"handler\.timeout.*spin")
+
+
+def test_a_procedure_that_cannot_be_ended_ends_its_server_for_the_supervisor_to_restart(
+    vhost: str, run_process: ProcessStarter
+) -> None:
+    stuck = start(run_process)
+    with pytest.raises(rpc.RpcTimeout):
+        rpc.call("hang", 1, timeout=0.3)
+
+    assert stuck.wait() == 1
+    stuck.wait_for_line(r"handler\.stuck.*hang")
+
+
+def test_a_request_that_kills_its_servers_is_run_twice_and_then_dead(
+    vhost: str, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
+) -> None:
+    workers = start_several(run_process, 3)
+    asked = in_background("die", 7, timeout=LONG)
+
+    with pytest.raises(rpc.RemoteError, match="ServerLost: 2 servers were lost") as caught:
+        asked.result(LONG)
+    assert caught.value.type == "ServerLost"
+    eventually(lambda: [worker.is_alive for worker in workers].count(False) == 2)
+    assert runs("die 7", *workers) == 2
+    (survivor,) = [worker for worker in workers if worker.is_alive]
+    survivor.wait_for_line(r"rpc\.given_up.*2 servers were lost")
+    with raw_channel() as channel:
+        death, body = dead_letter(channel)
+        assert (death["queue"], json.loads(body)) == ("rpc.die", 7)
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+    assert survivor.stop() == 0
+    survivor.wait_for_line("1 given up")
+
+
+# --- F78: the caller is gone ---------------------------------------------------------------------------------
+
+
+def test_the_reply_to_a_caller_that_was_killed_is_dropped_and_its_request_acknowledged_once(
+    served: Served, broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    """F78."""
+    code = "from messaging import rpc; rpc.call('nap', {'number': 1006, 'seconds': 1}, timeout=60)"
+    caller = run_process("shell", "-c", code, **environment(), AMQP_URL=served.url)
+    eventually(lambda: runs("nap 1006", served.worker) == 1, 30)
+    caller.kill()
+
+    served.worker.wait_for_line(r"rpc\.undelivered.*queue=rpc\.reply\.")
+    eventually(lambda: queues(broker, served.url)["rpc.nap"] == 0)
+    assert runs("nap 1006", served.worker) == 1
+    assert not [name for name in queues(broker, served.url) if name.startswith(procedures.REPLY_QUEUE_PREFIX)]
+
+
+# --- F79: the server is gone ---------------------------------------------------------------------------------
+
+
+def test_a_server_killed_before_the_work_costs_nothing_while_there_is_another(
+    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
+) -> None:
+    """F79."""
+    for _ in rounds(short=1, full=30):
+        doomed = start(run_process)
+        doomed.send(signal.SIGSTOP)
+        asked = in_background("double", 21, timeout=LONG)
+        eventually(lambda: unacknowledged(broker, vhost, "rpc.double") == 1)
+        other = start(run_process)
+        doomed.kill()
+
+        assert asked.result(LONG) == EXPECTED
+        assert (runs("double 21", doomed), runs("double 21", other)) == (0, 1)
+        other.wait_for_line(r"rpc\.came_back.*queue=rpc\.double")
+        other.kill()
+
+
+def test_a_server_killed_after_the_work_and_before_the_reply_has_it_done_again(
+    vhost: str, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
+) -> None:
+    """F79."""
+    for _ in rounds(short=1, full=30):
+        doomed = start(run_process, "worked-not-replied=STOP")
+        asked = in_background("double", 21, timeout=LONG)
+        eventually(lambda worker=doomed: runs("double 21", worker) == 1)
+        other = start(run_process)
+        assert not asked.done()
+        doomed.kill()
+
+        assert asked.result(LONG) == EXPECTED
+        assert runs("double 21", other) == 1
+        other.kill()
+
+
+def test_a_server_killed_between_reply_and_ack_makes_a_second_reply_that_nobody_takes(
+    vhost: str, run_process: ProcessStarter
+) -> None:
+    """F79, F80."""
+    for round in rounds(short=1, full=30):
+        doomed = start(run_process, odd_procedures.never_acknowledge)
+        assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+        other = start(run_process)
+        doomed.kill()
+
+        eventually(lambda replies=round + 1: client._client().ignored_replies == replies)
+        assert runs("double 21", other) == 1
+        assert rpc.call("double", 1, timeout=LONG) == 2
+        other.kill()
+
+
+def test_with_its_only_server_killed_a_caller_is_told_at_its_deadline_and_those_behind_it_at_once(
+    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
+) -> None:
+    """F79."""
+    doomed = start(run_process)
+    doomed.send(signal.SIGSTOP)
+    asked = in_background("double", 21, timeout=3)
+    eventually(lambda: unacknowledged(broker, vhost, "rpc.double") == 1)
+    doomed.kill()
+
+    eventually(lambda: outcome("double", 1, timeout=1) == "NoServer")
+    with pytest.raises(rpc.RpcTimeout):
+        asked.result(LONG)
+
+
+def test_a_server_that_was_frozen_skips_what_has_expired(served: Served) -> None:
+    """F79."""
+    expired = served.worker.output.count("rpc.expired")
+    with frozen(served.worker), pytest.raises(rpc.RpcTimeout):
+        rpc.call("double", 1007, timeout=0.5)
+
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+    eventually(lambda: served.worker.output.count("rpc.expired") == expired + 1)
+    assert runs("double 1007", served.worker) == 0
+
+
+# --- F80: late, repeated and foreign replies -----------------------------------------------------------------
+
+
+def test_a_late_reply_is_counted_and_the_next_call_gets_its_own(served: Served) -> None:
+    """F80."""
+    with pytest.raises(rpc.RpcTimeout):
+        rpc.call("nap", {"number": 1008, "seconds": 0.8}, timeout=0.3)
+
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+    eventually(lambda: client._client().ignored_replies == 1)
+
+
+def test_repeated_and_foreign_replies_are_counted_and_the_right_one_is_taken(
+    served: Served, channel: BlockingChannel, broker: RabbitMQNode, in_background: Callable[..., Future[Any]]
+) -> None:
+    """F80."""
+    with frozen(served.worker):
+        asked = in_background("double", 1009, timeout=LONG)
+        ours = eventually(lambda: reply_queue(broker, served.url))
+        for foreign in (None, "", "unknown", b"\xff", str(uuid4())):
+            channel.basic_publish("", ours, b'"forged"', pika.BasicProperties(correlation_id=foreign))
+        eventually(lambda: client._client().ignored_replies == 5)
+        assert not asked.done()
+
+    assert asked.result(LONG) == 2018
+    assert client._client().ignored_replies == 5
+    assert client._client()._calls == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "properties"),
+    [
+        (b"<html>", {}),
+        (b"", {}),
+        (b"[" * 100_000, {}),
+        (b"1", {"content_encoding": "gzip", "headers": {wire.STATUS_HEADER: "error"}}),
+        (b'"' + b"x" * 2_000_000 + b'"', {}),
+    ],
+    ids=["no JSON", "empty", "deep", "error without one", "oversize"],
+)
+def test_a_reply_that_cannot_be_understood_is_said_at_once(
+    channel: BlockingChannel, body: bytes, properties: dict[str, Any], in_background: Callable[..., Future[Any]]
+) -> None:
+    """F80."""
+    queue = channel.queue_declare("", exclusive=False, auto_delete=True).method.queue
+    asked = in_background("odd", 1, timeout=LONG, queue=queue)
+    _, request, _ = eventually(lambda: got(channel, queue))
+    properties = {**properties, "correlation_id": request.correlation_id}
+    channel.basic_publish("", request.reply_to, body, pika.BasicProperties(**properties))
+
+    with pytest.raises((rpc.BadReply, rpc.RemoteError)) as caught:
+        asked.result(LONG)
+    assert isinstance(caught.value, rpc.RemoteError) == ("headers" in properties)
+    channel.queue_delete(queue)
+
+
+def test_a_reply_queue_that_is_deleted_costs_the_calls_under_way_and_no_more(
+    served: Served, broker: RabbitMQNode, in_background: Callable[..., Future[Any]]
+) -> None:
+    """F80."""
+    with frozen(served.worker):
+        asked = in_background("double", 1010, timeout=LONG)
+        ours = eventually(lambda: reply_queue(broker, served.url))
+        broker.ctl("delete_queue", "--vhost", served.url.rpartition("/")[2], ours)
+
+        with pytest.raises(rpc.ConnectionLost):
+            asked.result(LONG)
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+    served.worker.wait_for_line(rf"rpc\.undelivered.*queue={ours}")
+
+
+def test_a_connection_that_is_cut_costs_the_calls_under_way_and_no_more(
+    served: Served, broker: RabbitMQNode, in_background: Callable[..., Future[Any]]
+) -> None:
+    """F80."""
+    with frozen(served.worker):
+        asked = in_background("double", 1011, timeout=LONG)
+        pid = eventually(lambda: client_connection(broker, served.url))
+        broker.ctl("close_connection", pid, "a test")
+
+        with pytest.raises(rpc.ConnectionLost, match="before the reply"):
+            asked.result(LONG)
+    eventually(lambda: outcome("double", 21, timeout=5) == "42")
+
+
+def client_connection(broker: RabbitMQNode, url: str) -> str | None:
+    """The broker's name for this process's connection for calls, once there is a reply queue."""
+    if not reply_queue(broker, url):
+        return None
+    listed = broker.ctl("list_connections", "--no-table-headers", "pid", "vhost", "client_properties").splitlines()
+    vhost = url.rpartition("/")[2]
+    return next(line.split("\t")[0] for line in listed if "rpc client" in line and line.split("\t")[1] == vhost)
+
+
+# --- F81: forged reply_to ------------------------------------------------------------------------------------
+
+
+OURS = ["orders.sms", "orders.red_packet", "warren.celery", "warren.dead_letters", "rpc.double", "rpc.nap"]
+
+
+@pytest.mark.parametrize("victim", OURS)
+def test_a_reply_to_that_names_a_queue_of_ours_is_refused_and_the_queue_unchanged(
+    channel: BlockingChannel, served: Served, victim: str
+) -> None:
+    """F81."""
+    for queue in OURS[:3]:  # the others were declared by the server
+        channel.queue_declare(queue, durable=True)
+    ran = served.worker.output.count("runs ")
+    channel.basic_publish("", "rpc.double", b"1012", pika.BasicProperties(reply_to=victim, correlation_id="f"))
+
+    death, body = dead_letter(channel)
+    assert (body, "is a queue of ours" in death["reason"]) == (b"1012", True)
+    served.worker.wait_for_line(rf"rpc\.unanswerable.*{victim}")
+    assert raw_request(channel, "rpc.double", b"21")[1] == EXPECTED
+    assert {queue: count(channel, queue) for queue in OURS} == dict.fromkeys(OURS, 0)
+    assert served.worker.output.count("runs ") == ran + 1
+
+
+# --- F82: many callers ---------------------------------------------------------------------------------------
+
+
+def a_thousand_callers(name: str, timeout: float) -> tuple[Counter[str], float]:
+    """Call from a thousand threads at once; what each was told, and the longest that one waited."""
+    told: list[tuple[str, float]] = []
+    together = threading.Barrier(1000)
+
+    def ask(number: int) -> None:
+        together.wait()
+        begun = time.monotonic()
+        told.append((outcome(name, number, timeout=timeout), time.monotonic() - begun))
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LONG + timeout)
+    assert len(told) == 1000
+    return Counter(what for what, _ in told), max(waited for _, waited in told)
+
+
+def test_a_thousand_callers_without_a_server_are_all_told_so_and_leave_nothing_behind(
+    served: Served, broker: RabbitMQNode
+) -> None:
+    """F82."""
+    before = queues(broker, served.url)
+    told, longest = a_thousand_callers("nobody", timeout=2 * LONG)
+
+    assert told == {"NoServer": 1000}
+    assert longest < LONG  # not one of them waited for its deadline
+    eventually(lambda: client._client()._calls == {})
+    assert queues(broker, served.url) == {**before, reply_queue(broker, served.url): 0}
+
+
+def test_a_thousand_callers_of_a_frozen_broker_are_told_within_their_deadlines_and_nothing_is_run_later(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    """F82."""
+    worker = start(run_process)
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+    ours = client._client()
+    breakable_broker.pause()
+    told, longest = a_thousand_callers("double", timeout=1)
+
+    assert set(told) <= {"RpcTimeout", "NoBroker"}
+    assert longest < LONG
+    eventually(lambda: ours._calls == {})
+    breakable_broker.resume()
+    eventually(lambda: outcome("double", 21, timeout=5) == "42", 30)
+    assert worker.output.count("runs double") <= worker.output.count("runs double 21")
+    assert worker.is_alive
+
+
+def test_callers_of_a_broker_that_crashes_with_their_server_get_the_right_answer_or_the_right_error(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    """F82."""
+    doomed = start(run_process, odd_procedures.expire_soon)
+    done = threading.Event()
+    told: Counter[str] = Counter()
+
+    def keep_asking(number: int) -> None:
+        while not done.is_set():
+            told[outcome("double", number, timeout=1).replace(str(2 * number), "right")] += 1
+
+    callers = [threading.Thread(target=keep_asking, args=[number]) for number in range(101, 109)]
+    for caller in callers:
+        caller.start()
+    try:
+        eventually(lambda: told["right"] > 50)
+        breakable_broker.kill()
+        doomed.kill()
+        breakable_broker.start()
+        # The queue outlived the crash. Its server did not; so it goes, and the callers know.
+        eventually(lambda: told["NoServer"] > 50, 30)
+        right = told["right"]
+        start(run_process)
+        eventually(lambda: told["right"] > right + 50, 30)
+    finally:
+        done.set()
+        for caller in callers:
+            caller.join(LONG)
+
+    assert told["NoBroker"]
+    assert set(told) <= {"right", "NoBroker", "ConnectionLost", "NoServer", "RpcTimeout"}
+    eventually(lambda: client._client()._calls == {})
+
+
+def visit(url: str) -> int:
+    """Put something into a cart and look at the checkout, which asks for a quote."""
+    return Shopper(url).fill_cart("tea").status
+
+
+def test_shoppers_are_served_though_nobody_quotes_shipping(
+    vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    """F82."""
+    web = run_process.web(threads=4)
+    with ThreadPoolExecutor(12) as shoppers:
+        assert set(shoppers.map(visit, [web.url] * 12)) == {200}
+
+    assert web.output.count("shipping_quote_missing") == 12
+    web.wait_for_line(r"rpc\.call_failed.*outcome=NoServer.*procedure=shipping\.quote")
+    web.wait_for_line(r"shipping_quote_missing.*reason=NoServer")
+
+
+def test_shoppers_do_not_queue_up_behind_a_silent_shipping_service(
+    vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    """F82."""
+    web = run_process.web(threads=4)
+    asked: list[bytes] = []
+    silent = pika.BlockingConnection(pika.URLParameters(django_settings.MESSAGING["AMQP_URLS"][0]))
+    silent_channel = silent.channel()
+    silent_channel.queue_declare("rpc.shipping.quote", durable=True)
+    silent_channel.basic_consume("rpc.shipping.quote", lambda *arrived: asked.append(arrived[3]), auto_ack=True)
+    with ThreadPoolExecutor(13) as shoppers:
+        visits = [shoppers.submit(visit, web.url) for _ in range(12)]
+        eventually(lambda: silent.process_data_events(0) or all(each.done() for each in visits), 60)
+        assert {each.result() for each in visits} == {200}
+    silent.close()
+
+    # Each thread waits once, at most; after that nobody does.
+    assert 1 <= len(asked) <= 4
+    web.wait_for_line(r"shipping_quote_missing.*reason=RpcTimeout")
