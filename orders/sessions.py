@@ -1,0 +1,19 @@
+"""Sessions in the database, as Django's own, but for what is said when the database fails."""
+
+from django.contrib.sessions.backends import db
+from django.contrib.sessions.backends.base import UpdateError
+from django.db import OperationalError
+
+
+class SessionStore(db.SessionStore):
+    """Django takes each failure to save a session for one that was deleted meanwhile, and answers 400: the visitor
+    would be told that their request was malformed when it was the database that was away."""
+
+    def save(self, must_create: bool = False) -> None:
+        """Save as Django does. Raises the database's own error where it cannot be reached, or is locked."""
+        try:
+            super().save(must_create)
+        except UpdateError as error:
+            if isinstance(error.__context__, OperationalError):
+                raise error.__context__ from None
+            raise

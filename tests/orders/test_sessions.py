@@ -1,0 +1,49 @@
+"""A visitor's session when the database fails at the worst moment: after the order, before the answer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import OperationalError, connection
+
+from orders.models import Order, Product
+from tests.orders.shop import Buyer
+
+
+@contextmanager
+def sessions_not_written() -> Iterator[None]:
+    """Inside, the database fails when a session is about to be written."""
+
+    def fail(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and "django_session" in sql:
+            raise OperationalError("terminating connection due to administrator command")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(fail):
+        yield
+
+
+def test_a_database_that_fails_after_the_order_is_our_fault_and_pressing_again_leads_to_the_order(
+    buyer: Buyer, tea: Product
+) -> None:
+    buyer.client.raise_request_exception = False
+    buyer.put_into_cart(tea)
+    offer = buyer.open_checkout()
+
+    with sessions_not_written():
+        assert buyer.press_place_order(offer).status_code == 500
+
+    assert buyer.press_place_order(offer).url == f"/orders/{Order.objects.get().number}/"
+
+
+def test_a_session_that_was_deleted_meanwhile_is_still_told_as_that(buyer: Buyer, tea: Product) -> None:
+    buyer.put_into_cart(tea)
+    offer = buyer.open_checkout()
+
+    def vanish(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        if sql.startswith("UPDATE") and "django_session" in sql:
+            buyer.client.session.delete()
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(vanish):
+        assert buyer.press_place_order(offer).status_code == 400
