@@ -4,6 +4,7 @@ import argparse
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         settings=options.settings,
     )
     if options.plan:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         print(_written_plan(wanted))
         return 0
     os.chdir(ROOT)

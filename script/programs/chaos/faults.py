@@ -89,6 +89,7 @@ def available(kind: str) -> list[str]:
 
 @fault("kill-web-worker", weight=6)
 def kill_web_worker(world: World, now: Circumstances) -> None:
+    _needs(world.shop_answers())
     workers = world.members["web"].children
     if workers:
         with suppress(ProcessLookupError):
@@ -97,6 +98,7 @@ def kill_web_worker(world: World, now: Circumstances) -> None:
 
 @fault("kill-web", weight=2)
 def kill_web(world: World, now: Circumstances) -> None:
+    _needs(world.shop_answers())
     world.members["web"].kill()
 
 
@@ -235,8 +237,7 @@ def copy_messages(world: World, now: Circumstances) -> None:
     from messaging.models import OutboxMessage
     from messaging.relay import publishing_of
 
-    if not answers(world.node.port):
-        raise ServiceError("the broker is away")
+    _needs(answers(world.node.port))
     try:
         newest = OutboxMessage.objects.filter(state=OutboxMessage.State.PUBLISHED, consumer="").order_by("-pk")
         rows = list(newest[:COPIED])
@@ -328,13 +329,18 @@ def freeze_gateway(world: World, now: Circumstances) -> None:
 # --- How -------------------------------------------------------------------------------------------------
 
 
+def _needs(condition: bool) -> None:
+    """Raises `ServiceError` where there is nothing to break: to kill again what still boots would only keep it away."""
+    if not condition:
+        raise ServiceError("it is broken already")
+
+
 def _picked(choices: Sequence[Choice], now: Circumstances) -> Choice:
     return choices[int(now.pick * len(choices))]
 
 
 def _freeze(member: Member, now: Circumstances) -> None:
-    if not member.freeze():
-        raise ServiceError(f"{member.name} does not run")
+    _needs(member.freeze())
     try:
         now.pause(now.seconds)
     finally:

@@ -93,14 +93,15 @@ class World:
 
     def is_whole(self) -> bool:
         """Whether everything runs, the shop answers, and somebody listens on each queue."""
-        if not all(member.pid for member in self.members.values()):
-            return False
+        runs = all(member.pid for member in self.members.values())
+        return runs and self.shop_answers() and self.all_queues_have_consumers()
+
+    def shop_answers(self) -> bool:
+        """Whether the shop answers: gunicorn takes connections before it has loaded it."""
         try:
-            # gunicorn takes connections before it has loaded the shop.
-            Shopper(self.url, timeout=5).get("/")
+            return Shopper(self.url, timeout=5).get("/healthz").status == 200
         except (OSError, HTTPException):
             return False
-        return self.all_queues_have_consumers()
 
     def all_queues_have_consumers(self) -> bool:
         """Whether somebody listens on each queue."""
