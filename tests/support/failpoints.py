@@ -108,6 +108,10 @@ POINTS = {
     ),
     # The RPC server.
     "worked-not-replied": Failpoint("messaging.broker.request_queue.RequestQueue.finish", before=True),
+    # Its effects.
+    "committed-effect-not-claimed": Failpoint("messaging.lane.Lane._look_after_effects", before=True),
+    "claimed-not-sent": Failpoint("messaging.sending.carry_out", before=True),
+    "answered-not-noted": Failpoint("messaging.ledger.note", before=True),
 }
 
 
