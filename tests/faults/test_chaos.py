@@ -74,7 +74,7 @@ def test_the_product_is_clean_where_its_mutants_are_not(fault: str) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
-@pytest.mark.parametrize("gateway", ["honours-keys", "ignores-keys"])
+@pytest.mark.parametrize("gateway", ["honours-keys", "can-be-asked", "deaf"])
 def test_a_long_chaos_is_clean(database: str, gateway: str) -> None:
     code, certificate = chaos(
         "--orders", "2000", "--seconds", "400", "--every", "2", "--database", database, "--gateway", gateway

@@ -303,8 +303,10 @@ def test_what_is_off_is_found_by_name(story: Story, breaks: Callable[[Story], No
     assert story.findings() == findings
 
 
-def test_at_a_gateway_that_ignores_keys_an_unknown_text_may_be_missing_and_is_no_finding(story: Story) -> None:
-    story.gateway.honours_keys = False
+def test_at_a_deaf_gateway_an_unknown_text_may_be_missing_and_is_no_finding(
+    story: Story,
+) -> None:
+    story.gateway.honours_keys = story.gateway.can_be_asked = False
     unknown = Effect.objects.order_by("pk")[0]
     Effect.objects.filter(pk=unknown.pk).update(state="unknown")
     story.gateway.ledger.path.unlink()

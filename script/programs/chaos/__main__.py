@@ -15,7 +15,7 @@ from script.programs.chaos.faults import FAULTS, available
 from script.programs.chaos.monkey import plan
 from script.programs.chaos.report import as_json, as_table
 from script.programs.chaos.run import Wanted, carry_out, say
-from script.programs.chaos.world import SETTINGS
+from script.programs.chaos.world import CAN_BE_ASKED, DEAF, HONOURS_KEYS, SETTINGS
 from script.programs.commands import stop_on_signals
 from script.services.owned import ServiceError
 
@@ -33,6 +33,7 @@ examples:
 
 exit codes: 0 clean, 1 something is off, 2 wrong arguments, 3 a service could not be started, 130 interrupted
 """
+GATEWAYS = (HONOURS_KEYS, CAN_BE_ASKED, DEAF)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         every=options.every,
         faults=options.faults,
         database=options.database,
-        honours_keys=options.gateway == "honours-keys",
+        gateway=options.gateway,
         settings=options.settings,
     )
     if options.plan:
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds between two faults, on average (default 3)",
     )
     add("--faults", type=_names, default=[], metavar="NAMES", help=f"only some of: {', '.join(sorted(FAULTS))}")
-    add("--gateway", choices=["honours-keys", "ignores-keys"], default="honours-keys", help="which kind of SMS gateway")
+    add("--gateway", choices=GATEWAYS, default=GATEWAYS[0], help=f"kind of SMS gateway (default {GATEWAYS[0]})")
     add("--json", action="store_true", help="the certificate as JSON")
     add("--plan", action="store_true", help="print the plan of faults and do nothing")
     add("--keep", action="store_true", help="keep logs, database and ledger even if all is well")

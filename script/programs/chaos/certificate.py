@@ -276,7 +276,7 @@ class _Texts:
 
     def __init__(self, gateway: SmsGateway, orders: Sequence[Order], unknown: set[str]) -> None:
         self._orders = orders
-        self._honours_keys = gateway.honours_keys
+        self._knowable = gateway.honours_keys or gateway.can_be_asked
         self._written = Counter((text.order_id, str(text.kind)) for text in TextMessage.objects.all())
         self._unknown = {text.order_id for text in TextMessage.objects.filter(message_id__in=unknown)}
         self._sent: Counter[tuple[int, str]] = Counter()
@@ -309,8 +309,8 @@ class _Texts:
         twice = [_named(order, kind) for order, kind in due if self._sent[order.pk, kind] > 1]
         expected = {(order.pk, kind) for order, kind in due}
         strange = [f"{key}" for key in self._sent if key not in expected] + self._strangers
-        # Where the gateway tells repetitions by their key, there is nothing that cannot be known.
-        unknown = sorted(map(str, self._unknown)) if self._honours_keys else []
+        # Where the gateway tells repetitions by their key, or answers questions, nothing has to stay unknown.
+        unknown = sorted(map(str, self._unknown)) if self._knowable else []
         return [
             Finding("texts_unwritten", "no text was written down", never_written),
             Finding("texts_missing", "the gateway never sent them", missing),

@@ -20,6 +20,7 @@ from script.services.amqp import connect
 from script.services.owned import ServiceError, gone_within, signal_owned
 from script.services.ports import answers
 from script.services.sms_gateway_faults import PASSING
+from script.services.sms_gateway_faults import Fault as GatewayFault
 
 #: Published messages of which `copy-messages` puts copies into their queues, and how many of each.
 COPIED = 20
@@ -303,8 +304,11 @@ def stall_database_line(world: World, now: Circumstances) -> None:
 
 @fault("gateway-misbehaves", weight=8, seconds=(3, 10), target="gateway")
 def gateway_misbehaves(world: World, now: Circumstances) -> None:
+    # One that says "not sent", and sends it afterwards, can be outwitted by nobody who has only its word.
+    all_but_lies = [fault for fault in PASSING if fault is not GatewayFault.SEND_LATE]
+    faults = all_but_lies if world.gateway.can_be_asked and not world.gateway.honours_keys else PASSING
     seed = int(now.pick * 1_000_000)
-    world.gateway.misbehave_at_random(PASSING, chance=GATEWAY_CHANCE, seed=seed, seconds=GATEWAY_DELAY)
+    world.gateway.misbehave_at_random(faults, chance=GATEWAY_CHANCE, seed=seed, seconds=GATEWAY_DELAY)
     try:
         now.pause(now.seconds)
     finally:

@@ -50,6 +50,7 @@ class Monkey:
         self._lock = threading.Lock()
         self._targets = {fault.target: threading.Lock() for fault in FAULTS.values() if fault.target}
         self._hands: list[threading.Thread] = []
+        self._own_errors: list[Exception] = []
         self._thread = threading.Thread(target=self._run, name="monkey", daemon=True)
 
     def start(self) -> None:
@@ -57,11 +58,16 @@ class Monkey:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the plan where it is, heal what lasts, and return when that is done."""
+        """End the plan where it is, heal what lasts, and return when that is done.
+
+        Raises what went wrong in the monkey itself: it did less than it says.
+        """
         self._stop.set()
         self._thread.join()
         for hand in self._hands:
             hand.join()
+        if self._own_errors:
+            raise self._own_errors[0]
 
     def _run(self) -> None:
         began = time.monotonic()
@@ -82,6 +88,8 @@ class Monkey:
             fault.do(self._world, Circumstances(planned.pick, planned.seconds, self._stop.wait))
         except UNREACHABLE:
             self._count(self.missed, fault.name)
+        except Exception as error:
+            self._own_errors.append(error)
         else:
             self._count(self.done, fault.name)
         finally:

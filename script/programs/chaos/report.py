@@ -14,7 +14,7 @@ def as_table(wanted: Wanted, came: Outcomes) -> str:
     drain = "did not come to rest" if came.drain_seconds is None else f"{came.drain_seconds:.1f} s to come to rest"
     lines = [
         f"Chaos on {came.database}, seed {wanted.seed}: {wanted.orders} orders over {wanted.seconds:g} s, "
-        f"a gateway that {'honours' if wanted.honours_keys else 'ignores'} keys",
+        f"gateway: {wanted.gateway}",
         "",
         *(_line(section.replace("_", " "), _written(counts)) for section, counts in came.certificate.counts.items()),
         _line("faults", f"{sum(came.done.values())} of {came.planned} planned: {_listed(came.done)}"),
@@ -37,7 +37,7 @@ def as_json(wanted: Wanted, came: Outcomes) -> str:
         "database": came.database,
         "seed": wanted.seed,
         "wanted": {"orders": wanted.orders, "seconds": wanted.seconds, "every": wanted.every},
-        "honours_keys": wanted.honours_keys,
+        "gateway": wanted.gateway,
         "counts": came.certificate.counts,
         "findings": {finding.name: list(finding.found) for finding in came.certificate.findings},
         "faults": {"planned": came.planned, "done": dict(came.done), "not_possible": dict(came.missed)},

@@ -45,7 +45,8 @@ class Wanted:
     #: Names of the faults to choose from; empty: all that are possible.
     faults: Sequence[str]
     database: str
-    honours_keys: bool
+    #: The kind of SMS gateway.
+    gateway: str
     #: Settings module of the product's processes.
     settings: str
 
@@ -87,7 +88,7 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
             directory,
             database=wanted.database,
             pieces=pieces,
-            honours_keys=wanted.honours_keys,
+            gateway=wanted.gateway,
             settings=wanted.settings,
         ) as world:
             kind = world.database.kind

@@ -32,6 +32,8 @@ VHOST = "chaos"
 #: The consumers, by the process that runs them.
 CONSUMERS = {"sms": ("sms",), "gifts": ("red_packet", "naive")}
 QUEUES = ("orders.sms", "orders.red_packet", "naive.naive", "rpc.shipping.quote")
+#: Kinds of SMS gateway: one sends one text per key; one can at least be asked whether a key was sent; one does neither.
+HONOURS_KEYS, CAN_BE_ASKED, DEAF = "honours-keys", "can-be-asked", "deaf"
 #: Seconds that the text messages' sender waits for the gateway.
 GATEWAY_TIMEOUT = 2.0
 #: Seconds that everything may take to come up, and to stop.
@@ -126,7 +128,7 @@ class World:
 
 @contextmanager
 def private_world(
-    stack: ExitStack, directory: Path, *, database: str, pieces: Mapping[str, int], honours_keys: bool, settings: str
+    stack: ExitStack, directory: Path, *, database: str, pieces: Mapping[str, int], gateway: str, settings: str
 ) -> Iterator[World]:
     """A world at work in `directory`. `stack` ends its services, in this process Django knows its database.
 
@@ -139,13 +141,14 @@ def private_world(
     stack.callback(node.stop)
     node.launch()
     line = stack.enter_context(TcpProxy(lambda: node.port))
-    gateway = stack.enter_context(SmsGateway(directory / "gateway", honours_keys=honours_keys))
+    sms = SmsGateway(directory / "gateway", honours_keys=gateway == HONOURS_KEYS, can_be_asked=gateway != DEAF)
+    stack.enter_context(sms)
     _set_up_django(chosen, pieces)
     node.wait_until_ready()
     broker_url = node.add_vhost(VHOST).replace(f":{node.port}/", f":{line.port}/")
     environment = {
         **_environment(chosen.product_url),
-        **gateway.environment(timeout=GATEWAY_TIMEOUT),
+        **sms.environment(timeout=GATEWAY_TIMEOUT),
         "AMQP_URL": broker_url,
         "DJANGO_SETTINGS_MODULE": settings,
     }
@@ -156,7 +159,7 @@ def private_world(
         name: Member(name, command, mark=mark, home=ROOT, environment=environment)
         for name, command in commands(port, copies=2 if chosen.kind == "postgresql" else 1).items()
     }
-    world = World(directory, node, line, chosen, gateway, port, members)
+    world = World(directory, node, line, chosen, sms, port, members)
     try:
         if not world.tend_until(world.is_whole, PATIENCE, every=0.2):
             raise ServiceError(f"the world is not whole after {PATIENCE:.0f} s:\n{world.last_words()}", exit_code=1)
