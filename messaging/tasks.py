@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
 
 from celery import shared_task
 
 from messaging import consumers
-from messaging.operations import prune
+from messaging.operations import prune, replay
+from messaging.operations.wanted import Wanted
 from messaging.sweep import sweep
 
 
@@ -21,3 +24,23 @@ def prune_messages() -> dict[str, int]:
 def sweep_effects() -> dict[str, int]:
     """Look after effects and messages that wait, for consumers that have no process running; return the counts."""
     return asdict(sweep(consumers.registered()))
+
+
+@shared_task(name="messaging.replay")  # type: ignore[untyped-decorator]
+def replay_messages(
+    *,
+    by: str,
+    note: str = "",
+    canary: int = 0,
+    rate: float | None = None,
+    max_failures: float = replay.MAX_FAILURES,
+    since: float | None = None,
+    **wanted: Any,
+) -> dict[str, Any]:
+    """Replay the dead messages that `wanted` says (as `Wanted`; `since` in seconds), for the person `by`; return what
+    came of it. Delivered again, it goes on where it was. Raises ValueError where nothing is said."""
+    which = Wanted(since=timedelta(seconds=since) if since is not None else None, **wanted)
+    if which.is_everything:
+        raise ValueError("say which messages to replay")
+    pace = replay.Pace(canary=canary, rate=rate, max_failures=max_failures)
+    return asdict(replay.replay(which, by=by, note=note, pace=pace))

@@ -80,3 +80,15 @@ class ReceivedFilter(TimeFilter):
     """By when the message was received."""
 
     column = "received_at"
+
+
+class ChangedFilter(TimeFilter):
+    """By when the row changed last."""
+
+    column = "changed_at"
+
+
+class AtFilter(TimeFilter):
+    """By when something was done."""
+
+    column = "at"

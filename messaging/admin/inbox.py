@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from messaging.admin import payload, words
 from messaging.admin.filters import ConsumerFilter, ReceivedFilter, TypeFilter
-from messaging.admin.messages import MessageAdmin, time_of
+from messaging.admin.messages import MessageAdmin, action_of, time_of
+from messaging.admin.operations import ON_INBOX
 from messaging.admin.read_only import ReadOnly
 from messaging.models import DeliveryAttempt, InboxMessage
 
@@ -43,15 +48,17 @@ class InboxMessageAdmin(MessageAdmin):
     heavy_columns: ClassVar[list[str]] = ["body", "headers"]
     trouble_column: ClassVar[str] = "reason"
     inlines = [AttemptInline]
+    operations = ON_INBOX
+    actions = [action_of(each) for each in ON_INBOX]
     fieldsets = [
-        ("At the consumer", {"fields": ["consumer", "attempt", "received", "changed", "reason"]}),
+        ("At the consumer", {"fields": ["consumer", "attempt", "received", "changed", "reason", "group"]}),
         (
             "Message",
             {"fields": ["message_id", "identified", "type", "version", "subject", "correlation_id", "app_id"]},
         ),
     ]
 
-    readonly_fields = ["received", "changed"]
+    readonly_fields = ["received", "changed", "group"]
 
     received = time_of("received_at", "received")
     received_briefly = time_of("received_at", "received", short=True)
@@ -67,6 +74,15 @@ class InboxMessageAdmin(MessageAdmin):
             return "Not kept here once a message is handled. The outbox keeps what this project published."
         text = payload.written(bytes(row.body), unmasked=unmasked)
         return f"Only its beginning was kept: it was too large.\n{text}" if row.body_truncated else text
+
+    @admin.display(description="failure group")
+    def group(self, row: InboxMessage) -> SafeString | str:
+        """The group, with the dead messages behind it that died likewise."""
+        if not row.failure_group:
+            return "–"
+        there = reverse("admin:messaging_inboxmessage_changelist")
+        query = urlencode({"failure_group": row.failure_group, "state__exact": InboxMessage.State.DEAD.value})
+        return format_html('<a href="{}?{}">{}</a>', there, query, row.failure_group)
 
     @admin.display(description="type")
     def type_or_none(self, row: InboxMessage) -> str:

@@ -1,7 +1,9 @@
-"""What the pages of messages have in common: they are read, searched by what people know, and tell the story."""
+"""What the pages of messages have in common: they are read, searched by what people know, tell the story, and offer
+what may be done."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -9,14 +11,18 @@ from django.contrib.admin.views.main import ERROR_FLAG
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.defaultfilters import truncatechars
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
 
-from messaging.admin import payload, words
+from messaging import database
+from messaging.admin import operations, payload, words
+from messaging.admin.operations import Operation
 from messaging.admin.read_only import ReadOnly
 from messaging.admin.story import lines, may_read_stories, story_url
-from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations import timeline
+from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.operations import audit, timeline
 
 
 def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[Any], str]:
@@ -32,8 +38,20 @@ def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[An
     return staticmethod(shown)
 
 
+def action_of(operation: Operation) -> Callable[..., HttpResponse]:
+    """Return the action of a list that asks for `operation`."""
+
+    @admin.action(description=operation.label)
+    def act(model_admin: MessageAdmin, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse:
+        chosen = rows.order_by("pk").values_list("pk", flat=True)[: operations.LIMIT + 1]
+        return operations.ask(request, model_admin, operation, list(chosen))
+
+    act.__name__ = operation.name
+    return act
+
+
 class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    """The parent of both message pages."""
+    """The parent of the pages of outbox, inbox and effects."""
 
     change_list_template = "messaging/admin/messages.html"
     change_form_template = "messaging/admin/message.html"
@@ -44,9 +62,14 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     # By id is by time, and needs no sorting of a hundred thousand rows.
     sortable_by = ()
     list_per_page = 50
-    actions = None
+    #: What may be done to rows; `actions` are made of it.
+    operations: ClassVar[tuple[Operation, ...]] = ()
+    #: What a search finds exactly, by index.
+    exact_fields: ClassVar[tuple[str, ...]] = ("subject", "message_id")
     #: Large columns that the list does not show.
     heavy_columns: ClassVar[list[str]] = []
+    #: What the page calls the body.
+    body_title: ClassVar[str] = "Body"
     #: The column that says what went wrong last.
     trouble_column: ClassVar[str]
 
@@ -59,10 +82,25 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         match = request.resolver_match
         return rows if match and "object_id" in match.kwargs else rows.defer(*self.heavy_columns)
 
+    def get_urls(self) -> list[URLPattern]:
+        """Add where operations are asked for."""
+        view = self.admin_site.admin_view(require_POST(self.operate_view))
+        name = f"messaging_{self.opts.model_name}_operate"
+        return [path("operate/<slug:name>/", view, name=name), *super().get_urls()]
+
+    def operate_view(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Ask back, or do what is confirmed."""
+        return operations.operate(request, self, self.operations, name)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """Offer what this user may do."""
+        mine = {each.name for each in operations.allowed(request, self.operations)}
+        return {name: action for name, action in super().get_actions(request).items() if name in mine}
+
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Refuse an address that filters by payload: it would tell piece by piece what is masked."""
         column = lookup.partition("__")[0]
-        return column not in {"body", "headers", "reason", "last_error"} and super().lookup_allowed(
+        return column not in {"body", "headers", "payload", "reason", "last_error", "error"} and super().lookup_allowed(
             lookup, value, request
         )
 
@@ -70,14 +108,16 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         """Find the very subject or message id, by index; else whatever contains each word."""
-        exactly = Q(subject=search_term) | Q(message_id=search_term)
+        exactly = Q()
+        for field in self.exact_fields:
+            exactly |= Q(**{field: search_term})
         if search_term and self.model._default_manager.filter(exactly).exists():
             return queryset.filter(exactly), False
         return super().get_search_results(request, queryset, search_term)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Show the list; where a search found one subject only, with a link to its story."""
-        if request.method not in {"GET", "HEAD"}:
+        if request.method not in {"GET", "HEAD"} and not self._asks_for_what_is_offered(request):
             return HttpResponseNotAllowed(["GET", "HEAD"])
         if any("\x00" in value for _, values in request.GET.lists() for value in values):
             # PostgreSQL takes no NUL, and Django's filters pass it on: answered as Django answers other bad filters.
@@ -85,10 +125,15 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         response = super().changelist_view(request, extra_context)
         context = getattr(response, "context_data", None) or {}
         if "cl" in context and context["cl"].query and may_read_stories(request):
-            subjects = {row.subject for row in context["cl"].result_list}
+            subjects = {self.subject_of(row) for row in context["cl"].result_list}
             if len(subjects) == 1 and (subject := subjects.pop()):
                 context.update(story_subject=subject, story_url=story_url(subject))
         return response
+
+    def _asks_for_what_is_offered(self, request: HttpRequest) -> bool:
+        # Django answers an empty choice with a hint.
+        offered = {"", *self.get_actions(request)}
+        return request.method == "POST" and len(offered) > 1 and offered.issuperset(request.POST.getlist("action"))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """Return the row, the words of its trouble masked for whom they are not."""
@@ -102,19 +147,27 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Add what is said about one message beyond its columns: explanation, story, payload, links."""
-        row: OutboxMessage | InboxMessage = context["original"]
+        row: OutboxMessage | InboxMessage | Effect = context["original"]
         unmasked = payload.may_be_seen_by(request.user)
+        if unmasked:
+            self._audit_view(request, row)
         context.update(title=str(row), subtitle=None)
         context["state"] = words.pill(row.state)
         context["explanation"] = self.explain(row)
+        context["body_title"] = self.body_title
         context["body_text"] = self.body_text(row, unmasked)
-        context["headers_text"] = payload.written_json(row.headers, unmasked=unmasked) if row.headers else ""
+        context["headers_text"] = self.headers_text(row, unmasked)
         context["has_masks"] = not unmasked
         if may_read_stories(request):
             story = timeline.for_message(row.message_id)
             context.update(story=story, story_lines=lines(story, unmasked=unmasked))
-            if row.subject:
-                context["story_url"] = story_url(row.subject)
+            if subject := self.subject_of(row):
+                context.update(subject=subject, story_url=story_url(subject))
+        context["operations"] = [
+            (operations.address(self, each), each.label)
+            for each in operations.allowed(request, self.operations)
+            if row.state in each.states
+        ]
         return super().render_change_form(request, context, *args, **kwargs)
 
     def explain(self, row: Any) -> words.Explanation:
@@ -124,6 +177,25 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     def body_text(self, row: Any, unmasked: bool) -> str:
         """Return the body as the page shows it."""
         return payload.written(bytes(row.body or b""), unmasked=unmasked)
+
+    def headers_text(self, row: Any, unmasked: bool) -> str:
+        """Return the headers as the page shows them; empty where there are none."""
+        return payload.written_json(row.headers, unmasked=unmasked) if row.headers else ""
+
+    def subject_of(self, row: Any) -> str:
+        """Return what the row's message is about."""
+        subject: str = row.subject
+        return subject
+
+    def _audit_view(self, request: HttpRequest, row: OutboxMessage | InboxMessage | Effect) -> None:
+        with database.atomic():
+            audit.record(
+                audit.Action.VIEW_PAYLOAD,
+                actor=request.user.get_username(),
+                about=f"{self.opts.verbose_name} {row.pk}",
+                message_ids=[row.message_id],
+                changed=0,
+            )
 
     @admin.display(description="state")
     def state_pill(self, row: Any) -> SafeString:
@@ -136,4 +208,5 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="subject")
     def subject_link(self, row: Any) -> SafeString | str:
         """The subject, with its story behind it."""
-        return format_html('<a href="{}">{}</a>', story_url(row.subject), row.subject) if row.subject else "–"
+        subject = self.subject_of(row)
+        return format_html('<a href="{}">{}</a>', story_url(subject), subject) if subject else "–"

@@ -13,7 +13,8 @@ from django.views.decorators.http import require_safe
 
 from messaging.admin import payload, words
 from messaging.admin.filters import CreatedFilter, TypeFilter
-from messaging.admin.messages import MessageAdmin, time_of
+from messaging.admin.messages import MessageAdmin, action_of, time_of
+from messaging.admin.operations import ON_OUTBOX
 from messaging.admin.story import lines, may_read_stories
 from messaging.models import OutboxMessage
 from messaging.operations import timeline
@@ -34,8 +35,10 @@ class OutboxMessageAdmin(MessageAdmin):
     list_filter = ["state", TypeFilter, CreatedFilter]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
     trouble_column: ClassVar[str] = "last_error"
+    operations = ON_OUTBOX
+    actions = [action_of(each) for each in ON_OUTBOX]
     fieldsets = [
-        ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id"]}),
+        ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id", "origin"]}),
         ("Address", {"fields": ["exchange", "routing_key", "addressee", "expected"]}),
         (
             "Publishing",

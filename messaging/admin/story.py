@@ -15,7 +15,8 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
 from messaging.admin import payload, words
-from messaging.operations.timeline import Entry, Kind, Story
+from messaging.models import OutboxMessage
+from messaging.operations.story import Entry, Kind, Story
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,31 +74,87 @@ def lines(story: Story, *, unmasked: bool) -> Iterator[Line]:
 
 def title(entry: Entry) -> str:
     """Say what an entry tells, in a few words."""
+    if entry.effect:
+        return f"{entry.consumer}: {entry.effect} {_of_effect(entry)}"
+    if entry.outbox_id is not None:
+        return _of_outbox(entry)
+    if entry.inbox_id is not None:
+        return f"{entry.consumer}: {_of_inbox(entry)}"
+    return _of_action(entry)
+
+
+def _of_outbox(entry: Entry) -> str:
     where = f"attempt {entry.attempt} at {entry.consumer}" if entry.consumer else ""
     match entry.kind:
         case Kind.WRITTEN:
-            return f"{where} written" if where else f"{entry.type} written"
+            why = _WHY.get(entry.origin, "")
+            return f"{where or entry.type} written{f', {why}' if why else ''}"
         case Kind.PUBLISHED:
             return f"{where} published" if where else "published"
-        case Kind.HANDLED:
-            return f"{entry.consumer}: handled" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
-        case Kind.ATTEMPT_FAILED:
-            return f"{entry.consumer}: attempt {entry.attempt} failed"
-        case Kind.REJECTED:
-            return f"{entry.consumer}: rejected" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
-        case Kind.CRASHED:
-            return f"{entry.consumer}: a process died in attempt {entry.attempt}"
-        case Kind.DEAD:
-            return f"{entry.consumer}: dead, will not be tried again"
         case Kind.FAILED:
-            return "refused by the broker"
+            return f"{where}: refused by the broker" if where else "refused by the broker"
+        case Kind.CANCELLED:
+            return f"{where or entry.type}: cancelled, will not be published"
         case Kind.UNROUTABLE:
             return f"{where or entry.type}: unroutable, next try {_when(entry)}"
-        case Kind.PENDING:
-            return f"{where or entry.type}: to be published {_when(entry)}"
         case Kind.UNHANDLED:
-            again = f" (attempt {entry.attempt})" if entry.attempt > 1 else ""
-            return f"{entry.consumer}: published, not yet handled{again}"
+            return f"{entry.consumer}: {_of_inbox(entry)}"
+        case _:
+            return f"{where or entry.type}: to be published {_when(entry)}"
+
+
+#: Why a row was written, where that is not plain.
+_WHY = {
+    OutboxMessage.Origin.REPLAY.value: "as a replay",
+    OutboxMessage.Origin.RECONCILE.value: "because it was lost on the way",
+    OutboxMessage.Origin.TURN.value: "because its turn has come",
+}
+
+
+def _of_inbox(entry: Entry) -> str:
+    again = f" at attempt {entry.attempt}" if entry.attempt > 1 else ""
+    match entry.kind:
+        case Kind.HANDLED:
+            return f"handled{again}"
+        case Kind.ATTEMPT_FAILED:
+            return f"attempt {entry.attempt} failed"
+        case Kind.REJECTED:
+            return f"rejected{again}"
+        case Kind.CRASHED:
+            return f"a process died in attempt {entry.attempt}"
+        case Kind.DEAD:
+            return "dead, will not be tried again"
+        case Kind.DISCARDED:
+            return "discarded, nothing more comes of it"
+        case Kind.WAITING:
+            return "waits for its turn"
+        case _:
+            return f"published, not yet handled{f' (attempt {entry.attempt})' if entry.attempt > 1 else ''}"
+
+
+def _of_effect(entry: Entry) -> str:
+    match entry.kind:
+        case Kind.INTENDED:
+            return "intended"
+        case Kind.EFFECT_DONE:
+            return "done" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
+        case Kind.EFFECT_FAILED:
+            return "failed, will not be tried again"
+        case Kind.EFFECT_UNKNOWN:
+            return "unknown: done or not, a person has to settle it"
+        case Kind.EFFECT_SENDING:
+            return "under way"
+        case _:
+            return f"to be {'tried again' if entry.attempt else 'done'} {_when(entry)}"
+
+
+def _of_action(entry: Entry) -> str:
+    what = {
+        Kind.HASTENED: "told to go now",
+        Kind.RECONCILED: "found missing, and sent again",
+        Kind.SETTLED: "effect settled",
+    }.get(entry.kind, entry.kind.value)
+    return f"{what}, by {entry.actor}"
 
 
 def _when(entry: Entry) -> str:
@@ -107,6 +164,10 @@ def _when(entry: Entry) -> str:
 
 
 def _row_url(entry: Entry) -> str:
-    if entry.inbox_id is not None:
-        return reverse("admin:messaging_inboxmessage_change", args=[entry.inbox_id])
-    return reverse("admin:messaging_outboxmessage_change", args=[entry.outbox_id])
+    rows = {
+        "inboxmessage": entry.inbox_id,
+        "outboxmessage": entry.outbox_id,
+        "effect": entry.effect_id,
+        "operatoraction": entry.action_id,
+    }
+    return next(reverse(f"admin:messaging_{name}_change", args=[pk]) for name, pk in rows.items() if pk is not None)

@@ -10,8 +10,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
-from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations.timeline import Kind
+from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.operations.story import Kind
 
 #: Icon and tone of each state, outcome and kind of entry.
 LOOKS = {
@@ -27,6 +27,25 @@ LOOKS = {
     "rejected": ("✕", "bad"),
     "crashed": ("!", "bad"),
     "unhandled": ("…", "waiting"),
+    "cancelled": ("⊘", "calm"),
+    "discarded": ("⊘", "calm"),
+    "waiting": ("…", "waiting"),
+    "effects due": ("…", "waiting"),
+    # Effects.
+    "intended": ("✎", "calm"),
+    "sending": ("↗", "waiting"),
+    "done": ("✓", "good"),
+    "unknown": ("?", "bad"),
+    "effect due": ("…", "waiting"),
+    "effect sending": ("↗", "waiting"),
+    "effect done": ("✓", "good"),
+    "effect failed": ("✕", "bad"),
+    "effect unknown": ("?", "bad"),
+    # What people did.
+    "replayed": ("↻", "calm"),
+    "hastened": ("↻", "calm"),
+    "reconciled": ("↻", "calm"),
+    "settled": ("✎", "calm"),
 }
 
 
@@ -40,12 +59,12 @@ class Explanation:
 
 def pill(state: str, word: str = "") -> SafeString:
     """Return a state as icon and word: never by colour alone."""
-    icon, tone = LOOKS[state]
+    icon, tone = LOOKS[state.replace("_", " ")]
     return format_html(
         '<span class="messaging-pill messaging-{}"><span aria-hidden="true">{}</span> {}</span>',
         tone,
         icon,
-        word or state,
+        word or state.replace("_", " "),
     )
 
 
@@ -102,10 +121,16 @@ def explain_outbox(row: OutboxMessage) -> Explanation:
         case OutboxMessage.State.FAILED:
             return Explanation(
                 "The broker refuses this very message; the last error says why.",
-                "Nothing by itself: a person has to mend the cause.",
+                "Nothing by itself: mend the cause, then publish it now, or cancel it.",
+            )
+        case OutboxMessage.State.CANCELLED:
+            return Explanation(
+                "A person decided that it shall not be published; the last error says who.",
+                "Nothing. If it was to bring a message to one consumer again, that message is dead there, and can be "
+                "replayed.",
             )
         case _ if due:
-            return Explanation("It is committed, and rests.", f"It is published at {due}.")
+            return Explanation("It is committed, and rests.", f"It is published at {due}, unless it is cancelled.")
         case _:
             return Explanation(
                 "It is committed, and not yet confirmed by the broker.",
@@ -127,8 +152,52 @@ def explain_inbox(row: InboxMessage) -> Explanation:
                 f"{row.consumer} has not managed it yet; attempt {row.attempt} is the next one that may run.",
                 "An outbox row with the same message id brings it once its rest is over.",
             )
+        case InboxMessage.State.EFFECTS_DUE:
+            return Explanation(
+                f"{row.consumer} handled it, and something outside the database is still to be done for it.",
+                "It is carried out by itself; the story says how far it has come.",
+            )
+        case InboxMessage.State.WAITING:
+            return Explanation(
+                f"It waits for its turn: {row.consumer} handles the messages of one ordering key one after the other.",
+                "It is sent again once the earlier ones are handled, dead or cancelled.",
+            )
+        case InboxMessage.State.DISCARDED:
+            return Explanation(
+                "It was dead, and a person decided that nothing more shall come of it; the reason says who.",
+                "Nothing. It is kept for a while, so that a copy of it is recognised.",
+            )
         case _:
             return Explanation(
                 f"{row.consumer} could not deal with it, and it will not be tried again.",
-                "Nothing by itself: the reason below is for a person. It is kept, and never pruned.",
+                "Nothing by itself: the reason below is for a person, who can replay or discard it. It is kept, and "
+                "never pruned.",
+            )
+
+
+def explain_effect(effect: Effect) -> Explanation:
+    """Say how far an effect has come."""
+    match effect.state:
+        case Effect.State.INTENDED:
+            due = short_moment(effect.send_at) if effect.send_at > now() else ""
+            tried = f"It was tried {effect.attempts} times, surely in vain." if effect.attempts else "Not begun yet."
+            return Explanation(
+                tried, f"It is {'tried again' if effect.attempts else 'begun'} {due or 'now'}, by itself."
+            )
+        case Effect.State.SENDING:
+            return Explanation(
+                "Somebody is at it, or was when its process died.",
+                "If no answer comes in time, it is repeated, or asked for, where that is safe, and else unknown.",
+            )
+        case Effect.State.DONE:
+            return Explanation("It is done.", "Nothing.")
+        case Effect.State.FAILED:
+            return Explanation(
+                "It was surely not done, or was given up; the error says why.",
+                "Nothing by itself. Mend the cause, then say that it was not done: it is carried out again.",
+            )
+        case _:
+            return Explanation(
+                "It may have been done or not: the answer was lost, and repeating it blindly could do it twice.",
+                "Nothing by itself. Look into the log of the other side, and settle it.",
             )

@@ -32,7 +32,7 @@ class Pruned:
 def prune(*, batch: int = BATCH, dry_run: bool = False) -> Pruned:
     """Delete published and cancelled outbox rows older than `OUTBOX_RETENTION_DAYS`, and handled and discarded inbox
     rows, with their attempts and effects, older than `INBOX_RETENTION_DAYS`; return the counts. With `dry_run` only
-    count. What has an effect that is not settled is kept.
+    count. What has an effect that was not done is kept.
 
     An inbox row is what stops a message from being handled twice, so it outlives every outbox row of its message.
     Each batch is a transaction of its own. Several prunes may run at once, and one that was stopped half way has
@@ -64,10 +64,11 @@ def _finished_outbox() -> QuerySet[OutboxMessage]:
 
 def _forgettable_inbox(outbox: QuerySet[OutboxMessage]) -> QuerySet[InboxMessage]:
     """Return the old finished rows whose message none of the `outbox` rows can bring again."""
-    unsettled = Effect.objects.filter(inbox_message=OuterRef("pk"), state__in=[*Effect.OPEN, Effect.State.UNKNOWN])
+    # Failed ones are kept like dead messages: a person can still settle them.
+    not_done = Effect.objects.filter(inbox_message=OuterRef("pk")).exclude(state=Effect.State.DONE)
     return InboxMessage.objects.filter(
         ~Exists(outbox.filter(message_id=OuterRef("message_id"))),
-        ~Exists(unsettled),
+        ~Exists(not_done),
         state__in=[InboxMessage.State.HANDLED, InboxMessage.State.DISCARDED],
         changed_at__lt=_days_ago(conf.get().inbox_retention_days),
     )

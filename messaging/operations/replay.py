@@ -236,6 +236,15 @@ class _Run:
         with database.one_of_many():
             dead = InboxMessage.objects.filter(pk__in=page, state=State.DEAD).order_by("pk")
             rows = list(dead.select_for_update())
+            # Before what follows from it: so a story tells it.
+            audit.record(
+                audit.Action.REPLAY,
+                actor=self.by,
+                about=str(self.wanted),
+                message_ids=[row.message_id for row in rows],
+                changed=len(rows),
+                note=self.note,
+            )
             InboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
                 state=State.RETRYING,
                 attempts_before=F("attempt"),
@@ -246,14 +255,6 @@ class _Run:
             for row in rows:
                 row.attempt += 1
                 outbox.send_again(row, consumers.get(row.consumer).queue, OutboxMessage.Origin.REPLAY)
-            audit.record(
-                audit.Action.REPLAY,
-                actor=self.by,
-                about=str(self.wanted),
-                message_ids=[row.message_id for row in rows],
-                changed=len(rows),
-                note=self.note,
-            )
         self._open.update({row.pk: row.attempt for row in rows})
         self.result.replayed += len(rows)
         self.result.missed += len(page) - len(rows)

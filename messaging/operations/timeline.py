@@ -2,101 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 
 from django.db.models import Q
 
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.operations import audit
+from messaging.operations.story import Entry, Kind, Story
+from messaging.operations.story_entries import Rows, entries_of
 
 #: Rows of each table that a story reads, the newest ones.
 ROW_LIMIT = 500
 
-
-class Kind(StrEnum):
-    """What an entry tells."""
-
-    WRITTEN = "written"
-    PUBLISHED = "published"
-    HANDLED = "handled"
-    ATTEMPT_FAILED = "attempt failed"
-    REJECTED = "rejected"
-    CRASHED = "crashed"
-    DEAD = "dead"
-    FAILED = "failed"
-    # Still open: what everybody waits for.
-    PENDING = "pending"
-    UNROUTABLE = "unroutable"
-    UNHANDLED = "unhandled"
-
-
 _LAST = datetime.max.replace(tzinfo=UTC)
-
-OPEN = frozenset({Kind.PENDING, Kind.UNROUTABLE, Kind.UNHANDLED})
-
-_KIND_OF_OUTCOME = {
-    DeliveryAttempt.Outcome.HANDLED.value: Kind.HANDLED,
-    DeliveryAttempt.Outcome.FAILED.value: Kind.ATTEMPT_FAILED,
-    DeliveryAttempt.Outcome.REJECTED.value: Kind.REJECTED,
-    DeliveryAttempt.Outcome.CRASHED.value: Kind.CRASHED,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One line of a story, with the row that it was read from (one of `outbox_id` and `inbox_id`).
-
-    `at` is when it happened by the database's clock, None for what is open. `due` is when an open one may go on.
-    `gap` is the time since the entry before, never negative, None where either has no time.
-    """
-
-    kind: Kind
-    message_id: str
-    type: str
-    attempt: int
-    consumer: str = ""
-    at: datetime | None = None
-    due: datetime | None = None
-    gap: timedelta | None = None
-    duration: timedelta | None = None
-    detail: str = ""
-    outbox_id: int | None = None
-    inbox_id: int | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether this is still to happen."""
-        return self.kind in OPEN
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """What happened, in order, and then what is open. `truncated`: older rows than ROW_LIMIT were left out."""
-
-    entries: tuple[Entry, ...]
-    truncated: bool = False
-
-    @property
-    def times_go_back(self) -> bool:
-        """Whether some message was marked published after it was handled."""
-        times = [entry.at for entry in self.entries if entry.at]
-        return times != sorted(times)
-
-    @property
-    def message_ids(self) -> list[str]:
-        """The messages it is about, each once, in the order they appear."""
-        return list(dict.fromkeys(entry.message_id for entry in self.entries))
 
 
 def for_message(message_id: str) -> Story:
-    """Return the story of one message at all its consumers; empty where none has that id. Three queries."""
+    """Return the story of one message at all its consumers; empty where none has that id. Five queries."""
     return _story(Q(message_id=message_id), Q(message_id=message_id))
 
 
 def for_subject(subject: str) -> Story:
-    """Return the story of all messages about `subject`, told together; empty where there are none. Four queries.
+    """Return the story of all messages about `subject`, told together; empty where there are none. Six queries.
 
     Rows of these messages that lost their subject on the way belong to it.
     """
@@ -114,108 +43,20 @@ def _story(of_outbox: Q, of_inbox: Q) -> Story:
         .defer("body", "headers", "body_truncated")
         .order_by("-id")[: ROW_LIMIT + 1]
     )
-    attempts: dict[int, list[DeliveryAttempt]] = {}
-    for attempt in DeliveryAttempt.objects.filter(inbox_message__in=[row.pk for row in inbox]).defer("traceback"):
-        attempts.setdefault(attempt.inbox_message_id, []).append(attempt)
     truncated = len(outbox) > ROW_LIMIT or len(inbox) > ROW_LIMIT
-    entries = _entries(outbox[:ROW_LIMIT], inbox[:ROW_LIMIT], attempts, complete=not truncated)
-    return Story(entries=tuple(_in_order(entries)), truncated=truncated)
-
-
-def _entries(
-    outbox: Sequence[OutboxMessage],
-    inbox: Sequence[InboxMessage],
-    attempts: dict[int, list[DeliveryAttempt]],
-    *,
-    complete: bool,
-) -> Iterator[Entry]:
-    # Where rows were left out, one that is missing says nothing.
-    received = {(row.message_id, row.consumer): row for row in inbox}
-    waited_for: set[tuple[str, str, int]] = set()
-    for sent in outbox:
-        yield from _of_outbox(sent)
-        for consumer in [sent.consumer] if sent.consumer else sent.expected_consumers:
-            waited_for.add((sent.message_id, consumer, sent.attempt))
-            row = received.get((sent.message_id, consumer))
-            if sent.state == OutboxMessage.State.PUBLISHED and (row or complete):
-                yield from _if_unhandled(sent, consumer, row)
-    for got in inbox:
-        yield from _of_inbox(got, attempts.get(got.pk, []))
-        expected = (got.message_id, got.consumer, got.attempt)
-        if got.state == InboxMessage.State.RETRYING and complete and expected not in waited_for:
-            yield _unhandled(got, "no outbox row carries this attempt; it comes from the broker")
-
-
-def _of_outbox(row: OutboxMessage) -> Iterator[Entry]:
-    common = Entry(
-        kind=Kind.WRITTEN,
-        message_id=row.message_id,
-        type=row.type,
-        attempt=row.attempt,
-        consumer=row.consumer,
-        at=row.created_at,
-        outbox_id=row.pk,
+    inbox_ids = [row.pk for row in inbox]
+    # A payload that somebody looked at is in the audit log; it is no part of what happened to the message.
+    message_ids = {row.message_id for row in outbox} | {row.message_id for row in inbox}
+    acted_on = ActionOnMessage.objects.filter(message_id__in=message_ids)
+    acted_on = acted_on.exclude(action__action=audit.Action.VIEW_PAYLOAD).select_related("action").order_by("-id")
+    rows = Rows(
+        outbox=outbox[:ROW_LIMIT],
+        inbox=inbox[:ROW_LIMIT],
+        attempts=list(DeliveryAttempt.objects.filter(inbox_message__in=inbox_ids).defer("traceback")),
+        effects=list(Effect.objects.filter(inbox_message__in=inbox_ids).defer("payload")),
+        actions=list(acted_on[:ROW_LIMIT]),
     )
-    yield common
-    match row.state:
-        case OutboxMessage.State.PUBLISHED:
-            audience = ", ".join(row.expected_consumers)
-            detail = f"confirmed by the broker; for {audience}" if audience else "confirmed by the broker"
-            yield replace(common, kind=Kind.PUBLISHED, at=row.published_at, detail=detail)
-        case OutboxMessage.State.FAILED:
-            # A failed row's `publish_at` is when that was noted: it has no next try.
-            yield replace(common, kind=Kind.FAILED, at=row.publish_at, detail=row.last_error)
-        case OutboxMessage.State.UNROUTABLE:
-            yield replace(common, kind=Kind.UNROUTABLE, at=None, due=row.publish_at, detail=row.last_error)
-        case _:
-            yield replace(common, kind=Kind.PENDING, at=None, due=row.publish_at, detail=row.last_error)
-
-
-def _if_unhandled(sent: OutboxMessage, consumer: str, row: InboxMessage | None) -> Iterator[Entry]:
-    if row is None:
-        yield Entry(
-            kind=Kind.UNHANDLED,
-            message_id=sent.message_id,
-            type=sent.type,
-            attempt=sent.attempt,
-            consumer=consumer,
-            outbox_id=sent.pk,
-        )
-    elif row.state == InboxMessage.State.RETRYING and row.attempt == sent.attempt:
-        yield _unhandled(row, "")
-
-
-def _unhandled(row: InboxMessage, detail: str) -> Entry:
-    if row.starts:
-        detail = f"its handling was started {row.starts} times and has not ended"
-    return replace(_about(row), kind=Kind.UNHANDLED, attempt=row.attempt, detail=detail)
-
-
-def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt]) -> Iterator[Entry]:
-    for attempt in attempts:
-        yield replace(
-            _about(row),
-            kind=_KIND_OF_OUTCOME[attempt.outcome],
-            attempt=attempt.number,
-            at=attempt.finished_at,
-            duration=attempt.duration,
-            detail=attempt.error,
-        )
-    if row.state == InboxMessage.State.DEAD:
-        # Both are written in one transaction, the row first: it died of the attempt all the same.
-        at = max([row.changed_at, *(attempt.finished_at for attempt in attempts)])
-        yield replace(_about(row), kind=Kind.DEAD, attempt=row.attempt, at=at, detail=row.reason)
-
-
-def _about(row: InboxMessage) -> Entry:
-    return Entry(
-        kind=Kind.HANDLED,
-        message_id=row.message_id,
-        type=row.type,
-        attempt=row.attempt,
-        consumer=row.consumer,
-        inbox_id=row.pk,
-    )
+    return Story(entries=tuple(_in_order(entries_of(rows, complete=not truncated))), truncated=truncated)
 
 
 def _in_order(entries: Iterable[Entry]) -> Iterator[Entry]:

@@ -11,7 +11,10 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils.timezone import now
 
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.admin import words
+from messaging.admin.story import title
+from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.operations.story import Entry, Kind
 
 pytestmark = pytest.mark.django_db
 
@@ -231,7 +234,7 @@ def test_a_page_of_a_message_takes_few_queries(admin_client: Client, django_asse
         outbox(attempt=number + 1, consumer="sms")
     row = dead()
 
-    with django_assert_max_num_queries(9):
+    with django_assert_max_num_queries(15):
         admin_client.get(of(row))
 
 
@@ -393,3 +396,28 @@ def test_the_pages_hold_no_inline_style_or_script(admin_client: Client):
 def test_strangers_are_asked_to_sign_in(client: Client):
     for address in [OUTBOX, INBOX, STORY]:
         assert client.get(address).status_code == 302
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_every_kind_of_entry_has_a_look_and_words(kind: Kind):
+    for row in ("outbox_id", "inbox_id", "action_id"):
+        entry = Entry(kind=kind, message_id="m-1", type="order.placed", consumer="sms", actor="ann", **{row: 1})
+        assert words.icon(kind)
+        assert title(entry)
+    assert title(Entry(kind=kind, message_id="m-1", consumer="sms", effect="text", effect_id=1))
+
+
+@pytest.mark.parametrize(
+    "state", sorted({*OutboxMessage.State.values, *InboxMessage.State.values, *Effect.State.values})
+)
+def test_every_state_has_a_look_and_an_explanation(state: str):
+    assert state.replace("_", " ") in words.pill(state)
+    if state in OutboxMessage.State:
+        assert words.explain_outbox(outbox(state=state)).meaning
+    if state in InboxMessage.State:
+        assert words.explain_inbox(inbox(state=state)).what_next
+    if state in Effect.State:
+        row = inbox(message_id="m-2")
+        effect = Effect.objects.create(inbox_message=row, consumer="sms", message_id="m-2", name="text", state=state)
+        effect.refresh_from_db()
+        assert words.explain_effect(effect).meaning

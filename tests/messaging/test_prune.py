@@ -98,13 +98,13 @@ def test_a_discarded_message_is_deleted_as_late_as_a_handled_one() -> None:
 
 
 @pytest.mark.parametrize("state", Effect.State.values)
-def test_a_message_is_kept_while_an_effect_of_it_is_open_or_unknown(state: str) -> None:
+def test_a_message_is_kept_while_an_effect_of_it_is_not_done(state: str) -> None:
     row = inbox_row()
     Effect.objects.create(inbox_message=row, consumer="notes", message_id=row.message_id, name="text", state=state)
 
-    settled = state in {"done", "failed"}
-    assert prune(dry_run=True) == prune() == Pruned(outbox=0, inbox=settled, attempts=settled, effects=settled)
-    assert Effect.objects.exists() is not settled
+    done = state == "done"
+    assert prune(dry_run=True) == prune() == Pruned(outbox=0, inbox=done, attempts=done, effects=done)
+    assert Effect.objects.exists() is not done
 
 
 @pytest.mark.parametrize("state", ["effects_due", "retrying", "waiting", "dead"])

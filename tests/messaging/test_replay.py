@@ -14,6 +14,7 @@ from messaging.models import ActionOnMessage, Effect, InboxMessage, OperatorActi
 from messaging.operations import discard, hasten, replay
 from messaging.operations.replay import Fate, Pace, Replayed
 from messaging.operations.wanted import Wanted
+from messaging.tasks import replay_messages
 from tests.support.consuming import (
     Moody,
     a_consumer,
@@ -398,6 +399,17 @@ def test_without_its_audit_line_nothing_is_replayed(consumer: Consumer, monkeypa
         replayed()
     assert states() == {("dead", 1)}
     assert not OutboxMessage.objects.exists()
+
+
+def test_celery_does_the_same(consumer: Consumer) -> None:
+    row = a_dead_message(consumer)
+    a_dead_message(consumer, reason="another one")
+    done = replay_messages(by="ann", group=row.failure_group, since=3600, note="gateway is back", rate=10)
+    assert (done["replayed"], done["stopped"]) == (1, "")
+    assert OutboxMessage.objects.get().message_id == row.message_id
+    assert OperatorAction.objects.get().actor == "ann"
+    with pytest.raises(ValueError, match="say which"):
+        replay_messages(by="ann")
 
 
 # --- what rests goes now -----------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.operations import timeline
-from messaging.operations.timeline import Kind
+from messaging.operations.story import Kind, Story
 
 pytestmark = pytest.mark.django_db
 
@@ -44,7 +44,7 @@ def attempt(row: InboxMessage, number: int, outcome: str, finished: float, **col
     )
 
 
-def told(story: timeline.Story) -> list[tuple[str, str, int]]:
+def told(story: Story) -> list[tuple[str, str, int]]:
     return [(entry.kind.value, entry.consumer, entry.attempt) for entry in story.entries]
 
 
@@ -194,5 +194,94 @@ def test_a_story_takes_few_queries_however_long(django_assert_max_num_queries: A
         published(f"m-{number}")
         attempt(inbox("handled", f"m-{number}"), 1, "handled", 1)
 
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(6):
         timeline.for_subject("W-1")
+
+
+# --- effects, turns, and what people did -------------------------------------------------------------------
+
+
+def effect(row: InboxMessage, state: str, **columns: Any) -> Effect:
+    facts = {"consumer": row.consumer, "message_id": row.message_id, "name": "text", "intended_at": at(1.5)}
+    return Effect.objects.create(**{"inbox_message": row, "state": state, "changed_at": at(2), **facts, **columns})
+
+
+@pytest.mark.parametrize(
+    ("state", "columns", "kind", "is_open", "detail"),
+    [
+        ("intended", {"send_at": at(9), "error": "busy"}, Kind.EFFECT_DUE, True, "busy"),
+        ("sending", {"sending_until": at(9)}, Kind.EFFECT_SENDING, True, ""),
+        ("done", {"reference": "SM1"}, Kind.EFFECT_DONE, False, "SM1"),
+        ("done", {"reference": "SM1", "error": "settled by ann"}, Kind.EFFECT_DONE, False, "SM1; settled by ann"),
+        ("failed", {"error": "no such number"}, Kind.EFFECT_FAILED, False, "no such number"),
+        ("unknown", {"error": "no answer"}, Kind.EFFECT_UNKNOWN, False, "no answer"),
+    ],
+)
+def test_an_effect_is_told_from_its_intention_on(
+    state: str, columns: dict[str, Any], kind: Kind, is_open: bool, detail: str
+):
+    published()
+    row = inbox("handled")
+    attempt(row, 1, "handled", 1)
+    effect(row, state, **columns)
+
+    *_, handled, intended, last = timeline.for_message("m-1").entries
+
+    assert (handled.kind, intended.kind, intended.effect, intended.at) == (Kind.HANDLED, Kind.INTENDED, "text", at(1.5))
+    assert (last.kind, last.is_open, last.detail) == (kind, is_open, detail)
+    assert (last.at, last.due) == ((None, at(9)) if is_open else (at(2), None))
+
+
+def test_one_that_waits_for_its_turn_is_still_to_come():
+    published()
+    inbox("waiting", ordering_key="W-1")
+
+    last = timeline.for_message("m-1").entries[-1]
+
+    assert (last.kind, last.is_open, last.detail) == (
+        Kind.WAITING,
+        True,
+        "until the earlier messages of W-1 are settled",
+    )
+
+
+def test_what_was_cancelled_and_discarded_is_told_with_who_it_was():
+    outbox(state="cancelled", publish_at=at(3), last_error="cancelled by ann")
+    inbox("discarded", reason="discarded by bob; it was dead: no such order", changed_at=at(4))
+
+    story = timeline.for_message("m-1")
+
+    assert [(entry.kind, entry.at) for entry in story.entries[1:]] == [
+        (Kind.CANCELLED, at(3)),
+        (Kind.DISCARDED, at(4)),
+    ]
+    assert [entry.detail.partition(";")[0] for entry in story.entries[1:]] == ["cancelled by ann", "discarded by bob"]
+    assert not any(entry.is_open for entry in story.entries)
+
+
+def acted(action: str, seconds: float, **details: str) -> None:
+    row = OperatorAction.objects.create(actor="ann", action=action, at=at(seconds), details=details)
+    ActionOnMessage.objects.create(action=row, message_id="m-1")
+
+
+def test_what_people_did_is_told_before_what_came_of_it_and_what_they_only_looked_at_is_not():
+    row = inbox("retrying", attempt=3)
+    attempt(row, 2, "failed", 1)
+    acted("replay", 5, note="gateway is back")
+    outbox(consumer="sms", attempt=3, origin="replay", created_at=at(5))
+    acted("hasten", 6)
+    acted("settle", 7, verdict="done", note="seen")
+    acted("reconcile", 8)
+    acted("view payload", 9)
+
+    story = timeline.for_message("m-1")
+
+    assert [(entry.kind, entry.detail) for entry in story.entries if entry.actor] == [
+        (Kind.REPLAYED, "gateway is back"),
+        (Kind.HASTENED, ""),
+        (Kind.SETTLED, "done, seen"),
+        (Kind.RECONCILED, ""),
+    ]
+    kinds = [entry.kind for entry in story.entries]
+    assert kinds.index(Kind.REPLAYED) + 1 == kinds.index(Kind.WRITTEN)
+    assert story.entries[kinds.index(Kind.WRITTEN)].origin == "replay"

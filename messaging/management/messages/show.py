@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.management.tables import Layout, write_table
 from messaging.operations import timeline
+from messaging.operations.story import Entry
 
 HELP = "what happened to a message, or about a subject"
 EXAMPLES = """
@@ -16,7 +17,9 @@ examples:
   manage.py messages show W-ABC123 --json              the same, one JSON object a line
 """
 LAYOUT = Layout(
-    columns=("at", "what", "type", "consumer", "attempt", "took", "detail", "message id", "due"),
+    columns=(
+        *("at", "what", "type", "consumer", "attempt", "took", "detail", "message id", "due", "effect", "effect id"),
+    ),
     lead=("at", "what"),
     beneath=("detail", "message id"),
 )
@@ -39,10 +42,14 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             f"No message has the id or subject {about!r}. It may be mistyped, or was pruned after its days."
         )
     found = [
-        (each.at, each.kind.value, each.type, each.consumer, each.attempt, each.duration, each.detail,
-         each.message_id, each.due)
+        (each.at, each.kind.value, each.type, each.consumer, each.attempt, each.duration, _detail(each),
+         each.message_id, each.due, each.effect, each.effect_id)
         for each in story.entries
     ]  # fmt: skip
     write_table(command.stdout, LAYOUT, found, as_json=options["json"])
     if story.truncated:
         command.stderr.write(f"Only the newest {timeline.ROW_LIMIT} rows are told here.")
+
+
+def _detail(entry: Entry) -> str:
+    return ": ".join(filter(None, [f"by {entry.actor}" if entry.actor else "", entry.detail]))

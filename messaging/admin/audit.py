@@ -1,0 +1,69 @@
+"""The audit log in the admin: who did what to which messages. To read only."""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+from urllib.parse import urlencode
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
+
+from messaging.admin import payload
+from messaging.admin.filters import AtFilter
+from messaging.admin.messages import time_of
+from messaging.admin.read_only import ReadOnly
+from messaging.models import OperatorAction
+
+#: Messages that the page of one action names.
+NAMED = 100
+
+
+@admin.register(OperatorAction)
+class OperatorActionAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """What people did."""
+
+    list_display = ["action", "actor", "about_masked", "changed", "when"]
+    list_filter = ["action", AtFilter]
+    search_fields = ["actor", "about"]
+    search_help_text = "Who, or to what"
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    sortable_by = ()
+    list_per_page = 50
+    actions = None
+    fields = ["action", "actor", "about_masked", "changed", "when_exactly", "details_masked", "messages"]
+    readonly_fields: ClassVar[list[str]] = ["about_masked", "when_exactly", "details_masked", "messages"]
+
+    when = time_of("at", "when", short=True)
+    when_exactly = time_of("at", "when")
+
+    class Media:
+        css = {"all": ["messaging/admin.css"]}
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Refuse an address that filters by what may be masked."""
+        return lookup.partition("__")[0] not in {"about", "details"} and super().lookup_allowed(lookup, value, request)
+
+    @admin.display(description="about")
+    def about_masked(self, action: OperatorAction) -> str:
+        """To what, without phone numbers: a filter may have been one."""
+        return payload.masked_text(action.about) or "–"
+
+    @admin.display(description="details")
+    def details_masked(self, action: OperatorAction) -> str:
+        """Whatever else was said."""
+        return json.dumps(payload.masked(action.details), ensure_ascii=False) if action.details else "–"
+
+    @admin.display(description="messages")
+    def messages(self, action: OperatorAction) -> SafeString | str:
+        """The messages it changed, or showed."""
+        there = reverse("admin:messaging_inboxmessage_changelist")
+        found = action.messages.order_by("id").values_list("message_id", flat=True)[: NAMED + 1]
+        links = format_html_join(
+            "\n", '<a href="{}?{}">{}</a>', ((there, urlencode({"q": each}), each) for each in found[:NAMED])
+        )
+        return links + (" and more" if len(found) > NAMED else "") if found else "–"

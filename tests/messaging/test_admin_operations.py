@@ -1,0 +1,400 @@
+"""What people may do to messages in the admin: asked back first, by POST, each with a right of its own, and audited."""
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from messaging import database
+from messaging.admin import operations
+from messaging.consumers import Consumer
+from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
+from tests.support.consuming import a_consumer, a_dead_message, registered
+
+pytestmark = pytest.mark.django_db
+
+OUTBOX = "/admin/messaging/outboxmessage/"
+INBOX = "/admin/messaging/inboxmessage/"
+EFFECTS = "/admin/messaging/effect/"
+AUDIT = "/admin/messaging/operatoraction/"
+PHONE = "+8613800138000"
+
+
+@pytest.fixture
+def consumer() -> Iterator[Consumer]:
+    consumer = a_consumer()
+    with registered(consumer):
+        yield consumer
+
+
+@pytest.fixture
+def staff(client: Client) -> Client:
+    """Ann, who may read messages and effects and the audit log, and nothing else yet."""
+    user = User.objects.create_user("ann", is_staff=True)
+    models = ("outboxmessage", "inboxmessage", "effect", "operatoraction")
+    user.user_permissions.add(*Permission.objects.filter(codename__in=[f"view_{model}" for model in models]))
+    client.force_login(user)
+    return client
+
+
+def grant(*codenames: str) -> None:
+    User.objects.get(username="ann").user_permissions.add(*Permission.objects.filter(codename__in=codenames))
+
+
+def in_outbox(**changes: Any) -> OutboxMessage:
+    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
+    return OutboxMessage.objects.create(**{**facts, **changes})
+
+
+def an_effect(**changes: Any) -> Effect:
+    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="handled", subject="W-1")
+    facts = {"consumer": "notes", "message_id": "m-1", "name": "text", "state": "unknown", "error": f"to {PHONE}: ?"}
+    return Effect.objects.create(
+        **{"inbox_message": row, "payload": {"to": PHONE, "kind": "placed"}, **facts, **changes}
+    )
+
+
+def chosen(client: Client, box: str, action: str, *rows: Any, **more: Any) -> str:
+    """The page that asks back."""
+    data = {"action": action, "_selected_action": [row.pk for row in rows], **more}
+    response = client.post(box, data)
+    assert response.status_code == 200
+    return unescape(response.content.decode())
+
+
+def confirmed(client: Client, page: str, note: str = "") -> str:
+    """Press the button of a page that asks back; what the admin says then."""
+    form = re.search(r'<form method="post" action="([^"]+)" class="messaging-form">(.*?)</form>', page, re.DOTALL)
+    assert form, page
+    rows = re.findall(r'name="row" value="(\d+)"', form[2])
+    response = client.post(form[1], {"row": rows, "note": note, "confirmed": "yes"}, follow=True)
+    assert response.status_code == 200
+    return " ".join(str(message) for message in response.context["messages"])
+
+
+def told(page: str) -> list[str]:
+    """What a page that asks back says would happen."""
+    return [" ".join(re.sub("<[^>]+>", "", line).split()) for line in re.findall(r"<li><strong>.*?</li>", page)]
+
+
+# --- lists -------------------------------------------------------------------------------------------------
+
+
+def test_dead_messages_are_replayed_once_the_question_is_answered(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message")
+    rows = [a_dead_message(consumer), a_dead_message(consumer)]
+    handled = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="handled", type="test.noted")
+
+    page = chosen(staff, INBOX, "replay", *rows, handled)
+
+    assert told(page) == ["2 to run again, each at the consumer where it is dead", "1 handled: nothing is done"]
+    assert "Replay 2" in page
+    assert not OutboxMessage.objects.exists()
+    assert not OperatorAction.objects.exists()
+
+    assert confirmed(staff, page, note="gateway is back") == "2 replayed."
+
+    assert OutboxMessage.objects.filter(origin="replay").count() == 2
+    action = OperatorAction.objects.get()
+    assert (action.actor, action.action, action.changed) == ("ann", "replay", 2)
+    assert action.details == {"note": "gateway is back"}
+
+
+def test_the_second_of_two_people_is_told_that_it_is_replayed(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message")
+    row = a_dead_message(consumer)
+    pages = [chosen(staff, INBOX, "replay", row) for _ in range(2)]
+
+    assert [confirmed(staff, page) for page in pages] == ["1 replayed.", "0 replayed. 1 already replayed."]
+    assert OutboxMessage.objects.count() == 1
+    assert list(OperatorAction.objects.order_by("id").values_list("changed", flat=True)) == [1, 0]
+    assert "There is nothing to do here." in chosen(staff, INBOX, "replay", row)
+
+
+def test_dead_messages_are_discarded(staff: Client, consumer: Consumer) -> None:
+    grant("discard_message")
+    row = a_dead_message(consumer)
+    assert confirmed(staff, chosen(staff, INBOX, "discard", row), note="test data") == "1 discarded."
+    assert InboxMessage.objects.get().state == "discarded"
+
+
+def test_what_waits_for_its_turn_is_cancelled(staff: Client) -> None:
+    grant("cancel_message")
+    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="waiting", ordering_key="W-1")
+    assert confirmed(staff, chosen(staff, INBOX, "cancel", row)) == "1 cancelled."
+    assert InboxMessage.objects.get().state == "dead"
+
+
+def test_what_rests_in_the_outbox_is_published_now_or_cancelled(staff: Client) -> None:
+    grant("replay_message", "cancel_message")
+    refused = in_outbox(state="failed")
+    leased = in_outbox(lease_until=database.in_future(60))
+    gone = in_outbox(state="published")
+
+    page = chosen(staff, OUTBOX, "publish", refused, leased, gone)
+    assert told(page) == ["1 to be published now", "2 due, on the way, published or cancelled already"]
+    assert confirmed(staff, page) == "1 to be published now."
+    refused.refresh_from_db()
+    assert refused.state == "pending"
+
+    page = chosen(staff, OUTBOX, "cancel", refused, leased, gone)
+    assert told(page) == [
+        "1 to be cancelled",
+        "1 being published at this moment",
+        "1 published or cancelled already",
+    ]
+    assert confirmed(staff, page) == "1 cancelled. 1 being published at this moment."
+    refused.refresh_from_db()
+    assert (refused.state, refused.last_error) == ("cancelled", "cancelled by ann")
+
+
+def test_all_that_a_filter_finds_can_be_chosen_up_to_a_limit(
+    staff: Client, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant("replay_message")
+    monkeypatch.setattr(operations, "LIMIT", 3)
+    rows = [a_dead_message(consumer) for _ in range(5)]
+    other = a_dead_message(consumer, reason="another one")
+
+    page = chosen(staff, f"{INBOX}?failure_group={rows[0].failure_group}", "replay", rows[0], select_across="1")
+
+    assert "the first 3" in page
+    assert confirmed(staff, page) == "3 replayed."
+    assert InboxMessage.objects.filter(state="dead").count() == 3
+    assert InboxMessage.objects.get(pk=other.pk).state == "dead"
+
+
+def test_the_list_is_filtered_as_before_afterwards(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message")
+    page = chosen(staff, f"{INBOX}?state__exact=dead", "replay", a_dead_message(consumer))
+    address = re.search(r'<form method="post" action="([^"]+)" class="messaging-form">', page)
+    assert address
+    rows = re.findall(r'name="row" value="(\d+)"', page)
+    response = staff.post(address[1], {"row": rows, "confirmed": "yes"})
+    assert response["Location"] == f"{INBOX}?state__exact=dead"
+
+
+# --- one message -------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_message_offers_what_its_state_allows(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message", "discard_message", "cancel_message")
+    dead = a_dead_message(consumer)
+    handled = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="handled")
+
+    def buttons(address: str) -> list[str]:
+        return re.findall(r'class="messaging-tool">([^<]+)<', staff.get(address).content.decode())
+
+    assert buttons(f"{INBOX}{dead.pk}/change/") == ["Replay", "Discard"]
+    assert buttons(f"{INBOX}{handled.pk}/change/") == []
+    assert buttons(f"{OUTBOX}{in_outbox(state='failed').pk}/change/") == ["Publish now", "Cancel"]
+    assert buttons(f"{OUTBOX}{in_outbox(state='published').pk}/change/") == []
+
+    page = staff.post(f"{INBOX}operate/replay/", {"row": dead.pk}).content.decode()
+    assert told(unescape(page)) == ["1 to run again, each at the consumer where it is dead"]
+    assert InboxMessage.objects.get(pk=dead.pk).state == "dead"
+
+
+# --- rights ------------------------------------------------------------------------------------------------
+
+EVERYTHING = [
+    (INBOX, "replay", "replay_message"),
+    (INBOX, "discard", "discard_message"),
+    (INBOX, "cancel", "cancel_message"),
+    (OUTBOX, "publish", "replay_message"),
+    (OUTBOX, "cancel", "cancel_message"),
+]
+
+
+@pytest.mark.parametrize(("box", "action", "right"), EVERYTHING)
+def test_each_needs_its_own_right(staff: Client, consumer: Consumer, box: str, action: str, right: str) -> None:
+    rights = {"replay_message", "discard_message", "cancel_message", "settle_effect", "view_payload"}
+    grant(*rights - {right})
+    row = a_dead_message(consumer) if box == INBOX else in_outbox(state="failed")
+
+    assert f'value="{action}"' not in staff.get(box).content.decode()
+    assert staff.post(box, {"action": action, "_selected_action": [row.pk]}).status_code == 405
+    data = {"row": row.pk, "confirmed": "yes"}
+    assert staff.post(f"{box}operate/{action}/", data).status_code == 403
+    row.refresh_from_db()
+    assert row.state in {"dead", "failed"}
+
+    grant(right)
+    assert f'value="{action}"' in staff.get(box).content.decode()
+
+
+@pytest.mark.parametrize(("box", "action", "right"), EVERYTHING)
+def test_nothing_is_done_by_get_or_without_the_forms_token(
+    staff: Client, consumer: Consumer, box: str, action: str, right: str
+) -> None:
+    grant(right)
+    row = a_dead_message(consumer) if box == INBOX else in_outbox(state="failed")
+    address, data = f"{box}operate/{action}/", {"row": row.pk, "confirmed": "yes"}
+    assert staff.get(address, data).status_code == 405
+    careful = Client(enforce_csrf_checks=True)
+    careful.force_login(User.objects.get(username="ann"))
+    assert careful.post(address, data).status_code == 403
+    assert Client().post(address, data).status_code == 302
+    row.refresh_from_db()
+    assert row.state in {"dead", "failed"}
+    assert not OperatorAction.objects.exists()
+
+
+def test_the_right_without_the_right_to_see_the_rows_is_not_enough(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message")
+    row = a_dead_message(consumer)
+    User.objects.get(username="ann").user_permissions.remove(Permission.objects.get(codename="view_inboxmessage"))
+    assert staff.post(f"{INBOX}operate/replay/", {"row": row.pk, "confirmed": "yes"}).status_code == 403
+
+
+@pytest.mark.parametrize("rows", [[], ["0"], ["abc"], ["-1"], ["9" * 30], ["²"], [str(n) for n in range(501)]])
+def test_rows_that_make_no_sense_are_answered_with_a_page(staff: Client, rows: list[str]) -> None:
+    grant("replay_message")
+    response = staff.post(f"{INBOX}operate/replay/", {"row": rows, "confirmed": "yes"})
+    assert response.status_code in {200, 302}
+    assert staff.post(f"{INBOX}operate/explode/", {"row": rows}).status_code == 404
+
+
+def test_a_note_from_outside_is_escaped_and_cut(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message")
+    evil = "<script>alert(1)</script>\x00" + "x" * 1000
+    row = a_dead_message(consumer)
+    confirmed(staff, chosen(staff, INBOX, "replay", row), note=evil)
+    action = OperatorAction.objects.get()
+    assert len(action.details["note"]) == operations.NOTE_LIMIT
+    for address in (AUDIT, f"{AUDIT}{action.pk}/change/", f"{INBOX}{row.pk}/change/"):
+        assert "<script>alert" not in staff.get(address).content.decode()
+
+
+# --- effects -----------------------------------------------------------------------------------------------
+
+
+def test_effects_are_found_and_read_and_what_is_personal_in_them_is_masked(staff: Client) -> None:
+    effect = an_effect()
+    for query in ("?q=W-1", "?q=m-1", "?q=text", "?state__exact=unknown", "?consumer=notes", "?since=1h"):
+        response = staff.get(f"{EFFECTS}{query}")
+        assert PHONE not in response.content.decode()
+    assert [row.pk for row in staff.get(f"{EFFECTS}?q=W-1").context["cl"].result_list] == [effect.pk]
+
+    page = unescape(staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode())
+    assert PHONE not in page
+    assert '"kind": "placed"' in page
+    assert "It may have been done or not" in page
+    assert "notes: text unknown" in page
+
+
+def test_effects_cannot_be_changed_or_guessed(staff: Client) -> None:
+    effect = an_effect()
+    assert staff.get(f"{EFFECTS}add/").status_code == 403
+    assert staff.post(f"{EFFECTS}{effect.pk}/change/", {"state": "done"}).status_code == 403
+    assert staff.post(f"{EFFECTS}{effect.pk}/delete/", {"post": "yes"}).status_code == 403
+    for lookup in ("payload__to__startswith=%2B86", "error__contains=86", "inbox_message__body__contains=8"):
+        assert staff.get(f"{EFFECTS}?{lookup}").status_code == 400
+
+
+def settle(client: Client, effect: Effect, **form: str) -> list[str]:
+    response = client.post(f"{EFFECTS}{effect.pk}/settle/", form, follow=True)
+    return [str(message) for message in response.context["messages"]] if response.status_code == 200 else ["refused"]
+
+
+def test_an_unknown_effect_is_settled(staff: Client) -> None:
+    grant("settle_effect")
+    effect = an_effect()
+    assert 'name="verdict"' in staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
+
+    assert settle(staff, effect, verdict="done", reference=" SM1 ", note="in their log") == ["Settled."]
+
+    effect.refresh_from_db()
+    assert (effect.state, effect.reference, effect.error) == ("done", "SM1", "settled by ann: in their log")
+    action = OperatorAction.objects.get(action="settle")
+    assert (action.actor, action.changed) == ("ann", 1)
+    assert 'name="verdict"' not in staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
+    assert settle(staff, effect, verdict="not done") == ["It is done meanwhile: it was not settled."]
+
+
+@pytest.mark.parametrize("verdict", ["", "maybe", "DONE"])
+def test_settling_needs_a_verdict(staff: Client, verdict: str) -> None:
+    grant("settle_effect")
+    effect = an_effect()
+    assert settle(staff, effect, verdict=verdict) == ["Say what became of it."]
+    effect.refresh_from_db()
+    assert effect.state == "unknown"
+
+
+def test_settling_needs_its_right_a_post_and_an_effect(staff: Client) -> None:
+    effect = an_effect()
+    grant("replay_message", "discard_message", "cancel_message", "view_payload")
+    assert 'name="verdict"' not in staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
+    assert settle(staff, effect, verdict="done") == ["refused"]
+    grant("settle_effect")
+    assert staff.get(f"{EFFECTS}{effect.pk}/settle/").status_code == 405
+    assert staff.post(f"{EFFECTS}0/settle/", {"verdict": "done"}).status_code == 404
+    effect.refresh_from_db()
+    assert effect.state == "unknown"
+
+
+# --- audit -------------------------------------------------------------------------------------------------
+
+
+def test_whoever_sees_a_payload_unmasked_is_written_down_once_a_page(staff: Client, consumer: Consumer) -> None:
+    pages = [
+        f"{INBOX}{a_dead_message(consumer).pk}/change/",
+        f"{OUTBOX}{in_outbox().pk}/change/",
+        f"{EFFECTS}{an_effect().pk}/change/",
+    ]
+    for page in pages:
+        staff.get(page)
+    assert not OperatorAction.objects.exists()
+
+    grant("view_payload")
+    for page in pages:
+        staff.get(page)
+    seen = OperatorAction.objects.order_by("id")
+    assert [action.about.rsplit(" ", 1)[0] for action in seen] == ["inbox message", "outbox message", "effect"]
+    assert {(action.actor, action.action, action.changed) for action in seen} == {("ann", "view payload", 0)}
+    assert [action.messages.get().message_id for action in seen][1:] == ["m-1", "m-1"]
+
+
+def test_the_audit_log_is_read_by_whom_it_concerns_and_changed_by_nobody(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message")
+    row = a_dead_message(consumer)
+    confirmed(staff, chosen(staff, INBOX, "replay", row), note=f"ask {PHONE}")
+    action = OperatorAction.objects.get()
+
+    page = staff.get(f"{AUDIT}{action.pk}/change/").content.decode()
+    assert row.message_id in page
+    assert PHONE not in page
+    assert [each.pk for each in staff.get(f"{AUDIT}?q=ann&action=replay").context["cl"].result_list] == [action.pk]
+
+    assert staff.get(f"{AUDIT}add/").status_code == 403
+    assert staff.post(f"{AUDIT}{action.pk}/change/", {"actor": "bob"}).status_code == 403
+    assert staff.post(f"{AUDIT}{action.pk}/delete/", {"post": "yes"}).status_code == 403
+    assert staff.get(f"{AUDIT}?details__contains=86").status_code == 400
+    User.objects.get(username="ann").user_permissions.remove(Permission.objects.get(codename="view_operatoraction"))
+    assert staff.get(AUDIT).status_code == 403
+
+
+def test_a_message_s_page_tells_who_did_what(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message")
+    row = a_dead_message(consumer)
+    confirmed(staff, chosen(staff, INBOX, "replay", row))
+    page = unescape(staff.get(f"{INBOX}{row.pk}/change/").content.decode())
+    assert "replayed, by ann" in page
+    assert "attempt 2 at notes written, as a replay" in page
+
+
+def test_the_pages_hold_no_inline_style_or_script(staff: Client, consumer: Consumer) -> None:
+    grant("replay_message", "settle_effect")
+    row, effect = a_dead_message(consumer), an_effect()
+    texts = [
+        chosen(staff, INBOX, "replay", row),
+        *(staff.get(page).content.decode() for page in (EFFECTS, f"{EFFECTS}{effect.pk}/change/", AUDIT)),
+    ]
+    for text in texts:
+        assert "<style" not in text
+        assert ' style="' not in text
+        assert not re.search(r"<script(?![^>]*\bsrc=)(?![^>]*application/json)", text)
