@@ -3,13 +3,15 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
 from uuid import uuid4
 
+from messaging import consumers
+from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from orders.models import Order, Product, TextMessage
 from orders.services import Wanted, place_order
@@ -17,6 +19,7 @@ from orders.shipping import flat_rate
 from script.shopper import Shopper
 from tests.support import failpoints
 from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
+from tests.support.running import RunningWorker, running_relay, running_worker
 from tests.support.waiting import eventually
 
 CONSUMING = r"amqp.connected.*role=consumer"
@@ -34,9 +37,9 @@ SOON = {
 }
 
 
-def environment(**messaging: Any) -> dict[str, str]:
+def environment(*faults: str | Callable[[], None], **messaging: Any) -> dict[str, str]:
     """The environment of the processes of a fault test."""
-    return failpoints.at(**{**SOON, **messaging})
+    return failpoints.at(*faults, **{**SOON, **messaging})
 
 
 @dataclass
@@ -121,6 +124,30 @@ def place(product: Product) -> Order:
         destination="CN",
         shipping=flat_rate(),
     )
+
+
+def declare_queues() -> None:
+    """Make the queues of the shop's consumers, so that messages can wait in them."""
+    assert not RunningWorker(_consumers(), burst=True).join().verdicts
+
+
+def assert_everything_arrives_once(within: float = 60) -> None:
+    """Let a healthy relay and healthy consumers, on threads of the test, do what is left to do: each committed order
+    then has its text and its red packet decided, once; nothing waits, nothing died."""
+    with shop_at_work():
+        eventually(everything_arrived, within, every=0.1, report=situation)
+    assert_each_once()
+
+
+@contextmanager
+def shop_at_work() -> Iterator[None]:
+    """Inside, a relay and the shop's consumers run on threads of the test."""
+    with running_relay(), running_worker(*_consumers()):
+        yield
+
+
+def _consumers() -> list[Consumer]:
+    return consumers.named(["sms", "red_packet"])
 
 
 def everything_arrived() -> bool:

@@ -13,13 +13,13 @@ import pytest
 from django.db import OperationalError, connection, connections
 
 from messaging import consumers, lane, turns
-from messaging.broker.properties import to_pika
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import Reject, RetryLater
 from messaging.message import Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from script.services.rabbitmq import RabbitMQNode
+from tests.support import amqp
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
 from tests.support.processes import ProcessStarter
@@ -50,9 +50,7 @@ def known(handler: Callable[..., None] | None = None, **changes: Any) -> Consume
 
 
 def send(address: str, *messages: Message, queue: str = "tests.notes") -> None:
-    with plain_channel(address) as channel:
-        for message in messages:
-            channel.basic_publish("", queue, message.body, to_pika(message), mandatory=True)
+    amqp.send(address, queue, *messages)
 
 
 def ready(consumer: Consumer, address: str) -> None:

@@ -8,6 +8,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging.broker.properties import to_pika
+from messaging.message import Message
 from messaging.models import OutboxMessage
 from messaging.relay import publishing_of
 from script.services.rabbitmq import RabbitMQNode
@@ -25,12 +26,22 @@ def plain_channel(url: str) -> Iterator[BlockingChannel]:
         connection.close()
 
 
+def send(url: str, queue: str, *messages: Message) -> None:
+    """Put messages into one queue."""
+    with plain_channel(url) as channel:
+        for message in messages:
+            channel.basic_publish("", queue, message.body, to_pika(message), mandatory=True)
+
+
 def deliver(url: str, queue: str, row: OutboxMessage, *, copies: int = 1) -> None:
     """Put the message of an outbox row into one queue, as the relay would, `copies` times."""
-    message = publishing_of(row).message
+    send(url, queue, *[publishing_of(row).message] * copies)
+
+
+def queue_length(url: str, queue: str) -> int:
+    """How many messages wait in a queue, those with consumers not counted."""
     with plain_channel(url) as channel:
-        for _ in range(copies):
-            channel.basic_publish("", queue, message.body, to_pika(message), mandatory=True)
+        return channel.queue_declare(queue, passive=True).method.message_count
 
 
 def unacknowledged(node: RabbitMQNode, url: str, queue: str) -> int:

@@ -1,0 +1,323 @@
+"""Consumers die at the worst moment, hang, are stopped and replaced; what they held is handled, and once."""
+
+import json
+import re
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from messaging import handling
+from messaging.message import new_id
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from orders.models import Order, Product
+from tests.faults import notebook
+from tests.faults.shop import CONSUMING, Shop, environment, open_shop
+from tests.support import failpoints
+from tests.support.amqp import queue_length, send
+from tests.support.consuming import Noted, a_consumer, a_message, notes, registered
+from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.rounds import rounds
+from tests.support.running import RunningWorker, add, running_relay, take_all
+from tests.support.waiting import eventually
+
+QUEUE = "tests.notes"
+
+
+@pytest.fixture
+def relay(vhost: str, transactional_db: None, settings: Any) -> Iterator[None]:
+    """A healthy relay, and the queue of notes; only consumers die here."""
+    settings.MESSAGING = {**settings.MESSAGING, "LEASE": 3, "PUBLISH_TIMEOUT": 1, "POLL_INTERVAL": 0.1}
+    with registered(a_consumer()):
+        RunningWorker([a_consumer()], burst=True).join()
+        with running_relay():
+            yield
+
+
+@pytest.fixture
+def reading(relay: None, run_process: ProcessStarter) -> Callable[..., RunningProcess]:
+    """Starts a process that takes notes."""
+
+    def start(
+        *faults: Any, code: Any = notebook.opened, options: tuple[str, ...] = (), **messaging: Any
+    ) -> RunningProcess:
+        variables = environment(code, *faults, **messaging)
+        return run_process("run_consumer", "notes", *options, RELAY_THREAD="0", **variables)
+
+    return start
+
+
+Reading = Callable[..., RunningProcess]
+
+
+def outcomes() -> Counter[str]:
+    return Counter(InboxMessage.objects.values_list("state", flat=True))
+
+
+def attempts(**which: Any) -> list[tuple[int, str]]:
+    return list(DeliveryAttempt.objects.filter(**which).values_list("number", "outcome"))
+
+
+def wait_for_notes(count: int) -> None:
+    eventually(lambda: notes() >= count, 30, every=0.001)
+
+
+def assert_each_note_once(texts: list[str]) -> None:
+    assert {text: notes(text) for text in texts} == dict.fromkeys(texts, 1)
+    assert outcomes() == {"handled": len(texts)}
+    # Marks follow their publish by a moment.
+    eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists())
+
+
+# --- Killed at the worst moment ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "left_over"),
+    # The acknowledgement of the one before may have died with the process that gave it.
+    [("handled-not-committed", "1 handled, [01] duplicate"), ("committed-not-acked", "0 handled, [12] duplicate")],
+)
+def test_a_consumer_killed_around_its_commit_handles_each_message_once(
+    point: str, left_over: str, vhost: str, reading: Reading
+) -> None:
+    """F54, F55. Each process dies of its first new message, behind the one that killed the process before."""
+    texts = [f"m{number}" for number in rounds()]
+    for text in texts:
+        add(Noted(text=text))
+        assert failpoints.crashed(reading(point).wait())
+
+    last = reading(options=("--burst",))
+
+    assert last.wait() == 0
+    assert re.search(left_over, last.output)
+    assert_each_note_once(texts)
+    assert queue_length(vhost, QUEUE) == 0
+
+
+def test_a_consumer_killed_between_the_commit_of_a_retry_and_the_ack_retries_once(vhost: str, reading: Reading) -> None:
+    """F71. The first attempt comes again and is known; the second is the outbox's."""
+    texts = [f"flaky {number}" for number in rounds()]
+    for text in texts:
+        add(Noted(text=text))
+        assert failpoints.crashed(reading("committed-not-acked").wait())
+
+    reading()
+
+    eventually(lambda: outcomes() == {"handled": len(texts)})
+    eventually(lambda: queue_length(vhost, QUEUE) == 0)
+    assert_each_note_once(texts)
+    for row in InboxMessage.objects.all():
+        assert attempts(inbox_message=row) == [(1, "failed"), (2, "handled")]
+    assert OutboxMessage.objects.count() == 2 * len(texts)
+
+
+def test_consumers_killed_at_any_moment_under_load_lose_and_double_nothing(vhost: str, reading: Reading) -> None:
+    """Random moments beside the chosen ones."""
+    texts: list[str] = []
+    for number in rounds(short=3):
+        new = [f"m{number}-{place}" for place in range(60)]
+        texts += new
+        add(*[Noted(text=text) for text in new])
+        process = reading()
+        wait_for_notes(len(texts) - 40)
+        process.kill()
+
+    assert reading(options=("--burst",)).wait(60) == 0
+    assert_each_note_once(texts)
+
+
+@pytest.mark.parametrize(
+    ("poison", "how", "code", "limit"),
+    [
+        ("abort", signal.SIGABRT, notebook.opened, handling.CRASH_LIMIT),
+        ("oom", signal.SIGKILL, notebook.opened_for_batches, 1),
+    ],
+)
+def test_a_message_that_kills_its_process_ends_dead_and_its_neighbours_are_handled(
+    poison: str, how: signal.Signals, code: Callable[[], None], limit: int, vhost: str, reading: Reading
+) -> None:
+    """F72. Whoever supervises the process only starts it again."""
+    good = [f"m{number}" for number in range(20)]
+    send(vhost, QUEUE, *[a_message(text) for text in [*good[:10], f"{poison} now", *good[10:]]])
+
+    deaths = []
+    while not deaths or deaths[-1] != 0:
+        faults = [notebook.given_up_soon] if limit == 1 else []
+        deaths.append(reading(*faults, code=code, options=("--burst",)).wait())
+        assert len(deaths) < 10
+
+    # The first delivery is not counted before it is handled, those that come again are.
+    assert deaths == [-how] * (1 + limit) + [0]
+    assert {text: notes(text) for text in good} == dict.fromkeys(good, 1)
+    assert notes(f"{poison} now") == 0
+    dead = InboxMessage.objects.exclude(state="handled").get()
+    assert (dead.state, dead.starts) == ("dead", limit + 1)
+    assert "it kills its process" in dead.reason
+    assert attempts(inbox_message=dead) == [(1, "crashed")] * limit
+    assert queue_length(vhost, QUEUE) == 0
+
+
+# --- Handlers that take their time -------------------------------------------------------------------------
+
+
+def test_a_handler_longer_than_three_heartbeats_harms_nobody(vhost: str, reading: Reading) -> None:
+    """F58, without its end: six and a half seconds at a heartbeat of two."""
+    send(vhost, QUEUE, a_message("slow one"))
+    consumer = reading(HEARTBEAT=2)
+
+    eventually(lambda: outcomes() == {"handled": 1}, 40)
+
+    assert consumer.stop() == 0
+    assert "amqp.lost" not in consumer.output
+    assert "1 handled, 0 duplicate" in consumer.output
+    assert attempts() == [(1, "handled")]
+
+
+def test_a_handler_that_hangs_is_ended_retried_and_given_up_while_others_go_on(vhost: str, reading: Reading) -> None:
+    """F58."""
+    send(vhost, QUEUE, a_message("hang on"))
+    consumer = reading(HANDLER_TIMEOUT=0.5, HANDLER_GRACE=20)
+    eventually(lambda: outcomes() == {"retrying": 1}, 30)
+    good = [f"m{number}" for number in range(5)]
+    send(vhost, QUEUE, *[a_message(text) for text in good])
+
+    eventually(lambda: outcomes() == {"handled": 5, "dead": 1}, 40)
+
+    assert {text: notes(text) for text in good} == dict.fromkeys(good, 1)
+    assert notes("hang on") == 0
+    assert "HandlerTimeout" in InboxMessage.objects.get(state="dead").reason
+    assert attempts(inbox_message__state="dead") == [(1, "failed"), (2, "failed"), (3, "failed")]
+    assert consumer.is_alive
+    assert "amqp.lost" not in consumer.output
+
+
+def test_a_handler_that_cannot_be_ended_takes_its_process_along_and_ends_dead(vhost: str, reading: Reading) -> None:
+    """F58, where the handler waits for a lock and hears nothing. Its supervisor starts the process again."""
+    send(vhost, QUEUE, a_message("stuck"), a_message("good"))
+
+    codes = []
+    while not codes or codes[-1] != 0:
+        consumer = reading(notebook.given_up_soon, options=("--burst",), HANDLER_TIMEOUT=0.3, HANDLER_GRACE=0.3)
+        codes.append(consumer.wait())
+        assert len(codes) < 10
+        if codes[-1]:
+            assert "handler.stuck" in consumer.output
+            assert "in write_down" in consumer.output
+
+    assert codes == [1, 1, 0]
+    assert outcomes() == {"handled": 1, "dead": 1}
+    assert (notes("good"), notes("stuck")) == (1, 0)
+
+
+# --- Stopping and starting ---------------------------------------------------------------------------------
+
+
+def test_sigterm_under_a_backlog_finishes_what_was_begun_and_gives_the_rest_back(vhost: str, reading: Reading) -> None:
+    """F57."""
+    messages = [a_message(f"m{number}") for number in range(len(rounds(short=500, full=5000)))]
+    send(vhost, QUEUE, *messages)
+    consumer = reading()
+    wait_for_notes(20)
+
+    # Below STOP_TIMEOUT by far: one handler's time, and not the backlog's.
+    assert consumer.stop(timeout=15) == 0
+
+    handled = Counter(InboxMessage.objects.values_list("message_id", "state"))
+    left = take_all(vhost, QUEUE)
+    assert set(handled) | {(properties.message_id, "handled") for properties, _ in left} == {
+        (message.id, "handled") for message in messages
+    }
+    assert len(handled) + len(left) == len(messages)
+    assert left, "it stopped in the middle"
+    assert notes() == len(handled)
+    assert max((properties.headers or {}).get("x-delivery-count", 0) for properties, _ in left) <= 1
+
+
+def test_a_rolling_restart_of_every_process_under_load_loses_and_doubles_nothing(
+    vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    """SIGTERM for consumers and relays, each once its successor runs; SIGHUP for the web server."""
+    shop = open_shop(run_process, product.slug)
+    shop.consumers.append(run_process("run_relay", **environment()))
+    old = list(shop.consumers)
+    with shop.shopping(orders_per_second=5):
+        shop.bought(5)
+        for process in old:
+            successor = run_process(*process.command[2:], **environment())
+            successor.wait_for_line(CONSUMING if "run_consumer" in process.command else "amqp.connected", 30)
+            shop.consumers.append(successor)
+            shop.bought(3)
+            assert process.stop() == 0
+            shop.consumers.remove(process)
+        shop.web.send(signal.SIGHUP)
+        eventually(lambda: len(re.findall("Booting worker", shop.web.output)) == 2, 30)
+        eventually(lambda: "Worker exiting" in shop.web.output, 40)
+        shop.bought(5)
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed(slowest=10)
+
+
+def test_web_processes_killed_under_load_lose_and_double_nothing(
+    vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    """SIGKILL for the web server and all its workers, at any moment; what visitors got is committed."""
+    shop = open_shop(run_process, product.slug)
+    for _ in rounds(short=2, full=50):
+        with shop.shopping(orders_per_second=20):
+            shop.bought(5)
+            shop.web.kill()
+        shop.web = run_process.web(**environment())
+    everything_arrives_once(shop)
+
+
+def everything_arrives_once(shop: Shop) -> None:
+    promised = set(shop.numbers)
+    shop.numbers[:] = Order.objects.values_list("number", flat=True)
+    assert promised <= set(shop.numbers)
+    shop.assert_everything_arrives_once()
+
+
+# --- Old and new code side by side -------------------------------------------------------------------------
+
+
+def test_old_and_new_code_side_by_side_handle_both_versions_of_an_event_once(
+    vhost: str, reading: Reading, run_process: ProcessStarter
+) -> None:
+    """During a deployment both take from one queue. What the old code cannot understand yet is dead, says so, and is
+    replayed when it is gone."""
+    older = [f"m{number}" for number in range(20)]
+    newer = [f"n{number}" for number in range(20)]
+    # One at a time, so that both get some.
+    old, new = reading(PREFETCH=1), reading(code=notebook.second_edition_opened, PREFETCH=1)
+    for process in (old, new):
+        process.wait_for_line(CONSUMING)
+    for first, second in zip(older, newer, strict=True):
+        add(Noted(text=first))
+        write_second_edition(second)
+    eventually(lambda: InboxMessage.objects.count() == 40)
+    eventually(lambda: set(outcomes()) <= {"handled", "dead"})
+
+    dead = list(InboxMessage.objects.filter(state="dead"))
+    assert dead, "the old code got none of the new events"
+    assert {row.version for row in dead} == {2}
+    assert all("newer than this code's 1; replay it" in row.reason for row in dead)
+    assert InboxMessage.objects.filter(state="handled", version=2).exists(), "the new code got none of the new events"
+    assert old.stop() == 0
+    replay = run_process("messages", "replay", "--consumer", "notes", **environment(notebook.second_edition_opened))
+    assert replay.wait() == 0
+    eventually(lambda: outcomes() == {"handled": 40}, report=lambda: replay.output)
+    assert_each_note_once([*older, *newer])
+
+
+def write_second_edition(text: str) -> None:
+    """Commit an event as the next release's code does."""
+    OutboxMessage.objects.create(
+        message_id=new_id(),
+        type="test.noted",
+        version=2,
+        exchange="orders.events",
+        routing_key="test.noted",
+        body=json.dumps({"words": text, "author": "Ann"}).encode(),
+    )
