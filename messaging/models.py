@@ -84,6 +84,7 @@ class OutboxMessage(models.Model):
                 condition=Q(state__in=["pending", "unroutable"]),
             ),
             models.Index(fields=["message_id"], name="outbox_message_id"),
+            models.Index(fields=["published_at", "id"], name="outbox_published", condition=Q(state="published")),
             models.Index(fields=["subject"], name="outbox_subject"),
             models.Index(fields=["state", "created_at"], name="outbox_state_created"),
             models.Index(
@@ -297,10 +298,15 @@ class ActionOnMessage(models.Model):
 
 
 class QueueSighting(models.Model):
-    """When a queue was last seen empty: what was published before then, and left no inbox row, is lost."""
+    """What reconciling knows of a queue: what was published before it was empty, and left no inbox row, is lost."""
 
     queue = models.CharField(max_length=255, unique=True)
-    empty_at = models.DateTimeField(db_default=Now())
+    #: When somebody looked at it last, or is about to.
+    looked_at = models.DateTimeField(db_default=Now())
+    #: The last look that found it empty.
+    empty_at = models.DateTimeField(null=True, blank=True)
+    #: All that was published before then has arrived, or was sent again.
+    checked_until = models.DateTimeField(null=True, blank=True)
 
     def __str__(self) -> str:
-        return f"{self.queue} was empty at {self.empty_at}"
+        return f"{self.queue}, empty at {self.empty_at}"

@@ -42,7 +42,7 @@ def release_next(consumer: Consumer, key: str) -> bool:
     _lock(consumer, key)
     waiting = InboxMessage.objects.filter(consumer=consumer.name, ordering_key=key, state=State.WAITING)
     row = waiting.order_by("position").first()
-    if row is None or _has_predecessors(consumer, key, row.position or 0):
+    if row is None or has_predecessors(consumer, row):
         return False
     InboxMessage.objects.filter(pk=row.pk).update(state=State.RETRYING, reason="", changed_at=Now())
     outbox.send_again(row, consumer.queue, OutboxMessage.Origin.TURN)
@@ -61,6 +61,11 @@ def release_due(consumers: Collection[Consumer]) -> int:
         with database.atomic():
             released += release_next(by_name[name], key)
     return released
+
+
+def has_predecessors(consumer: Consumer, row: InboxMessage) -> bool:
+    """Whether a message that waits at this consumer still has to."""
+    return _has_predecessors(consumer, row.ordering_key, row.position or 0)
 
 
 def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:

@@ -64,28 +64,32 @@ def add(
 
 
 def send_again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> OutboxMessage:
-    """Write a message that one consumer has, or had, to that consumer's queue once more, for the attempt that its
-    inbox row expects. The row's body must be whole. Raises OutsideTransaction."""
-    return write(
-        [
-            OutboxMessage(
-                message_id=row.message_id,
-                type=row.type,
-                version=row.version,
-                subject=row.subject,
-                correlation_id=row.correlation_id,
-                exchange="",
-                routing_key=queue,
-                consumer=row.consumer,
-                attempt=row.attempt,
-                origin=origin,
-                ordering_key=row.ordering_key,
-                position=row.position,
-                body=row.body or b"",
-                headers=headers_to_pass_on(row.headers),
-            )
-        ]
-    )[0]
+    """Write a message that one consumer has, or had, to that consumer's queue once more; see `again`.
+
+    Raises OutsideTransaction.
+    """
+    return write([again(row, queue, origin)])[0]
+
+
+def again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> OutboxMessage:
+    """Return the outbox row that brings a message to one consumer's queue again, for the attempt that its inbox row
+    expects. The row's body must be whole."""
+    return OutboxMessage(
+        message_id=row.message_id,
+        type=row.type,
+        version=row.version,
+        subject=row.subject,
+        correlation_id=row.correlation_id,
+        exchange="",
+        routing_key=queue,
+        consumer=row.consumer,
+        attempt=row.attempt,
+        origin=origin,
+        ordering_key=row.ordering_key,
+        position=row.position,
+        body=row.body or b"",
+        headers=headers_to_pass_on(row.headers),
+    )
 
 
 def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[OutboxMessage]:

@@ -10,6 +10,8 @@ from celery import shared_task
 
 from messaging import consumers
 from messaging.operations import prune, replay
+from messaging.operations.findings import Trouble
+from messaging.operations.reconcile import reconcile
 from messaging.operations.wanted import Wanted
 from messaging.sweep import sweep
 
@@ -44,3 +46,10 @@ def replay_messages(
         raise ValueError("say which messages to replay")
     pace = replay.Pace(canary=canary, rate=rate, max_failures=max_failures)
     return asdict(replay.replay(which, by=by, note=note, pace=pace))
+
+
+@shared_task(name="messaging.reconcile")  # type: ignore[untyped-decorator]
+def reconcile_messages() -> dict[str, int]:
+    """Name what was lost, doubled or is stuck, and send again what was lost; return the counts."""
+    report = reconcile(repair=True, by="celery")
+    return {**{trouble.value: len(report.of(trouble)) for trouble in Trouble}, "sent again": report.sent_again}

@@ -10,7 +10,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from messaging import database
 from messaging.management.arguments import EXIT_UNREACHABLE
-from messaging.management.messages import cancel, discard, list, prune, replay, settle, show
+from messaging.management.messages import cancel, discard, list, prune, reconcile, replay, settle, show
 from messaging.management.tables import quiet_when_the_reader_leaves
 
 SUBCOMMANDS = {
@@ -20,6 +20,7 @@ SUBCOMMANDS = {
     "cancel": cancel,
     "discard": discard,
     "settle": settle,
+    "reconcile": reconcile,
     "prune": prune,
 }
 EXAMPLES = """
@@ -28,10 +29,12 @@ examples:
   manage.py messages show W-ABC123                     everything that happened about an order
   manage.py messages list --groups                     what messages died of
   manage.py messages replay --group 3fa9c1d2e4b5 --dry-run    what a replay of one group would do
+  manage.py messages reconcile --repair                what should have arrived and did not, sent again
   manage.py messages prune --dry-run                   what is finished and old, without deleting it
   manage.py messages replay --help                     more about one of them
 
-exit codes: 0 done, 1 nothing found or not done, 2 wrong arguments, 3 database unreachable, 7 not done in time
+exit codes: 0 done, 1 nothing found or not done, 2 wrong arguments, 3 broker or database unreachable, 6 something is
+wrong, 7 not done in time
 """
 
 

@@ -1,0 +1,99 @@
+"""`messages reconcile`: what should have arrived and did not, named and sent again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging.exceptions import BrokerUnavailable, UnknownConsumer
+from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.management.messages.selection import age, counted
+from messaging.management.tables import Layout, write_table
+from messaging.operations import audit
+from messaging.operations.findings import Trouble
+from messaging.operations.reconcile import Report, reconcile
+
+HELP = "name lost, doubled and stuck messages; send lost ones again"
+EXAMPLES = """
+A message is lost to a consumer that should have received it, and has not, though its queue was seen empty since. It is
+sent to that consumer's queue alone, with the same id: should it turn up after all, the copy is recognised. Celery beat
+does this with --repair every five minutes.
+
+examples:
+  manage.py messages reconcile                         what is wrong; changes nothing
+  manage.py messages reconcile --repair                send again what was lost; for cron: 0 means all is well
+  manage.py messages reconcile --repair --since 7d     check the last week once more, after a backup was restored
+  manage.py messages reconcile --repair --consumer audit --earlier --since 30d
+                                                       give a new consumer what was published before it was there
+
+exit codes: 0 all is well (or was sent again), 2 wrong arguments, 3 broker or database unreachable, 6 something is wrong
+"""
+LAYOUT = Layout(
+    columns=("since", "trouble", "type", "subject", "consumer", "message id", "why"),
+    lead=("since", "trouble"),
+    beneath=("why", "message id"),
+)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the arguments of this sub-command."""
+    parser.add_argument("--repair", action="store_true", help="send lost messages again")
+    parser.add_argument(
+        "--consumer", action="append", default=[], metavar="NAME", help="only this one; may be repeated"
+    )
+    parser.add_argument("--since", type=age, metavar="AGE", help="check again what was published since: 30m, 2h or 7d")
+    parser.add_argument(
+        "--earlier", action="store_true",
+        help="also what was published before the consumer was there; say --consumer and --since",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=positive, metavar="N", help="send N again at most (default: RECONCILE_LIMIT)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(command: BaseCommand, options: dict[str, Any]) -> None:
+    """Name what is wrong, and repair it if asked. Raises CommandError where something is left."""
+    if options["earlier"] and not (options["consumer"] and options["since"]):
+        raise CommandError("--earlier needs --consumer and --since: whom for, and how far back.", returncode=EXIT_USAGE)
+    try:
+        report = reconcile(
+            repair=options["repair"],
+            by=audit.account(),
+            names=options["consumer"],
+            since=options["since"],
+            earlier=options["earlier"],
+            limit=options["limit"],
+        )
+    except UnknownConsumer as error:
+        raise CommandError(str(error), returncode=EXIT_USAGE) from None
+    except BrokerUnavailable as error:
+        raise CommandError(
+            f"RabbitMQ: {error}. Without a look at its queues nobody can say what is lost. Check AMQP_URL.",
+            returncode=EXIT_UNREACHABLE,
+        ) from None
+    rows = [
+        (each.since, each.trouble.value, each.type, each.subject, each.consumer, each.message_id, each.why)
+        for each in report.findings
+    ]
+    if rows:
+        write_table(command.stdout, LAYOUT, rows, as_json=options["json"])
+    if not options["json"]:
+        command.stdout.write(_summary(report))
+    if not report.is_well:
+        raise CommandError(_advice(report), returncode=EXIT_UNHEALTHY)
+
+
+def _summary(report: Report) -> str:
+    counts = ", ".join(f"{len(report.of(trouble))} {trouble}" for trouble in Trouble)
+    return f"{counts}. {counted(report.sent_again, 'message')} sent again."
+
+
+def _advice(report: Report) -> str:
+    advice = []
+    if report.left:
+        advice.append("what is lost is sent again with --repair")
+    if report.of(Trouble.STUCK):
+        advice.append("what is stuck says what it waits for (`messages replay`, `cancel` and `settle` help)")
+    if report.of(Trouble.DOUBLED):
+        advice.append("what was handled twice must not happen: please report it, with `messages show`")
+    return f"Something is wrong: {'; '.join(advice)}."
