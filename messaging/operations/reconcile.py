@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
-from itertools import islice
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -64,17 +63,16 @@ def reconcile(
     sightings.look(concerned)
     ranges = sightings.ranges(concerned, since)
     limit = conf.get().reconcile_limit if limit is None else limit
-    # One more than are sent again: after a broker lost its data there may be millions.
-    missing = list(islice(lost(concerned, ranges, earlier=earlier), limit + 1))
+    missing, coming_since = _first(lost(concerned, ranges, earlier=earlier), limit + 1)
     gone = list(without_a_carrier(concerned))
     report = Report(findings=[*missing, *gone, *doubled(), *stuck(concerned)])
     if repair:
         for page in pages([*missing, *(finding for finding in gone if finding.trouble is Trouble.LOST)][:limit]):
             report.sent_again += _send_again(page, by)
     report.left = len(report.of(Trouble.LOST)) - report.sent_again
-    still_lost = missing[limit:] if repair else missing
-    # In the order of publishing: before the first one that is lost still, nothing is.
-    sightings.remember(concerned, ranges, still_lost[0].since if still_lost else None)
+    not_there_yet = [finding.since for finding in (missing[limit:] if repair else missing)]
+    # In the order of publishing: before the first that is not there yet, all is accounted for.
+    sightings.remember(concerned, ranges, min([*coming_since, *not_there_yet], default=None))
     log.info(
         "messages.reconciled",
         lost=len(report.of(Trouble.LOST)),
@@ -83,6 +81,21 @@ def reconcile(
         stuck=len(report.of(Trouble.STUCK)),
     )
     return report
+
+
+def _first(findings: Iterator[Finding], number: int) -> tuple[list[Finding], list[datetime]]:
+    """Return so many that are lost, and the time of the first that is coming, if there is one before them. After a
+    broker lost its data there may be millions of either."""
+    missing: list[Finding] = []
+    coming_since: list[datetime] = []
+    for finding in findings:
+        if finding.trouble is Trouble.COMING:
+            coming_since = coming_since or [finding.since]
+        else:
+            missing.append(finding)
+            if len(missing) == number:
+                break
+    return missing, coming_since
 
 
 def _send_again(findings: Sequence[Finding], by: str) -> int:

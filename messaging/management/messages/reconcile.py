@@ -84,7 +84,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
 
 
 def _summary(report: Report) -> str:
-    counts = ", ".join(f"{len(report.of(trouble))} {trouble}" for trouble in Trouble)
+    counts = ", ".join(f"{len(report.of(trouble))} {trouble}" for trouble in Trouble if trouble is not Trouble.COMING)
     return f"{counts}. {counted(report.sent_again, 'message')} sent again."
 
 
