@@ -160,6 +160,9 @@ class RpcClient:
         self._calls[call.correlation_id] = call
         if self._requester.ready:
             self._send(call)
+        elif self._requester.connection.refused:
+            # Not tried again for a while: nobody shall wait for it.
+            self._fail(call, NoBroker(f"{call.name}: not sent: {self._requester.connection.last_error}"))
         else:
             self._requester.prepare()
 

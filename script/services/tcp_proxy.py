@@ -33,6 +33,8 @@ class _Weather:
         self.slice = CHUNK
         #: Bytes after which a connection is cut; 0 for never.
         self.limit = 0
+        #: Seconds by which an end's last word comes late.
+        self.farewell = 0.0
 
     def pieces(self, content: bytes) -> Iterator[bytes]:
         """Return `content` in the pieces that it travels in, each after the time that it takes."""
@@ -112,7 +114,7 @@ class TcpProxy:
 
     def stall(self, *towards: Direction) -> None:
         """Pass nothing on, in either direction or only towards one end, until `heal`; connections stay open, new ones
-        too. No byte is lost."""
+        too. No byte is lost: TCP repeats what a network loses, and no connection ever hears of a gap."""
         self._weather.stalled = set(towards or ("client", "server"))
 
     def delay(self, seconds: float, jitter: float = 0.0) -> None:
@@ -131,6 +133,10 @@ class TcpProxy:
     def limit(self, size: int) -> None:
         """Cut each connection, those that are open too, after `size` further bytes in one direction."""
         self._weather.limit = size
+
+    def close_slowly(self, seconds: float) -> None:
+        """Let whoever is still there hear that the other end has closed so many seconds late."""
+        self._weather.farewell = seconds
 
     def heal(self) -> None:
         """Pass everything on again, as it comes."""
@@ -209,6 +215,7 @@ class _Line:
                     self._send(destination, piece, towards)
                     if self._weather.limit and passed >= self._weather.limit:
                         raise ConnectionError("cut at its limit")
+            self._wait_for_farewell()
             destination.shutdown(socket.SHUT_WR)
         except OSError:
             # One end was reset: so is the other.
@@ -226,6 +233,11 @@ class _Line:
             self._wait_for_flow(towards)
             with suppress(TimeoutError):
                 rest = rest[end.send(rest) :]
+
+    def _wait_for_farewell(self) -> None:
+        heard = time.monotonic()
+        while time.monotonic() - heard < self._weather.farewell and not self._cut:
+            time.sleep(LOOK_EVERY)
 
     def _wait_for_flow(self, towards: Direction) -> None:
         """Wait while the network is stalled. Raises `ConnectionError` once the connection was cut."""

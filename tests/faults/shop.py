@@ -105,6 +105,18 @@ class Shop:
         return "\n".join(f"--- {process}\n" + "\n".join(process.lines[-30:]) for process in self.processes)
 
 
+def assert_calm(*processes: RunningProcess, seconds: float = 3) -> None:
+    """For so long no process spins: it has a core for less than a fifth of the time, and logs little."""
+    began = time.monotonic()
+    before = [(process.cpu_seconds, len(process.lines)) for process in processes]
+    eventually(lambda: time.monotonic() - began >= seconds, seconds + 5)
+    took = time.monotonic() - began
+    for process, (cpu_seconds, lines) in zip(processes, before, strict=True):
+        assert process.is_alive
+        assert process.cpu_seconds - cpu_seconds < took / 5, f"{process} spins"
+        assert len(process.lines) - lines < 3 * took, f"{process} says too much:\n{process.output}"
+
+
 def open_shop(run_process: ProcessStarter, slug: str, **variables: str) -> Shop:
     """Start a web process and a consumer process, and return when both are at work."""
     settings = {**environment(), **variables}

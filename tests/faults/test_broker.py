@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +11,19 @@ import pytest
 
 from messaging.delivery import Delivery
 from messaging.models import InboxMessage, OutboxMessage
-from orders.models import Product
+from orders.models import Order, Product
 from script.services.rabbitmq import USER, RabbitMQNode
-from tests.faults.shop import Shop, assert_each_once, environment, everything_arrived, open_shop, place, situation
-from tests.support.amqp import plain_channel
+from tests.faults.shop import (
+    Shop,
+    assert_calm,
+    assert_each_once,
+    environment,
+    everything_arrived,
+    open_shop,
+    place,
+    situation,
+)
+from tests.support.amqp import messages_left, plain_channel
 from tests.support.consuming import Noted, a_consumer, notes, registered, take_note
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.rounds import rounds
@@ -21,12 +31,27 @@ from tests.support.running import IMPATIENT, add, running_relay, running_worker
 from tests.support.waiting import eventually
 
 #: What RabbitMQ does is the same for both databases.
-pytestmark = [pytest.mark.only_on("sqlite"), pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.one_database, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture
-def shop(breakable_broker: RabbitMQNode, run_process: ProcessStarter, product: Product) -> Shop:
-    return open_shop(run_process, product.slug)
+def shop(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter, product: Product, settings: Any
+) -> Iterator[Shop]:
+    yield open_shop(run_process, product.slug)
+    assert_nothing_is_left(breakable_broker, settings)
+
+
+def assert_nothing_is_left(node: RabbitMQNode, settings: Any) -> None:
+    """No message waits in a queue, and none is with a consumer that will never acknowledge it."""
+    eventually(
+        lambda: not messages_left(node, address(settings)), 20, report=lambda: messages_left(node, address(settings))
+    )
+
+
+def address(settings: Any) -> str:
+    url: str = settings.MESSAGING["AMQP_URLS"][0]
+    return url
 
 
 def lines(process: RunningProcess, pattern: str) -> list[str]:
@@ -44,7 +69,9 @@ def test_a_clean_restart_of_the_broker_loses_and_doubles_nothing(shop: Shop, bre
     shop.assert_everything_arrives_once()
     shop.assert_unharmed()
     for process in shop.processes:
-        assert len(lines(process, "amqp.lost")) <= 3, "one line for each connection, not one for each attempt"
+        for role in ("relay", *(["consumer"] if process is not shop.web else [])):
+            assert len(lines(process, f"amqp.lost.*role={role}")) == 1, "one line, not one for each attempt"
+            assert len(lines(process, f"amqp.connected.*after=.*role={role}")) == 1
 
 
 def test_a_broker_killed_under_load_loses_and_doubles_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
@@ -86,6 +113,7 @@ def test_processes_started_without_a_broker_wait_for_it_calmly(
         shop.buy()
     consumers.wait_for_line("amqp.unreachable")
     relay.wait_for_line("amqp.unreachable")
+    assert_calm(consumers, relay)
     breakable_broker.start()
     shop.assert_everything_arrives_once()
     shop.assert_unharmed()
@@ -173,6 +201,45 @@ def test_a_binding_removed_by_hand_is_made_again(vhost: str, settings: Any) -> N
         eventually(arrives_at_both)
 
 
+def test_a_queue_made_otherwise_by_hand_is_used_and_told_of_once(
+    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, product: Product, settings: Any
+) -> None:
+    """F15."""
+    with plain_channel(vhost) as channel:
+        channel.queue_declare("orders.sms", durable=True)
+    shop = open_shop(run_process, product.slug)
+    with shop.shopping():
+        shop.bought(15)  # 3 s: the relay declares everything three times
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+    [told] = lines(shop.web, "topology.differs")
+    assert "inequivalent arg" in told
+    assert "orders.sms" in told
+    assert_nothing_is_left(broker, settings)
+
+
+def test_a_queue_at_its_limit_holds_up_its_own_consumer_and_nothing_is_lost(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter, product: Product, settings: Any
+) -> None:
+    """F16."""
+    limit = '{"max-length": 3}'
+    breakable_broker.ctl("set_policy", "-p", _vhost_of(breakable_broker), "short", "orders[.]sms", limit)
+    web = run_process.web(**environment())
+    red_packets = run_process("run_consumer", "red_packet", **environment())
+    shop = Shop(web, [red_packets], product.slug)
+    refused = OutboxMessage.objects.filter(last_error="the broker could not store it")
+    with shop.shopping():
+        eventually(lambda: refused.count() >= 5, 40, report=situation)
+    # Those that took it at once have it, whoever else did not: nobody waits for somebody else's full queue.
+    settled = Order.objects.filter(red_packet_settled_at__isnull=False)
+    eventually(lambda: settled.count() == Order.objects.count(), report=situation)
+    assert not OutboxMessage.objects.filter(state=OutboxMessage.State.FAILED).exists()
+    shop.consumers.append(run_process("run_consumer", "sms", **environment()))
+    shop.assert_everything_arrives_once()
+    shop.assert_unharmed()
+    assert_nothing_is_left(breakable_broker, settings)
+
+
 def test_a_handler_slower_than_the_brokers_patience_is_not_run_twice(
     breakable_broker: RabbitMQNode, settings: Any
 ) -> None:
@@ -215,32 +282,48 @@ def test_permissions_taken_away_are_said_and_waited_for(shop: Shop, breakable_br
     breakable_broker.ctl("close_all_connections", "--global", "test")
     for _ in range(3):
         shop.buy()
-    shop.consumers[0].wait_for_line("amqp.unreachable.*role=consumer", 20)
+    shop.consumers[0].wait_for_line("amqp.unreachable.*refused access to the virtual host.*role=consumer", 20)
+    assert_calm(*shop.processes)
     breakable_broker.ctl("set_permissions", "-p", vhost, USER, ".*", ".*", ".*")
     shop.assert_everything_arrives_once()
     shop.assert_unharmed()
 
 
-def test_a_changed_password_is_a_refusal_that_is_told_once_and_not_hammered(
-    shop: Shop, breakable_broker: RabbitMQNode
+def test_a_changed_password_is_told_once_and_not_hammered(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter, product: Product
 ) -> None:
-    """F19."""
+    """F19. Whoever counts wrong passwords, and locks accounts, is not given a reason."""
+    pause = 8
+    shop = open_shop(run_process, product.slug, **environment(RECONNECT_REFUSED=pause))
     password = breakable_broker.password
     shop.buy()
     eventually(everything_arrived, report=situation)
+    before = refused_log_ins(breakable_broker)
     try:
         breakable_broker.ctl("change_password", USER, "another one")
         breakable_broker.ctl("close_all_connections", "--global", "test")
+        changed = time.monotonic()
+        # The consumer, its process's relay, that of the web process, and the web's questions.
+        eventually(lambda: refused_log_ins(breakable_broker) - before == 4, 20)
         for _ in range(3):
             shop.buy()
-        shop.consumers[0].wait_for_line("amqp.unreachable.*role=consumer", 20)
-        assert password not in shop.web.output + shop.consumers[0].output
+        assert_calm(*shop.processes)
+        turns = 1 + (time.monotonic() - changed) // pause
+        assert refused_log_ins(breakable_broker) - before <= 4 * turns
     finally:
         breakable_broker.ctl("change_password", USER, password)
     shop.assert_everything_arrives_once()
     shop.assert_unharmed()
-    for process in shop.processes:
-        assert len(lines(process, "amqp.unreachable")) <= 3
+    told = [line for process in shop.processes for line in lines(process, "amqp.unreachable")]
+    assert all("refused the user name or the password" in line for line in told)
+    assert len(told) == 4
+    assert all(password not in process.output for process in shop.processes)
+
+
+def refused_log_ins(node: RabbitMQNode) -> int:
+    """How often somebody came with a wrong password so far."""
+    logs = node.directory.glob("log/*.log")
+    return sum(log.read_text(errors="replace").count("invalid credentials") for log in logs)
 
 
 def _vhost_of(node: RabbitMQNode) -> str:

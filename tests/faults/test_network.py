@@ -1,20 +1,26 @@
 """The network between the shop's processes and RabbitMQ is cut, stalls, and passes on bytes as it pleases."""
 
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from orders.models import Product
+from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy
-from tests.faults.shop import Shop, environment, open_shop
+from tests.faults.shop import SOON, Shop, assert_calm, environment, open_shop
+from tests.support import failpoints, names
+from tests.support.amqp import messages_left
 from tests.support.listeners import something_that_answers
-from tests.support.processes import ProcessStarter
+from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.rounds import rounds
+from tests.support.waiting import eventually
 
 #: What a network does is the same for both databases.
-pytestmark = [pytest.mark.only_on("sqlite"), pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.one_database, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture
@@ -25,8 +31,12 @@ def network(vhost: str) -> Iterator[TcpProxy]:
 
 
 @pytest.fixture
-def shop(network: TcpProxy, vhost: str, run_process: ProcessStarter, product: Product) -> Shop:
-    return open_shop(run_process, product.slug, AMQP_URL=through(network, vhost))
+def shop(
+    network: TcpProxy, broker: RabbitMQNode, vhost: str, run_process: ProcessStarter, product: Product
+) -> Iterator[Shop]:
+    yield open_shop(run_process, product.slug, AMQP_URL=through(network, vhost))
+    # None is with a consumer either that will never acknowledge it.
+    eventually(lambda: not messages_left(broker, vhost), 20, report=lambda: messages_left(broker, vhost))
 
 
 def through(network: TcpProxy, vhost: str) -> str:
@@ -99,19 +109,58 @@ def test_frames_in_slices_of_one_byte_are_understood(shop: Shop, network: TcpPro
     shop.assert_unharmed()
 
 
-def test_a_port_that_never_answers_keeps_no_visitor_waiting(
-    vhost: str, run_process: ProcessStarter, product: Product
+def test_a_host_name_that_comes_and_goes_is_looked_up_again(
+    network: TcpProxy, vhost: str, run_process: ProcessStarter, product: Product, tmp_path: Path
 ) -> None:
-    """F29."""
-    with something_that_answers(None) as port:
-        shop = open_shop(run_process, product.slug, AMQP_URL=f"{vhost},amqp://127.0.0.1:{port}/")
-        nowhere = run_process.web(**{**environment(), "AMQP_URL": f"amqp://127.0.0.1:{port}/"})
-        reached, shop.web = shop.web, nowhere
-        for _ in range(5):
+    """F30."""
+    known = tmp_path / "names"
+    known.write_text("")
+    variables = {
+        **failpoints.at(names.from_file, **SOON),
+        **names.looked_up_in(known),
+        "AMQP_URL": through(network, vhost).replace("@127.0.0.1:", "@broker.example:"),
+    }
+    consumers = run_process("run_consumer", "sms", "red_packet", **variables)
+    shop = Shop(run_process.web(**variables), [consumers], product.slug)
+    for _ in range(2):
+        for _ in range(3):
             shop.buy()
-        nowhere.wait_for_line("amqp.unreachable", 15)
-        shop.assert_unharmed()
-        nowhere.kill()
-        shop.web = reached
-        # Once the leases of the web process that reached nobody have ended, any relay publishes its rows.
+        for process in shop.processes:
+            eventually(lambda process=process: "host name cannot be resolved" in last(process, "amqp"), 20)
+        assert_calm(consumers)
+        known.write_text("broker.example 127.0.0.1\n")
         shop.assert_everything_arrives_once()
+        known.write_text("")
+        network.cut()
+    shop.assert_unharmed()
+
+
+def last(process: RunningProcess, pattern: str) -> str:
+    """The last line that a process printed of those in which `pattern` is found."""
+    return next((line for line in reversed(process.lines) if re.search(pattern, line)), "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(None, "did not answer in time"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is it RabbitMQ")],
+    ids=["silence", "HTTP"],
+)
+def test_whatever_else_has_the_brokers_port_is_told_and_waited_out(
+    answer: bytes | None, said: str, vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    """F29, F31."""
+    with something_that_answers(answer) as listener:
+        port = listener
+        with TcpProxy(lambda: port) as network:
+            url = through(network, vhost)
+            consumers = run_process("run_consumer", "sms", "red_packet", **environment(), AMQP_URL=url)
+            shop = Shop(run_process.web(**environment(), AMQP_URL=url), [consumers], product.slug)
+            for _ in range(3):
+                shop.buy()
+            for process in shop.processes:
+                process.wait_for_line(f"amqp.unreachable.*{said}", 20)
+            assert_calm(consumers)
+            port = urlsplit(vhost).port or 0
+            network.cut()
+            shop.assert_everything_arrives_once()
+            shop.assert_unharmed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -93,6 +94,15 @@ def test_once_the_last_server_has_stopped_calls_fail_at_once(server: RunningServ
 
     with pytest.raises(rpc.NoServer):
         rpc.call("double", 1, timeout=LONG)
+
+
+def test_once_the_broker_has_refused_this_user_calls_fail_at_once(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://nobody:wrong@{vhost.partition('@')[2]}"]}
+    for _ in range(2):  # at the first attempt, and while nobody tries again
+        began = time.monotonic()
+        with pytest.raises(rpc.NoBroker, match="not sent: the broker refused the user name or the password"):
+            rpc.call("double", 1, timeout=LONG)
+        assert time.monotonic() - began < LONG / 2
 
 
 def test_a_silent_server_is_a_timeout_and_the_request_expires() -> None:

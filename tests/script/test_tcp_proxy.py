@@ -146,6 +146,20 @@ def test_trouble_that_loses_nothing_loses_nothing(proxy: TcpProxy, trouble: str)
         assert says_back(client, content) == content
 
 
+def test_a_close_is_heard_late(proxy: TcpProxy) -> None:
+    proxy.close_slowly(60)
+    with connected(proxy) as client:
+        client.sendall(b"last words")
+        client.shutdown(socket.SHUT_WR)
+        assert hear(client, 10) == b"last words"
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+        proxy.heal()
+        client.settimeout(5)
+        assert client.recv(1) == b""
+
+
 def test_a_limited_connection_is_cut_there_and_the_next_one_too(proxy: TcpProxy) -> None:
     proxy.limit(10)
     for _ in range(2):

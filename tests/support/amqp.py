@@ -44,6 +44,15 @@ def queue_length(url: str, queue: str) -> int:
         return channel.queue_declare(queue, passive=True).method.message_count
 
 
+def messages_left(node: RabbitMQNode, url: str) -> dict[str, int]:
+    """The queues that hold messages, waiting or with consumers, and how many, as the broker last counted."""
+    vhost = unquote(urlsplit(url).path[1:])
+    lines = node.ctl("list_queues", "-q", "-p", vhost, "name", "messages").splitlines()
+    counts = [line.split("\t") for line in lines if "\t" in line]
+    # It counts each queue by itself, and one whose process does not answer not at all.
+    return {name: int(count or -1) for name, count in counts if name != "name" and count != "0"}
+
+
 def unacknowledged(node: RabbitMQNode, url: str, queue: str) -> int:
     """How many messages of the queue are with consumers, as the broker last counted."""
     vhost = unquote(urlsplit(url).path[1:])

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from script.services.owned import OWNER, end_all
@@ -55,6 +56,18 @@ class RunningProcess:
     def is_alive(self) -> bool:
         """Whether it has not ended yet."""
         return self._process.poll() is None
+
+    @property
+    def cpu_seconds(self) -> float:
+        """How long it and its children, those that run, have had a core so far."""
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                # The name before may hold spaces and brackets: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+                fields = path.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self.pid:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def wait_for_line(self, pattern: str, timeout: float = 20) -> re.Match[str]:
         """The first line that `pattern` is found in, as its match; lines already printed count.
