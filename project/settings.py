@@ -13,6 +13,7 @@ import structlog
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from messaging.masking import mask_event
 from project.celery_tls import celery_tls
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -245,6 +246,7 @@ CONTENT_SECURITY_POLICY = {
         "frame-ancestors": [NONE],
     }
 }
+DEFAULT_EXCEPTION_REPORTER_FILTER = "project.error_reports.MaskingFilter"
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 SESSION_ENGINE = "orders.sessions"
@@ -290,7 +292,7 @@ _renderers: dict[str, list[Any]] = {
         # Plain: the rich form prints each frame's variables, and with them people's names and phone numbers.
         structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback)
     ],
-    "json": [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+    "json": [structlog.processors.JSONRenderer()],
 }
 LOGGING: dict[str, Any] = {
     "version": 1,
@@ -301,13 +303,18 @@ LOGGING: dict[str, Any] = {
             "foreign_pre_chain": _before_rendering,
             "processors": [
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # Tracebacks become text before secrets are hidden: libraries' lines come by here as well.
+                structlog.processors.format_exc_info,
+                mask_event,
                 *_renderers[LOG_FORMAT],
             ],
         }
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
+    "handlers": {"stderr": {"class": "messaging.masking.MaskedHandler", "formatter": "structured"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
+        # Django's own handlers would write a second, unmasked line while DEBUG is on.
+        "django": {"level": LOG_LEVEL},
         # pika logs each step of every connection attempt; our own lines say what a person needs.
         "pika": {"level": "CRITICAL"},
         "django.server": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},

@@ -12,10 +12,10 @@ from django.urls import reverse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from messaging.admin import payload
 from messaging.admin.filters import AtFilter
 from messaging.admin.messages import time_of
 from messaging.admin.read_only import ReadOnly
+from messaging.masking import masked, masked_text
 from messaging.models import OperatorAction
 
 #: Messages that the page of one action names.
@@ -51,12 +51,12 @@ class OperatorActionAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="about")
     def about_masked(self, action: OperatorAction) -> str:
         """To what, without phone numbers: a filter may have been one."""
-        return payload.masked_text(action.about) or "–"
+        return masked_text(action.about) or "–"
 
     @admin.display(description="details")
     def details_masked(self, action: OperatorAction) -> str:
         """Whatever else was said."""
-        return json.dumps(payload.masked(action.details), ensure_ascii=False) if action.details else "–"
+        return json.dumps(masked(action.details), ensure_ascii=False) if action.details else "–"
 
     @admin.display(description="messages")
     def messages(self, action: OperatorAction) -> SafeString | str:

@@ -21,6 +21,7 @@ from messaging.admin import operations, payload, words
 from messaging.admin.operations import Operation
 from messaging.admin.read_only import ReadOnly
 from messaging.admin.story import lines, may_read_stories, story_url
+from messaging.masking import masked_text
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.operations import audit, timeline
 
@@ -140,7 +141,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         row = super().get_object(request, object_id, from_field)
         if row is not None and not payload.may_be_seen_by(request.user):
             # Nobody saves it: these pages are read-only.
-            setattr(row, self.trouble_column, payload.masked_text(getattr(row, self.trouble_column)))
+            setattr(row, self.trouble_column, masked_text(getattr(row, self.trouble_column)))
         return row
 
     def render_change_form(
@@ -200,7 +201,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="state")
     def state_pill(self, row: Any) -> SafeString:
         """The state, as icon and word, and what went wrong, in a line. A list never shows phone numbers."""
-        trouble = payload.masked_text(" ".join(getattr(row, self.trouble_column)[:500].split()))
+        trouble = masked_text(" ".join(getattr(row, self.trouble_column)[:500].split()))
         return format_html(
             '{}<span class="messaging-detail">{}</span>', words.pill(row.state), truncatechars(trouble, 100)
         )

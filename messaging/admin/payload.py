@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
 from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.models import User as AnyUser
 from django.template.defaultfilters import filesizeformat
 
+from messaging.masking import masked
+
 #: Characters of a body that a page shows.
 TEXT_LIMIT = 20_000
 #: Bytes of a body that is no text, shown in hexadecimal.
 BINARY_LIMIT = 512
 
-#: A key with one of these in it, whatever else, is taken for personal or secret.
-PERSONAL = (
-    "phone",
-    "mobile",
-    "email",
-    "name",
-    "address",
-    "token",
-    "password",
-    "passwd",
-    "secret",
-    "api_key",
-    "authorization",
-    "cookie",
-    "session",
-    "credential",
-    "private_key",
-    "recipient",
-)
-#: Whatever the key: a phone number as people or machines write it (+86 138 0013 8000, 138-0013-8000), or so many
-#: digits in a row that they may be one, or a card's. Not the parts of a time, a decimal or a UUID.
-PERSONAL_NUMBER = re.compile(
-    r"(?<![\w.+-])(?:\+\d[\d ()/-]{5,18}\d|\(?\d{3}\)?[ -]\d{3,4}[ -]\d{4}|\d{10,19})(?!\d|\.\d)"
-)
-MASK = "•••"
 WITHHELD = "shown only to people who may see payloads (messaging.view_payload)"
 
 
@@ -81,35 +56,6 @@ def written_json(payload: Any, *, unmasked: bool) -> str:
         if length > TEXT_LIMIT:
             break
     return _shortened(_printable("".join(chunks)))
-
-
-def masked(value: Any) -> Any:
-    """Return a JSON value with everything under a personal key hidden, except null, and phone numbers anywhere."""
-    if isinstance(value, Mapping):
-        return {
-            masked_text(key): MASK if _is_personal(key) and inner is not None else masked(inner)
-            for key, inner in value.items()
-        }
-    if isinstance(value, list):
-        return [masked(item) for item in value]
-    if isinstance(value, str):
-        return masked_text(value)
-    if isinstance(value, int) and PERSONAL_NUMBER.fullmatch(str(value)):
-        return MASK
-    return value
-
-
-def masked_text(text: str) -> str:
-    """Return `text` with phone numbers hidden: errors and tracebacks quote what handlers were given.
-
-    An id of ten digits and more goes with them; names in free text stay, nothing tells them from other words.
-    """
-    return PERSONAL_NUMBER.sub(MASK, text)
-
-
-def _is_personal(key: str) -> bool:
-    plain = key.casefold().replace("-", "_")
-    return any(word in plain for word in PERSONAL)
 
 
 def _raw(body: bytes) -> str:

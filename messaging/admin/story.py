@@ -14,7 +14,8 @@ from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime, now
 
-from messaging.admin import payload, words
+from messaging.admin import words
+from messaging.masking import masked_text
 from messaging.models import OutboxMessage
 from messaging.operations.story import Entry, Kind, Story
 
@@ -54,7 +55,7 @@ def lines(story: Story, *, unmasked: bool) -> Iterator[Line]:
     for entry in story.entries:
         date = date_format(localtime(entry.at), "j M Y") if entry.at else ""
         words_of_it = title(entry)
-        detail = entry.detail if unmasked else payload.masked_text(entry.detail)
+        detail = entry.detail if unmasked else masked_text(entry.detail)
         yield Line(
             icon=words.icon(entry.kind),
             title=words_of_it,

@@ -2,10 +2,11 @@
 
 from django import template
 
-from messaging.admin import payload, words
+from messaging.admin import words
+from messaging.masking import masked_text
 
 register = template.Library()
 register.filter("pill", words.pill)
 register.filter("moment", words.moment)
 register.filter("span", words.span)
-register.filter("masked_text", payload.masked_text)
+register.filter("masked_text", masked_text)

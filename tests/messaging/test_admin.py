@@ -248,7 +248,7 @@ def test_personal_values_are_masked(reader: Client):
         assert "Li Wei" not in text
         assert "+8613800138000" not in text
         assert "Bearer" not in text
-        assert '"fullName": "•••"' in text
+        assert '"fullName": "***"' in text
         assert '"order_number": "W-1"' in text
         assert '"x-request-id": "r-1"' in text
 
@@ -265,7 +265,7 @@ def test_the_permission_shows_personal_values(reader: Client):
     text = page(reader, of(outbox()))
 
     assert "+8613800138000" in text
-    assert "•••" not in text
+    assert "***" not in text
 
 
 PHONES = ["+8613800138000", "+86 138 0013 8000", "+1 (415) 555-2671", "(415) 555-2671", "138-0013-8000", "13800138000"]
@@ -281,7 +281,7 @@ def test_a_phone_number_is_masked_wherever_it_is_quoted(reader: Client, phone: s
     for address in (of(row), of(sent), f"{STORY}?subject=W-1", OUTBOX, INBOX):
         text = page(reader, address)
         assert phone not in text
-        assert "GatewayError: •••: 503" in text
+        assert "GatewayError: ***: 503" in text
 
     User.objects.get(username="reader").user_permissions.add(Permission.objects.get(codename="view_payload"))
     for address in (of(row), of(sent), f"{STORY}?subject=W-1"):
@@ -308,7 +308,7 @@ def test_a_number_that_may_be_a_phones_is_masked_in_json_and_an_amount_is_not(re
     text = page(reader, of(dead(body=b'{"to": 13800138000, "weight": 1200, "gift": true, "rest": null}')))
 
     assert "13800138000" not in text
-    for kept in ('"to": "•••"', '"weight": 1200', '"gift": true', '"rest": null'):
+    for kept in ('"to": "***"', '"weight": 1200', '"gift": true', '"rest": null'):
         assert kept in text
 
 

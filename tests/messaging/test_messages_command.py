@@ -305,3 +305,11 @@ def test_an_unknown_message_is_said_and_is_a_failure(about: str) -> None:
     with pytest.raises(CommandError, match="No message has the id or subject") as error:
         printed("show", about)
     assert error.value.returncode == 1
+
+
+def test_what_errors_quote_is_masked_unless_asked() -> None:
+    row = inbox_row(state=InboxMessage.State.DEAD, reason="no answer for +8613800138000 by http://gateway:pw@sms/")
+
+    for arguments in (["list"], ["list", "--groups"], ["show", row.message_id], ["list", "--json"]):
+        assert "no answer for *** by http://gateway:***@sms/" in printed(*arguments)
+        assert row.reason in printed(*arguments, "--unmasked")

@@ -13,6 +13,7 @@ from django.test import Client
 from messaging import handling, outbox
 from messaging.delivery import Delivery
 from messaging.handling import Verdict
+from messaging.masking import MaskedHandler
 from messaging.models import OutboxMessage
 from orders import shipping
 from orders.models import Product
@@ -100,7 +101,7 @@ def test_a_handler_that_logs_as_any_library_does_is_rendered_with_the_same_facts
 
     def talks(event: Noted, delivery: Delivery) -> None:
         record = logging.LogRecord("library", logging.INFO, __file__, 1, "sent %s", ("it",), None)
-        [handler] = [each for each in logging.getLogger().handlers if type(each) is logging.StreamHandler]
+        [handler] = [each for each in logging.getLogger().handlers if isinstance(each, MaskedHandler)]
         rendered.append(handler.format(record))
 
     row = written()

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.management.arguments import EXIT_USAGE, positive
 from messaging.management.messages.selection import add_filters, wanted
+from messaging.management.messages.unmasked import add_unmasked, words_for
 from messaging.management.tables import Layout, write_table
 from messaging.operations import listing
 
@@ -42,6 +43,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--groups", action="store_true", help="dead messages by failure group")
     parser.add_argument("--limit", type=positive, default=50, metavar="N", help="rows at most (default 50)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_unmasked(parser)
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
@@ -52,8 +54,10 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     rows = listing.newest(wanted(options), options["limit"], states=options["state"])
     if not rows:
         raise CommandError("No message like that. Without filters, `messages list` shows the newest of all.")
+    shown = words_for(options)
     found = [
-        (row.at, row.box, row.state, row.type, row.subject, row.consumer, row.attempt, row.message_id, row.reason,
+        (row.at, row.box, row.state, row.type, row.subject, row.consumer, row.attempt, row.message_id,
+         shown(row.reason),
          row.id)
         for row in rows
     ]  # fmt: skip
@@ -66,5 +70,6 @@ def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
     groups = listing.failure_groups(wanted(options), options["limit"])
     if not groups:
         raise CommandError("No dead message like that.")
-    found = [(each.group, each.count, each.consumer, each.type, each.newest, each.reason) for each in groups]
+    shown = words_for(options)
+    found = [(each.group, each.count, each.consumer, each.type, each.newest, shown(each.reason)) for each in groups]
     write_table(command.stdout, GROUPS, found, as_json=options["json"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.management.messages.unmasked import add_unmasked, words_for
 from messaging.management.tables import Layout, write_table
 from messaging.operations import timeline
 from messaging.operations.story import Entry
@@ -29,6 +30,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of this sub-command."""
     parser.add_argument("about", metavar="ID|SUBJECT", help="a message id, or a subject such as an order number")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_unmasked(parser)
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
@@ -41,8 +43,9 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         raise CommandError(
             f"No message has the id or subject {about!r}. It may be mistyped, or was pruned after its days."
         )
+    shown = words_for(options)
     found = [
-        (each.at, each.kind.value, each.type, each.consumer, each.attempt, each.duration, _detail(each),
+        (each.at, each.kind.value, each.type, each.consumer, each.attempt, each.duration, shown(_detail(each)),
          each.message_id, each.due, each.effect, each.effect_id)
         for each in story.entries
     ]  # fmt: skip
