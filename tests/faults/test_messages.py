@@ -1,0 +1,255 @@
+"""Messages that are odd, huge, hostile, late, out of order or sent by somebody else."""
+
+import gzip
+import json
+import pickle
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.retry import RetryPolicy
+from orders.models import Campaign, Order, Product, RedPacket, TextMessage
+from orders.services import cancel_order
+from tests.faults import notebook
+from tests.faults.shop import environment, everything_arrived, place, shop_at_work, situation
+from tests.support.amqp import deliver, plain_channel, queue_length, send
+from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
+from tests.support.processes import ProcessStarter
+from tests.support.running import IMPATIENT, RunningWorker, add, running_relay, running_worker
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+QUEUE = "tests.notes"
+
+
+@pytest.fixture(autouse=True)
+def impatience(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+
+
+@pytest.fixture
+def reader() -> Iterator[Consumer]:
+    """The only consumer of the project; its queue is there."""
+    consumer = a_consumer()
+    with registered(consumer):
+        RunningWorker([consumer], burst=True).join()
+        yield consumer
+
+
+def publish(address: str, body: bytes, **properties: Any) -> None:
+    """Send to the queue of notes as any client would."""
+    with plain_channel(address) as channel:
+        channel.basic_publish("", QUEUE, body, pika.BasicProperties(**properties), mandatory=True)
+
+
+def outcomes() -> Counter[str]:
+    return Counter(InboxMessage.objects.values_list("state", flat=True))
+
+
+# --- Out of order ------------------------------------------------------------------------------------------
+
+
+def test_a_cancellation_that_arrives_before_its_order_ends_as_one_in_order(vhost: str, product: Product) -> None:
+    """F62."""
+    with shop_at_work():
+        in_order = place(product)
+        eventually(everything_arrived, report=situation)
+        cancel_order(in_order.number)
+        eventually(lambda: outcomes() == {"handled": 4})
+    reversed_ = place(product)
+    cancel_order(reversed_.number)
+    for row in OutboxMessage.objects.filter(subject=reversed_.number).order_by("-pk"):
+        for queue in ("orders.sms", "orders.red_packet"):
+            deliver(vhost, queue, row)
+    OutboxMessage.objects.update(state="published")
+
+    with shop_at_work():
+        eventually(lambda: outcomes() == {"handled": 8})
+
+    assert what_came_of(reversed_) == what_came_of(in_order) == ("cancelled", {"placed", "cancelled"}, 0)
+    product.refresh_from_db()
+    assert product.stock == 1_000_000
+    assert Campaign.objects.get().spent == 0
+
+
+def what_came_of(order: Order) -> tuple[str, set[str], int]:
+    order.refresh_from_db()
+    texts = set(TextMessage.objects.filter(order=order).values_list("kind", flat=True))
+    return order.status, texts, RedPacket.objects.filter(order=order, voided_at=None).count()
+
+
+# --- Huge, hostile, incomplete -----------------------------------------------------------------------------
+
+
+def test_a_body_of_17_mib_is_dead_in_part_and_costs_no_more_memory_than_a_few_copies(
+    vhost: str, reader: Consumer, run_process: ProcessStarter
+) -> None:
+    """F64. What is over the broker's own limit it does not take: see F10."""
+    publish(vhost, b'"' + b"x" * (17 << 20) + b'"', type="test.noted", message_id="huge")
+    send(vhost, QUEUE, a_message("good"))
+
+    consumer = run_process("run_consumer", "notes", RELAY_THREAD="0", **environment(notebook.opened))
+
+    eventually(lambda: outcomes() == {"dead": 1, "handled": 1}, 40)
+    letter = InboxMessage.objects.get(state="dead")
+    assert "over the limit" in letter.reason
+    assert letter.body_truncated
+    assert len(bytes(letter.body)) == 1 << 20
+    peak = int(re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{consumer.pid}/status").read_text())[0])
+    assert peak < 300 << 10
+    assert consumer.stop() == 0
+
+
+class Bomb:
+    """What is run by who unpickles it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.mark,)
+
+
+def test_nothing_is_unpickled_or_unpacked(vhost: str, reader: Consumer, tmp_path: Path) -> None:
+    """F65."""
+    mark = tmp_path / "unpickled"
+    bomb = pickle.dumps(Bomb(mark))
+    json_body = Noted(text="x").encode()
+    sent: list[tuple[bytes, dict[str, str], str]] = [
+        (bomb, {"content_type": "application/x-python-serialize"}, "content type 'application/x-python-serialize'"),
+        (bomb, {"content_type": "application/x-python-serialize", "content_encoding": "binary"}, "encoding 'binary'"),
+        (bomb, {"content_type": "application/json"}, "not JSON"),
+        (bomb, {}, "not JSON"),
+        (gzip.compress(json_body), {"content_type": "application/json", "content_encoding": "gzip"}, "encoding 'gzip'"),
+        (json_body, {"content_type": "application/xml"}, "content type 'application/xml'"),
+        (b"text: x", {"content_type": "application/yaml"}, "content type 'application/yaml'"),
+    ]
+    for number, (body, properties, _) in enumerate(sent):
+        publish(vhost, body, type="test.noted", message_id=f"m-{number}", **properties)
+
+    with running_worker(reader):
+        eventually(lambda: outcomes() == {"dead": len(sent)})
+
+    for number, (_, _, reason) in enumerate(sent):
+        letter = InboxMessage.objects.get(message_id=f"m-{number}")
+        assert reason in letter.reason
+        assert letter.attempt == 1, "what cannot be understood is not tried again"
+    assert not mark.exists()
+    pickle.loads(bomb)
+    assert mark.exists(), "the bomb was none"
+
+
+COMPLETE = {
+    "type": "test.noted",
+    "message_id": "m-1",
+    "timestamp": 1_700_000_000,
+    "content_type": "application/json",
+    "headers": {"x-event-version": 1, "x-attempt": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("missing", "state", "identified"),
+    [
+        ((), "handled", True),
+        (("message_id",), "handled", False),
+        (("timestamp",), "handled", True),
+        (("content_type",), "handled", True),
+        (("headers",), "handled", True),
+        (("type",), "dead", True),
+        (tuple(COMPLETE), "dead", False),
+    ],
+    ids=lambda value: "+".join(value) or "nothing" if isinstance(value, tuple) else str(value),
+)
+def test_what_a_foreign_publisher_leaves_out_is_made_up_for_or_named(
+    missing: tuple[str, ...], state: str, identified: bool, vhost: str, reader: Consumer
+) -> None:
+    """F66."""
+    publish(vhost, Noted(text="x").encode(), **{name: COMPLETE[name] for name in COMPLETE if name not in missing})
+
+    with running_worker(reader):
+        eventually(lambda: InboxMessage.objects.exists())
+
+    row = InboxMessage.objects.get()
+    assert (row.state, row.identified, row.attempt, row.version) == (state, identified, 1, 1)
+    assert notes("x") == (state == "handled")
+    assert ("no type" in row.reason) == (state == "dead")
+
+
+def test_fields_that_a_newer_publisher_added_are_ignored(vhost: str, reader: Consumer) -> None:
+    """F67, without a new version number: what was only added stops nobody."""
+    body = json.dumps({"text": "x", "mood": "sunny", "more": {"deep": [1, {"er": None}]}}).encode()
+    publish(vhost, body, **COMPLETE)
+
+    with running_worker(reader):
+        eventually(lambda: outcomes() == {"handled": 1})
+
+    assert notes("x") == 1
+
+
+# --- Retries -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("failures", "state"), [(2, "handled"), (3, "dead")])
+def test_a_failing_message_is_tried_as_often_and_rests_as_long_as_its_policy_says(
+    failures: int, state: str, vhost: str
+) -> None:
+    """F69."""
+
+    def fail(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if delivery.attempt <= failures:
+            raise ValueError("not yet")
+
+    first = timedelta(seconds=0.5)
+    policy = RetryPolicy(max_attempts=3, first_delay=first, max_delay=timedelta(seconds=60), jitter=0.2)
+    consumer = a_consumer(fail, retry=policy)
+    with registered(consumer), running_relay(), running_worker(consumer):
+        add(Noted(text="x"))
+        eventually(lambda: outcomes() == {state: 1})
+
+    ends = ["failed"] * failures + ["handled"] * (3 - failures)
+    tries = list(DeliveryAttempt.objects.order_by("number"))
+    assert [each.outcome for each in tries] == ends
+    assert notes("x") == (state == "handled")
+    for number, expected in [(2, first), (3, 2 * first)]:
+        row = OutboxMessage.objects.get(attempt=number)
+        rest = row.publish_at - tries[number - 2].finished_at
+        # The two times are those of two statements of one transaction.
+        assert 0.8 * expected < rest < 1.2 * expected + timedelta(seconds=0.5)
+        assert row.published_at is not None
+        assert row.published_at >= row.publish_at
+
+
+def test_a_retry_whose_queue_was_deleted_meanwhile_finds_it_made_again(vhost: str, reader: Consumer) -> None:
+    """F70."""
+
+    def fail_once(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if delivery.attempt == 1:
+            raise ValueError("once")
+
+    consumer = replace(reader, handler=fail_once)
+    send(vhost, QUEUE, a_message("x"))
+    assert RunningWorker([consumer], burst=True).join().verdicts == {"retrying": 1}
+    with plain_channel(vhost) as channel:
+        channel.queue_delete(QUEUE)
+
+    with running_relay():
+        eventually(lambda: OutboxMessage.objects.get().state == "published")
+    assert queue_length(vhost, QUEUE) == 1
+    with running_worker(consumer):
+        eventually(lambda: outcomes() == {"handled": 1})
+
+    assert notes("x") == 1
