@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 import pika
@@ -131,7 +130,7 @@ def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int
 def test_a_redelivered_request_past_its_deadline_is_skipped(vhost: str, calls: list[int]) -> None:
     with raw_channel() as dying, raw_channel() as channel:
         # Another server takes the request, and dies with it after the deadline.
-        dying.queue_declare("rpc.double", durable=True, auto_delete=True, arguments=request_queue.ARGUMENTS)
+        declare_request_queue(dying)
         dying.basic_consume("rpc.double", lambda *arrived: None)
         deadline = wire.now_ms() + 200
         properties = pika.BasicProperties(reply_to="amq.gen-x", headers={wire.DEADLINE_HEADER: deadline})
@@ -165,16 +164,47 @@ def test_what_has_arrived_is_answered_before_the_server_stops(
         assert [eventually(lambda: got(channel, reply_to))[2] for _ in range(2)] == [b"1", b"2"]
 
 
-def test_requests_that_servers_hand_on_as_they_leave_are_not_taken_for_killers(vhost: str, calls: list[int]) -> None:
-    # Each takes one, and gives back the others that it holds.
-    leaving = [RunningServer(max_messages=1, concurrency=1, prefetch=8) for _ in range(3)]
-    with raw_channel() as channel:
+def test_requests_that_a_leaving_server_hands_on_are_not_taken_for_killers(vhost: str, calls: list[int]) -> None:
+    with raw_channel() as holding, raw_channel() as channel:
+        # Another server keeps the queue alive, and takes no more than the first.
+        declare_request_queue(holding)
+        holding.basic_qos(prefetch_count=1)
+        holding.basic_consume("rpc.double", lambda *arrived: None)
+        channel.basic_publish("", "rpc.double", b"0")
+        eventually(lambda: channel.queue_declare("rpc.double", passive=True).method.message_count == 0)
+        leaving = RunningServer(max_messages=1, concurrency=1, prefetch=5)
         reply_to = channel.queue_declare("", exclusive=True).method.queue
-        staying = RunningServer(concurrency=1, prefetch=1)
-        for number in range(12):
-            channel.basic_publish("", "rpc.double", str(number).encode(), pika.BasicProperties(reply_to=reply_to))
+        came_back_once = pika.BasicProperties(reply_to=reply_to, headers={request_queue.RETURNS_HEADER: 1})
+        for _ in range(5):
+            channel.basic_publish("", "rpc.double", b"1", came_back_once)
+        assert eventually(lambda: got(channel, reply_to))[2] == b"2"
+        staying = RunningServer()
 
-        answers = [eventually(lambda: got(channel, reply_to))[2] for _ in range(12)]
-    assert sorted(int(answer) for answer in answers) == [2 * number for number in range(12)]
-    endings = [server.stop().endings for server in (*leaving, staying)]
-    assert sum(endings, Counter()) == {Ending.HANDLED: 12}
+        assert [eventually(lambda: got(channel, reply_to))[2] for _ in range(4)] == [b"2"] * 4
+        assert leaving.stop().endings == {Ending.HANDLED: 1}
+        assert staying.stop().endings == {Ending.HANDLED: 4}
+
+
+def test_a_request_too_full_to_be_put_back_is_dropped_and_costs_no_connection(
+    vhost: str, calls: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with raw_channel() as dying, raw_channel() as channel:
+        declare_request_queue(dying)
+        dying.basic_consume("rpc.double", lambda *arrived: None)
+        properties = pika.BasicProperties(reply_to="amq.gen-x", headers={"a": ""})
+        properties.headers["a"] = "x" * (131_064 - 12 - sum(map(len, properties.encode())))
+        channel.basic_publish("", "rpc.double", b"5", properties)
+        eventually(lambda: channel.queue_declare("rpc.double", passive=True).method.message_count == 0)
+        server = RunningServer()
+        dying.connection.close()
+
+        assert raw_request(channel, "rpc.double", b"6")[1] == 12
+    assert calls == [6]
+    assert server.stop().endings == {Ending.HANDLED: 1}
+    said = caplog.text
+    assert "rpc.reply_unsendable" in said
+    assert "amqp.lost" not in said
+
+
+def declare_request_queue(channel: BlockingChannel) -> None:
+    channel.queue_declare("rpc.double", durable=True, auto_delete=True, arguments=request_queue.ARGUMENTS)
