@@ -18,18 +18,17 @@ from uuid import uuid4
 
 import pika
 import pytest
-from django.conf import settings as django_settings
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import rpc, topology
 from messaging.exceptions import BodyTooLarge
 from messaging.rpc import client, procedures, wire
-from orders.models import Product
+from orders.models import Product, QuietService
 from script.services.rabbitmq import RabbitMQNode
 from script.shopper import Shopper
 from tests.support import failpoints, odd_procedures
 from tests.support.amqp import unacknowledged
-from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
 from tests.support.rounds import rounds
 from tests.support.rpc import got, raw_channel, raw_request
 from tests.support.waiting import eventually
@@ -38,7 +37,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.one_database
 
 #: Seconds; a call that gets its answer or its error never takes them.
-LONG = 30
+LONG = 60
 DIRECT_REPLY = "amq.rabbitmq.reply-to."
 EXPECTED = 42
 
@@ -58,7 +57,7 @@ def one_server(broker: RabbitMQNode, tmp_path_factory: pytest.TempPathFactory) -
     url = broker.add_vhost(name)
     processes = ProcessStarter(tmp_path_factory.mktemp("rpc"))
     worker = processes("run_rpc_worker", **environment(), AMQP_URL=url, DATABASE_URL="sqlite:///:memory:")
-    worker.wait_for_line("Serving")
+    worker.wait_for_line("Serving", timeout=LONG)
     yield Served(url, worker)
     processes.end_all()
     broker.delete_vhost(name)
@@ -110,7 +109,7 @@ def start(run_process: ProcessStarter, *faults: str | Callable[[], None]) -> Run
 def start_several(run_process: ProcessStarter, number: int, *faults: str | Callable[[], None]) -> list[RunningProcess]:
     workers = [run_process("run_rpc_worker", **environment(*faults)) for _ in range(number)]
     for worker in workers:
-        worker.wait_for_line("Serving")
+        worker.wait_for_line("Serving", timeout=LONG)
     return workers
 
 
@@ -281,7 +280,7 @@ def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_mo
         channel.basic_publish("", "rpc.double", b"1005", pika.BasicProperties(reply_to=f"{DIRECT_REPLY}%.!"))
 
         eventually(lambda: runs("double 1005", *workers) == 1)
-        eventually(lambda: outcome("double", 21, timeout=5) == "42")
+        eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
         assert [worker.stop() for worker in workers] == [0, 0]  # whatever else had come is done
         assert runs("double 1005", *workers) == 1
         # RabbitMQ 3.10 closes the connection; others just send it back.
@@ -371,7 +370,7 @@ def test_the_reply_to_a_caller_that_was_killed_is_dropped_and_its_request_acknow
     """F78."""
     code = "from messaging import rpc; rpc.call('nap', {'number': 1006, 'seconds': 1}, timeout=60)"
     caller = run_process("shell", "-c", code, **environment(), AMQP_URL=served.url)
-    eventually(lambda: runs("nap 1006", served.worker) == 1, 30)
+    eventually(lambda: runs("nap 1006", served.worker) == 1, LONG)
     caller.kill()
 
     served.worker.wait_for_line(r"rpc\.undelivered.*queue=rpc\.reply\.")
@@ -542,7 +541,7 @@ def test_a_connection_that_is_cut_costs_the_calls_under_way_and_no_more(
 
         with pytest.raises(rpc.ConnectionLost, match="before the reply"):
             asked.result(LONG)
-    eventually(lambda: outcome("double", 21, timeout=5) == "42")
+    eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
 
 
 def client_connection(broker: RabbitMQNode, url: str) -> str | None:
@@ -608,7 +607,7 @@ def test_a_thousand_callers_without_a_server_are_all_told_so_and_leave_nothing_b
     told, longest = a_thousand_callers("nobody", timeout=2 * LONG)
 
     assert told == {"NoServer": 1000}
-    assert longest < LONG  # not one of them waited for its deadline
+    assert longest < LONG / 2  # not one of them waited for its deadline
     eventually(lambda: client._client()._calls == {})
     assert queues(broker, served.url) == {**before, reply_queue(broker, served.url): 0}
 
@@ -624,10 +623,10 @@ def test_a_thousand_callers_of_a_frozen_broker_are_told_within_their_deadlines_a
     told, longest = a_thousand_callers("double", timeout=1)
 
     assert set(told) <= {"RpcTimeout", "NoBroker"}
-    assert longest < LONG
+    assert longest < LONG / 2
     eventually(lambda: ours._calls == {})
     breakable_broker.resume()
-    eventually(lambda: outcome("double", 21, timeout=5) == "42", 30)
+    eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
     assert worker.output.count("runs double") <= worker.output.count("runs double 21")
     assert worker.is_alive
 
@@ -653,10 +652,10 @@ def test_callers_of_a_broker_that_crashes_with_their_server_get_the_right_answer
         doomed.kill()
         breakable_broker.start()
         # The queue outlived the crash. Its server did not; so it goes, and the callers know.
-        eventually(lambda: told["NoServer"] > 50, 30)
+        eventually(lambda: told["NoServer"] > 50, LONG)
         right = told["right"]
         start(run_process)
-        eventually(lambda: told["right"] > right + 50, 30)
+        eventually(lambda: told["right"] > right + 50, LONG)
     finally:
         done.set()
         for caller in callers:
@@ -672,35 +671,40 @@ def visit(url: str) -> int:
     return Shopper(url).fill_cart("tea").status
 
 
-def test_shoppers_are_served_though_nobody_quotes_shipping(
-    vhost: str, run_process: ProcessStarter, product: Product
-) -> None:
-    """F82."""
+@pytest.fixture
+def web(vhost: str, run_process: ProcessStarter, product: Product) -> WebProcess:
+    """A web process of four threads, whose connection for calls stands."""
     web = run_process.web(threads=4)
+
+    def was_told() -> bool:
+        QuietService.objects.all().delete()  # on a busy machine the first connection may take too long
+        visit(web.url)
+        return "reason=NoServer" in web.output
+
+    eventually(was_told, LONG)
+    return web
+
+
+def test_shoppers_are_served_though_nobody_quotes_shipping(web: WebProcess) -> None:
+    """F82."""
+    before = web.output.count("reason=NoServer")
     with ThreadPoolExecutor(12) as shoppers:
         assert set(shoppers.map(visit, [web.url] * 12)) == {200}
 
-    assert web.output.count("shipping_quote_missing") == 12
+    assert web.output.count("reason=NoServer") == before + 12
     web.wait_for_line(r"rpc\.call_failed.*outcome=NoServer.*procedure=shipping\.quote")
-    web.wait_for_line(r"shipping_quote_missing.*reason=NoServer")
 
 
-def test_shoppers_do_not_queue_up_behind_a_silent_shipping_service(
-    vhost: str, run_process: ProcessStarter, product: Product
-) -> None:
+def test_shoppers_do_not_queue_up_behind_a_silent_shipping_service(web: WebProcess) -> None:
     """F82."""
-    web = run_process.web(threads=4)
     asked: list[bytes] = []
-    silent = pika.BlockingConnection(pika.URLParameters(django_settings.MESSAGING["AMQP_URLS"][0]))
-    silent_channel = silent.channel()
-    silent_channel.queue_declare("rpc.shipping.quote", durable=True)
-    silent_channel.basic_consume("rpc.shipping.quote", lambda *arrived: asked.append(arrived[3]), auto_ack=True)
-    with ThreadPoolExecutor(13) as shoppers:
+    with raw_channel() as silent, ThreadPoolExecutor(12) as shoppers:
+        silent.queue_declare("rpc.shipping.quote", durable=True)
+        silent.basic_consume("rpc.shipping.quote", lambda *arrived: asked.append(arrived[3]), auto_ack=True)
         visits = [shoppers.submit(visit, web.url) for _ in range(12)]
-        eventually(lambda: silent.process_data_events(0) or all(each.done() for each in visits), 60)
-        assert {each.result() for each in visits} == {200}
-    silent.close()
+        eventually(lambda: silent.connection.process_data_events(0) or all(each.done() for each in visits), LONG)
 
+    assert {each.result() for each in visits} == {200}
     # Each thread waits once, at most; after that nobody does.
     assert 1 <= len(asked) <= 4
     web.wait_for_line(r"shipping_quote_missing.*reason=RpcTimeout")

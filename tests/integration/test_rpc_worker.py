@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -80,36 +79,6 @@ def test_wrong_credentials_end_it_with_one_clear_line(vhost: str, wrong: str, ru
     assert worker.wait() == 3
     assert "Check AMQP_URL" in worker.lines[-1]
     assert "Traceback" not in worker.output
-
-
-def test_a_request_whose_server_is_killed_is_a_timeout(
-    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
-    worker = serving(run_process)
-    worker.send(signal.SIGSTOP)
-    with ThreadPoolExecutor(1) as threads:
-        calling = threads.submit(quote, 3)
-        eventually(lambda: unacknowledged(broker, vhost) == 1)
-        worker.kill()
-
-        with pytest.raises(rpc.RpcTimeout):
-            calling.result(30)
-    with pytest.raises(rpc.NoServer):
-        quote()
-
-
-def test_a_request_whose_server_is_killed_is_answered_by_another(
-    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
-    doomed = serving(run_process)
-    doomed.send(signal.SIGSTOP)
-    with ThreadPoolExecutor(1) as threads:
-        calling = threads.submit(quote)
-        eventually(lambda: unacknowledged(broker, vhost) == 1)
-        serving(run_process)
-        doomed.kill()
-
-        assert calling.result(30) == ANSWER
 
 
 def test_without_a_broker_a_call_says_so(breakable_broker: RabbitMQNode) -> None:
@@ -216,9 +185,3 @@ def failure_of_a_call() -> type[rpc.RpcError] | None:
     except rpc.RpcError as error:
         return type(error)
     return None
-
-
-def unacknowledged(broker: RabbitMQNode, vhost: str) -> int:
-    arguments = ("--vhost", vhost.rpartition("/")[2], "--no-table-headers", "name", "messages_unacknowledged")
-    counts = dict(line.split("\t") for line in broker.ctl("list_queues", *arguments).splitlines())
-    return int(counts.get("rpc.shipping.quote", 0))
