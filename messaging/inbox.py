@@ -118,8 +118,8 @@ def failure_group(consumer: str, type: str, reason: str) -> str:
     return hashlib.sha256("\0".join((consumer, type, kind)).encode()).hexdigest()[:12]
 
 
-#: What tells one failure from another of its kind: quoted values, ids, numbers.
-_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)[\w-]+")
+#: What tells one failure from another of its kind: quoted values, numbers, ids (of which some have no digit: W-PBQWPX).
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=[\w-]*\d)[\w-]+|\b[A-Z]+(?:-[A-Z]+)+\b")
 
 
 def _letter(delivery: Delivery, reason: str) -> dict[str, Any]:

@@ -337,3 +337,29 @@ def test_ids_as_long_as_amqp_allows_are_stored(text: str) -> None:
 
 def _fields(message: Message) -> dict[str, Any]:
     return {name: getattr(message, name) for name in message.__slots__}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("There is no order W-B6QP2X.", "There is no order W-PBQWPX."),
+        ("GatewayError: 503 after 1.2 s", "GatewayError: 500 after 10.7 s"),
+        ("no row 'ann'", "no row 'bob'"),
+        ("lost 0193e5a0-1111-7222-8333-444455556666", "lost 0193e5a0-1111-7222-8333-aaaabbbbcccc"),
+    ],
+)
+def test_failures_that_differ_in_particulars_only_are_one_group(one: str, other: str) -> None:
+    assert inbox.failure_group("sms", "order.placed", one) == inbox.failure_group("sms", "order.placed", other)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("red_packet", "order.placed", "GatewayError: 503"),
+        ("sms", "order.shipped", "GatewayError: 503"),
+        ("sms", "order.placed", "GatewayGone: 503"),
+        ("sms", "order.placed", "GatewayError: NO_ROUTE"),
+    ],
+)
+def test_failures_of_another_consumer_type_or_kind_are_another_group(other: tuple[str, str, str]) -> None:
+    assert inbox.failure_group("sms", "order.placed", "GatewayError: 503") != inbox.failure_group(*other)

@@ -1,0 +1,166 @@
+"""What people and housekeeping do to messages, all at once: each has its effects once, and each person is told."""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+
+from messaging.delivery import Delivery
+from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage
+from messaging.operations import cancel, hasten, prune, replay
+from messaging.operations.wanted import Wanted
+from messaging.sweep import sweep
+from orders.models import Product, TextMessage
+from script.shopper import Page, Shopper
+from tests.faults.shop import environment, place
+from tests.support.consuming import Noted, a_consumer, note, notes, registered
+from tests.support.hidden_orders import hide_orders, show_orders
+from tests.support.processes import ProcessStarter
+from tests.support.rounds import is_full, rounds
+from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+INBOX = "/admin/messaging/inboxmessage/"
+PASSWORD = "only for this test"
+
+
+def signed_in(url: str, name: str) -> Shopper:
+    """Somebody of the staff, with a session of their own."""
+    User.objects.create_superuser(name, password=PASSWORD)
+    person = Shopper(url)
+    page = person.get("/admin/login/")
+    assert person.post("/admin/login/?next=/admin/", page, username=name, password=PASSWORD).status == 200
+    return person
+
+
+def asked_back(person: Shopper, row: InboxMessage) -> Page:
+    """The page that a person has before them who wants to replay a message."""
+    page = person.post(f"{INBOX}operate/replay/", person.get(f"{INBOX}{row.pk}/change/"), row=str(row.pk))
+    assert "Replay 1" in page.text
+    return page
+
+
+def test_two_people_who_replay_a_dead_message_at_once_replay_it_once_and_both_are_told(
+    vhost: str, run_process: ProcessStarter, product: Product, settings: Any
+) -> None:
+    """F74."""
+    # The tests' own quick hash is not one that the web process knows.
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.PBKDF2PasswordHasher"]
+    tries = rounds(short=5, full=100)
+    for _ in tries:
+        place(product)
+    hide_orders()
+    run_process("run_consumer", "sms", **environment())
+    web = run_process.web(**environment())
+    eventually(lambda: InboxMessage.objects.filter(state="dead").count() == len(tries), 120)
+    show_orders()
+    people = [signed_in(web.url, name) for name in ("ann", "bob")]
+
+    for row in InboxMessage.objects.all():
+        pages = [asked_back(person, row) for person in people]
+        start = threading.Barrier(2)
+
+        def confirm(person: Shopper, page: Page, row: InboxMessage = row, start: threading.Barrier = start) -> str:
+            start.wait()
+            return person.post(f"{INBOX}operate/replay/", page, row=str(row.pk), confirmed="yes").text
+
+        pressing = [
+            InThread(lambda person=person, page=page: confirm(person, page), "person")
+            for person, page in zip(people, pages, strict=True)
+        ]
+        answers = [each.join(30) for each in pressing]
+        assert sorted("0 replayed. 1 already replayed." in answer for answer in answers) == [False, True]
+        assert sorted("1 replayed." in answer.replace("0 replayed. 1 already", "") for answer in answers) == [
+            False,
+            True,
+        ]
+
+    eventually(lambda: not InboxMessage.objects.exclude(state="handled").exists(), 60)
+    assert OutboxMessage.objects.filter(origin="replay").count() == len(tries)
+    assert Counter(TextMessage.objects.values_list("order", flat=True).order_by()).most_common(1)[0][1] == 1
+    assert TextMessage.objects.count() == len(tries)
+    assert DeliveryAttempt.objects.filter(outcome="handled").count() == len(tries)
+    replays = OperatorAction.objects.filter(action="replay")
+    assert Counter(replays.values_list("changed", flat=True)) == {1: len(tries), 0: len(tries)}
+    assert Counter(replays.values_list("actor", flat=True)) == {"ann": len(tries), "bob": len(tries)}
+
+
+def test_sweep_relays_replay_hastening_and_pruning_all_at_once_lose_and_double_nothing(
+    vhost: str, settings: Any
+) -> None:
+    """F75."""
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    dice, healed = random.Random(75), threading.Event()
+
+    def unreliable(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if not healed.is_set() and dice.random() < 0.6:
+            raise ValueError("most of them fail")
+
+    consumer = a_consumer(unreliable)
+    over = threading.Event()
+
+    def looping(function: Callable[[], Any]) -> InThread:
+        def loop() -> None:
+            while not over.is_set():
+                function()
+                time.sleep(0.05)  # on SQLite the others want to write, too
+
+        return InThread(loop, "housekeeping")
+
+    everything = Wanted()
+    seconds = 60 if is_full() else 8
+    with registered(consumer), running_relay(), running_relay(), running_worker(consumer):
+        loops = [
+            looping(lambda: replay.replay(everything, by="ann")),
+            looping(lambda: replay.replay(everything, by="bob")),
+            looping(lambda: hasten.hasten(everything, by="ann")),
+            looping(lambda: sweep([consumer])),
+            looping(prune.prune),
+        ]
+        texts: list[str] = []
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            text = f"m{len(texts):04}"
+            add(Noted(text=text), ordering_key=f"key-{len(texts) % 5}" if len(texts) % 2 else "")
+            texts.append(text)
+            time.sleep(0.05)
+        healed.set()
+        eventually(lambda: InboxMessage.objects.filter(state="handled").count() == len(texts), 90)
+        over.set()
+        for loop in loops:
+            loop.join(60)
+        eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists(), 30)
+
+    assert OperatorAction.objects.filter(action="replay", changed__gt=0).exists(), "nothing was there to be replayed"
+    assert Counter(text for text in texts for _ in range(notes(text))) == Counter(texts)
+    assert InboxMessage.objects.count() == len(texts)
+    assert DeliveryAttempt.objects.filter(outcome="handled").count() == len(texts)
+
+
+def test_a_cancel_at_the_very_moment_of_publishing_leaves_each_message_published_or_cancelled(
+    vhost: str, settings: Any
+) -> None:
+    """F75, for what waits."""
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    consumer = a_consumer(name="notes")
+    texts = [f"m{number:03}" for number in rounds(short=60, full=600)]
+    with registered(consumer), running_worker(consumer), running_relay():
+        for text in texts:
+            add(Noted(text=text))
+            cancel.cancel(Wanted(), by="ann")
+        cancelled = OutboxMessage.objects.filter(state="cancelled").count()
+        eventually(lambda: InboxMessage.objects.count() == len(texts) - cancelled, 60)
+        eventually(lambda: not OutboxMessage.objects.filter(state="pending").exists(), 30)
+    assert notes() == len(texts) - cancelled
+    assert OutboxMessage.objects.filter(state="published").count() == len(texts) - cancelled
+    assert {bytes(row.body) for row in OutboxMessage.objects.filter(state="cancelled")}.isdisjoint(
+        {Noted(text=text).encode() for text in texts if notes(text)}
+    )
