@@ -2,7 +2,8 @@
 
 from playwright.sync_api import Page, expect
 
-from messaging.models import OutboxMessage
+from messaging.models import Effect, InboxMessage, OutboxMessage
+from orders.models import TextMessage
 from tests.e2e.browsing import buy, expect_step, sign_in_to_admin
 from tests.support.processes import ProcessStarter, WebProcess
 from tests.support.waiting import eventually
@@ -36,3 +37,67 @@ def test_staff_find_an_order_s_messages_by_its_number_and_read_their_story(
     expect(page.get_by_role("heading", name="Attempt 1")).to_be_visible()
     page.get_by_role("link", name="order.placed written").click()
     expect(page.get_by_label("Body")).to_contain_text(f'"order_number": "{number}"')
+
+
+def dead_letter(number: str) -> InboxMessage:
+    """The message that an order was placed, given up by the consumer sms, which has not run yet."""
+    sent = OutboxMessage.objects.get(subject=number)
+    return InboxMessage.objects.create(
+        consumer="sms",
+        message_id=sent.message_id,
+        type=sent.type,
+        subject=number,
+        state=InboxMessage.State.DEAD,
+        attempt=8,
+        reason="GatewayError: 503",
+        failure_group="3fa9c1d2e4b5",
+        body=bytes(sent.body),
+    )
+
+
+def test_staff_replay_a_dead_message_on_a_phone(
+    web: WebProcess, run_process: ProcessStarter, admin_password: str, page: Page
+) -> None:
+    number = buy(page, web.url)
+    order_page = page.url
+    dead_letter(number)
+    run_process("run_consumer", "--all")
+    expect_step(page, "red_packet", "done")
+    sign_in_to_admin(page, web.url, admin_password)
+
+    page.goto(f"{web.url}/admin/messaging/inboxmessage/?state__exact=dead")
+    page.get_by_label("Select this object for an action").check()
+    page.get_by_label("Action:").select_option("Replay")
+    page.get_by_role("button", name="Go").click()
+    expect(page.get_by_text("1 to run again, each at the consumer where it is dead")).to_be_visible()
+    assert not TextMessage.objects.exists()
+    page.get_by_label("Why").fill("gateway is back")
+    page.get_by_role("button", name="Replay 1").click()
+
+    expect(page.get_by_text("1 replayed.")).to_be_visible()
+    expect(page).to_have_url(f"{web.url}/admin/messaging/inboxmessage/?state__exact=dead")
+    page.goto(order_page)
+    expect_step(page, "text_message", "done")
+    page.goto(f"{web.url}/admin/messaging/outboxmessage/story/?subject={number}")
+    lines = page.locator("#content-main ol").get_by_role("listitem")
+    expect(lines.filter(has_text="replayed, by admin")).to_contain_text("gateway is back")
+    expect(lines.get_by_role("link", name="sms: handled at attempt 9")).to_be_visible()
+
+
+def test_staff_settle_an_unknown_effect(web: WebProcess, admin_password: str, page: Page) -> None:
+    message = InboxMessage.objects.create(consumer="sms", message_id="m-1", subject="W-1", state="handled")
+    effect = Effect.objects.create(
+        inbox_message=message, consumer="sms", message_id="m-1", name="text_message", state="unknown", error="no answer"
+    )
+    sign_in_to_admin(page, web.url, admin_password)
+
+    page.goto(f"{web.url}/admin/messaging/effect/?state__exact=unknown")
+    page.get_by_role("link", name="text_message").click()
+    page.get_by_label("It was done.").check()
+    page.get_by_label("What the other side calls it").fill("SM1")
+    page.get_by_role("button", name="Settle").click()
+
+    expect(page.get_by_text("Settled.")).to_be_visible()
+    expect(page.get_by_role("group", name="What became of it?")).to_have_count(0)
+    effect.refresh_from_db()
+    assert (effect.state, effect.reference) == ("done", "SM1")
