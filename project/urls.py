@@ -3,8 +3,11 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from orders.sign_in import AdminSignInForm
+
 admin.site.site_header = admin.site.site_title = "Warren"
 admin.site.index_title = "Administration"
+admin.site.login_form = AdminSignInForm
 
 urlpatterns = [
     path("admin/", admin.site.urls),

@@ -1,6 +1,6 @@
 """The shop's tables, by topic."""
 
-from orders.models.lookup import LookupAttempt
+from orders.models.guess import Guess
 from orders.models.order import Document, Order, OrderLine
 from orders.models.product import Product
 from orders.models.quiet_service import QuietService
@@ -10,7 +10,7 @@ from orders.models.text_message import TextMessage
 __all__ = [
     "Campaign",
     "Document",
-    "LookupAttempt",
+    "Guess",
     "Order",
     "OrderLine",
     "Product",

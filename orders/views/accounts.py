@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from django.contrib.auth import login
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView
+from django.core.exceptions import NON_FIELD_ERRORS
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
@@ -15,6 +16,7 @@ from django.views.decorators.http import require_http_methods
 
 from orders.forms import SignUpForm
 from orders.models import Order
+from orders.sign_in import TOO_MANY, SignInForm
 from orders.visitors import visitor
 
 if TYPE_CHECKING:
@@ -25,11 +27,18 @@ class SignInView(LoginView):
     """Sign in; orders that this browser placed as a guest become the account's own."""
 
     template_name = "orders/sign_in.html"
+    authentication_form = SignInForm
     redirect_authenticated_user = True
 
     def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         _give_guest_orders_to(form.get_user(), self.request)
         return super().form_valid(form)
+
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
+        response = super().form_invalid(form)
+        if form.has_error(NON_FIELD_ERRORS, TOO_MANY):
+            response.status_code = 429
+        return response
 
 
 @sensitive_post_parameters("password1", "password2")

@@ -9,9 +9,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from orders import destinations, services
+from orders.addresses import address_of
 from orders.exceptions import TooLate
 from orders.forms import FindOrderForm
-from orders.lookup import TooManyTries, address_of, find_order
+from orders.guesses import TooManyTries
+from orders.lookup import find_order
 from orders.models import Order, RedPacket
 from orders.timeline import timeline_of
 from orders.visitors import get_visible_order, show_to_guest, visitor
@@ -101,8 +103,8 @@ def find(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         try:
             found = find_order(**form.cleaned_data, address=address_of(request))
-        except TooManyTries:
-            form.add_error(None, "Too many tries. Wait a quarter of an hour and try again.")
+        except TooManyTries as refusal:
+            form.add_error(None, str(refusal))
             status = 429
         else:
             if found:

@@ -1,0 +1,254 @@
+"""Guessing is limited: at passwords and at orders, in the shop and in the admin, however many try at once."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from html import unescape
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.test import Client, RequestFactory
+from django.utils import timezone
+
+from orders import guesses
+from orders.addresses import address_of
+from orders.guesses import TooManyTries
+from orders.models import Guess, Order, Product
+from tests.orders.test_parallel_buyers import all_at_once
+
+OrderOf = Callable[..., Order]
+pytestmark = pytest.mark.django_db(transaction=True)
+
+SHOP, ADMIN = "/accounts/sign-in/", "/admin/login/"
+RIGHT, WRONG = "correct horse", "wrong horse"
+
+
+@pytest.fixture(autouse=True)
+def ann() -> User:
+    return User.objects.create_superuser("ann", password=RIGHT)
+
+
+@pytest.fixture
+def passwords_looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The passwords that were compared with a stored one, or with none."""
+    looked_at: list[str] = []
+    check, hash_one = User.check_password, User.set_password
+
+    def checking(self: User, password: str) -> bool:
+        looked_at.append(password)
+        return check(self, password)
+
+    def hashing(self: User, password: str | None) -> None:
+        looked_at.append(str(password))
+        hash_one(self, password)
+
+    monkeypatch.setattr(User, "check_password", checking)
+    monkeypatch.setattr(User, "set_password", hashing)
+    return looked_at
+
+
+def sign_in(where: str = SHOP, name: str = "ann", password: str = WRONG, *, address: str = "203.0.113.9") -> Any:
+    return Client().post(where, {"username": name, "password": password}, REMOTE_ADDR=address)
+
+
+def words(response: Any) -> str:
+    return unescape(response.content.decode())
+
+
+def is_locked(response: Any) -> bool:
+    return "too many wrong tries" in words(response)
+
+
+def is_in(response: Any) -> bool:
+    return bool(response.status_code == 302)
+
+
+@pytest.mark.parametrize("where", [SHOP, ADMIN])
+def test_after_five_wrong_tries_even_the_right_password_is_not_looked_at(
+    where: str, passwords_looked_at: list[str]
+) -> None:
+    for _ in range(5):
+        assert not is_locked(sign_in(where))
+    response = sign_in(where, password=RIGHT)
+
+    assert is_locked(response)
+    assert "Try again in 15 minutes." in words(response)
+    assert RIGHT not in passwords_looked_at
+    assert response.status_code == (429 if where == SHOP else 200)
+
+
+def test_the_shop_and_the_admin_count_together() -> None:
+    for where in (SHOP, ADMIN, SHOP, ADMIN, SHOP):
+        sign_in(where)
+    assert is_locked(sign_in(ADMIN, password=RIGHT))
+
+
+@pytest.mark.parametrize("name", ["Ann", "ANN", "ａｎｎ", " ann "])
+def test_another_spelling_of_the_name_is_no_way_around(name: str) -> None:
+    for _ in range(5):
+        sign_in(name=name)
+    assert is_locked(sign_in(password=RIGHT))
+
+
+@pytest.mark.parametrize("where", [SHOP, ADMIN])
+def test_nothing_tells_whether_there_is_such_an_account(where: str, passwords_looked_at: list[str]) -> None:
+    User.objects.create_user("inactive", password=RIGHT, is_active=False)
+    answers = {}
+    for name in ("ann", "nobody", "inactive"):
+        said = [sign_in(where, name) for _ in range(6)]
+        answers[name] = [(each.status_code, is_locked(each), _error(each)) for each in said]
+        assert len(passwords_looked_at) == 5, "as many hashes, and so as much time"
+        passwords_looked_at.clear()
+    assert answers["ann"] == answers["nobody"] == answers["inactive"]
+
+
+def _error(response: Any) -> list[str]:
+    return [str(each) for each in response.context["form"].non_field_errors()]
+
+
+def test_a_right_password_forgives_the_wrong_ones_before() -> None:
+    for _ in range(3):
+        for _ in range(4):
+            sign_in()
+        assert is_in(sign_in(password=RIGHT))
+    assert not Guess.objects.filter(key__contains=":203.0.113.9", key__regex="^sign-in:.*:").exists()
+
+
+def test_somebody_elsewhere_cannot_lock_the_owner_out() -> None:
+    for _ in range(10):
+        sign_in(address="198.51.100.7")
+    assert is_in(sign_in(password=RIGHT))
+
+
+def test_an_office_is_not_locked_out_by_one_who_forgot(ann: User) -> None:
+    User.objects.create_user("bob", password=RIGHT)
+    for _ in range(20):
+        sign_in(name="bob")
+    assert is_in(sign_in(password=RIGHT))
+
+
+def test_one_address_cannot_try_name_after_name() -> None:
+    for number in range(50):
+        assert not is_locked(sign_in(name=f"user{number}"))
+    assert is_locked(sign_in(name="user50"))
+    assert is_locked(sign_in(password=RIGHT))
+    assert is_in(sign_in(password=RIGHT, address="203.0.113.10"))
+
+
+def test_one_name_cannot_be_tried_from_address_after_address() -> None:
+    for number in range(50):
+        assert not is_locked(sign_in(address=f"198.51.100.{number}"))
+    assert is_locked(sign_in(address="198.51.100.50", password=RIGHT))
+
+
+def test_who_goes_on_trying_does_not_wait_the_longer() -> None:
+    for _ in range(30):
+        sign_in()
+    Guess.objects.update(created_at=timezone.now() - guesses.WINDOW + timedelta(seconds=100))
+    assert "Try again in 2 minutes." in words(sign_in(password=RIGHT))
+    Guess.objects.update(created_at=timezone.now() - guesses.WINDOW)
+    assert is_in(sign_in(password=RIGHT))
+
+
+def test_a_form_without_a_password_is_no_try() -> None:
+    for _ in range(10):
+        assert not is_locked(sign_in(password=""))
+    assert not Guess.objects.exists()
+
+
+# --- Many at once ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", [SHOP, ADMIN])
+def test_of_many_tries_at_once_no_more_are_looked_at_than_of_one_after_the_other(
+    where: str, passwords_looked_at: list[str]
+) -> None:
+    answers = all_at_once([lambda n=n: sign_in(where, password=f"{WRONG} {n}") for n in range(24)], at_once=12)
+
+    assert [each for each in answers if isinstance(each, Exception)] == []
+    assert len(passwords_looked_at) <= 5
+    assert sum(map(is_locked, answers)) == 24 - len(passwords_looked_at)
+    assert is_locked(sign_in(where, password=RIGHT)) == (len(passwords_looked_at) == 5)
+
+
+def test_of_many_guesses_of_the_digits_at_once_five_are_answered_at_most(order_of: OrderOf, tea: Product) -> None:
+    number = order_of(tea).number
+
+    def guess(digits: str) -> Any:
+        return Client().post("/orders/find/", {"number": number, "last_four": digits})
+
+    answers = all_at_once([lambda n=n: guess(f"000{n % 10}") for n in range(24)], at_once=12)
+
+    assert [each for each in answers if isinstance(each, Exception)] == []
+    assert sum(each.status_code == 200 for each in answers) <= 5
+
+
+def test_old_guesses_are_forgotten_by_whoever_comes_next_without_a_quarrel() -> None:
+    Guess.objects.bulk_create([Guess(key="old", created_at=timezone.now() - timedelta(hours=1)) for _ in range(300)])
+    answers = all_at_once([lambda n=n: guesses.count({f"new{n}": 1}) for n in range(24)], at_once=12)
+
+    assert [each for each in answers if isinstance(each, Exception)] == []
+    guesses.count({"last": 1})
+    assert not Guess.objects.filter(key="old").exists()
+
+
+def test_a_limit_counts_wrong_tries_only() -> None:
+    for _ in range(3):
+        guesses.count({"key": 1}).were_right()
+    guesses.count({"key": 1})
+    with pytest.raises(TooManyTries):
+        guesses.count({"key": 1})
+    assert Guess.objects.count() == 1, "the refused one is not counted"
+
+
+# --- Whose tries they are ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "address"),
+    [
+        (0, "6.6.6.6", "10.0.0.1"),
+        (1, "6.6.6.6", "6.6.6.6"),
+        (1, "1.1.1.1, 6.6.6.6", "6.6.6.6"),
+        (2, "1.1.1.1, 6.6.6.6, 10.0.0.2", "6.6.6.6"),
+        (1, "", "10.0.0.1"),
+        (1, " , ", "10.0.0.1"),
+        (1, "6.6.6.6:4711", "6.6.6.6"),
+        (1, "[2001:db8:1:2:3::4]:4711", "2001:db8:1:2::/64"),
+        (1, "2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        (1, "::ffff:6.6.6.6", "6.6.6.6"),
+        (1, "x" * 5000, "x" * 60),
+    ],
+)
+def test_a_visitor_is_known_by_the_address_that_our_own_proxy_saw(
+    settings: Any, proxies: int, forwarded: str, address: str
+) -> None:
+    settings.PROXIES = proxies
+    request = RequestFactory().get("/", REMOTE_ADDR="10.0.0.1", headers={"X-Forwarded-For": forwarded})
+    assert address_of(request) == address
+
+
+@pytest.mark.parametrize("proxies", [0, 1])
+def test_a_forged_address_is_no_way_around(settings: Any, proxies: int) -> None:
+    settings.PROXIES = proxies
+
+    def forged(number: int, password: str = WRONG) -> Any:
+        seen = ", 203.0.113.9" if proxies else ""
+        return Client().post(
+            SHOP,
+            {"username": "ann", "password": password},
+            headers={"X-Forwarded-For": f"192.0.2.{number}{seen}", "X-Real-Ip": f"192.0.2.{number}",
+                     "Forwarded": f"for=192.0.2.{number}"},
+        )  # fmt: skip
+
+    for number in range(5):
+        forged(number)
+    assert is_locked(forged(99, RIGHT))
+
+
+def test_no_name_is_kept_in_plain() -> None:
+    sign_in(name="ann.shopper@example.com")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM orders_guess")
+        assert "ann" not in repr(cursor.fetchall())
