@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError
 
 from messaging import consumers, database, handling
 from messaging.consumers import Consumer
@@ -146,6 +147,21 @@ def test_ctrl_c_stops_it_between_two_messages_and_says_how_far_it_came(run_proce
     assert 0 < done < 20
     assert f"Stopped: told to stop. {20 - done} were not replayed." in process.output
     assert InboxMessage.objects.filter(state="dead").count() == 20 - done
+
+
+def test_a_lock_that_others_hold_is_told_from_a_database_that_was_not_migrated(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_dead_message(consumer)
+
+    def locked(*_: Any, **__: Any) -> None:
+        raise OperationalError("deadlock detected")
+
+    monkeypatch.setattr("messaging.outbox.send_again", locked)
+    code, words = refused("replay", "--all")
+    assert code == 1
+    assert words == "The database refuses: deadlock detected. Repeat the command: it goes on where it was."
+    assert InboxMessage.objects.get().state == "dead"
 
 
 @pytest.mark.parametrize("command", ["replay", "cancel", "discard"])

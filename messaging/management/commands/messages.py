@@ -59,7 +59,10 @@ class Command(BaseCommand):
             reason = str(error).strip()
             if database.is_away(error):
                 raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
-            raise CommandError(f"The database refuses: {reason}. Did `manage.py migrate` run?") from None
+            missing = isinstance(error, ProgrammingError) or "no such" in reason
+            # A lock, or a deadlock: what was done before it stands, as each page is a transaction of its own.
+            hint = "Did `manage.py migrate` run?" if missing else "Repeat the command: it goes on where it was."
+            raise CommandError(f"The database refuses: {reason}. {hint}") from None
 
 
 def _with_examples(examples: str) -> dict[str, Any]:
