@@ -203,14 +203,15 @@ CELERY_BROKER_URL = env.list("CELERY_BROKER_URL", default=AMQP_URLS)
 CELERY_BROKER_USE_SSL = celery_tls(CELERY_BROKER_URL, *TLS_FILES.values())
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "confirm_timeout": 10}
-CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_ACCEPT_CONTENT = CELERY_RESULT_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_DEFAULT_QUEUE = "warren.celery"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "celerybeat-schedule")
+# In memory. The other one keeps its times in a file of Python's own, which runs whatever code somebody writes there.
+CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
     "prune messages": {"task": "messaging.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "reconcile messages": {"task": "messaging.reconcile", "schedule": 300.0, "options": {"expires": 300}},

@@ -5,9 +5,12 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import pika
 from django.utils import timezone
 
 from messaging.models import OutboxMessage
+from tests.support.amqp import plain_channel
+from tests.support.pickles import pickled_bomb
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
@@ -42,14 +45,40 @@ def test_a_worker_prunes_when_it_is_asked_to(vhost: str, run_process: ProcessSta
     assert worker.stop() == 0
 
 
-def test_beat_asks_for_what_the_worker_knows(vhost: str, run_process: ProcessStarter, tmp_path: Path) -> None:
+def test_beat_asks_for_what_the_worker_knows(vhost: str, run_process: ProcessStarter) -> None:
     outbox_row(timedelta(days=15))
     run_process.program(*WORKER).wait_for_line(r"ready\.", timeout=40)
     beat = run_process.program(
-        *CELERY, "beat", "--pidfile=", f"--schedule={tmp_path / 'schedule'}", "--loglevel=INFO",
+        *CELERY, "beat", "--pidfile=", "--loglevel=INFO",
         DJANGO_SETTINGS_MODULE="tests.acceptance.frequent_beat",
     )  # fmt: skip
 
     beat.wait_for_line(r"Sending due task.*messaging\.prune", timeout=40)
 
     eventually(lambda: not OutboxMessage.objects.exists(), within=30)
+
+
+def test_a_pickled_task_is_refused_and_nothing_of_it_runs(
+    vhost: str, run_process: ProcessStarter, tmp_path: Path
+) -> None:
+    worker = run_process.program(*WORKER)
+    worker.wait_for_line(r"ready\.", timeout=40)
+    message = {"id": "1", "task": "messaging.prune", "lang": "py"}
+    with plain_channel(vhost) as channel:
+        for content_type in ("application/x-python-serialize", "application/x-yaml"):
+            properties = pika.BasicProperties(content_type=content_type, content_encoding="binary", headers=message)
+            channel.basic_publish("", "warren.celery", pickled_bomb(tmp_path / "ran"), properties, mandatory=True)
+
+    eventually(lambda: worker.output.count("ContentDisallowed: Refusing") == 2, within=30, report=lambda: worker.output)
+    assert not (tmp_path / "ran").exists()
+    assert run_process.program(*CELERY, "call", "messaging.prune").wait() == 0
+    worker.wait_for_line(r"messages\.pruned")
+
+
+def test_beat_keeps_no_file(run_process: ProcessStarter, vhost: str, tmp_path: Path) -> None:
+    beat = run_process.program(
+        *CELERY, "beat", "--pidfile=", f"--schedule={tmp_path / 'schedule'}", "--loglevel=INFO"
+    )  # fmt: skip
+    beat.wait_for_line(r"beat: Starting", timeout=40)
+    beat.stop()
+    assert list(tmp_path.iterdir()) == []
