@@ -72,11 +72,11 @@ _FATES = {
 
 def _replay(rows: Ids, who: str, why: str) -> str:
     wanted = Wanted(inbox_rows=rows)
-    before = replay.plan(wanted).count(Fate.REPLAYED)
     result = replay.replay(wanted, by=who, note=why)
-    # By somebody else, since the question was put or at this very moment.
-    already = before + result.missed
-    return f"{result.replayed} replayed.{f' {already} already replayed.' if already else ''}"
+    if not result.replayed:
+        return f"0 replayed: {replay.why_nothing(wanted)}."
+    rest = len(rows) - result.replayed
+    return f"{result.replayed} replayed.{f' {rest} left as they are.' if rest else ''}"
 
 
 def _discard_outlook(rows: Ids) -> Outlook:

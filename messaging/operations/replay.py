@@ -165,6 +165,14 @@ def replay(
     return result
 
 
+def why_nothing(wanted: Wanted) -> str:
+    """Say, in words, why a replay of these messages that has just ended replayed none: what others have done may
+    have changed since it was planned."""
+    now = plan(wanted)
+    told = [f"{now.count(fate)} {fate}" for fate in Fate if fate is not Fate.RUNS and now.count(fate)]
+    return ", ".join(told) or "no message like that was dead"
+
+
 def _fate(state: str, replayed: bool, handled_here: bool, truncated: bool) -> Fate:
     match state:
         case State.HANDLED | State.EFFECTS_DUE:

@@ -96,7 +96,7 @@ def test_dead_messages_are_replayed_once_the_question_is_answered(staff: Client,
     assert not OutboxMessage.objects.exists()
     assert not OperatorAction.objects.exists()
 
-    assert confirmed(staff, page, note="gateway is back") == "2 replayed."
+    assert confirmed(staff, page, note="gateway is back") == "2 replayed. 1 left as they are."
 
     assert OutboxMessage.objects.filter(origin="replay").count() == 2
     action = OperatorAction.objects.get()
@@ -109,7 +109,7 @@ def test_the_second_of_two_people_is_told_that_it_is_replayed(staff: Client, con
     row = a_dead_message(consumer)
     pages = [chosen(staff, INBOX, "replay", row) for _ in range(2)]
 
-    assert [confirmed(staff, page) for page in pages] == ["1 replayed.", "0 replayed. 1 already replayed."]
+    assert [confirmed(staff, page) for page in pages] == ["1 replayed.", "0 replayed: 1 already replayed."]
     assert OutboxMessage.objects.count() == 1
     assert list(OperatorAction.objects.order_by("id").values_list("changed", flat=True)) == [1, 0]
     assert "There is nothing to do here." in chosen(staff, INBOX, "replay", row)

@@ -14,7 +14,7 @@ from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, positive
 from messaging.management.messages.selection import add_choice, chosen
 from messaging.management.tables import Layout, write_table
 from messaging.operations import audit, hasten, replay
-from messaging.operations.replay import Fate, Pace, Plan, Replayed
+from messaging.operations.replay import Pace, Plan, Replayed
 from messaging.operations.wanted import Wanted
 from messaging.shutdown import StopSignals
 
@@ -61,9 +61,8 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             raise CommandError("--waiting is about the outbox, which has no failure groups.", returncode=EXIT_USAGE)
         _hasten(command, options, wanted)
         return
-    plan = replay.plan(wanted)
     if options["dry_run"]:
-        _show(command, options, plan, _resting(wanted))
+        _show(command, options, replay.plan(wanted), _resting(wanted))
         return
     hastened = hasten.hasten(wanted, by=audit.account(), note=options["note"]) if _resting(wanted) else 0
     with StopSignals() as signals:
@@ -79,7 +78,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             ),
             should_stop=lambda: signals.received,
         )
-    _report(command, options, result, hastened, plan)
+    _report(command, options, result, hastened, wanted)
 
 
 def _resting(wanted: Wanted) -> int:
@@ -108,7 +107,7 @@ def _show(command: BaseCommand, options: dict[str, Any], plan: Plan, resting: in
     write_table(command.stdout, PLAN, rows, as_json=options["json"])
 
 
-def _report(command: BaseCommand, options: dict[str, Any], result: Replayed, hastened: int, plan: Plan) -> None:
+def _report(command: BaseCommand, options: dict[str, Any], result: Replayed, hastened: int, wanted: Wanted) -> None:
     if options["json"]:
         command.stdout.write(json.dumps({**asdict(result), "hastened": hastened}))
     elif result.replayed:
@@ -121,13 +120,7 @@ def _report(command: BaseCommand, options: dict[str, Any], result: Replayed, has
         why = result.stopped if result.stopped.endswith("?") else f"{result.stopped}."
         raise CommandError(f"Stopped: {why} {result.left} were not replayed.", returncode=code)
     if not (result.replayed or hastened):
-        raise CommandError(f"Nothing was replayed: {_why_nothing(plan, result)}.")
-
-
-def _why_nothing(plan: Plan, result: Replayed) -> str:
-    counts = {fate: plan.count(fate) for fate in Fate if fate is not Fate.RUNS}
-    counts[Fate.REPLAYED] += result.missed
-    return ", ".join(f"{count} {fate}" for fate, count in counts.items() if count) or "no message like that is dead"
+        raise CommandError(f"Nothing was replayed: {replay.why_nothing(wanted)}.")
 
 
 def _above_zero(text: str) -> float:
