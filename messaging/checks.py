@@ -90,7 +90,7 @@ def check_delivery_limit(**kwargs: Any) -> list[CheckMessage]:
         Warning(
             f"MESSAGING['DELIVERY_LIMIT'] is {messaging.delivery_limit}: so many lost connections or restarts, and "
             "RabbitMQ gives a message up that nothing is wrong with.",
-            hint=f"Set it to {LOWEST_DELIVERY_LIMIT} or more (default 100). Retries do not count: each is a new "
+            hint=f"Set it to {LOWEST_DELIVERY_LIMIT} or more (default 1000). Retries do not count: each is a new "
             "message to RabbitMQ. Queues that exist keep their limit until they are deleted.",
             id="messaging.W003",
         )

@@ -32,7 +32,7 @@ class MessagingSettings(BaseModel):
     exchange: str = Field(default="events", min_length=1, max_length=255)
     queue_type: Literal["quorum", "classic"] = "quorum"
     #: Deliveries after which the broker itself gives a message up; above every retry policy of ours.
-    delivery_limit: int = Field(default=100, ge=1)
+    delivery_limit: int = Field(default=1000, ge=1)
     #: Larger bodies are refused by the outbox; when they arrive from elsewhere they are dead.
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
 

@@ -15,6 +15,7 @@ from orders.models import Order, Product, RedPacket, TextMessage
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from script.shopper import Page, Shopper
+from tests.support import failpoints
 from tests.support.amqp import deliver, plain_channel, unacknowledged
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.waiting import eventually
@@ -302,14 +303,15 @@ def test_what_the_broker_gives_up_is_shown_as_dead_at_the_consumer_whose_queue_i
 ) -> None:
     Shopper(run_process.web(RELAY_THREAD="0").url).buy(product.slug)
     row = OutboxMessage.objects.get()
-    assert run_process("run_consumer", "--all", "--burst", RELAY_THREAD="0").wait() == 0
+    settings = failpoints.at(DELIVERY_LIMIT=20)
+    assert run_process("run_consumer", "--all", "--burst", RELAY_THREAD="0", **settings).wait() == 0
     deliver(vhost, "orders.sms", row)
     with plain_channel(vhost) as channel:
         # As a consumer that dies again and again would, up to the queue's delivery limit.
         while channel.basic_get("orders.sms")[0] is not None:
             channel.basic_recover(requeue=True)
 
-    everybody = run_process("run_consumer", "--all", RELAY_THREAD="0")
+    everybody = run_process("run_consumer", "--all", RELAY_THREAD="0", **settings)
 
     letter = eventually(lambda: InboxMessage.objects.first(), within=20)
     assert (letter.consumer, letter.message_id, letter.state) == ("sms", row.message_id, InboxMessage.State.DEAD)

@@ -92,9 +92,9 @@ def test_frames_cut_anywhere_lose_and_double_nothing(shop: Shop, network: TcpPro
     """F27. Each connection ends somewhere in a frame, also in the middle of connecting."""
     places = random.Random(27)
     with shop.shopping(orders_per_second=10):
-        for _ in rounds(short=6, full=200):
+        for _ in rounds(short=8, full=200):
             network.limit(places.randint(1, 6000))
-            shop.bought(5)
+            shop.bought(3)
     network.heal()
     shop.assert_everything_arrives_once()
     shop.assert_unharmed()

@@ -386,7 +386,7 @@ def test_what_stands_otherwise_is_told_once_and_made_as_wanted_once_it_is_gone(
         for _ in range(3):
             assert declarer.declare(topology.wanted([a_consumer()])) == {}
         [told] = [record.getMessage() for record in caplog.records if "topology.differs" in record.getMessage()]
-        for word in ("tests.notes", "x-delivery-limit", "'100'", "'20'"):
+        for word in ("tests.notes", "x-delivery-limit", "'1000'", "'20'"):
             assert word in told
         channel.queue_delete("tests.notes")
         problems = declarer.declare(topology.wanted([a_consumer()]))
