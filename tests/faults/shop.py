@@ -92,7 +92,7 @@ class Shop:
         goal = len(self.numbers) + count
         eventually(lambda: len(self.numbers) >= goal, 60, report=lambda: f"{self.refused}\n{self.web.output}")
 
-    def assert_unharmed(self, slowest: float = 3) -> None:
+    def assert_unharmed(self, slowest: float = 5) -> None:
         """No visitor met an error or waited for the broker, and each process still runs."""
         assert self.refused == []
         assert self.slowest < slowest
