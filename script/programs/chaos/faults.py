@@ -30,6 +30,8 @@ GATEWAY_CHANCE = 0.5
 GATEWAY_DELAY = 3.0
 #: Seconds that a message may take from the queue to its end: a process that thaws is killed within them.
 AT_WORK = 0.15
+#: Orders that are under way while a broker is frozen that will not wake up again.
+SOME_ORDERS = 5
 #: Seconds for which what is broken is given to come back, before something else may break it.
 BOOT_PATIENCE = 60.0
 
@@ -144,7 +146,7 @@ def freeze_relay(world: World, now: Circumstances) -> None:
 def kill_consumers_at_work(world: World, now: Circumstances) -> None:
     """Freeze them until work has piled up before them, and kill them in the middle of it."""
     consumers = world.named("consumer")
-    _wait(world.all_queues_have_consumers, now)
+    _needs(_wait(world.all_queues_have_consumers, now))
     for consumer in consumers:
         consumer.freeze()
     now.pause(now.seconds)
@@ -189,6 +191,7 @@ def freeze_broker(world: World, now: Circumstances) -> None:
 def freeze_and_kill_broker(world: World, now: Circumstances) -> None:
     """What was sent to it meanwhile is gone, and nobody was told."""
     world.node.pause()
+    _wait_for_orders(now)
     now.pause(now.seconds)
     world.node.kill()
     _wait(lambda: answers(world.node.port), now)
@@ -351,9 +354,25 @@ def _freeze(member: Member, now: Circumstances) -> None:
         member.thaw()
 
 
-def _wait(condition: Callable[[], bool], now: Circumstances) -> None:
-    """Wait for what is about to come back. Raises `ServiceError` if it does not, or everything is to be healed."""
+def _wait_for_orders(now: Circumstances) -> None:
+    """Wait until some more orders were committed, so that something is under way; not longer than for a boot."""
+    from django.db import DatabaseError, connections
+
+    from orders.models import Order
+
+    try:
+        goal = Order.objects.count() + SOME_ORDERS
+        _wait(lambda: Order.objects.count() >= goal, now)
+    except DatabaseError:
+        return  # it is being broken as well
+    finally:
+        connections.close_all()
+
+
+def _wait(condition: Callable[[], bool], now: Circumstances) -> bool:
+    """Wait for what is about to come back; False if it does not, or everything is to be healed before."""
     deadline = time.monotonic() + BOOT_PATIENCE
     while not condition():
         if time.monotonic() > deadline or now.pause(0.2):
-            raise ServiceError("it did not come back")
+            return False
+    return True

@@ -14,7 +14,7 @@ from django.db import DatabaseError, connections
 
 from script.programs.chaos.faults import available
 from script.programs.chaos.monkey import Monkey, plan
-from script.programs.chaos.shoppers import Outcome, Shoppers, hunters
+from script.programs.chaos.shoppers import AT_ONCE, Outcome, Shoppers, hunters
 from script.programs.chaos.world import World, private_world
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Pieces of what never sells out.
 PLENTY = 1_000_000
+#: Seconds that the first orders may take before faults begin.
+WARMING = 20.0
 #: Seconds for which ordering may go on after its time, and in which a world has to come to rest.
 LATE_ORDERS = 180.0
 REST_PATIENCE = 300.0
@@ -117,6 +119,8 @@ def _order_under_faults(world: World, shoppers: Shoppers, monkey: Monkey, second
     began = time.monotonic()
     word = _Word(began, lambda: f"{_told(shoppers)}; {sum(monkey.done.values())} faults")
     shoppers.start()
+    # Until the shop is warm there is little to break.
+    world.tend_until(lambda: shoppers.outcomes().total() >= min(AT_ONCE, len(shoppers.attempts)), WARMING)
     monkey.start()
     try:
         world.tend_until(lambda: word.said_if_due() or shoppers.done, seconds + LATE_ORDERS)
