@@ -257,10 +257,10 @@ class Connection:
     def _pause(self) -> float:
         settings = conf.get()
         spread = random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
+        pause: float = min(FIRST_RECONNECT_DELAY * 2 ** min(self._failures, 20), settings.reconnect_max)
+        self._failures += 1  # a refusal counts too: who asks whether anybody let us in must not wait for ever
         if self.refused:
             return settings.reconnect_refused * (0.5 + spread)
-        pause: float = min(FIRST_RECONNECT_DELAY * 2 ** min(self._failures, 20), settings.reconnect_max)
-        self._failures += 1
         return pause * spread
 
     def _close(self) -> None:

@@ -105,6 +105,13 @@ def test_an_unknown_vhost_is_a_refusal_in_words(vhost: str, settings: Any) -> No
     assert "virtual host" in said or "vhost" in said
 
 
+@pytest.mark.parametrize("addresses", [1, 2])
+def test_who_is_refused_everywhere_was_never_let_in(vhost: str, settings: Any, addresses: int) -> None:
+    to(settings, *[f"{vhost}-unknown"] * addresses)
+    with connecting() as connection:
+        eventually(lambda: connection.never_reached, within=6)
+
+
 def test_a_refusal_is_not_tried_again_soon(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
     with TcpProxy(lambda: broker.port) as network:
         to(settings, through(network, vhost) + "-unknown")
