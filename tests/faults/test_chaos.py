@@ -64,6 +64,16 @@ def test_chaos_notices_a_product_that_breaks_a_promise(
     assert code == 1
 
 
+def test_what_the_broker_threw_away_is_named_and_sent_again() -> None:
+    code, certificate = chaos(
+        "--orders", "40", "--seconds", "10", "--seed", "1", "--every", "4", "--faults", "purge-queues"
+    )  # fmt: skip
+
+    assert (code, off(certificate)) == (0, {})
+    assert certificate["reconcile"]["lost_before"] > 0
+    assert certificate["reconcile"]["named"] == certificate["reconcile"]["lost_before"]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("fault", [fault for _, fault, _ in MUTANTS])
 def test_the_product_is_clean_where_its_mutants_are_not(fault: str) -> None:

@@ -108,6 +108,24 @@ def test_orders_are_counted_by_what_their_shoppers_know(story: Story) -> None:
     assert judged.counts["red_packets"] == {"settled": 2, "granted": 2, "void": 1}
 
 
+def test_what_had_to_be_sent_again_and_what_reconcile_was_wrong_about_are_findings(story: Story) -> None:
+    judged = certificate.judge(story.attempts, story.gateway, STOCK, ["one at sms"], ["another at sms: not lost"])
+
+    assert {finding.name: list(finding.found) for finding in judged.findings if finding.found} == {
+        "lost": ["one at sms"],
+        "reconcile": ["another at sms: not lost"],
+    }
+
+
+def test_lost_is_what_left_no_trace_or_waits_for_an_attempt_that_does_not_come(story: Story) -> None:
+    assert certificate.lost() == set()
+    gone, waiting = InboxMessage.objects.order_by("pk")[:2]
+    InboxMessage.objects.filter(pk=waiting.pk).update(state="retrying")
+    gone.delete()
+
+    assert certificate.lost() == {(each.consumer, each.message_id) for each in (gone, waiting)}
+
+
 def test_a_shopper_who_never_learnt_the_outcome_may_have_an_order_or_none(story: Story) -> None:
     story.attempts[0].outcome = Outcome.UNKNOWN
     story.attempts.append(Attempt(3, "tea", 1, False, Outcome.UNKNOWN))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from django.db.models import Count, Q, Sum
 
 from messaging import consumers
+from messaging.consumers import Consumer
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from orders.models import Campaign, Order, Product, RedPacket, TextMessage
 from script.programs.chaos.naive.models import Handling
@@ -63,16 +64,35 @@ def still_moving() -> dict[str, int]:
     return {what: count for what, count in counts.items() if count}
 
 
-def judge(attempts: Sequence[Attempt], gateway: SmsGateway, stock_before: Mapping[str, int]) -> Certificate:
-    """Hold the database and the gateway's ledger against what shoppers were told and what must always be true."""
+def lost() -> set[tuple[str, str]]:
+    """Return (consumer, message id) of what was published and left no trace at a consumer, or not the attempt that it
+    waits for. To be asked when all is at rest."""
+    ledger = _Messages()
+    waiting = {key for key, row in ledger.inbox.items() if row.state == Inbox.RETRYING}
+    return waiting | {(consumer.name, row.message_id) for row, consumer in ledger.lost()}
+
+
+def judge(
+    attempts: Sequence[Attempt],
+    gateway: SmsGateway,
+    stock_before: Mapping[str, int],
+    lost_meanwhile: Sequence[str] = (),
+    reconciled_wrongly: Sequence[str] = (),
+) -> Certificate:
+    """Hold the database and the gateway's ledger against what shoppers were told and what must always be true.
+
+    `lost_meanwhile` is what had to be sent again, and should not have had to; `reconciled_wrongly` what the command
+    that did so was wrong about.
+    """
     ledger = _Messages()
     shop = _Shop(stock_before)
     texts = _Texts(gateway, shop.orders, ledger.unknown)
     findings = [
         *_told(attempts, shop.orders),
         *shop.findings(),
-        *ledger.findings({order.number for order in shop.orders}),
+        *ledger.findings({order.number for order in shop.orders}, lost_meanwhile),
         *texts.findings(),
+        Finding("reconcile", "what it named and what was lost differ", reconciled_wrongly),
     ]
     outcomes = Counter(attempt.outcome for attempt in attempts)
     counts = {
@@ -216,7 +236,7 @@ class _Messages:
             },
         }
 
-    def findings(self, numbers: set[str]) -> list[Finding]:
+    def findings(self, numbers: set[str], lost_meanwhile: Sequence[str]) -> list[Finding]:
         rows = self.inbox.values()
         return [
             Finding("events_missing", "orders without exactly one event", self._without_event(numbers)),
@@ -225,7 +245,7 @@ class _Messages:
                 "events of orders that were not committed",
                 sorted({row.subject for row in self.events} - numbers),
             ),
-            Finding("lost", "published messages without a trace at a consumer", self._lost()),
+            Finding("lost", "published messages without a trace at a consumer", lost_meanwhile or self._lost()),
             Finding(
                 "duplicates", "handled twice", [str(row) for row in rows if row.handlings > 1] + self._naive_doubles()
             ),
@@ -241,14 +261,18 @@ class _Messages:
         told = Counter(row.subject for row in self.events if row.type == "order.placed")
         return sorted(number for number in numbers if told[number] != 1)
 
-    def _lost(self) -> list[str]:
+    def lost(self) -> list[tuple[OutboxMessage, Consumer]]:
+        """Return what was published and has not come to a consumer that wants it."""
         return [
-            f"{row} at {consumer.name}"
+            (row, consumer)
             for row in self.events
             if row.state == Outbox.PUBLISHED
             for consumer in consumers.registered()
             if consumer.wants(row.type) and (consumer.name, row.message_id) not in self.inbox
         ]
+
+    def _lost(self) -> list[str]:
+        return [f"{row} at {consumer.name}" for row, consumer in self.lost()]
 
     def _naive_doubles(self) -> list[str]:
         runs = _naive_runs()

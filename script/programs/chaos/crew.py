@@ -26,6 +26,8 @@ class Member:
         self.log = mark / f"{name}.log"
         #: Exit codes of the ends that nobody outside had asked for.
         self.own_ends: Counter[int] = Counter()
+        #: While it is true, it is not started again.
+        self.held_down = False
         self._command = command
         self._mark = mark
         self._home = home
@@ -54,7 +56,7 @@ class Member:
         now = time.monotonic()
         if self._process is not None:
             self._note_end(self._process, now)
-        if now >= self._not_before:
+        if now >= self._not_before and not self.held_down:
             self._process = start_owned(
                 self._command, self._mark, log=self.log, home=self._home, environment=self._environment
             )

@@ -15,7 +15,7 @@ import psycopg
 from pika.exceptions import AMQPError
 
 from script.programs.chaos.crew import Member
-from script.programs.chaos.world import VHOST, World
+from script.programs.chaos.world import QUEUES, VHOST, World
 from script.services.amqp import connect
 from script.services.owned import ServiceError, gone_within, signal_owned
 from script.services.ports import answers
@@ -30,8 +30,10 @@ GATEWAY_CHANCE = 0.5
 GATEWAY_DELAY = 3.0
 #: Seconds that a message may take from the queue to its end: a process that thaws is killed within them.
 AT_WORK = 0.15
-#: Orders that are under way while a broker is frozen that will not wake up again.
+#: Orders that have to be under way for something that throws messages away to have any.
 SOME_ORDERS = 5
+#: Seconds in which they come, if the shop takes orders at all.
+ORDER_PATIENCE = 15.0
 #: Seconds for which what is broken is given to come back, before something else may break it.
 BOOT_PATIENCE = 60.0
 
@@ -65,26 +67,34 @@ class Fault:
     target: str = ""
     #: Only with this kind of database.
     database: str = ""
+    #: It throws messages away: it comes only if it is asked for, and only reconciling brings them back.
+    loses: bool = False
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, *, weight: int, seconds: tuple[float, float] = (0, 0), target: str = "", database: str = ""
+    name: str,
+    *,
+    weight: int,
+    seconds: tuple[float, float] = (0, 0),
+    target: str = "",
+    database: str = "",
+    loses: bool = False,
 ) -> Callable[[Callable[[World, Circumstances], None]], Callable[[World, Circumstances], None]]:
     """Register the decorated function as a fault."""
 
     def register(do: Callable[[World, Circumstances], None]) -> Callable[[World, Circumstances], None]:
-        FAULTS[name] = Fault(name, do, weight, seconds, target, database)
+        FAULTS[name] = Fault(name, do, weight, seconds, target, database, loses)
         return do
 
     return register
 
 
 def available(kind: str) -> list[str]:
-    """The names of all faults that are possible with a private database of that kind."""
-    return [each.name for each in FAULTS.values() if each.database in ("", kind)]
+    """The names of all faults that are possible with a private database of that kind, and throw nothing away."""
+    return [each.name for each in FAULTS.values() if each.database in ("", kind) and not each.loses]
 
 
 # --- The product's processes -------------------------------------------------------------------------------
@@ -259,6 +269,39 @@ def copy_messages(world: World, now: Circumstances) -> None:
         channel.close()
 
 
+# --- RabbitMQ, in ways that lose what it holds -------------------------------------------------------------
+
+
+@fault("purge-queues", weight=2, target="broker", loses=True)
+def purge_queues(world: World, now: Circumstances) -> None:
+    """By a person, at the worst moment: while no consumer runs, and work has piled up."""
+    consumers = world.named("consumer")
+    for consumer in consumers:
+        consumer.held_down = True
+        consumer.kill()
+    try:
+        _wait_for_orders(now)
+        _wait(lambda: bool(world.queued()), now)
+        for queue in QUEUES:
+            world.node.ctl("purge_queue", "-p", VHOST, queue)
+    finally:
+        for consumer in consumers:
+            consumer.held_down = False
+
+
+@fault("delete-queues", weight=2, target="broker", loses=True)
+def delete_queues(world: World, now: Circumstances) -> None:
+    for queue in QUEUES:
+        world.node.ctl("delete_queue", "-p", VHOST, queue)
+
+
+@fault("wipe-broker", weight=1, target="broker", loses=True)
+def wipe_broker(world: World, now: Circumstances) -> None:
+    """Its disk is gone."""
+    world.wipe_broker()
+    _wait(lambda: answers(world.node.port), now)
+
+
 # --- The database ------------------------------------------------------------------------------------------
 
 
@@ -333,6 +376,10 @@ def freeze_gateway(world: World, now: Circumstances) -> None:
         world.gateway.resume()
 
 
+#: The names of those that throw messages away.
+LOSING = frozenset(name for name, each in FAULTS.items() if each.loses)
+
+
 # --- How -------------------------------------------------------------------------------------------------
 
 
@@ -355,23 +402,23 @@ def _freeze(member: Member, now: Circumstances) -> None:
 
 
 def _wait_for_orders(now: Circumstances) -> None:
-    """Wait until some more orders were committed, so that something is under way; not longer than for a boot."""
+    """Wait until some more orders were committed, so that something is under way."""
     from django.db import DatabaseError, connections
 
     from orders.models import Order
 
     try:
         goal = Order.objects.count() + SOME_ORDERS
-        _wait(lambda: Order.objects.count() >= goal, now)
+        _wait(lambda: Order.objects.count() >= goal, now, ORDER_PATIENCE)
     except DatabaseError:
         return  # it is being broken as well
     finally:
         connections.close_all()
 
 
-def _wait(condition: Callable[[], bool], now: Circumstances) -> bool:
+def _wait(condition: Callable[[], bool], now: Circumstances, patience: float = BOOT_PATIENCE) -> bool:
     """Wait for what is about to come back; False if it does not, or everything is to be healed before."""
-    deadline = time.monotonic() + BOOT_PATIENCE
+    deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline or now.pause(0.2):
             return False

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from script.programs.chaos.faults import FAULTS, UNREACHABLE, Circumstances
 from script.programs.chaos.world import World
@@ -42,6 +43,8 @@ class Monkey:
 
     def __init__(self, world: World, planned: Sequence[Planned]) -> None:
         self.planned = planned
+        #: A line for each fault: when it was over, what it was, what came of it.
+        self.log = world.directory / "monkey.log"
         self.done: Counter[str] = Counter()
         #: What could not be done, because it was broken already.
         self.missed: Counter[str] = Counter()
@@ -82,20 +85,22 @@ class Monkey:
         fault = FAULTS[planned.fault]
         target = self._targets.get(fault.target)
         if target is not None and not target.acquire(blocking=False):
-            self._count(self.missed, fault.name)
+            self._note(self.missed, planned, "not possible: that is being broken already")
             return
         try:
             fault.do(self._world, Circumstances(planned.pick, planned.seconds, self._stop.wait))
-        except UNREACHABLE:
-            self._count(self.missed, fault.name)
+        except UNREACHABLE as error:
+            self._note(self.missed, planned, f"not possible: {error}")
         except Exception as error:
             self._own_errors.append(error)
         else:
-            self._count(self.done, fault.name)
+            self._note(self.done, planned, "done")
         finally:
             if target is not None:
                 target.release()
 
-    def _count(self, counter: Counter[str], name: str) -> None:
-        with self._lock:
-            counter[name] += 1
+    def _note(self, counter: Counter[str], planned: Planned, outcome: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        with self._lock, self.log.open("a") as log:
+            counter[planned.fault] += 1
+            log.write(f"{now} {planned.fault} {planned.seconds:.1f} s {planned.pick:.3f} {outcome}\n")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, connections
 
-from script.programs.chaos.faults import available
+from script.programs.chaos.faults import LOSING, available
+from script.programs.chaos.mending import TIMES, Mending, reconcile
 from script.programs.chaos.monkey import Monkey, plan
 from script.programs.chaos.shoppers import AT_ONCE, Outcome, Shoppers, hunters
 from script.programs.chaos.world import World, private_world
@@ -28,6 +29,8 @@ WARMING = 20.0
 #: Seconds for which ordering may go on after its time, and in which a world has to come to rest.
 LATE_ORDERS = 180.0
 REST_PATIENCE = 300.0
+#: Seconds after which what has not come counts as lost; see the settings.
+YOUNG = 3.0
 #: Seconds between two words on how far it has come, and between two looks at whether all is at rest.
 WORD_EVERY = 5.0
 LOOK_EVERY = 0.25
@@ -67,6 +70,7 @@ class Outcomes:
     ordering_seconds: float
     #: None: it did not come to rest.
     drain_seconds: float | None
+    mending: Mending
     certificate: "Certificate"
 
     @property
@@ -97,7 +101,9 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
             planned = plan(wanted.seed, wanted.seconds, wanted.every, wanted.faults or available(kind))
             shoppers, monkey = Shoppers(world.url, wanted.orders, wanted.seconds), Monkey(world, planned)
             ordering_seconds = _order_under_faults(world, shoppers, monkey, wanted.seconds)
+            say("Quiet: nothing more is broken.")
             drain_seconds = _come_to_rest(world)
+            mending = _mend(world)
         # Nothing of the product runs any more.
         from script.programs.chaos import certificate
 
@@ -110,7 +116,15 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
             _own_faults(world),
             ordering_seconds,
             drain_seconds,
-            certificate.judge(shoppers.attempts, world.gateway, pieces),
+            mending,
+            certificate.judge(
+                shoppers.attempts,
+                world.gateway,
+                pieces,
+                # What the monkey itself threw away, nobody but the command could bring back.
+                [] if LOSING.intersection(each.fault for each in planned) else mending.needed,
+                mending.wrong,
+            ),
         )
 
 
@@ -137,7 +151,6 @@ def _told(shoppers: Shoppers) -> str:
 
 def _come_to_rest(world: World) -> float | None:
     """Wait until nothing moves any more; how long that took, or None if it still moves after `REST_PATIENCE`."""
-    say("Quiet: nothing more is broken.")
     began = time.monotonic()
     moving: dict[str, int] = {}
     word = _Word(began, lambda: ", ".join(f"{count} {what}" for what, count in moving.items()) or "looking")
@@ -150,6 +163,21 @@ def _come_to_rest(world: World) -> float | None:
 
     rests = world.tend_until(world.is_whole, REST_PATIENCE) and world.tend_until(at_rest, REST_PATIENCE, LOOK_EVERY)
     return time.monotonic() - began if rests else None
+
+
+def _mend(world: World) -> Mending:
+    """Have lost messages sent again, and wait until they have come."""
+    from script.programs.chaos.certificate import lost
+
+    mending = Mending(lost())
+    say(f"{len(mending.lost)} lost. messages reconcile --repair ...")
+    # A broker that was slow a moment ago is not yet seen empty; what is young does not count as lost yet.
+    while mending.runs == 0 or (mending.runs < TIMES and lost()):
+        world.tend_until(lambda: False, YOUNG)
+        reconcile(world, mending)
+        _come_to_rest(world)
+    connections.close_all()
+    return mending
 
 
 def _still_moving(world: World) -> dict[str, int]:

@@ -15,6 +15,8 @@ MESSAGING = {
     "CONNECT_TIMEOUT": 3,
     "HEARTBEAT": 4,
     "RECONNECT_MAX": 2,
+    "RECONCILE_AFTER": 2,
+    "RECONCILE_INTERVAL": 5,
 }
 # Nobody collected static files, and nobody looks at them.
 STORAGES = {

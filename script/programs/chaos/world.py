@@ -2,11 +2,13 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -20,7 +22,7 @@ from script.programs.chaos.database import Database, open_database
 from script.services import packages
 from script.services.amqp import connect, consumer_count
 from script.services.owned import ServiceError, tail
-from script.services.ports import free_port
+from script.services.ports import answers, free_port
 from script.services.rabbitmq import RabbitMQNode
 from script.services.rabbitmq_directory import installed_scripts
 from script.services.sms_gateway import SmsGateway
@@ -53,7 +55,10 @@ class World:
     gateway: SmsGateway
     port: int
     members: Mapping[str, Member]
+    #: What each of them runs in.
+    environment: Mapping[str, str]
     _down_until: dict[str, float] = field(default_factory=dict)
+    _lost_vhost: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
@@ -68,10 +73,22 @@ class World:
         """Let `tend` start the broker, database or gateway only after that time."""
         self._down_until[service] = time.monotonic() + seconds
 
+    def wipe_broker(self) -> None:
+        """Kill the broker and throw its data away; it comes back empty, and is then given its vhost again."""
+        self.keep_down("broker", PATIENCE)
+        self.node.kill()
+        shutil.rmtree(self.node.directory / "data")
+        self._lost_vhost.set()
+        self.keep_down("broker", 0)
+
     def tend(self) -> None:
         """Start whatever ended. For the thread that made the world, again and again; takes a moment at most."""
         if self.node.pid is None and self._may_start("broker"):
             self.node.launch()
+        if self._lost_vhost.is_set() and answers(self.node.port):
+            with suppress(OSError):
+                self.node.add_vhost(VHOST)
+                self._lost_vhost.clear()
         cluster = self.database.cluster
         if cluster is not None and cluster.pid is None and self._may_start("database"):
             cluster.start()
@@ -159,7 +176,7 @@ def private_world(
         name: Member(name, command, mark=mark, home=ROOT, environment=environment)
         for name, command in commands(port, copies=2 if chosen.kind == "postgresql" else 1).items()
     }
-    world = World(directory, node, line, chosen, sms, port, members)
+    world = World(directory, node, line, chosen, sms, port, members, environment)
     try:
         if not world.tend_until(world.is_whole, PATIENCE, every=0.2):
             raise ServiceError(f"the world is not whole after {PATIENCE:.0f} s:\n{world.last_words()}", exit_code=1)

@@ -1,0 +1,63 @@
+"""After a run has come to rest: `messages reconcile` has to find just what is lost, and to send it again."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+from script.environment import ROOT
+from script.programs.chaos.world import World
+from script.services.owned import ServiceError
+
+#: Seconds that the command may take.
+PATIENCE = 120.0
+#: How often it is run until nothing is lost.
+TIMES = 3
+
+#: A message at a consumer: (consumer, message id).
+Key = tuple[str, str]
+
+
+@dataclass
+class Mending:
+    """What was lost before, and what the command made of it."""
+
+    lost: set[Key]
+    #: What the command called lost, the first time.
+    named: set[Key] = field(default_factory=set)
+    #: How often it was run.
+    runs: int = 0
+    exit_code: int = 0
+
+    @property
+    def needed(self) -> list[str]:
+        """What was lost before, in words."""
+        return [f"{message} at {consumer}" for consumer, message in sorted(self.lost)]
+
+    @property
+    def wrong(self) -> list[str]:
+        """What the command named without reason, or missed."""
+        unfounded = [f"{message} at {consumer}: not lost" for consumer, message in sorted(self.named - self.lost)]
+        missed = [f"{message} at {consumer}: not named" for consumer, message in sorted(self.lost - self.named)]
+        return unfounded + missed
+
+
+def reconcile(world: World, mending: Mending) -> None:
+    """Run `messages reconcile --repair` once. Raises `ServiceError` if it cannot do its work."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", "messages", "reconcile", "--repair", "--json"],
+        cwd=ROOT,
+        env=dict(world.environment),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    # 6: something is wrong that it cannot send again. The certificate has its own word on that.
+    if done.returncode not in {0, 6}:
+        raise ServiceError(f"messages reconcile ended with {done.returncode}: {done.stderr[-2000:]}", exit_code=1)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not mending.runs:
+        mending.named = {(each["consumer"], each["message_id"]) for each in found if each["trouble"] == "lost"}
+    mending.runs += 1
+    mending.exit_code = done.returncode
