@@ -140,9 +140,10 @@ def run_process(request: pytest.FixtureRequest, transactional_db: None, tmp_path
     """Starts `manage.py` commands and gunicorn on this test's database and broker; see `ProcessStarter`.
 
     They are ended before the database is emptied and the vhost deleted, and what they printed is shown if the test
-    fails. The broker is the one of the `vhost` or `breakable_broker` fixture, if the test asks for one.
+    fails. The broker is the one of the `vhost` or `breakable_broker` fixture, the database that of
+    `breakable_database`, if the test asks for one.
     """
-    for name in ("vhost", "breakable_broker"):
+    for name in ("breakable_database", "vhost", "breakable_broker"):
         if name in request.fixturenames:
             # Set up before, so torn down after, whatever the order of the test's arguments.
             request.getfixturevalue(name)

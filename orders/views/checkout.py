@@ -22,6 +22,7 @@ from orders.models import Order, RedPacket
 from orders.offer import Offer, OfferUnreadable
 from orders.services import place_order
 from orders.shipping import get_quote
+from orders.views.errors import unavailable
 from orders.visitors import get_or_make_key, visitor
 
 log = structlog.get_logger(__name__)
@@ -121,7 +122,7 @@ def _place(request: HttpRequest) -> HttpResponse:
     except OperationalError as error:
         log.error("order_not_placed", error=str(error))
         busy = "The shop is very busy and your order is not placed yet. Press the button again: you pay only once."
-        return _render(request, offer, form, [busy], status=503)
+        return unavailable(_render(request, offer, form, [busy]))
     Cart(request.session).forget(line.product_id for line in offer.lines)
     request.session.pop(_DRAFT_KEY, None)
     return redirect(order)
@@ -156,9 +157,7 @@ def _spendable(typed_code: str) -> RedPacket | None:
     return RedPacket.objects.spendable(timezone.now()).filter(code=code).first()
 
 
-def _render(
-    request: HttpRequest, offer: Offer, form: CheckoutForm, notices: list[str] | None = None, *, status: int = 200
-) -> HttpResponse:
+def _render(request: HttpRequest, offer: Offer, form: CheckoutForm, notices: list[str] | None = None) -> HttpResponse:
     context: dict[str, Any] = {
         "offer": offer,
         "form": form,
@@ -166,4 +165,4 @@ def _render(
         "country": destinations.name_of(offer.destination),
         "my_red_packets": RedPacket.objects.of(**visitor(request)).spendable(timezone.now()),
     }
-    return render(request, "orders/checkout.html", context, status=status)
+    return render(request, "orders/checkout.html", context)

@@ -17,6 +17,8 @@ from script.services.owned import (
     belongs,
     end,
     end_all,
+    owned_pids,
+    signal_owned,
     start_owned,
     tail,
     user_group,
@@ -101,6 +103,29 @@ class PostgreSQLCluster:
         if self.pid is not None:
             end(self.pid, self.directory, how=signal.SIGINT)
         self._end_leftovers()
+
+    def kill(self) -> None:
+        """kill -9 of the server and all its sessions, as a power cut would; `start` brings it back on the same port.
+
+        What was committed stays, what was under way is rolled back.
+        """
+        if self.pid is None:
+            raise ServiceError("The PostgreSQL server does not run: it cannot be killed.")
+        end(self.pid, self.directory, how=signal.SIGKILL)
+        self._end_leftovers()
+
+    def pause(self) -> None:
+        """Freeze the server and its sessions: connections stay open and nothing answers, until `resume`."""
+        if self.pid is None:
+            raise ServiceError("The PostgreSQL server does not run: it cannot be paused.")
+        # The server first, so that it starts no session in between.
+        for pid in [self.pid, *owned_pids(self.directory)]:
+            signal_owned(pid, self.directory, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused server go on; one that is not paused does not notice."""
+        for pid in owned_pids(self.directory):
+            signal_owned(pid, self.directory, signal.SIGCONT)
 
     @property
     def _data(self) -> Path:

@@ -9,3 +9,5 @@ from project.settings import MESSAGING as PROJECT_MESSAGING
 
 MESSAGING = {**PROJECT_MESSAGING, **json.loads(os.environ.get("WARREN_TEST_MESSAGING") or "{}")}
 INSTALLED_APPS = [*PROJECT_APPS, "tests.support.failpoints.FailpointsConfig"]
+# What a visitor sees of an error, not what a developer does.
+DEBUG = False

@@ -16,7 +16,7 @@ from messaging.models import Effect, InboxMessage, OutboxMessage
 from orders.models import Order, Product, TextMessage
 from orders.services import Wanted, place_order
 from orders.shipping import flat_rate
-from script.shopper import Shopper
+from script.shopper import Page, Shopper
 from tests.support import failpoints
 from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
 from tests.support.rounds import is_full
@@ -69,6 +69,11 @@ class Shop:
             self.refused.append(repr(error)[:300])
         self.slowest = max(self.slowest, time.monotonic() - began)
 
+    def visitor(self) -> tuple[Shopper, Page]:
+        """A visitor who has only to press the button."""
+        shopper = Shopper(self.web.url)
+        return shopper, shopper.fill_cart(self.slug)
+
     @contextmanager
     def shopping(self, orders_per_second: float = 5) -> Iterator[None]:
         """Inside, visitors place orders at about this rate."""
@@ -103,6 +108,18 @@ class Shop:
         eventually(everything_arrived, within, every=0.1, report=lambda: f"{situation()}\n{self._words()}")
         assert len(self.numbers) == Order.objects.count()
         assert_each_once()
+
+    def assert_promises_are_kept(self, within: float = 60) -> None:
+        """The same, where a visitor may have seen an error although the order was committed."""
+        eventually(everything_arrived, within, every=0.1, report=lambda: f"{situation()}\n{self._words()}")
+        committed = set(Order.objects.values_list("number", flat=True))
+        assert set(self.numbers) <= committed
+        assert_each_once()
+
+    def refuses(self, count: int) -> None:
+        """Wait until `count` further orders were refused."""
+        goal = len(self.refused) + count
+        eventually(lambda: len(self.refused) >= goal, 60, report=lambda: f"{self.web.output}")
 
     def _words(self) -> str:
         return "\n".join(f"--- {process}\n" + "\n".join(process.lines[-30:]) for process in self.processes)

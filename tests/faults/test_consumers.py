@@ -12,9 +12,9 @@ import pytest
 from messaging import handling
 from messaging.message import new_id
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
-from orders.models import Order, Product
+from orders.models import Product
 from tests.faults import notebook
-from tests.faults.shop import CONSUMING, Shop, environment, open_shop
+from tests.faults.shop import CONSUMING, environment, open_shop
 from tests.support import failpoints
 from tests.support.amqp import queue_length, send
 from tests.support.consuming import Noted, a_consumer, a_message, notes, registered
@@ -256,7 +256,8 @@ def test_a_rolling_restart_of_every_process_under_load_loses_and_doubles_nothing
         eventually(lambda: "Worker exiting" in shop.web.output, 40)
         shop.bought(5)
     shop.assert_everything_arrives_once()
-    shop.assert_unharmed(slowest=10)
+    # While the new worker boots, visitors wait in the queue of the port: nobody is refused.
+    shop.assert_unharmed(slowest=60)
 
 
 def test_web_processes_killed_under_load_lose_and_double_nothing(
@@ -269,14 +270,7 @@ def test_web_processes_killed_under_load_lose_and_double_nothing(
             shop.bought(5)
             shop.web.kill()
         shop.web = run_process.web(**environment())
-    everything_arrives_once(shop)
-
-
-def everything_arrives_once(shop: Shop) -> None:
-    promised = set(shop.numbers)
-    shop.numbers[:] = Order.objects.values_list("number", flat=True)
-    assert promised <= set(shop.numbers)
-    shop.assert_everything_arrives_once()
+    shop.assert_promises_are_kept()
 
 
 # --- Old and new code side by side -------------------------------------------------------------------------

@@ -262,6 +262,7 @@ def test_a_database_that_is_too_busy_is_said_and_pressing_again_places_the_order
         patch.setattr(checkout, "place_order", locked)
         response = buyer.press_place_order(offer)
     assert response.status_code == 503
+    assert response.headers["Retry-After"].isdecimal()
     assert "you pay only once" in text_of(response)
     assert number_in(buyer.press_place_order(offer_in(response)))
 

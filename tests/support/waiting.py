@@ -35,6 +35,11 @@ def eventually(
         time.sleep(every)
 
 
+def seconds_pass(seconds: float) -> None:
+    """Let time pass: a fault lasts, or something must not happen meanwhile. Not for what may take so long."""
+    time.sleep(seconds)
+
+
 def _source(condition: Callable[[], object]) -> str:
     try:
         return " ".join(inspect.getsource(condition).split())
