@@ -31,7 +31,7 @@ def test_a_database_that_fails_after_the_order_is_our_fault_and_pressing_again_l
     offer = buyer.open_checkout()
 
     with sessions_not_written():
-        assert buyer.press_place_order(offer).status_code == 500
+        assert buyer.press_place_order(offer).status_code == 503
 
     assert buyer.press_place_order(offer).url == f"/orders/{Order.objects.get().number}/"
 
