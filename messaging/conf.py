@@ -70,8 +70,8 @@ class MessagingSettings(BaseModel):
     #: How long a stopping consumer or RPC server may take to finish what it has started.
     stop_timeout: float = Field(default=25, gt=0)
 
-    #: Age from which a published message counts as lost that a consumer should have received, and did not, though its
-    #: queue is empty; and from which one that waits counts as stuck.
+    #: How long after its queue was seen empty a message counts as lost that has not arrived, and age from which one
+    #: that waits counts as stuck.
     reconcile_after: float = Field(default=300, gt=0)
     #: A message that was lost is sent again once in this time.
     reconcile_interval: float = Field(default=900, gt=0)

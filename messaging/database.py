@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import (
     DEFAULT_DB_ALIAS,
@@ -88,6 +88,15 @@ def take_turns(what: str, key: str) -> None:
         return
     with connection().cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_ADVISORY, f"{what}:{key}"])
+
+
+def now() -> datetime:
+    """Return the time by the database's clock."""
+    sql = "SELECT STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f+00:00', 'NOW')" if is_sqlite() else "SELECT STATEMENT_TIMESTAMP()"
+    with connection().cursor() as cursor:
+        cursor.execute(sql, [])
+        (found,) = cursor.fetchone()
+    return datetime.fromisoformat(found) if isinstance(found, str) else found
 
 
 def in_future(seconds: float) -> Combinable:

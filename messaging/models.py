@@ -301,10 +301,10 @@ class QueueSighting(models.Model):
     """What reconciling knows of a queue: what was published before it was empty, and left no inbox row, is lost."""
 
     queue = models.CharField(max_length=255, unique=True)
-    #: When somebody looked at it last, or is about to.
-    looked_at = models.DateTimeField(db_default=Now())
-    #: The last look that found it empty.
+    #: It was empty then, and that is long enough ago to tell what is lost.
     empty_at = models.DateTimeField(null=True, blank=True)
+    #: Later times at which it was empty (ISO 8601, oldest first), which are not yet that long ago.
+    young = models.JSONField(default=list, blank=True)
     #: All that was published before then has arrived, or was sent again.
     checked_until = models.DateTimeField(null=True, blank=True)
 

@@ -13,8 +13,6 @@ class Trouble(StrEnum):
     """What is wrong with a message at a consumer."""
 
     LOST = "lost"
-    #: Lost, and sent again a short time ago: nothing is wrong with it yet.
-    COMING = "coming"
     #: Handled more than once: a promise is broken.
     DOUBLED = "doubled"
     #: It waits for something that does not come by itself.

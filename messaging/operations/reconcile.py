@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
 from messaging import conf, consumers, database, outbox
+from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OutboxMessage, QueueSighting
-from messaging.operations import audit, sightings
+from messaging.operations import audit, lost, sightings
 from messaging.operations.findings import Finding, Trouble
-from messaging.operations.lost import lost, on_their_way, without_a_carrier
+from messaging.operations.lost import Account
 from messaging.operations.pages import pages
 from messaging.operations.stuck import doubled, stuck
 
 log = structlog.get_logger(__name__)
+
+#: How far back is looked for messages that were handled twice, unless told otherwise.
+LATELY = timedelta(days=1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,12 +33,17 @@ class Report:
 
     findings: list[Finding] = field(default_factory=list)
     sent_again: int = 0
-    #: Lost messages that were left for the next time.
-    left: int = 0
+    #: Consumers of which it cannot be said yet whether something is lost, and why.
+    undecided: dict[str, str] = field(default_factory=dict)
 
     def of(self, trouble: Trouble) -> list[Finding]:
         """Return the findings of one kind."""
         return [finding for finding in self.findings if finding.trouble is trouble]
+
+    @property
+    def left(self) -> int:
+        """How many lost messages were left for the next time."""
+        return len(self.of(Trouble.LOST)) - self.sent_again
 
     @property
     def is_well(self) -> bool:
@@ -50,29 +59,39 @@ def reconcile(
     since: timedelta | None = None,
     earlier: bool = False,
     limit: int | None = None,
+    lately: timedelta = LATELY,
 ) -> Report:
     """Look for lost, doubled and stuck messages; with `repair` send up to `limit` lost ones again.
 
     `names` are the consumers to look after (all). With `since` what was published within that time is checked once
-    more, whatever is accounted for. With `earlier` a consumer is also given what was published before it was there.
-    Each is sent to that consumer's queue alone, once per RECONCILE_INTERVAL, and audited as done by `by`.
+    more, whatever is accounted for. With `earlier` a consumer is also given what was published before it was there,
+    within that time. What was handled twice is looked for among what was handled `lately`. Each message is sent to its
+    consumer's queue alone, once per RECONCILE_INTERVAL, and audited as done by `by`. May be called at any time, also
+    by several at once.
 
-    Raises BrokerUnavailable, UnknownConsumer.
+    Raises BrokerUnavailable, UnknownConsumer, and ValueError for `earlier` without `since`.
     """
+    if earlier and since is None:
+        raise ValueError("earlier needs since: how far back")
     concerned = consumers.named(names) if names else consumers.registered()
-    sightings.look(concerned)
-    ranges = sightings.ranges(concerned, since)
+    seen = sightings.look(concerned)
     limit = conf.get().reconcile_limit if limit is None else limit
-    missing, coming_since = _first(lost(concerned, ranges, earlier=earlier), limit + 1)
-    gone = list(without_a_carrier(concerned))
-    report = Report(findings=[*missing, *gone, *doubled(), *stuck(concerned)])
-    if repair:
-        for page in pages([*missing, *(finding for finding in gone if finding.trouble is Trouble.LOST)][:limit]):
-            report.sent_again += _send_again(page, by)
-    report.left = len(report.of(Trouble.LOST)) - report.sent_again
-    not_there_yet = [finding.since for finding in (missing[limit:] if repair else missing)]
-    # In the order of publishing: before the first that is not there yet, all is accounted for.
-    sightings.remember(concerned, ranges, min([*coming_since, *not_there_yet], default=None))
+    report = Report()
+    for consumer in concerned:
+        account = _account(report, consumer, seen.get(consumer.name), since, limit + 1)
+        missing = [*account.lost, *lost.without_a_carrier(consumer, limit + 1)]
+        if earlier and since is not None:
+            missing += lost.earlier(consumer, since, limit + 1)
+        can_go = [finding for finding in missing if finding.trouble is Trouble.LOST]
+        go = can_go[: limit - report.sent_again] if repair else []
+        report.sent_again += len(sent := _send_again(consumer, go, by))
+        # What has come in the meantime, or was sent by somebody else, is not lost.
+        report.findings += [finding for finding in missing if finding not in go or finding in sent]
+        if left := [finding for finding in account.lost if finding not in go]:
+            account.stop_before(left[0].since)
+        if account.until is not None:
+            sightings.remember(consumer, account.until)
+    report.findings += [*doubled(lately), *stuck(concerned)]
     log.info(
         "messages.reconciled",
         lost=len(report.of(Trouble.LOST)),
@@ -83,49 +102,53 @@ def reconcile(
     return report
 
 
-def _first(findings: Iterator[Finding], number: int) -> tuple[list[Finding], list[datetime]]:
-    """Return so many that are lost, and the time of the first that is coming, if there is one before them. After a
-    broker lost its data there may be millions of either."""
-    missing: list[Finding] = []
-    coming_since: list[datetime] = []
-    for finding in findings:
-        if finding.trouble is Trouble.COMING:
-            coming_since = coming_since or [finding.since]
-        else:
-            missing.append(finding)
-            if len(missing) == number:
-                break
-    return missing, coming_since
+def _account(
+    report: Report, consumer: Consumer, seen: QueueSighting | None, since: timedelta | None, limit: int
+) -> Account:
+    """Return what became of the consumer's messages; where that cannot be said yet, note why."""
+    wait = sightings.patience(consumer).total_seconds()
+    if seen is None:
+        report.undecided[consumer.name] = f"queue {consumer.queue} is not empty"
+        return Account()
+    if seen.empty_at is None:
+        report.undecided[consumer.name] = f"queue {consumer.queue} must be seen empty once more, after {wait:g} s"
+        return Account()
+    begin = seen.checked_until
+    if since is not None:
+        with database.atomic():
+            begin = database.now() - since
+    account = lost.look_through(consumer, begin, seen.empty_at, limit)
+    if account.still_arriving and account.lost:
+        report.undecided[consumer.name] = f"what was in queue {consumer.queue} is still arriving"
+        account.stop_before(account.lost[0].since)
+        account.lost.clear()
+    return account
 
 
-def _send_again(findings: Sequence[Finding], by: str) -> int:
-    with database.one_of_many():
-        # Of two who reconcile at once the second sees what the first has sent.
-        queues = {consumers.get(finding.consumer).queue for finding in findings}
-        list(QueueSighting.objects.filter(queue__in=queues).order_by("pk").select_for_update())
-        coming = set(on_their_way([finding.message_id for finding in findings]))
-        mine = [finding for finding in findings if (finding.consumer, finding.message_id) not in coming]
-        outbox.write(list(_copies(mine)))
-        audit.record(
-            audit.Action.RECONCILE,
-            actor=by,
-            about="lost messages",
-            message_ids=[finding.message_id for finding in mine],
-            changed=len(mine),
-        )
-    for finding in mine:
-        log.warning("message.sent_again", message_id=finding.message_id, consumer=finding.consumer, why=finding.why)
-    return len(mine)
+def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> list[Finding]:
+    """Send these again, unless they have come, or somebody has sent them, in the meantime; return those sent."""
+    sent: list[Finding] = []
+    for page in pages(findings):
+        with database.one_of_many():
+            database.take_turns("reconcile", consumer.name)
+            mine = lost.still_lost(consumer, page)
+            outbox.write(list(_copies(consumer, mine)))
+            ids = [finding.message_id for finding in mine]
+            if ids:
+                audit.record(audit.Action.RECONCILE, actor=by, about=f"lost to {consumer.name}", message_ids=ids)
+        sent += mine
+    for finding in sent:
+        log.warning("message.sent_again", message_id=finding.message_id, consumer=consumer.name, why=finding.why)
+    return sent
 
 
-def _copies(findings: Sequence[Finding]) -> Iterator[OutboxMessage]:
-    """Yield an outbox row for each: the same message and attempt, for its consumer's queue alone."""
+def _copies(consumer: Consumer, findings: Sequence[Finding]) -> Iterator[OutboxMessage]:
+    """Yield an outbox row for each: the same message and attempt, for this consumer's queue alone."""
     published = OutboxMessage.objects.in_bulk([finding.outbox_id for finding in findings if finding.outbox_id])
     received = InboxMessage.objects.in_bulk([finding.inbox_id for finding in findings if finding.inbox_id])
     for finding in findings:
-        queue = consumers.get(finding.consumer).queue
         if finding.inbox_id is not None:
-            yield outbox.again(received[finding.inbox_id], queue, OutboxMessage.Origin.RECONCILE)
+            yield outbox.again(received[finding.inbox_id], consumer.queue, OutboxMessage.Origin.RECONCILE)
         elif finding.outbox_id is not None:
             row = published[finding.outbox_id]
             yield OutboxMessage(
@@ -135,8 +158,8 @@ def _copies(findings: Sequence[Finding]) -> Iterator[OutboxMessage]:
                 subject=row.subject,
                 correlation_id=row.correlation_id,
                 exchange="",
-                routing_key=queue,
-                consumer=finding.consumer,
+                routing_key=consumer.queue,
+                consumer=consumer.name,
                 attempt=row.attempt,
                 origin=OutboxMessage.Origin.RECONCILE,
                 ordering_key=row.ordering_key,

@@ -1,19 +1,21 @@
-"""Sightings: which queues are empty, and until when it is known that all has arrived.
+"""Sightings: when a consumer's queue was seen empty, and until when it is known that all has arrived.
 
-Empty means that no message is ready. One that some process still holds unacknowledged cannot be seen over AMQP: hence
-the age of RECONCILE_AFTER, and if such a one is sent again all the same, it carries the same id and attempt, and the
-inbox recognises the copy.
+Empty means that no message is ready to be delivered. One look proves nothing: what a process holds unacknowledged
+cannot be seen over AMQP, and RabbitMQ says 0 of a quorum queue, too, whose leader does not answer within a quarter of a
+second (so `rabbit_quorum_queue:stat`). Therefore a sighting counts only once it is as old as a consumer may take for
+one message, and only while the queue is empty then again: what was in it has been delivered, and whoever got it has had
+the time to leave an inbox row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db.models import F, Q
-from django.db.models.functions import Least, Now
+import structlog
+from django.db.models import Q
 
 from messaging import conf, database, topology
 from messaging.broker.connection import Connection
@@ -21,30 +23,74 @@ from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.models import QueueSighting
 
+log = structlog.get_logger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """The time of publishing within which a consumer's messages are checked: from (None: ever), and before."""
-
-    begin: datetime | None
-    end: datetime
-
-    def covers(self, moment: datetime) -> bool:
-        """Whether what was published then is to be checked."""
-        return (self.begin is None or moment >= self.begin) and moment < self.end
+#: Looks at a queue that is not empty, and the seconds between them: a busy one is empty for moments only.
+LOOKS = 5
+PAUSE = 0.1
+#: Sightings that are kept while they are too young to count, at most about.
+KEPT = 4
 
 
-def look(concerned: Sequence[Consumer]) -> None:
-    """Note which queues are empty. Raises BrokerUnavailable."""
-    queues = [consumer.queue for consumer in concerned]
-    with database.atomic():
-        QueueSighting.objects.bulk_create([QueueSighting(queue=queue) for queue in queues], ignore_conflicts=True)
-        # Before the look: what is published after this may not be in the queue yet.
-        QueueSighting.objects.filter(queue__in=queues).update(looked_at=Now())
+def look(concerned: Sequence[Consumer]) -> dict[str, QueueSighting]:
+    """Note which queues are empty; return, by consumer, what is known of those that are. One that does not exist is
+    empty. Raises BrokerUnavailable."""
     with _connection() as connection:
-        empty = [queue for queue in queues if _is_empty(connection, queue)]
+        # The time first: what is published after it may not be in the queue yet.
+        looks = [(consumer, _now(), _is_empty(connection, consumer.queue)) for consumer in concerned]
+    return {consumer.name: _note(consumer, seen_at) for consumer, seen_at, empty in looks if empty}
+
+
+def patience(consumer: Consumer) -> timedelta:
+    """Return how long the consumer may take for one message before that is missed."""
+    settings = conf.get()
+    return timedelta(seconds=max(settings.reconcile_after, consumer.handler_timeout + settings.handler_grace))
+
+
+def remember(consumer: Consumer, until: datetime) -> None:
+    """Note that all that was published for the consumer before then is accounted for."""
+    later = Q(checked_until=None) | Q(checked_until__lt=until)
     with database.atomic():
-        QueueSighting.objects.filter(queue__in=empty).update(empty_at=F("looked_at"))
+        QueueSighting.objects.filter(later, queue=consumer.queue).update(checked_until=until)
+
+
+def _note(consumer: Consumer, seen_at: datetime) -> QueueSighting:
+    """Note that the queue was empty at `seen_at` or soon after; let the newest sighting count that is old enough."""
+    wait = patience(consumer)
+    with database.atomic():
+        QueueSighting.objects.bulk_create([QueueSighting(queue=consumer.queue)], ignore_conflicts=True)
+        known = QueueSighting.objects.select_for_update().get(queue=consumer.queue)
+        seen = [datetime.fromisoformat(text) for text in known.young]
+        known.empty_at = max((at for at in seen if at <= seen_at - wait), default=known.empty_at)
+        seen = [at for at in seen if known.empty_at is None or at > known.empty_at]
+        if not seen or seen[-1] <= seen_at - wait / KEPT:
+            seen.append(seen_at)
+        known.young = [at.isoformat() for at in seen]
+        known.save(update_fields=["empty_at", "young"])
+    return known
+
+
+def _now() -> datetime:
+    with database.atomic():
+        return database.now()
+
+
+def _is_empty(connection: Connection, queue: str) -> bool:
+    for left in reversed(range(LOOKS)):
+        try:
+            answer = connection.call("queue_declare", queue=queue, passive=True)
+        except ChannelClosed as error:
+            # One that is gone took its messages along. One whose node is down is not found either, but RabbitMQ says
+            # so; of one that this user may not see nobody knows.
+            gone = error.code == topology.NOT_FOUND and "no queue" in error.text
+            if not gone:
+                log.warning("reconcile.queue_not_seen", queue=queue, reason=str(error))
+            return gone
+        if not answer.method.message_count:
+            return True
+        if left:
+            time.sleep(PAUSE)
+    return False
 
 
 @contextmanager
@@ -57,35 +103,3 @@ def _connection() -> Iterator[Connection]:
         yield connection
     finally:
         connection.stop()
-
-
-def _is_empty(connection: Connection, queue: str) -> bool:
-    try:
-        answer = connection.call("queue_declare", queue=queue, passive=True)
-    except ChannelClosed as error:
-        # One that is gone took its messages along. Of one that this user may not see nobody knows.
-        return error.code == topology.NOT_FOUND
-    return not answer.method.message_count
-
-
-def ranges(concerned: Sequence[Consumer], since: timedelta | None) -> dict[str, Range]:
-    """Return what is to be checked for each consumer; nothing for one whose queue was never seen empty."""
-    by_queue = {consumer.queue: consumer.name for consumer in concerned}
-    sightings = QueueSighting.objects.filter(queue__in=by_queue, empty_at__isnull=False).annotate(
-        end=Least("empty_at", database.in_future(-conf.get().reconcile_after)),
-        begin=F("checked_until") if since is None else database.in_future(-since.total_seconds()),
-    )
-    with database.atomic():
-        return {by_queue[each.queue]: Range(each.begin, each.end) for each in sightings}
-
-
-def remember(concerned: Sequence[Consumer], ranges: Mapping[str, Range], lost_since: datetime | None) -> None:
-    """Note until when all is accounted for: up to the first message that is lost still, published at `lost_since`."""
-    for consumer in concerned:
-        if consumer.name not in ranges:
-            continue
-        end = ranges[consumer.name].end
-        until = min(end, lost_since or end)
-        later = Q(checked_until=None) | Q(checked_until__lt=until)
-        with database.atomic():
-            QueueSighting.objects.filter(later, queue=consumer.queue).update(checked_until=until)

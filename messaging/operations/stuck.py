@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import islice
 
-from django.db.models import Count, Q
+from django.db.models import Exists, OuterRef, Q
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from messaging import conf, database, ordering
@@ -14,40 +16,46 @@ from messaging.consumers import Consumer
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.operations.findings import Finding, Trouble, about_inbox
 
-#: How far back is looked for messages that were handled twice.
-DOUBLED_WITHIN = timedelta(days=1)
 #: Findings of one kind that are told at most: one says as much as a thousand.
 TOLD = 100
 
 
-def doubled() -> Iterator[Finding]:
-    """Yield what was handled more than once."""
-    handled = DeliveryAttempt.objects.filter(
-        outcome=DeliveryAttempt.Outcome.HANDLED,
-        inbox_message__state__in=[InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE],
-        inbox_message__changed_at__gte=database.in_future(-DOUBLED_WITHIN.total_seconds()),
-    )
+def doubled(within: timedelta) -> Iterator[Finding]:
+    """Yield what was handled not longer ago than `within`, and had been handled before."""
+    handled = DeliveryAttempt.objects.filter(outcome=DeliveryAttempt.Outcome.HANDLED)
+    before = handled.filter(inbox_message=OuterRef("inbox_message"), pk__lt=OuterRef("pk"))
     with database.atomic():
-        counts = dict(
-            handled.order_by().values_list("inbox_message").annotate(times=Count("pk")).filter(times__gt=1)[:TOLD]
-        )
-        rows = list(InboxMessage.objects.filter(pk__in=counts).defer("body", "headers"))
-    for row in rows:
-        yield about_inbox(row, Trouble.DOUBLED, f"it was handled {counts[row.pk]} times")
+        first = _first_attempt_since(database.now() - within)
+        again = handled.filter(Exists(before), pk__gte=first).select_related("inbox_message").order_by("pk")
+        attempts = list(again.defer("traceback", "inbox_message__body", "inbox_message__headers")[:TOLD])
+    for attempt in attempts:
+        finding = about_inbox(attempt.inbox_message, Trouble.DOUBLED, "it was handled again")
+        yield replace(finding, since=attempt.finished_at)
+
+
+def _first_attempt_since(moment: datetime) -> int:
+    """Return where in the table of attempts, which grows at its end, those begin that finished after `moment`.
+
+    By halves: there is no index on that time, and the table holds months.
+    """
+    attempts = DeliveryAttempt.objects.order_by("pk")
+    low, high = 0, (attempts.reverse().values_list("pk", flat=True).first() or 0) + 1
+    while low < high:
+        middle = (low + high) // 2
+        finished = attempts.filter(pk__gte=middle).values_list("finished_at", flat=True).first()
+        if finished is not None and finished < moment:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def stuck(concerned: Sequence[Consumer]) -> Iterator[Finding]:
     """Yield what has waited for longer than RECONCILE_AFTER, and what waits for a person."""
     overdue = database.in_future(-conf.get().reconcile_after)
-    yield from _stuck_in_outbox(Q(publish_at__lt=overdue))
-    by_name = {consumer.name: consumer for consumer in concerned}
+    yield from _stuck_in_outbox(overdue)
     with database.atomic():
-        waiting = list(
-            InboxMessage.objects.filter(
-                consumer__in=by_name, state=InboxMessage.State.WAITING, changed_at__lt=overdue
-            ).defer("body", "headers")[:TOLD]
-        )
-        forgotten = [row for row in waiting if not ordering.has_predecessors(by_name[row.consumer], row)]
+        forgotten = list(islice(_forgotten(concerned, overdue), TOLD))
         effects = list(
             Effect.objects.filter(
                 Q(state=Effect.State.UNKNOWN)
@@ -60,17 +68,28 @@ def stuck(concerned: Sequence[Consumer]) -> Iterator[Finding]:
     for effect in effects:
         unknown = effect.state == Effect.State.UNKNOWN
         why = "nobody knows whether it was done" if unknown else "is due, and nobody does it: does its consumer run?"
-        finding = about_inbox(effect.inbox_message, Trouble.STUCK, f"effect {effect.name}: {why}")
+        finding = about_inbox(effect.inbox_message, Trouble.STUCK, f"effect {effect.name} ({effect.pk}): {why}")
         yield replace(finding, since=effect.changed_at)
 
 
-def _stuck_in_outbox(overdue: Q) -> Iterator[Finding]:
+def _forgotten(concerned: Sequence[Consumer], overdue: Combinable) -> Iterator[InboxMessage]:
+    """Yield the first message of each ordering key that waits, although its turn has come."""
+    for consumer in concerned:
+        waiting = InboxMessage.objects.filter(consumer=consumer.name, state=InboxMessage.State.WAITING)
+        keys = waiting.filter(changed_at__lt=overdue).order_by("ordering_key").values_list("ordering_key", flat=True)
+        for key in keys.distinct().iterator():
+            first = waiting.filter(ordering_key=key).order_by("position").defer("body", "headers").first()
+            if first is not None and not ordering.has_predecessors(consumer, first):
+                yield first
+
+
+def _stuck_in_outbox(overdue: Combinable) -> Iterator[Finding]:
     states = OutboxMessage.State
     free = Q(lease_until=None) | Q(lease_until__lt=Now())
     rows = OutboxMessage.objects.filter(
-        (Q(state__in=[states.PENDING, states.UNROUTABLE]) & overdue & free)
-        # One that is unroutable comes due again and again: what counts is for how long it has been.
-        | Q(state=states.UNROUTABLE, created_at__lt=database.in_future(-conf.get().reconcile_after))
+        (Q(state__in=[states.PENDING, states.UNROUTABLE], publish_at__lt=overdue) & free)
+        # One that the broker does not take comes due again and again: what counts is for how long it has been.
+        | Q(state__in=[states.PENDING, states.UNROUTABLE], publish_attempts__gt=0, created_at__lt=overdue)
         | Q(state=states.FAILED)
     )
     with database.atomic():

@@ -45,6 +45,17 @@ def test_a_worker_prunes_when_it_is_asked_to(vhost: str, run_process: ProcessSta
     assert worker.stop() == 0
 
 
+def test_a_worker_reconciles_when_it_is_asked_to(vhost: str, run_process: ProcessStarter) -> None:
+    stuck = outbox_row(timedelta(days=1))
+    OutboxMessage.objects.filter(pk=stuck.pk).update(state=OutboxMessage.State.FAILED)
+    worker = run_process.program(*WORKER)
+    worker.wait_for_line(r"ready\.", timeout=40)
+
+    assert run_process.program(*CELERY, "call", "messaging.reconcile").wait() == 0
+
+    assert "stuck=1" in worker.wait_for_line(r"messages\.reconciled.*").string
+
+
 def test_beat_asks_for_what_the_worker_knows(vhost: str, run_process: ProcessStarter) -> None:
     outbox_row(timedelta(days=15))
     run_process.program(*WORKER).wait_for_line(r"ready\.", timeout=40)

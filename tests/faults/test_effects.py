@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 
 from messaging import consumers, effects, ledger
 from messaging.models import Effect, InboxMessage
@@ -227,6 +228,24 @@ def test_a_consumer_killed_at_any_point_sends_no_text_twice_by_a_gateway_that_te
         if point in DOUBTFUL:
             assert "may have been done or not" in effect.error
     assert len(careless.ledger.requests()) == len(careless.ledger.texts()), "none was sent again blindly"
+
+
+@once
+@pytest.mark.parametrize("point", DOUBTFUL)
+def test_what_nobody_knows_is_settled_by_a_person_and_every_order_has_its_one_text(
+    careless: SmsGateway, run_sms: Run, survivor: Any, product: Product, point: str
+) -> None:
+    """F56."""
+    order = kill_at(point, careless, run_sms, product)
+    with survivor(careless):
+        effect = settled(order, State.UNKNOWN)
+        texts = careless.ledger.texts(effect.key)  # the person looks into the gateway's log
+        verdict = ["--done", "--reference", texts[0].id] if texts else ["--not-done"]
+        call_command("messages", "settle", effect.key, *verdict)
+        effect = settled(order, State.DONE)
+    (text,) = careless.ledger.texts()
+    assert effect.reference == text.id
+    assert step_of(order).state == "done"
 
 
 # --- a gateway that misbehaves -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from django.contrib.auth.models import User
 
 from messaging.delivery import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import cancel, hasten, prune, replay
+from messaging.operations import cancel, hasten, lost, prune, replay, sightings
+from messaging.operations.reconcile import reconcile
 from messaging.operations.wanted import Wanted
 from messaging.sweep import sweep
 from orders.models import Product, TextMessage
@@ -94,11 +96,14 @@ def test_two_people_who_replay_a_dead_message_at_once_replay_it_once_and_both_ar
     assert Counter(replays.values_list("actor", flat=True)) == {"ann": len(tries), "bob": len(tries)}
 
 
-def test_sweep_relays_replay_hastening_and_pruning_all_at_once_lose_and_double_nothing(
-    vhost: str, settings: Any
+def test_sweep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_nothing(
+    vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F75."""
-    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_INTERVAL": 0.5}
+    # So little that whatever is slow is called lost, and sent again though it is not.
+    for module in (lost, sightings):
+        monkeypatch.setattr(module, "patience", lambda consumer: timedelta(seconds=0.2))
     dice, healed = random.Random(75), threading.Event()
 
     def unreliable(event: Noted, delivery: Delivery) -> None:
@@ -126,6 +131,7 @@ def test_sweep_relays_replay_hastening_and_pruning_all_at_once_lose_and_double_n
             looping(lambda: hasten.hasten(everything, by="ann")),
             looping(lambda: sweep([consumer])),
             looping(prune.prune),
+            looping(lambda: reconcile(repair=True, by="cron")),
         ]
         texts: list[str] = []
         until = time.monotonic() + seconds

@@ -1,244 +1,648 @@
-"""What the broker lost is named, and sent again once; nobody else is disturbed."""
+"""What the broker lost is named, and sent again once; nothing else is, and nobody else is disturbed."""
 
-from collections.abc import Iterator
-from datetime import timedelta
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
+from django.db.models import DateTimeField, F
 from django.db.models.functions import Now
+from django.utils import timezone
 
-from messaging import database
+from messaging import consumers, database, effects, handling, inbox
 from messaging.consumers import Consumer
-from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage, QueueSighting
+from messaging.delivery import Delivery
+from messaging.exceptions import BrokerUnavailable
+from messaging.models import (
+    DeliveryAttempt,
+    Effect,
+    InboxMessage,
+    OperatorAction,
+    OutboxMessage,
+    QueueSighting,
+)
+from messaging.operations import lost, sightings
 from messaging.operations.findings import Trouble
 from messaging.operations.reconcile import Report, reconcile
+from messaging.sweep import sweep
 from tests.support.amqp import plain_channel
-from tests.support.consuming import Noted, a_consumer, notes, registered
+from tests.support.consuming import (
+    Noted,
+    a_consumer,
+    a_delivery,
+    a_message,
+    delivery_of,
+    note,
+    notes,
+    registered,
+    take_note,
+)
 from tests.support.running import IMPATIENT, InThread, RunningWorker, add, running_relay, running_worker, take_all
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-CONSUMER = a_consumer()
+State = InboxMessage.State
 
 
 @pytest.fixture(autouse=True)
 def impatience(vhost: str, settings: Any) -> Iterator[None]:
-    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_AFTER": 0.001, "RECONCILE_INTERVAL": 1000}
-    with registered(CONSUMER):
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    with registered():
         yield
 
 
-def published(*texts: str) -> None:
-    """Events that lie in the consumer's queue, and are marked published."""
+def known(name: str = "notes", handler: Callable[..., None] = take_note, **changes: Any) -> Consumer:
+    """A consumer that relays and reconcile know."""
+    consumer = a_consumer(handler, name, **changes)
+    consumers._registry[consumer.name] = consumer
+    return consumer
+
+
+def published(*texts: str, **options: Any) -> list[OutboxMessage]:
+    """Events that have gone out to the queues of all who are known."""
+    rows = add(*(Noted(text=text) for text in texts), **options)
+    relayed()
+    return rows
+
+
+def relayed() -> None:
+    """Let everything go out that waits."""
     with running_relay():
-        for text in texts:
-            add(Noted(text=text))
-        eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists())
+        eventually(lambda: not OutboxMessage.objects.filter(state="pending").exists())
 
 
-def handled(consumer: Consumer = CONSUMER) -> None:
-    """Empty the queue by the consumer, with a relay at hand."""
-    with running_relay(), running_worker(consumer):
-        eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists())
-        RunningWorker([consumer], burst=True).join()
+def handled(*wanted: Consumer) -> None:
+    """Let everything in the queues be handled."""
+    RunningWorker(list(wanted), burst=True).join()
 
 
-def looked(repair: bool = True, **options: Any) -> Report:
-    return reconcile(repair=repair, by="test", **options)
+def time_passes(minutes: float = 60) -> None:
+    """Let everything have happened that much longer ago."""
+    before = timedelta(minutes=minutes)
+    for model in (OutboxMessage, InboxMessage, DeliveryAttempt, Effect, QueueSighting):
+        times = [f.name for f in model._meta.concrete_fields if isinstance(f, DateTimeField)]
+        model._default_manager.update(**{name: F(name) - before for name in times})
+    for sighting in QueueSighting.objects.all():
+        sighting.young = [(datetime.fromisoformat(text) - before).isoformat() for text in sighting.young]
+        sighting.save()
 
 
-def lost(report: Report) -> list[str]:
-    return [finding.message_id for finding in report.of(Trouble.LOST)]
+def sighted() -> None:
+    """Let every queue be seen empty, now and a while ago."""
+    time_passes(minutes=5)
+    named()
+    time_passes()
+    named()
 
 
-def test_a_message_removed_from_a_queue_by_hand_is_named_sent_again_and_handled_once(vhost: str) -> None:
-    published("first", "second", "third")
+def named(**options: Any) -> Report:
+    """What is found, without changing anything."""
+    return reconcile(repair=False, by="", **options)
+
+
+def repaired(**options: Any) -> Report:
+    return reconcile(repair=True, by="ann", **options)
+
+
+def lost_ids(report: Report) -> list[str]:
+    return [each.message_id for each in report.of(Trouble.LOST)]
+
+
+def exit_code(*arguments: str) -> int:
+    try:
+        call_command("messages", "reconcile", *arguments)
+    except CommandError as error:
+        return error.returncode
+    return 0
+
+
+# --- lost --------------------------------------------------------------------------------------------------
+
+
+def test_what_arrived_is_not_off(vhost: str) -> None:
+    notes_ = known()
+    published("a", "b", "c")
+    handled(notes_)
+    sighted()
+    assert repaired() == Report()
+
+
+def test_a_message_deleted_by_hand_is_named_then_sent_again_and_handled_once(vhost: str) -> None:
+    consumer = known()
+    rows = published("a", "b", "c")
     with plain_channel(vhost) as channel:
-        _, properties, _ = channel.basic_get("tests.notes", auto_ack=True)
-    handled()
-    assert notes() == 2
+        method, properties, _ = channel.basic_get(consumer.queue, auto_ack=True)
+    assert method
+    handled(consumer)
+    sighted()
 
-    named = looked(repair=False)
-    assert lost(named) == [properties.message_id]
-    assert not named.is_well
-    assert looked().sent_again == 1
-    handled()
-    assert notes() == 3
-    assert looked().findings == []
-    assert set(DeliveryAttempt.objects.values_list("outcome", flat=True)) == {"handled"}
+    report = named()
+    (finding,) = report.findings
+    assert (finding.trouble, finding.message_id, finding.consumer) == ("lost", properties.message_id, "notes")
+    assert not report.is_well
+    assert OutboxMessage.objects.count() == 3
 
-
-def test_a_purged_queue_is_repaired(vhost: str) -> None:
-    """F12."""
-    published("first", "second")
-    with plain_channel(vhost) as channel:
-        channel.queue_purge("tests.notes")
-    assert looked().sent_again == 2
-    handled()
-    assert notes() == 2
-
-
-def test_what_was_in_a_deleted_queue_comes_again(vhost: str) -> None:
-    published("first", "second")
-    with plain_channel(vhost) as channel:
-        channel.queue_delete("tests.notes")
-    assert looked().sent_again == 2
-    handled()
-    assert notes() == 2
-
-
-def test_a_retry_that_the_broker_lost_comes_again(vhost: str) -> None:
-    def fail(event: Noted, delivery: Any) -> None:
-        if delivery.attempt == 1:
-            raise RuntimeError
-        CONSUMER.handler(event, delivery)
-
-    failing = a_consumer(fail)
-    published("first")
-    RunningWorker([failing], burst=True).join()
-    with running_relay():
-        eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists())
-    with plain_channel(vhost) as channel:
-        channel.queue_purge("tests.notes")
-
-    report = looked()
-    assert report.sent_again == 1
+    assert repaired().is_well
     again = OutboxMessage.objects.get(origin="reconcile")
-    assert (again.attempt, again.consumer, again.routing_key) == (2, "notes", "tests.notes")
-    handled(failing)
+    assert (again.message_id, again.attempt, again.consumer) == (properties.message_id, 1, "notes")
+    assert (again.exchange, again.routing_key) == ("", consumer.queue)
+    action = OperatorAction.objects.get()
+    assert (action.action, action.actor, action.changed) == ("reconcile", "ann", 1)
+    assert repaired() == Report()
+
+    relayed()
+    handled(consumer)
+    assert notes() == len(rows)
+    sighted()
+    assert repaired() == Report()
+    assert OutboxMessage.objects.count() == 4
+
+
+def test_only_the_consumer_that_missed_it_gets_it_again(vhost: str) -> None:
+    first, second = known("first"), known("second")
+    published("a", "b")
+    handled(first)
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(second.queue)
+    sighted()
+    assert {each.consumer for each in repaired().findings} == {"second"}
+    relayed()
+    assert take_all(vhost, first.queue) == []
+    assert len(take_all(vhost, second.queue)) == 2
+
+
+def test_a_queue_that_is_gone_counts_as_empty(vhost: str) -> None:
+    consumer = known()
+    (row,) = published("a")
+    with plain_channel(vhost) as channel:
+        channel.queue_delete(consumer.queue)
+    sighted()
+    assert lost_ids(repaired()) == [row.message_id]
+    relayed()
+    handled(consumer)
     assert notes() == 1
 
 
-def test_what_lies_in_its_queue_is_not_lost() -> None:
-    published("first")
-    assert looked().findings == []
+def test_what_waits_in_its_queue_is_not_lost(vhost: str) -> None:
+    consumer = known()
+    published("a", "b")
+    for _ in range(3):
+        report = repaired()
+        assert report.findings == []
+        assert report.undecided == {"notes": f"queue {consumer.queue} is not empty"}
+        time_passes()
+    assert OutboxMessage.objects.count() == 2
 
 
-def test_what_was_sent_again_is_not_sent_again_at_once(vhost: str) -> None:
-    published("first")
-    take_all(vhost, "tests.notes")
-    assert looked().sent_again == 1
-    assert looked().sent_again == 0
-    with running_relay():
-        eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists())
-    take_all(vhost, "tests.notes")  # lost once more
-    assert looked().findings == []
-    OutboxMessage.objects.filter(origin="reconcile").update(created_at=database.in_future(-2000))
-    assert looked().sent_again == 1
-
-
-def test_two_who_reconcile_at_once_send_it_once(vhost: str) -> None:
-    published(*(str(number) for number in range(10)))
-    take_all(vhost, "tests.notes")
-    both = [InThread(looked, "reconcile") for _ in range(2)]
-    assert sum(each.join(60).sent_again for each in both) == 10
-    assert OutboxMessage.objects.filter(origin="reconcile").count() == 10
-
-
-def test_a_limit_is_kept_and_the_rest_comes_next_time(vhost: str) -> None:
-    published(*(str(number) for number in range(5)))
-    take_all(vhost, "tests.notes")
-    first = looked(limit=2)
-    assert (first.sent_again, first.is_well) == (2, False)
-    assert looked(limit=2).sent_again == 2
-    last = looked(limit=2)
-    assert (last.sent_again, last.left) == (1, 0)
-    handled()
-    assert notes() == 5
-
-
-def test_pages_leave_nothing_out(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are marked in batches: many have the very same time."""
-    published(*(str(number) for number in range(10)))
-    take_all(vhost, "tests.notes")
-    OutboxMessage.objects.update(published_at=Now())
-    monkeypatch.setattr("messaging.operations.lost.PAGE", 3)
-    assert looked().sent_again == 10
-
-
-def test_naming_forgets_nothing(vhost: str) -> None:
-    published("first")
-    take_all(vhost, "tests.notes")
-    for _ in range(2):
-        assert len(lost(looked(repair=False))) == 1
-    assert looked().sent_again == 1
-
-
-def test_what_is_accounted_for_is_not_looked_at_again(vhost: str) -> None:
-    published("first")
-    handled()
-    assert looked().findings == []
-    sighting = QueueSighting.objects.get()
-    assert sighting.checked_until
-    assert sighting.checked_until > OutboxMessage.objects.get().published_at
-    InboxMessage.objects.all().delete()  # as a backup that was restored would
-    assert looked().findings == []
-    assert looked(since=timedelta(days=1)).sent_again == 1
-
-
-def test_a_consumer_deployed_today_does_not_receive_yesterday_unless_asked() -> None:
-    published("yesterday")
-    handled()
-    newcomer = a_consumer(name="newcomer")
-    with registered(CONSUMER, newcomer):
-        published("today")
-        handled(newcomer)
-        handled()
-        assert looked().findings == []
-        assert notes("today") == 2
-        assert looked(names=["newcomer"], since=timedelta(days=1), earlier=True).sent_again == 1
-        handled(newcomer)
-        assert notes("yesterday") == 2
-        assert notes("today") == 2
-
-
-def test_what_was_sent_again_by_mistake_is_a_duplicate(vhost: str) -> None:
-    """An unacknowledged message cannot be seen: the queue looks empty, and the message is on its way."""
-    published("first")
+def test_one_look_proves_nothing(vhost: str) -> None:
+    known()
+    published("a")
     with plain_channel(vhost) as channel:
-        channel.basic_get("tests.notes", auto_ack=False)
-        assert looked().sent_again == 1
-    handled()
-    eventually(lambda: notes() == 1)
-    assert InboxMessage.objects.get().state == "handled"
-    assert DeliveryAttempt.objects.count() == 1
+        channel.queue_purge("tests.notes")
+    report = repaired()
+    assert report.findings == []
+    assert "seen empty once more" in report.undecided["notes"]
 
 
-def test_the_command_says_what_is_wrong_and_what_to_do(vhost: str, capsys: pytest.CaptureFixture[str]) -> None:
-    published("first")
-    take_all(vhost, "tests.notes")
-    with pytest.raises(CommandError, match="sent again with --repair") as error:
-        call_command("messages", "reconcile")
-    assert error.value.returncode == 6
-    assert "1 lost, 0 doubled, 0 stuck" in capsys.readouterr().out
-    call_command("messages", "reconcile", "--repair")
-    assert "1 message sent again" in capsys.readouterr().out
-    action = OperatorAction.objects.get()
-    assert (action.action, action.changed) == ("reconcile", 1)
+def test_messages_in_the_hands_of_a_slow_consumer_are_not_lost(vhost: str) -> None:
+    """The queue shows none ready, and RabbitMQ tells nobody over AMQP of those that were delivered."""
+
+    consumer = known()
+    rows = published(*(str(number) for number in range(4)))
+    with plain_channel(vhost) as channel:
+        held = [channel.basic_get(consumer.queue) for _ in rows]
+        assert all(method for method, _, _ in held)
+        named()
+        for row in rows:
+            time_passes()
+            assert handling.handle(consumer, delivery_of(row)) == "handled"
+            for _ in range(2):
+                assert repaired().findings == []
+    assert not OutboxMessage.objects.filter(origin="reconcile").exists()
 
 
-def test_without_a_broker_nobody_can_say_what_is_lost(settings: Any) -> None:
+def test_a_lost_retry_is_sent_again_with_its_attempt(vhost: str) -> None:
+    moods = [ValueError("no")]
+
+    def moody(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if moods:
+            raise moods.pop()
+
+    consumer = known(handler=moody)
+    published("a")
+    handled(consumer)
+    assert InboxMessage.objects.get().attempt == 2
+    relayed()
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    sighted()
+    (finding,) = repaired().findings
+    assert "attempt 2 has not come" in finding.why
+    assert OutboxMessage.objects.get(origin="reconcile").attempt == 2
+    relayed()
+    handled(consumer)
+    assert InboxMessage.objects.get().state == State.HANDLED
+    assert notes() == 1
+
+
+def test_a_copy_that_is_lost_too_is_sent_again_after_the_interval_only(vhost: str) -> None:
+    consumer = known()
+    published("a")
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    sighted()
+    assert repaired().sent_again == 1
+    relayed()
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    time_passes(minutes=2)
+    named()
+    time_passes(minutes=8)
+    assert repaired() == Report()
+    time_passes(minutes=10)
+    assert repaired().sent_again == 1
+    relayed()
+    handled(consumer)
+    assert OutboxMessage.objects.filter(origin="reconcile").count() == 2
+    assert notes() == 1
+
+
+def test_no_more_than_the_limit_are_sent_at_once_and_the_rest_next_time(vhost: str) -> None:
+    consumer = known()
+    published(*(str(number) for number in range(25)))
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    sighted()
+    assert [repaired(limit=10).sent_again for _ in range(4)] == [10, 10, 5, 0]
+    relayed()
+    handled(consumer)
+    assert notes() == 25
+
+
+def test_two_at_once_send_each_message_once(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = known()
+    published(*(str(number) for number in range(30)))
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    sighted()
+    both_found_them = threading.Barrier(2, timeout=30)
+    look_through = lost.look_through
+
+    def together(*arguments: Any) -> lost.Account:
+        account = look_through(*arguments)
+        both_found_them.wait()
+        return account
+
+    monkeypatch.setattr(lost, "look_through", together)
+    both = [InThread(repaired, "reconcile") for _ in range(2)]
+    reports = [each.join(60) for each in both]
+    assert sum(report.sent_again for report in reports) == 30
+    assert all(report.is_well for report in reports)
+    assert OutboxMessage.objects.filter(origin="reconcile").count() == 30
+
+
+def test_a_message_whose_handling_has_begun_is_not_lost(vhost: str) -> None:
+    consumer = known()
+    (row,) = published("a")
+    with plain_channel(vhost) as channel:
+        assert channel.basic_get(consumer.queue)[0]
+        sighted()
+        assert inbox.start(delivery_of(row, redelivered=True))
+        assert named().findings == []
+        time_passes()
+        assert lost_ids(named()) == [row.message_id]
+
+
+def test_what_is_named_is_named_again_whatever_the_database_makes_of_times(vhost: str) -> None:
+    consumer = known()
+    published("a")
+    assert take_all(vhost, consumer.queue)
+    named()
+    QueueSighting.objects.update(empty_at=database.in_future(3600), young=[])
+    OutboxMessage.objects.update(published_at=Now())
+    for _ in range(3):
+        assert len(lost_ids(named())) == 1
+
+
+def test_what_arrived_is_not_read_again_and_what_comes_later_is(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost, "PAGE", 3)
+    consumer = known()
+    published(*(str(number) for number in range(10)))
+    handled(consumer)
+    sighted()
+    named()
+    until = QueueSighting.objects.get().checked_until
+    assert until
+    assert not OutboxMessage.objects.filter(published_at__gte=until).exists()
+
+    (late,) = published("late")
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    sighted()
+    for _ in range(3):  # it is not forgotten while it is not sent again
+        assert lost_ids(named()) == [late.message_id]
+
+
+@pytest.mark.parametrize("size", [1, 2, 500])
+def test_rows_that_were_marked_in_the_same_moment_are_all_looked_at(
+    vhost: str, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(lost, "PAGE", size)
+    known()
+    rows = published(*(str(number) for number in range(7)))
+    OutboxMessage.objects.update(published_at=OutboxMessage.objects.order_by("pk").values("published_at")[:1])
+    with plain_channel(vhost) as channel:
+        channel.queue_purge("tests.notes")
+    sighted()
+    assert sorted(lost_ids(named())) == sorted(row.message_id for row in rows)
+    assert sorted(lost_ids(named(limit=2)))[:2]
+    assert repaired().sent_again == 7
+
+
+def test_a_message_that_comes_while_it_is_sent_again_is_handled_once(vhost: str) -> None:
+    consumer = known()
+    published("a")
+    ((properties, body),) = take_all(vhost, consumer.queue)
+    sighted()
+    assert repaired().sent_again == 1
+    with plain_channel(vhost) as channel:  # somebody had it all the time
+        channel.basic_publish("", consumer.queue, body, properties)
+    relayed()
+    handled(consumer)
+    assert notes() == 1
+
+
+def test_a_lost_predecessor_holds_its_key_up_until_it_is_sent_again(vhost: str) -> None:
+    order: list[str] = []
+
+    def in_order(event: Noted, delivery: Delivery) -> None:
+        order.append(event.text)
+
+    consumer = known(handler=in_order)
+    published("first", ordering_key="k")
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    published("second", ordering_key="k")
+    handled(consumer)
+    assert order == []
+    sighted()
+    assert repaired().sent_again == 1
+    with running_relay(), running_worker(consumer):
+        eventually(lambda: order == ["first", "second"])
+
+
+def test_without_a_broker_it_says_so(settings: Any) -> None:
+    known()
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
-    with pytest.raises(CommandError, match="RabbitMQ") as error:
-        call_command("messages", "reconcile")
-    assert error.value.returncode == 3
+    with pytest.raises(BrokerUnavailable):
+        named()
+    assert exit_code() == 3
 
 
-def test_what_is_stuck_is_named() -> None:
-    row = add(Noted(text="first"))[0]
-    OutboxMessage.objects.filter(pk=row.pk).update(publish_at=database.in_future(-10), lease_until=None)
-    report = looked()
-    assert [finding.why for finding in report.of(Trouble.STUCK)] == ["pending: does a relay run?"]
+# --- consumers that come and go ----------------------------------------------------------------------------
+
+
+def test_a_consumer_deployed_today_does_not_get_what_was_before_unless_asked_for(vhost: str) -> None:
+    old = known("old")
+    rows = published("a", "b", "c")
+    handled(old)
+    new = known("new")
+    sighted()
+    assert repaired() == Report()
+
+    (later,) = published("d")
+    asked: dict[str, Any] = {"names": ["new"], "earlier": True, "since": timedelta(days=1)}
+    assert [repaired(**asked, limit=2).sent_again for _ in range(3)] == [2, 1, 0]
+    relayed()
+    handled(old, new)
+    received = InboxMessage.objects.filter(consumer="new").values_list("message_id", flat=True)
+    assert sorted(received) == sorted(row.message_id for row in [*rows, later])
+    assert InboxMessage.objects.filter(consumer="old").count() == 4
+    assert InboxMessage.objects.exclude(state=State.HANDLED).count() == 0
+    assert repaired(**asked).sent_again == 0
+
+
+def test_earlier_events_are_asked_for_with_consumer_and_age(vhost: str, capsys: pytest.CaptureFixture[str]) -> None:
+    known("old")
+    published("a")
+    known("new")
+    assert exit_code("--earlier") == 2
+    assert exit_code("--earlier", "--consumer", "new") == 2
+    assert exit_code("--earlier", "--consumer", "nobody", "--since", "1d") == 2
+    assert exit_code("--earlier", "--consumer", "new", "--since", "1d") == 6
+    assert exit_code("--earlier", "--consumer", "new", "--since", "1d", "--repair") == 0
+    assert "1 message sent again" in capsys.readouterr().out
+    OutboxMessage.objects.filter(origin="event").update(published_at=timezone.now() - timedelta(days=3))
+    OutboxMessage.objects.filter(origin="reconcile").delete()
+    assert exit_code("--earlier", "--consumer", "new", "--since", "2d", "--repair") == 0
+    assert not OutboxMessage.objects.filter(origin="reconcile").exists()
+
+
+def test_what_is_accounted_for_is_looked_at_again_if_asked(vhost: str) -> None:
+    """As after a backup of the database was restored."""
+    consumer = known()
+    published("a")
+    handled(consumer)
+    sighted()
+    assert named() == Report()
+    InboxMessage.objects.all().delete()
+    assert named() == Report()
+    assert repaired(since=timedelta(days=1)).sent_again == 1
+
+
+# --- stuck and doubled -------------------------------------------------------------------------------------
+
+
+def long_ago() -> Any:
+    return database.in_future(-3600)
+
+
+def whys(report: Report | None = None) -> list[str]:
+    return [each.why for each in (report or named()).findings]
+
+
+def test_a_row_that_nobody_publishes_is_stuck(vhost: str) -> None:
+    add(Noted(text="a"))
+    assert whys() == []
+    OutboxMessage.objects.update(publish_at=long_ago())
+    assert whys() == ["pending: does a relay run?"]
+    OutboxMessage.objects.update(lease_until=database.in_future(60))
+    assert whys() == []
+
+
+def test_a_row_that_is_tried_again_and_again_is_stuck(vhost: str) -> None:
+    add(Noted(text="a"))
+    OutboxMessage.objects.update(
+        state="unroutable", last_error="no queue", publish_attempts=9, publish_at=database.in_future(30)
+    )
+    assert whys() == []
+    OutboxMessage.objects.update(created_at=long_ago())
+    assert whys() == ["unroutable: no queue"]
+
+
+def test_a_row_that_waits_for_its_time_is_not_stuck(vhost: str) -> None:
+    add(Noted(text="a"), delay=timedelta(hours=1))
+    OutboxMessage.objects.update(created_at=long_ago())
+    assert whys() == []
+
+
+def test_a_row_that_the_broker_refused_is_stuck(vhost: str) -> None:
+    add(Noted(text="a"))
+    OutboxMessage.objects.update(state="failed", last_error="too large")
+    assert whys() == ["failed: too large"]
+
+
+def test_a_message_whose_next_attempt_nothing_brings_is_stuck_and_can_be_sent_on(vhost: str) -> None:
+    consumer = known()
+    delivery = a_delivery()
+    assert inbox.expect_next(delivery, "it failed")
+    assert whys() == []
+    InboxMessage.objects.update(changed_at=long_ago())
+    assert whys() == ["attempt 2 is expected, and nothing brings it"]
+    assert repaired().is_well
+    assert repaired().findings == []
+    relayed()
+    handled(consumer)
+    assert InboxMessage.objects.get().state == State.HANDLED
+    assert OperatorAction.objects.count() == 1
+
+
+def test_a_foreign_message_that_was_begun_and_lost_can_only_be_named(vhost: str) -> None:
+    known()
+    assert inbox.start(a_delivery(a_message()))
+    InboxMessage.objects.update(changed_at=long_ago())
+    report = repaired()
+    assert whys(report) == ["attempt 1 is expected, and nothing brings it"]
     assert not report.is_well
 
 
-def test_what_was_handled_twice_is_named() -> None:
-    published("first")
-    handled()
-    attempt = DeliveryAttempt.objects.get()
-    attempt.pk = None
-    attempt.save()
-    assert [finding.why for finding in looked().of(Trouble.DOUBLED)] == ["it was handled 2 times"]
+def test_a_message_that_waits_for_its_next_attempt_is_not_stuck(vhost: str) -> None:
+    def failing(event: Noted, delivery: Delivery) -> None:
+        raise ValueError
+
+    consumer = known(handler=failing)
+    handling.handle(consumer, a_delivery())
+    InboxMessage.objects.update(changed_at=long_ago())
+    OutboxMessage.objects.update(publish_at=database.in_future(60))
+    assert whys() == []
+
+
+def test_a_message_whose_turn_has_come_unnoticed_is_stuck(vhost: str) -> None:
+    consumer = known()
+    row = add(Noted(text="a"), ordering_key="k")[0]
+    add(Noted(text="b"), ordering_key="k")
+    relayed()
+    ((_, _), (properties, body)) = take_all(vhost, consumer.queue)
+    with plain_channel(vhost) as channel:
+        channel.basic_publish("", consumer.queue, body, properties)
+    handled(consumer)
+    InboxMessage.objects.update(changed_at=long_ago())
+    assert whys() == []
+    OutboxMessage.objects.filter(pk=row.pk).update(state="cancelled")
+    assert whys() == ["its turn has come, and nobody has sent it: does its consumer run?"]
+    sweep([consumer])
+    assert whys() == []
+    relayed()
+    handled(consumer)
+    assert InboxMessage.objects.get().state == State.HANDLED
+
+
+@pytest.fixture
+def intended(monkeypatch: pytest.MonkeyPatch) -> Effect:
+    """An effect that nobody has begun."""
+    monkeypatch.setattr(effects, "_registry", {})
+    effects.effect("text")(lambda sending: None)
+
+    def intending(event: Noted, delivery: Delivery) -> None:
+        delivery.effect("text")
+
+    consumer = known(handler=intending)
+    handling.handle(consumer, a_delivery())
+    return Effect.objects.get()
+
+
+@pytest.mark.parametrize(
+    ("state", "changes", "words"),
+    [
+        ("intended", {"send_at": long_ago()}, "is due, and nobody does it"),
+        ("intended", {}, None),
+        ("sending", {"sending_until": long_ago()}, "is due, and nobody does it"),
+        ("sending", {"sending_until": database.in_future(10)}, None),
+        ("unknown", {}, "nobody knows"),
+        ("done", {}, None),
+        ("failed", {}, None),
+    ],
+)
+def test_effects_that_nobody_looks_after_are_stuck(
+    intended: Effect, state: str, changes: dict[str, Any], words: str | None
+) -> None:
+    Effect.objects.update(state=state, **changes)
+    found = whys()
+    if words is None:
+        assert found == []
+    else:
+        assert found[0].startswith(f"effect text ({intended.pk}): ")
+        assert words in found[0]
+
+
+def test_a_message_that_was_handled_twice_is_named(vhost: str) -> None:
+    consumer = known()
+    delivery = a_delivery()
+    for _ in range(20):
+        handling.handle(consumer, a_delivery())
+    handling.handle(consumer, delivery)
+    row = InboxMessage.objects.get(message_id=delivery.message_id)
+    assert named().findings == []
+    inbox.record(row.pk, delivery, DeliveryAttempt.Outcome.HANDLED)
+    (finding,) = named().findings
+    assert (finding.trouble, finding.message_id) == ("doubled", delivery.message_id)
+    DeliveryAttempt.objects.update(finished_at=database.in_future(-7200))
+    handling.handle(consumer, a_delivery())
+    assert named(lately=timedelta(hours=1)).findings == []
+    assert len(named(lately=timedelta(hours=3)).findings) == 1
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_is_wrong_and_what_to_do(vhost: str, capsys: pytest.CaptureFixture[str]) -> None:
+    consumer = known()
+    assert exit_code() == 0
+    assert "must be seen empty once more" in capsys.readouterr().out
+    (row,) = published("a", subject="W-ABC123")
+    with plain_channel(vhost) as channel:
+        channel.queue_purge(consumer.queue)
+    sighted()
+
+    assert exit_code("--json") == 6
+    found = json.loads(capsys.readouterr().out)
+    assert (found["trouble"], found["message_id"], found["consumer"]) == ("lost", row.message_id, "notes")
+    assert found["subject"] == "W-ABC123"
+    with pytest.raises(CommandError, match="sent again with --repair"):
+        call_command("messages", "reconcile")
+    assert "1 lost, 0 doubled, 0 stuck" in capsys.readouterr().out
+
+    assert exit_code("--repair") == 0
+    assert "1 message sent again" in capsys.readouterr().out
+    assert exit_code("--repair") == 0
+    assert "0 lost, 0 doubled, 0 stuck" in capsys.readouterr().out
+    assert OperatorAction.objects.get().actor.count("@") == 1
+
+
+def test_a_look_at_a_busy_queue_waits_for_the_moment_when_it_is_empty(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer = known()
+    published("a")
+    looked = threading.Event()
+    monkeypatch.setattr(sightings.time, "sleep", lambda seconds: looked.set())
+    purge = InThread(lambda: (looked.wait(10), take_all(vhost, consumer.queue)), "purge")
+    monkeypatch.setattr(sightings, "LOOKS", 100_000)
+    assert set(sightings.look([consumer])) == {"notes"}
+    purge.join()

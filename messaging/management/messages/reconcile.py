@@ -16,9 +16,9 @@ from messaging.operations.reconcile import Report, reconcile
 
 HELP = "name lost, doubled and stuck messages; send lost ones again"
 EXAMPLES = """
-A message is lost to a consumer that should have received it, and has not, though its queue was seen empty since. It is
-sent to that consumer's queue alone, with the same id: should it turn up after all, the copy is recognised. Celery beat
-does this with --repair every five minutes.
+A message is lost to a consumer that should have received it, and has not, though its queue was seen empty since: twice,
+and RECONCILE_AFTER apart. It is sent to that consumer's queue alone, with the same id: should it turn up after all, the
+copy is recognised. Celery beat does this with --repair each minute; where it does not run, run this twice.
 
 examples:
   manage.py messages reconcile                         what is wrong; changes nothing
@@ -79,12 +79,14 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         write_table(command.stdout, LAYOUT, rows, as_json=options["json"])
     if not options["json"]:
         command.stdout.write(_summary(report))
+        for name, why in report.undecided.items():
+            command.stdout.write(f"Whether {name} has missed something cannot be said yet: {why}.")
     if not report.is_well:
         raise CommandError(_advice(report), returncode=EXIT_UNHEALTHY)
 
 
 def _summary(report: Report) -> str:
-    counts = ", ".join(f"{len(report.of(trouble))} {trouble}" for trouble in Trouble if trouble is not Trouble.COMING)
+    counts = ", ".join(f"{len(report.of(trouble))} {trouble}" for trouble in Trouble)
     return f"{counts}. {counted(report.sent_again, 'message')} sent again."
 
 
