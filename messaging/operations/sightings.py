@@ -44,7 +44,8 @@ def look(concerned: Sequence[Consumer]) -> dict[str, QueueSighting]:
 def patience(consumer: Consumer) -> timedelta:
     """Return how long the consumer may take for one message before that is missed."""
     settings = conf.get()
-    return timedelta(seconds=max(settings.reconcile_after, consumer.handler_timeout + settings.handler_grace))
+    own = consumer.timeout.total_seconds() + settings.handler_grace if consumer.timeout else 0.0
+    return timedelta(seconds=max(settings.reconcile_after, own))
 
 
 def remember(consumer: Consumer, until: datetime) -> None:

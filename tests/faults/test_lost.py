@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.only_on("sqlite"), pytest.mark.django_db(transaction=True)]
 
 #: So short that a test sees a message missed.
-IMPATIENT = {"RECONCILE_AFTER": 0.5, "HANDLER_TIMEOUT": 1, "HANDLER_GRACE": 0.5, "RECONCILE_INTERVAL": 5}
+IMPATIENT = {"RECONCILE_AFTER": 1.5, "RECONCILE_INTERVAL": 5}
 ORDERS = rounds(short=12, full=200)
 
 

@@ -1,5 +1,6 @@
 """script/bootstrap: done once, quick ever after."""
 
+import shutil
 import subprocess
 import time
 
@@ -30,3 +31,21 @@ def test_a_repeat_never_touches_the_environment_file():
     before = (ROOT / ".env").read_text()
     bootstrap("--dev")
     assert (ROOT / ".env").read_text() == before
+
+
+def test_an_environment_that_another_checkout_shares_by_a_link_is_left_alone(tmp_path):
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    (theirs / "bin").mkdir(parents=True)
+    (theirs / "bin" / "python").write_text("theirs")
+    (theirs / "installed-requirements.lock").write_text(f"{theirs}\n")
+    (mine / "script").mkdir(parents=True)
+    shutil.copy(ROOT / "script" / "bootstrap", mine / "script")
+    (mine / "requirements.lock").touch()
+    (mine / ".env.example").touch()
+    (mine / ".venv").symlink_to(theirs)
+
+    done = subprocess.run([mine / "script" / "bootstrap"], capture_output=True, text=True, check=False, timeout=300)
+
+    assert done.returncode == 0, done.stderr
+    assert (theirs / "bin" / "python").read_text() == "theirs"
+    assert not (mine / ".venv").is_symlink()

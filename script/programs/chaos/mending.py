@@ -11,8 +11,10 @@ from script.services.owned import ServiceError
 
 #: Seconds that the command may take.
 PATIENCE = 120.0
-#: How often it is run until nothing is lost.
-TIMES = 3
+#: How often it is run at least: a queue must be seen empty twice before anything is called lost; and at most, until
+#: nothing is.
+LOOKS = 2
+TIMES = 5
 
 #: A message at a consumer: (consumer, message id).
 Key = tuple[str, str]
@@ -23,7 +25,7 @@ class Mending:
     """What was lost before, and what the command made of it."""
 
     lost: set[Key]
-    #: What the command called lost, the first time.
+    #: What the command called lost.
     named: set[Key] = field(default_factory=set)
     #: How often it was run.
     runs: int = 0
@@ -57,7 +59,6 @@ def reconcile(world: World, mending: Mending) -> None:
     if done.returncode not in {0, 6}:
         raise ServiceError(f"messages reconcile ended with {done.returncode}: {done.stderr[-2000:]}", exit_code=1)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if not mending.runs:
-        mending.named = {(each["consumer"], each["message_id"]) for each in found if each["trouble"] == "lost"}
+    mending.named |= {(each["consumer"], each["message_id"]) for each in found if each["trouble"] == "lost"}
     mending.runs += 1
     mending.exit_code = done.returncode

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from django.db import DatabaseError, connections
 
 from script.programs.chaos.faults import LOSING, available
-from script.programs.chaos.mending import TIMES, Mending, reconcile
+from script.programs.chaos.mending import LOOKS, TIMES, Mending, reconcile
 from script.programs.chaos.monkey import Monkey, plan
 from script.programs.chaos.shoppers import AT_ONCE, Outcome, Shoppers, hunters
 from script.programs.chaos.world import World, private_world
@@ -172,7 +172,7 @@ def _mend(world: World) -> Mending:
     mending = Mending(lost())
     say(f"{len(mending.lost)} lost. messages reconcile --repair ...")
     # A broker that was slow a moment ago is not yet seen empty; what is young does not count as lost yet.
-    while mending.runs == 0 or (mending.runs < TIMES and lost()):
+    while mending.runs < LOOKS or (mending.runs < TIMES and lost()):
         world.tend_until(lambda: False, YOUNG)
         reconcile(world, mending)
         _come_to_rest(world)
