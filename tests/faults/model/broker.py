@@ -1,0 +1,546 @@
+"""A broker in memory, which lies as the real one was measured to: the only thing in the model test that is not real.
+
+It stands behind the product's own `Publisher` and `Subscription`, in the place of `broker.connection.Connection`. Three
+lies are told on purpose: a message that no queue takes is confirmed all the same; a message whose publish timed out
+arrives, perhaps much later; a copy that was published again comes without the redelivered flag.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pika
+from pika import exceptions, spec
+
+from messaging.broker.properties import PERSISTENT
+from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.message import OUTBOX_ID_HEADER
+
+if TYPE_CHECKING:
+    from tests.faults.model.world import World
+
+#: What can become of one message of a batch, or of it and all behind it, on its way in.
+WEATHERS = (
+    "fine",
+    "fine",
+    "fine",
+    "one word for many",
+    "nacked",
+    "nacked though taken",
+    "silent though taken",
+    "silent and gone",
+    "silent and late",
+    "cut though taken",
+    "cut and gone",
+    "cut and late",
+    "alarm",
+)
+
+
+@dataclass(eq=False)
+class Copy:
+    """One copy of a message in one queue."""
+
+    exchange: str
+    routing_key: str
+    properties: pika.BasicProperties
+    body: bytes
+    redelivered: bool = False
+
+    @property
+    def message_id(self) -> str:
+        return str(self.properties.message_id)
+
+    @property
+    def outbox_id(self) -> int:
+        return int((self.properties.headers or {})[OUTBOX_ID_HEADER])
+
+    @property
+    def attempt(self) -> int:
+        return int((self.properties.headers or {}).get("x-attempt", 1))
+
+
+@dataclass
+class Weather:
+    """What happens to the `at`-th message of the next batch."""
+
+    kind: str = "fine"
+    at: int = 0
+
+
+@dataclass
+class Queue:
+    ready: deque[Copy] = field(default_factory=deque)
+    #: Of those who consume it, or hold some of it.
+    channels: list[Channel] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Word:
+    """What the broker says of one message that was sent: returned, taken or not."""
+
+    kind: str
+    tag: int
+    sent: Copy
+    queues: set[str]
+    multiple: bool = False
+
+
+class Broker:
+    """Exchanges, queues, bindings, and what is known of every publish."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.up = True
+        self.exchanges: set[str] = set()
+        self.queues: dict[str, Queue] = {}
+        self.bindings: set[tuple[str, str, str]] = set()
+        self.links: list[Link] = []
+        #: Sent over connections that are gone, and still on their way.
+        self.late: list[Copy] = []
+        #: Outbox row → the queues that have taken it, of those rows that the broker gave its word for.
+        self.confirmed: dict[int, set[str]] = {}
+        self.weather = Weather()
+
+    # --- what happens to it --------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """All connections end; what is in the queues stays, except what was not to be kept."""
+        self.up = False
+        for link in list(self.links):
+            link.lose("the broker went away")
+        for queue in self.queues.values():
+            queue.ready = deque(each for each in queue.ready if each.properties.delivery_mode == PERSISTENT)
+
+    def start(self) -> None:
+        self.up = True
+
+    def delete_queue(self, name: str) -> list[Copy]:
+        """Delete a queue with all in it, and return that; its consumers are cancelled."""
+        queue = self.queues.pop(name)
+        self.bindings = {each for each in self.bindings if each[2] != name}
+        gone = list(queue.ready)
+        for channel in list(queue.channels):
+            gone += channel.unacked.values()
+            channel.unacked.clear()
+            channel.cancelled()
+        return gone
+
+    def purge(self, name: str) -> list[Copy]:
+        """Drop what is ready in a queue, and return it."""
+        gone = list(self.queues[name].ready)
+        self.queues[name].ready.clear()
+        return gone
+
+    def give_up(self, name: str, dead_letters: str) -> list[Copy]:
+        """Move what is ready in a queue to the queue of dead letters, and return it."""
+        if name not in self.queues or dead_letters not in self.queues:
+            return []
+        moved = [replace(each, redelivered=False) for each in self.purge(name)]
+        for each in moved:
+            each.properties = copy(each.properties)
+            deaths = [{"queue": name, "reason": "delivery_limit"}]
+            each.properties.headers = {**each.properties.headers, "x-death": deaths}
+        self.queues[dead_letters].ready.extend(moved)
+        return moved
+
+    def copy_one(self, choose: Callable[[list[Copy]], Copy]) -> None:
+        """Put something that is in a queue there once more, without the flag."""
+        everywhere = {each: queue for name, queue in self.queues.items() for each in self.copies(name)}
+        if everywhere:
+            one = choose(list(everywhere))
+            everywhere[one].ready.append(replace(one, redelivered=False))
+
+    def let_late_ones_arrive(self) -> None:
+        late, self.late = self.late, []
+        for each in late:
+            self.take(each)
+
+    def copies(self, queue: str) -> list[Copy]:
+        """Every copy in a queue, handed out or not."""
+        here = self.queues.get(queue)
+        if here is None:
+            return []
+        return [*here.ready, *(each for channel in here.channels for each in channel.unacked.values())]
+
+    def has_ready(self) -> bool:
+        return any(queue.ready for queue in self.queues.values())
+
+    def given_up(self, consumer: str) -> list[Copy]:
+        """What is in the queue of dead letters, and died in a consumer's queue."""
+        name = f"model.{consumer}"
+        return [
+            each
+            for queue in self.queues
+            for each in self.copies(queue)
+            if name == ((each.properties.headers or {}).get("x-death") or [{}])[0].get("queue")
+        ]
+
+    # --- messages in ---------------------------------------------------------------------------------------
+
+    def routed_to(self, exchange: str, key: str) -> set[str]:
+        if not exchange:
+            return {key} & self.queues.keys()
+        return {queue for each, bound, queue in self.bindings if (each, bound) == (exchange, key)}
+
+    def take(self, sent: Copy) -> set[str]:
+        """Put a copy into each queue that it is routed to, and return their names."""
+        if self.world.is_refused(sent):
+            return set()
+        queues = self.routed_to(sent.exchange, sent.routing_key)
+        for name in queues:
+            self.queues[name].ready.append(copy(sent))
+        return queues
+
+    # --- messages out --------------------------------------------------------------------------------------
+
+    def deliver(self, channel: Channel, count: int) -> int:
+        """Hand up to `count` messages to a consumer; return how many went."""
+        queue = self.queues.get(channel.queue)
+        given = 0
+        while channel.consuming and queue and queue.ready and given < count and len(channel.unacked) < channel.prefetch:
+            channel.hand_out(queue.ready.popleft())
+            given += 1
+        return given
+
+
+class Link:
+    """One client's connection: stands where the product has its `Connection`, and answers at once, on the same thread.
+
+    To `Publisher` and `Subscription` it is pika's connection as well.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        role: str,
+        *,
+        on_open: Callable[[Any], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.broker = broker
+        self.role = role
+        self._on_open, self._on_lost, self._on_change = on_open, on_lost, on_change
+        self.generation = 0
+        self.blocked = False
+        self.refused = self.never_reached = False
+        self.last_error = ""
+        self.is_open = False
+        self.channels: list[Channel] = []
+        #: Sent while the broker was not reading.
+        self.unread: list[tuple[Channel, Copy, bool]] = []
+
+    # --- as the product sees it ----------------------------------------------------------------------------
+
+    def start(self) -> Link:
+        self.connect()
+        return self
+
+    def stop(self) -> None:
+        self.vanish()
+
+    @property
+    def usable(self) -> bool:
+        return self.is_open and not self.blocked
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        function()
+        for channel in list(self.channels):
+            channel.speak()
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Declare and bind; nothing else is asked of it here."""
+        broker = self.broker
+        if not self.is_open:
+            raise BrokerUnavailable(self.last_error)
+        if method == "exchange_declare":
+            broker.exchanges.add(arguments["exchange"])
+        elif method == "queue_declare":
+            if arguments.get("passive") and arguments["queue"] not in broker.queues:
+                raise ChannelClosed(404, "NOT_FOUND")
+            queue = broker.queues.setdefault(arguments["queue"], Queue())
+            return SimpleNamespace(method=SimpleNamespace(message_count=len(queue.ready)))
+        elif method == "queue_bind":
+            if arguments["queue"] not in broker.queues:
+                raise ChannelClosed(404, "NOT_FOUND")
+            broker.bindings.add((arguments["exchange"], arguments["routing_key"], arguments["queue"]))
+        else:
+            raise AssertionError(f"the model's broker knows no {method}")
+        return None
+
+    def reset(self, reason: str) -> None:
+        self.lose(reason)
+
+    def succeeded(self) -> None:
+        """Nothing rests here between attempts to connect."""
+
+    def open_channel(self, on_open: Callable[[Channel], None]) -> bool:
+        if not self.is_open:
+            return False
+        self.channel(on_open)
+        return True
+
+    def channel(self, on_open_callback: Callable[[Channel], None]) -> None:
+        channel = Channel(self)
+        self.channels.append(channel)
+        on_open_callback(channel)
+
+    # --- what happens to it --------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect, if the broker is there."""
+        if self.is_open or not self.broker.up:
+            return
+        self.is_open = True
+        self.generation += 1
+        self.broker.links.append(self)
+        if self._on_open:
+            self._on_open(self)
+        self._changed()
+
+    def lose(self, reason: str) -> None:
+        """Both ends learn that the connection is gone."""
+        if not self.is_open:
+            return
+        self.vanish()
+        self.last_error = reason
+        if self._on_lost:
+            self._on_lost(reason)
+        self._changed()
+
+    def vanish(self) -> None:
+        """The client is gone, or hung up: the broker takes back what it had."""
+        if not self.is_open:
+            return
+        self.is_open = self.blocked = False
+        self.broker.links.remove(self)
+        # What the broker had not read is in its buffers: it may read it yet.
+        self.broker.late += [sent for _, sent, _ in self.unread]
+        self.unread.clear()
+        channels, self.channels = self.channels, []
+        for channel in channels:
+            channel.end()
+
+    def block(self) -> None:
+        """The broker has an alarm: it reads nothing from those who publish."""
+        self.blocked = True
+        self._changed()
+
+    def unblock(self) -> None:
+        """The alarm is over: what was sent is read, and answered."""
+        self.blocked = False
+        unread, self.unread = self.unread, []
+        for channel, sent, mandatory in unread:
+            channel.receive(sent, mandatory)
+        for channel in list(self.channels):
+            channel.speak()
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._on_change:
+            self._on_change()
+
+
+class Channel:
+    """One channel: pika's, as far as the product uses it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.broker = link.broker
+        self.is_open = True
+        self._on_close: list[Callable[[Any, BaseException], None]] = []
+        self._on_cancel: list[Callable[[Any], None]] = []
+        self._on_return: Callable[..., None] | None = None
+        self._on_confirm: Callable[[Any], None] | None = None
+        #: Counts the messages sent, and those handed out.
+        self._sent = self._given = 0
+        self._batch = 0
+        #: What the broker has to say about what was sent, not yet said.
+        self._words: list[_Word] = []
+        #: How this channel ends once the broker has spoken: refused (code and text), or its connection cut.
+        self._doom: exceptions.ChannelClosedByBroker | str | None = None
+        self.queue = ""
+        self.prefetch = 0
+        self.consuming = False
+        self._on_message: Callable[..., None] | None = None
+        self.unacked: dict[int, Copy] = {}
+
+    # --- as the publisher sees it --------------------------------------------------------------------------
+
+    def add_on_close_callback(self, callback: Callable[[Any, BaseException], None]) -> None:
+        self._on_close.append(callback)
+
+    def add_on_return_callback(self, callback: Callable[..., None]) -> None:
+        self._on_return = callback
+
+    def confirm_delivery(self, on_confirm: Callable[[Any], None], callback: Callable[[Any], None]) -> None:
+        self._on_confirm = on_confirm
+        callback(None)
+
+    def basic_publish(
+        self, exchange: str, routing_key: str, body: bytes, properties: pika.BasicProperties, mandatory: bool = False
+    ) -> None:
+        self.broker.world.boundary("publish")
+        sent = Copy(exchange, routing_key, properties, body)
+        self.broker.world.was_sent(sent)
+        weather = self.broker.weather
+        index, self._batch = self._batch, self._batch + 1
+        if weather.kind == "alarm" and index == weather.at:
+            self.link.block()
+        if self.link.blocked:
+            self.link.unread.append((self, sent, mandatory))
+        else:
+            self.receive(sent, mandatory, index)
+
+    def receive(self, sent: Copy, mandatory: bool, index: int = -1) -> None:
+        """Take one message, as the weather has it."""
+        self._sent += 1
+        kind, at = self.broker.weather.kind, self.broker.weather.at
+        broken = kind.startswith(("silent", "cut")) and index >= at
+        if kind.startswith("cut") and index == at:
+            self._doom = "the connection was cut"
+        if self._doom is not None and not broken:
+            return  # behind the one that closed the channel
+        if broken:
+            if kind.endswith("though taken"):
+                self.broker.take(sent)
+            elif kind.endswith("late"):
+                self.broker.late.append(sent)
+            return
+        if sent.exchange and sent.exchange not in self.broker.exchanges:
+            self._doom = exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no exchange")
+            return
+        if self.broker.world.is_refused(sent):
+            self._doom = exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - message size")
+            return
+        if kind.startswith("nacked") and index == at:
+            if kind.endswith("though taken"):
+                self.broker.take(sent)
+            self._words.append(_Word("nack", self._sent, sent, set()))
+            return
+        queues = self.broker.take(sent)
+        if not queues and mandatory:
+            self._words.append(_Word("return", self._sent, sent, queues))
+        self._words.append(_Word("ack", self._sent, sent, queues))
+
+    def speak(self) -> None:
+        """Say what there is to say of what was sent, and end where that is the end."""
+        weather = self.broker.weather
+        if self._batch:
+            self._batch = 0
+            self.broker.weather = Weather()
+        words, self._words = self._words, []
+        if not words and self._doom is None:
+            return
+        self.broker.world.boundary("confirm")
+        doom, self._doom = self._doom, None
+        if doom is not None:
+            words = words[: weather.at]  # what was said after that is not heard
+        if weather.kind == "one word for many" and all(word.kind == "ack" for word in words):
+            for word in words[:-1]:
+                self._count_confirmed(word)
+            words = [replace(word, multiple=True) for word in words[-1:]]
+        for word in words:
+            self._say(word)
+        if isinstance(doom, str):
+            self.link.lose(doom)
+        elif doom is not None:
+            self.close_over(doom)
+
+    def _say(self, word: _Word) -> None:
+        assert self._on_return
+        assert self._on_confirm
+        if word.kind == "return":
+            method = spec.Basic.Return(312, "NO_ROUTE", word.sent.exchange, word.sent.routing_key)
+            self._on_return(self, method, word.sent.properties, word.sent.body)
+            return
+        if word.kind == "ack":
+            self._count_confirmed(word)
+        answer = spec.Basic.Ack if word.kind == "ack" else spec.Basic.Nack
+        self._on_confirm(pika.frame.Method(1, answer(word.tag, word.multiple)))
+
+    def _count_confirmed(self, word: _Word) -> None:
+        if word.queues:
+            self.broker.confirmed.setdefault(word.sent.outbox_id, set()).update(word.queues)
+
+    # --- as the subscription sees it -----------------------------------------------------------------------
+
+    def add_on_cancel_callback(self, callback: Callable[[Any], None]) -> None:
+        self._on_cancel.append(callback)
+
+    def basic_qos(self, prefetch_count: int) -> None:
+        self.prefetch = prefetch_count
+
+    def basic_consume(self, queue: str, on_message: Callable[..., None], auto_ack: bool) -> str:
+        assert not auto_ack
+        if queue not in self.broker.queues:
+            self.close_over(exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue"))
+        else:
+            self.queue, self._on_message = queue, on_message
+            self.consuming = True
+            self.broker.queues[queue].channels.append(self)
+        return "tag"
+
+    def basic_cancel(self, tag: str) -> None:
+        self.consuming = False
+
+    def hand_out(self, copy: Copy) -> None:
+        assert self._on_message
+        self._given += 1
+        self.unacked[self._given] = copy
+        method = spec.Basic.Deliver("tag", self._given, copy.redelivered, copy.exchange, copy.routing_key)
+        self._on_message(self, method, copy.properties, copy.body)
+
+    def basic_ack(self, tag: int) -> None:
+        world = self.broker.world
+        world.boundary("ack")
+        if tag not in self.unacked:
+            self.close_over(exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - unknown delivery tag"))
+            return
+        world.is_acked(self.queue, self.unacked.pop(tag))
+        world.boundary("acked")
+
+    def basic_nack(self, tag: int, requeue: bool) -> None:
+        assert requeue
+        self.broker.world.is_given_back(self.queue)
+        self._requeue([self.unacked.pop(tag)])
+
+    # --- what happens to it --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        self.end()
+        self.link.channels.remove(self)
+
+    def close_over(self, error: exceptions.ChannelClosedByBroker) -> None:
+        """The broker closes it."""
+        self.close()
+        for told in self._on_close:
+            told(self, error)
+
+    def cancelled(self) -> None:
+        """The queue is gone: the broker ends the consumer, and the channel stands."""
+        self.consuming, self.queue = False, ""
+        self.unacked.clear()
+        for told in self._on_cancel:
+            told(None)
+
+    def end(self) -> None:
+        """It is gone: what was handed out comes again."""
+        self.is_open = self.consuming = False
+        here = self.broker.queues.get(self.queue)
+        if here is not None:
+            here.channels.remove(self)
+            self._requeue(list(self.unacked.values()))
+        self.unacked.clear()
+        self.queue = ""
+
+    def _requeue(self, copies: list[Copy]) -> None:
+        for each in copies:
+            each.redelivered = True
+        self.broker.queues[self.queue].ready.extendleft(reversed(copies))

@@ -1,0 +1,229 @@
+"""Bugs, each put into the product's own code by wrapping or replacing one function, and the invariant it must break."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from django.db.models.functions import Now
+
+from messaging import database, handling, inbox, leases, ledger, ordering, outbox, sending
+from messaging.broker.publisher import Fate, Outcome, Publisher
+from messaging.broker.subscription import Subscription
+from messaging.effects import EffectKind
+from messaging.handling import Verdict
+from messaging.lane import Lane
+from messaging.leases import Mark
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.relay import Relay, _expected_queues
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`plant` puts it into the product while the context lasts; `breaks` names the invariants that may show it."""
+
+    name: str
+    breaks: frozenset[str]
+    plant: Callable[[], AbstractContextManager[None]]
+
+
+BUGS: list[Bug] = []
+
+
+def bug(*breaks: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+    """Declare the decorated context manager as a bug that breaks one of these invariants."""
+
+    def register(plant: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
+        BUGS.append(Bug(plant.__name__, frozenset(breaks), contextmanager(plant)))
+        return plant
+
+    return register
+
+
+# --- Publishing --------------------------------------------------------------------------------------------
+
+
+@bug("lost", "stuck")
+def a_watermark_instead_of_a_state() -> Iterator[None]:
+    seen = [0]
+
+    def claim(limit: int, seconds: float) -> list[OutboxMessage]:
+        with database.atomic():
+            rows = list(OutboxMessage.objects.filter(pk__gt=seen[0], publish_at__lte=Now()).order_by("pk")[:limit])
+            OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
+                lease_token=(token := uuid.uuid4()), lease_until=database.in_future(seconds)
+            )
+        for row in rows:
+            row.lease_token = token
+            seen[0] = row.pk
+        return rows
+
+    with patch.object(leases, "claim", claim):
+        yield
+
+
+@bug("mark", "lost")
+def marked_before_it_is_confirmed() -> Iterator[None]:
+    publish = Relay._publish
+
+    def marked_first(relay: Relay, held: list[Any]) -> None:
+        marks = [Mark(each.row, Outcome(Fate.CONFIRMED), tuple(_expected_queues(each.row))) for each in held]
+        leases.write(marks)
+        publish(relay, held)
+
+    with patch.object(Relay, "_publish", marked_first):
+        yield
+
+
+@bug("mark", "lost")
+def a_returned_message_counts_as_published() -> Iterator[None]:
+    with patch.object(Publisher, "_returned", lambda *_: None):
+        yield
+
+
+@bug("mark", "lost")
+def a_timeout_counts_as_published() -> Iterator[None]:
+    publish = Publisher.publish
+
+    def hopeful(publisher: Publisher, publishings: Any, timeout: float) -> list[Outcome]:
+        outcomes = publish(publisher, publishings, timeout)
+        return [Outcome(Fate.CONFIRMED) if each.fate is Fate.UNKNOWN else each for each in outcomes]
+
+    with patch.object(Publisher, "publish", hopeful):
+        yield
+
+
+@bug("mark")
+def the_innocent_suffer_with_the_guilty() -> Iterator[None]:
+    with patch.object(Relay, "_repeat_refused", lambda *_: None):
+        yield
+
+
+@bug("ghost")
+def handed_over_before_the_commit() -> Iterator[None]:
+    def at_once(function: Callable[[], None], **_: Any) -> None:
+        function()
+
+    with patch.object(outbox, "transaction", type("", (), {"on_commit": staticmethod(at_once)})):
+        yield
+
+
+@bug("lease")
+def a_mark_counts_without_its_lease() -> Iterator[None]:
+    with patch.object(leases, "_held", lambda ids, token: OutboxMessage.objects.filter(pk__in=ids)):
+        yield
+
+
+# --- Consuming ---------------------------------------------------------------------------------------------
+
+
+@bug("ack", "lost")
+def acknowledged_before_the_commit() -> Iterator[None]:
+    handle = Lane._handle
+
+    def hasty(lane: Lane, arrival: Any) -> None:
+        lane._done(arrival, Verdict.HANDLED)
+        with patch.object(lane, "_done"):
+            handle(lane, arrival)
+
+    with patch.object(Lane, "_handle", hasty):
+        yield
+
+
+@bug("twice", "fence")
+def only_redelivered_messages_are_looked_up() -> Iterator[None]:
+    admit = inbox.admit
+
+    def trusting(delivery: Any) -> int | None:
+        row_id = admit(delivery)
+        if row_id is None and not delivery.redelivered:
+            known = InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id)
+            return known.values_list("pk", flat=True).get()
+        return row_id
+
+    with patch.object(inbox, "admit", trusting):
+        yield
+
+
+@bug("twice", "fence", "lost")
+def the_inbox_row_is_in_a_transaction_of_its_own() -> Iterator[None]:
+    def split(consumer: Any, delivery: Any, event: Any) -> Verdict:
+        with database.atomic():
+            row_id = inbox.admit(delivery)
+        if row_id is None:
+            return Verdict.DUPLICATE
+        with database.atomic():
+            handling._call(consumer, event, delivery)
+            ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
+        return Verdict.HANDLED
+
+    with patch.object(handling, "_try", split):
+        yield
+
+
+@bug("lost")
+def the_retry_is_written_after_the_failure() -> Iterator[None]:
+    write, failed = outbox.write, handling._failed
+
+    def in_a_second_transaction(*arguments: Any) -> Verdict:
+        later: list[Any] = []
+        with patch.object(outbox, "write", lambda rows, **options: later.append((rows, options)) or rows):
+            verdict = failed(*arguments)
+        for rows, options in later:
+            with database.atomic():
+                write(rows, **options)
+        return verdict
+
+    with patch.object(handling, "_failed", in_a_second_transaction):
+        yield
+
+
+@bug("ack", "lost")
+def a_stale_delivery_tag_is_acknowledged() -> Iterator[None]:
+    settle = Subscription._settle
+
+    def forgetful(subscription: Subscription, arrival: Any, *, requeue: bool) -> None:
+        settle(subscription, replace(arrival, channel=subscription._opened), requeue=requeue)
+
+    with (
+        patch.object(Subscription, "_settle", forgetful),
+        patch.object(Subscription, "is_current", lambda subscription, _: subscription._channel is not None),
+    ):
+        yield
+
+
+@bug("order")
+def nobody_waits_for_the_earlier_ones_of_a_key() -> Iterator[None]:
+    with patch.object(ordering, "must_wait", lambda *_: False):
+        yield
+
+
+@bug("stuck")
+def who_waits_for_a_turn_is_forgotten() -> Iterator[None]:
+    with patch.object(ordering, "release_next", lambda *_: False):
+        yield
+
+
+# --- Effects -----------------------------------------------------------------------------------------------
+
+
+@bug("effect twice")
+def a_doubtful_effect_is_sent_again_blindly() -> Iterator[None]:
+    with patch.object(EffectKind, "can_repeat", True):
+        yield
+
+
+@bug("effect untrue", "effect twice")
+def any_error_of_a_gateway_means_that_nothing_was_done() -> Iterator[None]:
+    with patch.object(sending, "_doubtful", sending._not_done):
+        yield
+
+
+@bug("effect lost", "stuck")
+def nobody_sends_what_was_intended() -> Iterator[None]:
+    with patch.object(ledger, "claim", lambda *_: []):
+        yield

@@ -1,0 +1,583 @@
+"""The world of the model test: processes that run the product's own code step by step, and die between any two steps.
+
+Nothing here runs on its own: one process at a time makes one step, on the test's thread. A step passes *boundaries*
+(the begin and the end of each transaction, each message sent, confirmed or acknowledged, each request to a gateway),
+and at any of them the process may die. What it had in memory is then gone; the database and the broker go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from django.apps import apps
+from django.contrib.auth.models import Group
+from django.db import connection, models, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from messaging import effects, lane, leases, outbox, relay, relay_thread, sweep, worker
+from messaging.broker import publisher
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.effects import EffectKind, Sending
+from messaging.events import Event
+from messaging.exceptions import NotDone, Reject, RetryLater
+from messaging.handling import CRASH_LIMIT
+from messaging.leases import Mark
+from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.operations import dead_letters
+from messaging.relay import Relay
+from messaging.retry import RetryPolicy
+from messaging.worker import Worker
+from tests.faults.model.broker import Broker, Copy, Link
+from tests.support.consuming import registered
+
+#: Attempts of each consumer and effect.
+ATTEMPTS = 3
+RETRY = RetryPolicy(max_attempts=ATTEMPTS, first_delay=timedelta(seconds=10), jitter=0)
+
+SETTINGS = {
+    "APP_ID": "model",
+    "RELAY_THREAD": True,
+    # Real time: nobody answers later than at once here.
+    "PUBLISH_TIMEOUT": 0.001,
+    "LEASE": 30,
+    "CLAIM_BATCH": 3,
+}
+LEASE_OVER = timedelta(seconds=31)
+
+
+class Violation(AssertionError):
+    """Something that must always be true is not. `invariant` is its name."""
+
+    def __init__(self, invariant: str, what: str) -> None:
+        super().__init__(f"{invariant}: {what}")
+        self.invariant = invariant
+
+
+class Crash(BaseException):
+    """The process that makes the present step is dead."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The process dies at the `at`-th boundary of its step."""
+
+    at: int
+
+
+# --- What the processes do ---------------------------------------------------------------------------------
+
+
+class Ordered(Event, type="model.ordered"):
+    """Something was ordered. `nature`: what is odd about it; `effect`: which one the second consumer intends."""
+
+    number: int
+    nature: str = ""
+    effect: str = "keyed"
+
+
+#: What can be odd about an order: nothing; its handler kills the process; the broker refuses it for its size.
+NATURES = ("", "", "", "kills", "refused")
+EFFECTS = ("keyed", "asked", "blind")
+#: How a handler can end.
+ENDINGS = ("well", "fails", "rejects", "wants it later")
+#: How a gateway can answer.
+ANSWERS = (
+    "done",
+    "never",
+    "not now",
+    "later",
+    "done, and hangs up",
+    "hangs up",
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One event whose transaction has committed."""
+
+    message_id: str
+    event: Ordered
+    key: str
+
+
+class Stage:
+    """Holds the world that handlers and gateways, which are declared once, belong to now."""
+
+    world: World
+
+
+def _stock(event: Ordered, delivery: Delivery) -> None:
+    Stage.world.handle(event, delivery)
+
+
+def _texts(event: Ordered, delivery: Delivery) -> None:
+    Stage.world.handle(event, delivery)
+
+
+STOCK = Consumer(name="stock", queue="model.stock", events=(Ordered,), handler=_stock, retry=RETRY, batch=3)
+TEXTS = Consumer(name="texts", queue="model.texts", events=(Ordered,), handler=_texts, retry=RETRY, batch=2)
+CONSUMERS = (STOCK, TEXTS)
+BURIER = "dead_letters"
+
+
+def _kind(name: str, **changes: Any) -> EffectKind:
+    return EffectKind(name=name, send=lambda sending: Stage.world.gateways[name].send(sending), retry=RETRY, **changes)
+
+
+KINDS = (
+    _kind("keyed", honours_keys=lambda: True),
+    _kind("asked", ask=lambda sending: Stage.world.gateways["asked"].ask(sending)),
+    _kind("blind"),
+)
+
+
+class Gateway:
+    """The outside. It does what it is asked to, and does not always say so."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        #: How often it did each thing.
+        self.done: Counter[str] = Counter()
+
+    def send(self, sending: Sending) -> str:
+        world, key = self.world, sending.key
+        world.boundary("gateway")
+        if self.name == "blind" and key in world.doubtful:
+            world.violated("effect twice", f"{key} may have been done, and was sent again")
+        if self.name == "keyed" and self.done[key]:
+            return f"done {key}"
+        answer = world.answer
+        if answer.startswith("done"):
+            self.done[key] += 1
+            if self.done[key] > 1:
+                world.violated("effect twice", key)
+        if answer.endswith("hangs up"):
+            world.doubtful.add(key)
+            raise ConnectionResetError(answer)
+        world.boundary("gateway answered")
+        match answer:
+            case "never":
+                raise Reject(answer)
+            case "not now":
+                raise NotDone(answer)
+            case "later":
+                raise RetryLater(answer, after=timedelta(seconds=20))
+        return f"done {key}"
+
+    def ask(self, sending: Sending) -> str | None:
+        self.world.boundary("gateway asked")
+        return f"done {sending.key}" if self.done[sending.key] else None
+
+
+# --- Processes ---------------------------------------------------------------------------------------------
+
+
+class _Alive:
+    """Stands for the relay's thread: its steps are made by the test."""
+
+    def is_alive(self) -> bool:
+        return True
+
+    def join(self, timeout: float) -> None:
+        """It has nothing left to do."""
+
+
+class Process:
+    """A process of the project: it commits, publishes and consumes, as a web worker and a consumer in one."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.dead = False
+        self.stopping = False
+        self.fault: Fault | None = None
+        self.passed = 0
+        self.relay = Relay()
+        self.relay._wait = self._wait  # type: ignore[method-assign]
+        self.worker = Worker([*CONSUMERS, dead_letters.consumer()])
+        self.lanes = {each.consumer.name: each for each in self.worker.lanes}
+        for each in self.worker.lanes:
+            each._turn = None  # one step at a time: nobody is to be let through
+        self.home: Any = relay_thread._Home()
+        self.home.long_lived = True
+        self.home.relay, self.home.thread = self.relay, _Alive()
+
+    def connect(self) -> None:
+        """Connect what is not connected, if the broker is there."""
+        self.relay._publisher.connection.start()
+        self.worker._connection.start()
+
+    @property
+    def links(self) -> list[Any]:
+        return [self.relay._publisher.connection, self.worker._connection]
+
+    def unacked(self, consumer: str) -> list[Copy]:
+        """What it was handed by this consumer's queue and has not acknowledged."""
+        channel: Any = self.lanes[consumer].subscription._channel
+        return list(channel.unacked.values()) if channel else []
+
+    def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        """In the place of the relay's own: the time it would wait has passed."""
+        if not condition():
+            self.world.clock += max(0.0, seconds)
+
+
+# --- The world ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """Everything there is, and what is known of it without asking the product."""
+
+    broker: Broker = field(init=False)
+    processes: dict[str, Process] = field(default_factory=dict)
+    gateways: dict[str, Gateway] = field(default_factory=dict)
+    #: Monotonic time, as relays see it. The database's clock is its own: its rows are moved into the past.
+    clock: float = 1000.0
+    check: Callable[[], None] = lambda: None
+
+    #: Message id → order, in the order of the commits.
+    orders: dict[str, Order] = field(default_factory=dict)
+    #: How the next handlers and gateways behave.
+    endings: list[str] = field(default_factory=list)
+    answer: str = "done"
+
+    #: (consumer, message id) of copies that the broker lost by itself.
+    dropped: set[tuple[str, str]] = field(default_factory=set)
+    #: (consumer, message id) that may be dead: why.
+    may_be_dead: dict[tuple[str, str], str] = field(default_factory=dict)
+    #: (consumer, message id) → deaths of processes that held it.
+    deaths: Counter[tuple[str, str]] = field(default_factory=Counter)
+    #: Keys of effects that may have been done without anybody knowing.
+    doubtful: set[str] = field(default_factory=set)
+    #: Outbox row → message id that it was published with.
+    sent: dict[int, str] = field(default_factory=dict)
+    #: Handled messages that were forgotten by pruning.
+    forgotten: set[tuple[str, str]] = field(default_factory=set)
+    replays: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    #: Transactions that have committed.
+    commits: int = 0
+
+    violation: Violation | None = None
+    _current: Process | None = None
+    _notes: int = 0
+
+    def __post_init__(self) -> None:
+        self.broker = Broker(self)
+        self.gateways = {name: Gateway(self, name) for name in EFFECTS}
+
+    def violated(self, invariant: str, what: str) -> None:
+        """Note that something is not as it must be. Raised after the step: the product would catch it."""
+        if self.violation is None:
+            self.violation = Violation(invariant, what)
+
+    # --- steps -----------------------------------------------------------------------------------------------
+
+    def process(self, name: str) -> Process:
+        """Return the process of that name, started if it is not running."""
+        if name not in self.processes:
+            self.processes[name] = Process(self, name)
+        self.processes[name].connect()
+        return self.processes[name]
+
+    def run(self, name: str, step: Callable[[Process], Any], fault: Fault | None = None) -> Any:
+        """Let a process make one step, which `fault` may end; then look at everything."""
+        process = self.process(name)
+        process.fault, process.passed = fault, 0
+        before, self._current, relay_thread._home = self._current, process, process.home
+        result = None
+        try:
+            result = step(process)
+        except Crash:
+            pass
+        finally:
+            self._current = before
+            process.fault = None
+        if process.dead:
+            self.bury(process)
+        self.look()
+        return result
+
+    def look(self) -> None:
+        """Check what must always be true. Raises Violation."""
+        if self.violation is None:
+            self.check()
+        if self.violation is not None:
+            raise self.violation
+
+    def boundary(self, what: str) -> None:
+        """A point between two steps. Raises Crash where the process dies there, or did before."""
+        process = self._current
+        if process is None:
+            return
+        if not process.dead:
+            process.passed += 1
+            process.dead = process.fault is not None and process.passed == process.fault.at
+        if process.dead:
+            raise Crash(what)
+
+    def die(self) -> None:
+        """The process is killed by what it does."""
+        assert self._current
+        self._current.dead = True
+        raise Crash("killed")
+
+    def bury(self, process: Process) -> None:
+        """The process is gone with all it had in memory: the broker and the database notice."""
+        process.dead = True
+        _roll_back()
+        for consumer in [each.name for each in CONSUMERS]:
+            for held in process.unacked(consumer):
+                where = (consumer, held.message_id)
+                self.deaths[where] += 1
+                if self.deaths[where] >= CRASH_LIMIT:
+                    self.may_be_dead[where] = "processes died of it"
+        for link in process.links:
+            link.vanish()
+        self.doubtful.update(each.key for each in Effect.objects.filter(state=Effect.State.SENDING))
+        self.processes.pop(process.name, None)
+
+    def place(self, process: Process, events: Sequence[Ordered], *, key: str = "", commit: bool = True) -> None:
+        """Commit `events`, or roll them back."""
+        commits = self.commits
+        rows: list[Any] = []
+        try:
+            with transaction.atomic():
+                rows += outbox.add(*events, ordering_key=key)
+                if not commit:
+                    transaction.set_rollback(True)
+        finally:
+            if self.commits > commits:
+                for event, row in zip(events, rows, strict=True):
+                    self.orders[row.message_id] = Order(row.message_id, event, key)
+
+    def turn(self, process: Process) -> None:
+        """One turn of the relay: what is due is claimed and published, and marked if that is due."""
+        process.relay._turn()
+
+    def deliver(self, process: Process, consumer: str, count: int = 3) -> int:
+        """The broker hands the process what waits for one of its consumers."""
+        process.worker._open_lanes()
+        channel: Any = process.lanes[consumer].subscription._channel
+        return self.broker.deliver(channel, count) if channel else 0
+
+    def work(self, process: Process, consumer: str) -> bool:
+        """The consumer takes what has arrived, one batch of it at most; return whether there was anything."""
+        here = process.lanes[consumer]
+        if here._arrivals.empty():
+            return False
+        arrivals = here._next()
+        if arrivals:
+            here._handle_all(arrivals)
+        return True
+
+    def sweep(self, process: Process) -> None:
+        sweep.sweep(CONSUMERS)
+
+    def stop(self, process: Process) -> None:
+        """It gets SIGTERM, and leaves in order."""
+        process.stopping = True
+        for each in process.worker.lanes:
+            each.stop()
+            each._return_the_rest()
+        process.relay.stop(3.0)
+        process.relay.run()
+        for link in process.links:
+            link.stop()
+        self.processes.pop(process.name)
+
+    def pass_time(self, time: timedelta) -> None:
+        """Time passes for everybody: what the database holds is that much older."""
+        self.clock += time.total_seconds()
+        if time < timedelta(seconds=1):
+            return
+        for model in apps.get_app_config("messaging").get_models():
+            times = [each.name for each in model._meta.fields if isinstance(each, models.DateTimeField)]
+            if times:
+                model._default_manager.update(**{name: F(name) - time for name in times})
+
+    def note_doubts(self) -> None:
+        """Whoever was sending an effect has taken longer than it may: nobody knows what came of it."""
+        late = Effect.objects.filter(state=Effect.State.SENDING, sending_until__lte=Now())
+        self.doubtful.update(each.key for each in late)
+
+    def has_marks(self) -> bool:
+        """Whether a relay has published something that it has not marked yet."""
+        return any(process.relay._marks for process in self.processes.values())
+
+    def has_arrivals(self) -> bool:
+        """Whether a process holds something that it has not handled yet."""
+        return any(not each._arrivals.empty() for process in self.processes.values() for each in process.worker.lanes)
+
+    def end_alarms(self) -> None:
+        for link in list(self.broker.links):
+            if link.blocked:
+                link.unblock()
+
+    def give_up(self, consumer: str) -> None:
+        """What waits in the queue is over its limit: the broker moves it to the queue of dead letters."""
+        for gone in self.broker.give_up(f"model.{consumer}", f"model.{BURIER}"):
+            self.may_be_dead[consumer, gone.message_id] = "the broker gave it up"
+
+    # --- what the product calls ------------------------------------------------------------------------------
+
+    def handle(self, event: Ordered, delivery: Delivery) -> None:
+        """The handler of both consumers: a row that would show if it was left twice, and perhaps an effect."""
+        self.boundary("handler")
+        where = (delivery.consumer, delivery.message_id)
+        if event.nature == "kills" and delivery.consumer == "stock":
+            self.die()
+        self._notes += 1
+        Group.objects.create(name=f"{delivery.consumer} {delivery.message_id} {self._notes}")
+        match self.endings.pop(0) if self.endings else "well":
+            case "fails":
+                raise ValueError("it failed")
+            case "rejects":
+                self.may_be_dead[where] = "its handler rejected it"
+                raise Reject("never")
+            case "wants it later":
+                raise RetryLater("not now", after=timedelta(seconds=20))
+        if delivery.consumer == "texts":
+            delivery.effect(event.effect, {"number": event.number})
+
+    def is_refused(self, sent: Copy) -> bool:
+        """Whether the broker closes the channel over this message."""
+        order = self.orders.get(sent.message_id)
+        return order is not None and order.event.nature == "refused"
+
+    def was_sent(self, sent: Copy) -> None:
+        """A message has left a process."""
+        order = self.orders.get(sent.message_id)
+        if order is None:
+            self.violated("ghost", f"{sent.message_id} was published, and never committed")
+        elif self.sent.setdefault(sent.outbox_id, sent.message_id) != sent.message_id or (
+            Ordered.model_validate_json(sent.body) != order.event
+        ):
+            self.violated("identity", f"outbox row {sent.outbox_id} was published as something else")
+
+    def is_acked(self, queue: str, acked: Copy) -> None:
+        """A delivery is about to be acknowledged: what came of it must be in the database."""
+        if connection.in_atomic_block:
+            self.violated("ack", f"{acked.message_id} was acknowledged inside a transaction")
+        consumer = _consumer_of(queue, acked)
+        if consumer and not self.is_recorded(consumer, acked.message_id):
+            self.violated("ack", f"{acked.message_id} was acknowledged at {consumer} without an inbox row")
+
+    def is_recorded(self, consumer: str, message_id: str) -> bool:
+        """Whether the inbox knows the message."""
+        return InboxMessage.objects.filter(consumer=consumer, message_id=message_id).exists()
+
+    def is_given_back(self, queue: str) -> None:
+        """Only who stops gives a delivery back; else it is a fault of the product's own."""
+        if self._current is not None and not self._current.stopping:
+            self.violated("fault", f"a delivery of {queue} was given back")
+
+
+def _consumer_of(queue: str, copy: Copy) -> str:
+    if queue.endswith(BURIER):
+        queue = copy.properties.headers["x-death"][0]["queue"]
+    return next((each.name for each in CONSUMERS if each.queue == queue), "")
+
+
+# --- Setting it up -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stage(settings: Any) -> Iterator[None]:
+    """Inside, the project has the model's consumers and effects, and worlds can be made."""
+    settings.MESSAGING = {**settings.MESSAGING, **SETTINGS}
+    with ExitStack() as stack:
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable()
+        stack.enter_context(registered(*CONSUMERS))
+        stack.enter_context(patch.dict(effects._registry, {each.name: each for each in KINDS}, clear=True))
+        stack.enter_context(patch.object(relay_thread, "_home", relay_thread._home))
+        link = lambda *arguments, **callbacks: Link(Stage.world.broker, *arguments, **callbacks)  # noqa: E731
+        stack.enter_context(patch.object(publisher, "Connection", link))
+        stack.enter_context(patch.object(worker, "Connection", link))
+        stack.enter_context(patch.object(leases, "write", _watched(leases.write)))
+        clock = SimpleNamespace(monotonic=lambda: Stage.world.clock)
+        stack.enter_context(patch.object(relay, "time", clock))
+        stack.enter_context(patch.object(outbox, "time", clock))
+        for name in ("LINGER", "DATABASE_PAUSE", "FAULT_PAUSE"):
+            stack.enter_context(patch.object(lane, name, 0.0))
+        stack.enter_context(_boundaries_at_transactions())
+        if connection.vendor == "sqlite":
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug
+        yield
+
+
+def new_world() -> World:
+    """An empty world, and an empty database."""
+    Stage.world = World()
+    with transaction.atomic():
+        for model in (*reversed(list(apps.get_app_config("messaging").get_models())), Group):
+            model._default_manager.all().delete()
+    return Stage.world
+
+
+@contextmanager
+def _boundaries_at_transactions() -> Iterator[None]:
+    """Make the begin and the commit of each transaction boundaries, with the commit itself between two of them."""
+    commit, set_autocommit = connection._commit, connection.set_autocommit
+
+    def watched_commit() -> None:
+        try:
+            Stage.world.boundary("before commit")
+        except Crash:
+            connection._rollback()  # Django would commit on its way out
+            raise
+        commit()
+        Stage.world.commits += 1
+        Stage.world.boundary("committed")
+
+    def watched_set_autocommit(autocommit: bool, *arguments: Any, **options: Any) -> None:
+        if not autocommit:
+            Stage.world.boundary("begin")
+        set_autocommit(autocommit, *arguments, **options)
+
+    with patch.object(connection, "_commit", watched_commit), \
+         patch.object(connection, "set_autocommit", watched_set_autocommit):  # fmt: skip
+        yield
+
+
+def _roll_back() -> None:
+    """Leave the database as a process does that dies: what it had not committed is gone."""
+    connection.run_on_commit = []
+    connection.run_commit_hooks_on_set_autocommit_on = False
+    connection.in_atomic_block = connection.needs_rollback = False
+    connection.savepoint_ids, connection.atomic_blocks = [], []
+    if not connection.get_autocommit():
+        connection._rollback()
+        connection.set_autocommit(True)
+
+
+def _watched(write: Callable[[Sequence[Mark]], None]) -> Callable[[Sequence[Mark]], None]:
+    """Let marks be written, and see that none counts whose lease was another's by then."""
+
+    def states(ids: list[int]) -> dict[int, Any]:
+        rows = OutboxMessage.objects.filter(pk__in=ids).values_list("pk", "lease_token", "state", "publish_attempts")
+        return {pk: (token, *rest) for pk, token, *rest in rows}
+
+    def watched(marks: Sequence[Mark]) -> None:
+        before = states([mark.row.pk for mark in marks])
+        held = {mark.row.pk for mark in marks if before[mark.row.pk][0] == mark.row.lease_token}
+        stale = sorted({mark.row.pk for mark in marks} - held)
+        write(marks)
+        if stale and states(stale) != {pk: before[pk] for pk in stale}:
+            Stage.world.violated("lease", f"a mark of rows {stale} counted after their leases had ended")
+
+    return watched
