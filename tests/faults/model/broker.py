@@ -137,6 +137,15 @@ class Broker:
         self.queues[name].ready.clear()
         return gone
 
+    def take_out_one(self, name: str) -> list[Copy]:
+        """Take the first message that is ready out of a queue, as somebody may by hand, and return it."""
+        ready = self.queues[name].ready
+        return [ready.popleft()] if ready else []
+
+    def unbind(self, name: str) -> None:
+        """Remove the bindings of one queue."""
+        self.bindings = {each for each in self.bindings if each[2] != name}
+
     def give_up(self, name: str, dead_letters: str) -> list[Copy]:
         """Move what is ready in a queue to the queue of dead letters, and return it."""
         if name not in self.queues or dead_letters not in self.queues:
@@ -193,6 +202,8 @@ class Broker:
         if self.world.is_refused(sent):
             return set()
         queues = self.routed_to(sent.exchange, sent.routing_key)
+        if queues and sent.exchange:
+            self.world.passed_by(sent, queues)
         for name in queues:
             self.queues[name].ready.append(copy(sent))
         return queues
@@ -229,7 +240,7 @@ class Link:
         self._on_open, self._on_lost, self._on_change = on_open, on_lost, on_change
         self.generation = 0
         self.blocked = False
-        self.refused = self.never_reached = False
+        self.refused = False
         self.last_error = ""
         self.is_open = False
         self.channels: list[Channel] = []
@@ -244,6 +255,13 @@ class Link:
 
     def stop(self) -> None:
         self.vanish()
+
+    def wait_until_open(self, timeout: float) -> bool:
+        return self.is_open
+
+    @property
+    def never_reached(self) -> bool:
+        return not self.generation
 
     @property
     def usable(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.contrib.auth.models import Group
@@ -27,6 +28,8 @@ class Judge:
         self._read_at = -1
         #: Messages that were dead once: what came after them did not have to wait.
         self.were_dead: set[Where] = set()
+        #: Messages that were replayed: how often they had failed before.
+        self.replayed: dict[Where, int] = {}
 
     def look(self) -> None:
         """Check everything that is true at any time."""
@@ -39,6 +42,7 @@ class Judge:
             self._attempts_grow_and_end,
             self._dead_for_a_reason,
             self._in_order,
+            self._sent_again_once,
             self._effects_are_as_the_ledger_says,
         ):
             invariant()
@@ -46,23 +50,63 @@ class Judge:
     def look_at_the_end(self) -> None:
         """Check what is true once everything has healed, and nothing moves any more."""
         self._read()
-        for where in self._wheres():
-            self._expect(self._is_settled(where), "stuck", f"{where} is {self.inbox.get(where)}")
+        for where in self.wheres():
+            self.expect(self.is_settled(where), "stuck", f"{where} is {self.inbox.get(where)}")
         for row in self.outbox:
-            self._expect(row["state"] not in {Out.PENDING, Out.UNROUTABLE}, "stuck", f"{row} waits")
+            self.expect(row["state"] not in {Out.PENDING, Out.UNROUTABLE}, "stuck", f"{row} waits")
         for queue in self.world.broker.queues:
-            self._expect(not self.world.broker.copies(queue), "stuck", f"something is left in {queue}")
+            self.expect(not self.world.broker.copies(queue), "stuck", f"something is left in {queue}")
         for effect in self.effects:
-            self._expect(effect["state"] not in Effect.OPEN, "effect lost", f"{effect} is left")
+            self.expect(effect["state"] not in Effect.OPEN, "effect lost", f"{effect} is left")
 
-    def is_quiet(self) -> bool:
-        """Whether nothing is left that would move by itself."""
+    def moves(self) -> bool:
+        """Whether something is left that goes on by itself."""
         self._read()
-        return not (
-            any(row["state"] in {Out.PENDING, Out.UNROUTABLE} for row in self.outbox)
-            or any(row["state"] in {In.RETRYING, In.WAITING, In.EFFECTS_DUE} for row in self.inbox.values())
+        return (
+            self.has_open_rows()
+            or any(row["state"] == In.EFFECTS_DUE for row in self.inbox.values())
             or any(self.world.broker.copies(queue) for queue in self.world.broker.queues)
         )
+
+    def may_forget(self) -> bool:
+        """Whether time may pass as long as the messages are kept: nothing waits for somebody to reconcile."""
+        self._read()
+        broker = self.world.broker
+        return not (
+            broker.late
+            or any(link.unread for link in broker.links)
+            or any(broker.copies(queue) for queue in broker.queues)
+            or any(where in self.world.dropped and not self.is_settled(where) for where in self.wheres())
+        )
+
+    @contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Inside, what is done with may be pruned; see afterwards that nothing else was."""
+        self._read()
+        outbox, inbox, effects = self.outbox, self.inbox, self.effects
+        settled = {where for where in self.wheres() if self.is_settled(where)}
+        self.world.forgotten |= settled
+        yield
+        self._read()
+        self.world.forgotten -= self.inbox.keys()
+        for row in outbox:
+            if row["state"] not in {Out.PUBLISHED, Out.CANCELLED}:
+                self.expect(row["id"] in {each["id"] for each in self.outbox}, "retention", f"{row} was pruned")
+        for where, row in inbox.items():
+            if where not in self.inbox:
+                over = row["state"] in {In.HANDLED, In.DISCARDED} and not self.rows_of[where[1]]
+                self.expect(over, "retention", f"{row} was pruned, and could come again: {self.rows_of[where[1]]}")
+        for effect in effects:
+            if effect["state"] != Effect.State.DONE:
+                self.expect(effect in self.effects, "retention", f"{effect} was pruned")
+
+    def unsettled_effects(self) -> list[Effect]:
+        """Return what a person could settle."""
+        return list(Effect.objects.filter(state__in=[Effect.State.UNKNOWN, Effect.State.FAILED]).order_by("pk"))
+
+    def has_unsettled_effects(self) -> bool:
+        """Whether there is an effect that a person could settle."""
+        return any(row["state"] in {Effect.State.UNKNOWN, Effect.State.FAILED} for row in self.effects)
 
     def has_open_rows(self) -> bool:
         """Whether something is left to publish."""
@@ -73,6 +117,18 @@ class Judge:
         return any(row["state"] in Effect.OPEN for row in self.effects) or any(
             row["state"] == In.WAITING for row in self.inbox.values()
         )
+
+    def dead(self) -> set[Where]:
+        """Which messages are dead."""
+        self._read()
+        return {where for where, row in self.inbox.items() if row["state"] == In.DEAD}
+
+    def forgive(self, before: set[Where]) -> None:
+        """What is not dead any more, as it was `before`, begins anew."""
+        for where in before - self.dead():
+            self.replayed[where] = self.failures[where]
+            self.world.may_be_dead.pop(where, None)
+            self.world.deaths.pop(where, None)
 
     # --- what there is ---------------------------------------------------------------------------------------
 
@@ -99,21 +155,27 @@ class Judge:
             consumer, message_id, _ = row["name"].split()
             self.notes[consumer, message_id].append(row["id"])
         self.were_dead |= {where for where, row in self.inbox.items() if row["state"] in {In.DEAD, In.DISCARDED}}
+        self.were_dead |= {where for where in self.wheres() if self._is_given_up(where)}
 
-    def _wheres(self) -> Iterator[Where]:
+    def wheres(self) -> Iterator[Where]:
         for message_id in self.world.orders:
             for consumer in CONSUMERS:
                 yield consumer.name, message_id
 
-    def _is_settled(self, where: Where) -> bool:
+    def is_settled(self, where: Where) -> bool:
         row = self.inbox.get(where)
         if row is not None:
             return row["state"] in InboxMessage.SETTLED
-        return where in self.world.forgotten or any(
-            each["state"] in {Out.FAILED, Out.CANCELLED} for each in self.rows_of[where[1]]
+        return where in self.world.forgotten or self._is_given_up(where)
+
+    def _is_given_up(self, where: Where) -> bool:
+        """Whether it is never published: the broker refuses it, or a person cancelled it."""
+        return any(
+            each["state"] in {Out.FAILED, Out.CANCELLED} and each["consumer"] in {"", where[0]}
+            for each in self.rows_of[where[1]]
         )
 
-    def _expect(self, truth: object, invariant: str, what: str) -> None:
+    def expect(self, truth: object, invariant: str, what: str) -> None:
         if not truth:
             self.world.violated(invariant, what)
 
@@ -122,23 +184,23 @@ class Judge:
     def _no_ghost(self) -> None:
         known = self.world.orders.keys()
         for message_id in {row["message_id"] for row in self.outbox} | {where[1] for where in self.notes}:
-            self._expect(message_id in known, "ghost", f"{message_id} was never committed")
+            self.expect(message_id in known, "ghost", f"{message_id} was never committed")
 
     def _at_most_once(self) -> None:
         for where, notes in self.notes.items():
-            self._expect(len(notes) <= 1, "twice", f"{where} was handled {len(notes)} times")
+            self.expect(len(notes) <= 1, "twice", f"{where} was handled {len(notes)} times")
 
     def _nothing_lost(self) -> None:
-        for where in self._wheres():
+        for where in self.wheres():
             row = self.inbox.get(where)
             state = row["state"] if row else None
             if state in {In.HANDLED, In.EFFECTS_DUE}:
-                self._expect(self.notes[where], "lost", f"{where} counts as handled, and nothing came of it")
+                self.expect(self.notes[where], "lost", f"{where} counts as handled, and nothing came of it")
             elif self.notes[where]:
-                self._expect(where in self.world.forgotten, "fence", f"{where} was handled, and is {state}")
-            elif not self._is_settled(where):
+                self.expect(where in self.world.forgotten, "fence", f"{where} was handled, and is {state}")
+            elif not self.is_settled(where):
                 comes = where in self.world.dropped or state == In.WAITING or self._is_on_its_way(where)
-                self._expect(comes, "lost", f"{where} is {row}, and nothing brings it: {self.rows_of[where[1]]}")
+                self.expect(comes, "lost", f"{where} is {row}, and nothing brings it: {self.rows_of[where[1]]}")
 
     def _is_on_its_way(self, where: Where) -> bool:
         """Whether an outbox row, or a copy in the queue, brings the attempt that is expected."""
@@ -155,25 +217,29 @@ class Judge:
     def _marked_only_if_routed(self) -> None:
         for row in self.outbox:
             if row["state"] == Out.PUBLISHED:
-                self._expect(row["id"] in self.world.broker.confirmed, "mark", f"{row}: nobody confirmed that")
+                self.expect(row["id"] in self.world.broker.confirmed, "mark", f"{row}: nobody confirmed that")
             elif row["state"] == Out.FAILED:
                 order = self.world.orders[row["message_id"]]
-                self._expect(order.event.nature == "refused", "mark", f"{row}: it was not the guilty one")
+                self.expect(order.event.nature == "refused", "mark", f"{row}: it was not the guilty one")
+            elif row["state"] == Out.CANCELLED:
+                self.expect(row["message_id"] in self.world.cancelled, "mark", f"{row}: nobody cancelled it")
 
     def _attempts_grow_and_end(self) -> None:
         for where, row in self.inbox.items():
-            self._expect(row["attempt"] >= self.attempts.get(where, 1), "attempts", f"{where} went back: {row}")
+            self.expect(row["attempt"] >= self.attempts.get(where, 1), "attempts", f"{where} went back: {row}")
             self.attempts[where] = row["attempt"]
         for where, count in self.failures.items():
-            limit = ATTEMPTS * (1 + self.world.replays[where])
-            self._expect(count <= limit, "attempts", f"{where} failed {count} times")
-            if count >= limit:
+            since = count - self.replayed.get(where, 0)
+            self.expect(since <= ATTEMPTS, "attempts", f"{where} failed {since} times")
+            if since >= ATTEMPTS:
                 self.world.may_be_dead.setdefault(where, "it failed as often as it may")
 
     def _dead_for_a_reason(self) -> None:
         for where, row in self.inbox.items():
+            if row["state"] == In.DISCARDED:
+                self.expect(where in self.world.discarded, "dead", f"{where} is discarded, and by nobody")
             if row["state"] == In.DEAD:
-                self._expect(where in self.world.may_be_dead, "dead", f"{where} is dead without a reason")
+                self.expect(where in self.world.may_be_dead, "dead", f"{where} is dead without a reason")
 
     def _in_order(self) -> None:
         keys: dict[str, list[str]] = defaultdict(list)
@@ -187,11 +253,20 @@ class Judge:
     def _in_order_at(self, key: str, wheres: list[Where]) -> None:
         wheres = [where for where in wheres if where not in self.were_dead]
         handled = [self.notes[where][0] for where in wheres if self.notes[where]]
-        self._expect(handled == sorted(handled), "order", f"messages of {key} overtook each other: {wheres}")
-        waiting = [not self._is_settled(where) for where in wheres]
+        self.expect(handled == sorted(handled), "order", f"messages of {key} overtook each other: {wheres}")
+        waiting = [not self.is_settled(where) for where in wheres]
         after_those = wheres[waiting.index(True) :] if any(waiting) else []
         early = [where for where in after_those if self.notes[where]]
-        self._expect(not early, "order", f"{early} of {key} did not wait for {after_those[:1]}")
+        self.expect(not early, "order", f"{early} of {key} did not wait for {after_those[:1]}")
+
+    def _sent_again_once(self) -> None:
+        waiting = Counter(
+            (row["consumer"], row["message_id"], row["attempt"])
+            for row in self.outbox
+            if row["consumer"] and row["state"] in {Out.PENDING, Out.UNROUTABLE}
+        )
+        for where, count in waiting.items():
+            self.expect(count == 1, "replay", f"{where} is sent again {count} times at once")
 
     def _effects_are_as_the_ledger_says(self) -> None:
         for effect in self.effects:
@@ -199,15 +274,15 @@ class Judge:
             done = self.world.gateways[effect["name"]].done[key]
             about = f"{key} is {state}, and was done {done} times"
             if state == Effect.State.DONE:
-                self._expect(done == 1, "effect untrue", about)
+                self.expect(done == 1, "effect untrue", about)
             elif state == Effect.State.UNKNOWN:
-                self._expect(key in self.world.doubtful, "effect unknown", about)
+                self.expect(key in self.world.doubtful | self.world.overdue, "effect unknown", about)
             elif state in {Effect.State.INTENDED, Effect.State.FAILED}:
-                self._expect(done == 0, "effect untrue", about)
+                self.expect(done == 0, "effect untrue", about)
         intended = {(effect["consumer"], effect["message_id"]) for effect in self.effects}
         for where, notes in self.notes.items():
             if notes and where[0] == "texts" and where not in self.world.forgotten:
-                self._expect(where in intended, "effect lost", f"{where} was handled, and its effect is not written")
+                self.expect(where in intended, "effect lost", f"{where} was handled, and its effect is not written")
 
 
 def _rows(model: type[models.Model], *columns: str) -> list[dict[str, Any]]:

@@ -7,25 +7,35 @@ from datetime import timedelta
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from messaging.operations import cancel, discard, hasten, prune, replay
+from messaging.operations.findings import Trouble
+from messaging.operations.wanted import Wanted
 from tests.faults.model import world as worlds
 from tests.faults.model.broker import WEATHERS, Weather
 from tests.faults.model.invariants import Judge
-from tests.faults.model.world import ANSWERS, CONSUMERS, EFFECTS, ENDINGS, NATURES, Fault, Ordered
+from tests.faults.model.world import ANSWERS, CONSUMERS, ENDINGS, MEANWHILES, NATURES, SOMEBODY, WISHES, Fault, Ordered
 
 #: More orders would not find more.
 ORDERS = 8
 #: With more of it nothing else would happen.
 TROUBLES = 6
+#: Times that something may be lost again before it comes through.
+CYCLES = 6
+EVERYTHING = Wanted()
 #: Rounds in which everything must have come to rest once nothing fails any more.
 ROUNDS = 20
 
 names = st.sampled_from(["a", "b"])
 queues = st.sampled_from([each.name for each in CONSUMERS])
-effects = st.sampled_from(EFFECTS)
+effects = st.sampled_from(WISHES)
 keys = st.sampled_from(["", "", "key"])
-faults = st.integers(-24, 12).map(lambda at: Fault(at) if at > 0 else None)
+faults = st.builds(
+    lambda at, what: Fault(at, what) if at > 0 else None,
+    st.integers(-24, 14),
+    st.sampled_from([MEANWHILES[0], MEANWHILES[0], MEANWHILES[0], *MEANWHILES]),
+)
 weathers = st.builds(Weather, st.sampled_from(WEATHERS), st.sampled_from([0, 0, 0, 1, 2]))
-endings = st.lists(st.sampled_from(ENDINGS), max_size=3)
+endings = st.lists(st.sampled_from(ENDINGS), min_size=1, max_size=3)
 answers = st.sampled_from(ANSWERS)
 times = st.sampled_from([timedelta(seconds=11), worlds.LEASE_OVER, timedelta(seconds=70)])
 
@@ -38,11 +48,12 @@ class Journey(RuleBasedStateMachine):
         self.world = worlds.new_world()
         self.judge = Judge(self.world)
         self.world.check = self.judge.look
+        self.world.meanwhile = self._meanwhile
         self.number = self.troubles = 0
 
     def _events(self, count: int, nature: str, effect: str) -> list[Ordered]:
         first, self.number = self.number, self.number + count
-        return [Ordered(number=first + each, nature=nature, effect=effect) for each in range(count)]
+        return [Ordered(number=first + each, nature=nature, effects=effect) for each in range(count)]
 
     def _may_trouble(self) -> bool:
         return self.troubles < TROUBLES
@@ -113,8 +124,7 @@ class Journey(RuleBasedStateMachine):
     @rule(time=times, names=st.sets(names))
     def time_passes(self, time: timedelta, names: set[str]) -> None:
         """Time passes, and some relays notice."""
-        self.world.pass_time(time)
-        self.world.note_doubts()
+        self._pass_time(time)
         self.world.look()
         for name in sorted(names):
             self.publish(name, Weather(), None)
@@ -175,6 +185,84 @@ class Journey(RuleBasedStateMachine):
         self.deliver(one, consumer, 3)
         self.work(one, consumer, [], "done", None)
 
+    def _meanwhile(self, what: str, name: str, where: str) -> None:
+        """Something happens in the middle of a step of another process."""
+        other = _other(name)
+        match what:
+            case "the other publishes":
+                self.publish(other, Weather(), None)
+            case "the other consumes":
+                for each in CONSUMERS:
+                    self.deliver(other, each.name, 3)
+                    self.work(other, each.name, [], "done", None)
+            case "the other sweeps":
+                self.sweep(other, "done", None)
+            case "time passes" if not where.startswith("gateway"):
+                # What a gateway does with a request that was frozen on its way for so long, nobody can know.
+                self._pass_time(worlds.LEASE_OVER)
+                self.sweep(other, "done", None)
+                self.publish(other, Weather(), None)
+            case "replayed":
+                self.replay(other, None)
+            case "cancelled":
+                for message_id in list(self.world.orders)[-2:]:
+                    self._cancel(other, message_id, None)
+            case "reconciled":
+                self.reconcile(other, None)
+
+    # --- what people do ----------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.judge.dead())
+    @rule(name=names, fault=faults)
+    def replay(self, name: str, fault: Fault | None) -> None:
+        before = self.judge.dead()
+        self.world.run(name, lambda _: replay.replay(EVERYTHING, by=SOMEBODY), fault)
+        self.judge.forgive(before)
+
+    @precondition(lambda self: self._may_trouble() and self.judge.dead())
+    @rule(name=names, fault=faults)
+    def discard(self, name: str, fault: Fault | None) -> None:
+        self.troubles += 1
+        self.world.discarded |= self.judge.dead()
+        self.world.run(name, lambda _: discard.discard(EVERYTHING, by=SOMEBODY), fault)
+
+    @precondition(lambda self: self._may_trouble() and self.judge.has_open_rows())
+    @rule(name=names, data=st.data(), fault=faults)
+    def cancel(self, name: str, data: st.DataObject, fault: Fault | None) -> None:
+        self.troubles += 1
+        self._cancel(name, data.draw(st.sampled_from(list(self.world.orders))), fault)
+
+    def _cancel(self, name: str, message_id: str, fault: Fault | None) -> None:
+        self.world.cancelled.add(message_id)
+        allowed = {(each.name, message_id) for each in CONSUMERS} - self.world.may_be_dead.keys()
+        self.world.may_be_dead.update(dict.fromkeys(allowed, "somebody cancelled it"))
+        self.world.run(name, lambda _: cancel.cancel(Wanted(message_ids=[message_id]), by=SOMEBODY), fault)
+        for where in allowed - self.judge.dead():
+            self.world.may_be_dead.pop(where, None)
+
+    @precondition(lambda self: self.judge.has_open_rows())
+    @rule(name=names, fault=faults)
+    def hasten(self, name: str, fault: Fault | None) -> None:
+        self.world.run(name, lambda _: hasten.hasten(EVERYTHING, by=SOMEBODY), fault)
+
+    @precondition(lambda self: self.judge.has_unsettled_effects())
+    @rule(name=names, data=st.data(), give_up=st.booleans(), fault=faults)
+    def settle(self, name: str, data: st.DataObject, give_up: bool, fault: Fault | None) -> None:
+        effect = data.draw(st.sampled_from(self.judge.unsettled_effects()))
+        self.world.run(name, lambda _: self.world.settle(effect, give_up=give_up), fault)
+
+    @rule(name=names, fault=faults)
+    def reconcile(self, name: str, fault: Fault | None) -> None:
+        self.world.run(name, lambda _: self.world.reconcile(), fault)
+
+    @precondition(lambda self: self.judge.may_forget())
+    @rule(name=names, time=st.sampled_from([timedelta(days=15), timedelta(days=91)]), fault=faults)
+    def prune_after_a_long_time(self, name: str, time: timedelta, fault: Fault | None) -> None:
+        self._pass_time(time)
+        self.world.look()
+        with self.judge.forgetting():
+            self.world.run(name, lambda _: prune.prune(), fault)
+
     # --- what happens to processes and to the broker -----------------------------------------------------------
 
     @precondition(_may_trouble)
@@ -197,10 +285,11 @@ class Journey(RuleBasedStateMachine):
 
     @precondition(_may_trouble)
     @rule(data=st.data(), what=st.sampled_from(["restarts", "stops", "starts", "reads on", "reads late", "copies",
-                                                "is unbound", "gives up"]), consumer=queues)  # fmt: skip
+                                                "loses all bindings", "loses a binding", "gives up", "is purged",
+                                                "loses one", "loses a queue"]), consumer=queues)  # fmt: skip
     def broker_trouble(self, data: st.DataObject, what: str, consumer: str) -> None:
         self.troubles += 1
-        broker = self.world.broker
+        broker, queue = self.world.broker, f"model.{consumer}"
         match what:
             case "restarts":
                 broker.stop()
@@ -215,8 +304,16 @@ class Journey(RuleBasedStateMachine):
                 broker.let_late_ones_arrive()
             case "copies":  # as if something had been published again: without the flag
                 broker.copy_one(lambda copies: data.draw(st.sampled_from(copies)))
-            case "is unbound":
+            case "loses all bindings":
                 broker.bindings.clear()
+            case "loses a binding":
+                broker.unbind(queue)
+            case "is purged" if queue in broker.queues:
+                self.world.drop(consumer, broker.purge(queue))
+            case "loses one" if queue in broker.queues:
+                self.world.drop(consumer, broker.take_out_one(queue))
+            case "loses a queue" if queue in broker.queues:
+                self.world.drop(consumer, broker.delete_queue(queue))
             case "gives up":
                 self.world.give_up(consumer)
         self.world.look()
@@ -230,11 +327,23 @@ class Journey(RuleBasedStateMachine):
             self.world.look()
 
     def heal(self) -> None:
-        """Nothing fails any more: everything must come to rest."""
+        """Nothing fails any more: everything must come to rest, and what the broker lost is sent again."""
+        self.world.broker.start()
+        self.world.end_alarms()
+        self.world.broker.let_late_ones_arrive()
+        for _ in range(CYCLES):
+            self._come_to_rest()
+            self._pass_time(timedelta(seconds=1000))  # beyond RECONCILE_AFTER and RECONCILE_INTERVAL
+            lost = {where for where in self.judge.wheres() if not self.judge.is_settled(where)}
+            report = self.world.run("a", lambda _: self.world.reconcile())
+            if not report.sent_again:
+                break
+            named = {(each.consumer, each.message_id) for each in report.of(Trouble.LOST)}
+            self.judge.expect(named <= lost, "replay", f"{named - lost} were not lost, and sent again")
+            self.judge.expect(lost & named <= self.world.dropped, "lost", f"{named - self.world.dropped}")
+
+    def _come_to_rest(self) -> None:
         world = self.world
-        world.broker.start()
-        world.end_alarms()
-        world.broker.let_late_ones_arrive()
         for _ in range(ROUNDS):
             for name in ("a", "b"):
                 world.run(name, world.turn)
@@ -243,10 +352,13 @@ class Journey(RuleBasedStateMachine):
                 for consumer in (*(each.name for each in CONSUMERS), worlds.BURIER):
                     self._drain(name, consumer)
                 world.run(name, world.sweep)
-            if self.judge.is_quiet():
+            if not self.judge.moves():
                 return
-            world.pass_time(timedelta(seconds=70))
-            world.note_doubts()
+            self._pass_time(timedelta(seconds=70))
+
+    def _pass_time(self, time: timedelta) -> None:
+        self.world.pass_time(time)
+        self.world.note_doubts()
 
     def _drain(self, name: str, consumer: str) -> None:
         for _ in range(ROUNDS):

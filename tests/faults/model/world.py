@@ -8,6 +8,7 @@ and at any of them the process may die. What it had in memory is then gone; the 
 from __future__ import annotations
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,26 +21,30 @@ from unittest.mock import patch
 from django.apps import apps
 from django.contrib.auth.models import Group
 from django.db import connection, models, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from messaging import effects, lane, leases, outbox, relay, relay_thread, sweep, worker
+from messaging import effects, lane, leases, ledger, outbox, relay, relay_thread, sending, sweep, turns, worker
 from messaging.broker import publisher
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.effects import EffectKind, Sending
 from messaging.events import Event
-from messaging.exceptions import NotDone, Reject, RetryLater
+from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater
 from messaging.handling import CRASH_LIMIT
 from messaging.leases import Mark
+from messaging.ledger import Claimed, Result
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.operations import dead_letters
+from messaging.operations import dead_letters, reconcile, settle, sightings
+from messaging.operations.reconcile import Report
+from messaging.operations.settle import Verdict
 from messaging.relay import Relay
 from messaging.retry import RetryPolicy
 from messaging.worker import Worker
 from tests.faults.model.broker import Broker, Copy, Link
 from tests.support.consuming import registered
 
+SOMEBODY = "somebody"
 #: Attempts of each consumer and effect.
 ATTEMPTS = 3
 RETRY = RetryPolicy(max_attempts=ATTEMPTS, first_delay=timedelta(seconds=10), jitter=0)
@@ -67,27 +72,35 @@ class Crash(BaseException):
     """The process that makes the present step is dead."""
 
 
+#: What can happen in the middle of a step: its process dies; or something else happens, and then it goes on.
+MEANWHILES = ("it dies", "the other publishes", "the other consumes", "the other sweeps", "time passes", "replayed",
+              "cancelled", "reconciled")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Fault:
-    """The process dies at the `at`-th boundary of its step."""
+    """What happens at the `at`-th boundary of a step."""
 
     at: int
+    what: str = MEANWHILES[0]
 
 
 # --- What the processes do ---------------------------------------------------------------------------------
 
 
 class Ordered(Event, type="model.ordered"):
-    """Something was ordered. `nature`: what is odd about it; `effect`: which one the second consumer intends."""
+    """Something was ordered. `nature`: what is odd about it; `effects`: which the second consumer intends."""
 
     number: int
     nature: str = ""
-    effect: str = "keyed"
+    effects: str = "keyed"
 
 
 #: What can be odd about an order: nothing; its handler kills the process; the broker refuses it for its size.
 NATURES = ("", "", "", "kills", "refused")
 EFFECTS = ("keyed", "asked", "blind")
+#: What an order may want.
+WISHES = ("blind", "keyed", "asked blind", "keyed asked blind")
 #: How a handler can end.
 ENDINGS = ("well", "fails", "rejects", "wants it later")
 #: How a gateway can answer.
@@ -153,8 +166,9 @@ class Gateway:
     def send(self, sending: Sending) -> str:
         world, key = self.world, sending.key
         world.boundary("gateway")
-        if self.name == "blind" and key in world.doubtful:
+        if self.name == "blind" and key in world.doubtful and key not in world.may_be_repeated:
             world.violated("effect twice", f"{key} may have been done, and was sent again")
+        world.may_be_repeated.discard(key)
         if self.name == "keyed" and self.done[key]:
             return f"done {key}"
         answer = world.answer
@@ -193,6 +207,19 @@ class _Alive:
         """It has nothing left to do."""
 
 
+class _AtOnce:
+    """Stands for the thread that an effect is carried out on: on the test's own, what happens when is no accident."""
+
+    def __init__(self, *, target: Callable[[], None], **_: Any) -> None:
+        self._target = target
+
+    def start(self) -> None:
+        self._target()
+
+    def join(self, timeout: float) -> None:
+        """It has ended."""
+
+
 class Process:
     """A process of the project: it commits, publishes and consumes, as a web worker and a consumer in one."""
 
@@ -203,12 +230,14 @@ class Process:
         self.stopping = False
         self.fault: Fault | None = None
         self.passed = 0
+        #: Keys of the effects that it is about to carry out, or has, without having said so.
+        self.claimed: set[str] = set()
         self.relay = Relay()
         self.relay._wait = self._wait  # type: ignore[method-assign]
         self.worker = Worker([*CONSUMERS, dead_letters.consumer()])
         self.lanes = {each.consumer.name: each for each in self.worker.lanes}
         for each in self.worker.lanes:
-            each._turn = None  # one step at a time: nobody is to be let through
+            each._turns._lock = None  # one step at a time: nobody is to be let through
         self.home: Any = relay_thread._Home()
         self.home.long_lived = True
         self.home.relay, self.home.thread = self.relay, _Alive()
@@ -246,6 +275,8 @@ class World:
     #: Monotonic time, as relays see it. The database's clock is its own: its rows are moved into the past.
     clock: float = 1000.0
     check: Callable[[], None] = lambda: None
+    #: Lets something happen in the middle of a step: what, to whom, and where.
+    meanwhile: Callable[[str, str, str], None] = lambda *_: None
 
     #: Message id → order, in the order of the commits.
     orders: dict[str, Order] = field(default_factory=dict)
@@ -253,22 +284,30 @@ class World:
     endings: list[str] = field(default_factory=list)
     answer: str = "done"
 
-    #: (consumer, message id) of copies that the broker lost by itself.
+    #: (consumer, message id) of copies that the broker lost: until somebody reconciles nothing need bring them.
     dropped: set[tuple[str, str]] = field(default_factory=set)
     #: (consumer, message id) that may be dead: why.
     may_be_dead: dict[tuple[str, str], str] = field(default_factory=dict)
     #: (consumer, message id) → deaths of processes that held it.
     deaths: Counter[tuple[str, str]] = field(default_factory=Counter)
-    #: Keys of effects that may have been done without anybody knowing.
+    #: Keys of effects that may have been done without anybody knowing: only a person may have them sent again.
     doubtful: set[str] = field(default_factory=set)
+    #: Keys of effects whose sender took longer than it may.
+    overdue: set[str] = field(default_factory=set)
+    #: Keys of effects that were surely not done: a person has asked the outside.
+    may_be_repeated: set[str] = field(default_factory=set)
     #: Outbox row → message id that it was published with.
     sent: dict[int, str] = field(default_factory=dict)
-    #: Handled messages that were forgotten by pruning.
+    #: Message ids that somebody cancelled, and (consumer, message id) that somebody discarded.
+    cancelled: set[str] = field(default_factory=set)
+    discarded: set[tuple[str, str]] = field(default_factory=set)
+    #: (consumer, message id), settled, that were forgotten by pruning.
     forgotten: set[tuple[str, str]] = field(default_factory=set)
-    replays: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     #: Transactions that have committed.
     commits: int = 0
+    #: Called by the next commit.
+    at_commit: Callable[[], None] | None = None
 
     violation: Violation | None = None
     _current: Process | None = None
@@ -293,7 +332,7 @@ class World:
         return self.processes[name]
 
     def run(self, name: str, step: Callable[[Process], Any], fault: Fault | None = None) -> Any:
-        """Let a process make one step, which `fault` may end; then look at everything."""
+        """Let a process make one step, which `fault` may end or interrupt; then look at everything."""
         process = self.process(name)
         process.fault, process.passed = fault, 0
         before, self._current, relay_thread._home = self._current, process, process.home
@@ -311,10 +350,10 @@ class World:
         return result
 
     def look(self) -> None:
-        """Check what must always be true. Raises Violation."""
+        """Check what must always be true. Raises Violation, though not into the product's hands."""
         if self.violation is None:
             self.check()
-        if self.violation is not None:
+        if self.violation is not None and self._current is None:
             raise self.violation
 
     def boundary(self, what: str) -> None:
@@ -322,11 +361,18 @@ class World:
         process = self._current
         if process is None:
             return
-        if not process.dead:
-            process.passed += 1
-            process.dead = process.fault is not None and process.passed == process.fault.at
         if process.dead:
             raise Crash(what)
+        process.passed += 1
+        fault = process.fault
+        if fault is None or process.passed < fault.at:
+            return
+        if fault.what == MEANWHILES[0]:
+            process.dead = True
+            raise Crash(what)
+        if connection.get_autocommit() and not connection.in_atomic_block:  # nothing comes between its statements
+            process.fault = None
+            self.meanwhile(fault.what, process.name, what)
 
     def die(self) -> None:
         """The process is killed by what it does."""
@@ -346,22 +392,25 @@ class World:
                     self.may_be_dead[where] = "processes died of it"
         for link in process.links:
             link.vanish()
-        self.doubtful.update(each.key for each in Effect.objects.filter(state=Effect.State.SENDING))
+        self.doubtful |= process.claimed
         self.processes.pop(process.name, None)
 
     def place(self, process: Process, events: Sequence[Ordered], *, key: str = "", commit: bool = True) -> None:
         """Commit `events`, or roll them back."""
-        commits = self.commits
         rows: list[Any] = []
+
+        def committed() -> None:
+            for event, row in zip(events, rows, strict=True):
+                self.orders[row.message_id] = Order(row.message_id, event, key)
+
         try:
             with transaction.atomic():
                 rows += outbox.add(*events, ordering_key=key)
+                self.at_commit = committed
                 if not commit:
                     transaction.set_rollback(True)
         finally:
-            if self.commits > commits:
-                for event, row in zip(events, rows, strict=True):
-                    self.orders[row.message_id] = Order(row.message_id, event, key)
+            self.at_commit = None  # where it died before
 
     def turn(self, process: Process) -> None:
         """One turn of the relay: what is due is claimed and published, and marked if that is due."""
@@ -385,6 +434,26 @@ class World:
 
     def sweep(self, process: Process) -> None:
         sweep.sweep(CONSUMERS)
+
+    # --- what people do --------------------------------------------------------------------------------------
+
+    def reconcile(self) -> Report | None:
+        """A person, or cron, has lost messages sent again; None where the broker cannot be reached."""
+        try:
+            return reconcile.reconcile(repair=True, by=SOMEBODY)
+        except BrokerUnavailable:
+            return None
+
+    def settle(self, effect: Effect, *, give_up: bool) -> None:
+        """A person asks the outside, and says what became of an effect."""
+        if self.gateways[effect.name].done[effect.key]:
+            verdict = Verdict.DONE
+        else:
+            verdict = Verdict.GIVE_UP if give_up else Verdict.NOT_DONE
+            self.may_be_repeated.add(effect.key)
+        settle.settle(effect, verdict, by=SOMEBODY)
+
+    # --- what happens to processes ---------------------------------------------------------------------------
 
     def stop(self, process: Process) -> None:
         """It gets SIGTERM, and leaves in order."""
@@ -411,7 +480,7 @@ class World:
     def note_doubts(self) -> None:
         """Whoever was sending an effect has taken longer than it may: nobody knows what came of it."""
         late = Effect.objects.filter(state=Effect.State.SENDING, sending_until__lte=Now())
-        self.doubtful.update(each.key for each in late)
+        self.overdue.update(each.key for each in late)
 
     def has_marks(self) -> bool:
         """Whether a relay has published something that it has not marked yet."""
@@ -430,6 +499,10 @@ class World:
         """What waits in the queue is over its limit: the broker moves it to the queue of dead letters."""
         for gone in self.broker.give_up(f"model.{consumer}", f"model.{BURIER}"):
             self.may_be_dead[consumer, gone.message_id] = "the broker gave it up"
+
+    def drop(self, consumer: str, copies: Sequence[Copy]) -> None:
+        """The broker has lost these copies."""
+        self.dropped.update((consumer, each.message_id) for each in copies)
 
     # --- what the product calls ------------------------------------------------------------------------------
 
@@ -450,12 +523,19 @@ class World:
             case "wants it later":
                 raise RetryLater("not now", after=timedelta(seconds=20))
         if delivery.consumer == "texts":
-            delivery.effect(event.effect, {"number": event.number})
+            for each in event.effects.split():
+                delivery.effect(each, {"number": event.number})
 
     def is_refused(self, sent: Copy) -> bool:
         """Whether the broker closes the channel over this message."""
         order = self.orders.get(sent.message_id)
         return order is not None and order.event.nature == "refused"
+
+    def passed_by(self, sent: Copy, queues: set[str]) -> None:
+        """A message came to some queues: those that were not bound do not get it, and the broker says nothing."""
+        for each in CONSUMERS:
+            if each.queue not in queues:
+                self.drop(each.name, [sent])
 
     def was_sent(self, sent: Copy) -> None:
         """A message has left a process."""
@@ -505,14 +585,18 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(patch.dict(effects._registry, {each.name: each for each in KINDS}, clear=True))
         stack.enter_context(patch.object(relay_thread, "_home", relay_thread._home))
         link = lambda *arguments, **callbacks: Link(Stage.world.broker, *arguments, **callbacks)  # noqa: E731
-        stack.enter_context(patch.object(publisher, "Connection", link))
-        stack.enter_context(patch.object(worker, "Connection", link))
+        for module in (publisher, worker, sightings):
+            stack.enter_context(patch.object(module, "Connection", link))
         stack.enter_context(patch.object(leases, "write", _watched(leases.write)))
+        stack.enter_context(patch.object(ledger, "claim", _remembered(ledger.claim)))
+        stack.enter_context(patch.object(ledger, "note", _forgotten(ledger.note)))
         clock = SimpleNamespace(monotonic=lambda: Stage.world.clock)
-        stack.enter_context(patch.object(relay, "time", clock))
-        stack.enter_context(patch.object(outbox, "time", clock))
-        for name in ("LINGER", "DATABASE_PAUSE", "FAULT_PAUSE"):
-            stack.enter_context(patch.object(lane, name, 0.0))
+        for module in (relay, outbox, ledger, sending):
+            stack.enter_context(patch.object(module, "time", clock))
+        stack.enter_context(patch.object(sending, "threading", SimpleNamespace(Thread=_AtOnce)))
+        stack.enter_context(patch.object(sending, "connections", SimpleNamespace(close_all=lambda: None)))
+        for module, name in ((lane, "LINGER"), (lane, "FAULT_PAUSE"), (turns, "DATABASE_PAUSE")):
+            stack.enter_context(patch.object(module, name, 0.0))
         stack.enter_context(_boundaries_at_transactions())
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:
@@ -542,12 +626,18 @@ def _boundaries_at_transactions() -> Iterator[None]:
             raise
         commit()
         Stage.world.commits += 1
+        if Stage.world.at_commit:
+            Stage.world.at_commit()
+            Stage.world.at_commit = None
         Stage.world.boundary("committed")
 
     def watched_set_autocommit(autocommit: bool, *arguments: Any, **options: Any) -> None:
         if not autocommit:
             Stage.world.boundary("begin")
+            Stage.world.at_commit = None  # of one that was rolled back
         set_autocommit(autocommit, *arguments, **options)
+        if autocommit and sys.exception() is None:
+            Stage.world.boundary("after the transaction")
 
     with patch.object(connection, "_commit", watched_commit), \
          patch.object(connection, "set_autocommit", watched_set_autocommit):  # fmt: skip
@@ -573,6 +663,9 @@ def _watched(write: Callable[[Sequence[Mark]], None]) -> Callable[[Sequence[Mark
         return {pk: (token, *rest) for pk, token, *rest in rows}
 
     def watched(marks: Sequence[Mark]) -> None:
+        process = Stage.world._current
+        if process and process.fault and process.fault.what != MEANWHILES[0]:
+            process.fault = None  # nothing shall come between the two looks but the marks themselves
         before = states([mark.row.pk for mark in marks])
         held = {mark.row.pk for mark in marks if before[mark.row.pk][0] == mark.row.lease_token}
         stale = sorted({mark.row.pk for mark in marks} - held)
@@ -581,3 +674,26 @@ def _watched(write: Callable[[Sequence[Mark]], None]) -> Callable[[Sequence[Mark
             Stage.world.violated("lease", f"a mark of rows {stale} counted after their leases had ended")
 
     return watched
+
+
+def _remembered(claim: Callable[[Q, int], list[Claimed]]) -> Callable[[Q, int], list[Claimed]]:
+    """Let effects be claimed, and remember by whom."""
+
+    def remembered(which: Q, limit: int) -> list[Claimed]:
+        claimed = claim(which, limit)
+        if process := Stage.world._current:
+            process.claimed.update(each.row.key for each in claimed)
+        return claimed
+
+    return remembered
+
+
+def _forgotten(note: Callable[[Sequence[tuple[Claimed, Result]]], None]) -> Callable[..., None]:
+    """Let it be written down what became of effects, and forget who claimed them."""
+
+    def forgotten(results: Sequence[tuple[Claimed, Result]]) -> None:
+        note(results)
+        if process := Stage.world._current:
+            process.claimed -= {claimed.row.key for claimed, _ in results}
+
+    return forgotten
