@@ -30,7 +30,7 @@ ALWAYS = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
-SEARCH = settings(ALWAYS, max_examples=10_000 if FULL else 200, derandomize=not FULL)
+SEARCH = settings(ALWAYS, max_examples=10_000 if FULL else 80, derandomize=not FULL)
 #: No shrinking: that a bug is found is enough.
 HUNT = settings(ALWAYS, max_examples=150, derandomize=True, phases=[Phase.generate])
 
@@ -45,7 +45,10 @@ def test_nothing_is_lost_doubled_or_out_of_order_whatever_happens() -> None:
     run_state_machine_as_test(Journey, settings=SEARCH)
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+@pytest.mark.one_database
+@pytest.mark.parametrize(
+    "bug", [pytest.param(bug, marks=[pytest.mark.full] if bug.hides else [], id=bug.name) for bug in BUGS]
+)
 def test_the_model_notices(bug: Bug) -> None:
     with bug.plant(), pytest.raises(Violation) as found:
         run_state_machine_as_test(Journey, settings=HUNT)

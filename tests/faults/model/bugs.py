@@ -6,9 +6,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from messaging import database, handling, inbox, leases, ledger, ordering, outbox, sending
@@ -19,26 +21,31 @@ from messaging.handling import Verdict
 from messaging.lane import Lane
 from messaging.leases import Mark
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.operations import prune, replay
 from messaging.relay import Relay, _expected_queues
 
 
 @dataclass(frozen=True)
 class Bug:
-    """`plant` puts it into the product while the context lasts; `breaks` names the invariants that may show it."""
+    """`plant` puts it into the product while the context lasts; `breaks` names the invariants that may show it.
+
+    One that hides takes long to be found.
+    """
 
     name: str
     breaks: frozenset[str]
     plant: Callable[[], AbstractContextManager[None]]
+    hides: bool
 
 
 BUGS: list[Bug] = []
 
 
-def bug(*breaks: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+def bug(*breaks: str, hides: bool = False) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
     """Declare the decorated context manager as a bug that breaks one of these invariants."""
 
     def register(plant: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
-        BUGS.append(Bug(plant.__name__, frozenset(breaks), contextmanager(plant)))
+        BUGS.append(Bug(plant.__name__, frozenset(breaks), contextmanager(plant), hides))
         return plant
 
     return register
@@ -85,7 +92,7 @@ def a_returned_message_counts_as_published() -> Iterator[None]:
         yield
 
 
-@bug("mark", "lost")
+@bug("mark", "lost", hides=True)
 def a_timeout_counts_as_published() -> Iterator[None]:
     publish = Publisher.publish
 
@@ -165,7 +172,7 @@ def the_inbox_row_is_in_a_transaction_of_its_own() -> Iterator[None]:
         yield
 
 
-@bug("lost")
+@bug("lost", hides=True)
 def the_retry_is_written_after_the_failure() -> Iterator[None]:
     write, failed = outbox.write, handling._failed
 
@@ -182,7 +189,7 @@ def the_retry_is_written_after_the_failure() -> Iterator[None]:
         yield
 
 
-@bug("ack", "lost")
+@bug("ack", "lost", hides=True)
 def a_stale_delivery_tag_is_acknowledged() -> Iterator[None]:
     settle = Subscription._settle
 
@@ -211,13 +218,13 @@ def who_waits_for_a_turn_is_forgotten() -> Iterator[None]:
 # --- Effects -----------------------------------------------------------------------------------------------
 
 
-@bug("effect twice")
+@bug("effect twice", hides=True)
 def a_doubtful_effect_is_sent_again_blindly() -> Iterator[None]:
     with patch.object(EffectKind, "can_repeat", True):
         yield
 
 
-@bug("effect untrue", "effect twice")
+@bug("effect untrue", "effect twice", hides=True)
 def any_error_of_a_gateway_means_that_nothing_was_done() -> Iterator[None]:
     with patch.object(sending, "_doubtful", sending._not_done):
         yield
@@ -226,4 +233,41 @@ def any_error_of_a_gateway_means_that_nothing_was_done() -> Iterator[None]:
 @bug("effect lost", "stuck")
 def nobody_sends_what_was_intended() -> Iterator[None]:
     with patch.object(ledger, "claim", lambda *_: []):
+        yield
+
+
+# --- What people do, and housekeeping ----------------------------------------------------------------------
+
+
+@bug("retention", "lost")
+def what_waits_is_pruned_like_what_is_published() -> Iterator[None]:
+    def old() -> QuerySet[OutboxMessage]:
+        return OutboxMessage.objects.filter(created_at__lt=database.in_future(-14 * 86400))
+
+    with patch.object(prune, "_finished_outbox", old):
+        yield
+
+
+@bug("retention", "twice")
+def the_inbox_forgets_what_can_come_again() -> Iterator[None]:
+    def old(_: QuerySet[OutboxMessage]) -> QuerySet[InboxMessage]:
+        return InboxMessage.objects.filter(
+            state=InboxMessage.State.HANDLED, changed_at__lt=database.in_future(-10 * 86400)
+        )
+
+    with patch.object(prune, "_forgettable_inbox", old):
+        yield
+
+
+@bug("fence", "twice")
+def a_replay_runs_what_was_handled() -> Iterator[None]:
+    states = SimpleNamespace(**{state.name: state for state in InboxMessage.State})
+    states.DEAD = InboxMessage.State.HANDLED
+    with patch.object(replay, "State", states):
+        yield
+
+
+@bug("stuck", hides=True)
+def nobody_counts_what_kills_its_process() -> Iterator[None]:
+    with patch.object(handling, "_count_start", lambda _: None):
         yield

@@ -15,6 +15,7 @@ from tests.faults.model.world import ATTEMPTS, CONSUMERS, World
 
 Out = OutboxMessage.State
 In = InboxMessage.State
+Origin = OutboxMessage.Origin
 
 Where = tuple[str, str]
 
@@ -98,7 +99,7 @@ class Judge:
                 self.expect(over, "retention", f"{row} was pruned, and could come again: {self.rows_of[where[1]]}")
         for effect in effects:
             if effect["state"] != Effect.State.DONE:
-                self.expect(effect in self.effects, "retention", f"{effect} was pruned")
+                self.expect(effect["id"] in {each["id"] for each in self.effects}, "retention", f"{effect} was pruned")
 
     def unsettled_effects(self) -> list[Effect]:
         """Return what a person could settle."""
@@ -137,7 +138,7 @@ class Judge:
         if self._read_at == self.world.commits:
             return
         self._read_at = self.world.commits
-        self.outbox = _rows(OutboxMessage, "id", "message_id", "consumer", "state", "attempt")
+        self.outbox = _rows(OutboxMessage, "id", "message_id", "consumer", "state", "attempt", "origin")
         self.rows_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self.outbox:
             self.rows_of[row["message_id"]].append(row)
@@ -148,7 +149,7 @@ class Judge:
         self.failures = Counter(
             wheres[row["inbox_message_id"]] for row in tried if row["outcome"] in {"failed", "rejected"}
         )
-        self.effects = _rows(Effect, "consumer", "message_id", "name", "state")
+        self.effects = _rows(Effect, "id", "consumer", "message_id", "name", "state")
         #: The rows that handlers left, for each message.
         self.notes: dict[Where, list[int]] = defaultdict(list)
         for row in _rows(Group, "id", "name"):
@@ -261,9 +262,10 @@ class Judge:
 
     def _sent_again_once(self) -> None:
         waiting = Counter(
-            (row["consumer"], row["message_id"], row["attempt"])
+            (row["consumer"], row["message_id"], row["attempt"], row["origin"])
             for row in self.outbox
-            if row["consumer"] and row["state"] in {Out.PENDING, Out.UNROUTABLE}
+            # Whose turn has come may have to wait once more, and have its turn again.
+            if row["state"] in {Out.PENDING, Out.UNROUTABLE} and row["origin"] not in {Origin.EVENT, Origin.TURN}
         )
         for where, count in waiting.items():
             self.expect(count == 1, "replay", f"{where} is sent again {count} times at once")

@@ -11,16 +11,16 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from django.apps import apps
 from django.contrib.auth.models import Group
-from django.db import connection, models, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, connection, models, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
@@ -34,9 +34,8 @@ from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater
 from messaging.handling import CRASH_LIMIT
 from messaging.leases import Mark
 from messaging.ledger import Claimed, Result
-from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.operations import dead_letters, reconcile, settle, sightings
-from messaging.operations.reconcile import Report
+from messaging.models import Effect, InboxMessage, OutboxMessage, QueueSighting
+from messaging.operations import dead_letters, settle, sightings
 from messaging.operations.settle import Verdict
 from messaging.relay import Relay
 from messaging.retry import RetryPolicy
@@ -72,9 +71,21 @@ class Crash(BaseException):
     """The process that makes the present step is dead."""
 
 
-#: What can happen in the middle of a step: its process dies; or something else happens, and then it goes on.
-MEANWHILES = ("it dies", "the other publishes", "the other consumes", "the other sweeps", "time passes", "replayed",
-              "cancelled", "reconciled")  # fmt: skip
+#: What can happen in the middle of a step: its process dies; the database will not; or something else happens, and then
+#: it goes on.
+DIES, REFUSED, BROKEN = "it dies", "the database refuses", "the database breaks off"
+MEANWHILES = (
+    DIES,
+    REFUSED,
+    BROKEN,
+    "the other publishes",
+    "the other consumes",
+    "the other sweeps",
+    "time passes",
+    "replayed",
+    "cancelled",
+    "reconciled",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Fault:
     """What happens at the `at`-th boundary of a step."""
 
     at: int
-    what: str = MEANWHILES[0]
+    what: str = DIES
 
 
 # --- What the processes do ---------------------------------------------------------------------------------
@@ -168,7 +179,6 @@ class Gateway:
         world.boundary("gateway")
         if self.name == "blind" and key in world.doubtful and key not in world.may_be_repeated:
             world.violated("effect twice", f"{key} may have been done, and was sent again")
-        world.may_be_repeated.discard(key)
         if self.name == "keyed" and self.done[key]:
             return f"done {key}"
         answer = world.answer
@@ -177,7 +187,7 @@ class Gateway:
             if self.done[key] > 1:
                 world.violated("effect twice", key)
         if answer.endswith("hangs up"):
-            world.doubtful.add(key)
+            world.doubt({key})
             raise ConnectionResetError(answer)
         world.boundary("gateway answered")
         match answer:
@@ -294,7 +304,7 @@ class World:
     doubtful: set[str] = field(default_factory=set)
     #: Keys of effects whose sender took longer than it may.
     overdue: set[str] = field(default_factory=set)
-    #: Keys of effects that were surely not done: a person has asked the outside.
+    #: Those of which a person has said since that they were not done.
     may_be_repeated: set[str] = field(default_factory=set)
     #: Outbox row → message id that it was published with.
     sent: dict[int, str] = field(default_factory=dict)
@@ -351,6 +361,8 @@ class World:
 
     def look(self) -> None:
         """Check what must always be true. Raises Violation, though not into the product's hands."""
+        if connection.errors_occurred:
+            connection.close_if_unusable_or_obsolete()
         if self.violation is None:
             self.check()
         if self.violation is not None and self._current is None:
@@ -367,10 +379,19 @@ class World:
         fault = process.fault
         if fault is None or process.passed < fault.at:
             return
-        if fault.what == MEANWHILES[0]:
+        if fault.what == DIES:
             process.dead = True
             raise Crash(what)
-        if connection.get_autocommit() and not connection.in_atomic_block:  # nothing comes between its statements
+        if fault.what == REFUSED:
+            if what in {"begin", "before commit"}:
+                process.fault = None
+                raise OperationalError("not now")  # a deadlock, a lock that others hold
+        elif fault.what == BROKEN:
+            # SQLite is in the process: nothing lies between them that could break.
+            if what in {"begin", "before commit", "committed"} and connection.vendor == "postgresql":
+                process.fault = None
+                _break_connection()
+        elif connection.get_autocommit() and not connection.in_atomic_block:  # nothing comes between its statements
             process.fault = None
             self.meanwhile(fault.what, process.name, what)
 
@@ -392,7 +413,7 @@ class World:
                     self.may_be_dead[where] = "processes died of it"
         for link in process.links:
             link.vanish()
-        self.doubtful |= process.claimed
+        self.doubt(process.claimed)
         self.processes.pop(process.name, None)
 
     def place(self, process: Process, events: Sequence[Ordered], *, key: str = "", commit: bool = True) -> None:
@@ -404,7 +425,8 @@ class World:
                 self.orders[row.message_id] = Order(row.message_id, event, key)
 
         try:
-            with transaction.atomic():
+            # The customer is told that it did not work.
+            with suppress(DatabaseError, InterfaceError), transaction.atomic():
                 rows += outbox.add(*events, ordering_key=key)
                 self.at_commit = committed
                 if not commit:
@@ -414,7 +436,8 @@ class World:
 
     def turn(self, process: Process) -> None:
         """One turn of the relay: what is due is claimed and published, and marked if that is due."""
-        process.relay._turn()
+        with suppress(DatabaseError, InterfaceError, BrokerUnavailable):  # it rests, and has another turn
+            process.relay._turn()
 
     def deliver(self, process: Process, consumer: str, count: int = 3) -> int:
         """The broker hands the process what waits for one of its consumers."""
@@ -433,16 +456,21 @@ class World:
         return True
 
     def sweep(self, process: Process) -> None:
-        sweep.sweep(CONSUMERS)
+        """The sweep looks after what nobody else does."""
+        with suppress(DatabaseError, InterfaceError):  # it rests, and sweeps again
+            sweep.sweep(CONSUMERS)
+
+    def operate(self, name: str, operation: Callable[[], Any], fault: Fault | None = None) -> Any:
+        """A person does something; where database or broker are away, they are told so."""
+
+        def step(_: Process) -> Any:
+            with suppress(DatabaseError, InterfaceError, BrokerUnavailable):
+                return operation()
+            return None
+
+        return self.run(name, step, fault)
 
     # --- what people do --------------------------------------------------------------------------------------
-
-    def reconcile(self) -> Report | None:
-        """A person, or cron, has lost messages sent again; None where the broker cannot be reached."""
-        try:
-            return reconcile.reconcile(repair=True, by=SOMEBODY)
-        except BrokerUnavailable:
-            return None
 
     def settle(self, effect: Effect, *, give_up: bool) -> None:
         """A person asks the outside, and says what became of an effect."""
@@ -476,6 +504,14 @@ class World:
             times = [each.name for each in model._meta.fields if isinstance(each, models.DateTimeField)]
             if times:
                 model._default_manager.update(**{name: F(name) - time for name in times})
+        for sighting in QueueSighting.objects.all():
+            sighting.young = [(datetime.fromisoformat(text) - time).isoformat() for text in sighting.young]
+            sighting.save(update_fields=["young"])
+
+    def doubt(self, keys: set[str]) -> None:
+        """These effects may have been done, and nobody knows."""
+        self.doubtful |= keys
+        self.may_be_repeated -= keys
 
     def note_doubts(self) -> None:
         """Whoever was sending an effect has taken longer than it may: nobody knows what came of it."""
@@ -578,6 +614,7 @@ def _consumer_of(queue: str, copy: Copy) -> str:
 def stage(settings: Any) -> Iterator[None]:
     """Inside, the project has the model's consumers and effects, and worlds can be made."""
     settings.MESSAGING = {**settings.MESSAGING, **SETTINGS}
+    connection.ensure_connection()  # opening it commits, and there is no world yet
     with ExitStack() as stack:
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable()
@@ -595,7 +632,7 @@ def stage(settings: Any) -> Iterator[None]:
             stack.enter_context(patch.object(module, "time", clock))
         stack.enter_context(patch.object(sending, "threading", SimpleNamespace(Thread=_AtOnce)))
         stack.enter_context(patch.object(sending, "connections", SimpleNamespace(close_all=lambda: None)))
-        for module, name in ((lane, "LINGER"), (lane, "FAULT_PAUSE"), (turns, "DATABASE_PAUSE")):
+        for module, name in ((lane, "LINGER"), (lane, "FAULT_PAUSE"), (turns, "DATABASE_PAUSE"), (sightings, "PAUSE")):
             stack.enter_context(patch.object(module, name, 0.0))
         stack.enter_context(_boundaries_at_transactions())
         if connection.vendor == "sqlite":
@@ -622,7 +659,7 @@ def _boundaries_at_transactions() -> Iterator[None]:
         try:
             Stage.world.boundary("before commit")
         except Crash:
-            connection._rollback()  # Django would commit on its way out
+            connection._rollback()  # Django's way out on SQLite would commit
             raise
         commit()
         Stage.world.commits += 1
@@ -644,13 +681,22 @@ def _boundaries_at_transactions() -> Iterator[None]:
         yield
 
 
+def _break_connection() -> None:
+    """The connection to the database ends. Raises what Django does then."""
+    connection.connection.close()
+    connection.errors_occurred = True
+    raise OperationalError("the connection is gone")
+
+
 def _roll_back() -> None:
     """Leave the database as a process does that dies: what it had not committed is gone."""
     connection.run_on_commit = []
     connection.run_commit_hooks_on_set_autocommit_on = False
     connection.in_atomic_block = connection.needs_rollback = False
     connection.savepoint_ids, connection.atomic_blocks = [], []
-    if not connection.get_autocommit():
+    if not connection.is_usable():
+        connection.close()
+    elif not connection.get_autocommit():
         connection._rollback()
         connection.set_autocommit(True)
 
@@ -664,7 +710,7 @@ def _watched(write: Callable[[Sequence[Mark]], None]) -> Callable[[Sequence[Mark
 
     def watched(marks: Sequence[Mark]) -> None:
         process = Stage.world._current
-        if process and process.fault and process.fault.what != MEANWHILES[0]:
+        if process and process.fault and process.fault.what not in {DIES, REFUSED, BROKEN}:
             process.fault = None  # nothing shall come between the two looks but the marks themselves
         before = states([mark.row.pk for mark in marks])
         held = {mark.row.pk for mark in marks if before[mark.row.pk][0] == mark.row.lease_token}
