@@ -21,6 +21,7 @@ def as_table(wanted: Wanted, came: Outcomes) -> str:
         _line("", f"not possible at their time: {_listed(came.missed)}"),
         _line("reconcile", f"{len(came.mending.lost)} lost before, {len(came.mending.named)} named and sent again"),
         _line("ended unasked", _listed(came.own_ends)),
+        _line("our own errors", f"{came.own_faults} in the logs{', which is OFF' if came.own_faults else ''}"),
         _line("time", f"{came.ordering_seconds:.1f} s of orders and faults, {drain}"),
         "",
     ]
@@ -44,6 +45,7 @@ def as_json(wanted: Wanted, came: Outcomes) -> str:
         "faults": {"planned": came.planned, "done": dict(came.done), "not_possible": dict(came.missed)},
         "reconcile": {"lost_before": len(came.mending.lost), "named": len(came.mending.named)},
         "ended_unasked": dict(came.own_ends),
+        "own_faults": came.own_faults,
         "ordering_seconds": round(came.ordering_seconds, 1),
         "drain_seconds": None if came.drain_seconds is None else round(came.drain_seconds, 1),
     }

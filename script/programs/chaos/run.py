@@ -66,6 +66,7 @@ class Outcomes:
     missed: Mapping[str, int]
     #: Ends of processes that nobody had asked for, by name and exit code.
     own_ends: Mapping[str, int]
+    #: Errors in our own code that the logs tell of.
     own_faults: int
     ordering_seconds: float
     #: None: it did not come to rest.
@@ -75,8 +76,8 @@ class Outcomes:
 
     @property
     def is_clean(self) -> bool:
-        """Whether it came to rest, and nothing is off."""
-        return self.drain_seconds is not None and self.certificate.is_clean
+        """Whether it came to rest, nothing is off, and no log tells of an error in our own code."""
+        return self.drain_seconds is not None and self.certificate.is_clean and not self.own_faults
 
 
 def say(text: str) -> None:
