@@ -9,7 +9,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 import structlog
-from django.db import OperationalError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
 
 from messaging import conf, database, events, inbox, ledger, ordering, outbox, watchdog
 from messaging.consumers import Consumer
@@ -53,8 +53,7 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
         try:
             verdict = _handle(consumer, delivery) if consumer.fenced else _run_unfenced(consumer, delivery)
         except Exception as error:
-            # A lock that others held for too long while the failure was recorded is no fault of the message either.
-            if isinstance(error, OperationalError) or database.is_away(error):
+            if not _is_of_the_message(error):
                 raise DatabaseAway(str(error).strip()) from error
             verdict = _bury_bare(delivery, error)
         if verdict in {Verdict.HANDLED, Verdict.DUPLICATE, Verdict.WAITING}:  # a failure has said more already
@@ -194,6 +193,12 @@ def _run_unfenced(consumer: Consumer, delivery: Delivery) -> Verdict:
     with database.atomic():
         _call(consumer, None, delivery)
     return Verdict.HANDLED
+
+
+def _is_of_the_message(error: Exception) -> bool:
+    """Whether a failure could not be recorded for what is in the message. All else is the database's: gone, locked for
+    too long, read-only, full, not migrated. It may be over in a moment, and the message is as good as any."""
+    return not isinstance(error, DatabaseError | InterfaceError) or isinstance(error, DataError | IntegrityError)
 
 
 def _bury_bare(delivery: Delivery, error: Exception) -> Verdict:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import InternalError, connection, transaction
 
 from messaging import handling, inbox
 from messaging.delivery import Delivery
-from messaging.handling import Verdict
+from messaging.handling import DatabaseAway, Verdict
 from messaging.message import Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from tests.support.consuming import (
@@ -326,6 +326,18 @@ def test_a_message_whose_failure_cannot_be_recorded_is_dead_with_its_body(monkey
     assert handling.handle(FAILING, delivery) == "dead"
     assert "could not be recorded" in row().reason
     assert bytes(row().body or b"") == delivery.message.body
+
+
+def test_a_message_dies_of_no_database_that_was_read_only_while_its_failure_was_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise InternalError("cannot execute UPDATE in a read-only transaction")
+
+    monkeypatch.setattr(inbox, "expect_next", refuse)
+    with pytest.raises(DatabaseAway, match="read-only"):
+        handling.handle(FAILING, a_delivery())
+    assert not InboxMessage.objects.exists()
 
 
 @pytest.mark.parametrize("text", ["x" * 255, "\U0001f9e7" * 63])
