@@ -36,6 +36,8 @@ examples:
 Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
 """
 FULL_VARIABLE = "WARREN_TEST_FULL"
+#: Tests wait for most of their time: two at once use two cores, and more would disturb each other's deadlines.
+TWO_AT_ONCE = ["--numprocesses=2", "--dist=worksteal"]
 SQLITE = {"DATABASE_URL": "sqlite:///:memory:"}  # tests/conftest.py makes it a file
 
 
@@ -93,6 +95,8 @@ def run_tests(selection: Selection, tally: Tally) -> None:
         node = stack.enter_context(RabbitMQNode(directory / "rabbitmq", throwaway=True))
         broker = {"WARREN_TEST_RABBITMQ": str(node.directory)}
         plain, browser = selection.without_browser, selection.in_browser
+        if plain is not None and selection.is_everything:
+            plain = [*TWO_AT_ONCE, *plain]
         if plain is not None:
             _pytest("Tests on SQLite", plain, {**broker, **SQLITE}, tally, directory)
         if plain is not None and _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):
