@@ -1,4 +1,5 @@
-"""Pruning: what is finished, and old enough, is deleted. Nothing that waits, failed or died ever is."""
+"""Pruning: what is finished, and old enough, is deleted. Nothing that waits, failed or died ever is, nor what some
+consumer has still to receive."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet, TextField
 from django.db.models.expressions import Combinable
+from django.db.models.functions import Cast
 
-from messaging import conf, database
+from messaging import conf, consumers, database
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 
 log = structlog.get_logger(__name__)
@@ -32,7 +34,8 @@ class Pruned:
 def prune(*, batch: int = BATCH, dry_run: bool = False) -> Pruned:
     """Delete published and cancelled outbox rows older than `OUTBOX_RETENTION_DAYS`, and handled and discarded inbox
     rows, with their attempts and effects, older than `INBOX_RETENTION_DAYS`; return the counts. With `dry_run` only
-    count. What has an effect that was not done is kept.
+    count. What has an effect that was not done is kept, and an event that a registered consumer should have had and
+    has not settled.
 
     An inbox row is what stops a message from being handled twice, so it outlives every outbox row of its message.
     Each batch is a transaction of its own. Several prunes may run at once, and one that was stopped half way has
@@ -59,7 +62,25 @@ def _finished_outbox() -> QuerySet[OutboxMessage]:
     before = _days_ago(conf.get().outbox_retention_days)
     published = Q(state=OutboxMessage.State.PUBLISHED, published_at__lt=before)
     cancelled = Q(state=OutboxMessage.State.CANCELLED, publish_at__lt=before)
-    return OutboxMessage.objects.filter(published | cancelled, created_at__lt=before)
+    rows = OutboxMessage.objects.annotate(expected=Cast("expected_consumers", TextField()))
+    return rows.filter(published | cancelled, ~_awaited(), created_at__lt=before)
+
+
+def _awaited() -> Q:
+    """Return which rows a consumer should have had by now and has not: by them alone it is known that they are lost,
+    and that later ones of their ordering key come too early."""
+    awaited = Q(pk__in=[])
+    for consumer in consumers.registered():
+        settled = InboxMessage.objects.filter(
+            consumer=consumer.name, message_id=OuterRef("message_id"), state__in=InboxMessage.SETTLED
+        )
+        awaited |= ~Exists(settled) & Q(
+            state=OutboxMessage.State.PUBLISHED,
+            origin=OutboxMessage.Origin.EVENT,
+            type__in=[event.event_type for event in consumer.events],
+            expected__contains=f'"{consumer.name}"',
+        )
+    return awaited
 
 
 def _forgettable_inbox(outbox: QuerySet[OutboxMessage]) -> QuerySet[InboxMessage]:
@@ -91,22 +112,17 @@ def _counted(outbox: QuerySet[OutboxMessage], inbox: QuerySet[InboxMessage]) -> 
 def _delete(rows: QuerySet[Any], time_field: str, batch: int) -> dict[str, int]:
     """Delete `rows` in batches, oldest first; return {model label: count}, of what went with them too."""
     deleted: dict[str, int] = {}
-    after: tuple[Any, int] | None = None
+    reached = Q()
     while True:
         with database.one_of_many():
             # What another prune holds is its own to delete.
-            page = rows.filter(_beyond(time_field, after)).select_for_update(skip_locked=True, of=("self",))
+            page = rows.filter(reached).select_for_update(skip_locked=True, of=("self",))
             found = list(page.order_by(time_field, "pk").values_list(time_field, "pk")[:batch])
             _, counts = rows.model._default_manager.filter(pk__in=[pk for _, pk in found]).delete()
         for label, count in counts.items():
             deleted[label] = deleted.get(label, 0) + count
         if len(found) < batch:
             return deleted
-        after = found[-1]
-
-
-def _beyond(time_field: str, after: tuple[Any, int] | None) -> Q:
-    if after is None:
-        return Q()
-    moment, pk = after
-    return Q(**{f"{time_field}__gt": moment}) | Q(**{time_field: moment, "pk__gt": pk})
+        # What was found is gone; this passes over what is kept. A little earlier: SQLite compares times as texts, and
+        # its own have fewer digits than ours, so that others of the same moment would be before it.
+        reached = Q(**{f"{time_field}__gte": found[-1][0] - timedelta(milliseconds=1)})

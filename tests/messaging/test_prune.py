@@ -15,6 +15,7 @@ from messaging import database
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.operations.prune import Pruned, prune
 from messaging.tasks import prune_messages
+from tests.support.consuming import a_consumer, registered
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -136,6 +137,33 @@ def test_many_rows_are_deleted_in_batches_and_the_kept_ones_between_them_stop_no
 
     assert prune(batch=2) == Pruned(outbox=14, inbox=7, attempts=7)
     assert OutboxMessage.objects.count() == InboxMessage.objects.count() == 7
+
+
+def test_rows_whose_times_are_the_databases_own_are_deleted_in_one_run_however_many_share_a_moment() -> None:
+    for _ in range(7):
+        outbox_row()
+        inbox_row()
+    with connection.cursor() as cursor:  # as SQLite itself writes a time: with three digits
+        cursor.execute("UPDATE messaging_outboxmessage SET created_at = '2020-01-01 00:00:00.123'")
+        cursor.execute("UPDATE messaging_inboxmessage SET changed_at = '2020-01-01 00:00:00.123'")
+
+    assert prune(batch=2) == Pruned(outbox=7, inbox=7, attempts=7)
+
+
+@pytest.mark.parametrize("state", [None, "retrying", "waiting"])
+def test_an_event_that_a_consumer_has_still_to_settle_is_kept_however_old_it_is(state: str | None) -> None:
+    """Its consumer was away for longer than the outbox remembers; should the broker lose it, it is still missed."""
+    row = outbox_row(ANCIENT, expected_consumers=["somebody_gone", "notes"])
+    others = outbox_row(ANCIENT, expected_consumers=["note"])
+    if state:
+        inbox_row(message_id=row.message_id, state=state)
+
+    with registered(a_consumer()):
+        assert prune(dry_run=True).outbox == prune().outbox == 1
+        assert not OutboxMessage.objects.filter(pk=others.pk).exists()
+        InboxMessage.objects.all().delete()
+        inbox_row(timedelta(), message_id=row.message_id)
+        assert prune().outbox == 1
 
 
 def test_two_prunes_at_once_share_the_work() -> None:
