@@ -171,6 +171,7 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
     """Record the failure and what follows from it, retry or death, in one transaction."""
     reason = str(error) if isinstance(error, Undecodable | Reject) else inbox.describe(error)
     with database.atomic():
+        ordering.lock(consumer, delivery.message.ordering_key)
         rest = consumer.retry.delay_after(delivery.attempt - inbox.attempts_before(delivery), error)
         row_id = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
         if row_id is None:

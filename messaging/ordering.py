@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from messaging import database, outbox
@@ -28,7 +28,7 @@ def must_wait(consumer: Consumer, delivery: Delivery) -> bool:
     message = delivery.message
     if not message.ordering_key:
         return False
-    _lock(consumer, message.ordering_key)
+    lock(consumer, message.ordering_key)
     return _has_predecessors(consumer, message.ordering_key, message.position)
 
 
@@ -39,7 +39,7 @@ def release_next(consumer: Consumer, key: str) -> bool:
     """
     if not key:
         return False
-    _lock(consumer, key)
+    lock(consumer, key)
     waiting = InboxMessage.objects.filter(consumer=consumer.name, ordering_key=key, state=State.WAITING)
     row = waiting.order_by("position").first()
     if row is None or has_predecessors(consumer, row):
@@ -71,18 +71,17 @@ def has_predecessors(consumer: Consumer, row: InboxMessage) -> bool:
 def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:
     """Whether an earlier message of `key` is still to be handled by this consumer, or on its way to it."""
     states = OutboxMessage.State
-    settled = InboxMessage.objects.filter(
-        consumer=consumer.name, message_id=OuterRef("message_id"), state__in=InboxMessage.SETTLED
-    )
+    here = InboxMessage.objects.filter(consumer=consumer.name, message_id=OuterRef("message_id"))
     earlier = (
         OutboxMessage.objects.filter(
-            ~Exists(settled),
+            ~Exists(here.filter(state__in=InboxMessage.SETTLED)),
+            # One that is given up does not come, unless it came before that: it was unroutable for others alone.
+            ~Q(state__in=[states.FAILED, states.CANCELLED]) | Exists(here),
             ordering_key=key,
             origin=OutboxMessage.Origin.EVENT,
             pk__lt=position,
             type__in=[event.event_type for event in consumer.events],
         )
-        .exclude(state__in=[states.FAILED, states.CANCELLED])
         .order_by("pk")
         .values_list("state", "expected_consumers")
     )
@@ -90,5 +89,10 @@ def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:
     return any(state != states.PUBLISHED or consumer.name in expected for state, expected in earlier.iterator(100))
 
 
-def _lock(consumer: Consumer, key: str) -> None:
-    database.take_turns("handle", f"{consumer.name}:{key}")
+def lock(consumer: Consumer, key: str) -> None:
+    """Let nobody else handle, or release, a message of `key` here until the transaction ends.
+
+    To be taken before any inbox row of the key: by another order two transactions could wait for each other.
+    """
+    if key:
+        database.take_turns("handle", f"{consumer.name}:{key}")

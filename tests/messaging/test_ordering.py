@@ -6,16 +6,20 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
+from structlog.testing import capture_logs
 
-from messaging import handling, outbox
+from messaging import handling, inbox, outbox
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import Reject
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.operations.cancel import cancel
+from messaging.operations.wanted import Wanted
 from messaging.sweep import sweep
 from tests.support.consuming import Erased, Noted, a_consumer, delivery_of, registered
 from tests.support.running import InThread, add
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -128,6 +132,25 @@ def test_one_that_never_will_be_published_is_not_waited_for_longer(consumer: Con
     assert sweep([consumer]).released == 0
 
 
+def test_one_that_was_cancelled_after_it_had_come_here_is_waited_for_all_the_same(
+    consumer: Consumer, diary: Diary
+) -> None:
+    """It was unroutable for another consumer alone: here it goes on, and nothing may overtake it."""
+    first, second = added("first", "second")
+    diary.failing["first"] = RuntimeError("gateway down")
+    assert arrives(consumer, first) == "retrying"
+    OutboxMessage.objects.filter(pk=first.pk).update(state="unroutable", expected_consumers=["notes", "copies"])
+    cancel(Wanted(outbox_rows=[first.pk]), by="ann")
+    assert OutboxMessage.objects.get(pk=first.pk).state == "cancelled"
+    assert arrives(consumer, second) == "waiting"
+    assert sweep([consumer]).released == 0
+
+    diary.failing.clear()
+    assert arrives(consumer, sent_again(first.message_id)) == "handled"
+    assert arrives(consumer, sent_again(second.message_id)) == "handled"
+    assert diary.handled == ["first", "second"]
+
+
 def test_what_does_not_concern_the_consumer_is_not_waited_for(consumer: Consumer) -> None:
     add(Erased(text="of another type"), ordering_key="W-1")
     before, second = added("before it was there", "second")
@@ -229,3 +252,33 @@ def test_a_delayed_one_is_waited_for(consumer: Consumer) -> None:
     add(Noted(text="first"), ordering_key="W-1", delay=timedelta(hours=1))
     (second,) = added("second")
     assert arrives(consumer, second) == "waiting"
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_copy_that_comes_while_its_failure_is_noted_does_not_block_it(
+    consumer: Consumer, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both need the key and the row. Taken in different order, each would wait for what the other has."""
+    (row,) = added("first")
+    diary.failing["first"] = Reject("no such order")
+    copies: list[InThread] = []
+    bury = inbox.bury
+
+    def bury_and_be_met(delivery: Delivery, reason: str) -> int | None:
+        buried = bury(delivery, reason)
+        copies.append(InThread(lambda: arrives(a_consumer(), row), "copy"))
+        eventually(lambda: waits_for_a_lock(copies[0]))
+        return buried
+
+    monkeypatch.setattr(inbox, "bury", bury_and_be_met)
+    with capture_logs() as logs:
+        assert arrives(consumer, row) == "dead"
+        assert copies[0].join() == "duplicate"
+    assert not [each for each in logs if each["event"] == "message.contention"]
+
+
+def waits_for_a_lock(thread: InThread) -> bool:
+    assert thread.thread.is_alive()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return bool(cursor.fetchone()[0])
