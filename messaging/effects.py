@@ -87,6 +87,9 @@ def effect(
     """
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
         raise ImproperlyConfigured(f"effect name {name!r}: 1 to {MAX_NAME_LENGTH} characters")
+    if ":" in name:
+        # Keys are made of message id, consumer and name, with one between: two effects could have the same.
+        raise ImproperlyConfigured(f"effect name {name!r}: no ':'")
     asked: Callable[[], bool] = honours_keys if callable(honours_keys) else lambda: honours_keys
 
     def register(send: AnySend) -> AnySend:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from django.db import DatabaseError, InterfaceError, connections
@@ -13,6 +14,7 @@ from django.db.models import Q
 
 from messaging import conf, effects, ledger, ordering, sending
 from messaging.consumers import Consumer
+from messaging.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +27,15 @@ class Swept:
     released: int = 0
 
 
-def sweep(consumers: Sequence[Consumer]) -> Swept:
+def sweep(consumers: Sequence[Consumer], stopping: threading.Event | None = None) -> Swept:
     """Carry out every effect of these consumers that is due, and send every message whose turn has come.
 
-    Several sweeps may run at once: each effect is claimed by one.
+    Several sweeps may run at once: each effect is claimed by one. With `stopping` set it ends after those under way.
+    Should the database fail after effects were carried out, it is waited for (until `stopping`): what came of them
+    is known here alone.
     """
+    stopping = stopping or threading.Event()
+    turns = Turns("sweep", stopping, None)
     released = ordering.release_due(consumers)
     done = 0
     if effects.registered():
@@ -38,9 +44,9 @@ def sweep(consumers: Sequence[Consumer]) -> Swept:
         while full:
             claimed = ledger.claim(which, sending.PARALLEL)
             if claimed:
-                ledger.note(sending.carry_out(claimed))
+                turns.take(partial(ledger.note, sending.carry_out(claimed)))
             done += len(claimed)
-            full = len(claimed) == sending.PARALLEL
+            full = len(claimed) == sending.PARALLEL and not stopping.is_set()
     return Swept(effects=done, released=released)
 
 
@@ -65,7 +71,7 @@ class Sweeper:
         try:
             while not self._stopping.wait(conf.get().poll_interval):
                 try:
-                    sweep(self._consumers)
+                    sweep(self._consumers, self._stopping)
                 except (DatabaseError, InterfaceError) as error:
                     log.warning("sweep.database_error", reason=str(error).strip())
                 except Exception:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError
+from django.db import OperationalError, connection, transaction
 from django.db.models import Q
 
 from messaging import database, effects, handling, ledger, sending
@@ -166,6 +166,11 @@ def test_unknown_and_repeated_names_fail_where_they_are_intended(declare: Declar
 def test_two_functions_may_not_have_one_name(declare: Declare, outside: Outside) -> None:
     with pytest.raises(ImproperlyConfigured, match="two effects"):
         effects.effect("text")(outside.ring)
+
+
+def test_a_name_with_a_colon_is_refused_for_two_effects_could_have_the_same_key(declare: Declare) -> None:
+    with pytest.raises(ImproperlyConfigured, match="':'"):
+        effects.effect("text:again")
 
 
 # --- carrying out ------------------------------------------------------------------------------------------
@@ -345,11 +350,50 @@ def test_a_late_answer_overwrites_nothing_that_another_did(declare: Declare, out
 
 
 def test_two_sweeps_send_it_once(declare: Declare, outside: Outside) -> None:
+    declare(timeout=timedelta(seconds=20))  # what is not begun in half of that is given back, and taken once more
     for _ in range(10):
         handled()
     both = [InThread(lambda: sweep([CONSUMER]), "sweep") for _ in range(2)]
     assert sum(each.join().effects for each in both) == 10
     assert sorted(outside.done) == sorted(set(outside.done))
+
+
+def test_what_a_sweep_has_learned_outlives_a_database_that_fails_just_then(
+    declare: Declare, outside: Outside, database_kind: str
+) -> None:
+    """The text is out, and this process alone knows: were it to forget, a person would have to find out."""
+    handled()
+    broken = threading.Event()
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 1" if database_kind == "sqlite" else "SELECT pg_backend_pid()")
+        (sweeping,) = cursor.fetchone()
+
+    def break_it() -> None:
+        with transaction.atomic(), connection.cursor() as cursor:
+            if database_kind == "sqlite":
+                cursor.execute("UPDATE messaging_effect SET name = name")
+                broken.set()
+                time.sleep(0.5)
+            else:
+                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [sweeping])
+                broken.set()
+
+    breaking: list[InThread] = []
+
+    def send(sending: Sending) -> str:
+        breaking.append(InThread(break_it, "breaking"))
+        assert broken.wait(15)
+        return outside.send(sending)
+
+    effects._registry.clear()
+    effects.effect("text", timeout=timedelta(seconds=20))(send)
+    try:
+        assert sweep([CONSUMER]).effects == 1
+    finally:
+        breaking[0].join()
+        connection.close()
+    assert Effect.objects.get().state == "done"
+    assert len(outside.done) == 1
 
 
 def test_a_kind_that_this_code_does_not_know_is_left_to_code_that_does(declare: Declare) -> None:
