@@ -21,6 +21,9 @@ from messaging.retry import RetryPolicy
 Handler = Callable[[Any, Delivery], None]
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., None])
 
+#: Longest name of a queue, in bytes: an AMQP short string.
+MAX_QUEUE_NAME = 255
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _registry: dict[str, Consumer] = {}
 
@@ -89,6 +92,9 @@ def consumer(
 
     def register(handler: AnyHandler) -> AnyHandler:
         where = queue or f"{_app_label(handler)}.{name}"
+        if len(where.encode()) > MAX_QUEUE_NAME:
+            # A relay that cannot declare it could publish nothing at all.
+            raise ImproperlyConfigured(f"consumer {name!r}: the name of its queue has at most {MAX_QUEUE_NAME} bytes")
         other = _registry.get(name)
         if other is not None and _path(other.handler) != _path(handler):
             raise ImproperlyConfigured(f"two consumers are named {name!r}: {_path(other.handler)}, {_path(handler)}")

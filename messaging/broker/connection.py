@@ -197,7 +197,8 @@ class Connection:
 
     def _opened_now(self, connection: Any) -> None:
         if self._pika is None or connection is not self._pika:
-            return  # given up meanwhile
+            connection.close()  # given up meanwhile
+            return
         self.generation += 1
         self.blocked = False
         self._refusals = 0

@@ -58,7 +58,8 @@ class Requester:
     @property
     def ready(self) -> bool:
         """Whether a request would be sent now: connected, reply queue consumed, broker not blocked."""
-        return self._channel is not None and self.connection.usable
+        # One that is being closed is not open any more, and does not take what would still be called sent.
+        return self._channel is not None and self._channel.is_open and self.connection.usable
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 

@@ -553,6 +553,20 @@ def client_connection(broker: RabbitMQNode, url: str) -> str | None:
     return next(line.split("\t")[0] for line in listed if "rpc client" in line and line.split("\t")[1] == vhost)
 
 
+def test_a_call_while_the_reply_queue_is_being_given_up_is_not_sent_and_is_told_so(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    """F80."""
+    start(run_process)
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+    ours = client._client()._requester
+    breakable_broker.pause()  # it does not answer the close
+    ours.connection.call_soon(lambda: ours._cancelled(ours._channel, None))
+    assert outcome("double", 1013, timeout=1) == "NoBroker"
+    breakable_broker.resume()
+    eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
+
+
 # --- F81: forged reply_to ------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,19 @@ def test_what_is_no_broker_is_said_in_words(settings: Any, answer: bytes) -> Non
     assert not refused
 
 
+def test_a_connection_that_was_given_up_while_it_was_made_is_closed(broker: RabbitMQNode, vhost: str) -> None:
+    """Else each of them would stand for as long as its process."""
+    with connecting() as connection:
+        connection.reset("a test")  # while the first is made
+        assert connection.wait_until_open(10)
+        eventually(lambda: open_connections(broker, vhost) == 1)
+
+
+def open_connections(broker: RabbitMQNode, vhost: str) -> int:
+    listed = broker.ctl("list_connections", "--no-table-headers", "vhost").split()
+    return listed.count(vhost.rpartition("/")[2])
+
+
 def test_tls_to_a_plain_port_is_said_in_words(vhost: str, settings: Any) -> None:
     to(settings, vhost.replace("amqp://", "amqps://"))
     said, _ = first_error()

@@ -76,6 +76,11 @@ def test_two_consumers_may_not_share_a_queue_for_each_would_miss_what_the_other_
         consumer("copies", Noted, queue="shared")(handler(name="copies"))
 
 
+def test_a_queue_name_that_does_not_fit_a_frame_is_refused_for_no_relay_could_declare_it() -> None:
+    with pytest.raises(ImproperlyConfigured, match="255 bytes"):
+        consumer("notes", Noted, queue="ü" * 128)(handler())
+
+
 def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
     consumer("notes", Noted)(handler())
     with pytest.raises(UnknownConsumer, match="Registered: notes"):
