@@ -172,7 +172,9 @@ if database["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
 else:
-    database["OPTIONS"] = {"connect_timeout": 5} | database.get("OPTIONS", {})
+    # A server that vanishes without a word (power, network) is given up after 35 s; by default it takes hours.
+    noticing = {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 35_000}
+    database["OPTIONS"] = {"connect_timeout": 5} | noticing | database.get("OPTIONS", {})
     database["CONN_MAX_AGE"] = whole_number("CONN_MAX_AGE", default=60)
     database["CONN_HEALTH_CHECKS"] = True
 DATABASES = {"default": database}

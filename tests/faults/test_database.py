@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -428,3 +429,16 @@ def test_a_clock_that_jumps_by_a_day_makes_nothing_due_and_nothing_late(
     assert not InboxMessage.objects.exclude(state="handled").exists()
     assert "amqp.lost" not in process.output
     assert process.stop() == 0
+
+
+@ON_POSTGRESQL
+@pytest.mark.django_db
+def test_a_database_that_vanishes_without_a_word_is_given_up_within_a_minute() -> None:
+    """No test can pull the plug: but the kernel is asked what it would do. Its own defaults are hours."""
+    connection.ensure_connection()
+    with socket.socket(fileno=os.dup(connection.connection.pgconn.socket)) as line:
+        asked = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT]
+        idle, interval, probes, unanswered = (line.getsockopt(socket.IPPROTO_TCP, which) for which in asked)
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert 0 < idle + interval * probes < 60
+    assert 0 < unanswered < 60_000
