@@ -10,6 +10,7 @@ written to it, and then nobody knows whether that one was read.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
@@ -198,18 +199,13 @@ def _answer(
     connection: HTTPConnection, method: str, target: str, body: bytes | None, headers: dict[str, str], deadline: float
 ) -> _Answer:
     """Speak, and return what comes back until `deadline` (monotonic). Whatever goes wrong here leaves a doubt."""
-    line = connection.sock  # the connection lets go of it once the answer begins
+    connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
+    connection.sock = _Line(connection.sock, deadline)
     try:
-        line.settimeout(max(0.001, deadline - time.monotonic()))
         connection.request(method, target, body, headers)
-        line.settimeout(max(0.001, deadline - time.monotonic()))
         response = connection.getresponse()
         received = b""
         while len(received) <= LONGEST_ANSWER:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("no whole answer in time")
-            line.settimeout(left)
             more = response.read1(LONGEST_ANSWER)
             if not more:
                 break
@@ -217,6 +213,43 @@ def _answer(
         return _Answer(response.status, response.headers, _object_in(received))
     except (OSError, HTTPException, ValueError) as error:
         raise MaybeSent(f"no answer to be understood: {_named(error)}") from None
+
+
+class _Line:
+    """A socket, as far as `http.client` needs one, from which nothing is read after `deadline` (monotonic).
+
+    A socket's own time-out begins anew with each byte: a gateway that lets them drip could hold the thread for days.
+    """
+
+    def __init__(self, line: socket.socket, deadline: float) -> None:
+        self._line = line
+        self._deadline = deadline
+        self.sendall = line.sendall
+        self.close = line.close
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reading(self._line, self._deadline))
+
+
+class _Reading(io.RawIOBase):
+    def __init__(self, line: socket.socket, deadline: float) -> None:
+        self._line = line
+        self._deadline = deadline
+        self._file = line.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no whole answer in time")
+        self._line.settimeout(left)
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _object_in(body: bytes) -> dict[str, Any] | None:

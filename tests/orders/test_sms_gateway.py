@@ -178,6 +178,34 @@ def test_a_good_answer_that_is_merely_late_is_one(gateway: SmsGateway, stub: Stu
     assert gateway.send(PHONE, TEXT, key="dripping", timeout=10)
 
 
+@pytest.mark.parametrize("drop", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 ", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_an_answer_that_drips_for_ever_holds_nobody_longer_than_its_time(drop: bytes) -> None:
+    """Each byte in time, the whole never: also of the head, and of answers that announce another."""
+    over = threading.Event()
+
+    def drip(line: socket.socket) -> None:
+        _read_request(line)
+        line.sendall(drop)
+        while not over.wait(0.05):
+            line.sendall(drop if b"100" in drop else b"x")
+
+    told: list[BaseException] = []
+
+    def send(url: str) -> None:
+        try:
+            SmsGateway(url=url, token="t").send(PHONE, TEXT, key="k", timeout=0.5)
+        except BaseException as error:
+            told.append(error)
+
+    with answering(drip) as url:
+        sending = threading.Thread(target=send, args=[url], daemon=True)
+        sending.start()
+        sending.join(10)
+        in_time = list(told)
+        over.set()
+    assert [type(error) for error in in_time] == [MaybeSent]
+
+
 def test_a_redirect_is_not_followed(gateway: SmsGateway, stub: Stub) -> None:
     before = len(stub.ledger.requests())
     stub.misbehave(Fault.REDIRECT)
