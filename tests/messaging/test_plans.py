@@ -1,0 +1,100 @@
+"""What runs every second, or for every message, is led by an index, however many rows there are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.models import Q
+
+from messaging import leases, ledger, ordering
+from messaging.models import InboxMessage
+from messaging.sweep import sweep
+from tests.support.consuming import Noted, a_consumer, a_delivery
+from tests.support.running import add
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+CONSUMER = a_consumer()
+WAITING = InboxMessage(consumer="notes", message_id="waits", ordering_key="W-1", position=2**31, state="waiting")
+
+
+def claim() -> None:
+    leases.claim(500, 30)
+
+
+def claim_effects() -> None:
+    ledger.claim(Q(consumer__in=["notes"]), 8)
+
+
+def claim_effects_of_a_message() -> None:
+    ledger.claim(ledger.of_messages("notes", ["message"]), 8)
+
+
+def look_for_predecessors() -> None:
+    with transaction.atomic():
+        ordering.has_predecessors(CONSUMER, WAITING)
+
+
+def release_the_next() -> None:
+    with transaction.atomic():
+        ordering.release_next(CONSUMER, "W-1")
+
+
+def sweep_once() -> None:
+    sweep([CONSUMER])
+
+
+EVERY_SECOND = [claim, claim_effects, sweep_once]
+EVERY_MESSAGE = [claim_effects_of_a_message, look_for_predecessors, release_the_next]
+
+
+@pytest.mark.parametrize("run", [*EVERY_SECOND, *EVERY_MESSAGE])
+def test_no_table_is_read_from_end_to_end(run: Callable[[], None]) -> None:
+    (row,) = add(Noted(text="x"), ordering_key="W-1")
+    assert row.pk
+    InboxMessage.objects.create(consumer="notes", message_id=a_delivery().message_id, state="handled")
+
+    looked = [each for each in plans(run) if "messaging_" in each]
+
+    assert looked
+    assert [plan for plan in looked if reads_a_whole_table(plan)] == []
+
+
+def test_a_claim_takes_its_batch_from_the_index_however_many_rows_wait() -> None:
+    """Else each of many batches would read, and sort, all that wait."""
+    (plan,) = [each for each in plans(claim) if "messaging_" in each]
+    assert "outbox_waiting" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def plans(run: Callable[[], None]) -> list[str]:
+    """What the database would do for each statement, were its tables large."""
+    statements: list[tuple[str, Any]] = []
+
+    def remember(execute: Callable[..., Any], sql: str, parameters: Any, many: bool, context: Any) -> Any:
+        statements.append((sql, parameters))
+        return execute(sql, parameters, many, context)
+
+    with connection.execute_wrapper(remember):
+        run()
+    explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+    found = []
+    with transaction.atomic(), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute("SET LOCAL enable_seqscan = off")  # it would read tables as small as these
+        for sql, parameters in statements:
+            if sql.split()[0] in {"SELECT", "UPDATE"}:
+                cursor.execute(f"{explain} {sql}", parameters)
+                found.append("\n".join(str(line[-1]) for line in cursor.fetchall()))
+    return found
+
+
+def reads_a_whole_table(plan: str) -> bool:
+    """SQLite says SCAN, unless it stays within a partial index; a range of row ids is most of a table, too."""
+    if connection.vendor == "postgresql":
+        return "Seq Scan" in plan
+    lines = plan.splitlines()
+    return any(
+        ("SCAN messaging_" in line and "USING" not in line) or "INTEGER PRIMARY KEY (rowid<?)" in line for line in lines
+    )
