@@ -176,7 +176,8 @@ def _pages(rows: QuerySet[OutboxMessage], begin: datetime | None, end: datetime)
             return
         # As the database has it: an equal time that went through Python would not be equal to SQLite's.
         last = Subquery(OutboxMessage.objects.filter(pk=page[-1].pk).values("published_at"))
-        beyond = Q(published_at__gt=last) | Q(published_at=last, pk__gt=page[-1].pk)
+        # And said so that an index leads there: by the two alternatives alone it would be read from its beginning.
+        beyond = Q(published_at__gte=last) & (Q(published_at__gt=last) | Q(pk__gt=page[-1].pk))
 
 
 def _published_at(row: OutboxMessage) -> datetime:
