@@ -19,6 +19,10 @@ from messaging.models import InboxMessage, OutboxMessage
 
 State = InboxMessage.State
 
+ConsumerAndKey = tuple[str, str]
+#: Before every consumer and key.
+BEGINNING: ConsumerAndKey = ("", "")
+
 
 def must_wait(consumer: Consumer, delivery: Delivery) -> bool:
     """Whether messages of the delivery's key come first at this consumer. Raises Undecodable for an odd position.
@@ -49,18 +53,26 @@ def release_next(consumer: Consumer, key: str) -> bool:
     return True
 
 
-def release_due(consumers: Collection[Consumer]) -> int:
+def release_due(
+    consumers: Collection[Consumer], *, after: ConsumerAndKey = BEGINNING, limit: int | None = None
+) -> tuple[int, ConsumerAndKey]:
     """Send every message whose turn has come unnoticed: its predecessor was given up by a person, by the broker, or
-    before it was published. Return how many there were."""
+    before it was published. Return how many there were.
+
+    With `limit`, look at so many keys only, those behind `after`; return also where to go on, which is BEGINNING once
+    all have been looked at. However many wait behind one that fails, nobody else waits for a look at them all.
+    """
     by_name = {consumer.name: consumer for consumer in consumers}
+    behind = Q(consumer__gt=after[0]) | Q(consumer=after[0], ordering_key__gt=after[1])
     with database.atomic():
-        waiting = InboxMessage.objects.filter(consumer__in=by_name, state=State.WAITING)
-        keys = list(waiting.order_by("consumer", "ordering_key").values_list("consumer", "ordering_key").distinct())
+        waiting = InboxMessage.objects.filter(behind, consumer__in=by_name, state=State.WAITING)
+        found = waiting.order_by("consumer", "ordering_key").values_list("consumer", "ordering_key").distinct()
+        keys = list(found[:limit])
     released = 0
     for name, key in keys:
-        with database.atomic():
+        with database.one_of_many():
             released += release_next(by_name[name], key)
-    return released
+    return released, (keys[-1] if limit is not None and len(keys) == limit else BEGINNING)
 
 
 def has_predecessors(consumer: Consumer, row: InboxMessage) -> bool:

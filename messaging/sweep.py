@@ -18,6 +18,9 @@ from messaging.turns import Turns
 
 log = structlog.get_logger(__name__)
 
+#: Ordering keys that a sweeper looks at before it goes on to effects, and to the next keys a POLL_INTERVAL later.
+KEYS_AT_ONCE = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -34,20 +37,23 @@ def sweep(consumers: Sequence[Consumer], stopping: threading.Event | None = None
     Should the database fail after effects were carried out, it is waited for (until `stopping`): what came of them
     is known here alone.
     """
-    stopping = stopping or threading.Event()
+    released, _ = ordering.release_due(consumers)
+    return Swept(effects=_carry_out(consumers, stopping or threading.Event()), released=released)
+
+
+def _carry_out(consumers: Sequence[Consumer], stopping: threading.Event) -> int:
+    """Carry out every effect of these consumers that is due; return how many were."""
     turns = Turns("sweep", stopping, None)
-    released = ordering.release_due(consumers)
+    which = Q(consumer__in=[consumer.name for consumer in consumers])
     done = 0
-    if effects.registered():
-        which = Q(consumer__in=[consumer.name for consumer in consumers])
-        full = True
-        while full:
-            claimed = ledger.claim(which, sending.PARALLEL)
-            if claimed:
-                turns.take(partial(ledger.note, sending.carry_out(claimed)))
-            done += len(claimed)
-            full = len(claimed) == sending.PARALLEL and not stopping.is_set()
-    return Swept(effects=done, released=released)
+    full = bool(effects.registered())
+    while full:
+        claimed = ledger.claim(which, sending.PARALLEL)
+        if claimed:
+            turns.take(partial(ledger.note, sending.carry_out(claimed)))
+        done += len(claimed)
+        full = len(claimed) == sending.PARALLEL and not stopping.is_set()
+    return done
 
 
 class Sweeper:
@@ -68,10 +74,12 @@ class Sweeper:
         self._thread.join(timeout)
 
     def _run(self) -> None:
+        reached = ordering.BEGINNING
         try:
             while not self._stopping.wait(conf.get().poll_interval):
                 try:
-                    sweep(self._consumers, self._stopping)
+                    _, reached = ordering.release_due(self._consumers, after=reached, limit=KEYS_AT_ONCE)
+                    _carry_out(self._consumers, self._stopping)
                 except (DatabaseError, InterfaceError) as error:
                     log.warning("sweep.database_error", reason=str(error).strip())
                 except Exception:

@@ -54,8 +54,8 @@ def stuck(concerned: Sequence[Consumer]) -> Iterator[Finding]:
     """Yield what has waited for longer than RECONCILE_AFTER, and what waits for a person."""
     overdue = database.in_future(-conf.get().reconcile_after)
     yield from _stuck_in_outbox(overdue)
+    forgotten = list(islice(_forgotten(concerned, overdue), TOLD))
     with database.atomic():
-        forgotten = list(islice(_forgotten(concerned, overdue), TOLD))
         effects = list(
             Effect.objects.filter(
                 Q(state=Effect.State.UNKNOWN)
@@ -76,10 +76,15 @@ def _forgotten(concerned: Sequence[Consumer], overdue: Combinable) -> Iterator[I
     """Yield the first message of each ordering key that waits, although its turn has come."""
     for consumer in concerned:
         waiting = InboxMessage.objects.filter(consumer=consumer.name, state=InboxMessage.State.WAITING)
-        keys = waiting.filter(changed_at__lt=overdue).order_by("ordering_key").values_list("ordering_key", flat=True)
-        for key in keys.distinct().iterator():
-            first = waiting.filter(ordering_key=key).order_by("position").defer("body", "headers").first()
-            if first is not None and not ordering.has_predecessors(consumer, first):
+        old = waiting.filter(changed_at__lt=overdue).order_by("ordering_key")
+        with database.atomic():
+            keys = list(old.values_list("ordering_key", flat=True).distinct())
+        for key in keys:
+            # One by one: there may be thousands, and SQLite has one writer.
+            with database.one_of_many():
+                first = waiting.filter(ordering_key=key).order_by("position").defer("body", "headers").first()
+                forgotten = first is not None and not ordering.has_predecessors(consumer, first)
+            if first is not None and forgotten:
                 yield first
 
 

@@ -9,12 +9,13 @@ import pytest
 from django.db import connection, transaction
 from structlog.testing import capture_logs
 
-from messaging import handling, inbox, outbox
+from messaging import database, handling, inbox, ordering, outbox
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import Reject
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations.cancel import cancel
+from messaging.operations.stuck import stuck
 from messaging.operations.wanted import Wanted
 from messaging.sweep import sweep
 from tests.support.consuming import Erased, Noted, a_consumer, delivery_of, registered
@@ -246,6 +247,45 @@ def test_settling_and_putting_aside_at_once_leave_nobody_behind(consumer: Consum
             arrives(consumer, row)
         assert InboxMessage.objects.filter(ordering_key=f"W-{round_}", state="handled").count() == 2
     assert diary.handled == ["first", "second"] * 20
+
+
+def test_turns_are_looked_for_a_few_keys_at_a_time_and_none_is_left_out(consumer: Consumer, diary: Diary) -> None:
+    """Where thousands wait behind one that fails, effects do not wait until each of them was looked at."""
+    for key in ("W-1", "W-2", "W-3", "W-4", "W-5"):
+        first, second = added("first", "second", key=key)
+        diary.failing["first"] = RuntimeError("gateway down")
+        assert (arrives(consumer, first), arrives(consumer, second)) == ("retrying", "waiting")
+    InboxMessage.objects.filter(ordering_key="W-5", state="retrying").update(state="dead")
+
+    looks = []
+    reached = ordering.BEGINNING
+    for _ in range(4):
+        released, reached = ordering.release_due([consumer], after=reached, limit=2)
+        looks.append((released, reached))
+    assert looks == [
+        (0, ("notes", "W-2")),
+        (0, ("notes", "W-4")),
+        (1, ordering.BEGINNING),
+        (0, ("notes", "W-2")),
+    ]
+
+
+@pytest.mark.only_on("sqlite")
+def test_on_sqlite_a_look_at_all_that_wait_lets_the_shop_in_between_any_two(
+    consumer: Consumer, diary: Diary, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "RECONCILE_AFTER": 0.001}
+    for key in ("W-1", "W-2", "W-3"):
+        first, second = added("first", "second", key=key)
+        diary.failing["first"] = RuntimeError("gateway down")
+        assert (arrives(consumer, first), arrives(consumer, second)) == ("retrying", "waiting")
+    pauses: list[float] = []
+    monkeypatch.setattr(database.time, "sleep", pauses.append)
+
+    sweep([consumer])
+    assert len(pauses) == 3
+    list(stuck([consumer]))
+    assert len(pauses) == 6
 
 
 def test_a_delayed_one_is_waited_for(consumer: Consumer) -> None:
