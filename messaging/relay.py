@@ -129,8 +129,11 @@ class Relay:
             claimed = self._claim_if_due()
             # By row: where the database's clock was set forward, one that was handed over is claimed as well.
             held = {each.row.pk: each for each in [*self._take_handed(), *claimed]}
-            if held:
-                self._publish(list(held.values()))
+            now = time.monotonic()
+            # What was held for too long is no longer ours: another relay may claim it, a person may have cancelled it.
+            ours = [each for each in held.values() if each.publish_before > now]
+            if ours:
+                self._publish(ours)
         if self._marks and time.monotonic() >= self._marks_due:
             self._write_marks()
 
@@ -174,14 +177,12 @@ class Relay:
     # --- which rows ----------------------------------------------------------------------------------------
 
     def _take_handed(self) -> list[_Held]:
-        now = time.monotonic()
         taken: list[_Held] = []
         with self._changed:
             while self._handed and len(taken) < self._settings.claim_batch:
                 held = self._handed.popleft()
                 self._handed_bytes -= len(held.row.body)
-                if held.publish_before > now:  # else another relay may claim it: it is no longer ours
-                    taken.append(held)
+                taken.append(held)
         return taken
 
     def _claim_if_due(self) -> list[_Held]:
