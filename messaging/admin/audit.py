@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from django.contrib import admin
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from messaging.admin.filters import AtFilter
@@ -66,4 +66,4 @@ class OperatorActionAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         links = format_html_join(
             "\n", '<a href="{}?{}">{}</a>', ((there, urlencode({"q": each}), each) for each in found[:NAMED])
         )
-        return links + (" and more" if len(found) > NAMED else "") if found else "–"
+        return format_html("{}{}", links, " and more" if len(found) > NAMED else "") if found else "–"

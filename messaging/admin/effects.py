@@ -98,6 +98,7 @@ class EffectAdmin(MessageAdmin):
             context["verdicts"] = [
                 (verdict.value, _VERDICTS[verdict]) for verdict, states in SETTLES.items() if effect.state in states
             ]
+            context["may_be_done"] = effect.state in SETTLES[Verdict.DONE]
             context["settle_url"] = reverse("admin:messaging_effect_settle", args=[effect.pk])
             context["note_limit"] = NOTE_LIMIT
         return super().render_change_form(request, context, *args, **kwargs)

@@ -1,5 +1,8 @@
 """What the people who run the shop see of an order's messages."""
 
+import uuid
+
+import pytest
 from playwright.sync_api import Page, expect
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
@@ -82,6 +85,24 @@ def test_staff_replay_a_dead_message_on_a_phone(
     lines = page.locator("#content-main ol").get_by_role("listitem")
     expect(lines.filter(has_text="replayed, by admin")).to_contain_text("gateway is back")
     expect(lines.get_by_role("link", name="sms: handled at attempt 9")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_button_covers_the_title_of_a_message(web: WebProcess, admin_password: str, page: Page, width: int) -> None:
+    dead = InboxMessage.objects.create(consumer="sms", message_id=str(uuid.uuid4()), type="order.placed", state="dead")
+    sign_in_to_admin(page, web.url, admin_password)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{web.url}/admin/messaging/inboxmessage/{dead.pk}/change/")
+
+    title = page.get_by_role("heading", name=dead.message_id).bounding_box()
+    assert title is not None
+    tools = page.locator(".object-tools").get_by_role("listitem")
+    expect(tools).to_have_count(4)
+    for tool in tools.all():
+        box = tool.bounding_box()
+        assert box is not None
+        assert box["y"] >= title["y"] + title["height"]
+        assert box["x"] + box["width"] <= width
 
 
 def test_staff_settle_an_unknown_effect(web: WebProcess, admin_password: str, page: Page) -> None:

@@ -316,6 +316,14 @@ def test_an_unknown_effect_is_settled(staff: Client) -> None:
     assert settle(staff, effect, verdict="not done") == ["It is done meanwhile: it was not settled."]
 
 
+@pytest.mark.parametrize(("state", "asked"), [("unknown", True), ("failed", True), ("intended", False)])
+def test_a_reference_is_asked_for_where_it_may_have_been_done(staff: Client, state: str, asked: bool) -> None:
+    grant("settle_effect")
+    page = staff.get(f"{EFFECTS}{an_effect(state=state).pk}/change/").content.decode()
+    assert 'name="verdict"' in page
+    assert ('name="reference"' in page) is asked
+
+
 @pytest.mark.parametrize("verdict", ["", "maybe", "DONE"])
 def test_settling_needs_a_verdict(staff: Client, verdict: str) -> None:
     grant("settle_effect")
@@ -366,7 +374,7 @@ def test_the_audit_log_is_read_by_whom_it_concerns_and_changed_by_nobody(staff: 
     action = OperatorAction.objects.get()
 
     page = staff.get(f"{AUDIT}{action.pk}/change/").content.decode()
-    assert row.message_id in page
+    assert f'<a href="{INBOX}?q={row.message_id}">{row.message_id}</a>' in page
     assert PHONE not in page
     assert [each.pk for each in staff.get(f"{AUDIT}?q=ann&action=replay").context["cl"].result_list] == [action.pk]
 
