@@ -120,8 +120,9 @@ def _place(request: HttpRequest) -> HttpResponse:
     except Refused as refusal:
         return _show_again(request, f"{refusal} Nothing was ordered. Check the new total.")
     except OperationalError as error:
-        log.error("order_not_placed", error=str(error))
-        busy = "The shop is very busy and your order is not placed yet. Press the button again: you pay only once."
+        # Not even we know: the connection may have been lost after the commit, before its answer.
+        log.error("order_not_confirmed", error=str(error))
+        busy = "The shop is very busy and could not confirm your order. Press the button again: you pay only once."
         return unavailable(_render(request, offer, form, [busy]))
     Cart(request.session).forget(line.product_id for line in offer.lines)
     request.session.pop(_DRAFT_KEY, None)

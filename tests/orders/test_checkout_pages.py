@@ -12,6 +12,7 @@ from messaging import rpc
 from orders import shipping
 from orders.models import Campaign, Order, Product, RedPacket
 from orders.red_packets import grant_red_packet
+from orders.services import place_order
 from orders.views import checkout
 from tests.orders.shop import Buyer, number_in, offer_in, text_of
 
@@ -265,6 +266,27 @@ def test_a_database_that_is_too_busy_is_said_and_pressing_again_places_the_order
     assert response.headers["Retry-After"].isdecimal()
     assert "you pay only once" in text_of(response)
     assert number_in(buyer.press_place_order(offer_in(response)))
+
+
+def test_where_the_answer_to_the_commit_is_lost_nothing_untrue_is_said_and_pressing_again_shows_the_order(
+    buyer: Buyer, tea: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buyer.put_into_cart(tea)
+    offer = buyer.open_checkout()
+    with monkeypatch.context() as patch:
+
+        def committed_without_an_answer(**kwargs: Any) -> Order:
+            place_order(**kwargs)
+            raise OperationalError("server closed the connection unexpectedly")
+
+        patch.setattr(checkout, "place_order", committed_without_an_answer)
+        response = buyer.press_place_order(offer)
+    made = Order.objects.get()
+    assert response.status_code == 503
+    assert "could not confirm your order" in text_of(response)
+    assert "not placed" not in text_of(response)
+    assert number_in(buyer.press_place_order(offer_in(response))) == made.number
+    assert Order.objects.count() == 1
 
 
 def test_an_empty_cart_has_no_checkout(buyer: Buyer, db: None) -> None:
