@@ -138,7 +138,7 @@ def programs(port: int) -> list[Program]:
     web = (str(here / "gunicorn"), "project.wsgi", f"--bind=127.0.0.1:{port}", "--worker-class=gthread")
     return [
         # Its control socket would be in the home directory, one for all checkouts.
-        Program("web", (*web, "--workers=2", "--threads=8", "--access-logfile=-", "--no-control-socket")),
+        Program("web", (*web, "--workers=2", "--threads=8", "--no-control-socket")),
         Program("consumer", (*manage, "run_consumer", "--all")),
         Program("rpc", (*manage, "run_rpc_worker")),
         Program("celery", (*celery, "worker", "--concurrency=1", "--loglevel=INFO")),

@@ -48,6 +48,13 @@ def test_every_command_exists_and_understands_its_arguments(command):
         assert import_module("project.celery").app
 
 
+@pytest.mark.parametrize("line", [OURS["web"]["command"], PROCFILE["web"], DEMO["web"]])
+def test_no_web_server_writes_a_log_of_its_own_with_what_visitors_searched_for(line):
+    """It would name phone numbers: only our own lines are masked."""
+    assert "gunicorn" in line
+    assert "--access-logfile" not in line
+
+
 def test_every_variable_of_our_services_is_documented():
     for service in OURS.values():
         assert set(service["environment"]) <= DOCUMENTED
