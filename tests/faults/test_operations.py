@@ -2,11 +2,13 @@
 
 import random
 import re
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,16 @@ from messaging.operations.wanted import Wanted
 from messaging.sweep import sweep
 from orders.models import Product, TextMessage
 from script.shopper import Page, Shopper
-from tests.faults.shop import environment, place
+from tests.faults.shop import (
+    assert_each_once,
+    declare_queues,
+    environment,
+    everything_arrived,
+    place,
+    shop_at_work,
+    situation,
+)
+from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, note, notes, registered
 from tests.support.hidden_orders import hide_orders, show_orders
 from tests.support.processes import ProcessStarter
@@ -172,3 +183,37 @@ def test_a_cancel_at_the_very_moment_of_publishing_leaves_each_message_published
     assert {bytes(row.body) for row in OutboxMessage.objects.filter(state="cancelled")}.isdisjoint(
         {Noted(text=text).encode() for text in texts if notes(text)}
     )
+
+
+# --- Housekeeping: too often, and not at all ---------------------------------------------------------------
+
+
+def test_two_beats_at_once_send_what_was_lost_once_and_disturb_nobody(
+    vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    """F76. Two schedulers by mistake, two workers: each task twice, at the same moment."""
+    hasty = environment(RECONCILE_AFTER=1.5, RECONCILE_INTERVAL=60)
+    celery = (str(Path(sys.executable).with_name("celery")), "-A", "project")
+    declare_queues()
+    with running_relay():
+        orders = [place(product) for _ in range(6)]
+        eventually(lambda: not OutboxMessage.objects.exclude(state=OutboxMessage.State.PUBLISHED).exists(), 30)
+    with plain_channel(vhost) as channel:
+        channel.queue_purge("orders.sms")
+    workers = [
+        run_process.program(*celery, "worker", "--concurrency=1", "--loglevel=INFO", f"--hostname={name}@%h", **hasty)
+        for name in ("first", "second")
+    ]
+    for worker in workers:
+        worker.wait_for_line(r"ready\.", timeout=60)
+    often = {**hasty, "DJANGO_SETTINGS_MODULE": "tests.acceptance.frequent_beat"}
+    beats = [run_process.program(*celery, "beat", "--pidfile=", "--loglevel=INFO", **often) for _ in range(2)]
+    with shop_at_work():
+        eventually(everything_arrived, 90, every=0.3, report=lambda: situation() + workers[0].output)
+        for beat in beats:
+            eventually(lambda beat=beat: beat.output.count("messaging.reconcile") >= 5, 60)
+    for worker in workers:
+        assert "messages.reconciled" in worker.output
+    assert_each_once()
+    again = OutboxMessage.objects.filter(origin=OutboxMessage.Origin.RECONCILE)
+    assert sorted(again.values_list("subject", flat=True)) == sorted(order.number for order in orders)
