@@ -386,7 +386,7 @@ def test_a_server_killed_before_the_work_costs_nothing_while_there_is_another(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
 ) -> None:
     """F79."""
-    for _ in rounds(short=1, full=30):
+    for _ in rounds(short=1):
         doomed = start(run_process)
         doomed.send(signal.SIGSTOP)
         asked = in_background("double", 21, timeout=LONG)
@@ -404,7 +404,7 @@ def test_a_server_killed_after_the_work_and_before_the_reply_has_it_done_again(
     vhost: str, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
 ) -> None:
     """F79."""
-    for _ in rounds(short=1, full=30):
+    for _ in rounds(short=1):
         doomed = start(run_process, "worked-not-replied=STOP")
         asked = in_background("double", 21, timeout=LONG)
         eventually(lambda worker=doomed: runs("double 21", worker) == 1)
@@ -421,7 +421,7 @@ def test_a_server_killed_between_reply_and_ack_makes_a_second_reply_that_nobody_
     vhost: str, run_process: ProcessStarter
 ) -> None:
     """F79, F80."""
-    for round in rounds(short=1, full=30):
+    for round in rounds(short=1):
         doomed = start(run_process, odd_procedures.never_acknowledge)
         assert rpc.call("double", 21, timeout=LONG) == EXPECTED
         other = start(run_process)
