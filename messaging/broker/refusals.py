@@ -114,7 +114,7 @@ def _tls(error: ssl.SSLError) -> str:
                 return f"the broker's certificate comes from nobody trusted here ({because}): set AMQP_TLS_CA_FILE"
         return f"the broker's certificate is refused: {because}"
     if error.reason in _NO_TLS_THERE:
-        return "whoever answers there speaks no TLS: is it the port for amqps://?"
+        return "whoever answers there speaks no TLS: amqps:// has a port of its own"
     return _in_words(error.reason or str(error))
 
 
