@@ -238,9 +238,10 @@ def test_sigterm_under_a_backlog_finishes_what_was_begun_and_gives_the_rest_back
 def test_a_rolling_restart_of_every_process_under_load_loses_and_doubles_nothing(
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:
-    """SIGTERM for consumers and relays, each once its successor runs; SIGHUP for the web server."""
+    """SIGTERM for consumer, relay and RPC worker, each once its successor runs; SIGHUP for the web server."""
     shop = open_shop(run_process, product.slug)
     shop.consumers.append(run_process("run_relay", **environment()))
+    shop.consumers.append(run_process("run_rpc_worker", **environment()))
     old = list(shop.consumers)
     with shop.shopping(orders_per_second=5):
         shop.bought(5)
