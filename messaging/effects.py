@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import structlog
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging.exceptions import UnknownEffect
 from messaging.retry import RetryPolicy
+
+log = structlog.get_logger(__name__)
 
 #: Longest name, as the ledger stores it.
 MAX_NAME_LENGTH = 100
@@ -83,6 +86,8 @@ def effect(
     Such a doubtful one is sent again with the same key if the outside `honours_keys`; else the outside is asked if
     there is `ask`; else it is *unknown*, for a person to settle, and never sent again blindly.
 
+    `honours_keys` may be a function, asked each time; while it raises, the answer is no.
+
     Raises ImproperlyConfigured for a bad or taken name.
     """
     if not 1 <= len(name) <= MAX_NAME_LENGTH:
@@ -90,7 +95,7 @@ def effect(
     if ":" in name:
         # Keys are made of message id, consumer and name, with one between: two effects could have the same.
         raise ImproperlyConfigured(f"effect name {name!r}: no ':'")
-    asked: Callable[[], bool] = honours_keys if callable(honours_keys) else lambda: honours_keys
+    asked = _asked(name, honours_keys)
 
     def register(send: AnySend) -> AnySend:
         other = _registry.get(name)
@@ -102,6 +107,18 @@ def effect(
         return send
 
     return register
+
+
+def _asked(name: str, honours_keys: bool | Callable[[], bool]) -> Callable[[], bool]:
+    def answer() -> bool:
+        try:
+            return honours_keys() if callable(honours_keys) else honours_keys
+        except Exception:
+            # The effects of other names must not wait until somebody has mended this one.
+            log.exception("effect.honours_keys_failed", effect=name)
+            return False
+
+    return answer
 
 
 def get(name: str) -> EffectKind:

@@ -249,6 +249,15 @@ def test_whether_keys_are_honoured_may_depend_on_the_configuration(declare: Decl
     assert len(outside.calls) == 1
 
 
+def test_where_nobody_can_say_whether_keys_are_honoured_they_are_not(declare: Declare, outside: Outside) -> None:
+    honoured: list[bool] = []
+    declare(honours_keys=lambda: honoured[0])  # raises
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    assert carried_out().state == "unknown"
+    assert len(outside.calls) == 1
+
+
 def test_a_doubtful_one_is_asked_for_where_that_is_possible(declare: Declare, outside: Outside) -> None:
     declare(ask=outside.ask)
     outside.after = [ConnectionResetError("gone")]
