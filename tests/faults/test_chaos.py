@@ -60,7 +60,7 @@ def test_chaos_notices_a_product_that_breaks_a_promise(
         "--orders", "60", "--seconds", "10", "--seed", "1", "--every", "3", "--faults", fault, mutant=mutant
     )  # fmt: skip
 
-    assert expected <= set(off(certificate))
+    assert expected <= set(off(certificate)), certificate["faults"]
     assert code == 1
 
 
