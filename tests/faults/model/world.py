@@ -713,8 +713,9 @@ def _watched(write: Callable[[Sequence[Mark]], None]) -> Callable[[Sequence[Mark
         if process and process.fault and process.fault.what not in {DIES, REFUSED, BROKEN}:
             process.fault = None  # nothing shall come between the two looks but the marks themselves
         before = states([mark.row.pk for mark in marks])
-        # One that was pruned meanwhile is not there at all.
-        stale = [mark.row.pk for mark in marks if before.get(mark.row.pk, (None,))[0] != mark.row.lease_token]
+        # One that was pruned meanwhile is not there at all; one may be marked twice, by an old lease and by a new one.
+        held = {mark.row.pk for mark in marks if before.get(mark.row.pk, (None,))[0] == mark.row.lease_token}
+        stale = sorted({mark.row.pk for mark in marks} - held)
         write(marks)
         if stale and states(stale) != {pk: before[pk] for pk in stale if pk in before}:
             Stage.world.violated("lease", f"a mark of rows {stale} counted after their leases had ended")
