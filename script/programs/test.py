@@ -1,6 +1,7 @@
 """script/test: every check and every test, on private services, with one line at the end that sums up."""
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -38,6 +39,10 @@ Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
 FULL_VARIABLE = "WARREN_TEST_FULL"
 #: Tests wait for most of their time: two at once use two cores, and more would disturb each other's deadlines.
 TWO_AT_ONCE = ["--numprocesses=2", "--dist=worksteal"]
+#: Where there is a file system in memory, and the bytes that must be free there: nobody waits for a disk then. What a
+#: killed process has written stays in either.
+IN_MEMORY = Path("/dev/shm")  # noqa: S108 (each run makes a directory of its own there)
+ROOM = 4 << 30
 SQLITE = {"DATABASE_URL": "sqlite:///:memory:"}  # tests/conftest.py makes it a file
 
 
@@ -51,6 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     if "--full" in arguments:
         os.environ[FULL_VARIABLE] = "1"  # tests/support/rounds.py reads it
     selection = Selection.of([argument for argument in arguments if argument != "--full"])
+    if selection.is_everything:
+        _work_in_memory()
     tally = Tally(in_ci=bool(os.environ.get("CI")), everything=selection.is_everything)
     started = time.monotonic()
     try:
@@ -68,6 +75,13 @@ def main(arguments: Sequence[str]) -> int:
     print(f"\n{time.monotonic() - started:.0f} s", *tally.notes, sep="\n")
     print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
     return 0 if tally.passed and not tally.failed else 1
+
+
+def _work_in_memory() -> None:
+    """Let temporary files, the services' too, be in memory, if there is room and nobody has said where they go."""
+    if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= ROOM:
+        os.environ["TMPDIR"] = str(IN_MEMORY)
+        tempfile.tempdir = None  # it was asked for before, maybe
 
 
 def run_checks(tally: Tally) -> None:
