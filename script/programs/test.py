@@ -37,8 +37,8 @@ examples:
 Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
 """
 FULL_VARIABLE = "WARREN_TEST_FULL"
-#: Tests wait for most of their time: two at once use two cores, and more would disturb each other's deadlines.
-TWO_AT_ONCE = ["--numprocesses=2", "--dist=worksteal"]
+#: Tests wait for most of their time: three at once use two cores, and many more would disturb each other's deadlines.
+SEVERAL_AT_ONCE = ["--numprocesses=3", "--dist=worksteal"]
 #: Where there is a file system in memory, and the bytes that must be free there: nobody waits for a disk then. What a
 #: killed process has written stays in either.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 (each run makes a directory of its own there)
@@ -110,7 +110,7 @@ def run_tests(selection: Selection, tally: Tally) -> None:
         broker = {"WARREN_TEST_RABBITMQ": str(node.directory)}
         plain, browser = selection.without_browser, selection.in_browser
         if plain is not None and selection.is_everything:
-            plain = [*TWO_AT_ONCE, *plain]
+            plain = [*SEVERAL_AT_ONCE, *plain]
         if plain is not None:
             _pytest("Tests on SQLite", plain, {**broker, **SQLITE}, tally, directory)
         if plain is not None and _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):

@@ -264,12 +264,13 @@ class RabbitMQNode:
             time.sleep(POLL_INTERVAL)
 
     def _is_ready(self) -> bool:
-        """The listener is the last thing a node opens, when its queues have been recovered."""
+        """The listener is the last thing a node opens, when its queues have been recovered. It is known to the node a
+        moment before somebody can connect."""
         try:
             self.api("GET", f"/health/checks/port-listener/{self.port}", timeout=2)
         except (OSError, ValueError):
             return False
-        return True
+        return answers(self.port)
 
     def _end_leftovers(self) -> None:
         """End what carries this directory's mark: epmd, and whatever a killed Erlang machine left."""
