@@ -107,18 +107,18 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def is_paused(pid: int) -> bool:
-    """Whether a process was frozen by SIGSTOP."""
-    return _run_state(pid) == "T"
+    """Whether a process is frozen by SIGSTOP, all its threads: they stop one after the other."""
+    return {_run_state(f"{pid}/task/{thread.name}") for thread in Path(f"/proc/{pid}/task").glob("*")} == {"T"}
 
 
 def _is_alive(pid: int) -> bool:
-    return _run_state(pid) not in {"", "Z", "X"}
+    return _run_state(str(pid)) not in {"", "Z", "X"}
 
 
-def _run_state(pid: int) -> str:
-    """The letter by which the kernel tells what a process does; empty if there is none."""
+def _run_state(of: str) -> str:
+    """The letter by which the kernel tells what a process, or one of its threads, does; empty if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{of}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
 

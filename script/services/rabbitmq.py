@@ -165,6 +165,9 @@ class RabbitMQNode:
         pid = self.pid
         if pid is None or not signal_owned(pid, self.directory, signal.SIGSTOP):
             raise ServiceError("The RabbitMQ node does not run: it cannot be paused.")
+        # On a busy machine it may take another request before all its threads have stopped.
+        while self.pid == pid and not is_paused(pid):
+            time.sleep(POLL_INTERVAL)
 
     def resume(self) -> None:
         """Let a paused node go on; one that is not paused does not notice."""

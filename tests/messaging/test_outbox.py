@@ -139,7 +139,7 @@ def test_a_delayed_event_waits_in_the_table(handed: Handed) -> None:
     assert row.lease_token is None
     assert handed.rows == []
     assert leases.claim(10, FOREVER) == []
-    OutboxMessage.objects.update(publish_at=timezone.now())
+    OutboxMessage.objects.update(publish_at=timezone.now() - timedelta(seconds=1))
     assert leases.claim(10, FOREVER) == [row]
 
 
@@ -205,7 +205,7 @@ def test_no_row_is_claimed_twice_by_relays_that_claim_at_once() -> None:
 def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_holder_changes_nothing() -> None:
     with transaction.atomic():
         outbox.add(Noted(text="x"))
-    [stale] = leases.claim(10, 0.0)
+    [stale] = leases.claim(10, -1.0)
     [held] = leases.claim(10, FOREVER)
     confirmed = relay.Outcome(relay.Fate.CONFIRMED)
 
