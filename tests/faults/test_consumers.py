@@ -266,7 +266,7 @@ def test_web_processes_killed_under_load_lose_and_double_nothing(
 ) -> None:
     """SIGKILL for the web server and all its workers, at any moment; what visitors got is committed."""
     shop = open_shop(run_process, product.slug)
-    for _ in rounds(short=2, full=50):
+    for _ in rounds(short=2):
         with shop.shopping(orders_per_second=20):
             shop.bought(5)
             shop.web.kill()

@@ -77,7 +77,7 @@ def test_a_database_killed_under_load_and_started_again_costs_no_message_and_no_
     """F41."""
     shop = open_shop(run_process, product.slug)
     with shop.shopping():
-        for _ in rounds(short=1, full=50):
+        for _ in rounds(short=1):
             shop.bought(5)
             breakable_database.kill()
             shop.refuses(3)

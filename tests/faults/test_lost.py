@@ -62,6 +62,7 @@ def delete() -> None:
 
 
 def take_some() -> None:
+    # Acknowledged at once: gone without a trace, as if somebody had emptied it in the management pages.
     with plain_channel(address()) as channel:
         for _ in range(3):
             assert channel.basic_get("orders.red_packet", auto_ack=True)[0]

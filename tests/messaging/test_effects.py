@@ -382,7 +382,7 @@ def test_what_a_sweep_has_learned_outlives_a_database_that_fails_just_then(
             if database_kind == "sqlite":
                 cursor.execute("UPDATE messaging_effect SET name = name")
                 broken.set()
-                time.sleep(0.5)
+                time.sleep(0.5)  # the lock is held for longer than the sweep waits for it
             else:
                 cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [sweeping])
                 broken.set()

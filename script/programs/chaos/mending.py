@@ -29,7 +29,6 @@ class Mending:
     named: set[Key] = field(default_factory=set)
     #: How often it was run.
     runs: int = 0
-    exit_code: int = 0
 
     @property
     def needed(self) -> list[str]:
@@ -61,4 +60,3 @@ def reconcile(world: World, mending: Mending) -> None:
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     mending.named |= {(each["consumer"], each["message_id"]) for each in found if each["trouble"] == "lost"}
     mending.runs += 1
-    mending.exit_code = done.returncode

@@ -243,6 +243,7 @@ class Process:
         #: Keys of the effects that it is about to carry out, or has, without having said so.
         self.claimed: set[str] = set()
         self.relay = Relay()
+        # The clock is the world's: what it would sleep away passes at once.
         self.relay._wait = self._wait  # type: ignore[method-assign]
         self.worker = Worker([*CONSUMERS, dead_letters.consumer()])
         self.lanes = {each.consumer.name: each for each in self.worker.lanes}
@@ -610,6 +611,11 @@ def _consumer_of(queue: str, copy: Copy) -> str:
 # --- Setting it up -----------------------------------------------------------------------------------------
 
 
+def _link(*arguments: Any, **callbacks: Any) -> Link:
+    """What the product takes for a connection, to the broker of the present world."""
+    return Link(Stage.world.broker, *arguments, **callbacks)
+
+
 @contextmanager
 def stage(settings: Any) -> Iterator[None]:
     """Inside, the project has the model's consumers and effects, and worlds can be made."""
@@ -621,9 +627,8 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(registered(*CONSUMERS))
         stack.enter_context(patch.dict(effects._registry, {each.name: each for each in KINDS}, clear=True))
         stack.enter_context(patch.object(relay_thread, "_home", relay_thread._home))
-        link = lambda *arguments, **callbacks: Link(Stage.world.broker, *arguments, **callbacks)  # noqa: E731
         for module in (publisher, worker, sightings):
-            stack.enter_context(patch.object(module, "Connection", link))
+            stack.enter_context(patch.object(module, "Connection", _link))
         stack.enter_context(patch.object(leases, "write", _watched(leases.write)))
         stack.enter_context(patch.object(ledger, "claim", _remembered(ledger.claim)))
         stack.enter_context(patch.object(ledger, "note", _forgotten(ledger.note)))
