@@ -12,7 +12,8 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import pika
@@ -24,6 +25,7 @@ from messaging import conf, tls
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
 from messaging.broker.refusals import describe, is_refusal
+from messaging.exceptions import BrokerRefused, BrokerUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -33,8 +35,27 @@ header_fields.install()
 FIRST_RECONNECT_DELAY = 0.2
 #: Seconds after which an open connection counts as stable, and the pauses start small again.
 STABLE_AFTER = 60.0
+#: Seconds between two looks at whether an errand's connection will come to anything.
+LOOK_EVERY = 0.1
 #: Seconds that closing may take; a dead peer never answers.
 CLOSE_TIMEOUT = 1.0
+
+
+@contextmanager
+def opened(role: str) -> Iterator[Connection]:
+    """Yield an open connection for a short errand, and close it afterwards.
+
+    Raises BrokerUnavailable where no address lets us in, BrokerRefused where all have said no.
+    """
+    connection = Connection(role).start()
+    try:
+        while not connection.wait_until_open(LOOK_EVERY):
+            if connection.never_reached:
+                unavailable = BrokerRefused if connection.refused else BrokerUnavailable
+                raise unavailable(connection.last_error)
+        yield connection
+    finally:
+        connection.stop()
 
 
 class Connection:

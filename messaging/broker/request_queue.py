@@ -73,8 +73,6 @@ class RequestQueue(Subscription):
         super().__init__(connection, queue, prefetch=prefetch, on_arrival=lambda _: None, on_ended=self._say_why)
         self._on_request = on_request
         self._problem = ""
-        #: Consuming, by the broker's word.
-        self.consuming = False
 
     # --- from any thread -----------------------------------------------------------------------------------
 
@@ -99,19 +97,17 @@ class RequestQueue(Subscription):
             durable=True,
             auto_delete=True,
             arguments=ARGUMENTS,
-            callback=lambda _: self._consume(channel),
+            callback=lambda _: self._declared(channel),
         )
 
-    def _consume(self, channel: Channel) -> None:
-        if not self.active:
+    def _declared(self, channel: Channel) -> None:
+        if self.active:
+            super()._begin(channel)
+        else:
             channel.close()
-            return
-        self._consumer_tag = channel.basic_consume(
-            self.queue, partial(self._arrived, self._opened), auto_ack=False, callback=lambda _: self._consuming()
-        )
 
     def _consuming(self) -> None:
-        self.consuming = True
+        super()._consuming()
         self._problem = ""
         log.info("rpc.serving", queue=self.queue)
 
@@ -180,10 +176,6 @@ class RequestQueue(Subscription):
         """Take note that the connection is gone. I/O thread only."""
         self._problem = reason
         super().lost(reason)
-
-    def _ended(self, reason: str) -> None:
-        self.consuming = False
-        super()._ended(reason)
 
     def _say_why(self, reason: str) -> None:
         # It is opened again every second: only what is new is said.

@@ -41,7 +41,8 @@ class Subscription:
 
     `on_arrival` is called on the I/O thread with each message; it must return at once. `on_ended` is called there
     with the reason when the subscription ends unasked: queue deleted, consumer cancelled by the broker, channel
-    or connection lost. Whoever owns it then calls `open` again.
+    or connection lost. Whoever owns it then calls `open` again. With `auto_ack` the broker forgets each message as it
+    sends it: nothing is acknowledged, and what this process loses is lost.
     """
 
     def __init__(
@@ -52,17 +53,21 @@ class Subscription:
         prefetch: int,
         on_arrival: Callable[[Arrival], None],
         on_ended: Callable[[str], None],
+        auto_ack: bool = False,
     ) -> None:
         self._connection = connection
         self.queue = queue
         self.prefetch = prefetch
         self._on_arrival = on_arrival
         self._on_ended = on_ended
+        self._auto_ack = auto_ack
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._opened = 0
         #: Consuming, or about to.
         self.active = False
+        #: Consuming, by the broker's word.
+        self.consuming = False
 
     # --- from any thread -----------------------------------------------------------------------------------
 
@@ -109,7 +114,15 @@ class Subscription:
         self._begin(channel)
 
     def _begin(self, channel: Channel) -> None:
-        self._consumer_tag = channel.basic_consume(self.queue, partial(self._arrived, self._opened), auto_ack=False)
+        self._consumer_tag = channel.basic_consume(
+            self.queue,
+            partial(self._arrived, self._opened),
+            auto_ack=self._auto_ack,
+            callback=lambda _: self._consuming(),
+        )
+
+    def _consuming(self) -> None:
+        self.consuming = self.active
 
     def _arrived(
         self,
@@ -138,13 +151,15 @@ class Subscription:
         channel = self._channel
         if channel is None or not channel.is_open or arrival.channel != self._opened:
             log.info("delivery.ack_lost", queue=self.queue, message_id=arrival.message.id)
+        elif self._auto_ack:
+            return
         elif requeue:
             channel.basic_nack(arrival.tag, requeue=True)
         else:
             channel.basic_ack(arrival.tag)
 
     def _cancel(self) -> None:
-        was_active, self.active = self.active, False
+        was_active, self.active, self.consuming = self.active, False, False
         if was_active and self._channel is not None and self._channel.is_open:
             self._channel.basic_cancel(self._consumer_tag)
 
@@ -160,6 +175,6 @@ class Subscription:
 
     def _ended(self, reason: str) -> None:
         self._channel = None
-        was_active, self.active = self.active, False
+        was_active, self.active, self.consuming = self.active, False, False
         if was_active:
             self._on_ended(reason)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from messaging.broker.connection import Connection
-from messaging.exceptions import BrokerUnavailable
+from messaging.broker.connection import opened
 from messaging.topology import Declarer, Topology
 
 
@@ -12,13 +11,7 @@ def declare(wanted: Topology) -> dict[str, str]:
 
     Raises BrokerUnavailable where no address lets us in.
     """
-    connection = Connection("topology").start()
-    try:
-        while not connection.wait_until_open(0.1):
-            if connection.never_reached:
-                raise BrokerUnavailable(connection.last_error)
+    with opened("topology") as connection:
         declarer = Declarer(connection)
         problems = declarer.declare(wanted)
         return {**declarer.differing, **dict.fromkeys(declarer.refused, "this user may not declare it"), **problems}
-    finally:
-        connection.stop()

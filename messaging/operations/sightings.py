@@ -10,17 +10,16 @@ the time to leave an inbox row.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import structlog
 from django.db.models import Q
 
 from messaging import conf, database, topology
-from messaging.broker.connection import Connection
+from messaging.broker.connection import Connection, opened
 from messaging.consumers import Consumer
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.exceptions import ChannelClosed
 from messaging.models import QueueSighting
 
 log = structlog.get_logger(__name__)
@@ -35,7 +34,7 @@ KEPT = 4
 def look(concerned: Sequence[Consumer]) -> dict[str, QueueSighting]:
     """Note which queues are empty; return, by consumer, what is known of those that are. One that does not exist is
     empty. Raises BrokerUnavailable."""
-    with _connection() as connection:
+    with opened("reconcile") as connection:
         # The time first: what is published after it may not be in the queue yet.
         looks = [(consumer, _now(), _is_empty(connection, consumer.queue)) for consumer in concerned]
     return {consumer.name: _note(consumer, seen_at) for consumer, seen_at, empty in looks if empty}
@@ -92,15 +91,3 @@ def _is_empty(connection: Connection, queue: str) -> bool:
         if left:
             time.sleep(PAUSE)
     return False
-
-
-@contextmanager
-def _connection() -> Iterator[Connection]:
-    connection = Connection("reconcile").start()
-    try:
-        while not connection.wait_until_open(0.1):
-            if connection.never_reached:
-                raise BrokerUnavailable(connection.last_error)
-        yield connection
-    finally:
-        connection.stop()
