@@ -1,4 +1,4 @@
-"""What differs between a queue or an exchange that stands and one that somebody asked for, by the broker's own words."""
+"""How a queue or an exchange that stands differs from what somebody asked for, by the broker's own words."""
 
 from typing import Any
 
