@@ -10,8 +10,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
-from messaging import conf, consumers, database, topology
+from messaging import conf, consumers, database, events, topology
+from messaging.consumers import Consumer
+from messaging.events import Event
 from messaging.operations import dead_letters
+from messaging.routing import Binding, takes
 
 TAG = "messaging"
 #: Each loss of a connection, and each deploy, may cost a message one of its deliveries.
@@ -45,10 +48,38 @@ def check_events(**kwargs: Any) -> list[CheckMessage]:
             obj=each.handler,
             id="messaging.E002",
         )
-        for each in consumers.registered()
+        for each in [*consumers.registered(), *consumers.broadcasting()]
         for event in each.events
         if not event.event_type
     ]
+
+
+@register(TAG)
+def check_bindings(**kwargs: Any) -> list[CheckMessage]:
+    """A pattern may take more than the consumer's events: what it does not handle is dead there."""
+    return [
+        Error(
+            f"Consumer {each.name!r} is bound by {topology.describe(binding)!r}, which also takes "
+            f"{event.__qualname__} ({event.event_type}): each would be dead there.",
+            hint="Name that event in the consumer too, or take a narrower key, or give the events an exchange of "
+            "their own.",
+            obj=each.handler,
+            id="messaging.E003",
+        )
+        for each in consumers.registered()
+        for event in events.registered()
+        if not each.wants(event.event_type) and not events.fields_in(event.event_key)
+        for binding in _taking(each, event)
+    ]
+
+
+def _taking(consumer: Consumer, event: type[Event]) -> Iterator[Binding]:
+    """Yield the consumer's bindings that take an event whose key is always the same."""
+    exchange, key = consumers.exchange_of(event), event.event_key or event.event_type
+    if exchange.type in {"direct", "topic"}:
+        for binding in consumer.bindings:
+            if binding.exchange == exchange.name and takes(exchange.type, binding, key, {}):
+                yield binding
 
 
 @register(TAG)

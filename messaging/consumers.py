@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf
 from messaging.delivery import Delivery
-from messaging.events import Event
+from messaging.events import Event, fields_in
 from messaging.exceptions import UnknownConsumer
 from messaging.retry import RetryPolicy
+from messaging.routing import MAX_SHORT_STRING, Binding, Exchange, takes
 
 #: What a handler looks like: `def sms(event: OrderPlaced, delivery: Delivery) -> None`.
 Handler = Callable[[Any, Delivery], None]
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., None])
 
-#: Longest name of a queue, in bytes: an AMQP short string.
-MAX_QUEUE_NAME = 255
+QueueType = Literal["quorum", "classic"]
+#: Most levels of priority that a queue may have; each costs the broker memory
+#: (https://www.rabbitmq.com/docs/priority).
+MAX_PRIORITY = 255
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _registry: dict[str, Consumer] = {}
@@ -30,9 +33,10 @@ _registry: dict[str, Consumer] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumer:
-    """A declared subscription: a queue of its own, bound to the types of its events."""
+    """A declared subscription: a queue, and what is bound to it."""
 
     name: str
+    #: Empty for a broadcast: the broker names the queue of each process.
     queue: str
     events: tuple[type[Event], ...]
     handler: Handler
@@ -43,13 +47,23 @@ class Consumer:
     prefetch: int | None = None
     #: Deliveries handled in one transaction, at most.
     batch: int = 1
-    #: False: the handler gets each delivery undecoded, as `handler(None, delivery)`, and fences its own writes.
+    #: False: the handler fences its own writes. That of a broadcast has no fence: each process handles the message.
     fenced: bool = True
+    #: Routing keys, or patterns of them, instead of each event's own.
+    keys: tuple[str, ...] = ()
+    #: What a headers exchange binds by; empty: everything.
+    headers: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    broadcast: bool = False
+    #: None means the project's setting.
+    queue_type: QueueType | None = None
+    max_priority: int | None = None
+    #: Further arguments of the queue.
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
-    def bindings(self) -> list[tuple[str, str]]:
-        """(exchange, routing key) of each event this consumer wants."""
-        return [(exchange_of(event), event.event_type) for event in self.events]
+    def bindings(self) -> list[Binding]:
+        """What brings this consumer's events to its queue."""
+        return list(dict.fromkeys(binding for event in self.events for binding in self._bindings_of(event)))
 
     @property
     def handler_timeout(self) -> float:
@@ -60,6 +74,30 @@ class Consumer:
         """Whether a message of this type belongs in this consumer's queue."""
         return any(event.event_type == event_type for event in self.events)
 
+    def receives(self, event_type: str, exchange: str, routing_key: str, headers: Mapping[str, Any]) -> bool:
+        """Whether a message of this type, published like this, is for this consumer. By an exchange that its event
+        had formerly, and whose bindings are not known here any more, the type alone decides."""
+        of_type = [event for event in self.events if event.event_type == event_type]
+        known = [event for event in of_type if exchange_of(event).name == exchange]
+        if not known:
+            return bool(of_type)
+        return any(
+            takes(exchange_of(event).type, binding, routing_key, headers)
+            for event in known
+            for binding in self._bindings_of(event)
+        )
+
+    def _bindings_of(self, event: type[Event]) -> Iterator[Binding]:
+        exchange = exchange_of(event)
+        match exchange.type:
+            case "fanout":
+                yield Binding(exchange.name, self.queue)
+            case "headers":
+                yield Binding(exchange.name, self.queue, arguments={"x-match": "all", **self.headers})
+            case _:
+                for key in self.keys or [_pattern_of(event)]:
+                    yield Binding(exchange.name, self.queue, key)
+
 
 def consumer(
     name: str,
@@ -69,6 +107,12 @@ def consumer(
     prefetch: int | None = None,
     batch: int = 1,
     queue: str | None = None,
+    keys: Iterable[str] = (),
+    headers: Mapping[str, Any] | None = None,
+    broadcast: bool = False,
+    queue_type: QueueType | None = None,
+    max_priority: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Callable[[AnyHandler], AnyHandler]:
     """Declare the decorated function as the handler of `events`.
 
@@ -79,7 +123,18 @@ def consumer(
     transaction; should one fail, each is handled in its own. The queue is named `<app label>.<name>` unless
     `queue` says otherwise.
 
-    Raises ImproperlyConfigured for a bad or taken name, a queue that another consumer has, or no events.
+    It gets every message of its events, unless it says which: by `keys` (those of a direct exchange, or patterns such
+    as `kern.*` of a topic exchange), or by `headers` for a headers exchange (`{"x-match": "any", "format": "pdf"}`).
+
+    With `broadcast` every process that runs the consumer gets each message, by a queue of its own that goes with the
+    process: for what a process keeps in memory. Nothing remembers these: what is published while a process is not
+    there, or fails in its handler, is not for it. Such a handler intends no effects.
+
+    `queue_type`, `max_priority` (events with a higher `priority` are delivered first; needs a classic queue) and
+    further `arguments` are what the queue is declared with; on a queue that exists they cannot be changed.
+
+    Raises ImproperlyConfigured for a bad or taken name, a queue that another consumer has, no events, and for what
+    does not go together.
     """
     if not _NAME.fullmatch(name):
         raise ImproperlyConfigured(f"consumer name {name!r}: use small letters, digits and underscores")
@@ -89,20 +144,26 @@ def consumer(
         raise ImproperlyConfigured(f"consumer {name!r}: timeout is a positive time")
     if batch < 1:
         raise ImproperlyConfigured(f"consumer {name!r}: batch is at least 1")
+    if isinstance(keys, str):
+        raise ImproperlyConfigured(f'consumer {name!r}: keys is a list of keys, such as ["{keys}"]')
+    if broadcast and (queue or queue_type or max_priority or arguments or retry or batch > 1):
+        raise ImproperlyConfigured(
+            f"consumer {name!r}: a broadcast has no queue of a name or kind of yours, no retries and no batches"
+        )
 
     def register(handler: AnyHandler) -> AnyHandler:
-        where = queue or f"{_app_label(handler)}.{name}"
-        if len(where.encode()) > MAX_QUEUE_NAME:
+        where = "" if broadcast else queue or f"{_app_label(handler)}.{name}"
+        if len(where.encode()) > MAX_SHORT_STRING:
             # A relay that cannot declare it could publish nothing at all.
-            raise ImproperlyConfigured(f"consumer {name!r}: the name of its queue has at most {MAX_QUEUE_NAME} bytes")
+            raise ImproperlyConfigured(f"consumer {name!r}: the name of its queue has at most {MAX_SHORT_STRING} bytes")
         other = _registry.get(name)
         if other is not None and _path(other.handler) != _path(handler):
             raise ImproperlyConfigured(f"two consumers are named {name!r}: {_path(other.handler)}, {_path(handler)}")
-        for sharer in _registry.values():
+        for sharer in registered():
             if sharer.queue == where and sharer.name != name:
                 # Each would take messages that the other should have had.
                 raise ImproperlyConfigured(f"consumers {sharer.name!r} and {name!r} share the queue {where!r}")
-        _registry[name] = Consumer(
+        declared = Consumer(
             name=name,
             queue=where,
             events=events,
@@ -111,15 +172,30 @@ def consumer(
             timeout=timeout,
             prefetch=prefetch,
             batch=batch,
+            fenced=not broadcast,
+            keys=tuple(keys),
+            headers=headers or {},
+            broadcast=broadcast,
+            queue_type=queue_type,
+            max_priority=max_priority,
+            arguments=arguments or {},
         )
+        _check_bindings(declared)
+        _check_queue(declared)
+        _registry[name] = declared
         return handler
 
     return register
 
 
 def registered() -> list[Consumer]:
-    """Return every consumer, by name."""
-    return [_registry[name] for name in sorted(_registry)]
+    """Return every consumer that has a lasting queue, by name: those that must receive what is published for them."""
+    return [each for each in _all() if not each.broadcast]
+
+
+def broadcasting() -> list[Consumer]:
+    """Return every broadcast consumer, by name."""
+    return [each for each in _all() if each.broadcast]
 
 
 def get(name: str) -> Consumer:
@@ -136,9 +212,50 @@ def named(names: Iterable[str]) -> list[Consumer]:
     return [get(name) for name in dict.fromkeys(names)]
 
 
-def exchange_of(event: type[Event]) -> str:
+def exchange_of(event: type[Event]) -> Exchange:
     """Return the exchange that events of this class are published to."""
-    return event.event_exchange or conf.get().exchange
+    return event.event_exchange or Exchange(conf.get().exchange)
+
+
+def _all() -> list[Consumer]:
+    return [_registry[name] for name in sorted(_registry)]
+
+
+def _pattern_of(event: type[Event]) -> str:
+    """Return what takes every key that the event can have: a field may be any number of words."""
+    if not event.event_key:
+        return event.event_type
+    return ".".join("#" if fields_in(word) else word for word in event.event_key.split("."))
+
+
+def _check_bindings(consumer: Consumer) -> None:
+    """Raise ImproperlyConfigured where `keys` and `headers` do not fit the exchanges of the consumer's events."""
+    types = {exchange_of(event).type for event in consumer.events}
+    if consumer.keys and not types & {"direct", "topic"}:
+        raise ImproperlyConfigured(f"consumer {consumer.name!r}: keys mean nothing to a {types.pop()} exchange")
+    if consumer.headers and "headers" not in types:
+        raise ImproperlyConfigured(f"consumer {consumer.name!r}: only a headers exchange looks at headers")
+    if any(len(key.encode()) > MAX_SHORT_STRING for key in consumer.keys):
+        raise ImproperlyConfigured(f"consumer {consumer.name!r}: a key has at most {MAX_SHORT_STRING} bytes")
+    for event in consumer.events:
+        if exchange_of(event).type == "direct" and fields_in(event.event_key) and not consumer.keys:
+            raise ImproperlyConfigured(
+                f"consumer {consumer.name!r}: the keys of {event.__qualname__} differ, and its exchange compares them "
+                'letter by letter: say which you want, keys=["error", "warning"]'
+            )
+
+
+def _check_queue(consumer: Consumer) -> None:
+    if "x-queue-type" in consumer.arguments:
+        raise ImproperlyConfigured(f"consumer {consumer.name!r}: say queue_type instead of the argument x-queue-type")
+    if consumer.max_priority is None:
+        return
+    if not 1 <= consumer.max_priority <= MAX_PRIORITY:
+        raise ImproperlyConfigured(f"consumer {consumer.name!r}: max_priority is 1 to {MAX_PRIORITY}")
+    if (consumer.queue_type or conf.get().queue_type) != "classic":
+        raise ImproperlyConfigured(
+            f'consumer {consumer.name!r}: only a classic queue has priorities; say queue_type="classic"'
+        )
 
 
 def _path(handler: Callable[..., None]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from string import Formatter
 from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from messaging.exceptions import Undecodable
 from messaging.message import Message
+from messaging.routing import MAX_SHORT_STRING, Exchange
 
 type_name = str
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
@@ -27,32 +29,73 @@ class Event(BaseModel):
     The type is the contract, and the routing key: renaming the class orphans nothing. Adding an optional field
     keeps the version; any other change raises it and adds an upcast beside the schema. Fields unknown to this
     code are ignored, so that a newer publisher does not stop an older consumer.
+
+    Events go to the project's own topic exchange, or to another, of any type:
+
+        class LogLine(Event, type="log.line", exchange=Exchange("topic_logs"), key="{facility}.{severity}"):
+            facility: str
+            severity: str
+
+        class Report(Event, type="report.made", exchange=Exchange("reports", "headers"), headers=("format",)):
+            format: str
+
+    `key` is then what the routing key is made of: text, and fields in braces. `headers` names the fields that travel
+    as headers too, for a headers exchange to route by.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     event_type: ClassVar[str] = ""
     event_version: ClassVar[int] = 1
-    event_exchange: ClassVar[str] = ""
+    #: None: the project's own.
+    event_exchange: ClassVar[Exchange | None] = None
+    #: The template of the routing key; empty: the type.
+    event_key: ClassVar[str] = ""
+    event_headers: ClassVar[tuple[str, ...]] = ()
     _upcasts: ClassVar[dict[int, Upcast]] = {}
 
-    def __init_subclass__(cls, *, type: str = "", version: int = 1, exchange: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        type: str = "",
+        version: int = 1,
+        exchange: str | Exchange | None = None,
+        key: str = "",
+        headers: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, type: str = "", version: int = 1, exchange: str = "", **kwargs: Any) -> None:
-        """Register the event under `type`. `exchange` is empty for the project's own topic exchange."""
+    def __pydantic_init_subclass__(
+        cls,
+        *,
+        type: str = "",
+        version: int = 1,
+        exchange: str | Exchange | None = None,
+        key: str = "",
+        headers: Iterable[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        """Register the event under `type`. A name alone for `exchange` is a topic exchange.
+
+        Raises ImproperlyConfigured for a bad or taken type, an exchange that another event calls of another type, and
+        a key or headers of fields that are not there.
+        """
         super().__pydantic_init_subclass__(**kwargs)
         if not type:
             return  # an abstract parent of events
-        if not 1 <= len(type.encode()) <= 255:
+        if not 1 <= len(type.encode()) <= MAX_SHORT_STRING:
             raise ImproperlyConfigured(f"{cls.__qualname__}: an event's type is also a routing key, 255 bytes at most")
         if {"*", "#"} & set(type.split(".")):
             raise ImproperlyConfigured(f"{cls.__qualname__}: in a routing key '*' and '#' are wildcards: {type!r}")
         other = _registry.get(type)
         if other is not None and _name(other) != _name(cls):
             raise ImproperlyConfigured(f"two events have the type {type!r}: {_name(other)}, {_name(cls)}")
-        cls.event_type, cls.event_version, cls.event_exchange = type, version, exchange
+        cls.event_type, cls.event_version, cls.event_key = type, version, key
+        cls.event_exchange = _checked_exchange(cls, exchange)
+        cls.event_headers = _checked_headers(cls, headers)
+        _check_key(cls)
         cls._upcasts = {}
         _registry[type] = cls
 
@@ -117,6 +160,73 @@ def decode(message: Message) -> Event:
 def registered() -> list[type[Event]]:
     """Return every event, by type."""
     return [_registry[name] for name in sorted(_registry)]
+
+
+def routing_key_of(event: Event) -> str:
+    """Return the routing key that `event` is published with.
+
+    Raises ValueError where it is longer than AMQP allows, 255 bytes.
+    """
+    if not event.event_key:
+        return event.event_type
+    fields = event.model_dump(mode="json", include=set(fields_in(event.event_key)))
+    key = event.event_key.format_map(fields)
+    if len(key.encode()) > MAX_SHORT_STRING:
+        raise ValueError(f"{event.event_type}: its routing key has over {MAX_SHORT_STRING} bytes: {key[:60]}…")
+    return key
+
+
+def routing_headers_of(event: Event) -> dict[str, Any]:
+    """Return the headers that `event` is published with: those of its fields that are not None.
+
+    Raises ValueError for a field that is no text, number or truth.
+    """
+    fields = event.model_dump(mode="json", include=set(event.event_headers), exclude_none=True)
+    for name, value in fields.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(
+                f"{event.event_type}: header {name} is no text, number or truth but {type(value).__name__}"
+            )
+    return fields
+
+
+def fields_in(key: str) -> list[str]:
+    """Return the names of the fields in a template of a routing key."""
+    return [name for _, name, _, _ in Formatter().parse(key) if name is not None]
+
+
+def _checked_exchange(event: type[Event], exchange: str | Exchange | None) -> Exchange | None:
+    try:
+        exchange = Exchange(exchange) if isinstance(exchange, str) and exchange else exchange or None
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{_name(event)}: {error}") from None
+    assert not isinstance(exchange, str)
+    for other in _registry.values():
+        theirs = other.event_exchange
+        if exchange and theirs and theirs.name == exchange.name and theirs.type != exchange.type:
+            raise ImproperlyConfigured(
+                f"exchange {exchange.name!r} is {theirs.type} to {_name(other)} and {exchange.type} to {_name(event)}"
+            )
+    return exchange
+
+
+def _checked_headers(event: type[Event], headers: Iterable[str]) -> tuple[str, ...]:
+    headers = tuple(headers)
+    for name in headers:
+        if name not in event.model_fields:
+            raise ImproperlyConfigured(f"{_name(event)}: headers names {name!r}, which is no field of it")
+        if name.startswith("x-") or name in {"CC", "BCC"}:
+            raise ImproperlyConfigured(f"{_name(event)}: a header {name!r} would mean something to the broker")
+    return headers
+
+
+def _check_key(event: type[Event]) -> None:
+    try:
+        unknown = [name for name in fields_in(event.event_key) if name not in event.model_fields]
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} cannot be read: {error}") from None
+    if unknown:
+        raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} names {unknown[0]!r}, no field of it")
 
 
 def _read_object(body: bytes) -> dict[str, Any]:

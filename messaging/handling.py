@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
@@ -36,6 +36,8 @@ class Verdict(StrEnum):
     #: Put aside until the earlier messages of its ordering key are settled.
     WAITING = "waiting"
     DEAD = "dead"
+    #: A broadcast that failed in this process; nothing remembers it.
+    DROPPED = "dropped"
 
 
 class DatabaseAway(Exception):
@@ -51,7 +53,7 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
     with structlog.contextvars.bound_contextvars(**_context(delivery)):
         started = time.monotonic()
         try:
-            verdict = _handle(consumer, delivery) if consumer.fenced else _run_unfenced(consumer, delivery)
+            verdict = _way(consumer)(consumer, delivery)
         except Exception as error:
             if not _is_of_the_message(error):
                 raise DatabaseAway(str(error).strip()) from error
@@ -78,6 +80,12 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
     for delivery, verdict in zip(deliveries, verdicts, strict=True):
         log.info(f"message.{verdict}", batch=len(deliveries), **_context(delivery))
     return verdicts
+
+
+def _way(consumer: Consumer) -> Callable[[Consumer, Delivery], Verdict]:
+    if consumer.broadcast:
+        return _run_broadcast
+    return _handle if consumer.fenced else _run_unfenced
 
 
 def _handle(consumer: Consumer, delivery: Delivery) -> Verdict:
@@ -196,6 +204,22 @@ def _run_unfenced(consumer: Consumer, delivery: Delivery) -> Verdict:
     return Verdict.HANDLED
 
 
+def _run_broadcast(consumer: Consumer, delivery: Delivery) -> Verdict:
+    """Run the handler for this process. Others run it too, so that there is no inbox row and nothing to try again."""
+    try:
+        event = _decode(consumer, delivery)
+        with database.atomic():
+            _call(consumer, event, delivery)
+            if delivery.intended:
+                raise RuntimeError("a broadcast intends no effects: each process would")
+    except Exception as error:
+        if database.is_away(error):
+            raise
+        log.exception("broadcast.dropped", reason=inbox.describe(error))
+        return Verdict.DROPPED
+    return Verdict.HANDLED
+
+
 def _is_of_the_message(error: Exception) -> bool:
     """Whether a failure could not be recorded for what is in the message. All else is the database's: gone, locked for
     too long, read-only, full, not migrated. It may be over in a moment, and the message is as good as any."""
@@ -234,6 +258,7 @@ def _next_attempt(delivery: Delivery) -> OutboxMessage:
         origin=OutboxMessage.Origin.RETRY,
         ordering_key=message.ordering_key,
         position=message.position if message.ordering_key else None,
+        priority=message.priority,
         body=message.body,
         headers=headers_to_pass_on(message.headers),
     )

@@ -17,6 +17,7 @@ from django.db import connections
 
 from messaging import effects, handling, ledger, sending
 from messaging.broker.connection import Connection
+from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
@@ -59,13 +60,7 @@ class Lane:
         self.verdicts: Counter[Verdict] = Counter()
         #: Deliveries being handled now.
         self.busy = 0
-        self.subscription = Subscription(
-            connection,
-            consumer.queue,
-            prefetch=max(prefetch, consumer.batch),
-            on_arrival=self._arrived,
-            on_ended=self._ended,
-        )
+        self.subscription = self._subscription(max(prefetch, consumer.batch))
         self.threads = [
             threading.Thread(target=self._work, name=f"{consumer.name}-{number}", daemon=True)
             for number in range(1, threads + 1)
@@ -92,13 +87,26 @@ class Lane:
 
     def is_idle(self) -> bool:
         """Whether nothing is being handled and the queue is empty. Raises BrokerUnavailable."""
-        if self.busy or not self._arrivals.empty() or not self.subscription.active:
+        if self.busy or not self._arrivals.empty() or not self.subscription.consuming:
             return False
         try:
-            answer = self._connection.call("queue_declare", queue=self.consumer.queue, passive=True)
+            answer = self._connection.call("queue_declare", queue=self.subscription.queue, passive=True)
         except ChannelClosed:
             return False  # deleted, or not there yet: the worker declares it again
         return not (answer.method.message_count or self.busy or not self._arrivals.empty())
+
+    def _subscription(self, prefetch: int) -> Subscription:
+        if self.consumer.broadcast:
+            return PrivateQueue(
+                self._connection,
+                self.consumer.bindings,
+                prefetch=prefetch,
+                on_arrival=self._arrived,
+                on_ended=self._ended,
+            )
+        return Subscription(
+            self._connection, self.consumer.queue, prefetch=prefetch, on_arrival=self._arrived, on_ended=self._ended
+        )
 
     def _arrived(self, arrival: Arrival) -> None:
         if self._stopping.is_set():
@@ -108,7 +116,7 @@ class Lane:
 
     def _ended(self, reason: str) -> None:
         if not self._stopping.is_set():
-            log.warning("consumer.ended", consumer=self.consumer.name, queue=self.consumer.queue, reason=reason)
+            log.warning("consumer.ended", consumer=self.consumer.name, queue=self.subscription.queue, reason=reason)
 
     # --- on a handler thread -------------------------------------------------------------------------------
 

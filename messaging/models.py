@@ -53,6 +53,8 @@ class OutboxMessage(models.Model):
     ordering_key = models.CharField(max_length=255, blank=True)
     #: Place of the message among those of its key: the id of its first row, and empty there.
     position = models.BigIntegerField(null=True, blank=True)
+    #: From 0 to 255, for queues that have priorities; empty: none.
+    priority = models.PositiveSmallIntegerField(null=True, blank=True)
     body = models.BinaryField()
     headers = models.JSONField(default=dict, blank=True)
 

@@ -97,10 +97,14 @@ def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:
             type__in=[event.event_type for event in consumer.events],
         )
         .order_by("pk")
-        .values_list("state", "expected_consumers")
+        .values_list("state", "expected_consumers", "type", "exchange", "routing_key", "headers")
     )
-    # One that was published before this consumer was there does not come to it.
-    return any(state != states.PUBLISHED or consumer.name in expected for state, expected in earlier.iterator(100))
+    # One that was published before this consumer was there does not come to it, nor one with a key that it is not
+    # bound by.
+    return any(
+        consumer.name in expected if state == states.PUBLISHED else consumer.receives(*how)
+        for state, expected, *how in earlier.iterator(100)
+    )
 
 
 def lock(consumer: Consumer, key: str) -> None:

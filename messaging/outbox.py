@@ -11,8 +11,8 @@ import structlog
 from django.db import transaction
 
 from messaging import conf, database, relay_thread
-from messaging.consumers import exchange_of
-from messaging.events import Event
+from messaging.consumers import MAX_PRIORITY, exchange_of
+from messaging.events import Event, routing_headers_of, routing_key_of
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.message import MAX_ID_LENGTH, REQUEST_ID_HEADER, headers_to_pass_on, new_id
 from messaging.models import InboxMessage, OutboxMessage
@@ -23,18 +23,21 @@ def add(
     subject: str = "",
     correlation_id: str = "",
     ordering_key: str = "",
+    priority: int | None = None,
     delay: timedelta | None = None,
 ) -> list[OutboxMessage]:
     """Write `events` with the current transaction; once it commits they are published, never if it does not.
 
     `subject` is what they are about (an order number), for people who search. `correlation_id` ties them to
-    other messages. With `delay` they are published that much later. All rows go in one statement.
+    other messages. `priority`, from 0 to 255, lets them pass those of a lower one in queues that have priorities. With
+    `delay` they are published that much later. All rows go in one statement.
 
     Messages with the same `ordering_key` are handled one after the other at each consumer, in the order in which
     their transactions commit; two such transactions therefore wait for each other from here on.
 
     Raises OutsideTransaction where there is no transaction to commit with, BodyTooLarge over `MAX_BODY_BYTES`,
-    ValueError for an ordering key over 255 characters.
+    ValueError for an ordering key over 255 characters, a priority that is none, and an event whose fields make no
+    routing key or header.
     """
     _require_transaction()
     if ordering_key:
@@ -42,6 +45,8 @@ def add(
             raise ValueError(f"an ordering key has at most {MAX_ID_LENGTH} characters")
         # The ids of the rows then have the order of the commits.
         database.take_turns("add", ordering_key)
+    if priority is not None and not 0 <= priority <= MAX_PRIORITY:
+        raise ValueError(f"a priority is a number from 0 to {MAX_PRIORITY}")
     headers = _request_headers()
     return write(
         [
@@ -51,11 +56,12 @@ def add(
                 version=event.event_version,
                 subject=subject,
                 correlation_id=correlation_id,
-                exchange=exchange_of(type(event)),
-                routing_key=event.event_type,
+                exchange=exchange_of(type(event)).name,
+                routing_key=routing_key_of(event),
                 ordering_key=ordering_key,
+                priority=priority,
                 body=_checked_body(event),
-                headers=headers,
+                headers={**routing_headers_of(event), **headers},
             )
             for event in events
         ],

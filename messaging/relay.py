@@ -253,6 +253,8 @@ class Relay:
             missing = [f"{name}: {self._problems[queue]}" for name, queue in queues.items() if queue in self._problems]
             if missing:
                 outcome = Outcome(Fate.RETURNED, f"not every queue took it: {'; '.join(missing)}")
+        if outcome.fate is Fate.RETURNED and not queues and _is_for_whoever_listens(row):
+            outcome = Outcome(Fate.CONFIRMED)
         if outcome.fate is Fate.RETURNED or outcome.code == topology.NOT_FOUND:
             self._declare_due = 0.0
         if outcome.fate is Fate.CONFIRMED:
@@ -293,7 +295,16 @@ def _expected_queues(row: OutboxMessage) -> dict[str, str]:
     """Return the consumers that must receive the row's message, and their queues."""
     if row.consumer:
         return {row.consumer: row.routing_key}
-    return {each.name: each.queue for each in consumers.registered() if each.wants(row.type)}
+    return {
+        each.name: each.queue
+        for each in consumers.registered()
+        if each.receives(row.type, row.exchange, row.routing_key, row.headers)
+    }
+
+
+def _is_for_whoever_listens(row: OutboxMessage) -> bool:
+    """Whether only broadcast consumers want the row's message: then it is no loss that nobody listens."""
+    return not row.consumer and any(each.wants(row.type) for each in consumers.broadcasting())
 
 
 def publishing_of(row: OutboxMessage) -> Publishing:
@@ -313,6 +324,7 @@ def publishing_of(row: OutboxMessage) -> Publishing:
         type=row.type,
         correlation_id=row.correlation_id,
         app_id=conf.get().app_id,
+        priority=row.priority,
         timestamp=row.created_at,
         headers=headers,
     )

@@ -14,6 +14,7 @@ from messaging.broker.connection import Connection
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import registered as registered_events
 from messaging.exceptions import ChannelClosed
+from messaging.routing import Binding, Exchange
 
 log = structlog.get_logger(__name__)
 
@@ -26,22 +27,9 @@ ASK_AGAIN = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
-    name: str
-    type: str = "topic"
-
-
-@dataclass(frozen=True, slots=True)
 class Queue:
     name: str
     arguments: dict[str, Any] = field(hash=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    exchange: str
-    queue: str
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +45,14 @@ def wanted(consumers: Iterable[Consumer]) -> Topology:
     """Return what `consumers`, and every registered event, need on the broker."""
     consumers = list(consumers)
     exchanges = {exchange_of(event) for event in registered_events()}
-    bindings = [Binding(exchange, each.queue, key) for each in consumers for exchange, key in each.bindings]
+    exchanges |= {exchange_of(event) for each in consumers for event in each.events}
+    lasting = [each for each in consumers if not each.broadcast]
+    bindings = [binding for each in lasting for binding in each.bindings]
     return Topology(
-        exchanges=tuple(Exchange(name) for name in sorted(exchanges | {binding.exchange for binding in bindings})),
+        exchanges=tuple(sorted(exchanges, key=lambda exchange: exchange.name)),
         queues=(
             Queue(dead_letter_queue(), _dead_letter_queue_arguments()),
-            *(Queue(each.queue, queue_arguments()) for each in consumers if each.queue != dead_letter_queue()),
+            *(Queue(each.queue, queue_arguments(each)) for each in lasting if each.queue != dead_letter_queue()),
         ),
         bindings=tuple(dict.fromkeys(bindings)),
     )
@@ -80,16 +70,19 @@ def _dead_letter_queue_arguments() -> dict[str, Any]:
     return {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1}
 
 
-def queue_arguments() -> dict[str, Any]:
-    """Return the arguments of a consumer's queue.
+def queue_arguments(consumer: Consumer | None = None) -> dict[str, Any]:
+    """Return the arguments of a consumer's queue; without one, those that all have in common.
 
-    They cannot be changed on a queue that exists, so only what correctness needs is here. At-least-once
-    dead-lettering needs a quorum queue that rejects publishes when full
+    They cannot be changed on a queue that exists, so only what correctness needs is here, and what the consumer asks
+    for. At-least-once dead-lettering needs a quorum queue that rejects publishes when full
     (https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering).
     """
+    own: dict[str, Any] = dict(consumer.arguments) if consumer else {}
+    if consumer and consumer.max_priority:
+        own["x-max-priority"] = consumer.max_priority
     dead_letters = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead_letter_queue()}
-    if conf.get().queue_type == "classic":
-        return {"x-queue-type": "classic", **dead_letters}
+    if ((consumer and consumer.queue_type) or conf.get().queue_type) == "classic":
+        return {"x-queue-type": "classic", **dead_letters, **own}
     return {
         "x-queue-type": "quorum",
         # Explicit and positive: -1 means no limit to RabbitMQ 4 and no second delivery to 3.10.
@@ -97,7 +90,13 @@ def queue_arguments() -> dict[str, Any]:
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
         **dead_letters,
+        **own,
     }
+
+
+def describe(binding: Binding) -> str:
+    """Return in words what a binding takes: its key, or the headers that it asks for."""
+    return binding.key or ", ".join(f"{name}={value}" for name, value in binding.arguments.items()) or "everything"
 
 
 def declare(connection: Connection, topology: Topology) -> dict[str, str]:
@@ -179,14 +178,20 @@ class Declarer:
                 problems[name] = f"this user may not declare it, and it cannot be found: {error}"
 
     def _bind(self, problems: dict[str, str], binding: Binding) -> None:
-        name = f"binding {binding.exchange} → {binding.key} → {binding.queue}"
+        name = f"binding {binding.exchange} → {describe(binding)} → {binding.queue}"
         if name in self.refused:
             return
         try:
-            self._connection.call("queue_bind", queue=binding.queue, exchange=binding.exchange, routing_key=binding.key)
+            self._connection.call(
+                "queue_bind",
+                queue=binding.queue,
+                exchange=binding.exchange,
+                routing_key=binding.key,
+                arguments=dict(binding.arguments),
+            )
         except ChannelClosed as error:
             if error.code == ACCESS_REFUSED:
                 # AMQP has no way to look at a binding; an unbound key shows as a returned message.
                 self.refused[name] = error.text
             else:
-                problems.setdefault(binding.queue, f"binding {binding.key} of {binding.exchange} failed: {error}")
+                problems.setdefault(binding.queue, f"binding {describe(binding)} of {binding.exchange} failed: {error}")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 
 from messaging import consumers, topology
 from messaging.consumers import Consumer, exchange_of
+from messaging.events import Event
 from messaging.events import registered as registered_events
 from messaging.operations import dead_letters
 from messaging.rpc import procedures
@@ -23,6 +25,8 @@ NOTHING = "^$"
 DEFAULT_EXCHANGE = r"amq\.default"
 #: Reply queues are named by their callers, anew for each connection.
 _REPLY_QUEUES = re.escape(REPLY_QUEUE_PREFIX) + "[0-9a-f-]{36}"
+#: Queues that RabbitMQ names for whoever asks it to.
+_SERVER_NAMED = r"amq\.gen-[A-Za-z0-9_-]+"
 _ANY = ".*"
 
 Names = frozenset[str]
@@ -65,7 +69,7 @@ class Grant:
 
 def roles() -> list[Role]:
     """Return every role, by what is registered now. A deploy that adds an event or a consumer changes them."""
-    all_consumers = [*consumers.registered(), dead_letters.consumer()]
+    all_consumers = [*consumers.registered(), *consumers.broadcasting(), dead_letters.consumer()]
     return [
         _publisher("web", "publishes what it commits (RELAY_THREAD=1); reads nothing"),
         _publisher("relay", "manage.py run_relay: publishes what others commit; reads nothing"),
@@ -106,7 +110,7 @@ def _publisher(name: str, purpose: str) -> Role:
     """
     keys: dict[str, set[str]] = {}
     for event in registered_events():
-        keys.setdefault(exchange_of(event), set()).add(re.escape(event.event_type))
+        keys.setdefault(exchange_of(event).name, set()).add(_key_of(event))
     queues = {re.escape(queue.name) for queue in topology.wanted(consumers.registered()).queues}
     return Role(
         name=name,
@@ -116,11 +120,33 @@ def _publisher(name: str, purpose: str) -> Role:
     )
 
 
+def _key_of(event: type[Event]) -> str:
+    """Return the expression of every routing key that the event can have."""
+    parts = Formatter().parse(event.event_key or event.event_type.replace("{", "{{").replace("}", "}}"))
+    return "".join(re.escape(text) + (_ANY if name is not None else "") for text, name, _, _ in parts)
+
+
 def _consumer(consumer: Consumer) -> Role:
+    if consumer.broadcast:
+        return _broadcast(consumer)
     return Role(
         name=f"consumer-{consumer.name}",
         purpose=f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: reads its queue; publishes nothing",
         read=frozenset({re.escape(consumer.queue)}),
+    )
+
+
+def _broadcast(consumer: Consumer) -> Role:
+    binds: dict[str, set[str]] = {}
+    for binding in consumer.bindings:
+        binds.setdefault(binding.exchange, set()).add(re.escape(binding.key))
+    return Role(
+        name=f"consumer-{consumer.name}",
+        purpose=f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: makes and reads a queue of its own",
+        configure=frozenset({_SERVER_NAMED}),
+        write=frozenset({_SERVER_NAMED}),
+        read=frozenset({_SERVER_NAMED, *map(re.escape, binds)}),
+        binds={exchange: frozenset(keys) for exchange, keys in binds.items()},
     )
 
 

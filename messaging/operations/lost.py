@@ -72,7 +72,7 @@ def earlier(consumer: Consumer, since: timedelta, limit: int) -> list[Finding]:
         end = database.now()
     events = OutboxMessage.objects.filter(_is_event_of(consumer), origin=OutboxMessage.Origin.EVENT)
     for page in _pages(events, end - since, end):
-        rows = [row for row in page if consumer.name not in row.expected_consumers]
+        rows = [row for row in page if consumer.name not in row.expected_consumers and _is_for(consumer, row)]
         traces, newest, _ = _known(consumer, [row.message_id for row in rows])
         for row in rows:
             if row.message_id not in traces and row.message_id not in newest:
@@ -153,6 +153,10 @@ def _is_event_of(consumer: Consumer) -> Q:
     return Q(consumer="", type__in=[event.event_type for event in consumer.events])
 
 
+def _is_for(consumer: Consumer, row: OutboxMessage) -> bool:
+    return consumer.receives(row.type, row.exchange, row.routing_key, row.headers)
+
+
 def _is_begun(trace: InboxMessage | None, before: datetime) -> bool:
     # Its start is noted, and its handler may be at it.
     return trace is not None and trace.changed_at > before
@@ -165,7 +169,7 @@ def _was_sent_again(row: OutboxMessage, now: datetime) -> bool:
 
 def _pages(rows: QuerySet[OutboxMessage], begin: datetime | None, end: datetime) -> Iterator[list[OutboxMessage]]:
     """Yield the published ones of `rows`, in the order of publishing."""
-    rows = rows.filter(state=OutboxMessage.State.PUBLISHED, published_at__lt=end).defer("body", "headers")
+    rows = rows.filter(state=OutboxMessage.State.PUBLISHED, published_at__lt=end).defer("body")
     beyond = Q(published_at__gte=begin) if begin else Q()
     while True:
         with database.atomic():

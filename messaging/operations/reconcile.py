@@ -14,6 +14,7 @@ import structlog
 
 from messaging import conf, consumers, database, outbox
 from messaging.consumers import Consumer
+from messaging.exceptions import UnknownConsumer
 from messaging.models import InboxMessage, OutboxMessage, QueueSighting
 from messaging.operations import audit, lost, sightings
 from messaging.operations.findings import Finding, Trouble
@@ -74,6 +75,8 @@ def reconcile(
     if earlier and since is None:
         raise ValueError("earlier needs since: how far back")
     concerned = consumers.named(names) if names else consumers.registered()
+    if broadcasts := [each.name for each in concerned if each.broadcast]:
+        raise UnknownConsumer(f"{broadcasts[0]!r} is a broadcast: nobody remembers what its processes got.")
     seen = sightings.look(concerned)
     limit = conf.get().reconcile_limit if limit is None else limit
     report = Report()

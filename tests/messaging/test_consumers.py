@@ -10,6 +10,7 @@ from messaging import conf, consumers, topology
 from messaging.consumers import consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import UnknownConsumer
+from messaging.routing import Binding
 from tests.support.consuming import Noted, a_consumer, registered
 
 
@@ -31,7 +32,7 @@ def test_a_consumer_has_a_queue_named_after_its_app_and_itself() -> None:
     consumer("notes", Noted)(handler())
     declared = consumers.get("notes")
     assert declared.queue == "orders.notes"
-    assert declared.bindings == [(conf.get().exchange, "test.noted")]
+    assert declared.bindings == [Binding(conf.get().exchange, "orders.notes", "test.noted")]
     assert declared.wants("test.noted")
     assert not declared.wants("test.erased")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from messaging import consumers, database
+from messaging import consumers, database, topology
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
@@ -51,7 +51,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if bool(options["names"]) == options["all"]:
-            known = ", ".join(each.name for each in consumers.registered()) or "none"
+            known = ", ".join(each.name for each in _all_declared()) or "none"
             raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)
         chosen = self._chosen(options)
         with database.atomic():
@@ -74,7 +74,7 @@ class Command(BaseCommand):
     def _chosen(self, options: dict[str, Any]) -> list[Consumer]:
         built_in = dead_letters.consumer()
         if options["all"]:
-            return [*consumers.registered(), built_in]
+            return [*_all_declared(), built_in]
         names = [name for name in options["names"] if name != built_in.name]
         try:
             chosen = consumers.named(names)
@@ -84,9 +84,10 @@ class Command(BaseCommand):
 
     def _banner(self, worker: Worker) -> None:
         for lane in worker.lanes:
-            events = ", ".join(key for _, key in lane.consumer.bindings) or "what the broker gave up"
+            events = ", ".join(map(topology.describe, lane.consumer.bindings)) or "what the broker gave up"
+            queue = f"queue {lane.consumer.queue}" if lane.consumer.queue else "a queue of this process"
             self.stdout.write(
-                f"{lane.consumer.name}: queue {lane.consumer.queue} ← {events}; "
+                f"{lane.consumer.name}: {queue} ← {events}; "
                 f"prefetch {lane.subscription.prefetch}, threads {len(lane.threads)}"
             )
         self.stdout.write(f"Running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
@@ -102,9 +103,14 @@ class Command(BaseCommand):
         return signals.received
 
     def _farewell(self, summary: Summary) -> None:
-        counts = ", ".join(f"{summary.verdicts[verdict]} {verdict}" for verdict in Verdict)
+        told = [verdict for verdict in Verdict if verdict is not Verdict.DROPPED or summary.verdicts[verdict]]
+        counts = ", ".join(f"{summary.verdicts[verdict]} {verdict}" for verdict in told)
         self.stdout.write(f"Stopped. {counts} in {summary.seconds:.1f} s.")
         if summary.abandoned:
             raise CommandError(
                 f"{summary.abandoned} still being handled when the time for stopping was up. They are delivered again."
             )
+
+
+def _all_declared() -> list[Consumer]:
+    return [*consumers.registered(), *consumers.broadcasting()]

@@ -42,4 +42,4 @@ def _write(command: BaseCommand, wanted: Topology) -> None:
     for queue in wanted.queues:
         command.stdout.write(f"queue {queue.name} ({queue.arguments['x-queue-type']})")
     for binding in wanted.bindings:
-        command.stdout.write(f"binding {binding.exchange} → {binding.key} → {binding.queue}")
+        command.stdout.write(f"binding {binding.exchange} → {topology.describe(binding)} → {binding.queue}")

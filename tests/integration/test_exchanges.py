@@ -1,0 +1,330 @@
+"""Events on exchanges of every type, and consumers that say which of them they want."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+
+from messaging import consumers, events, outbox, topology
+from messaging.consumers import Consumer, consumer
+from messaging.delivery import Delivery
+from messaging.events import Event, routing_key_of
+from messaging.exceptions import UnknownConsumer
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.operations.reconcile import reconcile
+from messaging.routing import Exchange
+from messaging.worker import Worker
+from tests.support.amqp import plain_channel
+from tests.support.consuming import registered
+from tests.support.running import IMPATIENT, add, running_relay, running_worker
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Announced(Event, type="test.announced", exchange=Exchange("test.announcements", "fanout")):
+    """For everybody."""
+
+    text: str
+
+
+class Logged(Event, type="test.logged", exchange=Exchange("test.direct_logs", "direct"), key="{severity}"):
+    """A line of a log."""
+
+    severity: str
+    text: str = ""
+
+
+class Seen(Event, type="test.seen", exchange=Exchange("test.animals"), key="{speed}.{colour}.{species}"):
+    """An animal."""
+
+    speed: str
+    colour: str
+    species: str
+
+
+class Printed(Event, type="test.printed", exchange=Exchange("test.papers", "headers"), headers=("format", "copies")):
+    """A paper."""
+
+    format: str
+    copies: int | None = None
+
+
+@pytest.fixture(autouse=True)
+def impatient(settings: Any, vhost: str) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+
+
+#: Taken off the registry: other tests have nothing to do with these.
+EVENTS = {event.event_type: events._registry.pop(event.event_type) for event in (Announced, Logged, Seen, Printed)}
+
+
+@pytest.fixture(autouse=True)
+def only_these(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(events, "_registry", dict(EVENTS))
+    with registered():
+        yield
+
+
+class Heard:
+    """What each consumer was given, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Event]] = []
+        self._lock = threading.Lock()
+
+    def consumer(self, name: str, *wanted: type[Event], **options: Any) -> Consumer:
+        @consumer(name, *wanted, queue=None if options.get("broadcast") else f"tests.{name}", **options)
+        def listen(event: Event, delivery: Delivery) -> None:
+            with self._lock:
+                self.events.append((delivery.consumer, event))
+
+        return consumers.get(name)
+
+    def by(self, name: str) -> list[Event]:
+        return [event for each, event in self.events if each == name]
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def all_handled() -> bool:
+    rows = list(OutboxMessage.objects.all())
+    assert all(row.state == "published" for row in rows), [(row.state, row.last_error) for row in rows]
+    expected = sum(len(row.expected_consumers) for row in rows)
+    return expected == InboxMessage.objects.filter(state="handled").count()
+
+
+def test_a_fanout_exchange_brings_each_event_to_every_consumer(heard: Heard) -> None:
+    both = [heard.consumer("screen", Announced), heard.consumer("paper", Announced)]
+    with running_relay(), running_worker(*both):
+        add(Announced(text="hello"))
+        eventually(all_handled)
+
+    assert sorted(name for name, _ in heard.events) == ["paper", "screen"]
+
+
+def test_a_direct_exchange_brings_the_severities_that_a_consumer_asks_for(heard: Heard) -> None:
+    everything = heard.consumer("screen", Logged, keys=["info", "warning", "error"])
+    errors = heard.consumer("paper", Logged, keys=["error"])
+    with running_relay(), running_worker(everything, errors):
+        add(*(Logged(severity=each) for each in ("info", "warning", "error")))
+        eventually(all_handled)
+
+    assert heard.by("paper") == [Logged(severity="error")]
+    assert len(heard.by("screen")) == 3
+    rows = OutboxMessage.objects.order_by("pk").values_list("routing_key", "expected_consumers")
+    assert list(rows) == [("info", ["screen"]), ("warning", ["screen"]), ("error", ["paper", "screen"])]
+
+
+def test_a_topic_exchange_brings_what_the_patterns_take_and_a_double_match_once(heard: Heard) -> None:
+    first = heard.consumer("orange", Seen, keys=["*.orange.*"])
+    second = heard.consumer("rabbits", Seen, keys=["*.*.rabbit", "lazy.#"])
+    seen = {
+        key: Seen(speed=key.split(".")[0], colour=key.split(".")[1], species=key.split(".")[2])
+        for key in ("quick.orange.rabbit", "lazy.orange.elephant", "quick.orange.fox", "lazy.pink.rabbit")
+    }
+    with running_relay(), running_worker(first, second):
+        add(*seen.values())
+        eventually(all_handled)
+
+    assert {routing_key_of(event) for event in heard.by("orange")} == set(seen) - {"lazy.pink.rabbit"}
+    assert sorted(map(routing_key_of, heard.by("rabbits"))) == sorted(set(seen) - {"quick.orange.fox"})
+
+
+def test_without_keys_a_consumer_gets_every_key_of_its_event(heard: Heard) -> None:
+    with running_relay(), running_worker(heard.consumer("all", Seen)):
+        add(Seen(speed="very.quick", colour="", species="fox"), Seen(speed="slow", colour="brown", species="bear"))
+        eventually(all_handled)
+
+    assert len(heard.by("all")) == 2
+
+
+def test_a_headers_exchange_brings_what_the_headers_say_all_or_any(heard: Heard) -> None:
+    both = heard.consumer("both", Printed, headers={"x-match": "all", "format": "pdf", "copies": 2})
+    either = heard.consumer("either", Printed, headers={"x-match": "any", "format": "pdf", "copies": 2})
+    with running_relay(), running_worker(both, either):
+        add(Printed(format="pdf", copies=2), Printed(format="pdf"), Printed(format="zip", copies=2))
+        eventually(all_handled)
+
+    assert heard.by("both") == [Printed(format="pdf", copies=2)]
+    assert len(heard.by("either")) == 3
+
+
+def test_an_event_whose_key_nobody_wants_is_unroutable_and_is_told_so(heard: Heard) -> None:
+    heard.consumer("errors", Logged, keys=["error"])
+    with running_relay():
+        [row] = add(Logged(severity="debug"))
+        eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == "unroutable")
+
+    assert "NO_ROUTE" in OutboxMessage.objects.get(pk=row.pk).last_error
+
+
+# --- Broadcast ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def listening(*wanted: Consumer) -> Iterator[Worker]:
+    with running_worker(*wanted) as worker:
+        eventually(lambda: all(lane.subscription.consuming for lane in worker.lanes))
+        yield worker
+
+
+def test_a_broadcast_reaches_every_process_by_a_queue_of_its_own(heard: Heard, vhost: str) -> None:
+    cache = heard.consumer("cache", Announced, broadcast=True)
+    with listening(cache) as first, listening(cache) as second, running_relay():
+        names = {worker.lanes[0].subscription.queue for worker in (first, second)}
+        assert len(names) == 2
+        assert all(name.startswith("amq.gen-") for name in names)
+        [row] = add(Announced(text="flush"))
+        eventually(lambda: len(heard.events) == 2)
+        eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == "published")
+
+    assert not InboxMessage.objects.exists()
+    with plain_channel(vhost) as channel:
+        for name in names:
+            with pytest.raises(Exception, match="404"):
+                channel.connection.channel().queue_declare(name, passive=True)
+
+
+def test_a_broadcast_that_nobody_listens_to_is_published_and_forgotten(heard: Heard) -> None:
+    heard.consumer("cache", Announced, broadcast=True)
+    with running_relay():
+        [row] = add(Announced(text="flush"))
+        eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == "published")
+
+    assert OutboxMessage.objects.get(pk=row.pk).expected_consumers == []
+
+
+def test_a_lasting_consumer_of_the_same_event_must_still_get_it(heard: Heard) -> None:
+    lasting = heard.consumer("paper", Announced)
+    cache = heard.consumer("cache", Announced, broadcast=True)
+    with running_relay():
+        add(Announced(text="flush"))
+        eventually(lambda: OutboxMessage.objects.get().state == "published")
+        with listening(cache), running_worker(lasting):
+            eventually(all_handled)
+
+    assert [name for name, _ in heard.events] == ["paper"]
+
+
+def test_a_broadcast_that_fails_is_dropped_and_the_next_is_handled() -> None:
+    seen: list[str] = []
+
+    @consumer("cache", Announced, broadcast=True)
+    def moody(event: Announced, delivery: Delivery) -> None:
+        seen.append(event.text)
+        if event.text == "bad":
+            raise RuntimeError("no")
+        if event.text == "effect":
+            delivery.effect("text_message", {})
+
+    with listening(consumers.get("cache")) as worker, running_relay():
+        for text in ("bad", "effect", "good"):
+            add(Announced(text=text))
+        eventually(lambda: worker.lanes[0].verdicts["dropped"] == 2)
+        eventually(lambda: worker.lanes[0].verdicts["handled"] == 1)
+
+    assert sorted(seen) == ["bad", "effect", "good"]
+
+
+def test_after_a_lost_connection_a_broadcast_goes_on_by_a_new_queue(heard: Heard) -> None:
+    cache = heard.consumer("cache", Announced, broadcast=True)
+    with listening(cache) as worker, running_relay():
+        before = worker.lanes[0].subscription.queue
+        worker._connection.reset("a test cuts it")
+        eventually(lambda: worker.lanes[0].subscription.consuming and worker.lanes[0].subscription.queue != before)
+        add(Announced(text="again"))
+        eventually(lambda: len(heard.events) == 1)
+
+
+def test_reconcile_does_not_look_for_broadcasts(heard: Heard) -> None:
+    heard.consumer("cache", Announced, broadcast=True)
+    with pytest.raises(UnknownConsumer, match="broadcast"):
+        reconcile(repair=False, by="a test", names=["cache"])
+
+
+# --- Queues ------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_has_the_kind_name_and_arguments_that_its_consumer_asks_for(heard: Heard, vhost: str) -> None:
+    short = heard.consumer("short", Announced, queue_type="classic", arguments={"x-max-length": 10})
+    with running_relay():
+        add(Announced(text="hello"))
+        eventually(lambda: OutboxMessage.objects.get().state == "published")
+
+    assert topology.queue_arguments(short)["x-queue-type"] == "classic"
+    with plain_channel(vhost) as channel:
+        channel.queue_declare("tests.short", durable=True, arguments=topology.queue_arguments(short))
+
+
+def test_an_urgent_event_passes_the_others_in_a_queue_with_priorities(heard: Heard, vhost: str) -> None:
+    ranked = heard.consumer("ranked", Announced, queue_type="classic", max_priority=10)
+    with running_relay():
+        for text, priority in (("low", 1), ("none", None), ("high", 9)):
+            add(Announced(text=text), priority=priority)
+        eventually(lambda: OutboxMessage.objects.filter(state="published").count() == 3)
+    with running_worker(ranked, prefetch=1):
+        eventually(all_handled)
+
+    assert [event.text for event in heard.by("ranked") if isinstance(event, Announced)] == ["high", "low", "none"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"max_priority": 10}, "classic"),
+        ({"max_priority": 0, "queue_type": "classic"}, "max_priority"),
+        ({"broadcast": True, "queue_type": "classic"}, "broadcast"),
+        ({"broadcast": True, "batch": 2}, "broadcast"),
+        ({"keys": ["error"]}, "fanout"),
+        ({"keys": "error"}, "list"),
+        ({"headers": {"format": "pdf"}}, "headers exchange"),
+        ({"arguments": {"x-queue-type": "classic"}}, "queue_type"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_when_it_is_declared(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=why):
+        consumer("odd", Announced, **options)(lambda event, delivery: None)
+
+
+def test_a_direct_exchange_needs_to_be_told_which_keys() -> None:
+    with pytest.raises(ImproperlyConfigured, match="letter by letter"):
+        consumer("odd", Logged)(lambda event, delivery: None)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "why"),
+    [
+        ({"key": "{nothing}"}, "nothing"),
+        ({"key": "{"}, "cannot be read"),
+        ({"headers": ["nothing"]}, "nothing"),
+        ({"exchange": Exchange("test.announcements", "topic")}, "fanout to"),
+        ({"exchange": "x" * 300}, "255"),
+    ],
+)
+def test_an_event_that_cannot_be_published_is_refused_when_it_is_declared(keywords: dict[str, Any], why: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=why):
+        type(
+            "Odd",
+            (Event,),
+            {"__module__": __name__, "__annotations__": {"text": str}},
+            **{"type": "test.odd", **keywords},
+        )
+    assert "test.odd" not in [event.event_type for event in events.registered()]
+
+
+def test_a_key_or_a_priority_that_amqp_has_no_room_for_is_refused_where_the_event_is_added() -> None:
+    with transaction.atomic():
+        with pytest.raises(ValueError, match="255 bytes"):
+            outbox.add(Logged(severity="x" * 256))
+        with pytest.raises(ValueError, match="priority"):
+            outbox.add(Announced(text="x"), priority=256)
