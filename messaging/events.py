@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from string import Formatter
 from typing import Any, ClassVar, Self
 
@@ -141,18 +142,28 @@ class Event(BaseModel):
             raise Undecodable(f"{cls.event_type} does not fit its schema: {_first_problem(error)}") from None
 
 
+def named(message: Message, routing_key: str) -> Message:
+    """Return `message` with its type: some clients cannot set that property, and then the routing key names the event,
+    if there is one of that name."""
+    if message.type or routing_key not in _registry:
+        return message
+    return replace(message, type=routing_key)
+
+
 def decode(message: Message) -> Event:
     """Return the event of `message`.
 
     Raises Undecodable, saying why, for anything that is not a known event in JSON.
     """
     if not message.type:
-        raise Undecodable("the message has no type property; it names the event, for instance order.placed")
+        raise Undecodable(
+            "the message has no type property, which names the event (order.placed), and its routing key names none"
+        )
     if message.type not in _registry:
         raise Undecodable(f"no event of type {message.type!r:.100} is known here")
-    if message.content_encoding:
+    if not message.has_plain_body:
         raise Undecodable(f"content encoding {message.content_encoding!r:.50} is not understood")
-    if message.content_type.partition(";")[0].strip().lower() not in {"", "application/json"}:
+    if not _may_be_json(message.content_type):
         raise Undecodable(f"content type {message.content_type!r:.50} is not application/json")
     return _registry[message.type].decode(message.body, message.version)
 
@@ -227,6 +238,14 @@ def _check_key(event: type[Event]) -> None:
         raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} cannot be read: {error}") from None
     if unknown:
         raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} names {unknown[0]!r}, no field of it")
+
+
+def _may_be_json(content_type: str) -> bool:
+    """Whether the body is worth reading: it is JSON, or its client says what it says of every body, or nothing."""
+    plain = content_type.partition(";")[0].strip().lower()
+    return plain in {"", "application/json", "text/json", "text/plain", "application/octet-stream"} or (
+        plain.startswith("application/") and plain.endswith("+json")
+    )
 
 
 def _read_object(body: bytes) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 from django.db import connections
 
-from messaging import effects, handling, ledger, sending
+from messaging import conf, effects, events, handling, ledger, sending
 from messaging.broker.connection import Connection
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
@@ -23,7 +23,7 @@ from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import ChannelClosed, Undecodable
 from messaging.handling import Verdict
-from messaging.message import new_id
+from messaging.message import identity, new_id
 from messaging.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -236,7 +236,8 @@ class Lane:
             self.subscription.requeue(arrival)
 
     def _delivery(self, arrival: Arrival) -> Delivery:
-        message = arrival.message
+        message = events.named(arrival.message, arrival.routing_key)
+        known_as = identity(message.id, message.app_id, own_app_id=conf.get().app_id)
         try:
             attempt = message.attempt
         except Undecodable:
@@ -245,9 +246,9 @@ class Lane:
             consumer=self.consumer.name,
             queue=arrival.queue,
             message=message,
-            message_id=message.id or new_id(),
+            message_id=known_as or new_id(),
             attempt=attempt,
-            identified=bool(message.id),
+            identified=bool(known_as),
             redelivered=arrival.redelivered,
             exchange=arrival.exchange,
             routing_key=arrival.routing_key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,12 @@ POSITION_HEADER = "x-position"
 
 #: AMQP short strings hold 255 bytes; ours are kept within as characters of an index.
 MAX_ID_LENGTH = 255
+
+#: In front of what stands for an id that cannot be stored, or is too long.
+HASHED = "sha256:"
+#: Content encodings that say nothing about the bytes: a character set stands there by mistake (kombu, Spring), and JSON
+#: has no other.
+_PLAIN_ENCODINGS = {"", "identity", "utf-8", "utf8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +63,11 @@ class Message:
     def attempt(self) -> int:
         """Which attempt of its consumer this delivery is; absent means 1. Raises Undecodable."""
         return self._positive_number(ATTEMPT_HEADER)
+
+    @property
+    def has_plain_body(self) -> bool:
+        """Whether the body is as it was written, neither compressed nor otherwise encoded."""
+        return self.content_encoding.strip().lower() in _PLAIN_ENCODINGS
 
     @property
     def subject(self) -> str:
@@ -92,6 +104,29 @@ class Message:
 def new_id() -> str:
     """Return a new message id: a UUIDv7 (RFC 9562) as text, so that ids sort by time of birth."""
     return str(uuid7())
+
+
+def identity(message_id: str, app_id: str, *, own_app_id: str) -> str:
+    """Return what a message is known by in the database, from its properties; empty where it has no id.
+
+    Two applications may both count 1, 2, 3: an id that is not ours has its `app_id` in front, `billing/17`. Ours stays
+    as it is: a retry of a foreign message comes by our relay, with its identity as message id. That of a client without
+    an app_id does so too; only where it could be taken for one of the others it gets an empty name in front.
+
+    Two different (message_id, app_id) never have one identity, and none is longer than an id may be.
+    """
+    if not message_id or app_id == own_app_id:
+        return message_id
+    if not app_id and "/" not in message_id and not message_id.startswith(HASHED):
+        return message_id
+    # The first slash ends the app_id, so none may be in it.
+    found = f"{app_id.replace('%', '%25').replace('/', '%2F')}/{message_id}"
+    return found if len(found.encode()) <= MAX_ID_LENGTH else hashed(found.encode())
+
+
+def hashed(raw: bytes) -> str:
+    """Return a text that stands for `raw`, and for nothing else."""
+    return f"{HASHED}{hashlib.sha256(raw).hexdigest()}"
 
 
 def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,8 @@ _WHY = {
 def _of_inbox(entry: Entry) -> str:
     again = f" at attempt {entry.attempt}" if entry.attempt > 1 else ""
     match entry.kind:
+        case Kind.RECEIVED:
+            return "received from elsewhere"
         case Kind.HANDLED:
             return f"handled{again}"
         case Kind.ATTEMPT_FAILED:

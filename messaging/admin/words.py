@@ -18,6 +18,7 @@ LOOKS = {
     "written": ("✎", "calm"),
     "pending": ("…", "waiting"),
     "published": ("↗", "calm"),
+    "received": ("↘", "calm"),
     "unroutable": ("!", "warning"),
     "failed": ("✕", "bad"),
     "handled": ("✓", "good"),

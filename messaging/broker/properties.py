@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
 import pika
 
-from messaging.message import Message
+from messaging.message import Message, hashed
 
 PERSISTENT = 2
 #: Bytes of headers and properties that surely fit one frame (RabbitMQ's default frame has 128 KiB).
@@ -43,7 +42,7 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
         content_encoding=_text(properties.content_encoding),
         correlation_id=_text(properties.correlation_id),
         reply_to=_text(properties.reply_to),
-        app_id=_text(properties.app_id),
+        app_id=_id(properties.app_id),
         expiration=_text(properties.expiration),
         priority=properties.priority,
         timestamp=_time(properties.timestamp),
@@ -72,11 +71,12 @@ def _text(value: Any) -> str:
 
 
 def _id(value: Any) -> str:
-    # Two ids that differ in what cannot be stored must not become one: the second message would pass for a copy.
+    # Two ids (or the app_ids beside them) that differ in what cannot be stored must not become one: the second message
+    # would pass for a copy.
     text = _text(value)
     if isinstance(value, bytes) or "\x00" in str(value):
         raw = value if isinstance(value, bytes) else str(value).encode()
-        return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        return hashed(raw)
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from messaging import consumers, inbox, topology
+from messaging import consumers, events, inbox, topology
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 
@@ -24,21 +24,25 @@ def consumer() -> Consumer:
 def record(_: None, delivery: Delivery) -> None:
     """Make the message dead at the consumer whose queue it died in. A handled one stays handled, and so does one
     that waits for a later attempt."""
-    queue, cause = _death(delivery)
-    there = replace(delivery, queue=queue, consumer=_consumer_of(queue))
+    queue, cause, routing_key = _death(delivery)
+    message = events.named(delivery.message, routing_key)
+    there = replace(delivery, queue=queue, consumer=_consumer_of(queue), message=message)
     reason = f"the broker gave it up in queue {queue}: {cause}"
     if inbox.bury(there, reason) is not None:
         log.error("message.dead", message_id=there.message_id, consumer=there.consumer, reason=reason)
 
 
-def _death(delivery: Delivery) -> tuple[str, str]:
-    """Return the queue of the latest death and its cause, from the header RabbitMQ writes, newest first
-    (https://www.rabbitmq.com/docs/dlx#effects). Who publishes here directly may have written anything."""
+def _death(delivery: Delivery) -> tuple[str, str, str]:
+    """Return the queue of the latest death, its cause and the message's routing key there, from the header RabbitMQ
+    writes, newest first (https://www.rabbitmq.com/docs/dlx#effects). Who publishes here directly may have written
+    anything."""
     deaths: Any = delivery.message.headers.get("x-death")
     latest = deaths[0] if isinstance(deaths, list) and deaths else None
     if not isinstance(latest, dict):
-        return delivery.queue, "published to the dead-letter queue directly"
-    return str(latest.get("queue", delivery.queue))[:255], str(latest.get("reason", "unknown"))[:100]
+        return delivery.queue, "published to the dead-letter queue directly", ""
+    keys = latest.get("routing-keys")
+    routing_key = keys[0] if isinstance(keys, list) and keys and isinstance(keys[0], str) else ""
+    return str(latest.get("queue", delivery.queue))[:255], str(latest.get("reason", "unknown"))[:100], routing_key
 
 
 def _consumer_of(queue: str) -> str:

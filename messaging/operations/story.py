@@ -18,6 +18,8 @@ class Kind(StrEnum):
 
     WRITTEN = "written"
     PUBLISHED = "published"
+    #: From another application's publisher: no outbox row tells of it.
+    RECEIVED = "received"
     HANDLED = "handled"
     ATTEMPT_FAILED = "attempt failed"
     REJECTED = "rejected"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from messaging import conf
 from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.operations.audit import Action
 from messaging.operations.story import Entry, Kind
@@ -47,11 +48,12 @@ def entries_of(rows: Rows, *, complete: bool) -> Iterator[Entry]:
             row = received.get((sent.message_id, consumer))
             if sent.state == OutboxMessage.State.PUBLISHED and (row or complete):
                 yield from _if_unhandled(sent, consumer, row)
+    from_here = {sent.message_id for sent in rows.outbox if sent.origin == OutboxMessage.Origin.EVENT}
     attempts: dict[int, list[DeliveryAttempt]] = {}
     for attempt in rows.attempts:
         attempts.setdefault(attempt.inbox_message_id, []).append(attempt)
     for got in rows.inbox:
-        yield from _of_inbox(got, attempts.get(got.pk, []))
+        yield from _of_inbox(got, attempts.get(got.pk, []), from_here=got.message_id in from_here)
         expected = (got.message_id, got.consumer, got.attempt)
         if got.state == InboxMessage.State.RETRYING and complete and expected not in waited_for:
             yield _unhandled(got, "no outbox row carries this attempt; it comes from the broker")
@@ -110,7 +112,9 @@ def _unhandled(row: InboxMessage, detail: str) -> Entry:
     return replace(_about(row), kind=Kind.UNHANDLED, attempt=row.attempt, detail=detail)
 
 
-def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt]) -> Iterator[Entry]:
+def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt], *, from_here: bool) -> Iterator[Entry]:
+    if not from_here and row.app_id != conf.get().app_id:
+        yield replace(_about(row), kind=Kind.RECEIVED, attempt=1, at=row.received_at, detail=_sender(row))
     for attempt in attempts:
         yield replace(
             _about(row),
@@ -129,6 +133,13 @@ def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt]) -> Iterato
         case InboxMessage.State.WAITING:
             detail = f"until the earlier messages of {row.ordering_key} are settled"
             yield replace(_about(row), kind=Kind.WAITING, attempt=row.attempt, detail=detail)
+
+
+def _sender(row: InboxMessage) -> str:
+    sender = f"published by {row.app_id}" if row.app_id else "published by a client without an app_id"
+    if row.identified:
+        return sender
+    return f"{sender}, without a message_id: at-least-once, a copy of it would be handled too"
 
 
 def _of_effect(effect: Effect, type: str) -> Iterator[Entry]:

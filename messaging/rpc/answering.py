@@ -46,7 +46,7 @@ def answer(procedure: Procedure, request: Message) -> Answer:
     limit = conf.get().max_body_bytes
     if len(request.body) > limit:
         return refusal("TooLarge", f"the request has {len(request.body)} bytes, the limit is {limit}")
-    if request.content_encoding:
+    if not request.has_plain_body:
         return refusal("BadRequest", f"content encoding {request.content_encoding!r:.50} is not understood")
     try:
         arguments = procedure.bind(wire.decode(request.body))

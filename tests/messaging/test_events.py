@@ -137,7 +137,7 @@ def test_json_is_read_under_its_usual_names(content_type: str) -> None:
     "wrong",
     [
         {"content_type": "application/x-python-serialize"},
-        {"content_type": "text/plain"},
+        {"content_type": "application/xml"},
         {"content_encoding": "gzip"},
         {"type": ""},
         {"type": "test.unheard"},

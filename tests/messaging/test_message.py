@@ -12,7 +12,7 @@ from pika import data, spec
 
 from messaging.broker import header_fields
 from messaging.broker.properties import from_pika, to_pika
-from messaging.message import Message, headers_to_pass_on, new_id, storable_headers
+from messaging.message import Message, headers_to_pass_on, identity, new_id, storable_headers
 
 header_fields.install()
 short = st.binary(max_size=255) | st.text(max_size=60)
@@ -50,6 +50,37 @@ def _as_pika(value: bytes) -> str | bytes:
 def test_an_id_of_raw_bytes_is_kept_apart_from_another() -> None:
     assert arrived(message_id=b"\xfe\x01").id != arrived(message_id=b"\xff\x01").id
     assert arrived(message_id="a\x00").id != arrived(message_id="a\ufffd").id
+
+
+#: Names and ids made of what could be mistaken for the mark between them.
+odd = st.text("a/%2F:é", max_size=6) | st.sampled_from(["", "sha256:", "sha256:" + "0" * 64, "x" * 255, "é" * 127])
+
+
+@given(odd, odd, odd, odd)
+def test_two_clients_never_share_an_identity_whatever_their_names_and_ids(
+    one: str, its: str, two: str, other: str
+) -> None:
+    known = [identity(its, one, own_app_id="warren"), identity(other, two, own_app_id="warren")]
+    if its and other:
+        assert (known[0] == known[1]) == ((one, its) == (two, other))
+    assert all(len(each.encode()) <= 255 for each in known)
+
+
+def test_ours_and_those_without_an_app_id_keep_their_id_and_others_have_a_name_in_front() -> None:
+    def known(message_id: str, app_id: str) -> str:
+        return identity(message_id, app_id, own_app_id="warren")
+
+    assert known("17", "warren") == known("17", "") == "17"
+    assert known("17", "billing") == "billing/17"
+    assert known("billing/17", "warren") == "billing/17", "a retry by our relay is the same message"
+    assert known("billing/17", "") == "/billing/17"
+    assert known("17", "a/b") == "a%2Fb/17"
+    assert known("", "billing") == ""
+
+
+@given(st.binary(min_size=1, max_size=255), st.binary(min_size=1, max_size=255))
+def test_two_names_of_raw_bytes_stay_two(one: bytes, other: bytes) -> None:
+    assert (arrived(app_id=one).app_id == arrived(app_id=other).app_id) == (_as_pika(one) == _as_pika(other))
 
 
 nested = st.recursive(

@@ -29,7 +29,7 @@ def published(message_id: str = "m-1", **columns: Any) -> OutboxMessage:
 
 
 def inbox(state: str, message_id: str = "m-1", **columns: Any) -> InboxMessage:
-    row = {"consumer": "sms", "type": "order.placed", "subject": "W-1", "changed_at": at(1)}
+    row = {"consumer": "sms", "type": "order.placed", "subject": "W-1", "changed_at": at(1), "app_id": "warren"}
     return InboxMessage.objects.create(message_id=message_id, state=state, **{**row, **columns})
 
 
@@ -56,6 +56,30 @@ def test_a_message_is_written_published_and_handled():
 
     assert told(story) == [("written", "", 1), ("published", "", 1), ("handled", "sms", 1)]
     assert [entry.gap for entry in story.entries] == [None, timedelta(seconds=0.05), timedelta(seconds=0.45)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "detail"),
+    [
+        ({"app_id": "billing"}, "published by billing"),
+        ({"app_id": ""}, "published by a client without an app_id"),
+        (
+            {"app_id": "", "identified": False},
+            "published by a client without an app_id, without a message_id: at-least-once, a copy of it would be "
+            "handled too",
+        ),
+    ],
+)
+def test_a_message_from_elsewhere_is_received_and_says_from_whom(columns: dict[str, Any], detail: str):
+    published(consumer="sms", attempt=2, origin="retry", created_at=at(1), published_at=at(2))
+    row = inbox("handled", received_at=at(0), **columns)
+    attempt(row, 1, "failed", 0.5)
+    attempt(row, 2, "handled", 3)
+
+    first, *_ = timeline.for_message("m-1").entries
+
+    assert (first.kind, first.consumer, first.at, first.detail) == (Kind.RECEIVED, "sms", at(0), detail)
+    assert [kind for kind, *_ in told(timeline.for_message("m-1"))].count("received") == 1
 
 
 def test_each_retry_is_told_until_the_message_is_dead():

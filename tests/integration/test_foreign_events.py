@@ -1,0 +1,171 @@
+"""Events that a client published which never heard of Warren: told apart, named, and handled once like our own."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pika
+import pytest
+from django.core.management import call_command
+from django.test import Client
+
+from messaging import consumers, effects
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.operations import dead_letters, timeline
+from messaging.retry import RetryPolicy
+from tests.support.amqp import plain_channel
+from tests.support.consuming import Noted, a_consumer, note, notes, registered, take_note
+from tests.support.running import IMPATIENT, RunningWorker, running_relay, running_worker
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+EXCHANGE = "orders.events"
+
+
+@pytest.fixture(autouse=True)
+def impatience(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    with registered():
+        yield
+
+
+def known(handler: Callable[..., None] = take_note, **changes: Any) -> Consumer:
+    """A registered consumer, whose queue stands and is bound."""
+    consumer = a_consumer(handler, **changes)
+    consumers._registry[consumer.name] = consumer
+    RunningWorker([consumer], burst=True).join()
+    return consumer
+
+
+def publish(url: str, text: str, *, key: str = "test.noted", **properties: Any) -> None:
+    """As a foreign client does: into the exchange, by a key."""
+    with plain_channel(url) as channel:
+        properties = pika.BasicProperties(**properties)
+        channel.basic_publish(EXCHANGE, key, Noted(text=text).encode(), properties, mandatory=True)
+
+
+def inbox() -> dict[str, str]:
+    return dict(InboxMessage.objects.values_list("message_id", "state"))
+
+
+def test_two_applications_that_both_count_from_one_are_handled_both_and_their_copies_not(vhost: str) -> None:
+    with running_worker(known()):
+        for app_id, text in (("billing", "bill"), ("depot", "parcel"), ("", "nobody"), ("billing", "bill")):
+            publish(vhost, text, message_id="1", **({"app_id": app_id} if app_id else {}))
+        eventually(lambda: inbox() == {"billing/1": "handled", "depot/1": "handled", "1": "handled"})
+        publish(vhost, "last", message_id="2")
+        eventually(lambda: inbox().get("2") == "handled")
+    assert {text: notes(text) for text in ("bill", "parcel", "nobody")} == {"bill": 1, "parcel": 1, "nobody": 1}
+
+
+def test_a_retry_of_a_foreign_message_is_that_message_and_so_is_its_replay(vhost: str) -> None:
+    moody = {"failing": True}
+
+    def handle(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        assert delivery.message_id == "billing/1"
+        assert delivery.message.type == "test.noted"
+        if moody["failing"]:
+            raise ValueError("not yet")
+
+    policy = RetryPolicy(max_attempts=2, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))
+    with running_relay(), running_worker(known(handle, retry=policy)):
+        publish(vhost, "x", message_id="1", app_id="billing")  # no type: the key names it
+        eventually(lambda: inbox() == {"billing/1": "dead"})
+        moody["failing"] = False
+        call_command("messages", "replay", "billing/1")
+        eventually(lambda: inbox() == {"billing/1": "handled"})
+    assert list(DeliveryAttempt.objects.values_list("number", "outcome")) == [
+        (1, "failed"), (2, "failed"), (3, "handled"),
+    ]  # fmt: skip
+    row = InboxMessage.objects.get()
+    assert (row.app_id, row.type, row.identified) == ("billing", "test.noted", True)
+    assert set(OutboxMessage.objects.values_list("message_id", "type")) == {("billing/1", "test.noted")}
+    assert notes("x") == 1
+
+
+def test_what_the_broker_gives_up_is_dead_under_the_same_identity_and_type(vhost: str) -> None:
+    consumer = known()
+    publish(vhost, "x", message_id="1", app_id="billing")
+    with plain_channel(vhost) as channel:
+        method, _, _ = eventually(lambda: (got := channel.basic_get(consumer.queue)) and got[0] and got)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+
+    with running_worker(dead_letters.consumer()):
+        eventually(lambda: inbox() == {"billing/1": "dead"})
+
+    row = InboxMessage.objects.get()
+    assert (row.consumer, row.type, row.app_id) == ("notes", "test.noted", "billing")
+
+
+def test_a_message_without_an_id_gets_one_and_a_person_is_told_what_that_means(
+    vhost: str, admin_client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_worker(known()):
+        for _ in range(2):
+            publish(vhost, "x", app_id="billing")
+        eventually(lambda: len(inbox()) == 2)
+    assert notes("x") == 2
+    row = InboxMessage.objects.order_by("pk")[0]
+    assert not row.identified
+
+    call_command("messages", "show", row.message_id)
+    assert "published by billing, without a message_id: at-least-once" in capsys.readouterr().out
+    page = admin_client.get(f"/admin/messaging/inboxmessage/{row.pk}/change/").content.decode()
+    assert "received from elsewhere" in page
+    assert "without a message_id: at-least-once" in page
+
+
+def test_an_effect_of_a_foreign_message_has_a_key_of_its_own_for_each_application(vhost: str) -> None:
+    sent: list[str] = []
+    before = dict(effects._registry)
+    effects.effect("ping", honours_keys=True)(lambda sending: sent.append(sending.key) or "ok")
+    try:
+        with running_worker(known(lambda event, delivery: delivery.effect("ping"))):
+            for app_id in ("billing", "depot", "billing"):
+                publish(vhost, "x", message_id="1", app_id=app_id)
+            eventually(lambda: Effect.objects.filter(state="done").count() == 2)
+    finally:
+        effects._registry.clear()
+        effects._registry.update(before)
+    assert sorted(sent) == ["billing/1:notes:ping", "depot/1:notes:ping"]
+
+
+def test_messages_of_two_applications_keep_their_order_by_key(vhost: str) -> None:
+    """An ordering key orders what went through this project's outbox. A foreign one has no row there, and waits for
+    none."""
+    headers = {"x-ordering-key": "k", "x-position": 5}
+    with running_worker(known()):
+        publish(vhost, "x", message_id="1", app_id="billing", headers=headers)
+        eventually(lambda: inbox() == {"billing/1": "handled"})
+
+
+@pytest.mark.parametrize(
+    ("properties", "state"),
+    [
+        ({"content_type": "text/plain"}, "handled"),
+        ({"content_type": "text/plain; charset=utf-8", "content_encoding": "utf-8"}, "handled"),
+        ({"content_type": "application/octet-stream"}, "handled"),
+        ({"content_type": "application/vnd.billing+json"}, "handled"),
+        ({"content_type": "Application/JSON", "content_encoding": "UTF-8"}, "handled"),
+        ({"content_type": "application/xml"}, "dead"),
+        ({"content_encoding": "gzip"}, "dead"),
+        ({"content_encoding": "base64"}, "dead"),
+        ({"key": "test.erased"}, "dead"),
+        ({"key": "test.unheard"}, "dead"),
+        ({"type": "test.unheard"}, "dead"),
+    ],
+    ids=str,
+)
+def test_what_simple_clients_say_of_a_json_body_is_understood(
+    vhost: str, properties: dict[str, str], state: str
+) -> None:
+    with running_worker(known()):
+        with plain_channel(vhost) as channel:
+            channel.queue_bind("tests.notes", EXCHANGE, "test.*")
+        publish(vhost, "x", message_id="1", **properties)
+        eventually(lambda: inbox() == {"1": state})
+    assert notes("x") == (state == "handled")
+    assert timeline.for_message("1").entries[0].kind == "received"
