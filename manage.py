@@ -7,6 +7,8 @@ import sys
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
+#: What a shell says of a program that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
 
 
 def main() -> int:
@@ -26,6 +28,8 @@ def main() -> int:
     except (DatabaseError, InterfaceError) as error:
         hint = "Is it running, is DATABASE_URL right, and was `manage.py migrate` run?"
         return _explain(f"Database: {str(error).strip()}\n{hint}", EXIT_UNREACHABLE)
+    except KeyboardInterrupt:
+        return _explain("", EXIT_INTERRUPTED)
     return 0
 
 

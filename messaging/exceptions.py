@@ -29,6 +29,10 @@ class BrokerUnavailable(MessagingError):
     """There is no usable connection to the broker, or it did not answer in time."""
 
 
+class BrokerSilent(BrokerUnavailable):
+    """Somebody took the connection, or has it, and did not answer in time: a broker that is frozen or overworked."""
+
+
 class BrokerRefused(BrokerUnavailable):
     """The broker answered and said no: user, password or virtual host are wrong."""
 

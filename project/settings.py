@@ -92,7 +92,6 @@ INSTALLED_APPS = [
     "django_structlog",
     "phonenumber_field",
     "messaging",
-    "messaging.tutorial",
     "orders",
 ]
 

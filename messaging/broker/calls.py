@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pika.channel import Channel
 
 from messaging.broker.refusals import channel_closed, describe
-from messaging.exceptions import BrokerUnavailable
+from messaging.exceptions import BrokerSilent, BrokerUnavailable
 
 #: Seconds that a broker may take to answer one method.
 CALL_TIMEOUT = 5.0
@@ -44,8 +44,8 @@ class Calls:
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         """Call `method` of a channel, from any thread, and return the answer's method frame.
 
-        Raises ChannelClosed where the broker refuses it, BrokerUnavailable where it does not answer in time; the
-        connection then counts as dead.
+        Raises ChannelClosed where the broker refuses it, BrokerUnavailable where there is no connection, and its kind
+        BrokerSilent where no answer comes in time; the connection then counts as dead.
         """
         with self._one_at_a_time:
             answer: Future[Any] = Future()
@@ -54,7 +54,7 @@ class Calls:
                 return answer.result(CALL_TIMEOUT)
             except FutureTimeout:
                 self._connection.reset(f"no answer to {method} within {CALL_TIMEOUT:g} s")
-                raise BrokerUnavailable(f"The broker did not answer {method} within {CALL_TIMEOUT:g} s.") from None
+                raise BrokerSilent(f"The broker did not answer {method} within {CALL_TIMEOUT:g} s.") from None
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 

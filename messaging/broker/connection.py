@@ -24,8 +24,8 @@ from pika.channel import Channel
 from messaging import conf, tls
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
-from messaging.broker.refusals import describe, is_refusal
-from messaging.exceptions import BrokerRefused, BrokerUnavailable
+from messaging.broker.refusals import describe, is_refusal, is_silence
+from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -45,14 +45,11 @@ CLOSE_TIMEOUT = 1.0
 def opened(role: str) -> Iterator[Connection]:
     """Yield an open connection for a short errand, and close it afterwards.
 
-    Raises BrokerUnavailable where no address lets us in, BrokerRefused where all have said no.
+    Raises as `Connection.reach`.
     """
     connection = Connection(role).start()
     try:
-        while not connection.wait_until_open(LOOK_EVERY):
-            if connection.never_reached:
-                unavailable = BrokerRefused if connection.refused else BrokerUnavailable
-                raise unavailable(connection.last_error)
+        connection.reach()
         yield connection
     finally:
         connection.stop()
@@ -97,6 +94,8 @@ class Connection:
         self.last_error = ""
         #: Every address was refused: user, password, vhost or an option of the URL are wrong. Waiting will not help.
         self.refused = False
+        #: The latest attempt ended because nobody said anything in time.
+        self.silent = False
         self._ioloop = IOLoop()
         self._thread = threading.Thread(target=self._run, name=f"amqp-{role}", daemon=True)
 
@@ -132,6 +131,20 @@ class Connection:
     def wait_until_open(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the connection; return whether it is open."""
         return self._opened.wait(timeout)
+
+    def reach(self, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until it is open for the first time, and return True; False once `given_up` says so.
+
+        Raises BrokerUnavailable where no address lets us in: BrokerRefused where all have said no, BrokerSilent where
+        the last did not answer in time.
+        """
+        while not self.wait_until_open(LOOK_EVERY):
+            if given_up():
+                return False
+            if self.never_reached:
+                unavailable = BrokerRefused if self.refused else BrokerSilent if self.silent else BrokerUnavailable
+                raise unavailable(self.last_error)
+        return True
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread, soon."""
@@ -246,7 +259,7 @@ class Connection:
 
     def _ended(self, connection: pika.SelectConnection, error: BaseException) -> None:
         if connection is self._pika:
-            self._lost(describe(error), refused=is_refusal(error))
+            self._lost(describe(error), refused=is_refusal(error), silent=is_silence(error))
 
     def _abandon(self, reason: str) -> None:
         connection, self._pika = self._pika, None
@@ -257,8 +270,9 @@ class Connection:
             connection.close(reply_text=reason[:100])
         self._lost(reason, refused=False)
 
-    def _lost(self, reason: str, *, refused: bool) -> None:
+    def _lost(self, reason: str, *, refused: bool, silent: bool = False) -> None:
         self._pika = None
+        self.silent = silent
         self._calls.lost(reason)
         was_open = self._opened.is_set()
         self._opened.clear()

@@ -14,10 +14,11 @@ import structlog
 from pika import spec
 from pika.channel import Channel
 
+from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
 from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import channel_closed, describe
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import BrokerSilent, ChannelClosed
 from messaging.message import OUTBOX_ID_HEADER, Message
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,8 @@ class Fate(Enum):
 
     #: Every queue it was routed to has it.
     CONFIRMED = "confirmed"
+    #: The broker has read it. It was not asked to confirm, so nobody knows whether a queue took it.
+    SENT = "sent"
     #: No queue is bound for it; the broker gave it back.
     RETURNED = "returned"
     #: A queue would not take it (full, or failing).
@@ -48,11 +51,16 @@ class Outcome:
     reason: str = ""
     #: AMQP reply code of a refusal.
     code: int = 0
+    #: No word came although the connection stood.
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """A message and where to send it. `key` is unique in its batch; a returned message is told by it."""
+    """A message and where to send it. `key` is unique in its batch; a returned message is told by it.
+
+    With an empty key it is told by its looks: of messages that are equal, any may stand for the other.
+    """
 
     key: str
     exchange: str
@@ -85,11 +93,14 @@ class _Batch:
 class Publisher:
     """Publishes mandatory, with confirms, on a connection of its own.
 
-    `on_change` is called, from the I/O thread, whenever `ready` may have changed.
+    `on_change` is called, from the I/O thread, whenever `ready` may have changed. Without `confirms` the word on a
+    message is that the broker has read it (`Fate.SENT`) or returned it.
     """
 
-    def __init__(self, role: str, *, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(self, role: str, *, on_change: Callable[[], None] | None = None, confirms: bool = True) -> None:
         self._on_change = on_change
+        self._confirms = confirms
+        self._reached = threading.Event()
         self.connection = Connection(role, on_open=self._open_channel, on_lost=self._lost, on_change=on_change)
         self._channel: Channel | None = None
         self._next_tag = 1
@@ -105,6 +116,14 @@ class Publisher:
     def stop(self) -> None:
         """Close the connection, within a bounded time."""
         self.connection.stop()
+
+    def reach(self, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until it can publish for the first time. Returns and raises as `Connection.reach`."""
+        if not self.connection.reach(given_up):
+            return False
+        if not self._reached.wait(CALL_TIMEOUT):
+            raise BrokerSilent(self.connection.last_error or "the broker did not open a channel in time")
+        return True
 
     @property
     def ready(self) -> bool:
@@ -129,9 +148,9 @@ class Publisher:
             else:
                 self.connection.reset(reason)
             # The I/O thread may be settling this very moment: a slot it has filled stays as it is.
-            return [outcome or Outcome(Fate.UNKNOWN, reason) for outcome in list(batch.outcomes)]
+            return [outcome or Outcome(Fate.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
         outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
-        if any(outcome.fate is Fate.CONFIRMED for outcome in outcomes):
+        if any(outcome.fate in {Fate.CONFIRMED, Fate.SENT} for outcome in outcomes):
             self.connection.succeeded()
         return outcomes
 
@@ -143,11 +162,15 @@ class Publisher:
     def _channel_opened(self, connection: pika.SelectConnection, channel: Channel) -> None:
         channel.add_on_close_callback(partial(self._channel_closed, connection))
         channel.add_on_return_callback(self._returned)
-        channel.confirm_delivery(self._confirmed, callback=lambda _: self._confirming(channel))
+        if self._confirms:
+            channel.confirm_delivery(self._confirmed, callback=lambda _: self._channel_ready(channel))
+        else:
+            self._channel_ready(channel)
 
-    def _confirming(self, channel: Channel) -> None:
+    def _channel_ready(self, channel: Channel) -> None:
         self._channel = channel
         self._next_tag = 1
+        self._reached.set()
         self._changed()
 
     def _send(self, batch: _Batch) -> None:
@@ -169,24 +192,44 @@ class Publisher:
                 batch.settle(index, Outcome(Fate.UNSENDABLE, describe(error)))
             else:
                 place = (batch, index)
-                self._unconfirmed[self._next_tag] = self._by_key[publishing.key] = place
+                self._unconfirmed[self._next_tag] = place
+                if publishing.key:
+                    self._by_key[publishing.key] = place
                 self._next_tag += 1
+        if not self._confirms and channel.is_open:
+            # A channel does one thing after the other: once this is answered, all of the batch was read.
+            channel.basic_qos(callback=partial(self._read, self._next_tag - 1))
+
+    def _read(self, tag: int, _: pika.frame.Method) -> None:
+        self._settle(tag, Outcome(Fate.SENT), multiple=True)
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, body: bytes) -> None:
         # Comes before the confirm of the same message, which then finds the place settled.
         key = (properties.headers or {}).get(OUTBOX_ID_HEADER, properties.message_id)
-        place = self._by_key.get(str(key))
+        place = self._by_key.get(str(key)) or self._place_by_looks(method, body)
         if place is None:
             log.error("amqp.returned_unknown", message_id=properties.message_id, routing_key=method.routing_key)
             return
         batch, index = place
         batch.settle(index, Outcome(Fate.RETURNED, f"{method.reply_code} {method.reply_text}", method.reply_code))
 
+    def _place_by_looks(self, method: spec.Basic.Return, body: bytes) -> tuple[_Batch, int] | None:
+        looks = ("", method.exchange, method.routing_key, body)
+        for batch, index in self._unconfirmed.values():
+            each = batch.publishings[index]
+            sent = (each.key, each.exchange, each.routing_key, each.message.body)
+            if batch.outcomes[index] is None and looks == sent:
+                return batch, index
+        return None
+
     def _confirmed(self, frame: pika.frame.Method) -> None:
         method = frame.method
         nacked = isinstance(method, spec.Basic.Nack)
         outcome = Outcome(Fate.NACKED, "the broker could not store it") if nacked else Outcome(Fate.CONFIRMED)
-        for tag in self._tags(method.delivery_tag, multiple=method.multiple):
+        self._settle(method.delivery_tag, outcome, multiple=method.multiple)
+
+    def _settle(self, up_to: int, outcome: Outcome, *, multiple: bool) -> None:
+        for tag in self._tags(up_to, multiple=multiple):
             place = self._unconfirmed.pop(tag)
             batch, index = place
             key = batch.publishings[index].key

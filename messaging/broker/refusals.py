@@ -61,8 +61,7 @@ def describe(error: BaseException) -> str:
         case exceptions.IncompatibleProtocolError():
             # pika's name for any end before the broker's first frame.
             return "whoever answers there hung up before the AMQP handshake: is it RabbitMQ, and has it started?"
-        # pika itself breaks off a handshake that takes too long.
-        case connection_workflow.AMQPConnectorStackTimeout() | exceptions.ConnectionOpenAborted() | TimeoutError():
+        case _ if is_silence(error):
             return "the broker did not answer in time"
         case ConnectionRefusedError():
             return "connection refused: nothing listens there"
@@ -86,6 +85,13 @@ def is_refusal(error: BaseException) -> bool:
         said = re.search(r"ConnectionClosedByBroker: \((\d+)\)", _text_at_log_in(error))
         return said is not None and int(said[1]) in REFUSED_CODES
     return isinstance(error, ssl.SSLCertVerificationError) or bool(_certificate_alert(error))
+
+
+def is_silence(error: BaseException) -> bool:
+    """Whether nobody said anything in time."""
+    # pika itself breaks off a handshake that takes too long.
+    late = (connection_workflow.AMQPConnectorStackTimeout, exceptions.ConnectionOpenAborted, TimeoutError)
+    return isinstance(_cause(error), late)
 
 
 def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:

@@ -14,6 +14,7 @@ from pika.channel import Channel
 from messaging.broker.connection import Connection
 from messaging.broker.properties import from_pika
 from messaging.broker.refusals import channel_closed
+from messaging.exceptions import ChannelClosed
 from messaging.message import Message
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,8 @@ class Subscription:
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._opened = 0
+        #: What the broker said when it ended the subscription by closing its channel; None for any other end.
+        self.refusal: ChannelClosed | None = None
         #: Consuming, or about to.
         self.active = False
         #: Consuming, by the broker's word.
@@ -74,6 +77,7 @@ class Subscription:
     def open(self) -> None:
         """Start consuming. Returns at once."""
         self.active = True
+        self.refusal = None
         self._connection.call_soon(self._open)
 
     def cancel(self) -> None:
@@ -171,7 +175,9 @@ class Subscription:
 
     def _channel_closed(self, channel: Channel, error: BaseException) -> None:
         if channel is self._channel:
-            self._ended(str(channel_closed(error)))
+            reason = channel_closed(error)
+            self.refusal = reason if isinstance(reason, ChannelClosed) else None
+            self._ended(str(reason))
 
     def _ended(self, reason: str) -> None:
         self._channel = None

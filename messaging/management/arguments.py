@@ -6,6 +6,9 @@ import argparse
 
 from django.core.management.base import CommandError
 
+from messaging.broker.differences import difference
+from messaging.exceptions import BrokerSilent, ChannelClosed
+
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_UNHEALTHY = 6
@@ -13,9 +16,37 @@ EXIT_TIMED_OUT = 7
 
 
 def broker_unreachable(reason: object) -> CommandError:
-    """Return the error by which a command ends that cannot work without the broker: one line, exit code 3."""
-    what = "the certificates" if str(reason).startswith("TLS: ") else "AMQP_URL"
-    return CommandError(f"RabbitMQ: {reason}. Check {what}.", returncode=EXIT_UNREACHABLE)
+    """Return the error by which a command ends that cannot work without the broker: one line, and exit code 3; 7 where
+    the broker is there and does not answer."""
+    why = str(reason).rstrip(".")
+    if isinstance(reason, BrokerSilent):
+        return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
+    what = "the certificates" if why.startswith("TLS: ") else "AMQP_URL"
+    return CommandError(f"RabbitMQ: {why}. Check {what}.", returncode=EXIT_UNREACHABLE)
+
+
+def broker_refuses(error: ChannelClosed) -> CommandError:
+    """Return the error by which a command ends that the broker says no to: one line, exit code 1."""
+    _, _, text = error.text.partition(" - ")
+    if differs := difference(error):
+        return CommandError(f"{differs}. Ask for it as it stands, or delete it first: its messages go with it.")
+    match error.code:
+        case 403:
+            hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints the rights that each one needs."
+        case 404:
+            hint = "Is the name right, and the virtual host?"
+        case 405:
+            hint = "It is another connection's own (exclusive)."
+        case _:
+            hint = ""
+    return CommandError(f"RabbitMQ refuses ({error.code}): {(text or error.text).rstrip('.')}. {hint}".rstrip())
+
+
+def from_one(text: str) -> int:
+    """Read a whole number from 1, as argparse's `type`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def positive(text: str) -> int:

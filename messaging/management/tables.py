@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,16 @@ def quiet_when_the_reader_leaves() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def reader_left(out: OutputWrapper) -> bool:
+    """Whether whoever read `out` through a pipe is gone. One who only writes learns it too late for the last line."""
+    try:
+        poll = select.poll()
+        poll.register(out.fileno(), 0)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return False  # no file at all: nobody reads it now
+
+
 def _json_value(value: Any) -> Any:
     if isinstance(value, datetime):
         return timezone.localtime(value).isoformat(timespec="milliseconds")
@@ -97,5 +108,15 @@ def _cell(value: Any, *, short: bool = False) -> str:
         return ""
     if isinstance(value, datetime) and short:
         return timezone.localtime(value).replace(tzinfo=None).isoformat(" ", timespec="milliseconds")
-    # One row, one line; and nothing that would move the cursor.
-    return "".join(each if each.isprintable() else " " for each in str(_json_value(value)))
+    return one_line(str(_json_value(value)))
+
+
+def one_line(text: str) -> str:
+    """Return `text` without line ends, and without anything that would move the cursor of a terminal."""
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+def json_line(facts: Mapping[str, Any]) -> str:
+    """Return `facts` as one line of JSON that moves no terminal's cursor either."""
+    text = json.dumps(facts, ensure_ascii=False)
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)

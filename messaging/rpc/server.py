@@ -141,13 +141,7 @@ class RpcServer:
         def arrived(request: Request) -> None:
             self._requests.put((procedure, mine, request))
 
-        mine = RequestQueue(
-            self._connection,
-            procedure.queue,
-            prefetch=self.prefetch,
-            on_request=arrived,
-            plain=procedure.plain_queue,
-        )
+        mine = RequestQueue(self._connection, procedure.queue, prefetch=self.prefetch, on_request=arrived)
         return mine
 
     def _lost(self, reason: str) -> None:

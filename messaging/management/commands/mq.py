@@ -1,45 +1,67 @@
-"""`manage.py mq …`: set the broker up, and talk to it. Each sub-command is a file of `messaging/management/mq/`."""
+"""`manage.py mq …`: talk to the broker, and set it up. Each sub-command is a file of `messaging/management/mq/`."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from messaging.management.mq import call, grants, topology
+from messaging.management.mq import grants, listen, peek, publish, purge, topology
+from messaging.management.tables import quiet_when_the_reader_leaves
 
 EXAMPLES = """
 examples:
-  manage.py mq topology                            what has to stand on the broker
-  manage.py mq topology --declare                  make it so, with an account that may
-  manage.py mq grants                              least rights for each kind of process, as rabbitmqctl lines
-  manage.py mq grants --json > grants.json         the same for rabbitmqctl import_definitions
-  manage.py mq grants --user shop=web,rpc-caller   one account for a process that does both
-  manage.py mq call fib 30                         ask a procedure
+  manage.py mq publish "Hello World!" --queue hello --declare     send a text to a queue, made if need be
+  manage.py mq listen hello                                       print what a queue brings
+  manage.py mq listen logs "orders.#" "*.error"                   print what an exchange passes on, by keys
+  manage.py mq peek orders.sms                                    look at what waits, and leave it there
+  manage.py mq topology                                           what has to stand on the broker
+  manage.py mq grants                                             least rights for each kind of process
+  manage.py mq publish --help                                     more about one of them
 
-exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 7 no answer in time
+exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 7 it did not answer
+in time
 """
-SUBCOMMANDS = (call, grants, topology)
+SUBCOMMANDS = (publish, listen, peek, purge, topology, grants)
 
 
 class Command(BaseCommand):
-    help = "Set the broker up: what has to stand on it, and who may do what there; and talk to it."
+    help = "Talk to the broker and set it up: messages, what has to stand on it, and who may do what there."
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(prog_name, subcommand, **_WITH_EXAMPLES, **kwargs)
+        return super().create_parser(prog_name, subcommand, **_with_examples(EXAMPLES), **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
         names = [each.__name__.rpartition(".")[2] for each in SUBCOMMANDS]
         commands = parser.add_subparsers(required=True, metavar=" | ".join(names))
         for name, each in zip(names, SUBCOMMANDS, strict=True):
-            examples = {**_WITH_EXAMPLES, "epilog": getattr(each, "EXAMPLES", EXAMPLES)}
-            subparser = commands.add_parser(name, help=each.HELP, description=each.HELP, **examples)
+            subparser = commands.add_parser(
+                name, help=each.HELP, description=each.HELP, **_with_examples(each.EXAMPLES)
+            )
             each.add_arguments(subparser)
             subparser.set_defaults(run=each.run)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        options["run"](self, options)
+        with quiet_when_the_reader_leaves(), _quiet_log(unless=options["verbosity"] > 1):
+            options["run"](self, options)
 
 
-_WITH_EXAMPLES: dict[str, Any] = {"epilog": EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+@contextmanager
+def _quiet_log(*, unless: bool) -> Iterator[None]:
+    """Keep the connection's comings and goings out of the log: the command itself says what a person needs."""
+    logger = logging.getLogger("messaging.broker")
+    before = logger.level
+    if not unless:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _with_examples(examples: str) -> dict[str, Any]:
+    return {"epilog": examples, "formatter_class": argparse.RawDescriptionHelpFormatter}

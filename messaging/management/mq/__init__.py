@@ -1,1 +1,1 @@
-"""The sub-commands of `manage.py mq`: each has HELP, add_arguments(parser) and run(command, options)."""
+"""The sub-commands of `manage.py mq`: each has HELP, EXAMPLES, add_arguments(parser) and run(command, options)."""

@@ -16,6 +16,12 @@ from messaging.management.arguments import EXIT_USAGE
 from messaging.operations.grants import Grant, Role, grant, roles
 
 HELP = "print the least rights that each kind of process needs, as rabbitmqctl lines or JSON"
+EXAMPLES = """
+examples:
+  manage.py mq grants                              an account for each kind of process, as rabbitmqctl lines
+  manage.py mq grants --json > grants.json         the same for rabbitmqctl import_definitions
+  manage.py mq grants --user shop=web,rpc-caller   one account for a process that does both
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

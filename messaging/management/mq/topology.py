@@ -14,6 +14,11 @@ from messaging.operations.declare import declare
 from messaging.topology import Topology
 
 HELP = "show what has to stand on the broker, or declare it"
+EXAMPLES = """
+examples:
+  manage.py mq topology                            what has to stand on the broker
+  manage.py mq topology --declare                  make it so, with an account that may
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

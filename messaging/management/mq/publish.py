@@ -1,0 +1,367 @@
+"""`manage.py mq publish`: send messages to a queue or an exchange, and say what became of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from messaging import conf
+from messaging.broker.connection import Connection
+from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
+from messaging.broker.standing import declare_exchange, declare_queue
+from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.management import bodies
+from messaging.management.arguments import (
+    EXIT_TIMED_OUT,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    broker_refuses,
+    broker_unreachable,
+    from_one,
+)
+from messaging.management.named_values import VALUES_HELP, add_declare, check_short, named_values
+from messaging.message import Message
+from messaging.shutdown import StopSignals
+
+HELP = "send messages to a queue or an exchange, and say what became of them"
+EXAMPLES = """
+examples:
+  manage.py mq publish "Hello World!" --queue hello --declare --transient
+  manage.py mq publish "kernel panic" --exchange topic_logs --key kern.critical
+  manage.py mq publish '{"order": 7}' --json --exchange orders.events --key order.placed
+  manage.py mq publish --file picture.png --content-type image/png --queue pictures
+  tail -f app.log | manage.py mq publish --lines --exchange logs
+  manage.py mq publish ping --queue hello --count 1000 --rate 50
+  manage.py mq publish urgent --queue jobs --declare --argument x-max-priority=10 --priority 9
+
+exit codes: 0 all confirmed, 1 returned, refused or not all sent, 2 wrong arguments, 3 broker unreachable,
+7 no confirm in time
+"""
+
+#: Messages in flight at once: what is in memory here stays small, however many are sent.
+BATCH = 256
+#: Seconds of messages that go at once, with --rate.
+BEAT = 0.05
+#: Largest expiration that RabbitMQ takes, in milliseconds.
+MAX_EXPIRATION = 2**32 - 1
+
+Batches = Iterator[list[bytes]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this sub-command."""
+    parser.usage = "manage.py mq publish [BODY | -] (--queue NAME | --exchange NAME [--key KEY]) [options]"
+    parser.add_argument("body", nargs="?", metavar="BODY", help="the body; '-', or nothing in a pipe: standard input")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--queue", metavar="NAME", help="send to this queue")
+    target.add_argument("--exchange", metavar="NAME", help="send to this exchange")
+    parser.add_argument("--key", default="", metavar="KEY", help="routing key (default: empty)")
+    parser.add_argument("--file", metavar="PATH", help="take the body from a file, byte for byte")
+    parser.add_argument("--lines", action="store_true", help="each line of the file or of standard input is a message")
+    parser.add_argument("--json", action="store_true", help="the body must be JSON; its content type says so")
+    parser.add_argument("--count", type=from_one, metavar="N", help="send it N times")
+    parser.add_argument("--rate", type=_above_zero, metavar="N", help="at most N messages a second")
+    parser.add_argument(
+        "--confirm", action=argparse.BooleanOptionalAction, default=True,
+        help="wait for the broker's word on each message (the default)",
+    )  # fmt: skip
+    _add_properties(parser)
+    add_declare(parser, exchange_type="--exchange-type")
+
+
+def _add_properties(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("headers and properties")
+    group.add_argument(
+        "--header", action="append", default=[], metavar="NAME=VALUE", help=f"such as format=pdf; {VALUES_HELP}"
+    )
+    group.add_argument("--priority", type=int, choices=range(256), metavar="N", help="0 to 255, for a priority queue")
+    group.add_argument("--expiration", type=_milliseconds, metavar="MS", help="milliseconds it may wait in a queue")
+    group.add_argument("--transient-message", action="store_true", help="need not survive a restart of the broker")
+    for name in ("message-id", "correlation-id", "reply-to", "type", "app-id", "content-type", "content-encoding"):
+        metavar = name.rpartition("-")[2].upper()
+        group.add_argument(f"--{name}", default="", dest=f"property_{name.replace('-', '_')}", metavar=metavar)
+
+
+def run(command: BaseCommand, options: dict[str, Any]) -> None:
+    """Send, and write what became of it. Raises CommandError where not all of it arrived in a queue."""
+    options["headers"] = named_values("--header", options["header"])
+    options["arguments"] = named_values("--argument", options["argument"])
+    _check(options)
+    with StopSignals() as signals, ExitStack() as stack:
+
+        def stopped() -> bool:
+            return signals.received
+
+        batches = _batches(options, stack, stopped)
+        if stopped():
+            return
+        publisher = Publisher("mq publish", confirms=options["confirm"]).start()
+        stack.callback(publisher.stop)
+        try:
+            if not publisher.reach(stopped):
+                return
+            if options["declare"]:
+                _declare(publisher.connection, options)
+        except ChannelClosed as error:
+            raise broker_refuses(error) from None
+        except BrokerUnavailable as error:
+            raise broker_unreachable(error) from None
+        _Sending(command, options, publisher, stopped).send_all(batches)
+
+
+def _check(options: dict[str, Any]) -> None:
+    check_short("the name", options["queue"] or options["exchange"])
+    check_short("the routing key", options["key"])
+    for name in options:
+        if name.startswith("property_"):
+            check_short(f"--{name.removeprefix('property_').replace('_', '-')}", options[name])
+    problem = ""
+    if options["queue"] == "":
+        problem = "--queue: the name is empty."
+    elif options["queue"] and options["key"]:
+        problem = "--key goes with --exchange: a message for a queue has its name for a key."
+    elif options["body"] not in {None, "-"} and options["file"]:
+        problem = "Give a BODY or --file, not both."
+    elif options["lines"] and (options["body"] not in {None, "-"} or options["count"]):
+        problem = "--lines reads a file or standard input, and sends each line once: no BODY, no --count."
+    elif options["body"] is None and not options["file"] and sys.stdin.isatty():
+        problem = "There is nothing to send: give a BODY, --file PATH, or something by a pipe; '-' reads the terminal."
+    elif options["exchange"] is not None and options["queue_type"]:
+        problem = "--queue-type goes with --queue."
+    elif options["type"] and options["exchange"] is None:
+        problem = "--exchange-type goes with --exchange."
+    elif options["declare"] and options["exchange"] is not None and not options["type"]:
+        problem = "To declare an exchange say its type: --exchange-type direct, fanout, topic or headers."
+    elif not options["declare"] and any(options[each] for each in ("type", "queue_type", "transient", "arguments")):
+        problem = "--exchange-type, --queue-type, --transient and --argument go with --declare."
+    if problem:
+        raise CommandError(problem, returncode=EXIT_USAGE)
+
+
+def _declare(connection: Connection, options: dict[str, Any]) -> None:
+    durable, arguments = not options["transient"], options["arguments"]
+    if options["queue"]:
+        declare_queue(
+            connection, options["queue"], durable=durable, queue_type=options["queue_type"], arguments=arguments
+        )
+    else:
+        declare_exchange(connection, options["exchange"], options["type"], durable=durable, arguments=arguments)
+
+
+# --- what is sent ------------------------------------------------------------------------------------------
+
+
+def _batches(options: dict[str, Any], stack: ExitStack, stopped: Callable[[], bool]) -> Batches:
+    """Return the bodies, in lists that go together. Raises CommandError where they cannot be read."""
+    size = min(BATCH, max(1, int(options["rate"] * BEAT))) if options["rate"] else BATCH
+    if options["body"] not in {None, "-"}:
+        return _checked(bodies.repeated(os.fsencode(options["body"]), options["count"] or 1, size), options)
+    try:
+        descriptor = _opened(options["file"], stack) if options["file"] else sys.stdin.fileno()
+        if options["lines"]:
+            return _checked(bodies.lines(descriptor, size, stopped), options)
+        return _checked(bodies.repeated(bodies.whole(descriptor, stopped), options["count"] or 1, size), options)
+    except OSError as error:
+        raise CommandError(f"{options['file'] or 'Standard input'} cannot be read: {error.strerror}.") from None
+
+
+def _opened(path: str, stack: ExitStack) -> int:
+    return stack.enter_context(open(path, "rb")).fileno()
+
+
+def _checked(batches: Batches, options: dict[str, Any]) -> Batches:
+    if not options["json"]:
+        return batches
+    if options["lines"]:
+        return _json_lines(batches)
+    return _json_bodies(batches)
+
+
+def _json_bodies(batches: Batches) -> Batches:
+    first = next(batches)
+    _check_json("The body", first[0])
+    return _chained(first, batches)
+
+
+def _chained(first: list[bytes], rest: Batches) -> Batches:
+    yield first
+    yield from rest
+
+
+def _json_lines(batches: Batches) -> Batches:
+    number = 0
+    for batch in batches:
+        for index, line in enumerate(batch):
+            number += 1
+            try:
+                _check_json(f"Line {number}", line)
+            except CommandError:
+                yield batch[:index]
+                raise
+        yield batch
+
+
+def _check_json(what: str, body: bytes) -> None:
+    try:
+        json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{what} is not JSON: {error}.", returncode=EXIT_USAGE) from None
+
+
+def _message(options: dict[str, Any], body: bytes) -> Message:
+    given = {name.removeprefix("property_"): options[name] for name in options if name.startswith("property_")}
+    return Message(
+        body=body,
+        id=given["message_id"],
+        type=given["type"],
+        content_type=given["content_type"],
+        content_encoding=given["content_encoding"],
+        correlation_id=given["correlation_id"],
+        reply_to=given["reply_to"],
+        app_id=given["app_id"],
+        expiration=str(options["expiration"]) if options["expiration"] is not None else "",
+        priority=options["priority"],
+        persistent=not options["transient_message"],
+        headers=options["headers"],
+    )
+
+
+def _content_type(body: bytes, *, as_json: bool) -> str:
+    if as_json:
+        return "application/json"
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return "application/octet-stream"
+    return "text/plain"
+
+
+# --- sending -----------------------------------------------------------------------------------------------
+
+
+class _Sending:
+    """A batch after the other: the next goes once the broker's word on this one has come."""
+
+    def __init__(
+        self, command: BaseCommand, options: dict[str, Any], publisher: Publisher, stopped: Callable[[], bool]
+    ) -> None:
+        self._command = command
+        self._options = options
+        self._publisher = publisher
+        self._stopped = stopped
+        self._exchange = "" if options["queue"] else options["exchange"]
+        self._key = options["queue"] or options["key"]
+        self._pattern = _message(options, b"")
+        self._counts: Counter[Fate] = Counter()
+        #: The first outcome that is no success, for the line at the end.
+        self._trouble: Outcome | None = None
+
+    def send_all(self, batches: Batches) -> None:
+        """Send, and sum up. Raises CommandError by the worst that happened."""
+        try:
+            complete = self._send_all(batches)
+        finally:
+            self._sum_up()
+        if self._trouble:
+            raise self._explained(self._trouble)
+        if not complete:
+            raise CommandError("Stopped before all were sent.")
+
+    def _send_all(self, batches: Batches) -> bool:
+        due = time.monotonic()
+        for batch in batches:
+            if not self._wait_until(due):
+                return False
+            if self._options["rate"]:
+                due = max(due, time.monotonic()) + len(batch) / self._options["rate"]
+            outcomes = self._publisher.publish([self._publishing(body) for body in batch], conf.get().publish_timeout)
+            self._counts.update(outcome.fate for outcome in outcomes)
+            if bad := [each for each in outcomes if each.fate not in {Fate.CONFIRMED, Fate.SENT}]:
+                # A returned one says nothing about the next: somebody may listen by then.
+                self._trouble = next((each for each in bad if each.fate is not Fate.RETURNED), self._trouble or bad[0])
+                if self._trouble.fate is not Fate.RETURNED:
+                    return False
+        return True
+
+    def _wait_until(self, due: float) -> bool:
+        while not self._stopped():
+            left = due - time.monotonic()
+            if left <= 0:
+                return True
+            time.sleep(min(left, bodies.LOOK_EVERY))
+        return False
+
+    def _publishing(self, body: bytes) -> Publishing:
+        content_type = self._pattern.content_type or _content_type(body, as_json=self._options["json"])
+        message = replace(self._pattern, body=body, content_type=content_type)
+        return Publishing(key="", exchange=self._exchange, routing_key=self._key, message=message)
+
+    def _sum_up(self) -> None:
+        several = self._options["lines"] or (self._options["count"] or 1) > 1
+        if several:
+            sent = self._counts.total() - self._counts[Fate.UNSENDABLE]
+            always = {Fate.CONFIRMED, Fate.RETURNED} if self._options["confirm"] else {Fate.RETURNED}
+            told = [fate for fate in Fate if fate in always or (self._counts[fate] and fate is not Fate.SENT)]
+            self._command.stdout.write(
+                f"Sent {sent}: {', '.join(f'{self._counts[fate]} {fate.value}' for fate in told)}."
+            )
+        elif self._counts[Fate.CONFIRMED]:
+            self._command.stdout.write("Sent and confirmed.")
+        elif self._counts[Fate.SENT]:
+            self._command.stdout.write("Sent.")
+        self._command.stdout.flush()
+
+    def _explained(self, trouble: Outcome) -> CommandError:
+        code = 1
+        match trouble.fate:
+            case Fate.RETURNED:
+                text = self._returned()
+            case Fate.REFUSED:
+                return broker_refuses(ChannelClosed(trouble.code, trouble.reason.removeprefix(f"{trouble.code} ")))
+            case Fate.NACKED:
+                text = f"Not taken: {trouble.reason}. A queue is full, or failing; the message is not in it."
+            case Fate.UNSENDABLE:
+                text = f"It cannot be sent: {trouble.reason}."
+            case _ if trouble.late:
+                code = EXIT_TIMED_OUT
+                text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived, or may yet."
+            case _:
+                code = EXIT_UNREACHABLE
+                text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived."
+        return CommandError(text, returncode=code)
+
+    def _returned(self) -> str:
+        what = "the message is" if self._counts[Fate.RETURNED] == 1 else f"{self._counts[Fate.RETURNED]} messages are"
+        if self._options["queue"]:
+            why = f"there is no queue {self._key}"
+        elif self._options["headers"] and not self._key:
+            why = f"no queue is bound to exchange {self._exchange} for these headers: nobody listens"
+        else:
+            why = f"no queue is bound to exchange {self._exchange} for key {self._key!r}: nobody listens"
+        return f"returned: {why}; {what} gone."
+
+
+def _milliseconds(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_EXPIRATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds from 0 to {MAX_EXPIRATION}")
+    return int(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return rate

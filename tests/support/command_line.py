@@ -1,0 +1,32 @@
+"""`manage.py mq …` run inside the test: quick, and everything it said apart."""
+
+from dataclasses import dataclass
+from io import StringIO
+
+from django.core.management import CommandError, call_command
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Standard output by lines."""
+        return self.out.splitlines()
+
+
+def mq(*arguments: str) -> Said:
+    """Run `manage.py mq <arguments>` to its end. The line that an error ends with is the last of `err`."""
+    out, err = StringIO(), StringIO()
+    try:
+        call_command("mq", *arguments, stdout=out, stderr=err)
+        code = 0
+    except CommandError as error:
+        err.write(str(error))
+        code = error.returncode
+    return Said(code, out.getvalue(), err.getvalue())
