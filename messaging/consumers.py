@@ -63,7 +63,9 @@ class Consumer:
     @property
     def bindings(self) -> list[Binding]:
         """What brings this consumer's events to its queue."""
-        return list(dict.fromkeys(binding for event in self.events for binding in self._bindings_of(event)))
+        return list(
+            dict.fromkeys(binding for event in self.events for binding in self._bindings_of(event, exchange_of(event)))
+        )
 
     @property
     def handler_timeout(self) -> float:
@@ -77,18 +79,17 @@ class Consumer:
     def receives(self, event_type: str, exchange: str, routing_key: str, headers: Mapping[str, Any]) -> bool:
         """Whether a message of this type, published like this, is for this consumer. By an exchange that its event
         had formerly, and whose bindings are not known here any more, the type alone decides."""
-        of_type = [event for event in self.events if event.event_type == event_type]
-        known = [event for event in of_type if exchange_of(event).name == exchange]
-        if not known:
-            return bool(of_type)
-        return any(
-            takes(exchange_of(event).type, binding, routing_key, headers)
-            for event in known
-            for binding in self._bindings_of(event)
-        )
+        elsewhere = False
+        for event in self.events:
+            if event.event_type == event_type:
+                known = exchange_of(event)
+                if known.name != exchange:
+                    elsewhere = True
+                elif any(takes(known.type, each, routing_key, headers) for each in self._bindings_of(event, known)):
+                    return True
+        return elsewhere
 
-    def _bindings_of(self, event: type[Event]) -> Iterator[Binding]:
-        exchange = exchange_of(event)
+    def _bindings_of(self, event: type[Event], exchange: Exchange) -> Iterator[Binding]:
         match exchange.type:
             case "fanout":
                 yield Binding(exchange.name, self.queue)

@@ -91,6 +91,9 @@ class Message:
 
     def _positive_number(self, header: str, *, below: int = 2**31) -> int:
         value = self.headers.get(header, 1)
+        # Some clients (amqp-tools) have no header but text.
+        if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
+            value = int(value)
         # bool is an int to Python, not to a person.
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < below:
             raise Undecodable(f"header {header} must be a whole number from 1, not {value!r:.100}")

@@ -55,6 +55,8 @@ def takes(exchange_type: str, binding: Binding, routing_key: str, headers: Mappi
 
 def matches(pattern: str, routing_key: str) -> bool:
     """Whether a topic exchange takes the key by this pattern: words between dots, `*` one word, `#` none or more."""
+    if pattern == routing_key:
+        return True
     return _words_match(pattern.split(".") if pattern else [], routing_key.split(".") if routing_key else [])
 
 

@@ -92,6 +92,7 @@ INSTALLED_APPS = [
     "django_structlog",
     "phonenumber_field",
     "messaging",
+    "messaging.tutorial",
     "orders",
 ]
 

@@ -39,7 +39,7 @@ class OutboxMessageAdmin(MessageAdmin):
     actions = [action_of(each) for each in ON_OUTBOX]
     fieldsets = [
         ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id", "origin"]}),
-        ("Address", {"fields": ["exchange", "routing_key", "addressee", "expected"]}),
+        ("Address", {"fields": ["exchange", "routing_key", "priority", "addressee", "expected"]}),
         (
             "Publishing",
             {"fields": ["created", "due", "published", "publish_attempts", "last_error", "leased"]},

@@ -19,9 +19,11 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
+from messaging.broker.differences import PRECONDITION_FAILED, difference
 from messaging.broker.properties import check_size, to_pika
-from messaging.broker.refusals import describe
+from messaging.broker.refusals import channel_closed, describe
 from messaging.broker.subscription import Arrival, Subscription
+from messaging.exceptions import ChannelClosed
 from messaging.message import Message
 
 log = structlog.get_logger(__name__)
@@ -59,7 +61,9 @@ class RequestQueue(Subscription):
     """The requests of one procedure, on a channel of its own, which also carries the replies.
 
     The queue is declared here, by whoever serves it: classic, durable, and deleted with its last server, so that a
-    request which nobody serves comes back to its caller at once.
+    request which nobody serves comes back to its caller at once. A `plain` one is declared as the tutorials' servers
+    do, not durable and without arguments, so that they can serve it beside us; it stays when all of them have left.
+    One that stands otherwise is used as it stands.
     """
 
     def __init__(
@@ -69,10 +73,15 @@ class RequestQueue(Subscription):
         *,
         prefetch: int,
         on_request: Callable[[Request], None],
+        plain: bool = False,
     ) -> None:
         super().__init__(connection, queue, prefetch=prefetch, on_arrival=lambda _: None, on_ended=self._say_why)
         self._on_request = on_request
+        self._plain = plain
         self._problem = ""
+        #: In what the queue differs from how it would be declared here, in the broker's words, once that was said.
+        self._difference = ""
+        self._as_it_stands = False
 
     # --- from any thread -----------------------------------------------------------------------------------
 
@@ -94,13 +103,16 @@ class RequestQueue(Subscription):
         channel.add_on_return_callback(self._returned)
         channel.queue_declare(
             self.queue,
-            durable=True,
-            auto_delete=True,
-            arguments=ARGUMENTS,
+            passive=self._as_it_stands,
+            durable=not self._plain,
+            auto_delete=not self._plain,
+            arguments=None if self._plain else ARGUMENTS,
             callback=lambda _: self._declared(channel),
         )
 
     def _declared(self, channel: Channel) -> None:
+        if not self._as_it_stands:
+            self._difference = ""
         if self.active:
             super()._begin(channel)
         else:
@@ -169,8 +181,27 @@ class RequestQueue(Subscription):
             log.info("rpc.undelivered", queue=method.routing_key, correlation_id=str(properties.correlation_id))
 
     def _channel_closed(self, channel: Channel, error: BaseException) -> None:
-        if channel.connection.is_open:  # else the connection itself says so, once for all its queues
+        if not channel.connection.is_open:
+            return  # the connection itself says so, once for all its queues
+        reason = channel_closed(error)
+        declaring = channel is self._channel and self.active and not (self.consuming or self._as_it_stands)
+        if declaring and isinstance(reason, ChannelClosed) and reason.code == PRECONDITION_FAILED:
+            self._take_as_it_stands(reason)
+        else:
             super()._channel_closed(channel, error)
+
+    def _take_as_it_stands(self, refusal: ChannelClosed) -> None:
+        reason = str(difference(refusal) or refusal)
+        if reason != self._difference:
+            self._difference = reason
+            log.warning("rpc.queue_differs", queue=self.queue, reason=f"{reason}; it is used as it stands")
+        self._as_it_stands = True
+        self._channel = None
+        self._open()
+
+    def _ended(self, reason: str) -> None:
+        self._as_it_stands = False  # the next one of this name may be as wanted
+        super()._ended(reason)
 
     def lost(self, reason: str) -> None:
         """Take note that the connection is gone. I/O thread only."""

@@ -41,6 +41,8 @@ class Procedure:
     queue: str
     function: Callable[..., Any]
     _bind: Callable[..., Arguments]
+    #: Whether its queue is declared as the tutorials' servers declare theirs.
+    plain_queue: bool = False
     #: How long it may take; None means the project's setting.
     timeout: timedelta | None = None
 
@@ -64,7 +66,7 @@ class Procedure:
 
 
 def procedure(
-    name: str, queue: str | None = None, *, timeout: timedelta | None = None
+    name: str, queue: str | None = None, *, plain_queue: bool = False, timeout: timedelta | None = None
 ) -> Callable[[AnyFunction], AnyFunction]:
     """Declare the decorated function as the procedure `name`, to be run by `manage.py run_rpc_worker`.
 
@@ -72,7 +74,10 @@ def procedure(
     It returns anything pydantic can turn into JSON. What it raises reaches the caller as `RemoteError`. A request
     can be run twice (its server died between running it and saying so): declare questions, not effects.
     Past its `timeout` (default: `PROCEDURE_TIMEOUT`) HandlerTimeout is raised in it, and is the answer.
-    Requests come by the queue `rpc.<name>` unless `queue` says otherwise.
+    Requests come by the queue `rpc.<name>` unless `queue` says otherwise. It is durable and goes with its last server:
+    so a call that nobody serves fails at once, with NoServer. With `plain_queue` it is neither durable nor has it
+    arguments, as classic clients and servers declare theirs, which can then be mixed in; it stays when its servers
+    leave, and a call that nobody serves finds out by its timeout only.
 
     Raises ImproperlyConfigured for a bad or taken name or queue, or a timeout that is none.
     """
@@ -93,7 +98,14 @@ def procedure(
             is_same = other.name == name and other.function.__qualname__ == function.__qualname__
             if not is_same and (other.name == name or other.queue == queue):
                 raise ImproperlyConfigured(f"two procedures claim the name {name!r} or the queue {queue!r}")
-        _registry[name] = Procedure(name=name, queue=queue, function=function, _bind=_binder(function), timeout=timeout)
+        _registry[name] = Procedure(
+            name=name,
+            queue=queue,
+            function=function,
+            _bind=_binder(function),
+            plain_queue=plain_queue,
+            timeout=timeout,
+        )
         return function
 
     return register

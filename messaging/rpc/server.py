@@ -141,7 +141,13 @@ class RpcServer:
         def arrived(request: Request) -> None:
             self._requests.put((procedure, mine, request))
 
-        mine = RequestQueue(self._connection, procedure.queue, prefetch=self.prefetch, on_request=arrived)
+        mine = RequestQueue(
+            self._connection,
+            procedure.queue,
+            prefetch=self.prefetch,
+            on_request=arrived,
+            plain=procedure.plain_queue,
+        )
         return mine
 
     def _lost(self, reason: str) -> None:

@@ -140,7 +140,7 @@ def programs(port: int) -> list[Program]:
         # Its control socket would be in the home directory, one for all checkouts.
         Program("web", (*web, "--workers=2", "--threads=8", "--no-control-socket")),
         Program("consumer", (*manage, "run_consumer", "--all")),
-        Program("rpc", (*manage, "run_rpc_worker")),
+        Program("rpc", (*manage, "run_rpc_worker", "shipping.quote")),
         Program("celery", (*celery, "worker", "--concurrency=1", "--loglevel=INFO")),
         Program("beat", (*celery, "beat", "--pidfile=", "--loglevel=INFO")),
     ]

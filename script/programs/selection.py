@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSER_TESTS = ROOT / "tests" / "e2e"
+FOREIGN_TESTS = ROOT / "tests" / "foreign"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,14 @@ class Selection:
         if self.paths and not paths:
             return None
         return [*paths, f"--ignore={BROWSER_TESTS}", *self.options]
+
+    @property
+    def has_foreign_clients(self) -> bool:
+        """Whether tests with foreign clients may be among them."""
+        files = [_file(path) for path in self.paths]
+        return not files or any(
+            file.is_relative_to(FOREIGN_TESTS) or FOREIGN_TESTS.is_relative_to(file) for file in files
+        )
 
     @property
     def in_browser(self) -> list[str] | None:

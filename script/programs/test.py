@@ -12,7 +12,7 @@ from pathlib import Path
 from script.programs.commands import run, stop_on_signals
 from script.programs.selection import ROOT, Selection
 from script.programs.tally import Tally
-from script.services import packages
+from script.services import foreign_clients, packages
 from script.services.browser import installed_browser
 from script.services.owned import ServiceError
 from script.services.postgresql import PostgreSQLCluster, installed_programs
@@ -24,7 +24,9 @@ Usage: script/test [--full] [PATH…] [pytest option…]
 
 Runs ruff, mypy, the check for missing migrations, and every test: on SQLite, on PostgreSQL, and in a browser.
 RabbitMQ and PostgreSQL are started privately, on free ports in a temporary folder, and stopped at the end. On Debian
-root gets missing ones installed. With CI=true in the environment nothing may be missing, and no test be skipped.
+root gets missing ones installed, and the foreign clients that tests talk to (amqp-tools; Node, with what
+tests/foreign/package-lock.json names, from npm). With CI=true in the environment nothing may be missing, and no test be
+skipped.
 
 With --full each crash window is tried 200 times instead of a few, and the long tests run too: hours, for nights.
 
@@ -109,6 +111,8 @@ def run_tests(selection: Selection, tally: Tally) -> None:
         node = stack.enter_context(RabbitMQNode(directory / "rabbitmq", throwaway=True))
         broker = {"WARREN_TEST_RABBITMQ": str(node.directory)}
         plain, browser = selection.without_browser, selection.in_browser
+        if selection.has_foreign_clients:
+            _have_foreign_clients(tally)
         if plain is not None and selection.is_everything:
             plain = [*SEVERAL_AT_ONCE, *plain]
         if plain is not None:
@@ -132,15 +136,21 @@ def _pytest(name: str, arguments: Sequence[str], environment: Mapping[str, str],
     tally.tests(name, exit_code, report)
 
 
-def _have(what: str, package: str, is_there: Callable[[], bool], tally: Tally) -> bool:
-    """Whether something that some tests need is there, once it was installed if that is possible."""
+def _have_foreign_clients(tally: Tally) -> None:
+    _have("A client in C", "amqp-tools", foreign_clients.have_amqp_tools, tally)
+    if _have("Node with npm", "nodejs npm", foreign_clients.have_node, tally):
+        foreign_clients.install_modules()
+
+
+def _have(what: str, needed: str, is_there: Callable[[], bool], tally: Tally) -> bool:
+    """Whether something that some tests need is there, once its packages were installed if that is possible."""
     if is_there():
         return True
     if packages.may_install():
-        packages.install(package)
+        packages.install(*needed.split())
         return True
     tally.missing(
-        f"{what} is missing: these tests did not run. On Debian and Ubuntu, as root: apt-get install {package}"
+        f"{what} is missing: these tests did not run. On Debian and Ubuntu, as root: apt-get install {needed}"
     )
     return False
 

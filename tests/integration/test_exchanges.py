@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.db import transaction
 
 from messaging import consumers, events, outbox, topology
@@ -20,6 +24,8 @@ from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations.reconcile import reconcile
 from messaging.routing import Exchange
 from messaging.worker import Worker
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.accounts import accounts_at
 from tests.support.amqp import plain_channel
 from tests.support.consuming import registered
 from tests.support.running import IMPATIENT, add, running_relay, running_worker
@@ -250,6 +256,36 @@ def test_reconcile_does_not_look_for_broadcasts(heard: Heard) -> None:
     heard.consumer("cache", Announced, broadcast=True)
     with pytest.raises(UnknownConsumer, match="broadcast"):
         reconcile(repair=False, by="a test", names=["cache"])
+
+
+@contextmanager
+def as_user(settings: Any, url: str) -> Iterator[None]:
+    before = settings.MESSAGING
+    settings.MESSAGING = {**before, "AMQP_URLS": [url]}
+    yield
+    settings.MESSAGING = before
+
+
+def test_least_rights_are_enough_for_computed_keys_and_broadcasts(
+    heard: Heard, broker: RabbitMQNode, vhost: str, settings: Any, tmp_path: Path
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "APP_ID": f"w{uuid.uuid4().hex[:8]}", "RELAY_THREAD": False}
+    cache = heard.consumer("cache", Seen, broadcast=True, keys=["*.orange.*"])
+    lasting = heard.consumer("paper", Seen, keys=["lazy.#"])
+    with accounts_at(broker, vhost, tmp_path) as accounts:
+        accounts.grant()
+        with as_user(settings, accounts["operator"]):
+            call_command("mq", "topology", "--declare", stdout=StringIO())
+        with ExitStack() as running:
+            with as_user(settings, accounts["consumer-cache"]):
+                running.enter_context(listening(cache))
+            with as_user(settings, accounts["consumer-paper"]):
+                running.enter_context(running_worker(lasting))
+            with as_user(settings, accounts["relay"]):
+                running.enter_context(running_relay())
+            add(Seen(speed="lazy", colour="orange", species="elephant"))
+            eventually(all_handled)
+            eventually(lambda: sorted(name for name, _ in heard.events) == ["cache", "paper"])
 
 
 # --- Queues ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pika
 import pytest
 
 from messaging import rpc
+from messaging.broker import request_queue
 from messaging.models import InboxMessage
 from messaging.rpc import client
 from script.services.rabbitmq import RabbitMQNode
@@ -65,7 +66,7 @@ def test_an_unknown_name_is_a_usage_error_that_lists_those_that_exist(vhost: str
     worker = run_process("run_rpc_worker", "weather")
 
     assert worker.wait() == 2
-    assert "no procedure 'weather'. Registered: shipping.quote" in worker.output
+    assert "no procedure 'weather'. Registered: fib, increase, shipping.quote" in worker.output
     assert "Traceback" not in worker.output
 
 
@@ -155,18 +156,23 @@ def test_it_waits_calmly_for_a_broker_that_is_not_there_yet(
     assert "Traceback" not in worker.output
 
 
-def test_a_request_queue_of_another_kind_is_reported_once_and_taken_up_when_it_is_gone(
+def test_a_request_queue_of_another_kind_is_used_as_it_stands_and_made_anew_when_it_is_gone(
     vhost: str, run_process: ProcessStarter
 ) -> None:
     with raw_channel() as channel:
         channel.queue_declare("rpc.shipping.quote", durable=True, arguments={"x-queue-type": "quorum"})
-        worker = run_process("run_rpc_worker")
-        worker.wait_for_line(r"rpc\.queue_lost.*PRECONDITION_FAILED")
+        worker = serving(run_process, "shipping.quote")
+        assert quote() == ANSWER
         channel.queue_delete("rpc.shipping.quote")
-        worker.wait_for_line("Serving")
+        worker.wait_for_line(r"rpc\.queue_lost.*deleted")
+        eventually(lambda: failure_of_a_call() is None)
+        channel.queue_declare("rpc.shipping.quote", durable=True, auto_delete=True, arguments=request_queue.ARGUMENTS)
 
-    assert quote() == ANSWER
-    assert worker.output.count("rpc.queue_lost") == 1
+    assert worker.output.count("rpc.queue_differs") == 1
+    worker.wait_for_line(
+        r"rpc\.queue_differs.*queue rpc\.shipping\.quote stands with auto_delete=false, you asked for it with "
+        r"auto_delete=true; it is used as it stands"
+    )
 
 
 def test_a_request_that_cannot_be_answered_is_shown_as_dead(vhost: str, run_process: ProcessStarter) -> None:

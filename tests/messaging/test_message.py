@@ -6,12 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pika
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import data, spec
 
 from messaging.broker import header_fields
 from messaging.broker.properties import from_pika, to_pika
+from messaging.exceptions import Undecodable
 from messaging.message import Message, headers_to_pass_on, identity, new_id, storable_headers
 
 header_fields.install()
@@ -114,6 +116,17 @@ def test_what_is_absent_arrives_as_empty() -> None:
     assert (message.id, message.type, message.content_type, message.headers) == ("", "", "", {})
     assert message.timestamp is None
     assert (message.version, message.attempt) == (1, 1)
+
+
+def test_a_number_may_come_as_text_since_some_clients_know_no_other_header() -> None:
+    message = arrived(headers={"x-event-version": "2", "x-attempt": "3", "x-position": "9000000000000000000"})
+    assert (message.version, message.attempt, message.position) == (2, 3, 9 * 10**18)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.0", " 1", "٣", "9" * 20, "two"])
+def test_other_text_is_no_number(text: str) -> None:
+    with pytest.raises(Undecodable):
+        arrived(headers={"x-event-version": text}).version  # noqa: B018
 
 
 def test_a_time_outside_the_calendar_is_no_time() -> None:

@@ -82,6 +82,18 @@ def test_a_path_selects_its_tests_and_the_rest_goes_to_pytest(monkeypatch):
     assert some.in_browser is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], True), (["-k", "node"], True), (["tests"], True), (["tests/foreign/test_amqplib.py::test_x"], True),
+        (["tests/orders", "tests/foreign"], True), (["tests/orders"], False), (["tests/test_docs.py", "-x"], False),
+    ],
+)  # fmt: skip
+def test_foreign_clients_are_got_ready_where_their_tests_may_run(monkeypatch, arguments, wanted):
+    monkeypatch.chdir(ROOT)
+    assert Selection.of(arguments).has_foreign_clients is wanted
+
+
 def test_a_browser_test_is_selected_alone(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert Selection.of(["tests/e2e"]).without_browser is None

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from messaging.management.mq import grants, listen, peek, publish, purge, topology
+from messaging.management.mq import call, grants, listen, peek, publish, purge, topology
 from messaging.management.tables import quiet_when_the_reader_leaves
 
 EXAMPLES = """
@@ -18,6 +18,7 @@ examples:
   manage.py mq publish "Hello World!" --queue hello --declare     send a text to a queue, made if need be
   manage.py mq listen hello                                       print what a queue brings
   manage.py mq listen logs "orders.#" "*.error"                   print what an exchange passes on, by keys
+  manage.py mq call fib 30                                        ask a procedure
   manage.py mq peek orders.sms                                    look at what waits, and leave it there
   manage.py mq topology                                           what has to stand on the broker
   manage.py mq grants                                             least rights for each kind of process
@@ -26,7 +27,7 @@ examples:
 exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 7 it did not answer
 in time
 """
-SUBCOMMANDS = (publish, listen, peek, purge, topology, grants)
+SUBCOMMANDS = (publish, listen, call, peek, purge, topology, grants)
 
 
 class Command(BaseCommand):

@@ -495,7 +495,9 @@ class Channel:
     def basic_qos(self, prefetch_count: int) -> None:
         self.prefetch = prefetch_count
 
-    def basic_consume(self, queue: str, on_message: Callable[..., None], auto_ack: bool) -> str:
+    def basic_consume(
+        self, queue: str, on_message: Callable[..., None], auto_ack: bool, callback: Callable[[Any], None]
+    ) -> str:
         assert not auto_ack
         if queue not in self.broker.queues:
             self.close_over(exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue"))
@@ -503,6 +505,7 @@ class Channel:
             self.queue, self._on_message = queue, on_message
             self.consuming = True
             self.broker.queues[queue].channels.append(self)
+            callback(None)
         return "tag"
 
     def basic_cancel(self, tag: str) -> None:

@@ -25,6 +25,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from messaging import effects, lane, leases, ledger, outbox, relay, relay_thread, sending, sweep, turns, worker
+from messaging.broker import connection as connections_to_the_broker
 from messaging.broker import publisher
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
@@ -627,7 +628,7 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(registered(*CONSUMERS))
         stack.enter_context(patch.dict(effects._registry, {each.name: each for each in KINDS}, clear=True))
         stack.enter_context(patch.object(relay_thread, "_home", relay_thread._home))
-        for module in (publisher, worker, sightings):
+        for module in (publisher, worker, connections_to_the_broker):
             stack.enter_context(patch.object(module, "Connection", _link))
         stack.enter_context(patch.object(leases, "write", _watched(leases.write)))
         stack.enter_context(patch.object(ledger, "claim", _remembered(ledger.claim)))

@@ -1,0 +1,123 @@
+"""Debian's amqp-tools, the smallest of clients: it can set no type, no message id and no application."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from messaging.models import InboxMessage
+from orders.models import Order
+from script.services.rabbitmq import RabbitMQNode
+from tests.foreign.conftest import ANSWERED, handle_all, inbox, shipped, texts
+from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.waiting import eventually
+
+AmqpTool = Callable[..., RunningProcess]
+
+
+def publish(amqp_tool: AmqpTool, exchange: str, key: str, body: str, *options: str) -> None:
+    sender = amqp_tool("publish", "--exchange", exchange, "--routing-key", key, "--body", body, *options)
+    assert sender.wait() == 0, sender.output
+
+
+def declare_queue(amqp_tool: AmqpTool, name: str) -> None:
+    assert amqp_tool("declare-queue", "--queue", name).wait() == 0
+
+
+def test_its_event_is_named_by_its_key_and_shown_as_at_least_once(
+    amqp_tool: AmqpTool, orders: list[Order], run_process: ProcessStarter
+) -> None:
+    headers = ["--header", "x-event-version: 1", "--header", f"x-subject: {orders[0].number}"]
+    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[0]), *headers)
+
+    handle_all(run_process)
+
+    row = InboxMessage.objects.get()
+    assert (row.state, row.type, row.identified, row.subject) == ("handled", "order.shipped", False, orders[0].number)
+    assert texts() == [("shipped", orders[0].number)]
+    shown = run_process("messages", "show", orders[0].number)
+    assert shown.wait() == 0
+    assert "without a message_id: at-least-once" in " ".join(shown.output.split())
+
+
+def test_whatever_it_calls_its_json_is_read_and_what_is_none_is_dead(
+    amqp_tool: AmqpTool, orders: list[Order], run_process: ProcessStarter
+) -> None:
+    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[0]), "--content-type", "text/plain")
+    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[1]), "--content-encoding", "utf-8")
+    publish(amqp_tool, "orders.events", "order.shipped", "Hello World!", "--persistent")
+
+    handle_all(run_process)
+
+    assert sorted(inbox().values()) == ["dead", "handled", "handled"]
+    assert texts() == sorted(("shipped", order.number) for order in orders)
+
+
+def test_the_shops_events_come_to_a_queue_of_its_own(
+    amqp_tool: AmqpTool, broker: RabbitMQNode, vhost: str, orders: list[Order], run_process: ProcessStarter
+) -> None:
+    subscriber = amqp_tool(
+        "consume", "--exchange", "orders.events", "--routing-key", "order.#", "--count", "2",
+        "--", "sh", "-c", 'cat; echo',
+    )  # fmt: skip
+    queue = subscriber.wait_for_line("Server provided queue name: (amq.gen-.+)")[1]
+    bindings = f"/bindings{urlsplit(vhost).path}/e/orders.events/q/{quote(queue)}"
+    eventually(lambda: broker.api("GET", bindings))
+
+    run_process("run_relay")
+
+    assert subscriber.wait() == 0
+    numbers = [json.loads(line)["order_number"] for line in subscriber.lines if line.startswith("{")]
+    assert numbers == [order.number for order in orders]
+
+
+def test_it_calls_a_procedure_without_a_correlation_id(amqp_tool: AmqpTool, run_process: ProcessStarter) -> None:
+    run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
+    declare_queue(amqp_tool, "answers")
+
+    assert call(amqp_tool, '{"weight_grams": 500, "destination": "CN"}') == ANSWERED
+    assert json.loads(call(amqp_tool, "garbage"))["error"]["type"] == "BadRequest"
+    assert json.loads(call(amqp_tool, '{"weight_grams": 1}'))["error"]["type"] == "BadArguments"
+
+
+def call(amqp_tool: AmqpTool, body: str) -> str:
+    publish(amqp_tool, "", "rpc.shipping.quote", body, "--reply-to", "answers")
+    receiver = amqp_tool("consume", "--queue", "answers", "--count", "1", "cat")
+    assert receiver.wait() == 0
+    return receiver.output
+
+
+#: What a worker runs for each task, which is on its standard input. Who gets "stall" first never comes to an end.
+WORK = 'task=$(cat); echo "got $task"; if [ $task = stall ] && mkdir "$0"; then sleep 600; fi; echo "did $task"'
+
+
+def test_what_a_killed_worker_had_not_acknowledged_goes_to_the_other(amqp_tool: AmqpTool, tmp_path: Path) -> None:
+    declare_queue(amqp_tool, "tasks")
+    stalled = str(tmp_path / "stalled")
+    workers = [
+        amqp_tool("consume", "--queue", "tasks", "--prefetch-count", "1", "--", "sh", "-c", WORK, stalled)
+        for _ in range(2)
+    ]
+    tasks = ["stall", *(f"task{number}" for number in range(4))]
+    for task in tasks:
+        publish(amqp_tool, "", "tasks", task, "--persistent")
+
+    for task in tasks[1:]:
+        eventually(lambda: any(f"did {task}" in worker.lines for worker in workers))  # noqa: B023
+    (holder,) = [worker for worker in workers if "got stall" in worker.lines]
+    (other,) = [worker for worker in workers if worker is not holder]
+    holder.kill()
+
+    other.wait_for_line("did stall")
+    assert sum(line.startswith("did ") for worker in workers for line in worker.lines) == len(tasks)
+
+
+def test_it_takes_a_message_out_of_a_queue(amqp_tool: AmqpTool) -> None:
+    declare_queue(amqp_tool, "hello")
+    publish(amqp_tool, "", "hello", "Hello World!")
+
+    getter = amqp_tool("get", "--queue", "hello")
+
+    assert getter.wait() == 0
+    assert getter.output == "Hello World!"
+    assert amqp_tool("get", "--queue", "hello").wait() != 0, "and it is empty now"

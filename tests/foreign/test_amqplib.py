@@ -1,0 +1,141 @@
+"""Node's amqplib: events to and from the shop, calls, and a queue that workers share."""
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from messaging.models import DeliveryAttempt, InboxMessage
+from orders.models import Order
+from tests.foreign.conftest import ANSWERED, handle_all, inbox, shipped, texts
+from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.waiting import eventually
+
+Node = Callable[..., RunningProcess]
+
+
+def publish(node: Node, order: Order, copies: int = 1, **properties: Any) -> None:
+    sender = node("publish.js", "orders.events", "order.shipped", shipped(order), json.dumps(properties), str(copies))
+    assert sender.wait() == 0
+    assert f" [x] Sent {copies} by order.shipped, 0 returned" in sender.lines
+
+
+def test_an_event_that_is_sent_twice_is_handled_once(
+    node: Node, orders: list[Order], run_process: ProcessStarter
+) -> None:
+    whole = {"messageId": "1", "appId": "depot", "type": "order.shipped", "contentType": "application/json"}
+    publish(node, orders[0], copies=2, **whole, headers={"x-event-version": 1, "x-subject": orders[0].number})
+
+    handle_all(run_process)
+
+    assert inbox() == {"depot/1": "handled"}
+    assert DeliveryAttempt.objects.count() == 1
+    assert InboxMessage.objects.get().subject == orders[0].number
+    assert texts() == [("shipped", orders[0].number)]
+
+
+def test_two_programs_that_both_count_from_one_send_two_events(
+    node: Node, orders: list[Order], run_process: ProcessStarter
+) -> None:
+    publish(node, orders[0], messageId="1", appId="depot")
+    publish(node, orders[1], messageId="1", appId="carrier")
+
+    handle_all(run_process)
+
+    assert inbox() == {"depot/1": "handled", "carrier/1": "handled"}
+    assert texts() == sorted(("shipped", order.number) for order in orders)
+
+
+def test_a_body_that_fits_no_event_is_dead_and_names_its_sender(
+    node: Node, orders: list[Order], run_process: ProcessStarter
+) -> None:
+    node("publish.js", "orders.events", "order.shipped", "Hello World!", '{"messageId": "1", "appId": "depot"}').wait()
+
+    handle_all(run_process)
+
+    row = InboxMessage.objects.get()
+    assert (row.message_id, row.state, row.app_id, row.type) == ("depot/1", "dead", "depot", "order.shipped")
+    assert "not JSON" in row.reason
+
+
+def test_the_shops_events_come_to_a_queue_of_its_own(
+    node: Node, orders: list[Order], run_process: ProcessStarter
+) -> None:
+    receiver = node("receive.js", "orders.events", "2", "order.*", "#.placed")
+    receiver.wait_for_line("Waiting")
+
+    run_process("run_relay")
+
+    assert receiver.wait() == 0
+    received = [json.loads(line) for line in receiver.lines if line.startswith("{")]
+    assert [each["body"]["order_number"] for each in received] == [order.number for order in orders]
+    assert received[0]["body"]["lines"] == [{"sku": "TEA", "quantity": 1, "unit_price": "38.00"}]
+    assert {each["key"] for each in received} == {"order.placed"}
+    properties = received[0]["properties"]
+    assert properties["type"] == "order.placed"
+    assert properties["appId"] == "warren"
+    assert properties["contentType"] == "application/json"
+    assert properties["deliveryMode"] == 2
+    assert len(properties["messageId"]) == 36
+    assert properties["timestamp"] == int(orders[0].placed_at.timestamp())
+    headers = properties["headers"]
+    assert (headers["x-event-version"], headers["x-attempt"], headers["x-subject"]) == (1, 1, orders[0].number)
+
+
+def test_it_calls_a_procedure_with_many_requests_on_one_reply_queue(node: Node, run_process: ProcessStarter) -> None:
+    run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
+    good = '{"weight_grams": 500, "destination": "CN"}'
+    client = node("rpc_client.js", "rpc.shipping.quote", good, '{"weight_grams": 1500, "destination": "CN"}', "30",
+                  "garbage", '{"weight_grams": 1, "destination": "Nowhere"}')  # fmt: skip
+
+    assert client.wait() == 0
+    answers = dict(line.split(" = ") for line in client.lines)
+    assert answers.pop(good) == ANSWERED
+    assert answers.pop('{"weight_grams": 1500, "destination": "CN"}') == '{"amount":"10.00","currency":"CNY"}'
+    errors = {body: json.loads(answer)["error"]["type"] for body, answer in answers.items()}
+    assert errors == {
+        "30": "BadArguments",
+        "garbage": "BadRequest",
+        '{"weight_grams": 1, "destination": "Nowhere"}': "ValueError",
+    }
+
+
+def test_it_calls_a_procedure_without_a_correlation_id(node: Node, run_process: ProcessStarter) -> None:
+    run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
+    body = '{"weight_grams": 500, "destination": "CN"}'
+
+    client = node("rpc_client.js", "rpc.shipping.quote", body, option="--plain")
+
+    assert client.wait() == 0
+    assert client.lines == [f"{body} = {ANSWERED}"]
+
+
+def test_it_is_told_at_once_that_nobody_serves_a_procedure(node: Node) -> None:
+    client = node("rpc_client.js", "rpc.shipping.quote", "30")
+
+    assert client.wait() == 0
+    assert client.lines == ["30 = nobody serves rpc.shipping.quote"]
+
+
+def test_what_a_killed_worker_had_not_acknowledged_goes_to_the_other(node: Node) -> None:
+    workers = [node("worker.js", "task_queue") for _ in range(2)]
+    for worker in workers:
+        worker.wait_for_line("Waiting")
+    tasks = ["stall", *(f"task {number}" for number in range(4))]
+    for task in tasks:
+        node("publish.js", "", "task_queue", task, '{"persistent": true}').wait()
+
+    for task in tasks[1:]:
+        done_by(workers, f"Done {task}")
+    (holder,) = [worker for worker in workers if " [x] Received stall" in worker.lines]
+    (other,) = [worker for worker in workers if worker is not holder]
+    holder.send(signal.SIGKILL)
+
+    other.wait_for_line("Received stall")
+    other.wait_for_line("Done stall")
+    assert " [x] Done stall" not in holder.lines
+    assert sum(line.startswith(" [x] Done") for worker in workers for line in worker.lines) == len(tasks)
+
+
+def done_by(workers: list[RunningProcess], line: str) -> None:
+    eventually(lambda: any(f" [x] {line}" in worker.lines for worker in workers))

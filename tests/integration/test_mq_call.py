@@ -1,0 +1,140 @@
+"""`manage.py mq call` as a person or a script types it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+from django.core.management import call_command
+
+from messaging.rpc import client
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.processes import ProcessStarter
+from tests.support.rpc import RunningServer, got, raw_channel
+from tests.support.waiting import eventually
+
+#: They run processes, which need a database, but use none of it that could differ.
+pytestmark = pytest.mark.one_database
+
+
+@pytest.fixture
+def server(vhost: str) -> Iterator[RunningServer]:
+    running = RunningServer()
+    yield running
+    running.stop()
+    client.close()
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def without_log(lines: list[str]) -> list[str]:
+    return [line for line in lines if "rpc." not in line and "amqp." not in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (["fib", "30"], ["832040"]),
+        (["increase", "-5"], ["-4"]),
+        (["shipping.quote", '{"weight_grams": 500, "destination": "CN"}'], ['{"amount": "8.00", "currency": "CNY"}']),
+        (["fib", "50", "10", "30"], ["50\t12586269025", "10\t55", "30\t832040"]),
+        (["anything", "4", "--queue", "compute_queue"], ["5"]),
+        (["fib", "30", "--json"], ['{"name": "fib", "value": 30, "result": 832040}']),
+    ],
+)
+def test_it_prints_what_was_answered(
+    server: RunningServer, run_process: ProcessStarter, arguments: list[str], printed: list[str]
+) -> None:
+    calling = run_process("mq", "call", *arguments)
+
+    assert calling.wait() == 0
+    assert without_log(calling.lines) == printed
+
+
+def test_a_terminal_shows_which_answer_is_whose(server: RunningServer) -> None:
+    out = Terminal()
+    call_command("mq", "call", "fib", "10", "20", "30", "40", "50", stdout=out)
+
+    assert out.getvalue().splitlines() == [
+        "10 → 55", "20 → 6765", "30 → 832040", "40 → 102334155", "50 → 12586269025",
+    ]  # fmt: skip
+
+
+def test_an_error_of_the_procedure_is_told_with_its_type(server: RunningServer, run_process: ProcessStarter) -> None:
+    one = run_process("mq", "call", "fib", "-1")
+    several = run_process("mq", "call", "fib", "-1", "30", "--json")
+
+    assert (one.wait(), several.wait()) == (1, 1)
+    assert one.lines[-1].startswith("CommandError: fib answered with an error: BadArguments: ")
+    wrong, right = (json.loads(line) for line in several.lines if line[0] == "{")
+    assert (wrong["error"]["type"], right["result"]) == ("BadArguments", 832040)
+    assert "1 of 2 calls failed" in several.lines[-1]
+
+
+def test_without_a_server_it_says_so_at_once(vhost: str, run_process: ProcessStarter) -> None:
+    calling = run_process("mq", "call", "shipping.quote", "{}", "--timeout", "60")
+
+    assert calling.wait(30) == 1
+    assert "nobody serves the queue rpc.shipping.quote" in calling.lines[-1]
+    assert "run_rpc_worker shipping.quote" in calling.lines[-1]
+
+
+def test_a_plain_queue_without_a_server_is_told_when_the_time_is_up(vhost: str, run_process: ProcessStarter) -> None:
+    with raw_channel() as channel:
+        channel.queue_declare("rpc_queue")
+        calling = run_process("mq", "call", "fib", "30", "--timeout", "0.5")
+
+        assert calling.wait() == 7
+        assert "Does anybody serve rpc_queue?" in calling.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fib", "abc"], """'abc' is not JSON"""),
+        (["fib", "{"], "is not JSON"),
+        (["fib", "30", "--timeout", "0"], "'0' is not a number of seconds"),
+        (["fib", "30", "--timeout", "nan"], "'nan' is not a number of seconds"),
+        ([], "NAME"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_usage_error(
+    vhost: str, run_process: ProcessStarter, arguments: list[str], said: str
+) -> None:
+    calling = run_process("mq", "call", *arguments)
+
+    assert calling.wait() == 2
+    assert said in calling.lines[-1]
+
+
+def test_a_text_is_written_with_its_quotation_marks(vhost: str, run_process: ProcessStarter) -> None:
+    assert run_process("mq", "call", "fib", "abc").wait_for_line("""a text is written '"abc"'""")
+
+
+def test_a_broker_that_is_away_is_one_line_and_exit_code_3(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    breakable_broker.kill()
+    calling = run_process("mq", "call", "fib", "30")
+
+    assert calling.wait() == 3
+    assert calling.lines[-1].startswith("CommandError: RabbitMQ: fib: not sent")
+    assert "Traceback" not in calling.output
+
+
+def test_ctrl_c_ends_it_with_one_line(vhost: str, run_process: ProcessStarter) -> None:
+    with raw_channel() as channel:
+        channel.queue_declare("rpc_queue")
+        calling = run_process("mq", "call", "fib", "30", "40", "--timeout", "600")
+        eventually(lambda: got(channel, "rpc_queue"))
+        calling.send(signal.SIGINT)
+
+        assert calling.wait(10) == 1
+    assert "Interrupted; 2 of 2 not answered" in calling.lines[-1]
+    assert "Traceback" not in calling.output
