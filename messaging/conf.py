@@ -26,6 +26,9 @@ class MessagingSettings(BaseModel):
     #: What this process shows to a broker that asks for a certificate, and its key, if not in the same file.
     tls_cert_file: str = ""
     tls_key_file: str = ""
+    #: RabbitMQ's management API, if it is not on the broker's host at its usual port: https://host:15671. Without a
+    #: user of its own, that of the broker's address is used.
+    management_url: str = ""
     #: Written into the `app_id` property of every message, and the prefix of this app's own queues.
     app_id: str = Field(default="django", min_length=1, max_length=100)
     #: The topic exchange that events go to unless they name another.
@@ -96,6 +99,21 @@ class MessagingSettings(BaseModel):
             )
         return urls
 
+    @field_validator("management_url")
+    @classmethod
+    def _management_url_can_be_understood(cls, url: str) -> str:
+        if url:
+            _check_management_url(url)
+        return url
+
+    @model_validator(mode="after")
+    def _management_hides_what_amqp_hides(self) -> Self:
+        management = urlsplit(self.management_url)
+        in_the_open = management.scheme == "http" and management.hostname not in {"localhost", "127.0.0.1", "::1"}
+        if in_the_open and urlsplit(self.amqp_urls[0]).scheme == "amqps":
+            raise ValueError("MANAGEMENT_URL must begin with https://, as AMQP_URL is amqps://: it gets a password")
+        return self
+
     @model_validator(mode="after")
     def _tls_files_can_be_used(self) -> Self:
         files = (self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
@@ -140,6 +158,21 @@ def _check_amqp_url(url: str) -> None:
         )
     if parts.path.strip("/").count("/"):
         raise ValueError("AMQP_URL: a '/' in the name of a vhost is written as %2F")
+
+
+def _check_management_url(url: str) -> None:
+    """Raise ValueError, without repeating a password, where `url` is not an address of HTTP."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(
+            "MANAGEMENT_URL: the port must be a number; in a password write ':', '/' and '@' as %3A, %2F, %40"
+        ) from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise ValueError("MANAGEMENT_URL is an address such as http://host:15672")
+    if "?" in url or "#" in url:
+        raise ValueError("MANAGEMENT_URL has no '?' and no '#'; in a password write them as %3F and %23")
 
 
 @cache

@@ -193,6 +193,7 @@ TLS_FILES = {
 MESSAGING: dict[str, Any] = {
     "AMQP_URLS": AMQP_URLS,
     **TLS_FILES,
+    "MANAGEMENT_URL": env.str("AMQP_MANAGEMENT_URL", default=""),
     "APP_ID": "warren",
     "EXCHANGE": "orders.events",
     "RELAY_THREAD": flag("RELAY_THREAD", default=True),

@@ -130,7 +130,7 @@ def breakable_broker(_breakable_node: RabbitMQNode, settings: Any) -> Iterator[R
 def _fresh_vhost(node: RabbitMQNode, settings: Any) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:12]}"
     url = node.add_vhost(name)
-    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url], "MANAGEMENT_URL": node.management_url}
     yield url
     node.delete_vhost(name)
 

@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -91,6 +91,8 @@ class Connection:
         self._closed = threading.Event()
         self.generation = 0
         self.blocked = False
+        #: What the broker calls itself, such as "RabbitMQ 3.10.8".
+        self.server = ""
         self.last_error = ""
         #: Every address was refused: user, password, vhost or an option of the URL are wrong. Waiting will not help.
         self.refused = False
@@ -235,6 +237,7 @@ class Connection:
             return
         self.generation += 1
         self.blocked = False
+        self.server = _server(connection.server_properties)
         self._refusals = 0
         self.refused = False
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
@@ -315,3 +318,7 @@ class Connection:
     def _changed(self) -> None:
         if self._on_change:
             self._on_change()
+
+
+def _server(properties: Mapping[str, Any]) -> str:
+    return " ".join(str(properties[name]) for name in ("product", "version") if properties.get(name))

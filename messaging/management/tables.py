@@ -52,6 +52,38 @@ def write_table(out: OutputWrapper, layout: Layout, rows: Sequence[Sequence[Any]
     out.flush()
 
 
+def write_grid(out: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, beneath: int = 0) -> None:
+    """Write `rows`, one value for each column, as a table on a terminal and tab-separated elsewhere.
+
+    Nothing is cut: where the terminal is narrow, texts are folded. On a terminal the last `beneath` columns stand
+    below the first one.
+    """
+    if out.isatty():
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        across = len(columns) - beneath
+        for index, name in enumerate(columns[:across]):
+            numbers = all(isinstance(row[index], int | None) for row in rows)
+            table.add_column(name, overflow="fold", no_wrap=index > 0, justify="right" if numbers else "left")
+        for row in rows:
+            first, *others = (Text(_cell(value, short=True)) for value in row[:across])
+            for value in row[across:]:
+                if value:
+                    first.append(f"\n{_cell(value)}", style="dim")
+            table.add_row(first, *others)
+        Console(file=cast("IO[str]", out)).print(table)
+    else:
+        for row in rows:
+            out.write("\t".join(_cell(value) for value in row))
+    out.flush()
+
+
+def write_facts(out: OutputWrapper, facts: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON object a line."""
+    for each in facts:
+        out.write(json.dumps({name: _json_value(value) for name, value in each.items()}, ensure_ascii=False))
+    out.flush()
+
+
 def _for_terminal(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> Table:
     # A form feed or an escape sequence in a foreign message must not reach the terminal: see _cell.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -159,7 +159,12 @@ def revive(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
 def announce(url: str, password: str | None, node: RabbitMQNode | None, seconds: float) -> None:
     """Say where everything is. The line that begins with "Ready:" comes last: other programs wait for it."""
     # Its port and password are its own: in another terminal, manage.py would look for the broker elsewhere.
-    broker = [f"  RabbitMQ       export AMQP_URL={node.url()}  (for manage.py in another terminal)"] if node else []
+    broker = []
+    if node:
+        broker = [
+            f"  RabbitMQ       export AMQP_URL={node.url()}  (for manage.py in another terminal)",
+            f"                 export AMQP_MANAGEMENT_URL={node.management_url}",
+        ]
     sign_in = f"user admin, password {password}  (shown this once)" if password else "user admin, password as before"
     print(
         f"Everything runs, after {seconds:.0f} s. What they print is in var/demo/. Ctrl-C stops it all.",

@@ -21,7 +21,8 @@ there is no RabbitMQ. One of these helps:
 
 @contextmanager
 def demo_broker(root: Path) -> Iterator[RabbitMQNode | None]:
-    """While inside, AMQP_URL names a broker. Yields its node, still booting, if we started one for ourselves.
+    """While inside, AMQP_URL names a broker. Yields its node, still booting, if we started one for ourselves; then
+    AMQP_MANAGEMENT_URL names its management API.
 
     Raises `ServiceError` if there is none to be had.
     """
@@ -34,6 +35,7 @@ def demo_broker(root: Path) -> Iterator[RabbitMQNode | None]:
         try:
             node.launch()
             os.environ["AMQP_URL"] = node.url()
+            os.environ["AMQP_MANAGEMENT_URL"] = node.management_url
             yield node
         finally:
             node.stop()

@@ -17,6 +17,7 @@ def process_environment(**changes: str) -> dict[str, str]:
         "DJANGO_SETTINGS_MODULE": "project.settings",
         "DATABASE_URL": database_url(),
         "AMQP_URL": ",".join(settings.MESSAGING["AMQP_URLS"]),
+        "AMQP_MANAGEMENT_URL": settings.MESSAGING["MANAGEMENT_URL"],
         "RELAY_THREAD": "1",
         "PYTHONUNBUFFERED": "1",
         **changes,

@@ -10,7 +10,20 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from messaging.management.mq import call, grants, listen, peek, publish, purge, topology
+from messaging.management.mq import (
+    bindings,
+    call,
+    connections,
+    consumers,
+    exchanges,
+    grants,
+    listen,
+    peek,
+    publish,
+    purge,
+    queues,
+    topology,
+)
 from messaging.management.tables import quiet_when_the_reader_leaves
 
 EXAMPLES = """
@@ -20,6 +33,7 @@ examples:
   manage.py mq listen logs "orders.#" "*.error"                   print what an exchange passes on, by keys
   manage.py mq call fib 30                                        ask a procedure
   manage.py mq peek orders.sms                                    look at what waits, and leave it there
+  manage.py mq queues                                             every queue, and what waits in it
   manage.py mq topology                                           what has to stand on the broker
   manage.py mq grants                                             least rights for each kind of process
   manage.py mq publish --help                                     more about one of them
@@ -27,7 +41,11 @@ examples:
 exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 7 it did not answer
 in time
 """
-SUBCOMMANDS = (publish, listen, call, peek, purge, topology, grants)
+SUBCOMMANDS = (
+    publish, listen, call, peek, purge,
+    queues, exchanges, bindings, consumers, connections,
+    topology, grants,
+)  # fmt: skip
 
 
 class Command(BaseCommand):

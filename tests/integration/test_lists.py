@@ -1,0 +1,326 @@
+"""`mq queues | exchanges | bindings | consumers | connections`, by the management API and by AMQP alone."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.core.management import CommandError, call_command
+from pika.adapters.blocking_connection import BlockingChannel
+
+from messaging import topology
+from messaging.broker import management
+from script.services.ports import free_port
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.amqp import plain_channel
+from tests.support.consuming import a_consumer, registered
+from tests.support.listeners import something_that_answers
+from tests.support.processes import ProcessStarter
+from tests.support.waiting import eventually
+
+BY_MANAGEMENT, BY_AMQP = "By the management API at http://127.0.0.1:", "By AMQP alone, which sees only what"
+
+
+def told(*arguments: str) -> tuple[list[dict[str, Any]], str]:
+    """What the command prints as JSON, and what it says beside it."""
+    output, beside = StringIO(), StringIO()
+    call_command("mq", *arguments, "--json", stdout=output, stderr=beside)
+    return [json.loads(line) for line in output.getvalue().splitlines()], beside.getvalue()
+
+
+def refusal(*arguments: str) -> CommandError:
+    with pytest.raises(CommandError) as refused:
+        call_command("mq", *arguments, stdout=StringIO(), stderr=StringIO())
+    assert "\n" not in str(refused.value)
+    return refused.value
+
+
+@pytest.fixture
+def channel(vhost: str) -> Iterator[BlockingChannel]:
+    with plain_channel(vhost) as channel:
+        yield channel
+
+
+@pytest.fixture
+def without_management(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}"}
+
+
+# --- By the management API ---------------------------------------------------------------------------------
+
+
+def test_a_queue_is_shown_with_its_kind_and_what_waits_in_it_at_this_moment(channel: BlockingChannel) -> None:
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 20}
+    channel.queue_declare("sure", durable=True, arguments=arguments)
+    channel.queue_declare("hello")
+    channel.basic_publish("", "hello", b"Hello World!")
+
+    [hello, sure], beside = told("queues")
+
+    assert beside.startswith(BY_MANAGEMENT)
+    assert (hello["name"], hello["type"], hello["durable"], hello["ready"]) == ("hello", "classic", False, 1)
+    assert (sure["name"], sure["type"], sure["durable"], sure["ready"]) == ("sure", "quorum", True, 0)
+    assert sure["arguments"] == arguments
+    assert [queue["name"] for queue in told("queues", "hello")[0]] == ["hello"]
+
+
+def test_only_exchanges_that_somebody_made_are_shown_unless_all_are_asked_for(channel: BlockingChannel) -> None:
+    channel.exchange_declare("logs", "fanout")
+
+    [logs], _ = told("exchanges")
+    everything, _ = told("exchanges", "--all")
+
+    assert (logs["name"], logs["type"], logs["durable"]) == ("logs", "fanout", False)
+    assert {"logs", "", "amq.topic"} <= {each["name"] for each in everything}
+
+
+def test_bindings_and_consumers_are_shown_by_what_they_join(channel: BlockingChannel) -> None:
+    channel.exchange_declare("logs", "topic")
+    channel.exchange_declare("more", "headers")
+    for queue in ("one", "two"):
+        channel.queue_declare(queue)
+    channel.queue_bind("one", "logs", "kern.*")
+    channel.queue_bind("one", "more", "", {"x-match": "all", "format": "pdf"})
+    channel.queue_bind("two", "logs", "#")
+    channel.basic_qos(prefetch_count=7)
+    channel.basic_consume("two", lambda *_: None)
+
+    bindings, _ = told("bindings")
+    [consumer] = eventually(lambda: told("consumers", "two")[0])
+
+    assert [(each["source"], each["destination"], each["key"]) for each in bindings] == [
+        ("logs", "one", "kern.*"), ("logs", "two", "#"), ("more", "one", ""),
+    ]  # fmt: skip
+    assert bindings[2]["arguments"] == {"x-match": "all", "format": "pdf"}
+    assert len(told("bindings", "two")[0]) == 1
+    assert told("consumers", "one")[0] == []
+    assert (consumer["queue"], consumer["acknowledges"], consumer["prefetch"]) == ("two", True, 7)
+
+
+def test_a_connection_is_shown_by_its_name_and_user(run_process: ProcessStarter, vhost: str) -> None:
+    worker = run_process("run_consumer", "sms")
+    worker.wait_for_line("amqp.connected")
+
+    def ours() -> list[dict[str, Any]]:
+        return [each for each in told("connections")[0] if str(worker.pid) in each["name"]]
+
+    assert {each["user"] for each in eventually(ours)} == {"warren"}
+
+
+def test_a_name_that_is_not_there_is_said_in_one_line(channel: BlockingChannel) -> None:
+    for what in ("queues", "exchanges", "bindings", "consumers", "connections"):
+        error = refusal(what, "nowhere")
+        assert error.returncode == 1
+        assert "nowhere" in str(error)
+
+
+@pytest.mark.timeout(300)
+def test_a_thousand_queues_are_shown_each_once(channel: BlockingChannel) -> None:
+    for number in range(1000):
+        channel.queue_declare(f"q{number:04}")
+
+    queues, _ = told("queues")
+
+    assert [queue["name"] for queue in queues] == [f"q{number:04}" for number in range(1000)]
+
+
+def test_a_pipe_gets_the_rows_alone_and_ends_quietly(run_process: ProcessStarter, channel: BlockingChannel) -> None:
+    channel.queue_declare("hello")
+    process = run_process.program("sh", "-c", ".venv/bin/python manage.py mq queues 2>/dev/null")
+
+    assert process.wait() == 0
+    [row] = process.lines
+    name, kind, ready, _, consumers, how, arguments = row.split("\t")
+    assert (name, kind, ready, consumers, how, arguments) == ("hello", "classic", "0", "0", "transient", "")
+
+
+# --- By AMQP alone -----------------------------------------------------------------------------------------
+
+
+def test_without_the_plugin_what_is_known_by_name_is_looked_for(
+    channel: BlockingChannel, without_management: None
+) -> None:
+    channel.queue_declare("tests.notes", durable=True)
+    channel.queue_declare("hello")
+    channel.queue_declare("unknown")
+    channel.exchange_declare("logs", "fanout")
+    channel.basic_publish("", "hello", b"x")
+    with registered(a_consumer()):
+        queues, beside = told("queues", "hello")
+        ours, _ = told("queues")
+        exchanges, _ = told("exchanges", "logs")
+
+    assert beside.startswith(BY_AMQP)
+    assert "nothing listens at http://127.0.0.1:" in beside
+    assert [(queue["name"], queue["ready"], queue["type"]) for queue in queues] == [("hello", 1, None)]
+    assert [queue["name"] for queue in ours] == ["tests.notes"]
+    assert [exchange["name"] for exchange in exchanges] == ["logs"]
+    assert refusal("queues", "nowhere").returncode == 1
+    assert refusal("queues", "x" * 300).returncode == 1
+
+
+def test_amqp_alone_never_claims_to_have_seen_a_binding(vhost: str, without_management: None) -> None:
+    with registered(a_consumer()):
+        bindings, beside = told("bindings")
+        declared = topology.wanted([a_consumer()]).bindings
+
+    assert [(each["source"], each["destination"]) for each in bindings] == [
+        (each.exchange, each.queue) for each in declared
+    ]
+    assert "nobody has seen whether they stand" in beside
+    for what in ("consumers", "connections"):
+        error = refusal(what)
+        assert error.returncode == 3
+        assert "AMQP" in str(error)
+
+
+def test_another_connections_exclusive_queue_is_there_and_no_more_is_known(
+    channel: BlockingChannel, without_management: None
+) -> None:
+    channel.queue_declare("mine", exclusive=True)
+
+    [mine], _ = told("queues", "mine")
+
+    assert (mine["exclusive"], mine["ready"]) == (True, None)
+
+
+# --- Why not by the management API -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain_user(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[str]:
+    """An account that may use the vhost, and has no tag."""
+    name = f"plain-{urlsplit(vhost).path[1:]}"
+    broker.api("PUT", f"/users/{name}", {"password": "very secret", "tags": ""})
+    allowed = {"configure": ".*", "write": ".*", "read": ".*"}
+    broker.api("PUT", f"/permissions/{urlsplit(vhost).path[1:]}/{name}", allowed)
+    url = vhost.replace(f"warren:{broker.password}@", f"{name}:very%20secret@")
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+    yield name
+    broker.api("DELETE", f"/users/{name}")
+
+
+def reason(settings: Any, **changes: Any) -> str:
+    settings.MESSAGING = {**settings.MESSAGING, **changes}
+    with pytest.raises(management.ManagementUnavailable) as error:
+        management.reached()
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_user_without_the_tag_is_told_how_to_get_it(plain_user: str, settings: Any) -> None:
+    assert f"rabbitmqctl set_user_tags {plain_user} management" in reason(settings)
+    assert told("queues")[1].startswith(BY_AMQP)
+
+
+def test_a_user_with_the_tag_management_sees_the_virtual_host(
+    plain_user: str, broker: RabbitMQNode, channel: BlockingChannel
+) -> None:
+    broker.api("PUT", f"/users/{plain_user}", {"password": "very secret", "tags": "management"})
+    channel.queue_declare("hello")
+
+    [hello], beside = told("queues")
+
+    assert hello["name"] == "hello"
+    assert beside.startswith(BY_MANAGEMENT)
+
+
+def test_no_permission_on_the_virtual_host_is_said(plain_user: str, broker: RabbitMQNode, settings: Any) -> None:
+    broker.api("PUT", f"/users/{plain_user}", {"password": "very secret", "tags": "monitoring"})
+    host = urlsplit(settings.MESSAGING["AMQP_URLS"][0]).netloc
+
+    assert "may not enter the virtual host '/'" in reason(settings, AMQP_URLS=[f"amqp://{host}/%2F"])
+    assert "knows no virtual host 'nowhere'" in reason(settings, AMQP_URLS=[f"amqp://{host}/nowhere"])
+
+
+def test_a_wrong_password_is_said_and_not_repeated(vhost: str, broker: RabbitMQNode, settings: Any) -> None:
+    assert "refused user warren" in reason(settings, AMQP_URLS=[vhost.replace(broker.password, "secret")])
+
+
+@contextmanager
+def web_page(status: int, content: bytes) -> Iterator[int]:
+    """A web server of something else."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Location", "http://elsewhere.example/")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "content"), [(200, b"<html>Welcome</html>"), (200, b"[1]"), (302, b""), (404, b"<html>"), (500, b"")]
+)
+def test_what_is_no_management_api_is_said(vhost: str, settings: Any, status: int, content: bytes) -> None:
+    with web_page(status, content) as port:
+        said = reason(settings, MANAGEMENT_URL=f"http://127.0.0.1:{port}")
+
+    assert f"what answers at http://127.0.0.1:{port} is not RabbitMQ's management API" in said
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(b"AMQP\x00\x00\x09\x01", "hung up"), (None, "did not answer within 3 s")]
+)
+def test_a_port_that_hangs_up_or_never_answers_is_left(
+    vhost: str, settings: Any, answer: bytes | None, said: str
+) -> None:
+    with something_that_answers(answer) as port:
+        assert said in reason(settings, MANAGEMENT_URL=f"http://127.0.0.1:{port}")
+
+
+def test_each_broker_is_asked_in_turn(vhost: str, broker: RabbitMQNode, settings: Any) -> None:
+    settings.MESSAGING = {
+        **settings.MESSAGING,
+        "AMQP_URLS": ["amqp://a:secret@first.example/shop", "amqp://b:secret@[::1]:5673/shop"],
+        "MANAGEMENT_URL": "",
+    }
+    assert [str(each) for each in management.addresses()] == ["http://first.example:15672", "http://[::1]:15672"]
+    assert "secret" not in repr(management.addresses())
+
+
+@pytest.mark.parametrize(
+    ("amqp", "given", "expected"),
+    [
+        ("amqps://u:p@mq.example/shop", "", ("https://mq.example:15671", "u", "p", "shop")),
+        ("amqp://mq.example", "", ("http://mq.example:15672", "guest", "guest", "/")),
+        ("amqp://u:p%40@mq.example/%2F", "https://x.example/of/", ("https://x.example:15671/of", "u", "p@", "/")),
+        ("amqp://u:p@mq.example/a", "http://m:n@x.example:80", ("http://x.example:80", "m", "n", "a")),
+    ],
+)  # fmt: skip
+def test_where_the_management_api_is_comes_from_the_brokers_address(
+    settings: Any, amqp: str, given: str, expected: tuple[str, ...]
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [amqp], "MANAGEMENT_URL": given}
+    [address] = management.addresses()
+    assert (str(address), address.user, address.password, address.vhost) == expected
+
+
+def test_a_broker_that_is_away_is_one_line_and_exit_code_3(settings: Any) -> None:
+    settings.MESSAGING = {
+        **settings.MESSAGING,
+        "AMQP_URLS": [f"amqp://u:secret@127.0.0.1:{free_port()}/"],
+        "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}",
+    }
+    error = refusal("queues")
+    assert error.returncode == 3
+    assert "secret" not in str(error)
