@@ -1,0 +1,320 @@
+"""`mq listen`, `mq peek`, `mq purge`: what they mean by a name, what they print, and how they end."""
+
+import json
+import signal
+import socket
+import sys
+from contextlib import closing
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from pika.adapters.blocking_connection import BlockingChannel
+
+from messaging.broker.connection import opened
+from messaging.management.sources import Source, Wish, find
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.amqp import plain_channel, queue_length, unacknowledged
+from tests.support.command_line import mq
+from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.waiting import eventually
+
+
+def publish(*arguments: str) -> None:
+    said = mq("publish", *arguments)
+    assert said.code == 0, said.err
+
+
+def listening(run_process: ProcessStarter, *arguments: str) -> RunningProcess:
+    process = run_process("mq", "listen", *arguments)
+    process.wait_for_line("^Listening on")
+    return process
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+# --- what a name means -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stands(vhost: str, settings: Any) -> None:
+    """A world in which names are taken twice; ours is called `app`."""
+    settings.MESSAGING = {**settings.MESSAGING, "APP_ID": "app"}
+    with plain_channel(vhost) as channel:
+        for queue in ("both", "q", "app.dead_letters"):
+            channel.queue_declare(queue)
+        for exchange, type_ in {
+            "both": "topic", "logs": "fanout", "app.logs": "topic", "alone": "fanout", "app.events": "topic",
+            "levels": "direct", "offers": "headers",
+        }.items():  # fmt: skip
+            channel.exchange_declare(exchange, type_)
+
+
+def found(name: str, **wish: Any) -> Source:
+    with opened("test") as connection:
+        return find(connection, Wish(name, **wish))
+
+
+def meant(name: str, **wish: Any) -> tuple[str, str, list[str]]:
+    source = found(name, **wish)
+    return source.kind, source.name, [binding.key for binding in source.bindings]
+
+
+def test_a_name_is_the_queue_or_the_exchange_that_there_is(stands: None) -> None:
+    assert meant("q") == ("queue", "q", [])
+    assert meant("dead_letters") == ("queue", "app.dead_letters", [])
+    assert meant("events") == ("exchange", "app.events", ["#"])
+    assert meant("logs") == ("exchange", "logs", [""])
+    assert meant("amq.topic", keys=["a", "b.#"]) == ("exchange", "amq.topic", ["a", "b.#"])
+
+
+def test_keys_mean_nothing_to_a_fanout_exchange_so_another_is_meant(stands: None) -> None:
+    assert meant("logs", keys=["orders.#", "*.error"]) == ("exchange", "app.logs", ["orders.#", "*.error"])
+    alone = found("alone", keys=["orders.#"])
+    assert (alone.name, alone.note) == (
+        "alone",
+        "alone is a fanout exchange: it passes on everything, whatever the key.",
+    )
+
+
+def test_one_that_is_both_has_to_be_told_apart(stands: None) -> None:
+    assert mq("listen", "both").err == "both is a queue and an exchange: say --queue or --exchange."
+    assert meant("both", kind="queue") == ("queue", "both", [])
+    assert meant("both", kind="exchange") == ("exchange", "both", ["#"])
+    assert meant("both", keys=["a"]) == ("exchange", "both", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nix"], 1, "There is no queue and no exchange nix, nor app.nix."),
+        (["nix", "key"], 1, "There is no exchange nix, nor app.nix."),
+        (["nix", "--queue"], 1, "There is no queue nix, nor app.nix."),
+        (["logs", "--type", "topic"], 1, "exchange logs stands with type=fanout, you asked for it with type=topic."),
+        (["levels"], 2, "levels is a direct exchange: it goes by equal keys: say which"),
+        (["offers", "key"], 2, "offers is a headers exchange: it goes by headers, not by keys"),
+        (["app.logs", "--header", "a=b"], 2, "app.logs is a topic exchange: it does not go by headers"),
+        (["q", "key", "--queue"], 2, "Keys, --header and --type are an exchange's"),
+        (["q", "k" * 256], 2, "A key has 256 bytes; AMQP has room for 255."),
+        (["new", "--exchange", "--declare"], 2, "To declare an exchange say its type"),
+        (["q", "--transient"], 2, "go with --declare"),
+        (
+            ["q", "--declare", "--transient", "--argument", "x-max-priority=5"],
+            1,
+            "queue q stands without x-max-priority, you asked",
+        ),
+        (["logs", "--type", "topic", "--declare", "--transient"], 1, "stands with type=fanout, you asked for it with"),
+    ],
+)
+def test_what_cannot_be_listened_to_is_one_line(stands: None, arguments: list[str], code: int, said: str) -> None:
+    told = mq("listen", *arguments)
+    assert (told.code, told.out) == (code, "")
+    assert said in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_keys_may_follow_options(vhost: str, run_process: ProcessStarter) -> None:
+    publish("x", "--queue", "q", "--declare")
+    listener = run_process("mq", "listen", "amq.direct", "--json", "info", "--prefetch", "5", "error")
+    listener.wait_for_line("^Listening on exchange amq.direct for info, error. Press CTRL")
+
+
+def test_an_exclusive_queue_of_another_is_told(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        channel.queue_declare("mine", exclusive=True)
+        said = mq("listen", "mine")
+    assert said.code == 1
+    assert said.err.endswith("It is another connection's own (exclusive).")
+
+
+def test_an_absent_broker_is_exit_code_3() -> None:
+    for command in (["listen", "q"], ["peek", "q"], ["purge", "q", "--yes"]):
+        said = mq(*command)
+        assert (said.code, said.err) == (3, "RabbitMQ: connection refused: nothing listens there. Check AMQP_URL.")
+
+
+# --- what is printed ---------------------------------------------------------------------------------------
+
+
+def put(channel: BlockingChannel, *bodies: bytes) -> None:
+    channel.queue_declare("q", durable=True)
+    for body in bodies:
+        channel.basic_publish("", "q", body)
+
+
+def test_nothing_in_a_message_moves_the_cursor(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        put(channel, b"one\ntwo\x1b[2J\x7f", "\u009b2J ü 你".encode(), b"\xff\x9b")
+        assert mq("peek", "q").lines == ["q\tone two [2J ", "q\t 2J ü 你", "q\t\\xff\\x9b"]
+        lines = mq("peek", "q", "--json").lines
+    assert all(line.isprintable() for line in lines)
+    assert [json.loads(line)["body"] for line in lines] == ["one\ntwo\x1b[2J\x7f", "\u009b2J ü 你", "/5s="]
+    assert [json.loads(line)["base64"] for line in lines] == [False, False, True]
+
+
+def test_a_terminal_is_told_what_comes_again(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        put(channel, b"x")
+        first, again = Terminal(), Terminal()
+        call_command("mq", "peek", "q", no_color=True, stdout=first)
+        call_command("mq", "peek", "q", no_color=True, stdout=again)
+    assert (first.getvalue(), again.getvalue()) == ("q  x\n", "q  x (delivered again)\n")
+
+
+def test_a_file_gets_each_line_at_once(vhost: str, run_process: ProcessStarter, tmp_path: Path) -> None:
+    publish("first", "--queue", "q", "--declare")
+    line = f'"$0" manage.py mq listen q > {tmp_path / "log"}'
+    process = run_process.program("sh", "-c", line, sys.executable)
+    eventually(lambda: (tmp_path / "log").read_text() == "q\tfirst\n")
+    assert process.is_alive
+
+
+# --- what goes back ----------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_goes_back_in_its_order(vhost: str) -> None:
+    publish("x", "--queue", "q", "--declare", "--count", "3")
+    said = mq("listen", "q", "--keep", "--max-messages", "2")
+    assert (len(said.lines), said.err.splitlines()[-1]) == (2, "Stopped after 2 messages; all went back.")
+    eventually(lambda: queue_length(vhost, "q") == 3)
+
+
+def test_looking_takes_nothing_away(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        put(channel, *[b"%d" % number for number in range(12)])
+        assert mq("peek", "q").lines == [f"q\t{number}" for number in range(10)]
+        assert mq("peek", "q", "--count", "100").lines == [f"q\t{number}" for number in range(12)]
+    assert queue_length(vhost, "q") == 12
+
+
+@pytest.mark.parametrize("how", ["--ack", "--auto-ack"])
+def test_no_more_is_taken_than_is_wanted(vhost: str, how: str) -> None:
+    with plain_channel(vhost) as channel:
+        put(channel, *[b"%d" % number for number in range(200)])
+    assert mq("listen", "q", how, "--max-messages", "2").lines == ["q\t0", "q\t1"]
+    eventually(lambda: queue_length(vhost, "q") == 198)
+
+
+def test_with_auto_ack_the_broker_forgets_what_it_sent(
+    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    publish("work.", "--queue", "q", "--declare", "--count", "2")
+    listener = listening(run_process, "q", "--auto-ack", "--dots", "3600")
+    listener.wait_for_line("^q\twork.")
+    listener.kill()
+    assert (queue_length(vhost, "q"), unacknowledged(broker, vhost, "q")) == (0, 0)
+
+
+def test_a_reader_that_leaves_ends_it_and_takes_nothing_more(
+    vhost: str, run_process: ProcessStarter, tmp_path: Path
+) -> None:
+    publish("first", "--queue", "q", "--declare")
+    line = f'("$0" manage.py mq listen q; echo $? > {tmp_path / "code"}) | head -1'
+    process = run_process.program("sh", "-c", line, sys.executable)
+    assert process.wait() == 0
+    assert (tmp_path / "code").read_text() == "0\n"
+    assert "q\tfirst" in process.lines
+    assert "Traceback" not in process.output
+    assert queue_length(vhost, "q") == 0
+
+    publish("second", "--queue", "q")
+    line = '"$0" manage.py mq listen q | true'
+    assert run_process.program("sh", "-c", line, sys.executable).wait() == 0
+    eventually(lambda: queue_length(vhost, "q") == 1)
+
+
+# --- how it ends -------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_it_well_while_it_waits_or_works(vhost: str, run_process: ProcessStarter) -> None:
+    publish("work.", "--queue", "q", "--declare")
+    listener = listening(run_process, "q", "--dots", "3600")
+    listener.wait_for_line("^q\twork.")
+    listener.send(signal.SIGINT)
+    assert (listener.wait(), listener.lines[-1]) == (0, "Stopped after 1 message.")
+    eventually(lambda: queue_length(vhost, "q") == 1)  # its work was not done
+
+    idle = listening(run_process, "amq.fanout")
+    idle.send(signal.SIGINT)
+    assert (idle.wait(), idle.lines[-1]) == (0, "Stopped after 0 messages.")
+
+
+def test_ctrl_c_ends_it_well_while_it_connects(run_process: ProcessStarter) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        listener = run_process("mq", "listen", "q", AMQP_URL=f"amqp://127.0.0.1:{server.getsockname()[1]}/")
+        server.settimeout(20)
+        peer, _ = server.accept()  # and never a word
+        listener.send(signal.SIGINT)
+        assert (listener.wait(), listener.output) == (0, "")
+        peer.close()
+
+
+def test_a_queue_that_is_deleted_ends_it(vhost: str, run_process: ProcessStarter) -> None:
+    publish("x", "--queue", "q", "--declare")
+    listener = listening(run_process, "q", "--declare")
+    listener.wait_for_line("^q\tx")
+    with plain_channel(vhost) as channel:
+        channel.queue_delete("q")
+    assert listener.wait() == 1
+    assert "Queue q was gone while we listened. Nothing more can come." in listener.lines[-1]
+    assert "Traceback" not in listener.output
+
+
+def test_it_outlives_the_broker(breakable_broker: RabbitMQNode, run_process: ProcessStarter) -> None:
+    publish("held", "--queue", "durable", "--declare")
+    holding = listening(run_process, "durable", "--keep")
+    subscribed = listening(run_process, "logs", "--type", "fanout", "--declare")
+    declaring = listening(run_process, "gone", "--declare", "--transient")
+    holding.wait_for_line("^durable\theld")
+
+    breakable_broker.kill()
+    for each in (holding, subscribed, declaring):
+        each.wait_for_line(r"^The connection is lost \(.+\)\. Connecting again…")
+    breakable_broker.start()
+
+    subscribed.wait_for_line("^Listening again on exchange logs. What was published since .* was missed.", timeout=60)
+    declaring.wait_for_line("^Listening again on queue gone.", timeout=60)
+    eventually(lambda: holding.lines.count("durable\theld") == 2)  # nothing was acknowledged, so nothing is lost
+    publish("new", "--exchange", "logs")
+    publish("new", "--queue", "gone")
+    subscribed.wait_for_line("\tnew$")
+    declaring.wait_for_line("\tnew$")
+    assert [each.stop() for each in (holding, subscribed, declaring)] == [0, 0, 0]
+
+
+def test_a_queue_that_did_not_outlive_the_broker_ends_it(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    publish("x", "--queue", "transient", "--declare", "--transient")
+    listener = listening(run_process, "transient")
+    breakable_broker.restart()
+    assert listener.wait(60) == 1
+    assert "Queue transient was gone when the connection came back." in listener.lines[-1]
+
+
+# --- purge -------------------------------------------------------------------------------------------------
+
+
+def test_purge_deletes_what_waits_and_says_how_much(vhost: str) -> None:
+    publish("x", "--queue", "q", "--declare", "--count", "3")
+    said = mq("purge", "q", "--yes")
+    assert (said.code, said.out) == (0, "3 deleted from q.\n")
+    assert queue_length(vhost, "q") == 0
+    assert "There is no queue nix" in mq("purge", "nix", "--yes").err
+
+
+def test_purge_asks_first(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish("x", "--queue", "q", "--declare", "--count", "3")
+    assert (mq("purge", "q").code, mq("purge", "q").err) == (2, "Nobody can be asked here: say --yes.")
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    with pytest.raises(CommandError, match="Nothing was deleted"):
+        call_command("mq", "purge", "q")
+    assert queue_length(vhost, "q") == 3
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    call_command("mq", "purge", "q", stdout=StringIO())
+    assert queue_length(vhost, "q") == 0
