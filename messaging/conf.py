@@ -41,6 +41,8 @@ class MessagingSettings(BaseModel):
 
     #: Whether web and consumer processes publish what they commit; if not, `manage.py run_relay` must run.
     relay_thread: bool = True
+    #: Whether logs go to the exchange `<APP_ID>.logs` too; what sends them is a handler of LOGGING.
+    log_to_broker: bool = False
     #: How long a row belongs to the relay that holds it.
     lease: float = Field(default=30, gt=0)
     #: How long a relay waits for the broker's confirms.

@@ -46,6 +46,8 @@ def wanted(consumers: Iterable[Consumer]) -> Topology:
     consumers = list(consumers)
     exchanges = {exchange_of(event) for event in registered_events()}
     exchanges |= {exchange_of(event) for each in consumers for event in each.events}
+    if conf.get().log_to_broker:
+        exchanges.add(log_exchange())
     lasting = [each for each in consumers if not each.broadcast]
     bindings = [binding for each in lasting for binding in each.bindings]
     return Topology(
@@ -61,6 +63,11 @@ def wanted(consumers: Iterable[Consumer]) -> Topology:
 def dead_letter_queue() -> str:
     """Return the name of the queue for what the broker itself gives up: over the delivery limit, or too long."""
     return f"{conf.get().app_id}.dead_letters"
+
+
+def log_exchange() -> Exchange:
+    """Return the exchange that processes write their logs to, where LOG_TO_BROKER says so."""
+    return Exchange(f"{conf.get().app_id}.logs")
 
 
 def _dead_letter_queue_arguments() -> dict[str, Any]:

@@ -197,6 +197,7 @@ MESSAGING: dict[str, Any] = {
     "APP_ID": "warren",
     "EXCHANGE": "orders.events",
     "RELAY_THREAD": flag("RELAY_THREAD", default=True),
+    "LOG_TO_BROKER": flag("LOG_TO_BROKER", default=False),
 }
 
 
@@ -329,3 +330,6 @@ LOGGING: dict[str, Any] = {
         "django.server": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }
+if MESSAGING["LOG_TO_BROKER"]:
+    LOGGING["handlers"]["broker"] = {"class": "messaging.operations.log_handler.BrokerHandler"}
+    LOGGING["root"]["handlers"].append("broker")

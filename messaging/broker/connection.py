@@ -99,7 +99,9 @@ class Connection:
         #: The latest attempt ended because nobody said anything in time.
         self.silent = False
         self._ioloop = IOLoop()
-        self._thread = threading.Thread(target=self._run, name=f"amqp-{role}", daemon=True)
+        #: Of the I/O thread.
+        self.thread_name = f"amqp-{role}"
+        self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
 
     # --- from any thread -----------------------------------------------------------------------------------
 

@@ -59,13 +59,15 @@ class Outcome:
 class Publishing:
     """A message and where to send it. `key` is unique in its batch; a returned message is told by it.
 
-    With an empty key it is told by its looks: of messages that are equal, any may stand for the other.
+    With an empty key it is told by its looks: of messages that are equal, any may stand for the other. One that is not
+    `mandatory` may reach nobody, and is confirmed all the same.
     """
 
     key: str
     exchange: str
     routing_key: str
     message: Message
+    mandatory: bool = True
 
 
 class _Batch:
@@ -91,7 +93,7 @@ class _Batch:
 
 
 class Publisher:
-    """Publishes mandatory, with confirms, on a connection of its own.
+    """Publishes with confirms, on a connection of its own.
 
     `on_change` is called, from the I/O thread, whenever `ready` may have changed. Without `confirms` the word on a
     message is that the broker has read it (`Fate.SENT`) or returned it.
@@ -183,7 +185,11 @@ class Publisher:
                 properties = to_pika(publishing.message)
                 check_size(properties)
                 channel.basic_publish(
-                    publishing.exchange, publishing.routing_key, publishing.message.body, properties, mandatory=True
+                    publishing.exchange,
+                    publishing.routing_key,
+                    publishing.message.body,
+                    properties,
+                    mandatory=publishing.mandatory,
                 )
             except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
                 batch.settle(index, Outcome(Fate.UNKNOWN, describe(error)))

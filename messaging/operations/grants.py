@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
 
-from messaging import consumers, topology
+from messaging import conf, consumers, topology
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
 from messaging.events import registered as registered_events
@@ -69,6 +69,13 @@ class Grant:
 
 def roles() -> list[Role]:
     """Return every role, by what is registered now. A deploy that adds an event or a consumer changes them."""
+    found = _working_roles()
+    if conf.get().log_to_broker:
+        found = [*map(_logging, found), _log_reader()]
+    return [*found, _operator()]
+
+
+def _working_roles() -> list[Role]:
     all_consumers = [*consumers.registered(), *consumers.broadcasting(), dead_letters.consumer()]
     return [
         _publisher("web", "publishes what it commits (RELAY_THREAD=1); reads nothing"),
@@ -76,7 +83,6 @@ def roles() -> list[Role]:
         *(_consumer(each) for each in all_consumers),
         _rpc_worker(),
         _rpc_caller(),
-        _operator(),
     ]
 
 
@@ -168,6 +174,28 @@ def _rpc_caller() -> Role:
         configure=frozenset({_REPLY_QUEUES}),
         write=frozenset({DEFAULT_EXCHANGE}),
         read=frozenset({_REPLY_QUEUES}),
+    )
+
+
+def _logging(role: Role) -> Role:
+    """Return `role` for a process that writes its log to the broker, too."""
+    exchange = topology.log_exchange().name
+    return replace(
+        role,
+        write=role.write | {re.escape(exchange)},
+        publishes={**role.publishes, exchange: frozenset({_ANY})},
+    )
+
+
+def _log_reader() -> Role:
+    exchange = topology.log_exchange().name
+    return Role(
+        name="log-reader",
+        purpose="manage.py mq listen logs: follows the logs of all processes, by a queue of its own",
+        configure=frozenset({_SERVER_NAMED}),
+        write=frozenset({_SERVER_NAMED}),
+        read=frozenset({_SERVER_NAMED, re.escape(exchange)}),
+        binds={exchange: frozenset({_ANY})},
     )
 
 

@@ -113,7 +113,7 @@ def only_one(path: Path) -> Iterator[None]:
 
 def run(port: int, node: RabbitMQNode | None, password: str | None, began: float) -> None:
     """Run every program until we are told to stop; then stop them."""
-    supervisor = Supervisor(ROOT / "var" / "demo", ROOT, programs(port), os.environ)
+    supervisor = Supervisor(ROOT / "var" / "demo", ROOT, programs(port), {"LOG_TO_BROKER": "1", **os.environ})
     try:
         supervisor.start()
         url = f"http://127.0.0.1:{port}/"

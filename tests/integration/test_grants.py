@@ -165,6 +165,30 @@ def test_only_the_operator_may_change_what_stands_and_only_what_is_ours(accounts
     assert allowed(accounts["operator"], tries) == set(tries) - refused
 
 
+def test_with_logs_over_the_broker_every_role_writes_them_and_one_reads(
+    broker: RabbitMQNode, vhost: str, accounts: Accounts, settings: Any
+) -> None:
+    def tail(channel: BlockingChannel) -> None:
+        channel.queue_bind(channel.queue_declare("", exclusive=True).method.queue, logs, "orders.#")
+
+    logs = topology.log_exchange().name
+    tries: dict[str, Try] = {
+        "write": lambda channel: channel.basic_publish(logs, "orders.sms.error", b"{}"),
+        "tail": tail,
+        "declare": lambda channel: channel.exchange_declare(logs, "topic", durable=True),
+        "delete": lambda channel: channel.exchange_delete(logs),
+    }
+    with plain_channel(vhost) as channel:
+        channel.exchange_declare(logs, "topic", durable=True)
+    assert {role: allowed(accounts[role], tries) for role in ROLES} == {role: set() for role in ROLES}
+
+    settings.MESSAGING = {**settings.MESSAGING, "LOG_TO_BROKER": True}
+    accounts.grant()
+
+    assert {role: allowed(accounts[role], tries) for role in ROLES} == {role: {"write"} for role in ROLES}
+    assert allowed(accounts["log-reader"], tries) == {"tail"}
+
+
 def test_names_that_look_like_expressions_are_granted_as_they_are(
     broker: RabbitMQNode, vhost: str, accounts: Accounts
 ) -> None:
