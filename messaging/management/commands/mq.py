@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -24,6 +21,7 @@ from messaging.management.mq import (
     queues,
     topology,
 )
+from messaging.management.quiet_log import quiet_log
 from messaging.management.tables import quiet_when_the_reader_leaves
 
 EXAMPLES = """
@@ -65,21 +63,8 @@ class Command(BaseCommand):
             subparser.set_defaults(run=each.run)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with quiet_when_the_reader_leaves(), _quiet_log(unless=options["verbosity"] > 1):
+        with quiet_when_the_reader_leaves(), quiet_log(unless=options["verbosity"] > 1):
             options["run"](self, options)
-
-
-@contextmanager
-def _quiet_log(*, unless: bool) -> Iterator[None]:
-    """Keep the connection's comings and goings out of the log: the command itself says what a person needs."""
-    logger = logging.getLogger("messaging.broker")
-    before = logger.level
-    if not unless:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _with_examples(examples: str) -> dict[str, Any]:

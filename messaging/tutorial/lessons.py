@@ -1,0 +1,205 @@
+"""The lessons, as data: what each shows, the line for each terminal, and what these lines make on the broker.
+
+Names and arguments are those of the classic tutorials, so that their programs can be mixed in, in any language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is typed into one terminal, after `manage.py`. With `stays` it runs until it is stopped."""
+
+    terminal: int
+    command: str
+    stays: bool = False
+
+    def __str__(self) -> str:
+        return f"manage.py {self.command}"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMade:
+    """A queue, as the lines declare it."""
+
+    name: str
+    durable: bool = True
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeMade:
+    """An exchange, as the lines declare it: not durable, like that of the tutorials."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """One lesson. `lines` are in the order in which they are typed, each by the name that its check knows it by."""
+
+    name: str
+    title: str
+    shows: str
+    lines: Mapping[str, Line]
+    queues: tuple[QueueMade, ...] = ()
+    exchanges: tuple[ExchangeMade, ...] = ()
+
+
+HELLO = Lesson(
+    name="hello",
+    title="Hello World",
+    shows="A message waits in a queue until somebody takes it; sender and receiver need not run at the same time.",
+    lines={
+        "send": Line(1, 'mq publish "Hello World!" --queue hello --declare --transient'),
+        "look": Line(1, "mq queues hello"),
+        "receive": Line(2, "mq listen hello", stays=True),
+    },
+    queues=(QueueMade("hello", durable=False),),
+)
+
+WORK_QUEUE = Lesson(
+    name="work-queue",
+    title="Work queue",
+    shows="Workers share a queue, one message at a time each; what a killed worker had not finished goes to another.",
+    lines={
+        "worker 1": Line(1, "mq listen task_queue --declare --prefetch 1 --dots 1", stays=True),
+        "worker 2": Line(2, "mq listen task_queue --declare --prefetch 1 --dots 1", stays=True),
+        "send": Line(3, 'mq publish "A second of work." --queue task_queue --declare --count 6'),
+    },
+    queues=(QueueMade("task_queue"),),
+)
+
+FANOUT = Lesson(
+    name="fanout",
+    title="Publish/subscribe",
+    shows="A fanout exchange copies each message to everybody who listens; with nobody there it is gone, and you are "
+    "told.",
+    lines={
+        "nobody": Line(
+            3, 'mq publish "info: is anybody there?" --exchange logs --declare --exchange-type fanout --transient'
+        ),
+        "subscriber 1": Line(1, "mq listen logs --declare --type fanout --transient", stays=True),
+        "subscriber 2": Line(2, "mq listen logs --declare --type fanout --transient", stays=True),
+        "send": Line(3, 'mq publish "info: Hello World!" --exchange logs --declare --exchange-type fanout --transient'),
+    },
+    exchanges=(ExchangeMade("logs", "fanout"),),
+)
+
+DIRECT = Lesson(
+    name="direct",
+    title="Routing",
+    shows="A direct exchange passes a message on to those who asked for its very key; a queue may ask for several.",
+    lines={
+        "all": Line(1, "mq listen direct_logs info warning error --declare --type direct --transient", stays=True),
+        "errors": Line(2, "mq listen direct_logs error --declare --type direct --transient", stays=True),
+        "info": Line(3, 'mq publish "All is well." --exchange direct_logs --key info'),
+        "error": Line(3, 'mq publish "Run. Run. Or it will explode." --exchange direct_logs --key error'),
+    },
+    exchanges=(ExchangeMade("direct_logs", "direct"),),
+)
+
+TOPIC = Lesson(
+    name="topic",
+    title="Topics",
+    shows="A topic exchange compares keys word by word: * is exactly one word, # any number of them.",
+    lines={
+        "kernel": Line(1, 'mq listen topic_logs "kern.*" --declare --type topic --transient', stays=True),
+        "critical": Line(
+            2, 'mq listen topic_logs "*.critical" "kern.#" --declare --type topic --transient', stays=True
+        ),
+        "three words": Line(3, 'mq publish "Only a test" --exchange topic_logs --key kern.critical.test'),
+        "two words": Line(3, 'mq publish "A critical kernel error" --exchange topic_logs --key kern.critical'),
+    },
+    exchanges=(ExchangeMade("topic_logs", "topic"),),
+)
+
+HEADERS = Lesson(
+    name="headers",
+    title="Headers",
+    shows="A headers exchange looks at headers instead of the key: a listener wants all of its own to match, or any.",
+    lines={
+        "all": Line(
+            1,
+            "mq listen headers_logs --header format=pdf --header kind=report --match all --declare --type headers "
+            "--transient",
+            stays=True,
+        ),
+        "any": Line(
+            2,
+            "mq listen headers_logs --header format=pdf --header kind=report --match any --declare --type headers "
+            "--transient",
+            stays=True,
+        ),
+        "one": Line(3, 'mq publish "A drawing to print" --exchange headers_logs --header format=pdf'),
+        "both": Line(
+            3, 'mq publish "A report to print" --exchange headers_logs --header format=pdf --header kind=report'
+        ),
+    },
+    exchanges=(ExchangeMade("headers_logs", "headers"),),
+)
+
+RPC = Lesson(
+    name="rpc",
+    title="RPC",
+    shows="A question carries the name of a reply queue and a correlation id; its answer comes back there.",
+    lines={
+        "server": Line(1, "run_rpc_worker fib increase", stays=True),
+        "fib": Line(2, "mq call fib 30"),
+        "centre": Line(2, "mq call fib 10 20 30 40 50"),
+        "increase": Line(2, "mq call increase 41"),
+    },
+    queues=(QueueMade("rpc_queue", durable=False), QueueMade("compute_queue", durable=False)),
+)
+
+_NO_MORE_THAN_3 = {"x-max-length": 3, "x-overflow": "reject-publish"}
+
+CONFIRMS = Lesson(
+    name="confirms",
+    title="Publisher confirms",
+    shows="The broker says what became of each message: confirmed, not taken because its queue is full, or returned.",
+    lines={
+        "fits": Line(
+            1,
+            'mq publish "Keep this." --queue confirms --declare --argument x-max-length=3 '
+            "--argument x-overflow=reject-publish --count 3",
+        ),
+        "full": Line(1, 'mq publish "One too many." --queue confirms'),
+        "nowhere": Line(1, 'mq publish "To nobody." --queue no_such_queue'),
+    },
+    queues=(QueueMade("confirms", arguments=_NO_MORE_THAN_3),),
+)
+
+_THEN_EXPIRED = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "expired_offers"}
+
+DEAD_LETTERS = Lesson(
+    name="dead-letters",
+    title="Dead letters",
+    shows="What expires, is rejected or finds its queue full can go to another queue, with the story of its death.",
+    lines={
+        "undertaker": Line(1, "mq listen expired_offers --declare --json", stays=True),
+        "send": Line(
+            2,
+            'mq publish "Today only!" --queue offers --declare --argument x-dead-letter-exchange= '
+            "--argument x-dead-letter-routing-key=expired_offers --expiration 1000",
+        ),
+    },
+    queues=(QueueMade("expired_offers"), QueueMade("offers", arguments=_THEN_EXPIRED)),
+)
+
+LESSONS = (HELLO, WORK_QUEUE, FANOUT, DIRECT, TOPIC, HEADERS, RPC, CONFIRMS, DEAD_LETTERS)
+
+
+def find(name: str) -> Lesson | None:
+    """Return the lesson of that name, however it is written ("Work queue", "work_queue"); None where there is none."""
+    return next((each for each in LESSONS if _plain(name) in {_plain(each.name), _plain(each.title)}), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())

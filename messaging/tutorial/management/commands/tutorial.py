@@ -1,0 +1,156 @@
+"""`manage.py tutorial`: the classic lessons, printed, checked against the broker, and cleaned up after."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging.broker.connection import Connection, opened
+from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.management.arguments import EXIT_USAGE, broker_unreachable
+from messaging.management.quiet_log import quiet_log
+from messaging.management.tables import quiet_when_the_reader_leaves
+from messaging.shutdown import StopSignals
+from messaging.tutorial.lessons import LESSONS, ExchangeMade, Lesson, QueueMade, find
+from messaging.tutorial.rehearsals import rehearse
+from messaging.tutorial.stage import Interrupted, Otherwise
+from messaging.tutorial.standing import Found, look, made_by, named, remove
+
+EXAMPLES = """
+examples:
+  manage.py tutorial                               every lesson: what it shows, and the line for each terminal
+  manage.py tutorial topic                         one lesson
+  manage.py tutorial --check                       run every line of every lesson, and say what came of it
+  manage.py tutorial rpc --check                   the same for one lesson
+  manage.py tutorial --cleanup                     remove the queues and exchanges that the lines made
+
+exit codes: 0 done, 1 a lesson showed something else, or something could not be removed, 2 wrong arguments,
+3 broker unreachable
+"""
+
+#: Lessons that are run at the same time: most of a lesson's time its processes are starting.
+AT_A_TIME = 2
+
+
+class Command(BaseCommand):
+    help = "The classic RabbitMQ lessons, as one line for each terminal."
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        return super().create_parser(
+            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
+        )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        names = ", ".join(each.name for each in LESSONS)
+        parser.add_argument("lesson", nargs="?", metavar="LESSON", help=f"one of: {names} (default: all)")
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument("--check", action="store_true", help="run the lines against the broker and say what was seen")
+        how.add_argument("--cleanup", action="store_true", help="remove what the lines made, and nothing else")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        lessons = _chosen(options["lesson"])
+        with quiet_when_the_reader_leaves(), quiet_log(unless=options["verbosity"] > 1):
+            if options["check"]:
+                self._check(lessons)
+            elif options["cleanup"]:
+                self._clean_up(lessons)
+            else:
+                self._print(lessons)
+
+    # --- printing ------------------------------------------------------------------------------------------
+
+    def _print(self, lessons: Sequence[Lesson]) -> None:
+        for lesson in lessons:
+            self._say(self.style.MIGRATE_HEADING(f"{lesson.title} ({lesson.name})"))
+            self._say(f"  {lesson.shows}")
+            for line in lesson.lines.values():
+                self._say(f"  terminal {line.terminal}   {line}")
+            self._say("")
+        self._say("What a line waits for goes on until Ctrl-C. More about each: docs/tutorial.md.")
+        self._say("`manage.py tutorial --check` runs them all, `--cleanup` removes what they made.")
+
+    # --- checking ------------------------------------------------------------------------------------------
+
+    def _check(self, lessons: Sequence[Lesson]) -> None:
+        failed = []
+        with StopSignals() as signals, _connected() as connection, ThreadPoolExecutor(AT_A_TIME) as threads:
+            seen = [threads.submit(rehearse, connection, lesson, lambda: signals.received) for lesson in lessons]
+            try:
+                for lesson, future in zip(lessons, seen, strict=True):
+                    try:
+                        self._say(f"{lesson.name}: {future.result()}")
+                    except Otherwise as otherwise:
+                        failed.append(lesson.name)
+                        self._say(f"{lesson.name}: {self.style.ERROR('FAILED')}: {otherwise}")
+            except Interrupted:
+                raise CommandError("Interrupted. What had been started was stopped and removed.") from None
+            finally:
+                threads.shutdown(cancel_futures=True)
+        if failed:
+            raise CommandError(f"{len(failed)} of {len(lessons)} lessons did not work: {', '.join(failed)}.")
+        self._say(f"All {len(lessons)} lessons work." if len(lessons) > 1 else "The lesson works.")
+
+    # --- cleaning up ---------------------------------------------------------------------------------------
+
+    def _clean_up(self, lessons: Sequence[Lesson]) -> None:
+        removed = kept = 0
+        with _connected() as connection:
+            for made in made_by(lessons):
+                found = _look(connection, made)
+                if isinstance(found, Found) and found.differs:
+                    self._say(f"{named(made)} {found.differs}: it is somebody's own, and left alone.")
+                elif found is not None:
+                    why_not = found if isinstance(found, str) else _why_not_removed(connection, made, found)
+                    removed, kept = removed + (not why_not), kept + bool(why_not)
+                    messages = found.messages if isinstance(found, Found) else 0
+                    with_what = f" with {messages} message{'s' * (messages != 1)}" * bool(messages)
+                    self._say(
+                        f"{named(made)} was not removed: {why_not}."
+                        if why_not
+                        else f"Removed {named(made)}{with_what}."
+                    )
+        if kept:
+            raise CommandError("Not all could be removed. Stop what uses it, or use an account that may, and repeat.")
+        if not removed:
+            self._say("There is nothing of the lessons' to remove.")
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+
+def _chosen(name: str | None) -> Sequence[Lesson]:
+    if name is None:
+        return LESSONS
+    if (lesson := find(name)) is None:
+        names = ", ".join(each.name for each in LESSONS)
+        raise CommandError(f"There is no lesson {name!r}. Lessons: {names}.", returncode=EXIT_USAGE)
+    return [lesson]
+
+
+@contextmanager
+def _connected() -> Iterator[Connection]:
+    try:
+        with opened("tutorial") as connection:
+            yield connection
+    except BrokerUnavailable as error:
+        raise broker_unreachable(error) from None
+
+
+def _look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | str | None:
+    """Return what stands there, or why the broker will not say."""
+    try:
+        return look(connection, made)
+    except ChannelClosed as error:
+        return str(error)
+
+
+def _why_not_removed(connection: Connection, made: QueueMade | ExchangeMade, found: Found) -> str:
+    if found.consumers:
+        return f"{found.consumers} consumer{'s' * (found.consumers != 1)} of somebody's use it"
+    return remove(connection, made)

@@ -1,0 +1,110 @@
+"""What the lessons made on the broker: is it there, is it theirs, does anybody use it; and taking it away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from messaging.broker.connection import Connection
+from messaging.broker.differences import PRECONDITION_FAILED, difference
+from messaging.exceptions import ChannelClosed
+from messaging.tutorial.lessons import ExchangeMade, Lesson, QueueMade
+
+NOT_FOUND = 404
+RESOURCE_LOCKED = 405
+#: Seconds that the broker may take to notice that a process has left.
+REMOVE_PATIENCE = 10.0
+#: Seconds between two tries.
+LOOK_EVERY = 0.05
+#: Why a queue or an exchange was not removed.
+IN_USE = "somebody uses it"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A queue or an exchange that stands."""
+
+    #: How it stands otherwise than the lessons make it; empty: it is theirs.
+    differs: str = ""
+    #: Of a queue.
+    messages: int = 0
+    consumers: int = 0
+
+
+def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None:
+    """Return what stands under that name; None for nothing.
+
+    Raises ChannelClosed where the broker will not say, BrokerUnavailable.
+    """
+    try:
+        if isinstance(made, ExchangeMade):
+            connection.call("exchange_declare", exchange=made.name, passive=True)
+            connection.call("exchange_declare", exchange=made.name, exchange_type=made.type)
+            return Found()
+        counts = connection.call("queue_declare", queue=made.name, passive=True).method
+        connection.call("queue_declare", queue=made.name, durable=made.durable, arguments=dict(made.arguments))
+    except ChannelClosed as error:
+        if error.code == NOT_FOUND:
+            return None
+        if error.code == PRECONDITION_FAILED:
+            return Found(differs=_in_words(error))
+        if error.code == RESOURCE_LOCKED:
+            return Found(differs="is another connection's own (exclusive)")
+        raise
+    return Found(messages=counts.message_count, consumers=counts.consumer_count)
+
+
+def remove(connection: Connection, made: QueueMade | ExchangeMade) -> str:
+    """Remove a queue or exchange, unless somebody uses it; return why not, empty where it is gone.
+
+    Raises BrokerUnavailable.
+    """
+    try:
+        if isinstance(made, ExchangeMade):
+            connection.call("exchange_delete", exchange=made.name, if_unused=True)
+        else:
+            connection.call("queue_delete", queue=made.name, if_unused=True)
+    except ChannelClosed as error:
+        if error.code == PRECONDITION_FAILED:
+            return IN_USE
+        return "" if error.code == NOT_FOUND else str(error)
+    return ""
+
+
+def remove_all(connection: Connection, new: Iterable[QueueMade | ExchangeMade]) -> list[str]:
+    """Remove what the lines of a lesson made; return what could not be, and why.
+
+    The broker may take a moment to notice that a killed process has left. Raises BrokerUnavailable.
+    """
+    deadline = time.monotonic() + REMOVE_PATIENCE
+    left = dict.fromkeys(new, "not tried")
+    while True:
+        left = {made: why_not for made in left if (why_not := remove(connection, made))}
+        if not left or time.monotonic() > deadline or any(each != IN_USE for each in left.values()):
+            return [f"{named(made)} could not be removed: {why_not}" for made, why_not in left.items()]
+        time.sleep(LOOK_EVERY)
+
+
+def made_by(lessons: Sequence[Lesson]) -> list[QueueMade | ExchangeMade]:
+    """Return what the lines of these lessons make."""
+    found: list[QueueMade | ExchangeMade] = []
+    for lesson in lessons:
+        found += [*lesson.queues, *lesson.exchanges]
+    return found
+
+
+def named(made: QueueMade | ExchangeMade) -> str:
+    """Return "queue hello", "exchange logs"."""
+    return f"{'queue' if isinstance(made, QueueMade) else 'exchange'} {made.name}"
+
+
+def _in_words(refusal: ChannelClosed) -> str:
+    found = difference(refusal)
+    if found is None:
+        return f"stands otherwise: {refusal}"
+    stands, makes = (
+        f"without {found.property}" if each is None else f"with {found.property}={each}"
+        for each in (found.found, found.wanted)
+    )
+    return f"stands {stands}, the lessons make it {makes}"
