@@ -110,6 +110,14 @@ class Event(BaseModel):
 
         return register
 
+    @classmethod
+    def versions(cls) -> list[int]:
+        """Return the versions that this code understands, oldest first: its own, and those with upcasts up to it."""
+        oldest = cls.event_version
+        while oldest - 1 in cls._upcasts:
+            oldest -= 1
+        return list(range(oldest, cls.event_version + 1))
+
     def encode(self) -> bytes:
         """Return the JSON body (UTF-8)."""
         return self.model_dump_json().encode()

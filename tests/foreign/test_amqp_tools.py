@@ -75,13 +75,26 @@ def test_it_calls_a_procedure_without_a_correlation_id(amqp_tool: AmqpTool, run_
     run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
     declare_queue(amqp_tool, "answers")
 
-    assert call(amqp_tool, '{"weight_grams": 500, "destination": "CN"}') == ANSWERED
-    assert json.loads(call(amqp_tool, "garbage"))["error"]["type"] == "BadRequest"
-    assert json.loads(call(amqp_tool, '{"weight_grams": 1}'))["error"]["type"] == "BadArguments"
+    def quote(body: str) -> str:
+        return call(amqp_tool, "rpc.shipping.quote", body)
+
+    assert quote('{"weight_grams": 500, "destination": "CN"}') == ANSWERED
+    assert json.loads(quote("garbage"))["error"]["type"] == "BadRequest"
+    assert json.loads(quote('{"weight_grams": 1}'))["error"]["type"] == "BadArguments"
 
 
-def call(amqp_tool: AmqpTool, body: str) -> str:
-    publish(amqp_tool, "", "rpc.shipping.quote", body, "--reply-to", "answers")
+def test_it_calls_the_tutorials_procedures(amqp_tool: AmqpTool, run_process: ProcessStarter) -> None:
+    server = run_process("run_rpc_worker", "fib", "increase")
+    for queue in ("rpc_queue", "compute_queue"):
+        server.wait_for_line(f"rpc.serving.*{queue}")
+    declare_queue(amqp_tool, "answers")
+
+    assert call(amqp_tool, "rpc_queue", "30") == "832040"
+    assert call(amqp_tool, "compute_queue", "41") == "42"
+
+
+def call(amqp_tool: AmqpTool, queue: str, body: str) -> str:
+    publish(amqp_tool, "", queue, body, "--reply-to", "answers")
     receiver = amqp_tool("consume", "--queue", "answers", "--count", "1", "cat")
     assert receiver.wait() == 0
     return receiver.output

@@ -100,6 +100,20 @@ def test_it_calls_a_procedure_with_many_requests_on_one_reply_queue(node: Node, 
     }
 
 
+def test_a_tutorials_client_calls_the_tutorials_procedures(node: Node, run_process: ProcessStarter) -> None:
+    server = run_process("run_rpc_worker", "fib", "increase")
+    for queue in ("rpc_queue", "compute_queue"):
+        server.wait_for_line(f"rpc.serving.*{queue}")
+
+    fib = node("rpc_client.js", "rpc_queue", "30", "10", "20", "-1")
+    increase = node("rpc_client.js", "compute_queue", "41", option="--plain")
+
+    assert fib.wait() == increase.wait() == 0
+    assert sorted(fib.lines)[1:] == ["10 = 55", "20 = 6765", "30 = 832040"]
+    assert "BadArguments" in sorted(fib.lines)[0]
+    assert increase.lines == ["41 = 42"]
+
+
 def test_it_calls_a_procedure_without_a_correlation_id(node: Node, run_process: ProcessStarter) -> None:
     run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
     body = '{"weight_grams": 500, "destination": "CN"}'

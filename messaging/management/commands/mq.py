@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from messaging.management.mq import (
+    asyncapi,
     bindings,
     call,
     connections,
@@ -34,6 +35,7 @@ examples:
   manage.py mq queues                                             every queue, and what waits in it
   manage.py mq topology                                           what has to stand on the broker
   manage.py mq grants                                             least rights for each kind of process
+  manage.py mq asyncapi > asyncapi.json                           what is said here, for other teams and their tools
   manage.py mq publish --help                                     more about one of them
 
 exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 7 it did not answer
@@ -42,7 +44,7 @@ in time
 SUBCOMMANDS = (
     publish, listen, call, peek, purge,
     queues, exchanges, bindings, consumers, connections,
-    topology, grants,
+    topology, grants, asyncapi,
 )  # fmt: skip
 
 
