@@ -8,12 +8,13 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Info, Warning, register
 
 from messaging import conf, consumers, database, events, topology
 from messaging.consumers import Consumer
 from messaging.events import Event
-from messaging.operations import dead_letters
+from messaging.exceptions import BrokerUnavailable
+from messaging.operations import dead_letters, drift
 from messaging.routing import Binding, takes
 
 TAG = "messaging"
@@ -126,6 +127,43 @@ def check_delivery_limit(**kwargs: Any) -> list[CheckMessage]:
             id="messaging.W003",
         )
     ]
+
+
+@register(TAG)
+def check_wanted_events(**kwargs: Any) -> list[CheckMessage]:
+    """An event that no consumer wants comes back from the broker, again and again."""
+    return [_drifted(finding) for finding in drift.unwanted_events()]
+
+
+@register(TAG, deploy=True)
+def check_topology(**kwargs: Any) -> list[CheckMessage]:
+    """What stands on the broker is what this code wants there. A broker that is away fails nothing."""
+    try:
+        found = drift.look()
+    except BrokerUnavailable as error:
+        return [
+            Warning(
+                f"Nobody could look at what stands on the broker: {error}.",
+                hint="Run `manage.py mq topology diff` where it can be reached.",
+                id=drift.NOT_LOOKED_AT,
+            )
+        ]
+    messages: list[CheckMessage] = [
+        _drifted(finding) for finding in found.wrong if finding.kind is not drift.Kind.UNWANTED_EVENT
+    ]
+    if found.unseen:
+        messages.append(
+            Info(
+                f"Not all that stands on the broker could be seen: {'; '.join(found.unseen)}. {found.how}",
+                hint="Enable the plugin rabbitmq_management and give this user the tag `management`, or silence this.",
+                id="messaging.I001",
+            )
+        )
+    return messages
+
+
+def _drifted(finding: drift.Finding) -> CheckMessage:
+    return Warning(f"{finding.said[0].upper()}{finding.said[1:]}.", hint=finding.hint, id=finding.kind.value)
 
 
 @register(TAG, deploy=True)

@@ -206,7 +206,7 @@ def _operator() -> Role:
     anything = {each.name: frozenset({_ANY}) for each in wanted.exchanges}
     return Role(
         name="operator",
-        purpose="manage.py mq topology --declare: makes exchanges, queues and bindings; for people, not for processes",
+        purpose="manage.py mq topology declare: makes exchanges, queues and bindings; for people, not for processes",
         configure=frozenset(exchanges | queues),
         # A queue that dead-letters into the default exchange is declared only by who may publish there.
         write=frozenset(exchanges | queues | {DEFAULT_EXCHANGE}),

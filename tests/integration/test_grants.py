@@ -47,7 +47,7 @@ def accounts(broker: RabbitMQNode, vhost: str, settings: Any, tmp_path: Path) ->
         with registered(NOTES, OTHERS):
             accounts.grant()
             as_user(settings, accounts["operator"])
-            call_command("mq", "topology", "--declare", stdout=StringIO())
+            call_command("mq", "topology", "declare", stdout=StringIO())
             yield accounts
 
 
@@ -267,13 +267,13 @@ def test_the_vhost_is_that_of_the_address(settings: Any) -> None:
 def test_who_may_not_declare_is_told_so(accounts: Accounts, settings: Any) -> None:
     as_user(settings, accounts["web"])
     with pytest.raises(CommandError, match=f"{NOTES.queue}: this user may not declare it"):
-        printed("topology", "--declare")
+        printed("topology", "declare")
 
 
 def test_a_wrong_password_is_said_in_one_line(accounts: Accounts, settings: Any) -> None:
     as_user(settings, accounts["operator"].replace(accounts.password, "wrong"))
     with pytest.raises(CommandError, match="refused") as error:
-        printed("topology", "--declare")
+        printed("topology", "declare")
     assert error.value.returncode == 3
 
 
@@ -327,7 +327,7 @@ def test_a_relay_that_may_not_configure_still_sees_that_a_queue_is_gone(
         eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.UNROUTABLE)
         assert "others: this user may not declare it" in OutboxMessage.objects.get(pk=row.pk).last_error
         as_user(settings, accounts["operator"])
-        printed("topology", "--declare")
+        printed("topology", "declare")
         eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.PUBLISHED)
 
 
@@ -393,7 +393,7 @@ def test_the_whole_shop_runs_with_an_account_for_each_process(
             "shop=rpc-caller", "relay=relay", "rpc=rpc-worker", "operator=operator",
             "consumers=consumer-sms,consumer-red_packet,consumer-dead_letters",
         )  # fmt: skip
-        assert run_process("mq", "topology", "--declare", **as_account("operator")).wait() == 0
+        assert run_process("mq", "topology", "declare", **as_account("operator")).wait() == 0
         run_process("run_relay", **as_account("relay"))
         run_process("run_rpc_worker", **as_account("rpc")).wait_for_line("Serving")
         run_process("run_consumer", "--all", **as_account("consumers")).wait_for_line("amqp.connected")

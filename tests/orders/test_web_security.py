@@ -50,8 +50,11 @@ print("FOUND " + json.dumps(found))
 """
 
 
-def test_a_production_site_passes_the_deployment_checks_without_a_warning(run_process: ProcessStarter) -> None:
-    process = run_process("check", "--deploy", "--fail-level", "WARNING", **PRODUCTION)
+def test_a_production_site_passes_the_deployment_checks_without_a_warning(
+    run_process: ProcessStarter, vhost: str
+) -> None:
+    assert run_process("mq", "topology", "declare").wait(60) == 0
+    process = run_process("check", "--deploy", "--fail-level", "WARNING", **{**PRODUCTION, "AMQP_URL": vhost})
 
     assert process.wait(60) == 0, process.output
     assert "no issues (0 silenced)" in process.output

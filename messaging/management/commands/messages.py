@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.core.management.base import BaseCommand, CommandParser
 
-from messaging import database
-from messaging.management.arguments import EXIT_UNREACHABLE
+from messaging.management.database_errors import told_in_one_line
 from messaging.management.messages import cancel, discard, list, prune, reconcile, replay, settle, show
 from messaging.management.tables import quiet_when_the_reader_leaves
 
@@ -52,17 +50,8 @@ class Command(BaseCommand):
             sub_parser.set_defaults(run=module.run)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            with quiet_when_the_reader_leaves():
-                options["run"](self, options)
-        except (OperationalError, InterfaceError, ProgrammingError) as error:
-            reason = str(error).strip()
-            if database.is_away(error):
-                raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
-            missing = isinstance(error, ProgrammingError) or "no such" in reason
-            # A lock, or a deadlock: what was done before it stands, as each page is a transaction of its own.
-            hint = "Did `manage.py migrate` run?" if missing else "Repeat the command: it goes on where it was."
-            raise CommandError(f"The database refuses: {reason}. {hint}") from None
+        with told_in_one_line(), quiet_when_the_reader_leaves():
+            options["run"](self, options)
 
 
 def _with_examples(examples: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from messaging.management.mq import (
     publish,
     purge,
     queues,
+    status,
     topology,
 )
 from messaging.management.quiet_log import quiet_log
@@ -33,18 +34,20 @@ examples:
   manage.py mq call fib 30                                        ask a procedure
   manage.py mq peek orders.sms                                    look at what waits, and leave it there
   manage.py mq queues                                             every queue, and what waits in it
+  manage.py mq status --watch                                     everything on one screen, what is wrong first
   manage.py mq topology                                           what has to stand on the broker
+  manage.py mq topology diff                                      where the broker stands otherwise
   manage.py mq grants                                             least rights for each kind of process
   manage.py mq asyncapi > asyncapi.json                           what is said here, for other teams and their tools
   manage.py mq publish --help                                     more about one of them
 
-exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 7 it did not answer
-in time
+exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 6 drift, or
+something is wrong, 7 it did not answer in time
 """
 SUBCOMMANDS = (
     publish, listen, call, peek, purge,
     queues, exchanges, bindings, consumers, connections,
-    topology, grants, asyncapi,
+    status, topology, grants, asyncapi,
 )  # fmt: skip
 
 

@@ -1,0 +1,132 @@
+"""Mending drift: the safe steps, in order, as commands. Nothing that is followed here loses a message of ours.
+
+An event published while a queue was missing, deleted or not bound is in the outbox with the names of who should have
+got it; `messages reconcile` compares that with the inbox. Therefore it comes after all else, twice.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from messaging import conf, consumers, topology
+from messaging.broker import management
+from messaging.operations.drift import Drift, Finding, Kind
+
+MISSING = {Kind.MISSING_EXCHANGE, Kind.MISSING_QUEUE, Kind.MISSING_BINDING, Kind.UNROUTED_EVENT}
+#: How far back is checked what has arrived: further than anybody takes to follow the steps.
+SINCE = "1d"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do, and why now. Without a command, a person has to do it otherwise."""
+
+    why: str
+    command: str = ""
+
+
+def plan(drift: Drift) -> list[Step]:
+    """Return the steps that make the broker stand as wanted; none where it does."""
+    steps = [*_declaring(drift), *_taking_away(drift), *_left_to_people(drift)]
+    if steps:
+        steps.append(Step("See that nothing is left.", "manage.py mq topology diff"))
+    return steps
+
+
+def _declaring(drift: Drift) -> Iterator[Step]:
+    missing = _of(drift, *MISSING)
+    exchanges, queues = _of(drift, Kind.OTHER_EXCHANGE), _of(drift, Kind.OTHER_QUEUE)
+    requests = [each for each in queues if each.name not in _declared_queues()]
+    queues = [each for each in queues if each not in requests]
+    yield from _running_consumers(drift)
+    if exchanges or queues:
+        yield Step(
+            "First let every process that publishes or consumes run this code: older code declares what it finds "
+            "missing in its own way."
+        )
+    for each in exchanges:
+        yield Step(
+            f"{each.said}. Whatever else is bound to {each.name} goes with it: look first, and bind it again after.",
+            f"manage.py mq bindings {shlex.quote(each.name)}",
+        )
+        yield Step(f"Delete exchange {each.name} and declare it as wanted.", _replacing(each))
+    if missing:
+        yield Step(f"{'; '.join(each.said for each in missing)}. Declare it.", "manage.py mq topology declare")
+    for each in queues:
+        yield Step(
+            f"{each.said}. Leave its consumers running, so that they empty it. Stop clients that publish to it and are "
+            "not of this project: nobody else keeps what they send meanwhile.",
+            f"manage.py mq queues {shlex.quote(each.name)}",
+        )
+        yield Step(
+            f"In a moment in which no message waits in {each.name}, delete it and declare it as wanted.",
+            _replacing(each),
+        )
+    for each in requests:
+        yield Step(
+            f"{each.said}. Stop every RPC worker: the queue goes with the last one. Callers are told so meanwhile. "
+            "Then start them again.",
+            "manage.py run_rpc_worker",
+        )
+    if changed := [*exchanges, *queues, *missing]:
+        yield from _reconciling(changed)
+
+
+def _running_consumers(drift: Drift) -> Iterator[Step]:
+    for each in _of(drift, Kind.UNCONSUMED_QUEUE):
+        if each.is_wrong:
+            yield Step(f"{each.said}. Keep it running.", f"manage.py run_consumer {each.consumer or '--all'}")
+
+
+def _replacing(finding: Finding) -> str:
+    return f"manage.py mq topology declare --replace {shlex.quote(finding.name)}"
+
+
+def _reconciling(changed: Sequence[Finding]) -> Iterator[Step]:
+    names = {each.consumer for each in changed}
+    # What is about an exchange or an event may concern every consumer, and so may the queue of dead letters.
+    chosen = "".join(f" --consumer {name}" for name in sorted(names)) if "" not in names else ""
+    command = f"manage.py messages reconcile --repair --since {SINCE}{chosen}"
+    yield Step("Send again what was missed meanwhile. The first look notes which queues are empty ...", command)
+    yield Step(
+        f"... and the second, at least {conf.get().reconcile_after:g} s later (RECONCILE_AFTER), sends. Repeat it "
+        "until it says nothing that cannot be said yet. Celery beat does the same each minute, where it runs.",
+        command,
+    )
+
+
+def _taking_away(drift: Drift) -> Iterator[Step]:
+    for each in _of(drift, Kind.EXTRA_BINDING):
+        if each.binding is not None:
+            path = ("e", each.binding.source, "q", each.binding.destination, each.binding.properties_key)
+            yield Step(f"{each.said}. Take it away, unless somebody needs it.", _delete("bindings", *path))
+    for each in _of(drift, Kind.ABANDONED_QUEUE):
+        if each.is_wrong:
+            yield Step(
+                f"{each.said}. Look at what is in it; does anybody need it, or run older code?",
+                f"manage.py mq peek {shlex.quote(each.name)}",
+            )
+            yield Step(f"If not: delete {each.name}, with all that is in it.", _delete("queues", each.name))
+
+
+def _delete(what: str, *path: str) -> str:
+    """Return the line that deletes it by the management API, which asks for the password."""
+    address = management.addresses()[0]
+    where = "/".join(quote(each, safe="") for each in (address.vhost, *path))
+    return shlex.join(["curl", "-fsS", "-u", address.user, "-X", "DELETE", f"{address}/api/{what}/{where}"])
+
+
+def _left_to_people(drift: Drift) -> Iterator[Step]:
+    for each in _of(drift, Kind.UNWANTED_EVENT):
+        yield Step(f"{each.said}. {each.hint}")
+
+
+def _declared_queues() -> set[str]:
+    return {queue.name for queue in topology.wanted(consumers.registered()).queues}
+
+
+def _of(drift: Drift, *kinds: Kind) -> list[Finding]:
+    return [finding for finding in drift.findings if finding.kind in kinds]
