@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import stat
 from collections.abc import Callable, Iterator
+
+from django.core.management.base import CommandError
+
+from messaging.management.arguments import EXIT_USAGE
 
 #: Bytes read at once, and of bodies that are in flight at once; at least one body is.
 CHUNK = 1 << 16
@@ -33,6 +38,28 @@ def lines(descriptor: int, size: int, told_to_stop: Callable[[], bool]) -> Itera
             yield [line.removesuffix(b"\r") for line in whole[start : start + size]]
     if begun and not told_to_stop():
         yield [begun.removesuffix(b"\r")]
+
+
+def json_lines(batches: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    """Yield the same, up to the first that is not JSON. Raises CommandError (exit code 2) behind those before it."""
+    number = 0
+    for batch in batches:
+        for index, line in enumerate(batch):
+            number += 1
+            try:
+                check_json(f"Line {number}", line)
+            except CommandError:
+                yield batch[:index]
+                raise
+        yield batch
+
+
+def check_json(what: str, body: bytes) -> None:
+    """Raise CommandError (exit code 2) where `body` is not JSON in UTF-8."""
+    try:
+        json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{what} is not JSON: {error}.", returncode=EXIT_USAGE) from None
 
 
 def whole(descriptor: int, told_to_stop: Callable[[], bool]) -> bytes:

@@ -244,6 +244,15 @@ def test_ctrl_c_ends_it_well_while_it_waits_or_works(vhost: str, run_process: Pr
     assert (idle.wait(), idle.lines[-1]) == (0, "Stopped after 0 messages.")
 
 
+def test_ctrl_c_ends_it_well_while_the_broker_is_frozen(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    listener = listening(run_process, "amq.fanout")
+    breakable_broker.pause()
+    listener.send(signal.SIGINT)
+    assert (listener.wait(), listener.lines[-1]) == (0, "Stopped after 0 messages.")
+
+
 def test_ctrl_c_ends_it_well_while_it_connects(run_process: ProcessStarter) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         listener = run_process("mq", "listen", "q", AMQP_URL=f"amqp://127.0.0.1:{server.getsockname()[1]}/")

@@ -41,6 +41,23 @@ def test_each_message_of_a_batch_gets_its_own_word(publisher: Publisher) -> None
     assert fates(publisher, *batch) == ["confirmed", "returned", "nacked", "unsendable", "confirmed"]
 
 
+def test_messages_without_a_key_are_told_by_their_looks(publisher: Publisher) -> None:
+    plain = Message(body=b"the same")
+    batch = [Publishing("", "", queue, plain) for queue in ("nowhere", "q", "nowhere", "q", "nowhere")]
+    assert fates(publisher, *batch) == ["returned", "confirmed", "returned", "confirmed", "returned"]
+
+
+def test_without_confirms_the_word_is_that_it_was_read(vhost: str, publisher: Publisher) -> None:
+    quick = Publisher("test", confirms=False).start()
+    try:
+        assert quick.reach()
+        assert fates(quick, to("q"), to("nowhere"), to("q")) == ["sent", "returned", "sent"]
+        assert fates(quick, to("q"), to("q", exchange="nowhere")) == ["refused", "refused"]
+        assert len(take_all(vhost, "q")) >= 2
+    finally:
+        quick.stop()
+
+
 def test_an_empty_batch_is_no_work(publisher: Publisher) -> None:
     assert fates(publisher) == []
 

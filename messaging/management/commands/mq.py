@@ -28,7 +28,7 @@ from messaging.management.tables import quiet_when_the_reader_leaves
 
 EXAMPLES = """
 examples:
-  manage.py mq publish "Hello World!" --queue hello --declare     send a text to a queue, made if need be
+  manage.py mq publish "Hello World!" --queue task_queue --declare    send a text to a queue, made if need be
   manage.py mq listen hello                                       print what a queue brings
   manage.py mq listen logs "orders.#" "*.error"                   print what an exchange passes on, by keys
   manage.py mq call fib 30                                        ask a procedure

@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "manage.py mq listen NAME [KEY…] [options]"
     _take_keys_anywhere(parser)
     parser.add_argument("name", metavar="NAME", help="a queue or an exchange")
-    parser.add_argument("keys", nargs="*", metavar="KEY", help="an exchange's keys, or patterns (default: all)")
+    parser.add_argument(
+        "keys", nargs="*", default=[], metavar="KEY", help="an exchange's keys, or patterns (default: all)"
+    )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--queue", action="store_const", const="queue", dest="kind", help="NAME is a queue")
     kind.add_argument("--exchange", action="store_const", const="exchange", dest="kind", help="NAME is an exchange")
@@ -267,7 +269,7 @@ def _take_keys_anywhere(parser: argparse.ArgumentParser) -> None:
 
     def parse_known_args(args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         found, rest = parse(args, namespace)
-        found.keys += [each for each in rest if not each.startswith("-")]
+        found.keys = [*found.keys, *(each for each in rest if not each.startswith("-"))]
         return found, [each for each in rest if each.startswith("-")]
 
     setattr(parser, "parse_known_args", parse_known_args)  # noqa: B010 (mypy would not let a method be assigned)

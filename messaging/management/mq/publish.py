@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging import conf
 from messaging.broker.connection import Connection
-from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
+from messaging.broker.publisher import Publisher
 from messaging.broker.standing import declare_exchange, declare_queue
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management import bodies
 from messaging.management.arguments import (
-    EXIT_TIMED_OUT,
-    EXIT_UNREACHABLE,
     EXIT_USAGE,
     broker_refuses,
     broker_unreachable,
     from_one,
 )
 from messaging.management.named_values import VALUES_HELP, add_declare, check_short, named_values
+from messaging.management.publishing import Sending
 from messaging.message import Message
 from messaging.shutdown import StopSignals
 
@@ -54,8 +48,6 @@ BATCH = 256
 BEAT = 0.05
 #: Largest expiration that RabbitMQ takes, in milliseconds.
 MAX_EXPIRATION = 2**32 - 1
-
-Batches = Iterator[list[bytes]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +108,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             raise broker_refuses(error) from None
         except BrokerUnavailable as error:
             raise broker_unreachable(error) from None
-        _Sending(command, options, publisher, stopped).send_all(batches)
+        Sending(command, options, publisher, _pattern(options), stopped).send_all(batches)
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -161,67 +153,34 @@ def _declare(connection: Connection, options: dict[str, Any]) -> None:
 # --- what is sent ------------------------------------------------------------------------------------------
 
 
-def _batches(options: dict[str, Any], stack: ExitStack, stopped: Callable[[], bool]) -> Batches:
-    """Return the bodies, in lists that go together. Raises CommandError where they cannot be read."""
+def _batches(options: dict[str, Any], stack: ExitStack, stopped: Callable[[], bool]) -> Iterator[list[bytes]]:
+    """Return the bodies, in lists that go together. Raises CommandError where they cannot be read, or are not JSON."""
     size = min(BATCH, max(1, int(options["rate"] * BEAT))) if options["rate"] else BATCH
-    if options["body"] not in {None, "-"}:
-        return _checked(bodies.repeated(os.fsencode(options["body"]), options["count"] or 1, size), options)
     try:
-        descriptor = _opened(options["file"], stack) if options["file"] else sys.stdin.fileno()
         if options["lines"]:
-            return _checked(bodies.lines(descriptor, size, stopped), options)
-        return _checked(bodies.repeated(bodies.whole(descriptor, stopped), options["count"] or 1, size), options)
+            lines = bodies.lines(_descriptor(options["file"], stack), size, stopped)
+            return bodies.json_lines(lines) if options["json"] else lines
+        if options["body"] not in {None, "-"}:
+            body = os.fsencode(options["body"])
+        else:
+            body = bodies.whole(_descriptor(options["file"], stack), stopped)
     except OSError as error:
         raise CommandError(f"{options['file'] or 'Standard input'} cannot be read: {error.strerror}.") from None
+    if options["json"]:
+        bodies.check_json("The body", body)
+    return bodies.repeated(body, options["count"] or 1, size)
 
 
-def _opened(path: str, stack: ExitStack) -> int:
+def _descriptor(path: str | None, stack: ExitStack) -> int:
+    if path is None:
+        return sys.stdin.fileno()
     return stack.enter_context(open(path, "rb")).fileno()
 
 
-def _checked(batches: Batches, options: dict[str, Any]) -> Batches:
-    if not options["json"]:
-        return batches
-    if options["lines"]:
-        return _json_lines(batches)
-    return _json_bodies(batches)
-
-
-def _json_bodies(batches: Batches) -> Batches:
-    first = next(batches)
-    _check_json("The body", first[0])
-    return _chained(first, batches)
-
-
-def _chained(first: list[bytes], rest: Batches) -> Batches:
-    yield first
-    yield from rest
-
-
-def _json_lines(batches: Batches) -> Batches:
-    number = 0
-    for batch in batches:
-        for index, line in enumerate(batch):
-            number += 1
-            try:
-                _check_json(f"Line {number}", line)
-            except CommandError:
-                yield batch[:index]
-                raise
-        yield batch
-
-
-def _check_json(what: str, body: bytes) -> None:
-    try:
-        json.loads(body.decode())
-    except (ValueError, RecursionError) as error:
-        raise CommandError(f"{what} is not JSON: {error}.", returncode=EXIT_USAGE) from None
-
-
-def _message(options: dict[str, Any], body: bytes) -> Message:
+def _pattern(options: dict[str, Any]) -> Message:
     given = {name.removeprefix("property_"): options[name] for name in options if name.startswith("property_")}
     return Message(
-        body=body,
+        body=b"",
         id=given["message_id"],
         type=given["type"],
         content_type=given["content_type"],
@@ -234,121 +193,6 @@ def _message(options: dict[str, Any], body: bytes) -> Message:
         persistent=not options["transient_message"],
         headers=options["headers"],
     )
-
-
-def _content_type(body: bytes, *, as_json: bool) -> str:
-    if as_json:
-        return "application/json"
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return "application/octet-stream"
-    return "text/plain"
-
-
-# --- sending -----------------------------------------------------------------------------------------------
-
-
-class _Sending:
-    """A batch after the other: the next goes once the broker's word on this one has come."""
-
-    def __init__(
-        self, command: BaseCommand, options: dict[str, Any], publisher: Publisher, stopped: Callable[[], bool]
-    ) -> None:
-        self._command = command
-        self._options = options
-        self._publisher = publisher
-        self._stopped = stopped
-        self._exchange = "" if options["queue"] else options["exchange"]
-        self._key = options["queue"] or options["key"]
-        self._pattern = _message(options, b"")
-        self._counts: Counter[Fate] = Counter()
-        #: The first outcome that is no success, for the line at the end.
-        self._trouble: Outcome | None = None
-
-    def send_all(self, batches: Batches) -> None:
-        """Send, and sum up. Raises CommandError by the worst that happened."""
-        try:
-            complete = self._send_all(batches)
-        finally:
-            self._sum_up()
-        if self._trouble:
-            raise self._explained(self._trouble)
-        if not complete:
-            raise CommandError("Stopped before all were sent.")
-
-    def _send_all(self, batches: Batches) -> bool:
-        due = time.monotonic()
-        for batch in batches:
-            if not self._wait_until(due):
-                return False
-            if self._options["rate"]:
-                due = max(due, time.monotonic()) + len(batch) / self._options["rate"]
-            outcomes = self._publisher.publish([self._publishing(body) for body in batch], conf.get().publish_timeout)
-            self._counts.update(outcome.fate for outcome in outcomes)
-            if bad := [each for each in outcomes if each.fate not in {Fate.CONFIRMED, Fate.SENT}]:
-                # A returned one says nothing about the next: somebody may listen by then.
-                self._trouble = next((each for each in bad if each.fate is not Fate.RETURNED), self._trouble or bad[0])
-                if self._trouble.fate is not Fate.RETURNED:
-                    return False
-        return True
-
-    def _wait_until(self, due: float) -> bool:
-        while not self._stopped():
-            left = due - time.monotonic()
-            if left <= 0:
-                return True
-            time.sleep(min(left, bodies.LOOK_EVERY))
-        return False
-
-    def _publishing(self, body: bytes) -> Publishing:
-        content_type = self._pattern.content_type or _content_type(body, as_json=self._options["json"])
-        message = replace(self._pattern, body=body, content_type=content_type)
-        return Publishing(key="", exchange=self._exchange, routing_key=self._key, message=message)
-
-    def _sum_up(self) -> None:
-        several = self._options["lines"] or (self._options["count"] or 1) > 1
-        if several:
-            sent = self._counts.total() - self._counts[Fate.UNSENDABLE]
-            always = {Fate.CONFIRMED, Fate.RETURNED} if self._options["confirm"] else {Fate.RETURNED}
-            told = [fate for fate in Fate if fate in always or (self._counts[fate] and fate is not Fate.SENT)]
-            self._command.stdout.write(
-                f"Sent {sent}: {', '.join(f'{self._counts[fate]} {fate.value}' for fate in told)}."
-            )
-        elif self._counts[Fate.CONFIRMED]:
-            self._command.stdout.write("Sent and confirmed.")
-        elif self._counts[Fate.SENT]:
-            self._command.stdout.write("Sent.")
-        self._command.stdout.flush()
-
-    def _explained(self, trouble: Outcome) -> CommandError:
-        code = 1
-        match trouble.fate:
-            case Fate.RETURNED:
-                text = self._returned()
-            case Fate.REFUSED:
-                return broker_refuses(ChannelClosed(trouble.code, trouble.reason.removeprefix(f"{trouble.code} ")))
-            case Fate.NACKED:
-                text = f"Not taken: {trouble.reason}. A queue is full, or failing; the message is not in it."
-            case Fate.UNSENDABLE:
-                text = f"It cannot be sent: {trouble.reason}."
-            case _ if trouble.late:
-                code = EXIT_TIMED_OUT
-                text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived, or may yet."
-            case _:
-                code = EXIT_UNREACHABLE
-                text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived."
-        return CommandError(text, returncode=code)
-
-    def _returned(self) -> str:
-        what = "the message is" if self._counts[Fate.RETURNED] == 1 else f"{self._counts[Fate.RETURNED]} messages are"
-        if self._options["queue"]:
-            why = f"there is no queue {self._key}"
-        elif self._options["headers"] and not self._key:
-            why = f"no queue is bound to exchange {self._exchange} for these headers: nobody listens"
-        else:
-            why = f"no queue is bound to exchange {self._exchange} for key {self._key!r}: nobody listens"
-        return f"returned: {why}; {what} gone."
 
 
 def _milliseconds(text: str) -> int:
