@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator
 from io import StringIO
+from urllib.parse import urlsplit
 
 import pytest
 from django.core.management import call_command
@@ -126,6 +127,25 @@ def test_a_broker_that_is_away_is_one_line_and_exit_code_3(
     assert calling.wait() == 3
     assert calling.lines[-1].startswith("CommandError: RabbitMQ: fib: not sent")
     assert "Traceback" not in calling.output
+
+
+@pytest.mark.parametrize("right", ["configure", "write"])
+def test_an_account_that_may_not_call_is_told_so(
+    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, right: str
+) -> None:
+    at = urlsplit(vhost)
+    broker.api("PUT", "/users/stranger", {"password": "stranger", "tags": ""})
+    try:
+        rights = {"configure": ".*", "write": ".*", "read": ".*", right: "^$"}
+        broker.api("PUT", f"/permissions/{at.path[1:]}/stranger", rights)
+        url = f"amqp://stranger:stranger@{at.hostname}:{at.port}{at.path}"
+        calling = run_process("mq", "call", "fib", "30", AMQP_URL=url)
+
+        assert calling.wait() == 1
+    finally:
+        broker.api("DELETE", "/users/stranger")
+    assert "RabbitMQ refuses: fib: " in calling.lines[-1]
+    assert "`manage.py mq grants`" in calling.lines[-1]
 
 
 def test_ctrl_c_ends_it_with_one_line(vhost: str, run_process: ProcessStarter) -> None:

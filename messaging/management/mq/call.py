@@ -21,6 +21,9 @@ EXIT_FAILED = 1
 #: Longest --timeout in seconds; a person waits no longer.
 MAX_TIMEOUT = 86_400
 
+#: What RabbitMQ calls it where an account may not do something.
+REFUSED = "ACCESS_REFUSED"
+
 HELP = "call a procedure and print its result"
 EXAMPLES = """
 examples:
@@ -122,6 +125,12 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
             return CommandError(
                 f"{error} Does anybody serve {queue}? Look at `manage.py mq queues`, or wait longer with --timeout.",
                 returncode=EXIT_TIMED_OUT,
+            )
+        case rpc.NoBroker() | rpc.ConnectionLost() if REFUSED in str(error):
+            return CommandError(
+                f"RabbitMQ refuses: {error} Use an account that may (AMQP_URL); `manage.py mq grants` prints what an "
+                "rpc-caller needs.",
+                returncode=EXIT_FAILED,
             )
         case rpc.NoBroker():
             return CommandError(f"RabbitMQ: {error} Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
