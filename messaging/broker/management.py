@@ -182,7 +182,7 @@ class Management:
             connection.request("GET", f"{self.address.prefix}/api{path}", headers=self._headers())
             answer = connection.getresponse()
             self._first = False
-            content = self._read(answer, connection, max(deadline, time.monotonic() + ANSWER))
+            content = self._read(answer, connection, deadline)
         except TimeoutError:
             raise ManagementUnavailable(f"{self.address} did not answer within {patience:g} s") from None
         except ConnectionRefusedError:

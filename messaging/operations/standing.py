@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from messaging import consumers, topology
 from messaging.broker.connection import Connection, opened
 from messaging.broker.management import Management, ManagementUnavailable, reached
+from messaging.broker.standing import exchange_type
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.routing import MAX_SHORT_STRING
 from messaging.rpc import procedures
@@ -253,7 +254,7 @@ class ByAmqp:
         """Return those of the project's exchanges, and of `names`, that are there."""
         known = [each.name for each in topology.wanted(consumers.registered()).exchanges]
         found = [name for name in _each_once(known, names) if self._is_there(name)]
-        return [Exchange(name=name) for name in sorted(found)]
+        return [Exchange(name=name, type=exchange_type(self.connection, name) or None) for name in sorted(found)]
 
     def bindings(self) -> list[Binding]:
         """Raise CannotBeSeen."""

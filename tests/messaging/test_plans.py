@@ -9,6 +9,7 @@ from django.db.models import Q
 
 from messaging import leases, ledger, ordering
 from messaging.models import InboxMessage
+from messaging.operations import status
 from messaging.sweep import sweep
 from tests.support.consuming import Noted, a_consumer, a_delivery
 from tests.support.running import add
@@ -45,7 +46,11 @@ def sweep_once() -> None:
     sweep([CONSUMER])
 
 
-EVERY_SECOND = [claim, claim_effects, sweep_once]
+def look_at_the_boxes() -> None:
+    status._boxes()
+
+
+EVERY_SECOND = [claim, claim_effects, sweep_once, look_at_the_boxes]
 EVERY_MESSAGE = [claim_effects_of_a_message, look_for_predecessors, release_the_next]
 
 

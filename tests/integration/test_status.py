@@ -1,0 +1,174 @@
+"""`mq status`: what is wrong first, and an exit code that a probe can go by."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.operations import status
+from script.services.ports import free_port
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.consuming import Noted, a_consumer, a_dead_message, registered
+from tests.support.environment import ROOT, process_environment
+from tests.support.processes import ProcessStarter
+from tests.support.running import add, running_worker
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+NOTES = a_consumer()
+
+
+@pytest.fixture
+def well(vhost: str) -> Iterator[None]:
+    """All is well: the one consumer runs."""
+    with registered(NOTES):
+        call_command("mq", "topology", "declare", stdout=StringIO())
+        with running_worker(NOTES):
+            eventually(lambda: shown()[0] == 0, report=shown)
+            yield
+
+
+def shown(*arguments: str) -> tuple[int, str]:
+    """Exit code and output."""
+    output = StringIO()
+    try:
+        call_command("mq", "status", *arguments, stdout=output, stderr=StringIO())
+    except CommandError as error:
+        return error.returncode, f"{output.getvalue()}{error}"
+    return 0, output.getvalue()
+
+
+def test_all_is_well_where_every_consumer_runs_and_nothing_waits(well: None) -> None:
+    code, output = shown()
+
+    assert code == 0
+    assert "all is well" in output.splitlines()[0]
+    assert "RabbitMQ 3." in output or "RabbitMQ 4." in output
+    assert re.search(r"^tests\.notes\tquorum\t0\t0?\t1$", output, re.MULTILINE)
+
+
+def test_what_is_wrong_comes_first_and_is_exit_code_6(well: None) -> None:
+    a_dead_message(NOTES, "gone")
+    failed, late = add(Noted(text="failed"), Noted(text="late"))
+    OutboxMessage.objects.filter(pk=failed.pk).update(state="failed")
+    OutboxMessage.objects.filter(pk=late.pk).update(publish_at=timezone.now() - timedelta(minutes=3),
+                                                    lease_until=None)  # fmt: skip
+
+    code, output = shown()
+    facts = json.loads(shown("--json")[1].splitlines()[0])
+
+    assert code == 6
+    assert output.splitlines()[0].endswith("3 WRONG")
+    assert [line[:3] for line in output.splitlines()[1:4]] == ["  !"] * 3
+    assert (facts["outbox"]["failed"], facts["outbox"]["pending"], facts["inbox"]["dead"]) == (1, 1, 1)
+    assert facts["outbox"]["oldest_seconds"] is not None
+
+
+def test_an_effect_that_nobody_knows_of_is_wrong(well: None) -> None:
+    row = InboxMessage.objects.create(consumer="notes", message_id="m", state="handled")
+    Effect.objects.create(inbox_message=row, consumer="notes", message_id="m", name="mail", state="unknown")
+
+    code, output = shown()
+
+    assert code == 6
+    assert "1 effects that nobody knows of" in output
+
+
+def test_a_queue_that_is_missing_or_that_nobody_consumes_is_wrong(vhost: str) -> None:
+    with registered(NOTES):
+        assert "queue tests.notes is not there" in shown()[1]
+        call_command("mq", "topology", "declare", stdout=StringIO())
+        code, output = shown()
+
+    assert code == 6
+    assert "nobody consumes tests.notes, 0 wait: `manage.py run_consumer notes`" in output
+
+
+def test_it_looks_by_amqp_alone_where_it_has_to(well: None, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}"}
+
+    code, output = shown()
+
+    assert code == 0
+    assert "By AMQP alone" in output
+    assert "alarms unknown" in output
+
+
+def test_a_broker_that_is_away_is_exit_code_3_and_the_rest_is_shown(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://u:secret@127.0.0.1:{free_port()}/"]}
+
+    code, output = shown()
+
+    assert code == 3
+    assert "RabbitMQ cannot be reached" in output
+    assert "outbox   0 pending" in output
+    assert "secret" not in output
+
+
+def test_a_memory_alarm_is_wrong(breakable_broker: RabbitMQNode) -> None:
+    with registered(NOTES):
+        call_command("mq", "topology", "declare", stdout=StringIO())
+        with running_worker(NOTES), breakable_broker.memory_alarm():
+            eventually(lambda: "keeps publishers waiting: memory" in shown()[1], report=shown)
+
+
+def test_a_database_that_cannot_be_opened_is_one_line(run_process: ProcessStarter, vhost: str) -> None:
+    process = run_process("mq", "status", DATABASE_URL="postgres://u:secret@127.0.0.1:1/x")
+
+    assert process.wait(60) == 3
+    assert "The database is out of reach" in process.output
+    assert "Traceback" not in process.output
+
+
+def test_counting_stops_where_more_would_tell_nothing(monkeypatch: pytest.MonkeyPatch, vhost: str) -> None:
+    monkeypatch.setattr(status, "COUNTED", 3)
+    add(*(Noted(text=str(number)) for number in range(7)))
+
+    assert status.look().boxes.pending == status.Count(4)
+    assert "over 3 pending" in shown()[1]
+
+
+def test_watching_through_a_pipe_appends_and_ends_well_with_ctrl_c(run_process: ProcessStarter, vhost: str) -> None:
+    watch = run_process("mq", "status", "--watch", "0.2", LOG_LEVEL="ERROR")
+    eventually(lambda: watch.output.count("outbox   ") >= 3)
+    watch.send(signal.SIGINT)
+
+    assert watch.wait() == 0
+    assert "\x1b" not in watch.output
+    assert "Traceback" not in watch.output
+
+
+def test_watching_on_a_terminal_redraws_in_place(vhost: str) -> None:
+    """The broker's comings and goings are no lines of a log in between."""
+    ours, theirs = pty.openpty()
+    watch = subprocess.Popen(
+        [sys.executable, "manage.py", "mq", "status", "--watch", "0.2"],
+        cwd=ROOT, env=process_environment(TERM="xterm", COLUMNS="80"), stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    try:
+        while seen.count(b"outbox   ") < 3:
+            seen += os.read(ours, 4096)
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(20) == 0
+    finally:
+        watch.kill()
+        watch.wait()
+        os.close(ours)
+
+    assert seen.count(b"\x1b[H\x1b[J") >= 2
+    assert b"amqp." not in seen
