@@ -52,29 +52,34 @@ def write_table(out: OutputWrapper, layout: Layout, rows: Sequence[Sequence[Any]
     out.flush()
 
 
-def write_grid(out: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, beneath: int = 0) -> None:
+def write_grid(
+    out: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, wide: int = 0, beneath: int = 0
+) -> None:
     """Write `rows`, one value for each column, as a table on a terminal and tab-separated elsewhere.
 
-    Nothing is cut: where the terminal is narrow, texts are folded. On a terminal the last `beneath` columns stand
-    below the first one.
+    Nothing is cut: where the terminal is narrow, the column `wide` is folded. On a terminal the last `beneath` columns
+    stand below that one.
     """
     if out.isatty():
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        across = len(columns) - beneath
-        for index, name in enumerate(columns[:across]):
-            numbers = all(isinstance(row[index], int | None) for row in rows)
-            table.add_column(name, overflow="fold", no_wrap=index > 0, justify="right" if numbers else "left")
-        for row in rows:
-            first, *others = (Text(_cell(value, short=True)) for value in row[:across])
-            for value in row[across:]:
-                if value:
-                    first.append(f"\n{_cell(value)}", style="dim")
-            table.add_row(first, *others)
-        Console(file=cast("IO[str]", out)).print(table)
+        Console(file=cast("IO[str]", out)).print(_grid(columns, rows, wide, len(columns) - beneath))
     else:
         for row in rows:
             out.write("\t".join(_cell(value) for value in row))
     out.flush()
+
+
+def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]], wide: int, across: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(columns[:across]):
+        numbers = all(isinstance(row[index], int | None) for row in rows)
+        table.add_column(name, overflow="fold", no_wrap=index != wide, justify="right" if numbers else "left")
+    for row in rows:
+        cells = [Text(_cell(value, short=True)) for value in row[:across]]
+        for value in row[across:]:
+            if value:
+                cells[wide].append(f"\n{_cell(value)}", style="dim")
+        table.add_row(*cells)
+    return table
 
 
 def write_facts(out: OutputWrapper, facts: Sequence[Mapping[str, Any]]) -> None:

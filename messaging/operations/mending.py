@@ -53,8 +53,6 @@ def _declaring(drift: Drift) -> Iterator[Step]:
             f"manage.py mq bindings {shlex.quote(each.name)}",
         )
         yield Step(f"Delete exchange {each.name} and declare it as wanted.", _replacing(each))
-    if missing:
-        yield Step(f"{'; '.join(each.said for each in missing)}. Declare it.", "manage.py mq topology declare")
     for each in queues:
         yield Step(
             f"{each.said}. Leave its consumers running, so that they empty it. Stop clients that publish to it and are "
@@ -65,6 +63,9 @@ def _declaring(drift: Drift) -> Iterator[Step]:
             f"In a moment in which no message waits in {each.name}, delete it and declare it as wanted.",
             _replacing(each),
         )
+    # Only now: it ends with an error while something stands otherwise.
+    if missing:
+        yield Step(f"{'; '.join(each.said for each in missing)}. Declare it.", "manage.py mq topology declare")
     for each in requests:
         yield Step(
             f"{each.said}. Stop every RPC worker: the queue goes with the last one. Callers are told so meanwhile. "

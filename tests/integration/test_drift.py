@@ -23,6 +23,7 @@ from tests.support.amqp import plain_channel, queue_length
 from tests.support.consuming import Noted, a_consumer, notes, registered
 from tests.support.processes import ProcessStarter
 from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker
+from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
 EXCHANGE, SMS, RED_PACKET = "orders.events", "orders.sms", "orders.red_packet"
@@ -189,6 +190,21 @@ def test_a_queue_that_nobody_consumes_yet_is_a_note_and_no_drift(channel: Blocki
     assert mq("topology", "diff")[0] == 0
 
 
+def test_on_a_terminal_nothing_is_cut(channel: BlockingChannel, transactional_db: None) -> None:
+    other_queue(channel)
+    abandoned_queue(channel)
+    with on_terminal("mq", "topology", "diff", columns=80) as terminal:
+        assert terminal.wait() == 6
+    with on_terminal("mq", "queues", columns=80) as queues:
+        assert queues.wait() == 0
+
+    assert "…" not in terminal.seen + queues.seen
+    assert "Traceback" not in terminal.seen + queues.seen
+    for word in ("messaging.W010", "messaging.W015", "x-delivery-limit=20", "orders.formerly"):
+        assert word in terminal.seen
+    assert "orders.red_packet" in queues.seen
+
+
 def test_somebody_elses_queues_and_passing_ones_are_none_of_ours(channel: BlockingChannel) -> None:
     channel.queue_declare("elsewhere", durable=True)
     channel.queue_declare("warren.celery", durable=True)
@@ -322,6 +338,25 @@ def test_the_plan_loses_nothing_while_events_come_all_the_time(vhost: str, setti
     assert len(added) > 30
     assert all(notes(text) == 1 for text in added)
     assert queue_length(vhost, consumer.queue) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_plan_brings_back_what_went_with_a_deleted_queue(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_AFTER": 0.5, "RECONCILE_INTERVAL": 1.0}
+    consumer = a_consumer()
+    with registered(consumer):
+        mq("topology", "declare")
+        with running_relay():
+            add(*(Noted(text=f"note-{number}") for number in range(5)))
+            eventually(lambda: queue_length(vhost, consumer.queue) == 5)
+        with plain_channel(vhost) as channel:
+            channel.queue_delete(consumer.queue)
+        steps = [step.command for step in mending.plan(drift.look()) if step.command]
+        assert Kind.MISSING_QUEUE in wrong()
+        for command in steps[:-1]:
+            follow(command)
+        with running_relay(), running_worker(consumer):
+            eventually(lambda: (follow(steps[-2]), notes() == 5)[1], within=60, every=0.5)
 
 
 @contextmanager

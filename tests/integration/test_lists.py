@@ -1,11 +1,13 @@
 """`mq queues | exchanges | bindings | consumers | connections`, by the management API and by AMQP alone."""
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ from messaging.broker import management
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
+from tests.support.certificates import Certificates
 from tests.support.consuming import a_consumer, registered
 from tests.support.listeners import something_that_answers
 from tests.support.processes import ProcessStarter
@@ -244,8 +247,8 @@ def test_a_wrong_password_is_said_and_not_repeated(vhost: str, broker: RabbitMQN
 
 
 @contextmanager
-def web_page(status: int, content: bytes) -> Iterator[int]:
-    """A web server of something else."""
+def web_page(status: int, content: bytes, certificates: Certificates | None = None) -> Iterator[int]:
+    """A web server of something else; with TLS, and wanting a client's certificate, where it has certificates."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -259,6 +262,12 @@ def web_page(status: int, content: bytes) -> Iterator[int]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        if certificates is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificates.broker.certificate, certificates.broker.key)
+            context.load_verify_locations(certificates.ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
@@ -286,6 +295,17 @@ def test_a_port_that_hangs_up_or_never_answers_is_left(
 ) -> None:
     with something_that_answers(answer) as port:
         assert said in reason(settings, MANAGEMENT_URL=f"http://127.0.0.1:{port}")
+
+
+def test_by_https_the_certificates_of_the_broker_are_used(settings: Any, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    good = {**certificates.settings, "AMQP_URLS": ["amqps://u:secret@127.0.0.1/"]}
+    with web_page(401, b'{"reason": "Not management user"}', certificates) as port:
+        url = f"https://127.0.0.1:{port}"
+        assert "rabbitmqctl set_user_tags u management" in reason(settings, **good, MANAGEMENT_URL=url)
+        told = reason(settings, **{**good, "TLS_CA_FILE": str(certificates.other_ca)}, MANAGEMENT_URL=url)
+
+    assert "TLS: the broker's certificate comes from nobody trusted here" in told
 
 
 def test_each_broker_is_asked_in_turn(vhost: str, broker: RabbitMQNode, settings: Any) -> None:

@@ -1,12 +1,8 @@
 """`mq status`: what is wrong first, and an exit code that a probe can go by."""
 
 import json
-import os
-import pty
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
@@ -21,9 +17,9 @@ from messaging.operations import status
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.consuming import Noted, a_consumer, a_dead_message, registered
-from tests.support.environment import ROOT, process_environment
 from tests.support.processes import ProcessStarter
 from tests.support.running import add, running_worker
+from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -153,22 +149,10 @@ def test_watching_through_a_pipe_appends_and_ends_well_with_ctrl_c(run_process: 
 
 def test_watching_on_a_terminal_redraws_in_place(vhost: str) -> None:
     """The broker's comings and goings are no lines of a log in between."""
-    ours, theirs = pty.openpty()
-    watch = subprocess.Popen(
-        [sys.executable, "manage.py", "mq", "status", "--watch", "0.2"],
-        cwd=ROOT, env=process_environment(TERM="xterm", COLUMNS="80"), stdin=theirs, stdout=theirs, stderr=theirs,
-    )  # fmt: skip
-    os.close(theirs)
-    seen = b""
-    try:
-        while seen.count(b"outbox   ") < 3:
-            seen += os.read(ours, 4096)
-        watch.send_signal(signal.SIGINT)
-        assert watch.wait(20) == 0
-    finally:
-        watch.kill()
-        watch.wait()
-        os.close(ours)
+    with on_terminal("mq", "status", "--watch", "0.2") as terminal:
+        eventually(lambda: terminal.seen.count("outbox   ") >= 3, report=lambda: terminal.seen)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.wait() == 0
 
-    assert seen.count(b"\x1b[H\x1b[J") >= 2
-    assert b"amqp." not in seen
+    assert terminal.seen.count("\x1b[H\x1b[J") >= 2
+    assert "amqp." not in terminal.seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from textwrap import wrap
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -30,6 +31,7 @@ examples:
 
 exit codes: 0 done, no drift; 1 not as wanted, or refused; 2 wrong arguments; 3 broker unreachable; 6 drift
 """
+_COMMENT: dict[str, Any] = {"subsequent_indent": "#    ", "break_long_words": False, "break_on_hyphens": False}
 ACTIONS = ("show", "declare", "diff", "plan")
 
 
@@ -141,7 +143,7 @@ def _diff(command: BaseCommand, options: dict[str, Any]) -> None:
             for each in found.findings
         ]
         if rows:
-            write_grid(command.stdout, ("id", "finding", "what", "hint"), [row[:3] for row in rows])
+            write_grid(command.stdout, ("id", "finding", "what", "hint"), rows, wide=2, beneath=1)
     say(command, found.how)
     for each in found.unseen:
         say(command, f"Nobody has seen: {each}.")
@@ -160,7 +162,8 @@ def _plan(command: BaseCommand, options: dict[str, Any]) -> None:
         write_facts(command.stdout, [{"why": each.why, "command": each.command} for each in steps])
     else:
         for number, each in enumerate(steps, 1):
-            command.stdout.write(f"# {number}. {each.why}")
+            for line in wrap(each.why, 95, initial_indent=f"# {number}. ", **_COMMENT):
+                command.stdout.write(line)
             if each.command:
                 command.stdout.write(each.command)
             command.stdout.write("")
