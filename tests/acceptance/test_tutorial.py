@@ -195,6 +195,7 @@ def test_interrupted_it_ends_what_it_began_and_removes_what_it_made(
     with raw_channel() as channel:
         eventually(lambda: consumers_of(channel.connection, "task_queue") == 2)
     checking.send(signal.SIGINT)
+    checking.send(signal.SIGINT)  # nor does an impatient person leave its processes behind
 
     assert checking.wait(60) == 1
     assert "Interrupted. What had been started was stopped and removed." in checking.lines[-1]

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -78,7 +79,7 @@ class Command(BaseCommand):
 
     def _check(self, lessons: Sequence[Lesson]) -> None:
         failed = []
-        with StopSignals() as signals, _connected() as connection, ThreadPoolExecutor(AT_A_TIME) as threads:
+        with _PatientSignals() as signals, _connected() as connection, ThreadPoolExecutor(AT_A_TIME) as threads:
             seen = [threads.submit(rehearse, connection, lesson, lambda: signals.received) for lesson in lessons]
             try:
                 for lesson, future in zip(lessons, seen, strict=True):
@@ -122,6 +123,13 @@ class Command(BaseCommand):
     def _say(self, line: str) -> None:
         self.stdout.write(line)
         self.stdout.flush()
+
+
+class _PatientSignals(StopSignals):
+    """Ends nothing at the second signal: the lessons' processes would be left running. They are ended soon anyway."""
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
 
 
 def _chosen(name: str | None) -> Sequence[Lesson]:
