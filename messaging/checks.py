@@ -74,6 +74,24 @@ def check_bindings(**kwargs: Any) -> list[CheckMessage]:
     ]
 
 
+@register(TAG)
+def check_logs(**kwargs: Any) -> list[CheckMessage]:
+    """A consumer writes a line or more for each message: that of the logs themselves would never come to an end."""
+    if not conf.get().log_to_broker:
+        return []
+    exchange = topology.log_exchange().name
+    return [
+        Error(
+            f"Consumer {each.name!r} takes its events from {exchange}, where its own log goes: a line about each line.",
+            hint="Follow logs with `manage.py mq listen logs`, or give the events an exchange of their own.",
+            obj=each.handler,
+            id="messaging.E004",
+        )
+        for each in [*consumers.registered(), *consumers.broadcasting()]
+        if any(consumers.exchange_of(event).name == exchange for event in each.events)
+    ]
+
+
 def _taking(consumer: Consumer, event: type[Event]) -> Iterator[Binding]:
     """Yield the consumer's bindings that take an event whose key is always the same."""
     exchange, key = consumers.exchange_of(event), event.event_key or event.event_type

@@ -14,8 +14,9 @@ from messaging.message import Message
 class Delivery:
     """One arrival of a message at one consumer.
 
-    `message_id` is the message's own id, or one given on arrival where a foreign publisher sent none: then
-    `identified` is False, and two deliveries of it cannot be told from two messages. `attempt` counts from 1.
+    `message_id` is what the message is known by here: its own id, with the `app_id` of a foreign publisher in front
+    (see `message.identity`), or one given on arrival where such a one sent none: then `identified` is False, and two
+    deliveries of it cannot be told from two messages. `attempt` counts from 1.
     """
 
     consumer: str

@@ -6,7 +6,7 @@ import pytest
 from django.core.checks import CheckMessage, run_checks
 from django.db import connection
 
-from messaging import topology
+from messaging import events, topology
 from messaging.consumers import consumer
 from messaging.events import Event
 from messaging.operations import drift
@@ -50,6 +50,22 @@ def test_a_consumer_may_not_take_the_queue_of_the_built_in_one() -> None:
 
     assert error.id == "messaging.E001"
     assert "'notes'" in error.msg
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+def test_a_consumer_of_the_logs_would_be_told_of_its_own_lines(settings: Any, broadcast: bool) -> None:
+    class Line(Event, type="test.line", exchange="warren.logs"):
+        pass
+
+    try:
+        with registered():
+            consumer("lines", Line, broadcast=broadcast)(lambda event, delivery: None)
+
+            assert "messaging.E004" not in found()
+            with_messaging(settings, LOG_TO_BROKER=True)
+            assert "messaging.E004" in found()
+    finally:
+        del events._registry["test.line"]
 
 
 def test_a_consumer_of_an_event_without_a_type_would_wait_for_ever() -> None:
