@@ -187,16 +187,18 @@ class ByManagement:
         return sorted(found, key=lambda each: (each.source, each.destination, each.key, each.properties_key))
 
     def consumers(self) -> list[Consumer]:
-        """Return every consumer, by queue."""
+        """Return every consumer, by queue; its connection by the name that its client gave it."""
+        names = {each.get("name"): _client_name(each) for each in self._management.connections()}
         found = [
             Consumer(
                 queue=each["queue"]["name"],
                 tag=each.get("consumer_tag", ""),
                 prefetch=each.get("prefetch_count", 0),
                 acknowledges=each.get("ack_required", True),
-                connection=_table(each.get("channel_details")).get("connection_name", ""),
+                connection=names.get(where, where),
             )
             for each in self._management.consumers()
+            for where in [str(_table(each.get("channel_details")).get("connection_name", ""))]
         ]
         return sorted(found, key=lambda consumer: (consumer.queue, consumer.connection, consumer.tag))
 
@@ -324,15 +326,18 @@ def _queue(facts: dict[str, Any]) -> Queue:
 
 def _connection(facts: dict[str, Any]) -> OpenConnection:
     since = facts.get("connected_at")
-    named = _table(facts.get("client_properties")).get("connection_name")
     return OpenConnection(
-        name=str(named or facts.get("name", "")),
+        name=_client_name(facts),
         user=facts.get("user", ""),
         address=f"{facts.get('peer_host', '?')}:{facts.get('peer_port', '?')}",
         state=facts.get("state", ""),
         channels=facts.get("channels", 0),
         since=datetime.fromtimestamp(since / 1000, UTC) if isinstance(since, int) else None,
     )
+
+
+def _client_name(facts: dict[str, Any]) -> str:
+    return str(_table(facts.get("client_properties")).get("connection_name") or facts.get("name", ""))
 
 
 def _table(value: Any) -> dict[str, Any]:

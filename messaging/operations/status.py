@@ -158,10 +158,10 @@ def _wrong_at(broker: Broker) -> list[str]:
 
 def _wrong_in(boxes: Boxes) -> list[str]:
     found = [
-        (boxes.failed, "refused by the broker in the outbox: `manage.py messages list --state failed`"),
-        (boxes.unroutable, "reached not every queue: `manage.py messages list --state unroutable`"),
-        (boxes.dead, "dead: `manage.py messages list --groups`, then replay or discard"),
-        (boxes.unknown, "effects that nobody knows of: `manage.py messages list --state unknown`, then settle"),
+        ("refused by the broker", boxes.failed, "`manage.py messages list --state failed`"),
+        ("unroutable", boxes.unroutable, "`manage.py messages list --state unroutable`"),
+        ("dead", boxes.dead, "`manage.py messages list --groups`, then replay or discard"),
+        ("effects that nobody knows of", boxes.unknown, "`manage.py messages list --state unknown`, then settle"),
     ]
     late = "what is in the outbox has been due for over a minute: does a relay run?"
-    return [*([late] if boxes.overdue else []), *(f"{count} {words}" for count, words in found if count)]
+    return [*([late] if boxes.overdue else []), *(f"{what}: {count}; {cure}" for what, count, cure in found if count)]

@@ -80,7 +80,7 @@ def test_an_effect_that_nobody_knows_of_is_wrong(well: None) -> None:
     code, output = shown()
 
     assert code == 6
-    assert "1 effects that nobody knows of" in output
+    assert "effects that nobody knows of: 1; `manage.py messages list --state unknown`" in output
 
 
 def test_a_queue_that_is_missing_or_that_nobody_consumes_is_wrong(vhost: str) -> None:
