@@ -21,6 +21,7 @@ from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.consuming import Noted, a_consumer, notes, registered
+from tests.support.listeners import something_that_answers
 from tests.support.processes import ProcessStarter
 from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker
 from tests.support.terminal import on_terminal
@@ -247,6 +248,20 @@ def test_the_checks_do_not_look_at_the_broker_unless_asked_for_deployment(settin
 
     assert run_checks(tags=["messaging"]) == []
     assert set(checked()) == {"messaging.W004", drift.NOT_LOOKED_AT}
+
+
+def test_the_checks_do_not_wait_for_a_broker_that_never_answers(settings: Any) -> None:
+    with something_that_answers(None) as silent:
+        settings.MESSAGING = {
+            **settings.MESSAGING,
+            "AMQP_URLS": [f"amqp://u:secret@127.0.0.1:{silent}/shop"],
+            "MANAGEMENT_URL": f"http://127.0.0.1:{silent}",
+            "CONNECT_TIMEOUT": 1,
+        }
+        found = checked()
+
+    assert set(found) == {drift.NOT_LOOKED_AT}
+    assert "secret" not in str(found)
 
 
 def test_the_checks_say_what_nobody_could_see(channel: BlockingChannel, without_management: None) -> None:

@@ -77,6 +77,38 @@ def test_usual_addresses_are_taken(settings: Any, url: str) -> None:
     assert conf.get().amqp_urls == (url,)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://user:secret@localhost",
+        "user:secret@localhost",
+        "http://user:secret@",
+        "http://user:sec/ret@localhost",
+        "http://user:secret@localhost:0",
+        "http://user:sec#ret@localhost",
+        "http://user:secret@localhost/?vhost=a",
+        "http://user:secret@[::1",
+    ],
+)
+def test_a_malformed_management_address_is_refused_without_repeating_it(settings: Any, url: str) -> None:
+    settings.MESSAGING = {**GOOD, "MANAGEMENT_URL": url}
+    with pytest.raises(ImproperlyConfigured) as refused:
+        conf.get()
+    assert "MANAGEMENT_URL" in str(refused.value)
+    assert "sec" not in str(refused.value)
+
+
+def test_what_amqps_hides_is_not_sent_in_the_open_to_the_management_api(settings: Any) -> None:
+    tls = {"AMQP_URLS": ["amqps://user:secret@mq.example/shop"]}
+    for url in ("https://mq.example:15671", "http://127.0.0.1:15672", ""):
+        settings.MESSAGING = {**tls, "MANAGEMENT_URL": url}
+        assert conf.get().management_url == url
+
+    settings.MESSAGING = {**tls, "MANAGEMENT_URL": "http://mq.example:15672"}
+    with pytest.raises(ImproperlyConfigured, match="MANAGEMENT_URL must begin with https://"):
+        conf.get()
+
+
 def test_changed_settings_are_read_again(settings: Any) -> None:
     settings.MESSAGING = {**GOOD, "PREFETCH": 7}
     assert conf.get().prefetch == 7
