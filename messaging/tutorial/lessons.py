@@ -69,9 +69,9 @@ WORK_QUEUE = Lesson(
     title="Work queue",
     shows="Workers share a queue, one message at a time each; what a killed worker had not finished goes to another.",
     lines={
-        "worker 1": Line(1, "mq listen task_queue --declare --prefetch 1 --dots 1", stays=True),
-        "worker 2": Line(2, "mq listen task_queue --declare --prefetch 1 --dots 1", stays=True),
-        "send": Line(3, 'mq publish "A second of work." --queue task_queue --declare --count 6'),
+        "slow": Line(1, "mq listen task_queue --declare --prefetch 1 --dots 30", stays=True),
+        "quick": Line(2, "mq listen task_queue --declare --prefetch 1 --dots 0.5", stays=True),
+        "send": Line(3, 'mq publish "A dot of work." --queue task_queue --declare --count 6'),
     },
     queues=(QueueMade("task_queue"),),
 )

@@ -17,7 +17,7 @@ from typing import IO, Self
 from messaging.tutorial.lessons import Line
 
 #: Seconds that a process may take to begin, or to bring what is waited for, on a busy machine.
-PATIENCE = 30.0
+PATIENCE = 60.0
 #: Seconds that a process may take to stop when it is asked to.
 STOP_PATIENCE = 10.0
 #: Seconds between two looks.

@@ -20,10 +20,10 @@ from tests.support.rpc import raw_channel
 from tests.support.waiting import eventually
 
 #: They run processes, which need a database, but use none of it that could differ.
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.timeout(300)]
 
 #: Seconds for all lessons on a busy machine.
-LONG = 110
+LONG = 240
 
 
 def standing(broker: RabbitMQNode, url: str) -> set[str]:
