@@ -275,7 +275,7 @@ def test_least_rights_are_enough_for_computed_keys_and_broadcasts(
     with accounts_at(broker, vhost, tmp_path) as accounts:
         accounts.grant()
         with as_user(settings, accounts["operator"]):
-            call_command("mq", "topology", "--declare", stdout=StringIO())
+            call_command("mq", "topology", "declare", stdout=StringIO())
         with ExitStack() as running:
             with as_user(settings, accounts["consumer-cache"]):
                 running.enter_context(listening(cache))
