@@ -26,8 +26,10 @@ from tests.support.environment import ROOT, process_environment
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
-#: Longer than any line may take to be put in the queue, shorter than any wait for the network.
-AT_ONCE = 0.5
+#: Far longer than it takes to put a line in the queue, on a busy machine too; shorter than any wait for the network.
+AT_ONCE = 2.0
+#: Far longer than a process takes to end, but for what it waits for.
+SLACK = 10.0
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_without_a_broker_nobody_waits_and_what_does_not_fit_is_counted(
     began = time.monotonic()
     for number in range(250):
         log.info("line %d", number)
-    assert time.monotonic() - began < 10 * AT_ONCE
+    assert time.monotonic() - began < 5 * AT_ONCE
     assert handler_of(log).dropped == 150
     assert len(handler_of(log)._waiting) == 100
 
@@ -249,7 +251,6 @@ def test_with_the_broker_frozen_or_blocked_nobody_waits_and_memory_is_bounded(
     breakable_broker: RabbitMQNode, log: logging.Logger, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_handler, "MAX_LINES", 1000)
-    monkeypatch.setattr(log_handler, "PUBLISH_TIMEOUT", 1.0)
     with listening(conf.get().amqp_urls[0]) as listener:
         log.info("before")
         eventually(lambda: listener.texts() == ["before"])
@@ -264,7 +265,7 @@ def test_with_the_broker_frozen_or_blocked_nobody_waits_and_memory_is_bounded(
         assert handler_of(log).dropped >= 3000 - 1000 - 2 * log_handler.BATCH
         began = time.monotonic()
         handler_of(log).close()
-        assert time.monotonic() - began < log_handler.EXIT_BUDGET + 3
+        assert time.monotonic() - began < log_handler.EXIT_BUDGET + SLACK
 
 
 @contextmanager
@@ -327,8 +328,8 @@ def test_a_process_ends_in_time_whatever_the_broker_does(
     )
     assert done.returncode == 0
     written, ended = (float(line.split()[2]) for line in done.stdout.splitlines() if " in " in line)
-    assert written < 10 * AT_ONCE
-    assert ended < log_handler.EXIT_BUDGET + 4
+    assert written < 5 * AT_ONCE
+    assert ended < log_handler.EXIT_BUDGET + SLACK
 
 
 def short_process(*lines: str) -> "subprocess.CompletedProcess[str]":
@@ -354,7 +355,7 @@ def test_every_worker_of_a_web_server_writes_and_a_request_waits_for_none(
     began = time.monotonic()
     web.send(signal.SIGTERM)
     web.wait(30)
-    assert time.monotonic() - began < log_handler.EXIT_BUDGET + 12
+    assert time.monotonic() - began < log_handler.EXIT_BUDGET + 2 * SLACK
 
 
 def _visit(url: str) -> None:
