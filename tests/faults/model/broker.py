@@ -256,6 +256,11 @@ class Link:
     def stop(self) -> None:
         self.vanish()
 
+    def reach(self, given_up: Callable[[], bool] = lambda: False) -> bool:
+        if not self.wait_until_open(0):
+            raise BrokerUnavailable("the model's broker is away")
+        return True
+
     def wait_until_open(self, timeout: float) -> bool:
         return self.is_open
 
