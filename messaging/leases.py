@@ -14,8 +14,9 @@ from typing import Any
 from django.db.models import BooleanField, F, Func, Q, QuerySet
 from django.db.models.functions import Now
 
-from messaging import database, topology
+from messaging import database
 from messaging.broker.publisher import Fate, Outcome
+from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND
 from messaging.message import storable_text
 from messaging.models import OutboxMessage
 
@@ -137,7 +138,7 @@ def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
     match mark.outcome.fate:
         case Fate.RETURNED:
             return State.UNROUTABLE, rest
-        case Fate.REFUSED if mark.outcome.code in {topology.NOT_FOUND, topology.ACCESS_REFUSED}:
+        case Fate.REFUSED if mark.outcome.code in {NOT_FOUND, ACCESS_REFUSED}:
             # An exchange or a permission is missing: no fault of the row, and it goes through once that is mended.
             return State.UNROUTABLE, rest
         case Fate.REFUSED | Fate.UNSENDABLE:

@@ -13,6 +13,7 @@ from django.db import DatabaseError, InterfaceError
 
 from messaging import conf, consumers, leases, topology
 from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
+from messaging.broker.reply_codes import NOT_FOUND
 from messaging.exceptions import BrokerUnavailable
 from messaging.leases import Mark
 from messaging.message import (
@@ -255,7 +256,7 @@ class Relay:
                 outcome = Outcome(Fate.RETURNED, f"not every queue took it: {'; '.join(missing)}")
         if outcome.fate is Fate.RETURNED and not queues and _is_for_whoever_listens(row):
             outcome = Outcome(Fate.CONFIRMED)
-        if outcome.fate is Fate.RETURNED or outcome.code == topology.NOT_FOUND:
+        if outcome.fate is Fate.RETURNED or outcome.code == NOT_FOUND:
             self._declare_due = 0.0
         if outcome.fate is Fate.CONFIRMED:
             self.published += 1

@@ -11,16 +11,13 @@ import structlog
 
 from messaging import conf
 from messaging.broker.connection import Connection
+from messaging.broker.reply_codes import ACCESS_REFUSED, PRECONDITION_FAILED
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import registered as registered_events
 from messaging.exceptions import ChannelClosed
 from messaging.routing import Binding, Exchange
 
 log = structlog.get_logger(__name__)
-
-ACCESS_REFUSED = 403
-NOT_FOUND = 404
-PRECONDITION_FAILED = 406
 
 #: Seconds after which what was refused is asked for again: somebody may have granted it.
 ASK_AGAIN = 300.0

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from messaging.broker.reply_codes import PRECONDITION_FAILED
 from messaging.exceptions import ChannelClosed
-
-PRECONDITION_FAILED = 406
 
 _SENTENCE = re.compile(
     r"inequivalent arg '(?P<property>[^']*)' for (?P<kind>queue|exchange) '(?P<name>.*)' in vhost '.*': "

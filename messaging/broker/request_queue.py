@@ -19,9 +19,10 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.differences import PRECONDITION_FAILED, difference
+from messaging.broker.differences import difference
 from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import channel_closed, describe
+from messaging.broker.reply_codes import PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
 from messaging.message import Message

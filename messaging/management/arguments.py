@@ -6,6 +6,7 @@ import argparse
 
 from django.core.management.base import CommandError
 
+from messaging.broker import reply_codes
 from messaging.broker.differences import difference
 from messaging.exceptions import BrokerSilent, ChannelClosed
 
@@ -31,11 +32,11 @@ def broker_refuses(error: ChannelClosed) -> CommandError:
     if differs := difference(error):
         return CommandError(f"{differs}. Ask for it as it stands, or delete it first: its messages go with it.")
     match error.code:
-        case 403:
+        case reply_codes.ACCESS_REFUSED:
             hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints the rights that each one needs."
-        case 404:
+        case reply_codes.NOT_FOUND:
             hint = "Is the name right, and the virtual host?"
-        case 405:
+        case reply_codes.RESOURCE_LOCKED:
             hint = "It is another connection's own (exclusive)."
         case _:
             hint = ""

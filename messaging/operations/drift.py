@@ -15,6 +15,7 @@ from django.conf import settings
 
 from messaging import conf, consumers, events, routing, topology
 from messaging.broker.differences import difference
+from messaging.broker.reply_codes import ACCESS_REFUSED
 from messaging.broker.request_queue import ARGUMENTS as REQUEST_QUEUE_ARGUMENTS
 from messaging.consumers import exchange_of
 from messaging.events import Event
@@ -270,7 +271,7 @@ def _refusal(seen: ByAmqp, method: str, name: str, how: Mapping[str, Any], drift
     except ChannelClosed as error:
         if found := difference(error):
             return f"{_valued(found.property, found.found)}, wanted {_valued(found.property, found.wanted)}"
-        if error.code == topology.ACCESS_REFUSED:
+        if error.code == ACCESS_REFUSED:
             drift.unseen.append(f"{name}: how it was declared; this user may not declare it")
             return ""
         return str(error)

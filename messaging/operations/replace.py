@@ -10,7 +10,7 @@ import time
 
 from messaging import consumers, topology
 from messaging.broker.connection import Connection, opened
-from messaging.broker.differences import PRECONDITION_FAILED
+from messaging.broker.reply_codes import PRECONDITION_FAILED
 from messaging.exceptions import ChannelClosed, MessagingError
 from messaging.topology import Declarer, Topology
 

@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 import structlog
 from django.db.models import Q
 
-from messaging import conf, database, topology
+from messaging import conf, database
 from messaging.broker.connection import Connection, opened
+from messaging.broker.reply_codes import NOT_FOUND
 from messaging.consumers import Consumer
 from messaging.exceptions import ChannelClosed
 from messaging.models import QueueSighting
@@ -82,7 +83,7 @@ def _is_empty(connection: Connection, queue: str) -> bool:
         except ChannelClosed as error:
             # One that is gone took its messages along. One whose node is down is not found either, but RabbitMQ says
             # so; of one that this user may not see nobody knows.
-            gone = error.code == topology.NOT_FOUND and "no queue" in error.text
+            gone = error.code == NOT_FOUND and "no queue" in error.text
             if not gone:
                 log.warning("reconcile.queue_not_seen", queue=queue, reason=str(error))
             return gone

@@ -14,14 +14,12 @@ from typing import Any, Protocol
 
 from messaging import consumers, topology
 from messaging.broker.connection import Connection, opened
+from messaging.broker.declaring import exchange_type
 from messaging.broker.management import Management, ManagementUnavailable, reached
-from messaging.broker.standing import exchange_type
+from messaging.broker.reply_codes import NOT_FOUND, RESOURCE_LOCKED
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.routing import MAX_SHORT_STRING
 from messaging.rpc import procedures
-
-#: Another connection's exclusive queue.
-LOCKED = 405
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +272,7 @@ class ByAmqp:
         try:
             found = self.connection.call("queue_declare", queue=name, passive=True).method
         except ChannelClosed as error:
-            if error.code == LOCKED:
+            if error.code == RESOURCE_LOCKED:
                 return Queue(name=name, exclusive=True)
             self._note(name, error)
             return None
@@ -289,7 +287,7 @@ class ByAmqp:
         return True
 
     def _note(self, name: str, error: ChannelClosed) -> None:
-        if error.code != topology.NOT_FOUND:
+        if error.code != NOT_FOUND:
             self.unseen.add(name)
 
 

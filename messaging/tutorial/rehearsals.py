@@ -14,9 +14,9 @@ from typing import Any
 
 from messaging.broker.connection import Connection
 from messaging.exceptions import ChannelClosed
+from messaging.tutorial.cleanup import look, made_by, named, remove_all
 from messaging.tutorial.lessons import ExchangeMade, Lesson, QueueMade
 from messaging.tutorial.stage import Actor, Interrupted, Otherwise, Stage
-from messaging.tutorial.standing import look, made_by, named, remove_all
 
 #: How many messages wait in a queue of the lesson.
 Waiting = Callable[[str], int]

@@ -14,7 +14,7 @@ from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging.broker.connection import opened
-from messaging.management.sources import Source, Wish, find
+from messaging.management.mq.sources import Source, Wish, find
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length, unacknowledged
 from tests.support.command_line import mq

@@ -14,9 +14,9 @@ from messaging.broker.listener import Ended, Listener
 from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import EXIT_USAGE, broker_refuses, broker_unreachable, from_one, positive
-from messaging.management.message_lines import write_message
-from messaging.management.named_values import TYPE_HELP, VALUES_HELP, add_declare, check_short, named_values
-from messaging.management.sources import Source, Wish, find, stands
+from messaging.management.mq.message_lines import write_message
+from messaging.management.mq.named_values import TYPE_HELP, VALUES_HELP, add_declare, check_short, named_values
+from messaging.management.mq.sources import Source, Wish, find, stands
 from messaging.management.tables import reader_left
 from messaging.routing import EXCHANGE_TYPES
 from messaging.shutdown import StopSignals

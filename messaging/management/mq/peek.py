@@ -11,9 +11,9 @@ from messaging.broker.connection import opened
 from messaging.broker.glance import Glance
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import broker_refuses, broker_unreachable, from_one
-from messaging.management.message_lines import write_message
-from messaging.management.named_values import check_short
-from messaging.management.sources import find_queue
+from messaging.management.mq.message_lines import write_message
+from messaging.management.mq.named_values import check_short
+from messaging.management.mq.sources import find_queue
 
 HELP = "look at the messages that wait in a queue, and leave them there"
 EXAMPLES = """

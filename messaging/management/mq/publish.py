@@ -12,18 +12,18 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging.broker.connection import Connection
+from messaging.broker.declaring import declare_exchange, declare_queue
 from messaging.broker.publisher import Publisher
-from messaging.broker.standing import declare_exchange, declare_queue
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
-from messaging.management import bodies
 from messaging.management.arguments import (
     EXIT_USAGE,
     broker_refuses,
     broker_unreachable,
     from_one,
 )
-from messaging.management.named_values import VALUES_HELP, add_declare, check_short, named_values
-from messaging.management.publishing import Sending
+from messaging.management.mq import bodies
+from messaging.management.mq.batches import Sending
+from messaging.management.mq.named_values import VALUES_HELP, add_declare, check_short, named_values
 from messaging.message import Message
 from messaging.shutdown import StopSignals
 

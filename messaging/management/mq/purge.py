@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError
 from messaging.broker.connection import opened
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import EXIT_USAGE, broker_refuses, broker_unreachable
-from messaging.management.named_values import check_short
-from messaging.management.sources import find_queue
+from messaging.management.mq.named_values import check_short
+from messaging.management.mq.sources import find_queue
 
 HELP = "delete the messages that wait in a queue"
 EXAMPLES = """

@@ -17,10 +17,10 @@ from messaging.management.arguments import EXIT_USAGE, broker_unreachable
 from messaging.management.quiet_log import quiet_log
 from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.shutdown import StopSignals
+from messaging.tutorial.cleanup import Found, look, made_by, named, remove
 from messaging.tutorial.lessons import LESSONS, ExchangeMade, Lesson, QueueMade, find
 from messaging.tutorial.rehearsals import rehearse
 from messaging.tutorial.stage import Interrupted, Otherwise
-from messaging.tutorial.standing import Found, look, made_by, named, remove
 
 EXAMPLES = """
 examples:

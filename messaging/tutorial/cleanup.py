@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from messaging.broker.connection import Connection
-from messaging.broker.differences import PRECONDITION_FAILED, difference
+from messaging.broker.differences import difference
+from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
 from messaging.exceptions import ChannelClosed
 from messaging.tutorial.lessons import ExchangeMade, Lesson, QueueMade
 
-NOT_FOUND = 404
-RESOURCE_LOCKED = 405
 #: Seconds that the broker may take to notice that a process has left.
 REMOVE_PATIENCE = 10.0
 #: Seconds between two tries.

@@ -10,8 +10,8 @@ from django.core.management.base import CommandError
 
 from messaging import conf
 from messaging.broker.connection import Connection
+from messaging.broker.declaring import declare_exchange, declare_queue, exchange_stands, exchange_type, queue_stands
 from messaging.broker.differences import Difference
-from messaging.broker.standing import declare_exchange, declare_queue, exchange_stands, exchange_type, queue_stands
 from messaging.management.arguments import EXIT_USAGE
 from messaging.routing import Binding
 

@@ -1,4 +1,4 @@
-"""What stands on the broker, asked by plain AMQP, and making it stand."""
+"""Queues and exchanges by their names, over plain AMQP: is it there, of which type, and declaring it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from typing import Any
 
 from messaging.broker.connection import Connection
 from messaging.broker.differences import difference
+from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED
 from messaging.exceptions import ChannelClosed
-
-ACCESS_REFUSED = 403
-NOT_FOUND = 404
-RESOURCE_LOCKED = 405
 
 
 def queue_stands(connection: Connection, name: str) -> bool:

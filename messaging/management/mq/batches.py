@@ -13,8 +13,8 @@ from django.core.management.base import BaseCommand, CommandError
 from messaging import conf
 from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
 from messaging.exceptions import ChannelClosed
-from messaging.management import bodies
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNREACHABLE, broker_refuses
+from messaging.management.mq import bodies
 from messaging.message import Message
 
 
