@@ -44,6 +44,15 @@ def test_every_command_in_the_readme_exists() -> None:
     assert named - built_in <= here
 
 
+def test_the_table_of_stations_names_every_file_of_the_journey_and_none_that_is_not_there() -> None:
+    app = ROOT / "messaging"
+    there = {str(path.relative_to(app)) for path in [*app.glob("*.py"), *app.glob("broker/*.py")]}
+    _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## The stations")
+    named = set(re.findall(r"`([a-z_/]+\.py)`", table.partition("\n## ")[0]))
+
+    assert {name for name in there if not name.endswith("__init__.py")} == named
+
+
 def test_the_fault_table_names_every_test_of_a_fault_and_none_that_is_not_there() -> None:
     defined = {
         path: set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
