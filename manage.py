@@ -26,8 +26,11 @@ def main() -> int:
     except ImproperlyConfigured as error:
         return _explain(f"Configuration: {error}", EXIT_USAGE)
     except (DatabaseError, InterfaceError) as error:
+        reason = str(error).strip()
         hint = "Is it running, is DATABASE_URL right, and was `manage.py migrate` run?"
-        return _explain(f"Database: {str(error).strip()}\n{hint}", EXIT_UNREACHABLE)
+        if reason == "unable to open database file":
+            hint = "Is the folder of DATABASE_URL's file there, and may this user write in it?"
+        return _explain(f"Database: {reason}\n{hint}", EXIT_UNREACHABLE)
     except KeyboardInterrupt:
         return _explain("", EXIT_INTERRUPTED)
     return 0

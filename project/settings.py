@@ -4,6 +4,7 @@ Every variable is described in `.env.example`. A value that cannot be understood
 with the variable's name (`ImproperlyConfigured`).
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -154,6 +155,10 @@ if not DEBUG:
 
 # --- Database ----------------------------------------------------------------------------------------------
 
+if not env.str("DATABASE_URL", default=""):
+    # SQLite makes the file, not its folder; a fresh clone has none. What cannot be made is said by the first command.
+    with suppress(OSError):
+        VAR_DIR.mkdir(exist_ok=True)
 database_url = env.str("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
 if not database_url.startswith(("sqlite:///", "postgres://", "postgresql://")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")

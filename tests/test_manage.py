@@ -1,6 +1,7 @@
 """manage.py: what is set wrong is one clear line with the right exit code, never a bare traceback."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,24 @@ def test_a_database_that_is_away_is_said_with_what_to_check() -> None:
     assert "is DATABASE_URL right" in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_a_fresh_clone_can_be_migrated(tmp_path: Path) -> None:
+    for folder in ("project", "messaging", "orders"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    subprocess.run(
+        [sys.executable, shutil.copy(ROOT / "manage.py", tmp_path), "migrate", "--verbosity", "0"],
+        cwd=tmp_path, env={**environment, "DJANGO_SETTINGS_MODULE": "project.settings", "SECRET_KEY": "x"}, check=True,
+    )  # fmt: skip
+
+    assert (tmp_path / "var" / "db.sqlite3").exists()
+
+
+def test_a_database_file_in_no_folder_is_said_so(tmp_path: Path) -> None:
+    done = manage("migrate", DATABASE_URL=f"sqlite:///{tmp_path}/nowhere/db.sqlite3")
+    assert done.returncode == 3
+    assert done.stderr.startswith("Database: unable to open database file\nIs the folder of DATABASE_URL's file there")
 
 
 def test_an_unknown_consumer_is_told_from_those_there_are() -> None:
