@@ -15,9 +15,15 @@ from typing import IO, Any, cast
 from django.core.management.base import OutputWrapper
 from django.utils import timezone
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+#: Characters between two columns of a grid, and of its widest one before the others are folded as well.
+GAP = 2
+LEAST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,27 +64,40 @@ def write_grid(
     """Write `rows`, one value for each column, as a table on a terminal and tab-separated elsewhere.
 
     Nothing is cut: where the terminal is narrow, the column `wide` is folded. On a terminal the last `beneath` columns
-    stand below that one.
+    share lines below their row, as wide as the terminal.
     """
     if out.isatty():
-        Console(file=cast("IO[str]", out)).print(_grid(columns, rows, wide, len(columns) - beneath))
+        console = Console(file=cast("IO[str]", out))
+        across = len(columns) - beneath
+        cells = [[_cell(value, short=True) for value in row] for row in rows]
+        widths = _widths([columns[:across], *(row[:across] for row in cells)], wide, console.width)
+        numbers = [all(isinstance(row[index], int | None) for row in rows) for index in range(across)]
+        console.print(_columns(columns, widths, numbers, show_header=True))
+        for texts in cells:
+            line = _columns(columns, widths, numbers)
+            line.add_row(*(Text(text) for text in texts[:across]))
+            console.print(line)
+            if below := " · ".join(filter(None, texts[across:])):
+                console.print(Padding(Text(below, style="dim", overflow="fold"), (0, 0, 0, 2), expand=False))
     else:
         for row in rows:
             out.write("\t".join(_cell(value) for value in row))
     out.flush()
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]], wide: int, across: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for index, name in enumerate(columns[:across]):
-        numbers = all(isinstance(row[index], int | None) for row in rows)
-        table.add_column(name, overflow="fold", no_wrap=index != wide, justify="right" if numbers else "left")
-    for row in rows:
-        cells = [Text(_cell(value, short=True)) for value in row[:across]]
-        for value in row[across:]:
-            if value:
-                cells[wide].append(f"\n{_cell(value)}", style="dim")
-        table.add_row(*cells)
+def _widths(rows: Sequence[Sequence[str]], wide: int, room: int) -> list[int]:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    others = sum(widths) - widths[wide] + GAP * (len(widths) - 1)
+    widths[wide] = min(widths[wide], max(room - others, LEAST))
+    return widths
+
+
+def _columns(
+    names: Sequence[str], widths: Sequence[int], numbers: Sequence[bool], *, show_header: bool = False
+) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=show_header, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, width, is_number in zip(names, widths, numbers, strict=False):
+        table.add_column(name, overflow="fold", width=width, justify="right" if is_number else "left")
     return table
 
 

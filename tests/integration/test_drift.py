@@ -1,6 +1,7 @@
 """`mq topology diff | plan`, and the checks: where the broker stands otherwise than the shop's code wants it."""
 
 import json
+import re
 import shlex
 import threading
 from collections.abc import Callable, Iterator
@@ -204,6 +205,19 @@ def test_on_a_terminal_nothing_is_cut(channel: BlockingChannel, transactional_db
     for word in ("messaging.W010", "messaging.W015", "x-delivery-limit=20", "orders.formerly"):
         assert word in terminal.seen
     assert "orders.red_packet" in queues.seen
+
+
+def test_on_a_narrow_terminal_names_stay_whole_and_arguments_have_its_whole_width(channel: BlockingChannel) -> None:
+    private = "another.application.with.a.long.queue.name"
+    channel.queue_declare(private, exclusive=True, arguments={"x-expires": 9999})
+    with on_terminal("mq", "queues", columns=80) as terminal:
+        assert terminal.wait() == 0
+
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[\d;]*m", "", terminal.seen).splitlines()]
+    [name] = [number for number, line in enumerate(lines) if line.startswith(f"{private} ")]
+    assert lines[name + 1] == "  transient exclusive · x-expires=9999"
+    assert "  x-dead-letter-strategy=at-least-once x-delivery-limit=1000" in lines
+    assert max(map(len, lines[: lines.index("  durable · x-delivery-limit=2147483647")])) <= 80
 
 
 def test_somebody_elses_queues_and_passing_ones_are_none_of_ours(channel: BlockingChannel) -> None:

@@ -41,7 +41,8 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             (each.source, each.key, f"{each.kind} {each.destination}", lists.in_words(each.arguments))
             for each in chosen
         ]
-        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], as_json=options["json"], beneath=1)
+        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], as_json=options["json"],
+                    wide=2, beneath=1)  # fmt: skip
 
 
 def _bindings(command: BaseCommand, standing: Standing) -> list[Binding]:

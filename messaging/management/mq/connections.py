@@ -35,7 +35,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         lists.refuse_unknown("connection", names, {name for each in found for name in (each.name, each.user)})
         chosen = [each for each in found if not names or each.name in names or each.user in names]
         lists.write(command, COLUMNS, [_row(each) for each in chosen], [asdict(each) for each in chosen],
-                    as_json=options["json"])  # fmt: skip
+                    as_json=options["json"], beneath=1)  # fmt: skip
 
 
 def _row(each: OpenConnection) -> tuple[Any, ...]:

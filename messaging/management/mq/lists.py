@@ -56,13 +56,14 @@ def write(
     facts: Sequence[Mapping[str, Any]],
     *,
     as_json: bool,
+    wide: int = 0,
     beneath: int = 0,
 ) -> None:
     """Write the rows, or the facts that they are made of."""
     if as_json:
         write_facts(command.stdout, facts)
     else:
-        write_grid(command.stdout, columns, rows, beneath=beneath)
+        write_grid(command.stdout, columns, rows, wide=wide, beneath=beneath)
 
 
 def in_words(table: Mapping[str, Any] | None) -> str:

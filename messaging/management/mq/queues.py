@@ -42,7 +42,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         if standing.is_complete and len(chosen) <= COUNTED_NOW:
             chosen = counted_now(chosen)
         lists.write(command, COLUMNS, [_row(each) for each in chosen], [asdict(each) for each in chosen],
-                    as_json=options["json"], beneath=1)  # fmt: skip
+                    as_json=options["json"], beneath=2)  # fmt: skip
 
 
 def _row(queue: Queue) -> tuple[Any, ...]:
