@@ -118,6 +118,18 @@ def test_what_cannot_be_listened_to_is_one_line(stands: None, arguments: list[st
     assert len(told.err.splitlines()) == 1
 
 
+def test_the_logs_can_be_listened_to_before_anybody_has_logged(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "APP_ID": "app"}
+    told = mq("listen", "logs", "#.error")
+    assert (told.code, told.err) == (
+        1,
+        "There is no exchange app.logs yet: processes write to it with LOG_TO_BROKER=1.",
+    )
+
+    settings.MESSAGING = {**settings.MESSAGING, "LOG_TO_BROKER": True}
+    assert meant("logs", keys=["#.error"]) == ("exchange", "app.logs", ["#.error"])
+
+
 def test_keys_may_follow_options(vhost: str, run_process: ProcessStarter) -> None:
     publish("x", "--queue", "q", "--declare")
     listener = run_process("mq", "listen", "amq.direct", "--json", "info", "--prefetch", "5", "error")

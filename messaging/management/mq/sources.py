@@ -8,12 +8,12 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from messaging import conf
+from messaging import conf, topology
 from messaging.broker.connection import Connection
 from messaging.broker.declaring import declare_exchange, declare_queue, exchange_stands, exchange_type, queue_stands
 from messaging.broker.differences import Difference
 from messaging.management.arguments import EXIT_USAGE
-from messaging.routing import Binding
+from messaging.routing import Binding, Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,9 @@ def find(connection: Connection, wish: Wish) -> Source:
             meant.append(source)
     if meant:
         return meant[0]
+    logs = topology.log_exchange()
+    if wish.may_be_exchange and logs.name in {wish.name, f"{conf.get().app_id}.{wish.name}"}:
+        return _logs_before_the_first_line(connection, logs, wish)
     kinds = " and no ".join(
         kind for kind, may in (("queue", wish.may_be_queue), ("exchange", wish.may_be_exchange)) if may
     )
@@ -99,6 +102,14 @@ def find_queue(connection: Connection, name: str) -> str:
 def stands(connection: Connection, source: Source) -> bool:
     """Whether `source` is still there. Raises ChannelClosed, BrokerUnavailable."""
     return (queue_stands if source.kind == "queue" else exchange_stands)(connection, source.name)
+
+
+def _logs_before_the_first_line(connection: Connection, logs: Exchange, wish: Wish) -> Source:
+    """Return the logs' exchange, which whoever logs first declares; a listener may come before."""
+    if not conf.get().log_to_broker:
+        raise CommandError(f"There is no exchange {logs.name} yet: processes write to it with LOG_TO_BROKER=1.")
+    declare_exchange(connection, logs.name, logs.type, durable=True, arguments={})
+    return _bound(logs.name, logs.type, wish)
 
 
 def _declared(connection: Connection, wish: Wish) -> Source:
