@@ -1,8 +1,11 @@
-"""Header values that pika cannot read, made harmless.
+"""Header values that pika cannot read, made harmless; and floats, which it reads and cannot write.
 
 pika raises on a time after the year 9999 (a publisher that counts milliseconds), on a float that is no number and on
 tables nested too deep. The error comes out of its loop and takes the connection with it; the message comes again, and
 the consumer would never get past it.
+
+It also refuses to send a float. Other clients send them; without them the next attempt of such a message could not be
+published, nor a queue be bound by one.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any
 from pika import data
 
 _read: Callable[[bytes, int], tuple[Any, int]] = data.decode_value
+_write: Callable[[list[bytes], Any], int] = data.encode_value
 
 
 def _read_or_describe(encoded: bytes, offset: int) -> tuple[Any, int]:
@@ -38,6 +42,15 @@ def _describe(encoded: bytes, offset: int) -> tuple[Any, int]:
     raise ValueError(f"a header of type {kind!r} cannot be read")
 
 
+def _write_floats_too(pieces: list[bytes], value: Any) -> int:
+    """Append the value to `pieces` and return its size."""
+    if not isinstance(value, float):
+        return _write(pieces, value)
+    pieces.append(struct.pack(">cd", b"d", value))
+    return 9
+
+
 def install() -> None:
-    """Put the tolerant reader in pika's place; tables and arrays inside a header go through it too."""
+    """Put our reader and writer in pika's place; tables and arrays inside a header go through them too."""
     data.decode_value = _read_or_describe
+    data.encode_value = _write_floats_too

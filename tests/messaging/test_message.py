@@ -159,6 +159,15 @@ def test_header_values_that_python_cannot_hold_do_not_cost_the_connection() -> N
     assert storable_headers(headers) == headers
 
 
+def test_a_float_can_be_sent_wherever_in_the_headers_it_stands() -> None:
+    headers = {"weight": 1.5, "inside": {"ratios": [0.25, -1e300, 3]}, "count": 2}
+    pieces: list[bytes] = []
+    size = data.encode_table(pieces, headers)
+    encoded = b"".join(pieces)
+    assert len(encoded) == size
+    assert data.decode_table(encoded, 0) == (headers, size)
+
+
 def test_headers_nested_without_end_are_cut_off_and_what_follows_is_read() -> None:
     nested = b"t\x01"
     for _ in range(5000):
