@@ -162,6 +162,7 @@ def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any)
         app_id=message.app_id,
         ordering_key=message.ordering_key,
         position=_position(delivery),
+        priority=message.priority,
         **change,
     )
     # What has a default in the database (the times) is left to it.

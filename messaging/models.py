@@ -129,6 +129,7 @@ class InboxMessage(models.Model):
     app_id = models.CharField(max_length=255, blank=True)
     ordering_key = models.CharField(max_length=255, blank=True)
     position = models.BigIntegerField(null=True, blank=True)
+    priority = models.PositiveSmallIntegerField(null=True, blank=True)
 
     state = models.CharField(max_length=11, choices=State.choices)
     #: The attempt that is expected (retrying) or was the last one (handled, dead).

@@ -93,6 +93,7 @@ def again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> Outbox
         origin=origin,
         ordering_key=row.ordering_key,
         position=row.position,
+        priority=row.priority,
         body=row.body or b"",
         headers=headers_to_pass_on(row.headers),
     )

@@ -109,6 +109,7 @@ def _leave_dead(row: OutboxMessage, words: str) -> None:
                     correlation_id=row.correlation_id,
                     ordering_key=row.ordering_key,
                     position=row.position,
+                    priority=row.priority,
                     state=InboxMessage.State.DEAD,
                     attempt=row.attempt,
                     body=row.body,

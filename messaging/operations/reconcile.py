@@ -167,6 +167,7 @@ def _copies(consumer: Consumer, findings: Sequence[Finding]) -> Iterator[OutboxM
                 origin=OutboxMessage.Origin.RECONCILE,
                 ordering_key=row.ordering_key,
                 position=(row.position or row.pk) if row.ordering_key else None,
+                priority=row.priority,
                 body=row.body,
                 headers=row.headers,
             )
