@@ -1,15 +1,16 @@
-"""Header values that pika cannot read, made harmless; and floats, which it reads and cannot write.
+"""Header values that pika cannot read, made harmless; and floats as they are.
 
 pika raises on a time after the year 9999 (a publisher that counts milliseconds), on a float that is no number and on
 tables nested too deep. The error comes out of its loop and takes the connection with it; the message comes again, and
 the consumer would never get past it.
 
-It also refuses to send a float. Other clients send them; without them the next attempt of such a message could not be
-published, nor a queue be bound by one.
+Of a float it reads the whole part alone, and it sends no float at all. Other clients do: the next attempt of
+such a message shall have what the first one had, and an event be routed by one.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,10 @@ _write: Callable[[list[bytes], Any], int] = data.encode_value
 
 
 def _read_or_describe(encoded: bytes, offset: int) -> tuple[Any, int]:
+    if (kind := encoded[offset : offset + 1]) in {b"d", b"f"}:
+        layout = f">{kind.decode()}"
+        value = struct.unpack_from(layout, encoded, offset + 1)[0]
+        return value if math.isfinite(value) else str(value), offset + 1 + struct.calcsize(layout)
     try:
         return _read(encoded, offset)
     except (ValueError, OverflowError, OSError, RecursionError):
@@ -33,10 +38,6 @@ def _describe(encoded: bytes, offset: int) -> tuple[Any, int]:
     match kind:
         case b"T":
             return struct.unpack_from(">Q", encoded, start)[0], start + 8
-        case b"d":
-            return str(struct.unpack_from(">d", encoded, start)[0]), start + 8
-        case b"f":
-            return str(struct.unpack_from(">f", encoded, start)[0]), start + 4
         case b"F" | b"A":
             return "nested too deep", start + 4 + struct.unpack_from(">I", encoded, start)[0]
     raise ValueError(f"a header of type {kind!r} cannot be read")

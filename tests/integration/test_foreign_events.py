@@ -67,12 +67,13 @@ def test_a_retry_of_a_foreign_message_is_that_message_and_so_is_its_replay(vhost
         note(event.text)
         assert delivery.message_id == "billing/1"
         assert delivery.message.type == "test.noted"
+        assert delivery.message.headers["weight"] == 1.5
         if moody["failing"]:
             raise ValueError("not yet")
 
     policy = RetryPolicy(max_attempts=2, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))
     with running_relay(), running_worker(known(handle, retry=policy)):
-        publish(vhost, "x", message_id="1", app_id="billing")  # no type: the key names it
+        publish(vhost, "x", message_id="1", app_id="billing", headers={"weight": 1.5})  # no type: the key names it
         eventually(lambda: inbox() == {"billing/1": "dead"})
         moody["failing"] = False
         call_command("messages", "replay", "billing/1")

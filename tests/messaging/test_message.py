@@ -166,6 +166,8 @@ def test_a_float_can_be_sent_wherever_in_the_headers_it_stands() -> None:
     encoded = b"".join(pieces)
     assert len(encoded) == size
     assert data.decode_table(encoded, 0) == (headers, size)
+    short = encoded_table(b"f" + struct.pack(">f", 1.5), b"t\x01")
+    assert data.decode_table(short, 0) == ({"a": 1.5, "b": True}, len(short))
 
 
 def test_headers_nested_without_end_are_cut_off_and_what_follows_is_read() -> None:
