@@ -75,6 +75,23 @@ def check_bindings(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(TAG)
+def check_exchanges(**kwargs: Any) -> list[CheckMessage]:
+    """The exchange of the project and that of its logs are topic exchanges; an event may not take one for another."""
+    own = {conf.get().exchange, topology.log_exchange().name}
+    return [
+        Error(
+            f"{event.__qualname__} ({event.event_type}) calls {exchange.name} a {exchange.type} exchange, "
+            "which other events or the logs know as a topic exchange: half of them would reach nobody.",
+            hint="Give the event an exchange of another name.",
+            obj=event,
+            id="messaging.E005",
+        )
+        for event in events.registered()
+        if (exchange := consumers.exchange_of(event)).name in own and exchange.type != "topic"
+    ]
+
+
+@register(TAG)
 def check_logs(**kwargs: Any) -> list[CheckMessage]:
     """A consumer writes a line or more for each message: that of the logs themselves would never come to an end."""
     if not conf.get().log_to_broker:
@@ -95,10 +112,10 @@ def check_logs(**kwargs: Any) -> list[CheckMessage]:
 def _taking(consumer: Consumer, event: type[Event]) -> Iterator[Binding]:
     """Yield the consumer's bindings that take an event whose key is always the same."""
     exchange, key = consumers.exchange_of(event), event.event_key or event.event_type
-    if exchange.type in {"direct", "topic"}:
-        for binding in consumer.bindings:
-            if binding.exchange == exchange.name and takes(exchange.type, binding, key, {}):
-                yield binding
+    for binding in consumer.bindings:
+        # Without headers: what a headers exchange takes so, it takes however they are.
+        if binding.exchange == exchange.name and takes(exchange.type, binding, key, {}):
+            yield binding
 
 
 @register(TAG)

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from string import Formatter
+from typing import Any, Literal, TypeVar, get_args
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
@@ -77,17 +78,18 @@ class Consumer:
         return any(event.event_type == event_type for event in self.events)
 
     def receives(self, event_type: str, exchange: str, routing_key: str, headers: Mapping[str, Any]) -> bool:
-        """Whether a message of this type, published like this, is for this consumer. By an exchange that its event
-        had formerly, and whose bindings are not known here any more, the type alone decides."""
-        elsewhere = False
+        """Whether a message of this type, published like this, is for this consumer. Where it did not say which it
+        wants, the type alone decides: the key may be one that its event had formerly. So it does by an exchange that
+        its event had formerly, and whose bindings are not known here any more."""
         for event in self.events:
             if event.event_type == event_type:
                 known = exchange_of(event)
-                if known.name != exchange:
-                    elsewhere = True
-                elif any(takes(known.type, each, routing_key, headers) for each in self._bindings_of(event, known)):
+                asked = self.headers if known.type == "headers" else self.keys
+                if not asked or known.name != exchange:
                     return True
-        return elsewhere
+                if any(takes(known.type, each, routing_key, headers) for each in self._bindings_of(event, known)):
+                    return True
+        return False
 
     def _bindings_of(self, event: type[Event], exchange: Exchange) -> Iterator[Binding]:
         match exchange.type:
@@ -226,7 +228,9 @@ def _pattern_of(event: type[Event]) -> str:
     """Return what takes every key that the event can have: a field may be any number of words."""
     if not event.event_key:
         return event.event_type
-    return ".".join("#" if fields_in(word) else word for word in event.event_key.split("."))
+    # A field stands as a NUL meanwhile: what is in its braces, a format, may have dots.
+    template = "".join(text + ("" if name is None else "\0") for text, name, _, _ in Formatter().parse(event.event_key))
+    return ".".join("#" if "\0" in word else word for word in template.split("."))
 
 
 def _check_bindings(consumer: Consumer) -> None:
@@ -236,8 +240,9 @@ def _check_bindings(consumer: Consumer) -> None:
         raise ImproperlyConfigured(f"consumer {consumer.name!r}: keys mean nothing to a {types.pop()} exchange")
     if consumer.headers and "headers" not in types:
         raise ImproperlyConfigured(f"consumer {consumer.name!r}: only a headers exchange looks at headers")
-    if any(len(key.encode()) > MAX_SHORT_STRING for key in consumer.keys):
-        raise ImproperlyConfigured(f"consumer {consumer.name!r}: a key has at most {MAX_SHORT_STRING} bytes")
+    if any(not isinstance(key, str) or len(key.encode()) > MAX_SHORT_STRING for key in consumer.keys):
+        raise ImproperlyConfigured(f"consumer {consumer.name!r}: a key is a text of at most {MAX_SHORT_STRING} bytes")
+    _check_table(consumer, "headers", consumer.headers)
     for event in consumer.events:
         if exchange_of(event).type == "direct" and fields_in(event.event_key) and not consumer.keys:
             raise ImproperlyConfigured(
@@ -247,8 +252,16 @@ def _check_bindings(consumer: Consumer) -> None:
 
 
 def _check_queue(consumer: Consumer) -> None:
-    if "x-queue-type" in consumer.arguments:
-        raise ImproperlyConfigured(f"consumer {consumer.name!r}: say queue_type instead of the argument x-queue-type")
+    if consumer.queue_type not in {None, *get_args(QueueType)}:
+        raise ImproperlyConfigured(f"consumer {consumer.name!r}: queue_type is {' or '.join(get_args(QueueType))}")
+    for argument, instead in (("x-queue-type", "queue_type"), ("x-max-priority", "max_priority")):
+        if argument in consumer.arguments:
+            raise ImproperlyConfigured(f"consumer {consumer.name!r}: say {instead} instead of the argument {argument}")
+    if "x-expires" in consumer.arguments:
+        raise ImproperlyConfigured(
+            f"consumer {consumer.name!r}: x-expires deletes the queue, and all that waits in it, while nobody consumes"
+        )
+    _check_table(consumer, "arguments", consumer.arguments)
     if consumer.max_priority is None:
         return
     if not 1 <= consumer.max_priority <= MAX_PRIORITY:
@@ -257,6 +270,22 @@ def _check_queue(consumer: Consumer) -> None:
         raise ImproperlyConfigured(
             f'consumer {consumer.name!r}: only a classic queue has priorities; say queue_type="classic"'
         )
+
+
+def _check_table(consumer: Consumer, what: str, table: Mapping[str, Any]) -> None:
+    """Raise ImproperlyConfigured for what AMQP cannot say: a relay that cannot declare it could publish nothing."""
+    for name, value in table.items():
+        if not isinstance(name, str) or len(name.encode()) > MAX_SHORT_STRING or not _is_sendable(value):
+            raise ImproperlyConfigured(
+                f"consumer {consumer.name!r}: {what} hold texts, numbers of 64 bits, truths and None, not "
+                f"{name!r:.60}: {type(value).__name__}"
+            )
+
+
+def _is_sendable(value: Any) -> bool:
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return value is None or isinstance(value, str | float)
 
 
 def _path(handler: Callable[..., None]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from string import Formatter
@@ -182,14 +183,14 @@ def registered() -> list[type[Event]]:
 
 
 def routing_key_of(event: Event) -> str:
-    """Return the routing key that `event` is published with.
+    """Return the routing key that `event` is published with; a field that is None is an empty text in it.
 
     Raises ValueError where it is longer than AMQP allows, 255 bytes.
     """
     if not event.event_key:
         return event.event_type
     fields = event.model_dump(mode="json", include=set(fields_in(event.event_key)))
-    key = event.event_key.format_map(fields)
+    key = event.event_key.format_map({name: "" if value is None else value for name, value in fields.items()})
     if len(key.encode()) > MAX_SHORT_STRING:
         raise ValueError(f"{event.event_type}: its routing key has over {MAX_SHORT_STRING} bytes: {key[:60]}…")
     return key
@@ -198,7 +199,7 @@ def routing_key_of(event: Event) -> str:
 def routing_headers_of(event: Event) -> dict[str, Any]:
     """Return the headers that `event` is published with: those of its fields that are not None.
 
-    Raises ValueError for a field that is no text, number or truth.
+    Raises ValueError for a field that is no text, number or truth, or a number that AMQP or JSON cannot hold.
     """
     fields = event.model_dump(mode="json", include=set(event.event_headers), exclude_none=True)
     for name, value in fields.items():
@@ -206,6 +207,10 @@ def routing_headers_of(event: Event) -> dict[str, Any]:
             raise ValueError(
                 f"{event.event_type}: header {name} is no text, number or truth but {type(value).__name__}"
             )
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{event.event_type}: header {name} is a number of more than 64 bits")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{event.event_type}: header {name} is {value}, no number")
     return fields
 
 
@@ -244,6 +249,8 @@ def _check_key(event: type[Event]) -> None:
         unknown = [name for name in fields_in(event.event_key) if name not in event.model_fields]
     except ValueError as error:
         raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} cannot be read: {error}") from None
+    if any("{" in (how or "") for _, _, how, _ in Formatter().parse(event.event_key)):
+        raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} has braces inside of braces")
     if unknown:
         raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} names {unknown[0]!r}, no field of it")
 

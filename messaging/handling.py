@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 import structlog
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
@@ -97,7 +98,7 @@ def _handle(consumer: Consumer, delivery: Delivery) -> Verdict:
     started = time.monotonic()
     try:
         event = _decode(consumer, delivery)
-        return _try(consumer, delivery, event)
+        return _try(partial(_run, consumer, delivery, event))
     except Exception as error:
         if database.is_away(error):
             raise
@@ -114,11 +115,11 @@ def _decode(consumer: Consumer, delivery: Delivery) -> Event:
     return event
 
 
-def _try(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
+def _try(run: Callable[[], Verdict]) -> Verdict:
     for remaining in reversed(range(CONTENTION_TRIES)):
         try:
             with database.atomic():
-                return _run(consumer, delivery, event)
+                return run()
         except OperationalError as error:
             if not remaining or database.is_away(error):
                 raise
@@ -208,15 +209,19 @@ def _run_broadcast(consumer: Consumer, delivery: Delivery) -> Verdict:
     """Run the handler for this process. Others run it too, so that there is no inbox row and nothing to try again."""
     try:
         event = _decode(consumer, delivery)
-        with database.atomic():
-            _call(consumer, event, delivery)
-            if delivery.intended:
-                raise RuntimeError("a broadcast intends no effects: each process would")
+        return _try(partial(_listen, consumer, delivery, event))
     except Exception as error:
         if database.is_away(error):
             raise
         log.exception("broadcast.dropped", reason=inbox.describe(error))
         return Verdict.DROPPED
+
+
+def _listen(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
+    delivery.intended.clear()  # of a try that was rolled back
+    _call(consumer, event, delivery)
+    if delivery.intended:
+        raise RuntimeError("a broadcast intends no effects: each process would")
     return Verdict.HANDLED
 
 

@@ -305,7 +305,9 @@ def _expected_queues(row: OutboxMessage) -> dict[str, str]:
 
 def _is_for_whoever_listens(row: OutboxMessage) -> bool:
     """Whether only broadcast consumers want the row's message: then it is no loss that nobody listens."""
-    return not row.consumer and any(each.wants(row.type) for each in consumers.broadcasting())
+    return not row.consumer and any(
+        each.receives(row.type, row.exchange, row.routing_key, row.headers) for each in consumers.broadcasting()
+    )
 
 
 def publishing_of(row: OutboxMessage) -> Publishing:

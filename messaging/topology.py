@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,7 +100,12 @@ def queue_arguments(consumer: Consumer | None = None) -> dict[str, Any]:
 
 def describe(binding: Binding) -> str:
     """Return in words what a binding takes: its key, or the headers that it asks for."""
-    return binding.key or ", ".join(f"{name}={value}" for name, value in binding.arguments.items()) or "everything"
+    asked = "" if binding.arguments == {"x-match": "all"} else _in_words(binding.arguments)
+    return binding.key or asked or "everything"
+
+
+def _in_words(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
 
 
 def declare(connection: Connection, topology: Topology) -> dict[str, str]:

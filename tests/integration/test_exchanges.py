@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import transaction
+from django.db import OperationalError, transaction
 
 from messaging import consumers, events, outbox, topology
 from messaging.consumers import Consumer, consumer
@@ -21,7 +22,9 @@ from messaging.delivery import Delivery
 from messaging.events import Event, routing_key_of
 from messaging.exceptions import UnknownConsumer
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations.reconcile import reconcile
+from messaging.operations.findings import Finding, Trouble
+from messaging.operations.reconcile import _copies, reconcile
+from messaging.retry import RetryPolicy
 from messaging.routing import Exchange
 from messaging.worker import Worker
 from script.services.rabbitmq import RabbitMQNode
@@ -60,6 +63,9 @@ class Printed(Event, type="test.printed", exchange=Exchange("test.papers", "head
 
     format: str
     copies: int | None = None
+
+
+TWICE = RetryPolicy(max_attempts=2, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +160,40 @@ def test_without_keys_a_consumer_gets_every_key_of_its_event(heard: Heard) -> No
     assert len(heard.by("all")) == 2
 
 
+def test_what_was_added_by_a_former_key_is_for_whoever_wants_all_of_its_event(heard: Heard) -> None:
+    everything, some = heard.consumer("all", Seen), heard.consumer("some", Seen, keys=["*.orange.*"])
+    assert everything.receives("test.seen", "test.animals", "seen", {})
+    assert not some.receives("test.seen", "test.animals", "seen", {})
+
+
+def test_a_key_may_format_its_fields_and_escape_a_brace(heard: Heard) -> None:
+    class Weighed(Event, type="test.weighed", exchange=Exchange("test.animals"), key="{{w}}.{kilos:.2f}.{colour}"):
+        kilos: float
+        colour: str | None = None
+
+    with running_relay(), running_worker(heard.consumer("scales", Weighed)):
+        [row] = add(Weighed(kilos=1.5))
+        eventually(all_handled)
+
+    assert row.routing_key == "{w}.1.50."
+    assert heard.by("scales") == [Weighed(kilos=1.5)]
+
+
+def test_a_headers_exchange_routes_by_floats_too(heard: Heard) -> None:
+    class Measured(Event, type="test.measured", exchange=Exchange("test.papers", "headers"), headers=["ratio"]):
+        ratio: float
+
+    wide = heard.consumer("wide", Measured, headers={"ratio": 1.5})
+    with running_relay(), running_worker(wide, heard.consumer("any", Measured)):
+        add(Measured(ratio=1.5), Measured(ratio=0.5))
+        eventually(all_handled)
+
+    assert heard.by("wide") == [Measured(ratio=1.5)]
+    assert len(heard.by("any")) == 2
+    with transaction.atomic(), pytest.raises(ValueError, match="no number"):
+        outbox.add(Measured(ratio=float("inf")))
+
+
 def test_a_headers_exchange_brings_what_the_headers_say_all_or_any(heard: Heard) -> None:
     both = heard.consumer("both", Printed, headers={"x-match": "all", "format": "pdf", "copies": 2})
     either = heard.consumer("either", Printed, headers={"x-match": "any", "format": "pdf", "copies": 2})
@@ -208,6 +248,29 @@ def test_a_broadcast_that_nobody_listens_to_is_published_and_forgotten(heard: He
         eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == "published")
 
     assert OutboxMessage.objects.get(pk=row.pk).expected_consumers == []
+
+
+def test_what_no_broadcast_would_take_is_unroutable(heard: Heard) -> None:
+    heard.consumer("cache", Logged, broadcast=True, keys=["error"])
+    with running_relay():
+        [row] = add(Logged(severity="debug"))
+        eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == "unroutable")
+
+
+def test_a_broadcast_that_finds_the_database_busy_tries_again(heard: Heard) -> None:
+    tries: list[str] = []
+
+    @consumer("cache", Announced, broadcast=True)
+    def busy(event: Announced, delivery: Delivery) -> None:
+        tries.append(event.text)
+        if len(tries) < 3:
+            raise OperationalError("deadlock detected")
+
+    with listening(consumers.get("cache")) as worker, running_relay():
+        add(Announced(text="flush"))
+        eventually(lambda: worker.lanes[0].verdicts["handled"] == 1)
+
+    assert tries == ["flush"] * 3
 
 
 def test_a_lasting_consumer_of_the_same_event_must_still_get_it(heard: Heard) -> None:
@@ -314,6 +377,27 @@ def test_an_urgent_event_passes_the_others_in_a_queue_with_priorities(heard: Hea
     assert [event.text for event in heard.by("ranked") if isinstance(event, Announced)] == ["high", "low", "none"]
 
 
+def test_a_message_keeps_its_priority_when_it_is_tried_replayed_or_sent_again() -> None:
+    @consumer("ranked", Announced, queue="tests.ranked", queue_type="classic", max_priority=10, retry=TWICE)
+    def failing(event: Announced, delivery: Delivery) -> None:
+        raise RuntimeError("no")
+
+    ranked = consumers.get("ranked")
+    with running_relay(), running_worker(ranked):
+        [row] = add(Announced(text="urgent"), priority=9)
+        eventually(lambda: InboxMessage.objects.filter(state="dead").exists())
+        call_command("messages", "replay", row.message_id, stdout=StringIO())
+        eventually(lambda: InboxMessage.objects.filter(state="dead", attempts_before=2).exists())
+
+    sent = dict(OutboxMessage.objects.values_list("origin", "priority"))
+    assert sent == {"event": 9, "retry": 9, "replay": 9}
+    lost = Finding(
+        trouble=Trouble.LOST, message_id=row.message_id, type=row.type, subject="", consumer="ranked",
+        since=row.created_at, why="", outbox_id=row.pk,
+    )  # fmt: skip
+    assert [copy.priority for copy in _copies(ranked, [lost])] == [9]
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -325,11 +409,22 @@ def test_an_urgent_event_passes_the_others_in_a_queue_with_priorities(heard: Hea
         ({"keys": "error"}, "list"),
         ({"headers": {"format": "pdf"}}, "headers exchange"),
         ({"arguments": {"x-queue-type": "classic"}}, "queue_type"),
+        ({"arguments": {"x-max-priority": 3}}, "max_priority"),
+        ({"arguments": {"x-expires": 1000}}, "nobody consumes"),
+        ({"arguments": {"x-max-length": {1, 2}}}, "x-max-length"),
+        ({"arguments": {"x-max-length": 2**63}}, "64 bits"),
+        ({"queue_type": "Classic"}, "quorum or classic"),
     ],
 )
 def test_what_does_not_go_together_is_refused_when_it_is_declared(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=why):
         consumer("odd", Announced, **options)(lambda event, delivery: None)
+
+
+@pytest.mark.parametrize("headers", [{"format": ("pdf",)}, {5: "pdf"}, {"x" * 256: None}])
+def test_headers_that_amqp_cannot_hold_are_refused_for_no_relay_could_bind_by_them(headers: dict[Any, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="headers hold"):
+        consumer("odd", Printed, headers=headers)(lambda event, delivery: None)
 
 
 def test_a_direct_exchange_needs_to_be_told_which_keys() -> None:
@@ -342,6 +437,7 @@ def test_a_direct_exchange_needs_to_be_told_which_keys() -> None:
     [
         ({"key": "{nothing}"}, "nothing"),
         ({"key": "{"}, "cannot be read"),
+        ({"key": "{text:{width}}"}, "braces inside"),
         ({"headers": ["nothing"]}, "nothing"),
         ({"exchange": Exchange("test.announcements", "topic")}, "fanout to"),
         ({"exchange": "x" * 300}, "255"),

@@ -10,6 +10,7 @@ from messaging import events, topology
 from messaging.consumers import consumer
 from messaging.events import Event
 from messaging.operations import drift
+from messaging.routing import Exchange
 from tests.support.consuming import Noted, a_consumer, registered
 from tests.support.processes import ProcessStarter
 
@@ -89,6 +90,40 @@ def test_a_pattern_that_takes_more_than_the_consumer_handles_is_pointed_out() ->
 
     assert error.id == "messaging.E003"
     assert "'test.*'" in error.msg
+
+
+@pytest.mark.parametrize("exchange", [Exchange("test.all", "fanout"), Exchange("test.all", "headers")])
+def test_who_takes_all_of_an_exchange_takes_the_events_of_others_too(exchange: Exchange) -> None:
+    class Mine(Event, type="test.mine", exchange=exchange):
+        pass
+
+    class Theirs(Event, type="test.theirs", exchange=exchange):
+        pass
+
+    try:
+        with registered():
+            consumer("mine", Mine)(lambda event, delivery: None)
+            [error] = [each for each in messages() if "Theirs" in each.msg]
+    finally:
+        del events._registry["test.mine"], events._registry["test.theirs"]
+
+    assert error.id == "messaging.E003"
+    assert "everything" in error.msg
+
+
+@pytest.mark.parametrize("name", ["orders.events", "warren.logs"])
+def test_the_projects_own_exchanges_are_topic_exchanges_to_every_event(name: str) -> None:
+    class Odd(Event, type="test.odd", exchange=Exchange(name, "fanout")):
+        pass
+
+    try:
+        with registered():
+            [error] = [each for each in messages() if "Odd" in each.msg]
+    finally:
+        del events._registry["test.odd"]
+
+    assert error.id == "messaging.E005"
+    assert name in error.msg
 
 
 # --- SQLite ------------------------------------------------------------------------------------------------
