@@ -85,6 +85,11 @@ class Lane:
         for thread in self.threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def bind_again(self) -> None:
+        """Bind the queue of a broadcast once more; those of others are looked after by the relays. Returns at once."""
+        if isinstance(self.subscription, PrivateQueue):
+            self.subscription.bind_again()
+
     def is_idle(self) -> bool:
         """Whether nothing is being handled and the queue is empty. Raises BrokerUnavailable."""
         if self.busy or not self._arrivals.empty() or not self.subscription.consuming:

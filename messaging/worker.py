@@ -94,6 +94,7 @@ class Worker:
 
     def _supervise(self, should_stop: Callable[[], bool]) -> None:
         next_open = 0.0
+        next_bind = time.monotonic() + conf.get().declare_interval
         empty_looks = 0
         while not should_stop() and self._remaining != 0:
             if self._connection.refused and not self._connection.generation:
@@ -103,6 +104,10 @@ class Worker:
             now = time.monotonic()
             if now >= next_open and self._open_lanes():
                 next_open = now + REOPEN_PAUSE
+            if now >= next_bind:
+                next_bind = now + conf.get().declare_interval
+                for lane in self.lanes:
+                    lane.bind_again()
             if self._burst:
                 empty_looks = empty_looks + 1 if self._idle() else 0
                 if empty_looks >= EMPTY_LOOKS:

@@ -36,7 +36,16 @@ class PrivateQueue(Subscription):
         super().__init__(connection, "", prefetch=prefetch, on_arrival=on_arrival, on_ended=on_ended, auto_ack=auto_ack)
         self._bindings = bindings
 
+    def bind_again(self) -> None:
+        """Ask for the bindings once more, which were lost if an exchange was deleted and declared anew: nobody else may
+        bind this queue. Returns at once."""
+        self._connection.call_soon(self._bind_again)
+
     # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _bind_again(self) -> None:
+        if self.consuming and self._channel is not None and self._channel.is_open:
+            self._bind(self._channel)
 
     def _begin(self, channel: Channel) -> None:
         self.queue = ""
@@ -49,7 +58,10 @@ class PrivateQueue(Subscription):
             channel.close()  # cancelled meanwhile
             return
         self.queue = answer.method.queue
-        for binding in self._bindings:
-            # The broker does one after the other: it consumes once all are bound.
-            channel.queue_bind(self.queue, binding.exchange, binding.key, arguments=dict(binding.arguments))
+        # The broker does one after the other: it consumes once all are bound.
+        self._bind(channel)
         super()._begin(channel)
+
+    def _bind(self, channel: Channel) -> None:
+        for binding in self._bindings:
+            channel.queue_bind(self.queue, binding.exchange, binding.key, arguments=dict(binding.arguments))

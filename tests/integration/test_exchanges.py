@@ -315,6 +315,18 @@ def test_after_a_lost_connection_a_broadcast_goes_on_by_a_new_queue(heard: Heard
         eventually(lambda: len(heard.events) == 1)
 
 
+@pytest.mark.parametrize("declared_anew", [True, False])
+def test_a_broadcast_is_not_deaf_after_its_exchange_was_deleted(heard: Heard, vhost: str, declared_anew: bool) -> None:
+    cache = heard.consumer("cache", Announced, broadcast=True)
+    with listening(cache):
+        with plain_channel(vhost) as channel:
+            channel.exchange_delete("test.announcements")
+            if declared_anew:
+                channel.exchange_declare("test.announcements", "fanout", durable=True)
+        with running_relay():
+            eventually(lambda: add(Announced(text="again")) and heard.events)
+
+
 def test_reconcile_does_not_look_for_broadcasts(heard: Heard) -> None:
     heard.consumer("cache", Announced, broadcast=True)
     with pytest.raises(UnknownConsumer, match="broadcast"):
