@@ -91,17 +91,26 @@ class Message:
 
     def _positive_number(self, header: str, *, below: int = 2**31) -> int:
         value = self.headers.get(header, 1)
-        # Some clients (amqp-tools) have no header but text.
-        if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
-            value = int(value)
-        # bool is an int to Python, not to a person.
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < below:
+        number = whole_number(value)
+        if number is None or not 1 <= number < below:
             raise Undecodable(f"header {header} must be a whole number from 1, not {value!r:.100}")
-        return value
+        return number
 
     def _text(self, header: str) -> str:
         value = self.headers.get(header, "")
         return value[:MAX_ID_LENGTH].replace("\x00", "") if isinstance(value, str) else ""
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a header says, in any of the ways in which clients say one; None where it is none.
+
+    Some (amqp-tools) have no header but text, some languages no number but floats."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    # bool is an int to Python, not to a person.
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def new_id() -> str:

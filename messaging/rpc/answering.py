@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from messaging import conf, consumers, topology, watchdog
 from messaging.broker.request_queue import Request
 from messaging.exceptions import HandlerTimeout
-from messaging.message import Message
+from messaging.message import Message, whole_number
 from messaging.rpc import procedures, wire
 from messaging.rpc.procedures import Arguments, Procedure
 
@@ -79,8 +79,8 @@ def why_unanswerable(reply_to: str) -> str:
 def seconds_late(request: Request) -> float | None:
     """Return by how much the caller's deadline is past; None where it is not, or there is none."""
     message = request.arrival.message
-    deadline = message.headers.get(wire.DEADLINE_HEADER)
-    if isinstance(deadline, int):
+    deadline = whole_number(message.headers.get(wire.DEADLINE_HEADER))
+    if deadline is not None:
         late = (wire.now_ms() - deadline) / 1000
     elif message.expiration.isdecimal():
         # While it was queued the broker counted; since then this process has held it.

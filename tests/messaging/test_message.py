@@ -123,6 +123,13 @@ def test_a_number_may_come_as_text_since_some_clients_know_no_other_header() -> 
     assert (message.version, message.attempt, message.position) == (2, 3, 9 * 10**18)
 
 
+def test_a_whole_number_may_come_as_a_float_since_some_languages_know_no_other() -> None:
+    assert arrived(headers={"x-event-version": 2.0}).version == 2
+    for odd in (1.5, True, 1e300, "1.0"):
+        with pytest.raises(Undecodable):
+            arrived(headers={"x-event-version": odd}).version  # noqa: B018
+
+
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.0", " 1", "٣", "9" * 20, "two"])
 def test_other_text_is_no_number(text: str) -> None:
     with pytest.raises(Undecodable):

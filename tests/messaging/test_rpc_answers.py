@@ -146,6 +146,13 @@ def test_a_request_past_its_deadline_is_late() -> None:
     assert not seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: wire.now_ms() + 60_000}))
 
 
+@pytest.mark.parametrize("said", [str, float])
+def test_a_deadline_is_read_in_the_ways_in_which_clients_say_a_number(said: Callable[[int], Any]) -> None:
+    assert seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: said(wire.now_ms() - 1000)}))
+    assert not seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: said(wire.now_ms() + 60_000)}))
+    assert seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: True})) is None
+
+
 def test_without_our_header_the_expiration_counts_from_its_arrival() -> None:
     assert seconds_late(arrived(2, expiration="1000"))
     assert not seconds_late(arrived(0, expiration="60000"))
