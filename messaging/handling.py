@@ -10,7 +10,7 @@ from enum import StrEnum
 from functools import partial
 
 import structlog
-from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
 from messaging import conf, database, events, inbox, ledger, ordering, outbox, watchdog
 from messaging.consumers import Consumer
@@ -55,6 +55,8 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
         started = time.monotonic()
         try:
             verdict = _way(consumer)(consumer, delivery)
+        except DatabaseAway:
+            raise
         except Exception as error:
             if not _is_of_the_message(error):
                 raise DatabaseAway(str(error).strip()) from error
@@ -73,6 +75,8 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
     try:
         with database.atomic():
             verdicts = [_run(consumer, delivery, _decode(consumer, delivery)) for delivery in deliveries]
+    except DatabaseAway:
+        raise
     except Exception as error:
         if database.is_away(error):
             raise DatabaseAway(str(error).strip()) from error
@@ -131,9 +135,14 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     """Run the handler behind the fence, inside the caller's transaction."""
     started = time.monotonic()
     delivery.intended.clear()  # of a try that was rolled back
-    if ordering.must_wait(consumer, delivery):
-        return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
-    row_id = inbox.admit(delivery)
+    try:
+        if ordering.must_wait(consumer, delivery):
+            return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
+        row_id = inbox.admit(delivery)
+    except InternalError as error:
+        # Read-only for a moment. No handler has run: were it writable again when the failure is recorded, the message
+        # would have lost an attempt for nothing.
+        raise DatabaseAway(str(error).strip()) from error
     if row_id is None:
         return Verdict.DUPLICATE
     _call(consumer, event, delivery)

@@ -340,6 +340,19 @@ def test_a_message_dies_of_no_database_that_was_read_only_while_its_failure_was_
     assert not InboxMessage.objects.exists()
 
 
+def test_a_database_that_was_read_only_before_a_handler_ran_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise InternalError("cannot execute INSERT in a read-only transaction")
+
+    with monkeypatch.context() as read_only:
+        read_only.setattr(inbox, "admit", refuse)
+        with pytest.raises(DatabaseAway, match="read-only"):
+            handling.handle(CONSUMER, a_delivery())
+        with pytest.raises(DatabaseAway, match="read-only"):
+            handling.handle_together(CONSUMER, [a_delivery(), a_delivery()])
+    assert not InboxMessage.objects.exists()
+
+
 @pytest.mark.parametrize("text", ["x" * 255, "\U0001f9e7" * 63])
 def test_ids_as_long_as_amqp_allows_are_stored(text: str) -> None:
     message = Message(**{**_fields(a_message()), "id": text, "correlation_id": text, "app_id": text, "type": text})
