@@ -257,7 +257,7 @@ class Relay:
         if outcome.fate is Fate.RETURNED and not queues and _is_for_whoever_listens(row):
             outcome = Outcome(Fate.CONFIRMED)
         if outcome.fate is Fate.RETURNED or outcome.code == NOT_FOUND:
-            self._declare_due = 0.0
+            self._declare_due = min(self._declare_due, time.monotonic() + topology.NOTICE)
         if outcome.fate is Fate.CONFIRMED:
             self.published += 1
         _log_outcome(row, outcome)

@@ -19,6 +19,10 @@ from messaging.routing import Binding, Exchange
 
 log = structlog.get_logger(__name__)
 
+#: Seconds between the end of a queue and its declaring anew. RabbitMQ tells the consumers of a deleted quorum queue a
+#: moment later (3.10: some 10 ms). If a queue of that name is there again by then, it takes that for the old one come
+#: back, counts them as its consumers, and sends them nothing.
+NOTICE = 0.25
 #: Seconds after which what was refused is asked for again: somebody may have granted it.
 ASK_AGAIN = 300.0
 

@@ -187,7 +187,8 @@ class Management:
             raise ManagementUnavailable(f"{self.address} did not answer within {patience:g} s") from None
         except ConnectionRefusedError:
             raise ManagementUnavailable(
-                f"nothing listens at {self.address} (is the plugin rabbitmq_management enabled? or set MANAGEMENT_URL)"
+                f"nothing listens at {self.address} (is the plugin rabbitmq_management enabled? Or set "
+                "AMQP_MANAGEMENT_URL)"
             ) from None
         except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
             raise ManagementUnavailable(f"whoever answers at {self.address} hung up") from None

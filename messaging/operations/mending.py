@@ -63,15 +63,22 @@ def _declaring(drift: Drift) -> Iterator[Step]:
             f"In a moment in which no message waits in {each.name}, delete it and declare it as wanted.",
             _replacing(each),
         )
+        yield Step(
+            f"See that {each.name} is read again: in ready and unacked, messages come and go. RabbitMQ may keep a "
+            "consumer on the old queue, if somebody declared it again too soon: restart one that gets nothing.",
+            f"manage.py mq queues {shlex.quote(each.name)}",
+        )
     # Only now: it ends with an error while something stands otherwise.
     if missing:
         yield Step(f"{'; '.join(each.said for each in missing)}. Declare it.", "manage.py mq topology declare")
     for each in requests:
+        yield Step(f"{each.said}. Stop every RPC worker. Callers are told meanwhile that there is none, or time out.")
         yield Step(
-            f"{each.said}. Stop every RPC worker: the queue goes with the last one. Callers are told so meanwhile. "
-            "Then start them again.",
-            "manage.py run_rpc_worker",
+            f"If it was declared auto-delete, {each.name} went with the last one (404). Else delete it, unless "
+            "somebody uses it still (400).",
+            _delete("queues", each.name, query="if-unused=true"),
         )
+        yield Step("Start them again: they declare it as wanted.", "manage.py run_rpc_worker")
     if changed := [*exchanges, *queues, *missing]:
         yield from _reconciling(changed)
 
@@ -100,8 +107,10 @@ def _reconciling(changed: Sequence[Finding]) -> Iterator[Step]:
 
 
 def _taking_away(drift: Drift) -> Iterator[Step]:
+    # What is deleted and declared anew has lost them already.
+    replaced = {each.name for each in _of(drift, Kind.OTHER_EXCHANGE, Kind.OTHER_QUEUE)}
     for each in _of(drift, Kind.EXTRA_BINDING):
-        if each.binding is not None:
+        if each.binding is not None and replaced.isdisjoint({each.binding.source, each.binding.destination}):
             path = ("e", each.binding.source, "q", each.binding.destination, each.binding.properties_key)
             yield Step(f"{each.said}. Take it away, unless somebody needs it.", _delete("bindings", *path))
     for each in _of(drift, Kind.ABANDONED_QUEUE):
@@ -113,11 +122,12 @@ def _taking_away(drift: Drift) -> Iterator[Step]:
             yield Step(f"If not: delete {each.name}, with all that is in it.", _delete("queues", each.name))
 
 
-def _delete(what: str, *path: str) -> str:
+def _delete(what: str, *path: str, query: str = "") -> str:
     """Return the line that deletes it by the management API, which asks for the password."""
     address = management.addresses()[0]
     where = "/".join(quote(each, safe="") for each in (address.vhost, *path))
-    return shlex.join(["curl", "-fsS", "-u", address.user, "-X", "DELETE", f"{address}/api/{what}/{where}"])
+    target = f"{address}/api/{what}/{where}" + (f"?{query}" if query else "")
+    return shlex.join(["curl", "-fsS", "-u", address.user, "-X", "DELETE", target])
 
 
 def _left_to_people(drift: Drift) -> Iterator[Step]:

@@ -1,7 +1,8 @@
 """Replacing an exchange or a queue that stands otherwise than wanted, in the smallest gap that there can be.
 
 RabbitMQ changes neither. So it is deleted and declared anew over one connection, and a queue only in a moment in which
-no message waits in it. What is published in between is in the outbox: reconcile brings it.
+no message waits in it; the new one comes once the consumers of the old one have been told. What is published in
+between is in the outbox: reconcile brings it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def replace(name: str, patience: float) -> bool:
                 connection.call("queue_delete", queue=name)
             else:
                 connection.call("exchange_delete", exchange=name)
+        if queues and needed:
+            time.sleep(topology.NOTICE)
         # A queue needs its exchange to be bound, and an exchange all queues that were bound to it.
         others = tuple(each for each in wanted.queues if each.name in {binding.queue for binding in bindings})
         problems = Declarer(connection).declare(

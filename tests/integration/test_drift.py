@@ -342,6 +342,46 @@ def test_the_plan_takes_away_what_is_too_much(
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_running_consumer_reads_the_queue_that_replaced_its_own(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    consumer = a_consumer()
+    with registered(consumer):
+        mq("topology", "declare")
+        with plain_channel(vhost) as channel:
+            declare_otherwise(channel, consumer.queue, "test.noted")
+        with running_relay(), running_worker(consumer):
+            add(Noted(text="before"))
+            eventually(lambda: notes("before") == 1)
+            assert replace(consumer.queue, patience=10) is True
+            add(Noted(text="after"))
+            eventually(lambda: notes("after") == 1)
+
+
+def test_the_plan_replaces_a_lasting_request_queue(
+    channel: BlockingChannel, broker: RabbitMQNode, run_process: ProcessStarter
+) -> None:
+    channel.queue_declare("rpc.shipping.quote", durable=True)
+    channel.queue_bind("rpc.shipping.quote", "amq.direct", "x")
+    assert wrong() == {Kind.OTHER_QUEUE}
+
+    for step in mending.plan(drift.look()):
+        if step.command.startswith("curl"):
+            line = shlex.split(step.command)
+            line[line.index("-u") + 1] += f":{broker.password}"
+            assert run_process.program(*line).wait() == 0
+
+    assert wrong() == set()
+
+
+def test_the_plan_does_not_take_away_what_goes_with_a_replaced_queue(channel: BlockingChannel) -> None:
+    other_queue(channel)
+    extra_binding(channel)
+    commands = [step.command for step in mending.plan(drift.look())]
+
+    assert [command for command in commands if command.startswith("curl")] == []
+
+
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.timeout(300)
 def test_the_plan_loses_nothing_while_events_come_all_the_time(vhost: str, settings: Any) -> None:
     """A queue that stands otherwise is replaced while a relay publishes into it and a worker reads from it."""
