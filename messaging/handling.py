@@ -103,6 +103,8 @@ def _handle(consumer: Consumer, delivery: Delivery) -> Verdict:
     try:
         event = _decode(consumer, delivery)
         return _try(partial(_run, consumer, delivery, event))
+    except DatabaseAway:
+        raise
     except Exception as error:
         if database.is_away(error):
             raise

@@ -158,7 +158,8 @@ def only_redelivered_messages_are_looked_up() -> Iterator[None]:
 
 @bug("twice", "fence", "lost")
 def the_inbox_row_is_in_a_transaction_of_its_own() -> Iterator[None]:
-    def split(consumer: Any, delivery: Any, event: Any) -> Verdict:
+    def split(run: Any) -> Verdict:
+        consumer, delivery, event = run.args
         with database.atomic():
             row_id = inbox.admit(delivery)
         if row_id is None:
