@@ -185,8 +185,9 @@ class Declarer:
             self._connection.call(method, **what, passive=True)
         except ChannelClosed as error:
             # From 4.3.1 on RabbitMQ shows nothing to those who may do nothing with it: then nobody knows.
-            if self.differing.pop(name, None):
-                problems[name] = f"it stood otherwise than wanted, and is gone: {error}"
+            if refused := self.differing.pop(name, None):
+                # It stood otherwise, and was deleted since; or its arguments are none that the broker knows.
+                problems[name] = f"it is not there, and when it was declared the broker said: {refused}"
             elif error.code != ACCESS_REFUSED:
                 problems[name] = f"this user may not declare it, and it cannot be found: {error}"
 

@@ -17,6 +17,7 @@ from django.core.management import call_command
 from django.db import OperationalError, transaction
 
 from messaging import consumers, events, outbox, topology
+from messaging.broker.connection import opened
 from messaging.consumers import Consumer, consumer
 from messaging.delivery import Delivery
 from messaging.events import Event, routing_key_of
@@ -375,6 +376,14 @@ def test_a_queue_has_the_kind_name_and_arguments_that_its_consumer_asks_for(hear
     assert topology.queue_arguments(short)["x-queue-type"] == "classic"
     with plain_channel(vhost) as channel:
         channel.queue_declare("tests.short", durable=True, arguments=topology.queue_arguments(short))
+
+
+def test_a_queue_that_the_broker_will_not_make_is_a_problem_that_says_why(heard: Heard, vhost: str) -> None:
+    odd = heard.consumer("odd", Announced, queue_type="quorum", arguments={"x-queue-mode": 5})
+    with opened("test") as connection:
+        declarer = topology.Declarer(connection)
+        declarer.declare(topology.wanted([odd]))
+        assert "x-queue-mode" in declarer.declare(topology.wanted([odd]))["tests.odd"]
 
 
 def test_an_urgent_event_passes_the_others_in_a_queue_with_priorities(heard: Heard, vhost: str) -> None:
