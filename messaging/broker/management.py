@@ -113,6 +113,12 @@ class Management:
         """Every connection; without the tag `monitoring`, those of this user."""
         return self._list(f"/vhosts/{self._vhost}/connections")
 
+    def tags(self) -> set[str]:
+        """This user's tags."""
+        found = self._object("/whoami").get("tags")
+        # A text up to RabbitMQ 3.8, a list since.
+        return {each.strip() for each in (found.split(",") if isinstance(found, str) else found or [])}
+
     @property
     def _vhost(self) -> str:
         return quote(self.address.vhost, safe="")

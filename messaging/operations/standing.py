@@ -112,6 +112,8 @@ class Standing(Protocol):
 
     def connections(self) -> list[OpenConnection]: ...
 
+    def sees_all_connections(self) -> bool: ...
+
 
 class CannotBeSeen(Exception):
     """AMQP alone has no way to see this."""
@@ -204,6 +206,10 @@ class ByManagement:
         """Return the connections; without the tag `monitoring`, this user's own."""
         return sorted(map(_connection, self._management.connections()), key=lambda each: (each.name, each.address))
 
+    def sees_all_connections(self) -> bool:
+        """Whether those of other users are among them."""
+        return bool(self._management.tags() & {"monitoring", "administrator"})
+
 
 def counted_now(queues: list[Queue]) -> list[Queue]:
     """Return the queues with what waits in them, and how many consume, at this moment.
@@ -267,6 +273,10 @@ class ByAmqp:
     def connections(self) -> list[OpenConnection]:
         """Raise CannotBeSeen."""
         raise CannotBeSeen("AMQP has no way to look at other connections")
+
+    def sees_all_connections(self) -> bool:
+        """AMQP shows none."""
+        return False
 
     def _queue(self, name: str) -> Queue | None:
         try:

@@ -224,6 +224,14 @@ def test_a_user_without_the_tag_is_told_how_to_get_it(plain_user: str, settings:
     assert told("queues")[1].startswith(BY_AMQP)
 
 
+def test_whose_connections_are_shown_is_said(broker: RabbitMQNode, plain_user: str, settings: Any) -> None:
+    broker.api("PUT", f"/users/{plain_user}", {"password": "very secret", "tags": "management"})
+    assert "Only this user's own" in told("connections")[1]
+
+    broker.api("PUT", f"/users/{plain_user}", {"password": "very secret", "tags": "monitoring"})
+    assert "Only this user's own" not in told("connections")[1]
+
+
 def test_a_user_with_the_tag_management_sees_the_virtual_host(
     plain_user: str, broker: RabbitMQNode, channel: BlockingChannel
 ) -> None:
