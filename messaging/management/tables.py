@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
 
-from django.core.management.base import OutputWrapper
+from django.core.management.base import CommandError, OutputWrapper
 from django.utils import timezone
 from rich import box
 from rich.cells import cell_len
@@ -21,6 +22,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+#: Nothing more can be written there.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: Characters between two columns of a grid, and of its widest one before the others are folded as well.
 GAP = 2
 LEAST = 20
@@ -135,12 +138,17 @@ def _named(name: str, value: Any) -> str:
 
 @contextmanager
 def quiet_when_the_reader_leaves() -> Iterator[None]:
-    """End without a word when whoever reads the output has seen enough (`| head -1`)."""
+    """End without a word when whoever reads the output has seen enough (`| head -1`); in one line when the disk is full
+    (`> file`). Raises CommandError."""
     try:
         yield
-    except BrokenPipeError:
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
+            raise
         # Python would flush what is left at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno in FULL:
+            raise CommandError(f"The output cannot be written: {error.strerror}.") from None
 
 
 def reader_left(out: OutputWrapper) -> bool:

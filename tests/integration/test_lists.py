@@ -2,6 +2,8 @@
 
 import json
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.certificates import Certificates
 from tests.support.consuming import a_consumer, registered
+from tests.support.environment import ROOT, process_environment
 from tests.support.listeners import something_that_answers
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
@@ -222,6 +225,20 @@ def reason(settings: Any, **changes: Any) -> str:
 def test_a_user_without_the_tag_is_told_how_to_get_it(plain_user: str, settings: Any) -> None:
     assert f"rabbitmqctl set_user_tags {plain_user} management" in reason(settings)
     assert told("queues")[1].startswith(BY_AMQP)
+
+
+def test_a_full_disk_is_one_line(channel: BlockingChannel) -> None:
+    channel.queue_declare("hello")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "manage.py", "mq", "queues"],
+            cwd=ROOT, env=process_environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (
+        1,
+        "CommandError: The output cannot be written: No space left on device.\n",
+    )
 
 
 def test_whose_connections_are_shown_is_said(broker: RabbitMQNode, plain_user: str, settings: Any) -> None:
