@@ -140,6 +140,8 @@ def _named(name: str, value: Any) -> str:
 def quiet_when_the_reader_leaves() -> Iterator[None]:
     """End without a word when whoever reads the output has seen enough (`| head -1`); in one line when the disk is full
     (`> file`). Raises CommandError."""
+    if sys.stdout is None:  # `>&-`: what would be printed, and then acknowledged, would be lost
+        raise CommandError("Standard output is closed: there is nowhere to write to.")
     try:
         yield
     except OSError as error:

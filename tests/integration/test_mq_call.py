@@ -126,6 +126,7 @@ def test_a_broker_that_is_away_is_one_line_and_exit_code_3(
 
     assert calling.wait() == 3
     assert calling.lines[-1].startswith("CommandError: RabbitMQ: fib: not sent")
+    assert calling.lines[-1].endswith(". Check AMQP_URL.")
     assert "Traceback" not in calling.output
 
 

@@ -1,8 +1,11 @@
 """`mq publish`: what was asked for arrives, and what did not arrive is said."""
 
 import json
+import signal
+import socket
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +120,8 @@ def test_what_nobody_takes_is_told_as_returned(vhost: str, how: list[str]) -> No
 
 
 def test_a_queue_that_is_not_there_is_told(vhost: str) -> None:
-    assert mq("publish", "x", "--queue", "nix").err == "returned: there is no queue nix; the message is gone."
+    said = mq("publish", "x", "--queue", "nix")
+    assert (said.code, said.err) == (1, "returned: there is no queue nix; the message is gone. --declare makes it.")
 
 
 def test_an_exchange_that_is_not_there_is_told(vhost: str) -> None:
@@ -219,6 +223,32 @@ def test_an_alarmed_broker_is_exit_code_7(breakable_broker: RabbitMQNode, settin
     assert said.code == 7
     assert "alarm blocks the broker" in said.err
     assert said.out == "Sent 2: 0 confirmed, 0 returned, 2 unknown.\n"
+
+
+def test_stopped_before_anything_was_sent_is_no_success(run_process: ProcessStarter) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        url = f"amqp://127.0.0.1:{server.getsockname()[1]}/"
+        sender = run_process("mq", "publish", "x", "--queue", "q", AMQP_URL=url)
+        server.settimeout(20)
+        peer, _ = server.accept()  # and never a word
+        sender.send(signal.SIGINT)
+        assert (sender.wait(), sender.output.strip()) == (1, "CommandError: Stopped before anything was sent.")
+        peer.close()
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "said"),
+    [
+        ("x >&-", 1, "CommandError: Standard output is closed: there is nowhere to write to."),
+        ("<&-", 2, "CommandError: There is nothing to send"),
+        ("- <&-", 1, "CommandError: Standard input cannot be read: it is closed."),
+    ],
+)
+def test_a_closed_descriptor_is_one_line(run_process: ProcessStarter, closed: str, code: int, said: str) -> None:
+    sender = run_process.program("sh", "-c", f'"$0" manage.py mq publish --queue q {closed}', sys.executable)
+    assert sender.wait() == code
+    assert len(sender.lines) == 1
+    assert sender.lines[0].startswith(said)
 
 
 def test_a_vhost_that_is_not_there_is_exit_code_3(broker: RabbitMQNode, settings: Any) -> None:

@@ -119,13 +119,15 @@ class Sending:
 
     def _returned(self) -> str:
         what = "the message is" if self._counts[Fate.RETURNED] == 1 else f"{self._counts[Fate.RETURNED]} messages are"
+        hint = ""
         if self._options["queue"]:
             why = f"there is no queue {self._key}"
+            hint = " --declare makes it."
         elif self._options["headers"] and not self._key:
             why = f"no queue is bound to exchange {self._exchange} for these headers: nobody listens"
         else:
             why = f"no queue is bound to exchange {self._exchange} for key {self._key!r}: nobody listens"
-        return f"returned: {why}; {what} gone."
+        return f"returned: {why}; {what} gone.{hint}"
 
 
 def _content_type(body: bytes, *, as_json: bool) -> str:

@@ -128,14 +128,16 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
             )
         case rpc.NoBroker() | rpc.ConnectionLost() if REFUSED in str(error):
             return CommandError(
-                f"RabbitMQ refuses: {error} Use an account that may (AMQP_URL); `manage.py mq grants` prints what an "
-                "rpc-caller needs.",
+                f"RabbitMQ refuses: {_sentence(error)} Use an account that may (AMQP_URL); `manage.py mq grants` "
+                "prints what an rpc-caller needs.",
                 returncode=EXIT_FAILED,
             )
         case rpc.NoBroker():
-            return CommandError(f"RabbitMQ: {error} Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
+            return CommandError(f"RabbitMQ: {_sentence(error)} Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
         case rpc.ConnectionLost():
-            return CommandError(f"RabbitMQ: {error} Executed or not, nobody knows.", returncode=EXIT_UNREACHABLE)
+            return CommandError(
+                f"RabbitMQ: {_sentence(error)} Executed or not, nobody knows.", returncode=EXIT_UNREACHABLE
+            )
         case rpc.RemoteError():
             return CommandError(f"{name} answered with an error: {_printable(str(error))}", returncode=EXIT_FAILED)
         case BodyTooLarge() | ValueError():
@@ -143,6 +145,10 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
         case rpc.RpcError():
             return CommandError(_printable(str(error)), returncode=EXIT_FAILED)
     raise error
+
+
+def _sentence(error: Exception) -> str:
+    return f"{str(error).rstrip('.')}."
 
 
 def _one_of(failures: list[CommandError], calls: int) -> CommandError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,8 @@ exit codes: 0 all confirmed, 1 returned, refused or not all sent, 2 wrong argume
 BATCH = 256
 #: Seconds of messages that go at once, with --rate.
 BEAT = 0.05
+#: What a script must not take for success.
+STOPPED_FIRST = "Stopped before anything was sent."
 #: Largest expiration that RabbitMQ takes, in milliseconds.
 MAX_EXPIRATION = 2**32 - 1
 
@@ -96,12 +99,12 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
 
         batches = _batches(options, stack, stopped)
         if stopped():
-            return
+            raise CommandError(STOPPED_FIRST)
         publisher = Publisher("mq publish", confirms=options["confirm"]).start()
         stack.callback(publisher.stop)
         try:
             if not publisher.reach(stopped):
-                return
+                raise CommandError(STOPPED_FIRST)
             if options["declare"]:
                 _declare(publisher.connection, options)
         except ChannelClosed as error:
@@ -126,7 +129,7 @@ def _check(options: dict[str, Any]) -> None:
         problem = "Give a BODY or --file, not both."
     elif options["lines"] and (options["body"] not in {None, "-"} or options["count"]):
         problem = "--lines reads a file or standard input, and sends each line once: no BODY, no --count."
-    elif options["body"] is None and not options["file"] and sys.stdin.isatty():
+    elif options["body"] is None and not options["file"] and (sys.stdin is None or sys.stdin.isatty()):
         problem = "There is nothing to send: give a BODY, --file PATH, or something by a pipe; '-' reads the terminal."
     elif options["exchange"] is not None and options["queue_type"]:
         problem = "--queue-type goes with --queue."
@@ -173,6 +176,8 @@ def _batches(options: dict[str, Any], stack: ExitStack, stopped: Callable[[], bo
 
 def _descriptor(path: str | None, stack: ExitStack) -> int:
     if path is None:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
         return sys.stdin.fileno()
     return stack.enter_context(open(path, "rb")).fileno()
 
