@@ -44,9 +44,12 @@ def _describe(encoded: bytes, offset: int) -> tuple[Any, int]:
 
 
 def _write_floats_too(pieces: list[bytes], value: Any) -> int:
-    """Append the value to `pieces` and return its size."""
+    """Append the value to `pieces` and return its size. Raises ValueError for a float that is no number: over one
+    RabbitMQ closes the whole connection."""
     if not isinstance(value, float):
         return _write(pieces, value)
+    if not math.isfinite(value):
+        raise ValueError(f"a header is {value}, which is no number")
     pieces.append(struct.pack(">cd", b"d", value))
     return 9
 

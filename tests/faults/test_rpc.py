@@ -220,7 +220,7 @@ def test_a_request_with_any_correlation_id_gets_it_back(channel: BlockingChannel
     assert (answer, properties.correlation_id) == (EXPECTED, correlation_id)
 
 
-@pytest.mark.parametrize("deadline", [0, -(2**63), True])
+@pytest.mark.parametrize("deadline", [0, -(2**63)])
 def test_a_request_whose_deadline_is_past_is_not_run(channel: BlockingChannel, served: Served, deadline: int) -> None:
     """F77."""
     expired = served.worker.output.count("rpc.expired")
@@ -233,7 +233,7 @@ def test_a_request_whose_deadline_is_past_is_not_run(channel: BlockingChannel, s
     assert runs("double 1001", served.worker) == 0
 
 
-@pytest.mark.parametrize("deadline", [2**62, "soon", None])
+@pytest.mark.parametrize("deadline", [2**62, "soon", None, True])
 def test_a_deadline_in_the_far_future_or_none_is_answered(channel: BlockingChannel, deadline: Any) -> None:
     """F77."""
     assert raw_request(channel, "rpc.double", b"21", headers={wire.DEADLINE_HEADER: deadline})[1] == EXPECTED

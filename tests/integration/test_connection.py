@@ -410,7 +410,7 @@ def test_what_stands_otherwise_is_told_once_and_made_as_wanted_once_it_is_gone(
             assert word in told
         channel.queue_delete("tests.notes")
         problems = declarer.declare(topology.wanted([a_consumer()]))
-        assert "is gone" in problems["tests.notes"]
+        assert "is not there" in problems["tests.notes"]
         assert declarer.declare(topology.wanted([a_consumer()])) == {}
         channel.queue_declare("tests.notes", durable=True, arguments=topology.queue_arguments())
 

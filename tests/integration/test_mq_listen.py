@@ -180,9 +180,9 @@ def test_a_terminal_is_told_what_comes_again(vhost: str) -> None:
 
 def test_a_file_gets_each_line_at_once(vhost: str, run_process: ProcessStarter, tmp_path: Path) -> None:
     publish("first", "--queue", "q", "--declare")
-    line = f'"$0" manage.py mq listen q > {tmp_path / "log"}'
-    process = run_process.program("sh", "-c", line, sys.executable)
-    eventually(lambda: (tmp_path / "log").read_text() == "q\tfirst\n")
+    log = tmp_path / "log"
+    process = run_process.program("sh", "-c", f'"$0" manage.py mq listen q > {log}', sys.executable)
+    eventually(lambda: log.exists() and log.read_text() == "q\tfirst\n")
     assert process.is_alive
 
 

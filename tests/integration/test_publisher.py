@@ -97,7 +97,16 @@ def test_headers_that_just_fit_are_sent(publisher: Publisher) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [{"n": 2**63}, {"s": {1, 2}}, {"o": object()}, {"k" * 300: 1}, {"bad": "\ud800"}, {"e": 1e400}]
+    "headers",
+    [
+        {"n": 2**63},
+        {"s": {1, 2}},
+        {"o": object()},
+        {"k" * 300: 1},
+        {"bad": "\ud800"},
+        {"e": 1e400},
+        {"e": float("nan")},
+    ],
 )
 def test_headers_that_amqp_does_not_know_are_unsendable_or_sent(publisher: Publisher, headers: dict[str, Any]) -> None:
     outcomes = fates(publisher, to("q"), to("q", headers=headers), to("q"))
