@@ -141,8 +141,10 @@ def test_a_relay_frozen_past_its_lease_overwrites_nothing_when_it_goes_on(
     assert frozen.stop() == 0
 
     assert OutboxMessage.objects.values().get() == before
-    assert before["publish_attempts"] == 1
-    assert queue_length(vhost, "orders.sms") == copies
+    # A busy broker may not have answered in time, before the freeze.
+    unanswered = frozen.output.count("message.unknown")
+    assert before["publish_attempts"] == 1 + unanswered
+    assert copies <= queue_length(vhost, "orders.sms") <= copies + unanswered
     assert_everything_arrives_once()
 
 
