@@ -219,6 +219,8 @@ def _delivered(url: str, row: OutboxMessage) -> bool:
         deliver(url, "orders.red_packet", row)
     except pika.exceptions.UnroutableError:
         return False  # its consumer has not declared the queue yet
+    except pika.exceptions.NackError:
+        return False  # or has this moment, and the queue has no leader
     return True
 
 
@@ -326,4 +328,6 @@ def _published(url: str, body: bytes, properties: dict[str, Any]) -> bool:
             channel.basic_publish("", "orders.sms", body, pika.BasicProperties(**properties), mandatory=True)
     except pika.exceptions.UnroutableError:
         return False  # its consumer has not declared the queue yet
+    except pika.exceptions.NackError:
+        return False  # or has this moment, and the queue has no leader
     return True
