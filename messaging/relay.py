@@ -70,7 +70,6 @@ class Relay:
         self._drain_until: float | None = None
         self._declared_generation = 0
         self._declare_due = 0.0
-        self._problems: dict[str, str] = {}
         self._publisher = Publisher("relay", on_change=self._wake)
         self._declarer = topology.Declarer(self._publisher.connection)
         self.published = 0
@@ -207,10 +206,6 @@ class Relay:
         if not fresh and time.monotonic() < self._declare_due:
             return
         problems = self._declarer.declare(topology.wanted(consumers.registered()))
-        for name, reason in problems.items():
-            if self._problems.get(name) != reason:
-                log.error("relay.topology_problem", name=name, reason=reason)
-        self._problems = problems
         self._declared_generation = connection.generation
         self._declare_due = time.monotonic() + (1.0 if problems else self._settings.declare_interval)
 
@@ -251,7 +246,8 @@ class Relay:
         queues = _expected_queues(row)
         if outcome.fate is Fate.CONFIRMED and not row.consumer:
             # Confirmed by the queues that are bound. One that should be bound, and is not, was not asked.
-            missing = [f"{name}: {self._problems[queue]}" for name, queue in queues.items() if queue in self._problems]
+            problems = self._declarer.problems
+            missing = [f"{name}: {problems[queue]}" for name, queue in queues.items() if queue in problems]
             if missing:
                 outcome = Outcome(Fate.RETURNED, f"not every queue took it: {'; '.join(missing)}")
         if outcome.fate is Fate.RETURNED and not queues and _is_for_whoever_listens(row):

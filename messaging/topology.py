@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 #: back, counts them as its consumers, and sends them nothing.
 NOTICE = 0.25
 #: Seconds after which what was refused is asked for again: somebody may have granted it.
-ASK_AGAIN = 300.0
+ASK_AGAIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +133,14 @@ class Declarer:
         self.refused: dict[str, str] = {}
         #: What stands otherwise than wanted, and what the broker said about it.
         self.differing: dict[str, str] = {}
+        #: What did not stand as it should the last time, and why.
+        self.problems: dict[str, str] = {}
 
     def declare(self, topology: Topology) -> dict[str, str]:
         """Declare `topology`; return {name of exchange or queue: reason} for what does not stand as it should.
 
-        An existing queue with other arguments is left as it is, and logged. Raises BrokerUnavailable.
+        An existing queue with other arguments is left as it is, and logged; so is each new problem, once for as long
+        as it lasts. Raises BrokerUnavailable.
         """
         if self._generation != self._connection.generation or time.monotonic() >= self._forget_at:
             self._generation, self._forget_at = self._connection.generation, time.monotonic() + ASK_AGAIN
@@ -159,7 +162,14 @@ class Declarer:
             self._bind(problems, binding)
         if new := [name for name in self.refused if name not in known]:
             log.info("topology.may_not_declare", names="; ".join(new))
+        self._tell(problems)
         return problems
+
+    def _tell(self, problems: dict[str, str]) -> None:
+        for name, reason in problems.items():
+            if self.problems.get(name) != reason:
+                log.error("topology.problem", name=name, reason=reason)
+        self.problems = problems
 
     def _declare(
         self, problems: dict[str, str], name: str, method: str, what: dict[str, Any], how: dict[str, Any]

@@ -58,6 +58,7 @@ class Worker:
         self._remaining = max_messages
         self._budget_lock = threading.Lock()
         self._connection = Connection("consumer", on_lost=self._lost)
+        self._declarer = topology.Declarer(self._connection)
         turn = threading.Lock() if database.is_sqlite() else None
         self.lanes = [
             Lane(
@@ -120,12 +121,10 @@ class Worker:
         if not closed or not self._connection.is_open:
             return False
         try:
-            problems = topology.declare(self._connection, topology.wanted(lane.consumer for lane in closed))
+            self._declarer.declare(topology.wanted(lane.consumer for lane in closed))
         except BrokerUnavailable as error:
             log.warning("worker.broker_error", reason=str(error))
             return True
-        for name, reason in problems.items():
-            log.error("worker.topology_problem", name=name, reason=reason)
         for lane in closed:
             lane.subscription.open()
         return True

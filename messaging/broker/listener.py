@@ -95,6 +95,10 @@ class Listener:
         """Acknowledge. Returns at once."""
         self._current.ack(arrival)
 
+    def cancel(self) -> None:
+        """Let nothing more come; what has arrived is still there for `next`. Returns at once."""
+        self._current.cancel()
+
     @property
     def _current(self) -> Subscription:
         assert self._subscription is not None, "subscribe first"

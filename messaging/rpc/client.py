@@ -150,7 +150,10 @@ class RpcClient:
                     f"{call.name}: no reply in time. It may have been executed, or may still be."
                 ) from None
             blocked = "it takes no messages (memory or disk alarm)" if connection.blocked else "no connection in time"
-            raise NoBroker(f"{call.name}: not sent: {connection.last_error or blocked}") from None
+            raise NoBroker(
+                f"{call.name}: not sent: {connection.last_error or blocked}",
+                silent=connection.silent or not connection.last_error,
+            ) from None
         finally:
             connection.call_soon(lambda: self._forget(call))
 
@@ -205,7 +208,8 @@ class RpcClient:
             if call.sent:
                 self._fail(call, ConnectionLost(f"{call.name}: the connection broke before the reply: {reason}"))
             elif call.failures >= len(conf.get().amqp_urls):
-                self._fail(call, NoBroker(f"{call.name}: not sent: {reason}"))
+                silent = self._requester.connection.silent
+                self._fail(call, NoBroker(f"{call.name}: not sent: {reason}", silent=silent))
             else:
                 self._requester.prepare()
 

@@ -14,7 +14,14 @@ class NoServer(RpcError):
 
 
 class NoBroker(RpcError):
-    """The broker cannot be reached, or takes no messages. The request was not sent."""
+    """The broker cannot be reached, or takes no messages. The request was not sent.
+
+    `silent`: it may well be there, and did not answer in time, because it is frozen, overworked or full.
+    """
+
+    def __init__(self, text: str, *, silent: bool = False) -> None:
+        super().__init__(text)
+        self.silent = silent
 
 
 class ConnectionLost(RpcError):

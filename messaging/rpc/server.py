@@ -65,6 +65,7 @@ class RpcServer:
         self.procedures = list(procedures)
         self.prefetch = prefetch or concurrency
         self._connection = Connection("rpc server", on_lost=self._lost)
+        self._declarer = topology.Declarer(self._connection)
         self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
         self._queues = [self._request_queue(procedure) for procedure in self.procedures]
         self._counting = threading.Lock()
@@ -114,12 +115,10 @@ class RpcServer:
             return False
         try:
             # Where requests go that cannot be answered; consumers declare it too, but may never have run.
-            problems = topology.declare(self._connection, replace(topology.wanted([]), exchanges=()))
+            self._declarer.declare(replace(topology.wanted([]), exchanges=()))
         except BrokerUnavailable as error:
             log.warning("rpc.broker_error", reason=str(error))
             return True
-        for name, reason in problems.items():
-            log.error("rpc.topology_problem", name=name, reason=reason)
         for each in closed:
             each.open()
         return True

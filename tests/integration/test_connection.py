@@ -423,7 +423,9 @@ def test_an_exchange_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str
         assert topology.declare(connection, topology.wanted([a_consumer()])) == {}
 
 
-def test_who_may_not_configure_uses_what_is_there(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+def test_who_may_not_configure_uses_what_is_there_and_says_once_what_is_not(
+    broker: RabbitMQNode, vhost: str, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     name = vhost.rpartition("/")[2]
     with connecting() as connection:
         connection.wait_until_open(5)
@@ -435,8 +437,12 @@ def test_who_may_not_configure_uses_what_is_there(broker: RabbitMQNode, vhost: s
         with connecting() as connection:
             connection.wait_until_open(5)
             assert topology.declare(connection, topology.wanted([a_consumer()])) == {}
-            problems = topology.declare(connection, topology.wanted([a_consumer(name="missing")]))
-            assert list(problems) == ["tests.missing"]
-            assert "may not declare" in problems["tests.missing"]
+            declarer = topology.Declarer(connection)
+            for _ in range(3):
+                problems = declarer.declare(topology.wanted([a_consumer(name="missing")]))
+                assert list(problems) == ["tests.missing"]
+                assert "may not declare" in problems["tests.missing"]
+            said = [record.getMessage() for record in caplog.records]
+            assert len([line for line in said if "topology.problem" in line]) == 1
     finally:
         broker.api("DELETE", f"/users/reader-{name}")

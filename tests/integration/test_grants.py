@@ -321,7 +321,7 @@ def test_a_relay_that_may_not_configure_still_sees_that_a_queue_is_gone(
     with running_relay() as relay:
         with plain_channel(vhost) as channel:
             channel.queue_delete(OTHERS.queue)
-        eventually(lambda: relay._problems)
+        eventually(lambda: relay._declarer.problems)
         with transaction.atomic():
             [row] = outbox.add(Noted(text="hello"))
         eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.UNROUTABLE)
@@ -405,5 +405,5 @@ def test_the_whole_shop_runs_with_an_account_for_each_process(
         eventually(lambda: RedPacket.objects.filter(order__number=number).exists())
         eventually(lambda: not OutboxMessage.objects.exclude(state=OutboxMessage.State.PUBLISHED).exists())
         for process in run_process._started:
-            assert "topology_problem" not in process.output
+            assert "topology.problem" not in process.output
             assert "ACCESS_REFUSED" not in process.output

@@ -130,6 +130,18 @@ def test_a_broker_that_is_away_is_one_line_and_exit_code_3(
     assert "Traceback" not in calling.output
 
 
+@pytest.mark.parametrize("timeout", ["1", "20"])
+def test_a_frozen_broker_is_one_line_and_exit_code_7(
+    breakable_broker: RabbitMQNode, run_process: ProcessStarter, timeout: str
+) -> None:
+    breakable_broker.pause()
+    calling = run_process("mq", "call", "fib", "30", "--timeout", timeout)
+
+    assert calling.wait(40) == 7
+    assert calling.lines[-1].startswith("CommandError: RabbitMQ: fib: not sent")
+    assert calling.lines[-1].endswith(". It may be frozen, overworked or full.")
+
+
 @pytest.mark.parametrize("right", ["configure", "write"])
 def test_an_account_that_may_not_call_is_told_so(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, right: str

@@ -222,6 +222,24 @@ def test_with_auto_ack_the_broker_forgets_what_it_sent(
     assert (queue_length(vhost, "q"), unacknowledged(broker, vhost, "q")) == (0, 0)
 
 
+def test_with_auto_ack_what_has_come_is_printed_still_at_the_end(vhost: str, run_process: ProcessStarter) -> None:
+    publish("work.", "--queue", "q", "--declare", "--count", "500")
+    listener = listening(run_process, "q", "--auto-ack", "--dots", "3600")
+    listener.wait_for_line("^q\twork.")
+    eventually(lambda: queue_length(vhost, "q") == 0)
+    assert listener.stop() == 0
+    assert listener.lines.count("q\twork.") == 500
+    assert listener.lines[-1] == "Stopped after 500 messages."
+
+
+def test_with_auto_ack_a_flood_does_not_keep_it_from_stopping(vhost: str, run_process: ProcessStarter) -> None:
+    listener = listening(run_process, "q", "--auto-ack", "--declare")
+    flood = run_process("mq", "publish", "drop", "--queue", "q", "--count", "1000000")
+    listener.wait_for_line("^q\tdrop")
+    assert listener.stop(timeout=20) == 0
+    assert flood.is_alive
+
+
 def test_a_reader_that_leaves_ends_it_and_takes_nothing_more(
     vhost: str, run_process: ProcessStarter, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,7 @@ from script.services.rabbitmq import RabbitMQNode
 from tests.support import amqp
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
+from tests.support.missing_table import missing_table
 from tests.support.processes import ProcessStarter
 from tests.support.running import IMPATIENT, RunningWorker, add, running_relay, running_worker, take_all
 from tests.support.waiting import eventually
@@ -415,20 +417,18 @@ def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redel
     assert (attempt.number, attempt.redelivered) == (1, False)
 
 
-def test_a_missing_table_is_waited_for_without_eating_the_delivery_limit(
-    vhost: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_table_is_waited_for_without_eating_the_delivery_limit(vhost: str) -> None:
     consumer = known()
     ready(consumer, vhost)
     send(vhost, a_message("x"))
-    real = InboxMessage._meta.db_table
-    monkeypatch.setattr(InboxMessage._meta, "db_table", "not_migrated_yet")
-    with running_worker(consumer) as worker:
-        eventually(lambda: worker.lanes[0].busy == 1)
-        until = time.monotonic() + 1
-        eventually(lambda: time.monotonic() > until)
-        monkeypatch.setattr(InboxMessage._meta, "db_table", real)
-        eventually(lambda: outcomes() == {"handled": 1})
+    with ExitStack() as missing:
+        missing.enter_context(missing_table(InboxMessage))
+        with running_worker(consumer) as worker:
+            eventually(lambda: worker.lanes[0].busy == 1)
+            until = time.monotonic() + 1
+            eventually(lambda: time.monotonic() > until)
+            missing.close()
+            eventually(lambda: outcomes() == {"handled": 1})
     assert not DeliveryAttempt.objects.get().redelivered
 
 

@@ -15,6 +15,7 @@ from messaging.exceptions import Reject, RetryLater
 from messaging.handling import DatabaseAway
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
+from tests.support.missing_table import missing_table
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -97,9 +98,8 @@ def test_a_lock_held_by_others_while_a_start_is_counted_kills_no_message(monkeyp
     assert not InboxMessage.objects.exists()
 
 
-def test_a_database_without_our_tables_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InboxMessage._meta, "db_table", "not_migrated_yet")
-    with pytest.raises(DatabaseAway):
+def test_a_database_without_our_tables_decides_nothing() -> None:
+    with missing_table(InboxMessage), pytest.raises(DatabaseAway):
         handling.handle(CONSUMER, a_delivery())
 
 

@@ -133,6 +133,10 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
                 returncode=EXIT_FAILED,
             )
         case rpc.NoBroker():
+            if error.silent:
+                return CommandError(
+                    f"RabbitMQ: {_sentence(error)} It may be frozen, overworked or full.", returncode=EXIT_TIMED_OUT
+                )
             return CommandError(f"RabbitMQ: {_sentence(error)} Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
         case rpc.ConnectionLost():
             return CommandError(

@@ -43,6 +43,8 @@ exit codes: 0 stopped, or --max-messages came, 1 no such thing, refused, or dele
 LOOK_EVERY = 0.1
 #: Seconds before what ended unasked is tried again, where the connection still stands.
 TRY_AGAIN = 1.0
+#: Seconds after its end is wanted in which --auto-ack lets more come. What is on its way when that is over is lost.
+LET_COME = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument(
         "--auto-ack", action="store_const", const="auto", dest="how",
-        help="the broker forgets each message as it sends it; what comes faster than it is printed waits in memory",
+        help="the broker forgets each message as it sends it; what waits in memory is printed still at the end",
     )  # fmt: skip
     how.add_argument(
         "--keep", action="store_const", const="keep", dest="how", help="acknowledge nothing: all goes back"
@@ -171,6 +173,8 @@ class _Listening:
             if self._listener.open(self._stopped):
                 self._say(f"Listening on {self._what(source)}. Press CTRL+C to stop.")
             self._take_all(source)
+            if self._how == "auto" and not self._ack_first:
+                self._take_the_rest()
         finally:
             self._sum_up()
 
@@ -202,6 +206,14 @@ class _Listening:
         self._shown += 1
         if self._worked(arrival) and self._how == "ack":
             self._listener.ack(arrival)
+
+    def _take_the_rest(self) -> None:
+        """Print what the broker has sent: nobody else has it any more. A flood is cut off."""
+        cut_off = time.monotonic() + LET_COME
+        while isinstance(news := self._listener.next(LOOK_EVERY), Arrival):
+            self._take(news)
+            if time.monotonic() > cut_off:
+                self._listener.cancel()
 
     def _worked(self, arrival: Arrival) -> bool:
         """Work for each dot; return whether that was finished."""
