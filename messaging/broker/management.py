@@ -93,13 +93,17 @@ class Management:
         """Every queue, with its counts, which may be five seconds old."""
         columns = (
             "name,type,durable,auto_delete,exclusive,arguments,messages_ready,messages_unacknowledged,consumers,"
-            "policy,state"
+            "policy,operator_policy,effective_policy_definition,state"
         )
         return list(self._pages("queues", columns=columns))
 
     def exchanges(self) -> list[dict[str, Any]]:
         """Every exchange."""
-        return list(self._pages("exchanges", columns="name,type,durable,auto_delete,internal,arguments"))
+        return list(self._pages("exchanges", columns="name,type,durable,auto_delete,internal,arguments,policy"))
+
+    def policies(self) -> list[dict[str, Any]]:
+        """Every policy but the operators', which say nothing of exchanges."""
+        return self._list(f"/policies/{self._vhost}")
 
     def bindings(self) -> list[dict[str, Any]]:
         """Every binding. RabbitMQ has no pages of them."""

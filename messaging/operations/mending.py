@@ -131,7 +131,7 @@ def _delete(what: str, *path: str, query: str = "") -> str:
 
 
 def _left_to_people(drift: Drift) -> Iterator[Step]:
-    for each in _of(drift, Kind.UNWANTED_EVENT):
+    for each in _of(drift, Kind.HARMFUL_POLICY, Kind.UNWANTED_EVENT):
         yield Step(f"{each.said}. {each.hint}")
 
 

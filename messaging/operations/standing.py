@@ -32,7 +32,10 @@ class Queue:
     auto_delete: bool | None = None
     exclusive: bool | None = None
     arguments: dict[str, Any] | None = field(default=None, hash=False)
+    #: The names of the policies that apply to it.
     policy: str | None = None
+    #: What they say, of two limits the lower.
+    policy_definition: dict[str, Any] | None = field(default=None, hash=False)
     #: Messages that wait, and those that consumers hold.
     ready: int | None = None
     unacked: int | None = None
@@ -48,6 +51,10 @@ class Exchange:
     durable: bool | None = None
     auto_delete: bool | None = None
     internal: bool | None = None
+    arguments: dict[str, Any] | None = field(default=None, hash=False)
+    #: The name of the policy that applies to it, and what that says.
+    policy: str | None = None
+    policy_definition: dict[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +165,7 @@ class ByManagement:
 
     def exchanges(self, names: Collection[str] = ()) -> list[Exchange]:
         """Return every exchange, by name."""
+        policies = {each.get("name"): _table(each.get("definition")) for each in self._management.policies()}
         found = [
             Exchange(
                 name=each["name"],
@@ -165,6 +173,9 @@ class ByManagement:
                 durable=each.get("durable"),
                 auto_delete=each.get("auto_delete"),
                 internal=each.get("internal"),
+                arguments=_table(each.get("arguments")),
+                policy=each.get("policy") or None,
+                policy_definition=policies.get(each.get("policy"), {}),
             )
             for each in self._management.exchanges()
         ]
@@ -324,7 +335,8 @@ def _queue(facts: dict[str, Any]) -> Queue:
         auto_delete=facts.get("auto_delete"),
         exclusive=facts.get("exclusive"),
         arguments=_table(facts.get("arguments")),
-        policy=facts.get("policy") or None,
+        policy=" and ".join(name for name in (facts.get("policy"), facts.get("operator_policy")) if name) or None,
+        policy_definition=_table(facts.get("effective_policy_definition")),
         # A queue just declared has no counts yet.
         ready=facts.get("messages_ready"),
         unacked=facts.get("messages_unacknowledged"),

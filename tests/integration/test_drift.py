@@ -175,6 +175,60 @@ def test_six_drifts_at_once_are_six_findings_with_six_ids(channel: BlockingChann
     assert all(each["said"] and each["hint"] for each in found)
 
 
+@contextmanager
+def policy(broker: RabbitMQNode, vhost: str, pattern: str, kind: str = "policies", **definition: Any) -> Iterator[str]:
+    """Inside, a policy of that definition stands in the vhost; its name."""
+    where = f"/{kind}/{vhost.rpartition('/')[2]}/ours"
+    broker.api("PUT", where, {"pattern": pattern, "definition": definition})
+    try:
+        yield "ours"
+    finally:
+        broker.api("DELETE", where)
+
+
+@pytest.mark.parametrize("kind", ["policies", "operator-policies"])
+def test_a_policy_by_which_messages_leave_a_queue_is_found(
+    channel: BlockingChannel, broker: RabbitMQNode, vhost: str, kind: str
+) -> None:
+    with policy(broker, vhost, "^orders[.]sms$", kind, **{"max-length": 100, "delivery-limit": 5}):
+        eventually(lambda: wrong() == {Kind.HARMFUL_POLICY}, report=wrong)
+        [finding] = drift.look().wrong
+        assert (finding.name, finding.consumer) == (SMS, "sms")
+        for word in ("policy ours", "queue orders.sms", "max-length=100", "delivery-limit=5"):
+            assert word in finding.said
+        assert mq("topology", "diff")[0] == 6
+        assert "list_operator_policies" in mq("topology", "plan")[1]
+        assert "messaging.W017" in checked()
+    eventually(lambda: wrong() == set(), report=wrong)
+
+
+def test_a_policy_that_takes_no_message_away_is_none_of_our_business(
+    channel: BlockingChannel, broker: RabbitMQNode, vhost: str
+) -> None:
+    limit = topology.queue_arguments()["x-delivery-limit"] + 1
+    with policy(broker, vhost, "^orders[.]", **{"delivery-limit": limit, "queue-leader-locator": "balanced"}):
+        where = f"/queues/{vhost.rpartition('/')[2]}/{SMS}"
+        eventually(lambda: broker.api("GET", where).get("effective_policy_definition"))
+        assert wrong() == set()
+
+
+def test_an_exchange_that_sends_elsewhere_what_reaches_nobody_is_found(
+    channel: BlockingChannel, broker: RabbitMQNode, vhost: str
+) -> None:
+    with policy(broker, vhost, "^orders[.]events$", **{"alternate-exchange": "amq.fanout"}):
+        [finding] = drift.look().wrong
+        assert (finding.kind, finding.name) == (Kind.HARMFUL_POLICY, EXCHANGE)
+        assert "alternate-exchange=amq.fanout" in finding.said
+
+    channel.exchange_delete(EXCHANGE)
+    channel.exchange_declare(EXCHANGE, "topic", durable=True, arguments={"alternate-exchange": "amq.fanout"})
+    for binding in wanted().bindings:
+        channel.queue_bind(binding.queue, EXCHANGE, binding.key)
+    [finding] = drift.look().wrong
+    assert (finding.kind, finding.name) == (Kind.OTHER_EXCHANGE, EXCHANGE)
+    assert "alternate-exchange=amq.fanout, wanted no alternate-exchange" in finding.said
+
+
 def test_what_differs_is_named(channel: BlockingChannel, settings: Any) -> None:
     other_queue(channel)
     [finding] = drift.look().wrong

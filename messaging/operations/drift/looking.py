@@ -1,0 +1,49 @@
+"""Looking: what stands, held against what is wanted."""
+
+from __future__ import annotations
+
+from messaging import consumers, topology
+from messaging.operations import standing
+from messaging.operations.drift import abandoned, bindings, declared, events, policies
+from messaging.operations.drift.findings import Drift
+from messaging.operations.standing import ByAmqp, CannotBeSeen, Standing
+
+
+def look() -> Drift:
+    """Compare what stands with what the registered events, consumers and procedures want.
+
+    Raises BrokerUnavailable.
+    """
+    with standing.looking() as seen:
+        return compare(seen)
+
+
+def compare(seen: Standing) -> Drift:
+    """Return how what was seen differs from what is wanted."""
+    wanted = topology.wanted(consumers.registered())
+    drift = Drift(seen.how)
+    live_queues = {queue.name: queue for queue in seen.queues()}
+    live_exchanges = {exchange.name: exchange for exchange in seen.exchanges()}
+    drift.findings += declared.exchanges(wanted, live_exchanges)
+    drift.findings += declared.queues(wanted, live_queues)
+    if isinstance(seen, ByAmqp):
+        drift.findings += declared.told_by_refusals(seen, wanted, drift, set(live_exchanges), set(live_queues))
+        drift.findings = [each for each in drift.findings if each.name not in seen.unseen]
+        drift.unseen += [f"{name}: this user may not look at it" for name in sorted(seen.unseen)]
+    try:
+        live_bindings = seen.bindings()
+    except CannotBeSeen:
+        drift.unseen += [
+            "bindings: missing ones, extra ones, keys that match none",
+            "queues of ours that nobody declares",
+            "policies",
+        ]
+    else:
+        drift.findings += bindings.missing(wanted, live_bindings, live_exchanges, live_queues)
+        drift.findings += bindings.surplus(wanted, live_bindings)
+        drift.findings += events.unrouted(live_exchanges, live_bindings)
+        drift.findings += policies.harmful(wanted, live_exchanges, live_queues)
+        drift.findings += abandoned.queues(wanted, live_queues.values(), live_bindings)
+    drift.findings += events.unwanted()
+    drift.findings.sort(key=lambda finding: (not finding.is_wrong, finding.kind, finding.name))
+    return drift
