@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import groupby
 from string import Formatter
 from typing import Any, Literal, TypeVar, get_args
 
@@ -17,7 +18,7 @@ from messaging.delivery import Delivery
 from messaging.events import Event, fields_in
 from messaging.exceptions import UnknownConsumer
 from messaging.retry import RetryPolicy
-from messaging.routing import MAX_SHORT_STRING, Binding, Exchange, takes
+from messaging.routing import MAX_MANY_WORDS, MAX_SHORT_STRING, Binding, Exchange, takes
 
 #: What a handler looks like: `def sms(event: OrderPlaced, delivery: Delivery) -> None`.
 Handler = Callable[[Any, Delivery], None]
@@ -230,7 +231,9 @@ def _pattern_of(event: type[Event]) -> str:
         return event.event_type
     # A field stands as a NUL meanwhile: what is in its braces, a format, may have dots.
     template = "".join(text + ("" if name is None else "\0") for text, name, _, _ in Formatter().parse(event.event_key))
-    return ".".join("#" if "\0" in word else word for word in template.split("."))
+    words = ("#" if "\0" in word else word for word in template.split("."))
+    # Several "#" in a row take what one takes.
+    return ".".join("#" if word == "#" else ".".join(run) for word, run in groupby(words))
 
 
 def _check_bindings(consumer: Consumer) -> None:
@@ -248,6 +251,17 @@ def _check_bindings(consumer: Consumer) -> None:
             raise ImproperlyConfigured(
                 f"consumer {consumer.name!r}: the keys of {event.__qualname__} differ, and its exchange compares them "
                 'letter by letter: say which you want, keys=["error", "warning"]'
+            )
+        if exchange_of(event).type == "topic":
+            _check_patterns(consumer, consumer.keys or [_pattern_of(event)])
+
+
+def _check_patterns(consumer: Consumer, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        if pattern.split(".").count("#") > MAX_MANY_WORDS:
+            raise ImproperlyConfigured(
+                f"consumer {consumer.name!r}: RabbitMQ takes a key with at most {MAX_MANY_WORDS} '#', not {pattern!r}: "
+                'say which you want, such as keys=["*.error"]'
             )
 
 

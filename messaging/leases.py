@@ -145,6 +145,10 @@ def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
             return State.FAILED, 0
         case Fate.NACKED:
             return State.PENDING, rest
+        case Fate.UNKNOWN if mark.outcome.late and mark.row.publish_attempts:
+            # The broker took it and said nothing, and not for the first time: one of its queues may be without a
+            # leader. Others go first, and the queues that work do not get a copy with each try.
+            return State.PENDING, rest
         case _:
             # The broker's or the network's fault, not the row's: again as soon as there is a connection.
             return State.PENDING, 0

@@ -12,6 +12,8 @@ EXCHANGE_TYPES: tuple[ExchangeType, ...] = get_args(ExchangeType)
 
 #: Longest name and routing key, in bytes: an AMQP short string.
 MAX_SHORT_STRING = 255
+#: How many "#" a pattern may have: RabbitMQ 4.3 refuses to bind by more.
+MAX_MANY_WORDS = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,9 @@ class Management:
         return found
 
     def _decoded(self, status: int, content: bytes, allowed: Collection[int] = (_OK,)) -> Any:
+        # From 4.3 on RabbitMQ answers who may not enter a virtual host as if it were not there, in words of its own.
+        if status == _NOT_FOUND and b'"not_found"' in content:
+            raise ManagementUnavailable(f"{self.address} {self._no_entry()}")
         if status in {_REFUSED, _FORBIDDEN}:
             raise ManagementUnavailable(f"{self.address} {self._refusal(content)}")
         if status == _NOT_FOUND and b"Object Not Found" in content:
@@ -177,8 +180,11 @@ class Management:
         if b"Not management user" in content:
             return f"tells nothing to user {user}, who lacks the tag: rabbitmqctl set_user_tags {user} management"
         if b"virtual host" in content:
-            return f"says that user {user} may not enter the virtual host {self.address.vhost!r}"
+            return self._no_entry()
         return f"refused user {user}"
+
+    def _no_entry(self) -> str:
+        return f"says that user {self.address.user} may not enter the virtual host {self.address.vhost!r}"
 
     def _is_something_else(self, more: str = "") -> ManagementUnavailable:
         return ManagementUnavailable(f"what answers at {self.address} is not RabbitMQ's management API{more}")

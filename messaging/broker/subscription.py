@@ -168,10 +168,11 @@ class Subscription:
             self._channel.basic_cancel(self._consumer_tag)
 
     def _cancelled_by_broker(self, channel: Channel, _: pika.frame.Method) -> None:
-        # The queue is gone, or its leader: the channel still stands, but nothing will ever come by it.
+        # The queue is gone, or its leader; from RabbitMQ 4.3 on a message may also have been held for too long. The
+        # channel still stands, but nothing will ever come by it.
         if channel.is_open:
             channel.close()
-        self._ended("the broker cancelled the consumer: its queue was deleted or moved")
+        self._ended("the broker cancelled the consumer: queue deleted or moved, or consumer_timeout passed")
 
     def _channel_closed(self, channel: Channel, error: BaseException) -> None:
         if channel is self._channel:

@@ -52,7 +52,11 @@ def _declaring(drift: Drift) -> Iterator[Step]:
             f"{each.said}. Whatever else is bound to {each.name} goes with it: look first, and bind it again after.",
             f"manage.py mq bindings {shlex.quote(each.name)}",
         )
-        yield Step(f"Delete exchange {each.name} and declare it as wanted.", _replacing(each))
+        yield Step(
+            f"Delete exchange {each.name} and declare it as wanted. Run `manage.py mq grants` again after, if accounts "
+            "have its rights: RabbitMQ 4.3 forgets topic permissions with their exchange, and then allows every key.",
+            _replacing(each),
+        )
     for each in queues:
         yield Step(
             f"{each.said}. Leave its consumers running, so that they empty it. Stop clients that publish to it and are "

@@ -156,8 +156,11 @@ class RabbitMQNode:
         self._collect()
 
     def restart(self) -> None:
-        """Stop the node and boot it again, on the same port and with its data."""
-        self.stop()
+        """Stop the node, a throwaway one by `kill`, and boot it again, on the same port and with its data."""
+        if self.throwaway:
+            self.kill()
+        else:
+            self.stop()
         self.start()
 
     def pause(self) -> None:
@@ -193,7 +196,8 @@ class RabbitMQNode:
     def ctl(self, *arguments: str, stdin: str = "", timeout: float = 60) -> str:
         """Run `rabbitmqctl` against this node and return what it printed (about a third of a second)."""
         done = subprocess.run(
-            [required_scripts() / "rabbitmqctl", "--quiet", *arguments],
+            # In RabbitMQ 4 those that read a password fail, or hang, under --quiet.
+            [required_scripts() / "rabbitmqctl", *([] if stdin else ["--quiet"]), *arguments],
             env=rabbitmq_directory.environment(self.directory, self._ports),
             input=stdin,
             capture_output=True,

@@ -310,8 +310,8 @@ def test_what_the_broker_gives_up_is_shown_as_dead_at_the_consumer_whose_queue_i
     deliver(vhost, "orders.sms", row)
     with plain_channel(vhost) as channel:
         # As a consumer that dies again and again would, up to the queue's delivery limit.
-        while channel.basic_get("orders.sms")[0] is not None:
-            channel.basic_recover(requeue=True)
+        while (found := channel.basic_get("orders.sms")[0]) is not None:
+            channel.basic_reject(found.delivery_tag, requeue=True)
 
     everybody = run_process("run_consumer", "--all", RELAY_THREAD="0", **settings)
 

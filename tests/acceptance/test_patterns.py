@@ -1,6 +1,7 @@
 """Every system of the classic tutorials, as lines in a terminal, on real processes and a real broker."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -263,7 +264,9 @@ def test_each_business_has_its_vhost_and_its_account(businesses: Callable[..., N
     businesses("sales")
     publish("in sales", "--queue", "sales-q", "--declare")
     businesses("stock")
-    assert "There is no queue sales-q" in mq("peek", "sales-q").err
+    # From 4.3 on RabbitMQ does not even say that to who could do nothing with it.
+    said = mq("peek", "sales-q").err
+    assert "There is no queue sales-q" in said or "access to queue 'sales-q' in vhost 'stock-" in said
     businesses("stock", vhost="sales")
     said = mq("peek", "sales-q")
     assert (said.code, said.err) == (3, "RabbitMQ: the broker refused access to the virtual host. Check AMQP_URL.")
@@ -286,5 +289,5 @@ def test_what_an_account_may_not_do_is_one_line(businesses: Callable[..., None])
         said = mq(*arguments)
         assert said.code == 1, arguments
         refusal = said.err.splitlines()[-1] if arguments[0] == "publish" else said.err
-        assert "RabbitMQ refuses (403): access to " in refusal
+        assert re.search(r"RabbitMQ refuses \(403\): (\w+ )?access to ", refusal)
         assert "`manage.py mq grants`" in refusal

@@ -92,11 +92,11 @@ def what_came_of(order: Order) -> tuple[str, set[str], int]:
 # --- Huge, hostile, incomplete -----------------------------------------------------------------------------
 
 
-def test_a_body_of_17_mib_is_dead_in_part_and_costs_no_more_memory_than_a_few_copies(
+def test_a_body_of_16_mib_is_dead_in_part_and_costs_no_more_memory_than_a_few_copies(
     vhost: str, reader: Consumer, run_process: ProcessStarter
 ) -> None:
     """F64. What is over the broker's own limit it does not take: see F10."""
-    publish(vhost, b'"' + b"x" * (17 << 20) + b'"', type="test.noted", message_id="huge")
+    publish(vhost, b'"' + b"x" * ((16 << 20) - 2) + b'"', type="test.noted", message_id="huge")
     send(vhost, QUEUE, a_message("good"))
 
     consumer = run_process("run_consumer", "notes", RELAY_THREAD="0", **environment(notebook.opened))

@@ -212,23 +212,38 @@ def test_names_that_look_like_expressions_are_granted_as_they_are(
 def test_the_printed_lines_do_the_same_as_the_json_and_hold_no_password(
     broker: RabbitMQNode, vhost: str, accounts: Accounts
 ) -> None:
-    lines = [line for line in printed("grants", "--user", "-odd name=web,rpc-caller").splitlines() if line[:1] != "#"]
+    printed("topology", "declare")
     try:
-        for line in filter(None, lines):
-            program, *arguments = shlex.split(line)
+        for program, *arguments in printed_lines("--user", "odd name=web,rpc-caller"):
             assert program == "rabbitmqctl"
             broker.ctl(*arguments, stdin="a password\n" if "add_user" in arguments else "")
-        by_lines = rights(broker, "-odd name")
-        assert broker.ctl("authenticate_user", "--", "-odd name", stdin="a password\n")
-        broker.ctl("delete_user", "--", "-odd name")
+        by_lines = rights(broker, "odd name")
+        assert broker.ctl("authenticate_user", "odd name", stdin="a password\n")
+        broker.ctl("delete_user", "odd name")
         accounts.grant("same=web,rpc-caller")
         assert rights(broker, "same") == by_lines
         assert by_lines[0]
         assert by_lines[1]
     finally:
-        names = [each["name"] for each in broker.api("GET", "/users")]
-        if "-odd name" in names:
-            broker.ctl("delete_user", "--", "-odd name")
+        if "odd name" in [each["name"] for each in broker.api("GET", "/users")]:
+            broker.ctl("delete_user", "odd name")
+
+
+def test_a_name_that_begins_with_a_dash_is_no_option(broker: RabbitMQNode, vhost: str) -> None:
+    printed("topology", "declare")
+    broker.api("PUT", "/users/-odd", {"password": "a password", "tags": ""})
+    try:
+        add_user, *others = printed_lines("--user=-odd=web")
+        assert add_user == ["rabbitmqctl", "add_user", "--", "-odd"]
+        for _, *arguments in others:
+            broker.ctl(*arguments)
+        assert all(rights(broker, "-odd"))
+    finally:
+        broker.ctl("delete_user", "--", "-odd")
+
+
+def printed_lines(*arguments: str) -> list[list[str]]:
+    return [shlex.split(line) for line in printed("grants", *arguments).splitlines() if line and line[0] != "#"]
 
 
 def rights(broker: RabbitMQNode, user: str) -> tuple[list[Any], list[Any]]:

@@ -436,6 +436,37 @@ def test_a_full_queue_takes_its_message_later(vhost: str) -> None:
         eventually(all_published)
 
 
+@pytest.mark.one_database
+def test_a_queue_that_never_confirms_holds_up_no_other_and_is_not_flooded(
+    vhost: str, broker: RabbitMQNode, settings: Any
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
+    other = a_consumer(name="other", events=(Erased,))
+    with registered(CONSUMER, other), running_relay():
+        add(Noted(text="at first"))
+        eventually(all_published)
+        with silent(broker, vhost, CONSUMER.queue):
+            add(*[Noted(text=f"m{number}") for number in range(15)])
+            tried_again = OutboxMessage.objects.filter(publish_attempts__gte=2)
+            eventually(lambda: tried_again.count() >= 10, within=60)
+            add(Erased(text="after them all"))
+            eventually(lambda: OutboxMessage.objects.filter(type=Erased.event_type, state=State.PUBLISHED), within=30)
+            assert states()["pending"] == 15
+        eventually(all_published, within=90)
+    assert max(OutboxMessage.objects.values_list("publish_attempts", flat=True)) <= 8
+
+
+@contextmanager
+def silent(broker: RabbitMQNode, vhost: str, queue: str) -> Iterator[None]:
+    """Inside, the quorum queue takes messages and says nothing, as one without its majority does."""
+    process = f"whereis('{urlsplit(vhost).path[1:]}_{queue}')"
+    broker.ctl("eval", f"sys:suspend({process}).")
+    try:
+        yield
+    finally:
+        broker.ctl("eval", f"sys:resume({process}).")
+
+
 def test_a_row_waits_for_its_time(vhost: str) -> None:
     add(Noted(text="later"), delay=timedelta(seconds=1))
     with running_relay():

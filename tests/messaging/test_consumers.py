@@ -9,8 +9,9 @@ from django.core.exceptions import ImproperlyConfigured
 from messaging import conf, consumers, topology
 from messaging.consumers import consumer
 from messaging.delivery import Delivery
+from messaging.events import Event
 from messaging.exceptions import UnknownConsumer
-from messaging.routing import Binding
+from messaging.routing import Binding, Exchange
 from tests.support.consuming import Noted, a_consumer, registered
 
 
@@ -40,6 +41,30 @@ def test_a_consumer_has_a_queue_named_after_its_app_and_itself() -> None:
 def test_outside_any_app_the_module_gives_the_name() -> None:
     consumer("notes", Noted)(handler("elsewhere.listening"))
     assert consumers.get("notes").queue == "elsewhere.notes"
+
+
+class Parted(Event, type="test.parted", exchange=Exchange("test.parts"), key="{a}.{b}.x.{c}"):
+    """Its key has fields side by side."""
+
+    a: str
+    b: str
+    c: str
+
+
+class Scattered(Parted, type="test.scattered", exchange=Exchange("test.parts"), key="{a}.x.{b}.y.{c}"):
+    """Its key has more of them than RabbitMQ 4.3 lets anybody leave open."""
+
+
+def test_fields_side_by_side_are_one_wildcard_for_a_broker_takes_two_at_most() -> None:
+    consumer("parts", Parted)(handler())
+    assert [each.key for each in consumers.get("parts").bindings] == ["#.x.#"]
+
+
+@pytest.mark.parametrize("wishes", [{}, {"keys": ["a.#", "#.a.#.b.#"]}])
+def test_more_wildcards_than_a_broker_takes_are_refused_before_it_does(wishes: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="at most 2 '#'"):
+        consumer("parts", Scattered, **wishes)(handler())
+    consumer("parts", Scattered, keys=["#.y.*", "#.x.#"])(handler())
 
 
 @pytest.mark.parametrize("name", ["", "Notes", "1notes", "no tes", "no-tes", "notes\n", "no.tes", "ünd"])

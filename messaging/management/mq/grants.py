@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging import conf
+from messaging import conf, consumers, topology
 from messaging.management.arguments import EXIT_USAGE
 from messaging.operations.grants import Grant, Role, grant, roles
 
@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--vhost", help="default: that of AMQP_URL")
     parser.add_argument(
-        "--json", action="store_true", help="permissions alone, as `rabbitmqctl import_definitions` takes them"
+        "--json",
+        action="store_true",
+        help="as `rabbitmqctl import_definitions` takes it: permissions, and the exchanges that they name",
     )
 
 
@@ -50,6 +52,11 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     )
     for each in grants:
         command.stdout.write("\n" + "\n".join(_lines(each, vhost)))
+    if topics := [line for each in grants for line in _topic_lines(each, vhost)]:
+        command.stdout.write(
+            "\n# RabbitMQ 4.3 takes these only for exchanges that stand, and forgets them with their exchange: run\n"
+            "# `manage.py mq topology declare` first, by an account that may.\n" + "\n".join(topics)
+        )
 
 
 def _wanted(users: list[str]) -> Iterator[Grant]:
@@ -73,11 +80,15 @@ def _known(known: dict[str, Role], name: str) -> Role:
 def _lines(grant: Grant, vhost: str) -> Iterator[str]:
     for purpose in grant.purposes:
         yield f"# {purpose}"
-    # "--": a name may begin with a dash.
-    yield shlex.join(["rabbitmqctl", "add_user", "--", grant.user])
+    # "--": a name may begin with a dash. For others not: in RabbitMQ 4 rabbitmqctl reads a password only where the name
+    # is the one argument of add_user.
+    yield shlex.join(["rabbitmqctl", "add_user", *(["--"] if grant.user.startswith("-") else []), grant.user])
     yield shlex.join(
         ["rabbitmqctl", "set_permissions", "-p", vhost, "--", grant.user, grant.configure, grant.write, grant.read]
     )
+
+
+def _topic_lines(grant: Grant, vhost: str) -> Iterator[str]:
     for topic in grant.topics:
         yield shlex.join(
             ["rabbitmqctl", "set_topic_permissions", "-p", vhost, "--", grant.user, topic.exchange,
@@ -86,8 +97,23 @@ def _lines(grant: Grant, vhost: str) -> Iterator[str]:
 
 
 def _definitions(grants: list[Grant], vhost: str) -> dict[str, Any]:
-    # Without users: to import one would take its password away.
+    # Without users: to import one would take its password away. With the exchanges: RabbitMQ 4.3 knows no permissions
+    # for one that is not there. One that is there stays as it is.
+    named = {topic.exchange for each in grants for topic in each.topics}
     return {
+        "exchanges": [
+            {
+                "name": each.name,
+                "vhost": vhost,
+                "type": each.type,
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {},
+            }
+            for each in topology.wanted(consumers.registered()).exchanges
+            if each.name in named
+        ],
         "permissions": [
             {"user": each.user, "vhost": vhost, "configure": each.configure, "write": each.write, "read": each.read}
             for each in grants
