@@ -15,6 +15,10 @@ from messaging.exceptions import BrokerUnavailable, ChannelClosed
 #: AMQP reply codes by which a broker says no to a connection: access refused, not allowed (no such vhost).
 REFUSED_CODES = {403, 530}
 
+#: What RabbitMQ 4 calls queues that are neither durable nor exclusive. A broker may permit them no more, and closes the
+#: whole connection of who declares one (https://www.rabbitmq.com/docs/deprecated-features-list).
+TRANSIENT_QUEUES = "transient_nonexcl_queues"
+
 #: What OpenSSL calls an answer that is not TLS, by its version.
 _NO_TLS_THERE = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 
@@ -54,8 +58,13 @@ def describe(error: BaseException) -> str:
             return "the broker refused the user name or the password"
         case exceptions.ProbableAccessDeniedError():
             return "the broker refused access to the virtual host"
+        case exceptions.ConnectionClosed() if TRANSIENT_QUEUES in error.reply_text:
+            return (
+                "this broker permits no queues that are neither durable nor exclusive: leave out --transient, or put "
+                f"deprecated_features.permit.{TRANSIENT_QUEUES} = true into its configuration"
+            )
         case exceptions.ConnectionClosed() | exceptions.ChannelClosed():
-            return f"{error.reply_code} {error.reply_text}"
+            return f"{error.reply_code} {' '.join(error.reply_text.split())}"
         case exceptions.AMQPHeartbeatTimeout():
             return "the broker sent no heartbeat in time"
         case exceptions.IncompatibleProtocolError():

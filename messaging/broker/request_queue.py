@@ -21,7 +21,7 @@ from pika.channel import Channel
 from messaging.broker.connection import Connection
 from messaging.broker.differences import difference
 from messaging.broker.properties import check_size, to_pika
-from messaging.broker.refusals import channel_closed, describe
+from messaging.broker.refusals import TRANSIENT_QUEUES, channel_closed, describe
 from messaging.broker.reply_codes import PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
@@ -64,6 +64,7 @@ class RequestQueue(Subscription):
     The queue is declared here, by whoever serves it: classic, durable, and deleted with its last server, so that a
     request which nobody serves comes back to its caller at once. A `plain` one is declared as the tutorials' servers
     do, not durable and without arguments, so that they can serve it beside us; it stays when all of them have left.
+    Where the broker permits no such queues it is durable.
     One that stands otherwise is used as it stands.
     """
 
@@ -79,6 +80,7 @@ class RequestQueue(Subscription):
         super().__init__(connection, queue, prefetch=prefetch, on_arrival=lambda _: None, on_ended=self._say_why)
         self._on_request = on_request
         self._plain = plain
+        self._durable = not plain
         self._problem = ""
         #: In what the queue differs from how it would be declared here, in the broker's words, once that was said.
         self._difference = ""
@@ -105,7 +107,7 @@ class RequestQueue(Subscription):
         channel.queue_declare(
             self.queue,
             passive=self._as_it_stands,
-            durable=not self._plain,
+            durable=self._durable,
             auto_delete=not self._plain,
             arguments=None if self._plain else ARGUMENTS,
             callback=lambda _: self._declared(channel),
@@ -207,6 +209,8 @@ class RequestQueue(Subscription):
     def lost(self, reason: str) -> None:
         """Take note that the connection is gone. I/O thread only."""
         self._problem = reason
+        if TRANSIENT_QUEUES in reason:
+            self._durable = True
         super().lost(reason)
 
     def _say_why(self, reason: str) -> None:

@@ -8,6 +8,7 @@ from django.core.management.base import CommandError
 
 from messaging.broker import reply_codes
 from messaging.broker.differences import difference
+from messaging.broker.refusals import TRANSIENT_QUEUES
 from messaging.exceptions import BrokerSilent, ChannelClosed
 
 EXIT_USAGE = 2
@@ -18,10 +19,12 @@ EXIT_TIMED_OUT = 7
 
 def broker_unreachable(reason: object) -> CommandError:
     """Return the error by which a command ends that cannot work without the broker: one line, and exit code 3; 7 where
-    the broker is there and does not answer."""
+    the broker is there and does not answer, 1 where it left because of what was asked."""
     why = str(reason).rstrip(".")
     if isinstance(reason, BrokerSilent):
         return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
+    if TRANSIENT_QUEUES in why:
+        return CommandError(f"RabbitMQ refuses: {why}.")
     what = "the certificates" if why.startswith("TLS: ") else "AMQP_URL"
     return CommandError(f"RabbitMQ: {why}. Check {what}.", returncode=EXIT_UNREACHABLE)
 

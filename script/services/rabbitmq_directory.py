@@ -34,7 +34,7 @@ def installed_scripts() -> Path | None:
     """The directory that holds `rabbitmq-server` and `rabbitmqctl` themselves, or None without RabbitMQ."""
     candidates = [Path("/usr/lib/rabbitmq/bin")]
     if on_path := shutil.which("rabbitmq-server"):
-        candidates.append(Path(on_path).resolve().parent)
+        candidates.insert(0, Path(on_path).resolve().parent)
     for scripts in candidates:
         # The file beside it tells the real script from a distribution's wrapper, which changes the user.
         if (scripts / "rabbitmq-server").exists() and (scripts / "rabbitmq-env").exists():

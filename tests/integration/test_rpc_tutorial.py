@@ -6,12 +6,16 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from urllib.parse import urlsplit
 
 import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import rpc, topology
+from messaging.broker.connection import Connection
+from messaging.broker.refusals import describe
+from messaging.broker.request_queue import RequestQueue
 from messaging.rpc import client
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import unacknowledged
@@ -188,3 +192,24 @@ def test_nobody_can_have_the_answer_sent_into_a_tutorial_queue(
     channel.basic_publish("", "rpc_queue", b"30", pika.BasicProperties(reply_to="compute_queue"))
 
     assert eventually(lambda: got(channel, topology.dead_letter_queue()))[2] == b"30"
+
+
+def test_where_a_broker_permits_no_such_queue_ours_is_durable(vhost: str, broker: RabbitMQNode) -> None:
+    """RabbitMQ 4 can be told so, and then closes the whole connection; its words are those of 4.3."""
+    said = describe(
+        pika.exceptions.ConnectionClosedByBroker(
+            541,
+            "INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted per",
+        )
+    )
+    assert "neither durable nor exclusive" in said
+    connection = Connection("test").start()
+    try:
+        eventually(lambda: connection.is_open)
+        queue = RequestQueue(connection, "rpc_queue", prefetch=1, on_request=lambda _: None, plain=True)
+        queue.lost(said)
+        queue.open()
+        eventually(lambda: queue.consuming)
+        assert broker.api("GET", f"/queues/{urlsplit(vhost).path[1:]}/rpc_queue")["durable"]
+    finally:
+        connection.stop()
