@@ -6,6 +6,8 @@ a relay that was frozen past its lease, and whose rows another one has claimed, 
 
 from __future__ import annotations
 
+import random
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +22,12 @@ from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND
 from messaging.message import storable_text
 from messaging.models import OutboxMessage
 
-#: Longest rest, in seconds, between two tries of a row that could not be routed or stored.
+#: Longest rest, in seconds, between two tries of a row that could not be routed or stored, or got no word.
 LONGEST_REST = 60
+#: Tries, of whatever end, after which a row is not tried again at once any more: when its connection is lost, and when
+#: its confirm does not come in time. A restart or a freeze of the broker is over by then.
+LOSSES_AT_ONCE = 3
+SILENCES_AT_ONCE = 1
 
 #: Bytes of bodies that one claim takes, but for its last row.
 CLAIM_BYTES = 16 * 1024 * 1024
@@ -134,7 +140,7 @@ def _write_setback(mark: Mark) -> None:
 
 def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
     """Return the state a setback leads to, and the seconds until the next try."""
-    rest = min(2.0 ** min(mark.row.publish_attempts, 10), LONGEST_REST)
+    rest = _rest(mark.row.publish_attempts)
     match mark.outcome.fate:
         case Fate.RETURNED:
             return State.UNROUTABLE, rest
@@ -145,13 +151,27 @@ def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
             return State.FAILED, 0
         case Fate.NACKED:
             return State.PENDING, rest
-        case Fate.UNKNOWN if mark.outcome.late and mark.row.publish_attempts:
-            # The broker took it and said nothing, and not for the first time: one of its queues may be without a
-            # leader. Others go first, and the queues that work do not get a copy with each try.
-            return State.PENDING, rest
         case _:
             # The broker's or the network's fault, not the row's: again as soon as there is a connection.
-            return State.PENDING, 0
+            return State.PENDING, _rest_without_word(mark)
+
+
+def _rest(times: int) -> float:
+    return min(2.0 ** min(times, 10), LONGEST_REST)
+
+
+def _rest_without_word(mark: Mark) -> float:
+    """Return how long a row rests of which the broker said nothing; with luck not at all."""
+    more = mark.row.publish_attempts - (SILENCES_AT_ONCE if mark.outcome.late else LOSSES_AT_ONCE)
+    if more < 0:
+        return 0
+    rest = _rest(more)
+    if mark.outcome.late:
+        # One of its queues may be without a leader, and a batch with such a row costs the whole time that is allowed.
+        # Therefore all of them come due together, at the next full rest of the clock.
+        return rest - time.time() % rest
+    # RabbitMQ may end each connection over it. Those that were sent together part, so that it is alone some time.
+    return rest * random.uniform(0.5, 1.5)  # noqa: S311  (spreading, not secrecy)
 
 
 def _held(ids: Sequence[int], token: uuid.UUID | None) -> QuerySet[OutboxMessage]:

@@ -14,6 +14,7 @@ from django.db import DatabaseError, InterfaceError
 from messaging import conf, consumers, leases, topology
 from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
 from messaging.broker.reply_codes import NOT_FOUND
+from messaging.declarer import NOTICE, Declarer
 from messaging.exceptions import BrokerUnavailable
 from messaging.leases import Mark
 from messaging.message import (
@@ -34,6 +35,8 @@ HAND_OVER_LIMIT = 10_000
 HAND_OVER_BYTES = 32 * 1024 * 1024
 #: Marks are collected for this many seconds, so that a busy relay writes them in batches.
 MARK_INTERVAL = 0.05
+#: Tries of a row beside whatever else is there. One that is still pending then goes with its like alone.
+TOGETHER = 2
 #: Seconds to rest after the database failed.
 DATABASE_PAUSE = 1.0
 #: Seconds to rest after the broker failed to answer.
@@ -71,7 +74,7 @@ class Relay:
         self._declared_generation = 0
         self._declare_due = 0.0
         self._publisher = Publisher("relay", on_change=self._wake)
-        self._declarer = topology.Declarer(self._publisher.connection)
+        self._declarer = Declarer(self._publisher.connection)
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ class Relay:
             # What was held for too long is no longer ours: another relay may claim it, a person may have cancelled it.
             ours = [each for each in held.values() if each.publish_before > now]
             if ours:
-                self._publish(ours)
+                self._publish_apart(ours)
         if self._marks and time.monotonic() >= self._marks_due:
             self._write_marks()
 
@@ -209,6 +212,20 @@ class Relay:
         self._declared_generation = connection.generation
         self._declare_due = time.monotonic() + (1.0 if problems else self._settings.declare_interval)
 
+    def _publish_apart(self, held: list[_Held]) -> None:
+        """Publish in groups that cannot harm each other. What there is no time for is given back."""
+        first, *others = groups = _groups(held)
+        self._publish(first)
+        for index, group in enumerate(others, 1):
+            # One of the others goes each time, however much is handed over meanwhile.
+            in_time = index == 1 or not (self._handed or self._stopping)
+            ours = [each for each in group if each.publish_before > time.monotonic()]
+            if not (in_time and self._wait_until_ready()):
+                leases.give_back([each.row for late in groups[index:] for each in late])
+                break
+            if ours:
+                self._publish(ours)
+
     def _publish(self, held: list[_Held]) -> None:
         outcomes = self._send([each.row for each in held])
         if len(held) > 1:
@@ -253,7 +270,7 @@ class Relay:
         if outcome.fate is Fate.RETURNED and not queues and _is_for_whoever_listens(row):
             outcome = Outcome(Fate.CONFIRMED)
         if outcome.fate is Fate.RETURNED or outcome.code == NOT_FOUND:
-            self._declare_due = min(self._declare_due, time.monotonic() + topology.NOTICE)
+            self._declare_due = min(self._declare_due, time.monotonic() + NOTICE)
         if outcome.fate is Fate.CONFIRMED:
             self.published += 1
         _log_outcome(row, outcome)
@@ -277,6 +294,20 @@ class Relay:
         except (DatabaseError, InterfaceError) as error:
             # Nothing is lost: the leases end by themselves.
             log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
+
+
+def _groups(held: Iterable[_Held]) -> list[list[_Held]]:
+    """Return what may be sent together: all that is new; and by destination what the broker gave no word on, twice.
+
+    A channel does one thing after the other. For a queue without a leader it waits, a minute in RabbitMQ 3.10 and 4.3,
+    and whatever was sent after it gets no word either.
+    """
+    groups: dict[tuple[str, str] | None, list[_Held]] = {None: []}
+    for each in held:
+        row = each.row
+        silent = row.state == OutboxMessage.State.PENDING and row.publish_attempts >= TOGETHER
+        groups.setdefault((row.exchange, row.routing_key) if silent else None, []).append(each)
+    return [group for group in groups.values() if group]
 
 
 def _log_outcome(row: OutboxMessage, outcome: Outcome) -> None:

@@ -1,30 +1,15 @@
-"""Topology: the exchanges, queues and bindings that the registered consumers need, computed and declared."""
+"""Topology: the exchanges, queues and bindings that the registered consumers need, computed."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from messaging import conf
-from messaging.broker.connection import Connection
-from messaging.broker.reply_codes import ACCESS_REFUSED, PRECONDITION_FAILED
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import registered as registered_events
-from messaging.exceptions import ChannelClosed
 from messaging.routing import Binding, Exchange
-
-log = structlog.get_logger(__name__)
-
-#: Seconds between the end of a queue and its declaring anew. RabbitMQ tells the consumers of a deleted quorum queue a
-#: moment later (3.10: some 10 ms). If a queue of that name is there again by then, it takes that for the old one come
-#: back, counts them as its consumers, and sends them nothing.
-NOTICE = 0.25
-#: Seconds after which what was refused is asked for again: somebody may have granted it.
-ASK_AGAIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,112 +95,3 @@ def describe(binding: Binding) -> str:
 
 def _in_words(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in arguments.items())
-
-
-def declare(connection: Connection, topology: Topology) -> dict[str, str]:
-    """Declare `topology` once; see `Declarer.declare`."""
-    return Declarer(connection).declare(topology)
-
-
-class Declarer:
-    """Declares topologies over one connection, again and again.
-
-    What this user may not declare, or what stands otherwise than wanted, is looked for instead. It is not declared
-    again before ASK_AGAIN has passed, or on a fresh connection, or until it is gone: each refusal costs a channel, and
-    the broker a line in its log.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._generation = connection.generation
-        self._forget_at = 0.0
-        #: What this user may not declare, by name; a binding by exchange, key and queue.
-        self.refused: dict[str, str] = {}
-        #: What stands otherwise than wanted, and what the broker said about it.
-        self.differing: dict[str, str] = {}
-        #: What did not stand as it should the last time, and why.
-        self.problems: dict[str, str] = {}
-
-    def declare(self, topology: Topology) -> dict[str, str]:
-        """Declare `topology`; return {name of exchange or queue: reason} for what does not stand as it should.
-
-        An existing queue with other arguments is left as it is, and logged; so is each new problem, once for as long
-        as it lasts. Raises BrokerUnavailable.
-        """
-        if self._generation != self._connection.generation or time.monotonic() >= self._forget_at:
-            self._generation, self._forget_at = self._connection.generation, time.monotonic() + ASK_AGAIN
-            self.refused.clear()
-            self.differing.clear()
-        known = set(self.refused)
-        problems: dict[str, str] = {}
-        for exchange in topology.exchanges:
-            self._declare(
-                problems, exchange.name, "exchange_declare",
-                {"exchange": exchange.name}, {"exchange_type": exchange.type, "durable": True},
-            )  # fmt: skip
-        for queue in topology.queues:
-            self._declare(
-                problems, queue.name, "queue_declare",
-                {"queue": queue.name}, {"durable": True, "arguments": queue.arguments},
-            )  # fmt: skip
-        for binding in topology.bindings:
-            self._bind(problems, binding)
-        if new := [name for name in self.refused if name not in known]:
-            log.info("topology.may_not_declare", names="; ".join(new))
-        self._tell(problems)
-        return problems
-
-    def _tell(self, problems: dict[str, str]) -> None:
-        for name, reason in problems.items():
-            if self.problems.get(name) != reason:
-                log.error("topology.problem", name=name, reason=reason)
-        self.problems = problems
-
-    def _declare(
-        self, problems: dict[str, str], name: str, method: str, what: dict[str, Any], how: dict[str, Any]
-    ) -> None:
-        if name in self.refused or name in self.differing:
-            self._look(problems, name, method, what)
-            return
-        try:
-            self._connection.call(method, **what, **how)
-        except ChannelClosed as error:
-            if error.code == ACCESS_REFUSED:
-                self.refused[name] = error.text
-                self._look(problems, name, method, what)
-            elif error.code == PRECONDITION_FAILED:
-                # It stands and works, but not as this code wants it: say so, and go on with what is there.
-                self.differing[name] = error.text
-                log.error("topology.differs", name=name, reason=error.text)
-            else:
-                problems[name] = str(error)
-
-    def _look(self, problems: dict[str, str], name: str, method: str, what: dict[str, Any]) -> None:
-        try:
-            self._connection.call(method, **what, passive=True)
-        except ChannelClosed as error:
-            # From 4.3.1 on RabbitMQ shows nothing to those who may do nothing with it: then nobody knows.
-            if refused := self.differing.pop(name, None):
-                # It stood otherwise, and was deleted since; or its arguments are none that the broker knows.
-                problems[name] = f"it is not there, and when it was declared the broker said: {refused}"
-            elif error.code != ACCESS_REFUSED:
-                problems[name] = f"this user may not declare it, and it cannot be found: {error}"
-
-    def _bind(self, problems: dict[str, str], binding: Binding) -> None:
-        name = f"binding {binding.exchange} → {describe(binding)} → {binding.queue}"
-        if name in self.refused:
-            return
-        try:
-            self._connection.call(
-                "queue_bind",
-                queue=binding.queue,
-                exchange=binding.exchange,
-                routing_key=binding.key,
-                arguments=dict(binding.arguments),
-            )
-        except ChannelClosed as error:
-            if error.code == ACCESS_REFUSED:
-                # AMQP has no way to look at a binding; an unbound key shows as a returned message.
-                self.refused[name] = error.text
-            else:
-                problems.setdefault(binding.queue, f"binding {describe(binding)} of {binding.exchange} failed: {error}")

@@ -13,6 +13,7 @@ import structlog
 from messaging import conf, database, relay_thread, topology
 from messaging.broker.connection import Connection
 from messaging.consumers import Consumer
+from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.handling import Verdict
 from messaging.lane import Lane
@@ -58,7 +59,7 @@ class Worker:
         self._remaining = max_messages
         self._budget_lock = threading.Lock()
         self._connection = Connection("consumer", on_lost=self._lost)
-        self._declarer = topology.Declarer(self._connection)
+        self._declarer = Declarer(self._connection)
         turn = threading.Lock() if database.is_sqlite() else None
         self.lanes = [
             Lane(

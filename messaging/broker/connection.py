@@ -242,6 +242,7 @@ class Connection:
         self.server = _server(connection.server_properties)
         self._refusals = 0
         self.refused = False
+        self.silent = False
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(connection, False))
         self._ioloop.call_later(STABLE_AFTER, lambda: self._stable(connection))

@@ -35,6 +35,8 @@ _OK = 200
 _REFUSED = 401
 _FORBIDDEN = 403
 _NOT_FOUND = 404
+#: What RabbitMQ answers from 4.3 on to who may not enter the virtual host.
+_NO_ENTRY = b'{"error":"not_found","reason":"Not Found"}'
 _PAGE_OUT_OF_RANGE = 400
 _ALARMED = 503
 
@@ -161,8 +163,7 @@ class Management:
         return found
 
     def _decoded(self, status: int, content: bytes, allowed: Collection[int] = (_OK,)) -> Any:
-        # From 4.3 on RabbitMQ answers who may not enter a virtual host as if it were not there, in words of its own.
-        if status == _NOT_FOUND and b'"not_found"' in content:
+        if status == _NOT_FOUND and content.strip() == _NO_ENTRY:
             raise ManagementUnavailable(f"{self.address} {self._no_entry()}")
         if status in {_REFUSED, _FORBIDDEN}:
             raise ManagementUnavailable(f"{self.address} {self._refusal(content)}")

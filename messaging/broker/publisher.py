@@ -143,7 +143,10 @@ class Publisher:
         if not publishings:
             return []
         self.connection.call_soon(partial(self._send, batch))
-        if not batch.done.wait(timeout):
+        done = batch.done.wait(timeout)
+        if any(outcome and outcome.fate in {Fate.CONFIRMED, Fate.SENT} for outcome in list(batch.outcomes)):
+            self.connection.succeeded()
+        if not done:
             reason = f"no confirm within {timeout:g} s"
             if self.connection.blocked:
                 reason += ": a memory or disk alarm blocks the broker"
@@ -151,10 +154,7 @@ class Publisher:
                 self.connection.reset(reason)
             # The I/O thread may be settling this very moment: a slot it has filled stays as it is.
             return [outcome or Outcome(Fate.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
-        outcomes = [outcome for outcome in batch.outcomes if outcome is not None]
-        if any(outcome.fate in {Fate.CONFIRMED, Fate.SENT} for outcome in outcomes):
-            self.connection.succeeded()
-        return outcomes
+        return [outcome for outcome in batch.outcomes if outcome is not None]
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 

@@ -59,10 +59,7 @@ def describe(error: BaseException) -> str:
         case exceptions.ProbableAccessDeniedError():
             return "the broker refused access to the virtual host"
         case exceptions.ConnectionClosed() if TRANSIENT_QUEUES in error.reply_text:
-            return (
-                "this broker permits no queues that are neither durable nor exclusive: leave out --transient, or put "
-                f"deprecated_features.permit.{TRANSIENT_QUEUES} = true into its configuration"
-            )
+            return f"this broker permits no queues that are neither durable nor exclusive ({TRANSIENT_QUEUES})"
         case exceptions.ConnectionClosed() | exceptions.ChannelClosed():
             return f"{error.reply_code} {' '.join(error.reply_text.split())}"
         case exceptions.AMQPHeartbeatTimeout():

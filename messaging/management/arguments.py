@@ -24,7 +24,10 @@ def broker_unreachable(reason: object) -> CommandError:
     if isinstance(reason, BrokerSilent):
         return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
     if TRANSIENT_QUEUES in why:
-        return CommandError(f"RabbitMQ refuses: {why}.")
+        return CommandError(
+            f"RabbitMQ refuses: {why}. Leave --transient out, or put deprecated_features.permit.{TRANSIENT_QUEUES} = "
+            "true into its configuration."
+        )
     what = "the certificates" if why.startswith("TLS: ") else "AMQP_URL"
     return CommandError(f"RabbitMQ: {why}. Check {what}.", returncode=EXIT_UNREACHABLE)
 

@@ -105,7 +105,13 @@ def _has_schema(what: Any, mode: Any) -> bool:
 
 
 def _event_message(event: type[Event], schemas: _Schemas) -> Document:
-    header = {
+    # AsyncAPI has no place for AMQP's properties but among the headers.
+    header: Document = {
+        "messageId": {
+            "type": "string",
+            "description": "the AMQP property message_id: with app_id it tells the event from every other",
+        },
+        "appId": {"type": "string", "description": "the AMQP property app_id: who published it"},
         VERSION_HEADER: {"type": "integer", "enum": event.versions(), "description": "of the schema; absent: 1"},
         ATTEMPT_HEADER: {"type": "integer", "minimum": 1, "description": "of one consumer; absent: 1"},
         SUBJECT_HEADER: {"type": "string", "description": "what it is about: a business key"},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from messaging.broker.connection import opened
-from messaging.topology import Declarer, Topology
+from messaging.declarer import Declarer
+from messaging.topology import Topology
 
 
 def declare(wanted: Topology) -> dict[str, str]:
@@ -12,6 +13,6 @@ def declare(wanted: Topology) -> dict[str, str]:
     Raises BrokerUnavailable where no address lets us in.
     """
     with opened("topology") as connection:
-        declarer = Declarer(connection)
+        declarer = Declarer(connection, quiet=True)
         problems = declarer.declare(wanted)
         return {**declarer.differing, **dict.fromkeys(declarer.refused, "this user may not declare it"), **problems}

@@ -25,11 +25,12 @@ import structlog
 
 from messaging import conf, topology
 from messaging.broker.publisher import Fate, Publisher, Publishing
+from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable
 from messaging.masking import mask_event, masked_text
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING
-from messaging.topology import Declarer, Topology
+from messaging.topology import Topology
 
 #: Lines, and bytes of them, that wait in memory; more are dropped.
 MAX_LINES = 5000

@@ -12,8 +12,9 @@ import time
 from messaging import consumers, topology
 from messaging.broker.connection import Connection, opened
 from messaging.broker.reply_codes import PRECONDITION_FAILED
+from messaging.declarer import NOTICE, Declarer
 from messaging.exceptions import ChannelClosed, MessagingError
-from messaging.topology import Declarer, Topology
+from messaging.topology import Topology
 
 #: Seconds between two looks at a queue that is not empty.
 PAUSE = 0.02
@@ -49,10 +50,10 @@ def replace(name: str, patience: float) -> bool:
             else:
                 connection.call("exchange_delete", exchange=name)
         if queues and needed:
-            time.sleep(topology.NOTICE)
+            time.sleep(NOTICE)
         # A queue needs its exchange to be bound, and an exchange all queues that were bound to it.
         others = tuple(each for each in wanted.queues if each.name in {binding.queue for binding in bindings})
-        problems = Declarer(connection).declare(
+        problems = Declarer(connection, quiet=True).declare(
             Topology(
                 exchanges=tuple(exchanges) or wanted.exchanges,
                 queues=tuple(queues) or others,

@@ -32,8 +32,9 @@ class Queue:
     auto_delete: bool | None = None
     exclusive: bool | None = None
     arguments: dict[str, Any] | None = field(default=None, hash=False)
-    #: The names of the policies that apply to it.
+    #: The policies that apply to it.
     policy: str | None = None
+    operator_policy: str | None = None
     #: What they say, of two limits the lower.
     policy_definition: dict[str, Any] | None = field(default=None, hash=False)
     #: Messages that wait, and those that consumers hold.
@@ -52,9 +53,7 @@ class Exchange:
     auto_delete: bool | None = None
     internal: bool | None = None
     arguments: dict[str, Any] | None = field(default=None, hash=False)
-    #: The name of the policy that applies to it, and what that says.
     policy: str | None = None
-    policy_definition: dict[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +114,8 @@ class Standing(Protocol):
 
     def bindings(self) -> list[Binding]: ...
 
+    def policies(self) -> dict[str, dict[str, Any]]: ...
+
     def consumers(self) -> list[Consumer]: ...
 
     def connections(self) -> list[OpenConnection]: ...
@@ -165,7 +166,6 @@ class ByManagement:
 
     def exchanges(self, names: Collection[str] = ()) -> list[Exchange]:
         """Return every exchange, by name."""
-        policies = {each.get("name"): _table(each.get("definition")) for each in self._management.policies()}
         found = [
             Exchange(
                 name=each["name"],
@@ -175,7 +175,6 @@ class ByManagement:
                 internal=each.get("internal"),
                 arguments=_table(each.get("arguments")),
                 policy=each.get("policy") or None,
-                policy_definition=policies.get(each.get("policy"), {}),
             )
             for each in self._management.exchanges()
         ]
@@ -196,6 +195,10 @@ class ByManagement:
             if each["source"]
         ]
         return sorted(found, key=lambda each: (each.source, each.destination, each.key, each.properties_key))
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Return what each policy says, by its name; operators' policies are not among them."""
+        return {str(each.get("name")): _table(each.get("definition")) for each in self._management.policies()}
 
     def consumers(self) -> list[Consumer]:
         """Return every consumer, by queue; its connection by the name that its client gave it."""
@@ -277,6 +280,10 @@ class ByAmqp:
         """Raise CannotBeSeen."""
         raise CannotBeSeen("AMQP has no way to look at bindings")
 
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Raise CannotBeSeen."""
+        raise CannotBeSeen("AMQP has no way to look at policies")
+
     def consumers(self) -> list[Consumer]:
         """Raise CannotBeSeen."""
         raise CannotBeSeen("AMQP tells only how many consumers a queue has: see `manage.py mq queues`")
@@ -335,7 +342,8 @@ def _queue(facts: dict[str, Any]) -> Queue:
         auto_delete=facts.get("auto_delete"),
         exclusive=facts.get("exclusive"),
         arguments=_table(facts.get("arguments")),
-        policy=" and ".join(name for name in (facts.get("policy"), facts.get("operator_policy")) if name) or None,
+        policy=facts.get("policy") or None,
+        operator_policy=facts.get("operator_policy") or None,
         policy_definition=_table(facts.get("effective_policy_definition")),
         # A queue just declared has no counts yet.
         ready=facts.get("messages_ready"),

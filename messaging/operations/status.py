@@ -58,7 +58,9 @@ class Boxes:
     #: When the oldest row that waits to be published was written, and the time now, both by the database's clock.
     oldest: datetime | None
     now: datetime
+    #: Something has been due for too long, and nobody has tried to publish it; somebody has tried for too long.
     overdue: bool
+    unconfirmed: bool
     retrying: Count
     waiting: Count
     dead: Count
@@ -118,6 +120,9 @@ def _boxes() -> Boxes:
             oldest=_oldest(),
             now=database.now(),
             overdue=due.values_list("pk", flat=True).first() is not None,
+            unconfirmed=waiting.filter(
+                state=outbox.PENDING, publish_attempts__gt=0, created_at__lt=database.in_future(-OVERDUE)
+            ).exists(),
             retrying=_count(InboxMessage.objects.filter(state=inbox.RETRYING)),
             waiting=_count(InboxMessage.objects.filter(state=inbox.WAITING)),
             dead=_count(InboxMessage.objects.filter(state=inbox.DEAD)),
@@ -163,5 +168,15 @@ def _wrong_in(boxes: Boxes) -> list[str]:
         ("dead", boxes.dead, "`manage.py messages list --groups`, then replay or discard"),
         ("effects that nobody knows of", boxes.unknown, "`manage.py messages list --state unknown`, then settle"),
     ]
-    late = "what is in the outbox has been due for over a minute: does a relay run?"
-    return [*([late] if boxes.overdue else []), *(f"{what}: {count}; {cure}" for what, count, cure in found if count)]
+    outbox = [
+        (boxes.overdue, "what is in the outbox has been due for over a minute: does a relay run?"),
+        (
+            boxes.unconfirmed and not boxes.overdue,
+            "the broker has not confirmed for over a minute what was sent to it: "
+            "`manage.py messages list --state pending` says why",
+        ),
+    ]
+    return [
+        *(said for is_so, said in outbox if is_so),
+        *(f"{what}: {count}; {cure}" for what, count, cure in found if count),
+    ]

@@ -21,6 +21,7 @@ from django.db import close_old_connections, connections
 from messaging import conf, relay_thread, topology
 from messaging.broker.connection import Connection
 from messaging.broker.request_queue import Request, RequestQueue
+from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.message import REQUEST_ID_HEADER, Message, headers_to_pass_on, new_id
 from messaging.rpc import wire
@@ -65,7 +66,7 @@ class RpcServer:
         self.procedures = list(procedures)
         self.prefetch = prefetch or concurrency
         self._connection = Connection("rpc server", on_lost=self._lost)
-        self._declarer = topology.Declarer(self._connection)
+        self._declarer = Declarer(self._connection)
         self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
         self._queues = [self._request_queue(procedure) for procedure in self.procedures]
         self._counting = threading.Lock()

@@ -157,7 +157,7 @@ class RabbitMQNode:
 
     def restart(self) -> None:
         """Stop the node, a throwaway one by `kill`, and boot it again, on the same port and with its data."""
-        if self.throwaway:
+        if self.throwaway and self.pid is not None:
             self.kill()
         else:
             self.stop()

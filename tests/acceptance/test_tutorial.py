@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from urllib.parse import unquote, urlsplit
 
 import pika
@@ -200,6 +201,16 @@ def test_interrupted_it_ends_what_it_began_and_removes_what_it_made(
     assert checking.wait(60) == 1
     assert "Interrupted. What had been started was stopped and removed." in checking.lines[-1]
     assert standing(broker, vhost) == set()
+
+
+def test_interrupted_while_a_broker_does_not_answer_it_ends_at_once(run_process: ProcessStarter) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        silent.settimeout(20)
+        checking = run_process("tutorial", "--check", AMQP_URL=f"amqp://127.0.0.1:{silent.getsockname()[1]}/")
+        with closing(silent.accept()[0]):
+            checking.send(signal.SIGINT)
+            assert checking.wait(20) == 1
+    assert "Interrupted. Nothing had been started." in checking.lines[-1]
 
 
 def consumers_of(connection: pika.BlockingConnection, queue: str) -> int:

@@ -124,6 +124,7 @@ def test_it_says_who_sends_what_where_and_who_receives_it() -> None:
     assert placed["payload"] == {"$ref": "#/components/schemas/OrderPlaced"}
     assert found["components"]["schemas"]["OrderPlaced"]["properties"]["total"]["type"] == "string"
     assert placed["headers"]["properties"]["x-event-version"]["enum"] == [1]
+    assert {"messageId", "appId"} <= set(placed["headers"]["properties"])
     channel = found["channels"]["event.order.placed"]
     assert (channel["address"], channel["bindings"]["amqp"]["exchange"]["name"]) == ("order.placed", "orders.events")
     assert found["operations"]["send.order.placed"]["bindings"]["amqp"]["deliveryMode"] == 2

@@ -190,11 +190,11 @@ def policy(broker: RabbitMQNode, vhost: str, pattern: str, kind: str = "policies
 def test_a_policy_by_which_messages_leave_a_queue_is_found(
     channel: BlockingChannel, broker: RabbitMQNode, vhost: str, kind: str
 ) -> None:
-    with policy(broker, vhost, "^orders[.]sms$", kind, **{"max-length": 100, "delivery-limit": 5}):
+    with policy(broker, vhost, "^orders[.]sms$", kind, **{"message-ttl": 60000, "delivery-limit": 5}):
         eventually(lambda: wrong() == {Kind.HARMFUL_POLICY}, report=wrong)
         [finding] = drift.look().wrong
         assert (finding.name, finding.consumer) == (SMS, "sms")
-        for word in ("policy ours", "queue orders.sms", "max-length=100", "delivery-limit=5"):
+        for word in ("policy ours", "queue orders.sms", "message-ttl=60000", "delivery-limit=5"):
             assert word in finding.said
         assert mq("topology", "diff")[0] == 6
         assert "list_operator_policies" in mq("topology", "plan")[1]
@@ -206,7 +206,9 @@ def test_a_policy_that_takes_no_message_away_is_none_of_our_business(
     channel: BlockingChannel, broker: RabbitMQNode, vhost: str
 ) -> None:
     limit = topology.queue_arguments()["x-delivery-limit"] + 1
-    with policy(broker, vhost, "^orders[.]", **{"delivery-limit": limit, "queue-leader-locator": "balanced"}):
+    # What is over a length is refused there, and waits in the outbox.
+    harmless = {"delivery-limit": limit, "queue-leader-locator": "balanced", "max-length": 100_000}
+    with policy(broker, vhost, "^orders[.]", **harmless):
         where = f"/queues/{vhost.rpartition('/')[2]}/{SMS}"
         eventually(lambda: broker.api("GET", where).get("effective_policy_definition"))
         assert wrong() == set()

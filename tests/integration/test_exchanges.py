@@ -19,6 +19,7 @@ from django.db import OperationalError, transaction
 from messaging import consumers, events, outbox, topology
 from messaging.broker.connection import opened
 from messaging.consumers import Consumer, consumer
+from messaging.declarer import Declarer
 from messaging.delivery import Delivery
 from messaging.events import Event, routing_key_of
 from messaging.exceptions import UnknownConsumer
@@ -378,12 +379,16 @@ def test_a_queue_has_the_kind_name_and_arguments_that_its_consumer_asks_for(hear
         channel.queue_declare("tests.short", durable=True, arguments=topology.queue_arguments(short))
 
 
-def test_a_queue_that_the_broker_will_not_make_is_a_problem_that_says_why(heard: Heard, vhost: str) -> None:
+def test_a_queue_that_the_broker_will_not_make_is_a_problem_that_says_why_once(
+    heard: Heard, vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
     odd = heard.consumer("odd", Announced, queue_type="quorum", arguments={"x-queue-mode": 5})
     with opened("test") as connection:
-        declarer = topology.Declarer(connection)
-        declarer.declare(topology.wanted([odd]))
-        assert "x-queue-mode" in declarer.declare(topology.wanted([odd]))["tests.odd"]
+        declarer = Declarer(connection)
+        for _ in range(3):
+            assert "x-queue-mode" in declarer.declare(topology.wanted([odd]))["tests.odd"]
+    told = [record.getMessage() for record in caplog.records if "'event': 'topology." in record.getMessage()]
+    assert len(told) == 1
 
 
 def test_an_urgent_event_passes_the_others_in_a_queue_with_priorities(heard: Heard, vhost: str) -> None:

@@ -17,6 +17,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import consumers, outbox, rpc, topology
 from messaging.broker.connection import Connection
+from messaging.declarer import Declarer
 from messaging.delivery import Delivery
 from messaging.exceptions import ChannelClosed
 from messaging.models import InboxMessage, OutboxMessage
@@ -351,7 +352,7 @@ def test_what_was_refused_is_not_asked_for_again_on_the_same_connection(accounts
     connection = Connection("test").start()
     try:
         assert connection.wait_until_open(10)
-        declarer = topology.Declarer(connection)
+        declarer = Declarer(connection)
         wanted = topology.wanted(consumers.registered())
         refusals: Counter[str] = Counter()
         call = connection.call

@@ -269,6 +269,11 @@ def test_no_permission_on_the_virtual_host_is_said(plain_user: str, broker: Rabb
 
     assert "may not enter the virtual host '/'" in reason(settings, AMQP_URLS=[f"amqp://{host}/%2F"])
     assert "knows no virtual host 'nowhere'" in reason(settings, AMQP_URLS=[f"amqp://{host}/nowhere"])
+    # From 4.3 on it says so in other words.
+    later = b'HTTP/1.1 404 Not Found\r\nContent-Length: 43\r\n\r\n{"error":"not_found","reason":"Not Found"}\n'
+    with something_that_answers(later) as port:
+        said = reason(settings, AMQP_URLS=[f"amqp://{host}/%2F"], MANAGEMENT_URL=f"http://127.0.0.1:{port}")
+    assert "may not enter the virtual host '/'" in said
 
 
 def test_a_wrong_password_is_said_and_not_repeated(vhost: str, broker: RabbitMQNode, settings: Any) -> None:

@@ -73,6 +73,17 @@ def test_what_is_wrong_comes_first_and_is_exit_code_6(well: None) -> None:
     assert facts["outbox"]["oldest_seconds"] is not None
 
 
+def test_what_the_broker_does_not_confirm_is_wrong_though_it_is_due_only_later(well: None) -> None:
+    now = timezone.now()
+    tried = OutboxMessage.objects.create(
+        message_id="1", type="x", exchange="e", routing_key="x", body=b"{}", publish_attempts=7,
+        publish_at=now + timedelta(seconds=50),
+    )  # fmt: skip
+    assert "has not confirmed" not in shown()[1]
+    OutboxMessage.objects.filter(pk=tried.pk).update(created_at=now - timedelta(minutes=2))
+    assert "the broker has not confirmed for over a minute what was sent to it" in shown()[1]
+
+
 def test_an_effect_that_nobody_knows_of_is_wrong(well: None) -> None:
     row = InboxMessage.objects.create(consumer="notes", message_id="m", state="handled")
     Effect.objects.create(inbox_message=row, consumer="notes", message_id="m", name="mail", state="unknown")

@@ -54,8 +54,9 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         command.stdout.write("\n" + "\n".join(_lines(each, vhost)))
     if topics := [line for each in grants for line in _topic_lines(each, vhost)]:
         command.stdout.write(
-            "\n# RabbitMQ 4.3 takes these only for exchanges that stand, and forgets them with their exchange: run\n"
-            "# `manage.py mq topology declare` first, by an account that may.\n" + "\n".join(topics)
+            "\n# By which keys they may publish and bind; without these by any. RabbitMQ 4.3 takes them only for\n"
+            "# exchanges that stand, and forgets them with their exchange: run `manage.py mq topology declare` first.\n"
+            + "\n".join(topics)
         )
 
 

@@ -209,11 +209,12 @@ class _Listening:
 
     def _take_the_rest(self) -> None:
         """Print what the broker has sent: nobody else has it any more. A flood is cut off."""
-        cut_off = time.monotonic() + LET_COME
+        cut_off: float | None = time.monotonic() + LET_COME
         while isinstance(news := self._listener.next(LOOK_EVERY), Arrival):
             self._take(news)
-            if time.monotonic() > cut_off:
+            if cut_off is not None and time.monotonic() > cut_off:
                 self._listener.cancel()
+                cut_off = None
 
     def _worked(self, arrival: Arrival) -> bool:
         """Work for each dot; return whether that was finished."""

@@ -42,7 +42,7 @@ def compare(seen: Standing) -> Drift:
         drift.findings += bindings.missing(wanted, live_bindings, live_exchanges, live_queues)
         drift.findings += bindings.surplus(wanted, live_bindings)
         drift.findings += events.unrouted(live_exchanges, live_bindings)
-        drift.findings += policies.harmful(wanted, live_exchanges, live_queues)
+        drift.findings += policies.harmful(wanted, live_exchanges, live_queues, seen.policies())
         drift.findings += abandoned.queues(wanted, live_queues.values(), live_bindings)
     drift.findings += events.unwanted()
     drift.findings.sort(key=lambda finding: (not finding.is_wrong, finding.kind, finding.name))

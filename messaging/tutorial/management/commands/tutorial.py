@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from messaging.broker.connection import Connection, opened
+from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable
 from messaging.management.quiet_log import quiet_log
@@ -31,7 +31,7 @@ examples:
   manage.py tutorial --cleanup                     remove the queues and exchanges that the lines made
 
 exit codes: 0 done, 1 a lesson showed something else, or something could not be removed, 2 wrong arguments,
-3 broker unreachable
+3 broker unreachable, 7 it did not answer in time
 """
 
 #: Lessons that are run at the same time: most of a lesson's time its processes are starting.
@@ -79,7 +79,11 @@ class Command(BaseCommand):
 
     def _check(self, lessons: Sequence[Lesson]) -> None:
         failed = []
-        with _PatientSignals() as signals, _connected() as connection, ThreadPoolExecutor(AT_A_TIME) as threads:
+        with (
+            _PatientSignals() as signals,
+            _connected(lambda: signals.received) as connection,
+            ThreadPoolExecutor(AT_A_TIME) as threads,
+        ):
             seen = [threads.submit(rehearse, connection, lesson, lambda: signals.received) for lesson in lessons]
             try:
                 for lesson, future in zip(lessons, seen, strict=True):
@@ -142,12 +146,16 @@ def _chosen(name: str | None) -> Sequence[Lesson]:
 
 
 @contextmanager
-def _connected() -> Iterator[Connection]:
+def _connected(stopped: Callable[[], bool] = lambda: False) -> Iterator[Connection]:
+    connection = Connection("tutorial").start()
     try:
-        with opened("tutorial") as connection:
-            yield connection
+        if not connection.reach(stopped):
+            raise CommandError("Interrupted. Nothing had been started.")
+        yield connection
     except BrokerUnavailable as error:
         raise broker_unreachable(error) from None
+    finally:
+        connection.stop()
 
 
 def _look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | str | None:
