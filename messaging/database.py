@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from messaging.models import OutboxMessage
 
 #: First half of our advisory locks, so that they do not meet an application's own.
 _ADVISORY = 0x5741_5252
+#: disk_full and io_error (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_DISK_FAILS = {"53100", "58030"}
 
 
 def alias() -> str:
@@ -71,6 +74,15 @@ def is_away(error: BaseException) -> bool:
         return False
     here = connection()
     return here.connection is None or not here.is_usable()
+
+
+def takes_no_rows(error: BaseException) -> bool:
+    """Whether `error` means that the database can write nothing, whoever asks: its disk is full, or fails."""
+    cause = error.__cause__
+    # Codes of SQLite have details beyond the first byte (https://www.sqlite.org/rescode.html).
+    if (code := getattr(cause, "sqlite_errorcode", None)) is not None:
+        return code & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+    return getattr(cause, "sqlstate", None) in _DISK_FAILS
 
 
 def is_sqlite() -> bool:

@@ -127,6 +127,9 @@ def _try(run: Callable[[], Verdict]) -> Verdict:
             with database.atomic():
                 return run()
         except OperationalError as error:
+            if database.takes_no_rows(error):
+                # No message's fault. Were there room again when the failure is recorded, it would have lost an attempt.
+                raise DatabaseAway(str(error).strip()) from error
             if not remaining or database.is_away(error):
                 raise
             log.info("message.contention", reason=inbox.describe(error))
@@ -221,6 +224,8 @@ def _run_broadcast(consumer: Consumer, delivery: Delivery) -> Verdict:
     try:
         event = _decode(consumer, delivery)
         return _try(partial(_listen, consumer, delivery, event))
+    except DatabaseAway:
+        raise
     except Exception as error:
         if database.is_away(error):
             raise

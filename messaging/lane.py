@@ -60,6 +60,8 @@ class Lane:
         self.verdicts: Counter[Verdict] = Counter()
         #: Deliveries being handled now.
         self.busy = 0
+        #: Why the subscription ended the last time.
+        self._ended_for = ""
         self.subscription = self._subscription(max(prefetch, consumer.batch))
         self.threads = [
             threading.Thread(target=self._work, name=f"{consumer.name}-{number}", daemon=True)
@@ -120,7 +122,10 @@ class Lane:
             self._arrivals.put(arrival)
 
     def _ended(self, reason: str) -> None:
-        if not self._stopping.is_set():
+        # It is opened again every second: only what is new is said.
+        news = self.subscription.had_begun or reason != self._ended_for
+        self._ended_for = reason
+        if news and not self._stopping.is_set():
             log.warning("consumer.ended", consumer=self.consumer.name, queue=self.subscription.queue, reason=reason)
 
     # --- on a handler thread -------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import UpdateError
-from django.db import OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 
 
 class SessionStore(db.SessionStore):
@@ -10,10 +10,11 @@ class SessionStore(db.SessionStore):
     would be told that their request was malformed when it was the database that was away."""
 
     def save(self, must_create: bool = False) -> None:
-        """Save as Django does. Raises the database's own error where it cannot be reached, or is locked."""
+        """Save as Django does. Raises the database's own error where it cannot be reached, is locked or read-only."""
         try:
             super().save(must_create)
         except UpdateError as error:
-            if isinstance(error.__context__, OperationalError):
-                raise error.__context__ from None
+            failure = error.__context__
+            if isinstance(failure, OperationalError | InternalError | InterfaceError):
+                raise failure from failure.__cause__
             raise

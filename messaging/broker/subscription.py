@@ -71,6 +71,8 @@ class Subscription:
         self.active = False
         #: Consuming, by the broker's word.
         self.consuming = False
+        #: When it ended: whether it had come to consuming.
+        self.had_begun = False
 
     # --- from any thread -----------------------------------------------------------------------------------
 
@@ -182,6 +184,7 @@ class Subscription:
 
     def _ended(self, reason: str) -> None:
         self._channel = None
+        self.had_begun = self.consuming
         was_active, self.active, self.consuming = self.active, False, False
         if was_active:
             self._on_ended(reason)

@@ -288,6 +288,8 @@ def read_only() -> Iterator[None]:
     with closing(psycopg.connect(database_url(), autocommit=True)) as operator:
         operator.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         operator.execute("SELECT pg_reload_conf()")
+        # All connections are told at the same time; each heeds it before its next command.
+        eventually(lambda: operator.execute("SHOW default_transaction_read_only").fetchone() == ("on",))
         try:
             yield
         finally:

@@ -252,8 +252,8 @@ def test_what_a_limited_worker_leaves_comes_no_nearer_to_the_delivery_limit_than
     assert max(headers.get("x-delivery-count", 0) for headers in left) <= 1
 
 
-def test_a_burst_whose_queue_is_missing_and_may_not_be_declared_waits_for_it(
-    broker: RabbitMQNode, vhost: str, settings: Any
+def test_a_burst_whose_queue_is_missing_and_may_not_be_declared_waits_for_it_and_says_so_once(
+    broker: RabbitMQNode, vhost: str, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     consumer = known()
     name = vhost.rsplit("/", 1)[1]
@@ -265,7 +265,10 @@ def test_a_burst_whose_queue_is_missing_and_may_not_be_declared_waits_for_it(
             "AMQP_URLS": [f"amqp://{name}:reader@127.0.0.1:{broker.port}/{name}"],
         }
         worker = RunningWorker([consumer], burst=True)
-        eventually(lambda: worker.worker.lanes[0].subscription._opened > 1)
+        eventually(lambda: worker.worker.lanes[0].subscription._opened > 3)
+        said = [record.getMessage() for record in caplog.records]
+        for event in ("consumer.ended", "topology.problem"):
+            assert len([line for line in said if event in line and "tests.notes" in line]) == 1, said
         settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [vhost]}
         ready(consumer, vhost)
         assert worker.join().verdicts == {}

@@ -103,6 +103,24 @@ def test_a_database_without_our_tables_decides_nothing() -> None:
         handling.handle(CONSUMER, a_delivery())
 
 
+def test_a_disk_that_is_full_for_a_moment_costs_no_attempt() -> None:
+    def unlucky(event: Noted, delivery: Delivery) -> None:
+        with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$")
+            cursor.execute("PRAGMA page_count")
+            [(pages,)] = cursor.fetchall()
+            cursor.execute(f"PRAGMA max_page_count = {pages}")
+            try:
+                note("x" * 100_000)
+            finally:
+                cursor.execute("PRAGMA max_page_count = 1073741823")
+
+    with pytest.raises(DatabaseAway):
+        handling.handle(a_consumer(unlucky), a_delivery())
+    assert not DeliveryAttempt.objects.exists()
+
+
 def test_an_integrity_error_of_the_handlers_own_is_a_failed_attempt() -> None:
     assert handling.handle(a_consumer(raising(IntegrityError("taken"))), a_delivery()) == "retrying"
 

@@ -4,33 +4,50 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import OperationalError, connection
+import psycopg
+import pytest
+from django.db import InterfaceError, InternalError, OperationalError, connection
 
 from orders.models import Order, Product
 from tests.orders.shop import Buyer
 
 
+def read_only() -> InternalError:
+    """What Django makes of PostgreSQL's refusal to write."""
+    error = InternalError("cannot execute UPDATE in a read-only transaction")
+    error.__cause__ = psycopg.errors.ReadOnlySqlTransaction()
+    return error
+
+
+FAILURES = {
+    "lost": lambda: OperationalError("terminating connection due to administrator command"),
+    "closed": lambda: InterfaceError("connection already closed"),
+    "read-only": read_only,
+}
+
+
 @contextmanager
-def sessions_not_written() -> Iterator[None]:
+def sessions_not_written(failure: Exception) -> Iterator[None]:
     """Inside, the database fails when a session is about to be written."""
 
     def fail(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
         if sql.startswith("UPDATE") and "django_session" in sql:
-            raise OperationalError("terminating connection due to administrator command")
+            raise failure
         return execute(sql, *rest)
 
     with connection.execute_wrapper(fail):
         yield
 
 
+@pytest.mark.parametrize("failure", FAILURES)
 def test_a_database_that_fails_after_the_order_is_our_fault_and_pressing_again_leads_to_the_order(
-    buyer: Buyer, tea: Product
+    buyer: Buyer, tea: Product, failure: str
 ) -> None:
     buyer.client.raise_request_exception = False
     buyer.put_into_cart(tea)
     offer = buyer.open_checkout()
 
-    with sessions_not_written():
+    with sessions_not_written(FAILURES[failure]()):
         assert buyer.press_place_order(offer).status_code == 503
 
     assert buyer.press_place_order(offer).url == f"/orders/{Order.objects.get().number}/"
