@@ -108,11 +108,12 @@ def test_a_disk_that_is_full_for_a_moment_costs_no_attempt() -> None:
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
                 cursor.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$")
-            cursor.execute("PRAGMA page_count")
-            [(pages,)] = cursor.fetchall()
+            pages, unused = (
+                cursor.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count")
+            )
             cursor.execute(f"PRAGMA max_page_count = {pages}")
             try:
-                note("x" * 100_000)
+                note("x" * 65_536 * (unused + 2))  # no page is larger
             finally:
                 cursor.execute("PRAGMA max_page_count = 1073741823")
 
