@@ -50,6 +50,7 @@ def replace(name: str, patience: float) -> bool:
             else:
                 connection.call("exchange_delete", exchange=name)
         if queues and needed:
+            # Nothing says when RabbitMQ has told the consumers of the deleted queue.
             time.sleep(NOTICE)
         # A queue needs its exchange to be bound, and an exchange all queues that were bound to it.
         others = tuple(each for each in wanted.queues if each.name in {binding.queue for binding in bindings})
