@@ -8,18 +8,36 @@ from pathlib import Path
 EPHEMERAL_START = 32768
 LOWEST = 10_000
 
+#: Every port that this process was given, held until it ends.
+_reserved: list[socket.socket] = []
+
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 on which nobody listens.
+    """A TCP port of 127.0.0.1 on which nobody listens, and that nobody else is given while this process lives.
 
-    It lies below the range from which the kernel serves outgoing connections. A client that keeps calling a
-    stopped server inside that range can be given the very port it calls, and then talks to itself.
+    A server listens seconds after its port was chosen, and not at all while it is down: until then a port that is
+    merely free could be given to two. It lies below the range from which the kernel serves outgoing connections. A
+    client that keeps calling a stopped server inside that range can be given the very port it calls, and then talks
+    to itself.
     """
     for _ in range(200):
         port = random.randrange(LOWEST, _ephemeral_start())  # noqa: S311 (not a secret)
-        if is_free(port):
+        if is_free(port) and _reserve(port):
             return port
     raise OSError(f"No free port between {LOWEST} and {_ephemeral_start()} on 127.0.0.1.")
+
+
+def _reserve(port: int) -> bool:
+    """Take the UDP port of that number, which none of our servers uses: other processes see that it is taken, the TCP
+    port stays free, and the kernel gives it back however this process ends."""
+    reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        reservation.bind(("127.0.0.1", port))
+    except OSError:
+        reservation.close()
+        return False
+    _reserved.append(reservation)
+    return True
 
 
 def is_free(port: int) -> bool:
