@@ -207,7 +207,8 @@ class _Run:
     result: Replayed = field(default_factory=Replayed)
     #: Attempt that each replayed row expects, of those whose fate is not known yet.
     _open: dict[int, int] = field(default_factory=dict)
-    _started: float = 0.0
+    #: When the rate lets the next ones go, by the monotonic clock.
+    _due: float = 0.0
 
     def go(self) -> None:
         # Once, at the start: what dies again meanwhile is not replayed again.
@@ -216,7 +217,6 @@ class _Run:
             self._nothing_to_do()
             return
         canary, rest = rows[: self.pace.canary], rows[self.pace.canary :]
-        self._started = time.monotonic()
         for page in self._pages(canary, rest):
             self._send(page)
         self._look()
@@ -266,6 +266,9 @@ class _Run:
         self._open.update({row.pk: row.attempt for row in rows})
         self.result.replayed += len(rows)
         self.result.missed += len(page) - len(rows)
+        if self.pace.rate:
+            # From now on, not from the start: what a slow database held up is not made up for in a burst.
+            self._due = time.monotonic() + len(rows) / self.pace.rate
 
     def _canary_is_well(self) -> bool:
         deadline = time.monotonic() + self.pace.canary_wait.total_seconds()
@@ -288,12 +291,11 @@ class _Run:
 
     def _may_go_on(self) -> bool:
         """Rest as the rate wants, and look at how the others fare."""
-        due = self._started + (self.result.replayed + self.result.missed) / self.pace.rate if self.pace.rate else 0.0
         while True:
             self._look()
             if self._too_many_failures(enough=ENOUGH) or self._told_to_stop():
                 return False
-            left = due - time.monotonic()
+            left = self._due - time.monotonic()
             if left <= 0:
                 return True
             time.sleep(min(left, LOOK_EVERY))
