@@ -12,21 +12,13 @@ import structlog
 from django.db import DatabaseError, InterfaceError
 
 from messaging import conf, consumers, leases, topology
-from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
+from messaging.broker.publisher import Fate, Outcome, Publisher
 from messaging.broker.reply_codes import NOT_FOUND
 from messaging.declarer import NOTICE, Declarer
 from messaging.exceptions import BrokerUnavailable
 from messaging.leases import Mark
-from messaging.message import (
-    ATTEMPT_HEADER,
-    ORDERING_KEY_HEADER,
-    OUTBOX_ID_HEADER,
-    POSITION_HEADER,
-    SUBJECT_HEADER,
-    VERSION_HEADER,
-    Message,
-)
 from messaging.models import OutboxMessage
+from messaging.publishing import expected_queues, is_for_whoever_listens, publishing_of
 
 log = structlog.get_logger(__name__)
 
@@ -260,14 +252,14 @@ class Relay:
             return self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
 
     def _note(self, row: OutboxMessage, outcome: Outcome) -> None:
-        queues = _expected_queues(row)
+        queues = expected_queues(row)
         if outcome.fate is Fate.CONFIRMED and not row.consumer:
             # Confirmed by the queues that are bound. One that should be bound, and is not, was not asked.
             problems = self._declarer.problems
             missing = [f"{name}: {problems[queue]}" for name, queue in queues.items() if queue in problems]
             if missing:
                 outcome = Outcome(Fate.RETURNED, f"not every queue took it: {'; '.join(missing)}")
-        if outcome.fate is Fate.RETURNED and not queues and _is_for_whoever_listens(row):
+        if outcome.fate is Fate.RETURNED and not queues and is_for_whoever_listens(row):
             outcome = Outcome(Fate.CONFIRMED)
         if outcome.fate is Fate.RETURNED or outcome.code == NOT_FOUND:
             self._declare_due = min(self._declare_due, time.monotonic() + NOTICE)
@@ -317,45 +309,3 @@ def _log_outcome(row: OutboxMessage, outcome: Outcome) -> None:
         about.info("message.published")
     else:
         about.warning(f"message.{outcome.fate.value}", reason=outcome.reason)
-
-
-def _expected_queues(row: OutboxMessage) -> dict[str, str]:
-    """Return the consumers that must receive the row's message, and their queues."""
-    if row.consumer:
-        return {row.consumer: row.routing_key}
-    return {
-        each.name: each.queue
-        for each in consumers.registered()
-        if each.receives(row.type, row.exchange, row.routing_key, row.headers)
-    }
-
-
-def _is_for_whoever_listens(row: OutboxMessage) -> bool:
-    """Whether only broadcast consumers want the row's message: then it is no loss that nobody listens."""
-    return not row.consumer and any(
-        each.receives(row.type, row.exchange, row.routing_key, row.headers) for each in consumers.broadcasting()
-    )
-
-
-def publishing_of(row: OutboxMessage) -> Publishing:
-    """Return what is published for a row: its body as stored, and its columns as properties and headers."""
-    headers = dict(row.headers)
-    headers[OUTBOX_ID_HEADER] = str(row.pk)
-    headers[VERSION_HEADER] = row.version
-    headers[ATTEMPT_HEADER] = row.attempt
-    if row.subject:
-        headers[SUBJECT_HEADER] = row.subject
-    if row.ordering_key:
-        headers[ORDERING_KEY_HEADER] = row.ordering_key
-        headers[POSITION_HEADER] = row.position or row.pk
-    message = Message(
-        body=bytes(row.body),
-        id=row.message_id,
-        type=row.type,
-        correlation_id=row.correlation_id,
-        app_id=conf.get().app_id,
-        priority=row.priority,
-        timestamp=row.created_at,
-        headers=headers,
-    )
-    return Publishing(key=str(row.pk), exchange=row.exchange, routing_key=row.routing_key, message=message)

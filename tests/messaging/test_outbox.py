@@ -12,9 +12,11 @@ from django.db import connection, transaction
 from django.test import TestCase
 from django.utils import timezone
 
-from messaging import leases, outbox, relay, relay_thread
+from messaging import leases, outbox, relay_thread
+from messaging.broker.publisher import Fate, Outcome
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.models import OutboxMessage
+from messaging.publishing import publishing_of
 from tests.support.consuming import Noted
 
 FOREVER = 3600.0
@@ -119,7 +121,7 @@ def test_a_handed_row_can_be_published_as_it_is(handed: Handed) -> None:
     with transaction.atomic():
         outbox.add(Noted(text="x"), subject="n-1", correlation_id="c-1")
     fresh, stored = handed.rows[0], OutboxMessage.objects.get()
-    assert relay.publishing_of(fresh) == relay.publishing_of(stored)
+    assert publishing_of(fresh) == publishing_of(stored)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -157,7 +159,7 @@ def test_a_body_over_the_limit_is_refused_and_says_what_to_do(settings: Any) -> 
 def test_the_request_that_caused_an_event_is_in_its_headers(request_id: str) -> None:
     with transaction.atomic():
         outbox.add(Noted(text="x"))
-    message = relay.publishing_of(OutboxMessage.objects.get()).message
+    message = publishing_of(OutboxMessage.objects.get()).message
     assert message.request_id == request_id
 
 
@@ -166,7 +168,7 @@ def test_an_event_carries_what_readers_need(handed: Handed) -> None:
     with transaction.atomic():
         outbox.add(Noted(text="x"), subject="n-1", correlation_id="c-1")
     row = OutboxMessage.objects.get()
-    publishing = relay.publishing_of(row)
+    publishing = publishing_of(row)
     message = publishing.message
     assert (publishing.exchange, publishing.routing_key) == ("orders.events", "test.noted")
     assert (message.type, message.version, message.attempt, message.subject) == ("test.noted", 1, 1, "n-1")
@@ -207,10 +209,10 @@ def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_hol
         outbox.add(Noted(text="x"))
     [stale] = leases.claim(10, -1.0)
     [held] = leases.claim(10, FOREVER)
-    confirmed = relay.Outcome(relay.Fate.CONFIRMED)
+    confirmed = Outcome(Fate.CONFIRMED)
 
     leases.write([leases.Mark(stale, confirmed, ())])
-    leases.write([leases.Mark(stale, relay.Outcome(relay.Fate.RETURNED, "312"), ())])
+    leases.write([leases.Mark(stale, Outcome(Fate.RETURNED, "312"), ())])
     row = OutboxMessage.objects.get()
     assert (row.state, row.publish_attempts, row.lease_token) == ("pending", 0, held.lease_token)
 

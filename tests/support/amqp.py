@@ -10,7 +10,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging.broker.properties import to_pika
 from messaging.message import Message
 from messaging.models import OutboxMessage
-from messaging.relay import publishing_of
+from messaging.publishing import publishing_of
 from script.services.rabbitmq import RabbitMQNode
 
 

@@ -16,7 +16,7 @@ from messaging.events import Event
 from messaging.exceptions import Reject
 from messaging.message import Message, new_id
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.relay import publishing_of
+from messaging.publishing import publishing_of
 from messaging.retry import RetryPolicy
 
 QUICKLY = RetryPolicy(max_attempts=3, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))

@@ -22,7 +22,8 @@ from messaging.lane import Lane
 from messaging.leases import Mark
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations import prune, replay
-from messaging.relay import Relay, _expected_queues
+from messaging.publishing import expected_queues
+from messaging.relay import Relay
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def marked_before_it_is_confirmed() -> Iterator[None]:
     publish = Relay._publish
 
     def marked_first(relay: Relay, held: list[Any]) -> None:
-        marks = [Mark(each.row, Outcome(Fate.CONFIRMED), tuple(_expected_queues(each.row))) for each in held]
+        marks = [Mark(each.row, Outcome(Fate.CONFIRMED), tuple(expected_queues(each.row))) for each in held]
         leases.write(marks)
         publish(relay, held)
 

@@ -1,0 +1,31 @@
+"""What stands on the broker: exchanges, queues, bindings, consumers, connections; and how that is known.
+
+The management API tells everything about the virtual host. AMQP alone answers only to a name, and not about everything:
+what nobody could see is None here, or named as unseen, and never taken for well.
+"""
+
+from messaging.operations.standing.by_amqp import ByAmqp, known_queues
+from messaging.operations.standing.facts import (
+    Binding,
+    CannotBeSeen,
+    Consumer,
+    Exchange,
+    OpenConnection,
+    Queue,
+    Standing,
+)
+from messaging.operations.standing.looking import counted_now, looking
+
+__all__ = [
+    "Binding",
+    "ByAmqp",
+    "CannotBeSeen",
+    "Consumer",
+    "Exchange",
+    "OpenConnection",
+    "Queue",
+    "Standing",
+    "counted_now",
+    "known_queues",
+    "looking",
+]

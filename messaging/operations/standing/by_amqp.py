@@ -1,0 +1,111 @@
+"""What stands on the broker, by AMQP alone, which answers only to a name, and not about everything."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from typing import Any
+
+from messaging import consumers, topology
+from messaging.broker.connection import Connection
+from messaging.broker.declaring import exchange_type
+from messaging.broker.reply_codes import NOT_FOUND, RESOURCE_LOCKED
+from messaging.exceptions import ChannelClosed
+from messaging.operations.standing.facts import Binding, CannotBeSeen, Consumer, Exchange, OpenConnection, Queue
+from messaging.routing import MAX_SHORT_STRING
+from messaging.rpc import procedures
+
+
+class ByAmqp:
+    """What AMQP tells: whether a queue or exchange of a name is there, and how many wait in a queue."""
+
+    is_complete = False
+
+    def __init__(self, connection: Connection, why: str) -> None:
+        self.connection = connection
+        self.how = f"By AMQP alone, which sees only what is asked for by name: {why}."
+        #: Names of what this user may not look at.
+        self.unseen: set[str] = set()
+
+    def server(self) -> str:
+        """Return what the broker calls itself."""
+        return self.connection.server
+
+    def alarms(self) -> str | None:
+        """Nobody can tell: the broker tells only those who publish."""
+        return "publishers are kept waiting" if self.connection.blocked else None
+
+    def queues(self, names: Collection[str] = ()) -> list[Queue]:
+        """Return those of the project's queues, and of `names`, that are there."""
+        found = (self._queue(name) for name in _each_once(known_queues(), names))
+        return sorted((queue for queue in found if queue is not None), key=lambda queue: queue.name)
+
+    def counted_now(self, queue: Queue) -> Queue:
+        """Return the queue with its counts of this moment, as far as this user may see them."""
+        found = self._queue(queue.name)
+        if found is None or found.ready is None:
+            return queue
+        return replace(queue, ready=found.ready, consumers=found.consumers)
+
+    def exchanges(self, names: Collection[str] = ()) -> list[Exchange]:
+        """Return those of the project's exchanges, and of `names`, that are there."""
+        known = [each.name for each in topology.wanted(consumers.registered()).exchanges]
+        found = [name for name in _each_once(known, names) if self._is_there(name)]
+        return [Exchange(name=name, type=exchange_type(self.connection, name) or None) for name in sorted(found)]
+
+    def bindings(self) -> list[Binding]:
+        """Raise CannotBeSeen."""
+        raise CannotBeSeen("AMQP has no way to look at bindings")
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Raise CannotBeSeen."""
+        raise CannotBeSeen("AMQP has no way to look at policies")
+
+    def consumers(self) -> list[Consumer]:
+        """Raise CannotBeSeen."""
+        raise CannotBeSeen("AMQP tells only how many consumers a queue has: see `manage.py mq queues`")
+
+    def connections(self) -> list[OpenConnection]:
+        """Raise CannotBeSeen."""
+        raise CannotBeSeen("AMQP has no way to look at other connections")
+
+    def sees_all_connections(self) -> bool:
+        """AMQP shows none."""
+        return False
+
+    def _queue(self, name: str) -> Queue | None:
+        try:
+            found = self.connection.call("queue_declare", queue=name, passive=True).method
+        except ChannelClosed as error:
+            if error.code == RESOURCE_LOCKED:
+                return Queue(name=name, exclusive=True)
+            self._note(name, error)
+            return None
+        return Queue(name=name, ready=found.message_count, consumers=found.consumer_count)
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.connection.call("exchange_declare", exchange=name, passive=True)
+        except ChannelClosed as error:
+            self._note(name, error)
+            return False
+        return True
+
+    def _note(self, name: str, error: ChannelClosed) -> None:
+        if error.code != NOT_FOUND:
+            self.unseen.add(name)
+
+
+def known_queues() -> list[str]:
+    """Return the names of the queues that this project declares: its consumers' and its procedures'."""
+    wanted = topology.wanted(consumers.registered())
+    return [*(queue.name for queue in wanted.queues), *(each.queue for each in procedures.registered())]
+
+
+def _each_once(*names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(each for some in names for each in some) if _fits(name)]
+
+
+def _fits(name: str) -> bool:
+    """Whether AMQP could have a queue or exchange of that name."""
+    return 0 < len(name.encode(errors="replace")) <= MAX_SHORT_STRING
