@@ -8,6 +8,7 @@ import pytest
 
 from messaging.broker.publisher import Fate, Publisher, Publishing
 from messaging.message import OUTBOX_ID_HEADER, Message, new_id
+from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.running import take_all
@@ -124,11 +125,17 @@ def test_a_connection_lost_in_mid_batch_leaves_no_word_for_what_had_none(
     assert fates(publisher, to("q")) == ["confirmed"]
 
 
-def test_a_publish_without_any_connection_is_unknown_at_once(publisher: Publisher) -> None:
-    publisher.connection.stop()
-    began = time.monotonic()
-    assert fates(publisher, to("q"), timeout=0.5) == ["unknown"]
-    assert time.monotonic() - began < 2
+def test_a_publish_without_any_connection_is_unknown_at_once(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://127.0.0.1:{free_port()}/"]}
+    publisher = Publisher("test").start()
+    try:
+        eventually(lambda: publisher.connection.last_error)
+        began = time.monotonic()
+        [outcome] = publisher.publish([to("q")], 60)
+        assert (outcome.fate, outcome.reason) == (Fate.UNKNOWN, "connection refused: nothing listens there")
+        assert time.monotonic() - began < 30
+    finally:
+        publisher.stop()
 
 
 def test_only_real_success_makes_the_pauses_between_reconnects_small_again(publisher: Publisher) -> None:
@@ -148,7 +155,7 @@ def test_a_frozen_broker_gives_no_word_within_the_deadline(breakable_broker: Rab
     breakable_broker.pause()
     began = time.monotonic()
     assert fates(publisher, to("q"), timeout=0.5) == ["unknown"]
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
     eventually(lambda: not publisher.ready)
     breakable_broker.resume()
     eventually(lambda: publisher.ready, within=20)
