@@ -25,8 +25,9 @@ from messaging.models import OutboxMessage
 
 #: First half of our advisory locks, so that they do not meet an application's own.
 _ADVISORY = 0x5741_5252
-#: disk_full and io_error (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_DISK_FAILS = {"53100", "58030"}
+#: disk_full, io_error and read_only_sql_transaction (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_TAKES_NO_ROWS = {"53100", "58030", "25006"}
+_SQLITE_TAKES_NO_ROWS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
 
 
 def alias() -> str:
@@ -68,7 +69,7 @@ def one_of_many() -> Iterator[None]:
 def is_away(error: BaseException) -> bool:
     """Whether `error` means that the database cannot be reached: the connection is unusable, nothing else.
 
-    A deadlock, a lock timeout or a full disk are errors on a connection that still works.
+    A deadlock, a lock timeout or a full disk are errors on a connection that still works (see `takes_no_rows`).
     """
     if not isinstance(error, OperationalError | InterfaceError):
         return False
@@ -77,12 +78,13 @@ def is_away(error: BaseException) -> bool:
 
 
 def takes_no_rows(error: BaseException) -> bool:
-    """Whether `error` means that the database can write nothing, whoever asks: its disk is full, or fails."""
+    """Whether `error` means that a database can write nothing, whoever asks: its disk is full, or fails, or it is
+    read-only for the time being. Which database, the error does not tell."""
     cause = error.__cause__
     # Codes of SQLite have details beyond the first byte (https://www.sqlite.org/rescode.html).
     if (code := getattr(cause, "sqlite_errorcode", None)) is not None:
-        return code & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
-    return getattr(cause, "sqlstate", None) in _DISK_FAILS
+        return code & 0xFF in _SQLITE_TAKES_NO_ROWS
+    return getattr(cause, "sqlstate", None) in _TAKES_NO_ROWS
 
 
 def is_sqlite() -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
@@ -123,12 +124,14 @@ def _decode(consumer: Consumer, delivery: Delivery) -> Event:
 
 def _try(run: Callable[[], Verdict]) -> Verdict:
     for remaining in reversed(range(CONTENTION_TRIES)):
+        committing = False
         try:
             with database.atomic():
-                return run()
+                verdict = run()
+                committing = True
+            return verdict
         except OperationalError as error:
-            if database.takes_no_rows(error):
-                # No message's fault. Were there room again when the failure is recorded, it would have lost an attempt.
+            if committing and database.takes_no_rows(error):
                 raise DatabaseAway(str(error).strip()) from error
             if not remaining or database.is_away(error):
                 raise
@@ -136,24 +139,36 @@ def _try(run: Callable[[], Verdict]) -> Verdict:
     raise AssertionError("the last try returns or raises")
 
 
+@contextmanager
+def _no_fault_of_the_message() -> Iterator[None]:
+    """Inside are statements of ours. A handler's may fail in another database, or for what they want of it.
+
+    Where the database takes no rows from us, raises DatabaseAway at once: were it over when the failure is recorded,
+    the message would have lost an attempt for nothing.
+    """
+    try:
+        yield
+    except (InternalError, OperationalError) as error:
+        if database.takes_no_rows(error):
+            raise DatabaseAway(str(error).strip()) from error
+        raise
+
+
 def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     """Run the handler behind the fence, inside the caller's transaction."""
     started = time.monotonic()
     delivery.intended.clear()  # of a try that was rolled back
-    try:
+    with _no_fault_of_the_message():
         if ordering.must_wait(consumer, delivery):
             return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
         row_id = inbox.admit(delivery)
-    except InternalError as error:
-        # Read-only for a moment. No handler has run: were it writable again when the failure is recorded, the message
-        # would have lost an attempt for nothing.
-        raise DatabaseAway(str(error).strip()) from error
     if row_id is None:
         return Verdict.DUPLICATE
     _call(consumer, event, delivery)
-    ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
-    inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
-    ordering.release_next(consumer, delivery.message.ordering_key)
+    with _no_fault_of_the_message():
+        ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
+        inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
+        ordering.release_next(consumer, delivery.message.ordering_key)
     return Verdict.HANDLED
 
 

@@ -37,12 +37,21 @@ class Turns:
         The delivery stays unacknowledged all the while: to requeue it would eat the queue's delivery limit, and
         no attempt of the message's own is counted.
         """
+        away = ""
         while True:
             try:
                 with self._mine():
-                    return attempt()
+                    result = attempt()
             except (DatabaseAway, DatabaseError, InterfaceError) as error:
-                log.warning("consumer.database_away", consumer=self._consumer, reason=str(error).strip())
+                # A full disk can still be read, and is found full again each second: only what is new is said.
+                reason = str(error).strip() or type(error).__name__
+                if reason != away:
+                    log.warning("consumer.database_away", consumer=self._consumer, reason=reason)
+                away = reason
+            else:
+                if away:
+                    log.info("consumer.database_back", consumer=self._consumer)
+                return result
             if self._stopping.is_set() or not self._wait():
                 return None
 
@@ -53,7 +62,6 @@ class Turns:
                     InboxMessage.objects.exists()
             except (DatabaseError, InterfaceError):
                 continue  # a table that is missing, or locked for a migration, is waited for like the server itself
-            log.info("consumer.database_back", consumer=self._consumer)
             return True
         return False
 

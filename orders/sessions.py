@@ -2,7 +2,7 @@
 
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import UpdateError
-from django.db import InterfaceError, InternalError, OperationalError
+from django.db import InternalError, OperationalError
 
 
 class SessionStore(db.SessionStore):
@@ -15,6 +15,6 @@ class SessionStore(db.SessionStore):
             super().save(must_create)
         except UpdateError as error:
             failure = error.__context__
-            if isinstance(failure, OperationalError | InternalError | InterfaceError):
+            if isinstance(failure, OperationalError | InternalError):
                 raise failure from failure.__cause__
             raise

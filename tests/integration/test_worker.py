@@ -12,6 +12,7 @@ from typing import Any
 import pika
 import pytest
 from django.db import OperationalError, connection, connections
+from structlog.testing import capture_logs
 
 from messaging import conf, consumers, lane, turns
 from messaging.consumers import Consumer
@@ -399,7 +400,7 @@ def test_a_connection_closed_under_a_handler_brings_the_message_again_and_it_is_
     assert take_all(vhost, "tests.notes") == []
 
 
-def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redelivery(
+def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redelivery_and_is_said_once(
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, failures = lane.handling.handle, [5]
@@ -414,10 +415,12 @@ def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redel
     consumer = known()
     ready(consumer, vhost)
     send(vhost, a_message("x"))
-    with running_worker(consumer):
+    with capture_logs() as lines, running_worker(consumer):
         eventually(lambda: outcomes() == {"handled": 1})
     attempt = DeliveryAttempt.objects.get()
     assert (attempt.number, attempt.redelivered) == (1, False)
+    said = [line["event"] for line in lines if "database" in line["event"]]
+    assert said == ["consumer.database_away", "consumer.database_back"]
 
 
 def test_a_missing_table_is_waited_for_without_eating_the_delivery_limit(vhost: str) -> None:

@@ -1,7 +1,10 @@
 """What becomes of a delivery when handlers and databases behave badly."""
 
 import asyncio
+import sqlite3
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -103,24 +106,55 @@ def test_a_database_without_our_tables_decides_nothing() -> None:
         handling.handle(CONSUMER, a_delivery())
 
 
-def test_a_disk_that_is_full_for_a_moment_costs_no_attempt() -> None:
-    def unlucky(event: Noted, delivery: Delivery) -> None:
-        with connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                cursor.execute("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$")
-            pages, unused = (
-                cursor.execute(f"PRAGMA {what}").fetchone()[0] for what in ("page_count", "freelist_count")
-            )
-            cursor.execute(f"PRAGMA max_page_count = {pages}")
-            try:
-                note("x" * 65_536 * (unused + 2))  # no page is larger
-            finally:
-                # There is room again, by the driver's own hand: Django lets nobody ask anything after an error.
-                connection.connection.execute("PRAGMA max_page_count = 1073741823")
+def full_disk() -> OperationalError:
+    """What Django makes of a database that is full; by a real one, which is not ours."""
+    with closing(sqlite3.connect(":memory:")) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("PRAGMA max_page_count = 2")
+        try:
+            other.execute("INSERT INTO t VALUES (zeroblob(100000))")
+        except sqlite3.OperationalError as error:
+            found = OperationalError(str(error))
+            found.__cause__ = error
+            return found
+    raise AssertionError("it took more than it has room for")
 
-    with pytest.raises(DatabaseAway):
-        handling.handle(a_consumer(unlucky), a_delivery())
+
+@pytest.mark.parametrize("table", ["inboxmessage", "deliveryattempt"], ids=["before the handler", "after it"])
+def test_a_disk_that_is_full_for_a_moment_costs_no_attempt(table: str) -> None:
+    """There is room again when the failure would be recorded."""
+    failing = [f'INSERT INTO "messaging_{table}"']
+
+    def fail_once(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
+        if failing and sql.startswith(failing[0]):
+            failing.clear()
+            raise full_disk()
+        return execute(sql, *rest)
+
+    delivery = a_delivery()
+    with connection.execute_wrapper(fail_once), pytest.raises(DatabaseAway, match="full"):
+        handling.handle(CONSUMER, delivery)
+    assert not failing
     assert not DeliveryAttempt.objects.exists()
+    assert handling.handle(CONSUMER, delivery) == "handled"
+
+
+def test_a_disk_that_is_full_at_the_commit_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        full.undo()
+        raise full_disk()
+
+    with monkeypatch.context() as full:
+        full.setattr(connection, "commit", fail)
+        with pytest.raises(DatabaseAway, match="full"):
+            handling.handle(CONSUMER, a_delivery())
+    assert not DeliveryAttempt.objects.exists()
+
+
+def test_what_a_handler_finds_full_may_not_be_our_database_and_is_a_failed_attempt() -> None:
+    """Else one such message would hold its consumer up for ever."""
+    assert handling.handle(a_consumer(raising(full_disk())), a_delivery()) == "retrying"
+    assert DeliveryAttempt.objects.get().outcome == "failed"
 
 
 def test_an_integrity_error_of_the_handlers_own_is_a_failed_attempt() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import InternalError, connection, transaction
 
@@ -342,7 +343,8 @@ def test_a_message_dies_of_no_database_that_was_read_only_while_its_failure_was_
 
 def test_a_database_that_was_read_only_before_a_handler_ran_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise InternalError("cannot execute INSERT in a read-only transaction")
+        refused = psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")
+        raise InternalError(str(refused)) from refused
 
     with monkeypatch.context() as read_only:
         read_only.setattr(inbox, "admit", refuse)

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import InterfaceError, InternalError, OperationalError, connection
+from django.db import InternalError, OperationalError, connection
 
 from orders.models import Order, Product
 from tests.orders.shop import Buyer
@@ -21,7 +21,6 @@ def read_only() -> InternalError:
 
 FAILURES = {
     "lost": lambda: OperationalError("terminating connection due to administrator command"),
-    "closed": lambda: InterfaceError("connection already closed"),
     "read-only": read_only,
 }
 
