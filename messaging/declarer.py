@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from messaging.broker.connection import Connection
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
 from messaging.exceptions import ChannelClosed
+from messaging.loggers import get_logger
 from messaging.routing import Binding
 from messaging.topology import Topology, describe
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds between the end of a queue and its declaring anew. RabbitMQ tells the consumers of a deleted quorum queue a
 #: moment later (3.10: some 10 ms). If a queue of that name is there again by then, it takes that for the old one come

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import structlog
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging.exceptions import UnknownEffect
+from messaging.loggers import get_logger
 from messaging.retry import RetryPolicy
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Longest name, as the ledger stores it.
 MAX_NAME_LENGTH = 100

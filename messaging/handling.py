@@ -18,10 +18,11 @@ from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
+from messaging.loggers import get_logger
 from messaging.message import Message, headers_to_pass_on
 from messaging.models import DeliveryAttempt, OutboxMessage
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: A deadlock or a lock timeout is nobody's fault: this many tries before it counts as a failed attempt.
 CONTENTION_TRIES = 3

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-import structlog
 from django.db import connections
 
 from messaging import conf, effects, events, handling, ledger, sending
@@ -23,10 +22,11 @@ from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import ChannelClosed, Undecodable
 from messaging.handling import Verdict
+from messaging.loggers import get_logger
 from messaging.message import identity, new_id
 from messaging.turns import Turns
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Result = TypeVar("Result")
 

@@ -12,16 +12,16 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import structlog
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
 from messaging import database, effects
 from messaging.effects import EffectKind, Intended
+from messaging.loggers import get_logger
 from messaging.message import storable_text
 from messaging.models import Effect, InboxMessage
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 State = Effect.State
 

@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Sequence
 
-import structlog
 from django.db import connections
 
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater
 from messaging.inbox import describe
 from messaging.ledger import Claimed, Result, State
+from messaging.loggers import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Effects that are under way at a time, and therefore claimed at a time: the time of each runs from its claim.
 PARALLEL = 8

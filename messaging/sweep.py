@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import Q
 
 from messaging import conf, effects, ledger, ordering, sending
 from messaging.consumers import Consumer
+from messaging.loggers import get_logger
 from messaging.turns import Turns
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Ordering keys that a sweeper looks at before it goes on to effects, and to the next keys a POLL_INTERVAL later.
 KEYS_AT_ONCE = 100

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-import structlog
 from django.db import DatabaseError, InterfaceError
 
 from messaging import database
 from messaging.handling import DatabaseAway
+from messaging.loggers import get_logger
 from messaging.models import InboxMessage
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Result = TypeVar("Result")
 

@@ -18,12 +18,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import structlog
-
 from messaging import conf, database
 from messaging.exceptions import HandlerTimeout
+from messaging.loggers import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Exit code of a process that a stuck handler takes along.
 STUCK = 1

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
 from messaging import conf, database, relay_thread, topology
 from messaging.broker.connection import Connection
 from messaging.consumers import Consumer
@@ -17,9 +15,10 @@ from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.handling import Verdict
 from messaging.lane import Lane
+from messaging.loggers import get_logger
 from messaging.sweep import Sweeper
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds between two looks at whether to stop, to reopen, or whether a burst is over.
 TICK = 0.1

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import pika
-import structlog
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
@@ -26,8 +25,9 @@ from messaging.broker import header_fields
 from messaging.broker.calls import Calls
 from messaging.broker.refusals import describe, is_refusal, is_silence
 from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable
+from messaging.loggers import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 header_fields.install()
 

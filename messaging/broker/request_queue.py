@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import pika
-import structlog
 from pika import spec
 from pika.channel import Channel
 
@@ -25,9 +24,10 @@ from messaging.broker.refusals import TRANSIENT_QUEUES, channel_closed, describe
 from messaging.broker.reply_codes import PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
+from messaging.loggers import get_logger
 from messaging.message import Message
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Direct reply-to: such a queue does not exist, and every reply to one comes back as unroutable, delivered or not
 #: (https://www.rabbitmq.com/docs/direct-reply-to).

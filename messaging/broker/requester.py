@@ -8,16 +8,16 @@ from dataclasses import replace
 from functools import partial
 
 import pika
-import structlog
 from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
 from messaging.broker.properties import from_pika, to_pika
 from messaging.broker.refusals import channel_closed, describe
+from messaging.loggers import get_logger
 from messaging.message import Message
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Requester:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import pika
-import structlog
 from pika import spec
 from pika.channel import Channel
 
@@ -15,9 +14,10 @@ from messaging.broker.connection import Connection
 from messaging.broker.properties import from_pika
 from messaging.broker.refusals import channel_closed
 from messaging.exceptions import ChannelClosed
+from messaging.loggers import get_logger
 from messaging.message import Message
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

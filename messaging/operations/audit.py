@@ -9,12 +9,11 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Any
 
-import structlog
-
+from messaging.loggers import get_logger
 from messaging.message import storable_text
 from messaging.models import ActionOnMessage, OperatorAction
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Action(StrEnum):

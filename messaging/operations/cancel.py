@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import structlog
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from messaging import consumers, database, inbox, ordering
 from messaging.consumers import Consumer
+from messaging.loggers import get_logger
 from messaging.message import storable_text
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations import audit
@@ -19,7 +19,7 @@ from messaging.operations.hasten import LEASED
 from messaging.operations.pages import pages
 from messaging.operations.wanted import Wanted
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 State = OutboxMessage.State
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from messaging import consumers, events, inbox, topology
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
+from messaging.loggers import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 NAME = "dead_letters"
 

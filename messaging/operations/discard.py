@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import structlog
 from django.db.models import QuerySet, Value
 from django.db.models.functions import Concat, Now
 
 from messaging import database
+from messaging.loggers import get_logger
 from messaging.message import storable_text
 from messaging.models import InboxMessage
 from messaging.operations import audit
 from messaging.operations.pages import pages
 from messaging.operations.wanted import Wanted
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def dead(wanted: Wanted) -> QuerySet[InboxMessage]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import structlog
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from messaging import database
+from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
 from messaging.operations import audit
 from messaging.operations.pages import pages
 from messaging.operations.wanted import Wanted
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 State = OutboxMessage.State
 

@@ -27,6 +27,7 @@ from messaging import conf, topology
 from messaging.broker.publisher import Fate, Publisher, Publishing
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable
+from messaging.loggers import get_logger
 from messaging.masking import mask_event, masked_text
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING
@@ -179,7 +180,7 @@ class BrokerHandler(logging.Handler):
                 self._rest(publisher)
             except Exception:
                 # A fault of our own; it must neither end the thread nor spin. The other handlers write it.
-                structlog.get_logger(__name__).exception("logs.fault")
+                get_logger(__name__).exception("logs.fault")
                 time.sleep(1.0)
 
     def _rest(self, publisher: Publisher) -> None:

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from django.db.models import Exists, OuterRef, Q, QuerySet, TextField
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast
 
 from messaging import conf, consumers, database
+from messaging.loggers import get_logger
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Rows deleted in one transaction, unless asked otherwise.
 BATCH = 1000

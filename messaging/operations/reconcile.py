@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import structlog
-
 from messaging import conf, consumers, database, outbox
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
+from messaging.loggers import get_logger
 from messaging.models import InboxMessage, OutboxMessage, QueueSighting
 from messaging.operations import audit, lost, sightings
 from messaging.operations.findings import Finding, Trouble
@@ -22,7 +21,7 @@ from messaging.operations.lost import Account
 from messaging.operations.pages import pages
 from messaging.operations.stuck import doubled, stuck
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: How far back is looked for messages that were handled twice, unless told otherwise.
 LATELY = timedelta(days=1)

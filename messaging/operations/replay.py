@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-import structlog
 from django.db.models import Case, Count, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from messaging import consumers, database, outbox
+from messaging.loggers import get_logger
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.operations import audit
 from messaging.operations.pages import SIZE, pages
 from messaging.operations.wanted import Wanted
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 State = InboxMessage.State
 

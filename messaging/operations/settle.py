@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-import structlog
-
 from messaging import database, ledger
 from messaging.ledger import Result
+from messaging.loggers import get_logger
 from messaging.models import Effect
 from messaging.operations import audit
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 State = Effect.State
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-import structlog
 from django.db.models import Q
 
 from messaging import conf, database
@@ -21,9 +20,10 @@ from messaging.broker.connection import Connection, opened
 from messaging.broker.reply_codes import NOT_FOUND
 from messaging.consumers import Consumer
 from messaging.exceptions import ChannelClosed
+from messaging.loggers import get_logger
 from messaging.models import QueueSighting
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Looks at a queue that is not empty, and the seconds between them: a busy one is empty for moments only.
 LOOKS = 5

@@ -20,12 +20,13 @@ from django.core.signals import setting_changed
 from messaging import conf
 from messaging.broker.requester import Requester
 from messaging.exceptions import BodyTooLarge
+from messaging.loggers import get_logger
 from messaging.message import REQUEST_ID_HEADER, Message, new_id
 from messaging.rpc import wire
 from messaging.rpc.exceptions import BadReply, ConnectionLost, NoBroker, NoServer, RpcError, RpcTimeout
 from messaging.rpc.procedures import REPLY_QUEUE_PREFIX, request_queue
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Longest timeout in seconds: AMQP expirations are 32 bits of milliseconds.
 _MAX_TIMEOUT = 2**32 // 1000

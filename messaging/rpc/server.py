@@ -23,12 +23,13 @@ from messaging.broker.connection import Connection
 from messaging.broker.request_queue import Request, RequestQueue
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
+from messaging.loggers import get_logger
 from messaging.message import REQUEST_ID_HEADER, Message, headers_to_pass_on, new_id
 from messaging.rpc import wire
 from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
 from messaging.rpc.procedures import Procedure
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds between two looks at whether to stop or to reopen.
 TICK = 0.1
