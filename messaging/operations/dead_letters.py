@@ -1,4 +1,5 @@
-"""What the broker itself gives up (over the delivery limit, or over a queue's length) becomes a dead inbox row."""
+"""What the broker itself gives up (over the delivery limit, or over a queue's length), or a server of calls refuses,
+becomes a dead inbox row."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from messaging.loggers import get_logger
 log = get_logger(__name__)
 
 NAME = "dead_letters"
+#: The reasons that RabbitMQ has; a server of calls that refuses a request has words of its own.
+BY_THE_BROKER = {"delivery_limit", "expired", "maxlen", "rejected"}
 
 
 def consumer() -> Consumer:
@@ -26,7 +29,7 @@ def record(_: None, delivery: Delivery) -> None:
     queue, cause, routing_key = _death(delivery)
     message = events.named(delivery.message, routing_key)
     there = replace(delivery, queue=queue, consumer=_consumer_of(queue), message=message)
-    reason = f"the broker gave it up in queue {queue}: {cause}"
+    reason = f"{'the broker gave it' if cause in BY_THE_BROKER else 'given'} up in queue {queue}: {cause}"
     if inbox.bury(there, reason) is not None:
         log.error("message.dead", message_id=there.message_id, consumer=there.consumer, reason=reason)
 
