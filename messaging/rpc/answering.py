@@ -51,7 +51,7 @@ def answer(procedure: Procedure, request: Message) -> Answer:
     try:
         arguments = procedure.bind(wire.decode(request.body))
     except ValidationError as error:
-        return refusal("BadArguments", _problems(error))
+        return refusal("BadArguments", _problems(procedure, error))
     except ValueError as error:
         return refusal("BadRequest", f"the body is not JSON: {error}")
     result = _run(procedure, arguments, f"{procedure.name} {request.correlation_id}")
@@ -130,7 +130,15 @@ def _safely(text: Callable[[], str]) -> str:
         return ""
 
 
-def _problems(error: ValidationError) -> str:
+def _problems(procedure: Procedure, error: ValidationError) -> str:
     # Which argument and why, never its value: it may be somebody's phone number.
     problems = error.errors(include_input=False, include_url=False)
-    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'arguments'}: {each['msg']}" for each in problems[:5])
+    return "; ".join(f"{_place(procedure, each['loc'])}: {each['msg']}" for each in problems[:5])
+
+
+def _place(procedure: Procedure, location: tuple[int | str, ...]) -> str:
+    # A caller knows its argument by the parameter's name, not by its position.
+    if location and isinstance(location[0], int):
+        position, *within = location
+        location = (*procedure.positional[position : position + 1], *within)
+    return ".".join(map(str, location)) or "arguments"

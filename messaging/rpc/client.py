@@ -32,11 +32,11 @@ log = get_logger(__name__)
 _MAX_TIMEOUT = 2**32 // 1000
 
 
-def call(name: str, payload: Any = None, *, timeout: float, queue: str | None = None) -> Any:
+def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
     """Call the procedure `name` on whichever server takes the request, and return its result, decoded from JSON.
 
-    `payload` is anything pydantic turns into JSON: a mapping for keyword arguments, another value for the one
-    positional argument, None for no arguments. `timeout` is in seconds and covers everything, connecting included.
+    `payload` is anything pydantic turns into JSON: a mapping for keyword arguments, another value, None
+    included, for the one positional argument. `timeout` is in seconds and covers everything, connecting included.
     The request goes to `queue` where that is given: a server that is not ours need not follow our names.
 
     Raises NoServer (at once; not executed), NoBroker (not sent), RpcTimeout and ConnectionLost (executed or not:
@@ -47,7 +47,7 @@ def call(name: str, payload: Any = None, *, timeout: float, queue: str | None = 
     if not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
     deadline = time.monotonic() + timeout
-    body = wire.encode({} if payload is None else payload)
+    body = wire.encode(payload)
     if len(body) > conf.get().max_body_bytes:
         raise BodyTooLarge(f"{name}: the request has {len(body)} bytes, the limit is {conf.get().max_body_bytes}.")
     request_id = structlog.contextvars.get_contextvars().get("request_id")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
+from inspect import Parameter, signature
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -58,6 +59,12 @@ class Procedure:
         Raises pydantic.ValidationError.
         """
         return self._bind(**payload) if isinstance(payload, dict) else self._bind(payload)
+
+    @property
+    def positional(self) -> list[str]:
+        """The names of the parameters that a positional argument can be for, in their order."""
+        by_position = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+        return [each.name for each in signature(self.function).parameters.values() if each.kind in by_position]
 
     def run(self, arguments: Arguments) -> Any:
         """Call the function and return its result. Raises what it raises."""

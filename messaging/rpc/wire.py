@@ -9,7 +9,8 @@ leave them out: without `x-deadline` a request is good for as long as its `expir
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
@@ -23,6 +24,9 @@ DEADLINE_HEADER = "x-deadline"
 STATUS_HEADER = "x-rpc-status"
 OK = "ok"
 ERROR = "error"
+
+#: What is passed to a procedure that takes nothing. Not None: that is null, a value like any other.
+NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
 
 #: Characters of an error's message that travel.
 MAX_ERROR_TEXT = 2000

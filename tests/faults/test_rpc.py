@@ -128,7 +128,7 @@ def runs(what: str, *workers: RunningProcess) -> int:
     return sum(worker.lines.count(f"runs {what}") for worker in workers)
 
 
-def outcome(name: str, payload: Any = None, *, timeout: float = LONG) -> str:
+def outcome(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float = LONG) -> str:
     """What a caller is told: the name of the error, or the result."""
     try:
         return repr(rpc.call(name, payload, timeout=timeout))

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from django.core.management import call_command
 
-from messaging.rpc import client
+from messaging.rpc import client, procedure, procedures
 from script.services.rabbitmq import RabbitMQNode
+from tests.support.command_line import mq
 from tests.support.processes import ProcessStarter
 from tests.support.rpc import RunningServer, got, raw_channel
 from tests.support.waiting import eventually
@@ -58,6 +59,19 @@ def test_it_prints_what_was_answered(
     assert without_log(calling.lines) == printed
 
 
+def test_null_is_passed_and_no_value_passes_nothing(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procedures, "_registry", {})
+
+    @procedure("describe")
+    def describe(value: str | None = "nothing") -> str:
+        return "null" if value is None else value
+
+    server = RunningServer()
+    assert [mq("call", "describe", *values).out for values in (["null"], [])] == ['"null"\n', '"nothing"\n']
+    server.stop()
+    client.close()
+
+
 def test_a_terminal_shows_which_answer_is_whose(server: RunningServer) -> None:
     out = Terminal()
     call_command("mq", "call", "fib", "10", "20", "30", "40", "50", stdout=out)
@@ -72,7 +86,7 @@ def test_an_error_of_the_procedure_is_told_with_its_type(server: RunningServer, 
     several = run_process("mq", "call", "fib", "-1", "30", "--json")
 
     assert (one.wait(), several.wait()) == (1, 1)
-    assert one.lines[-1].startswith("CommandError: fib answered with an error: BadArguments: ")
+    assert one.lines[-1].startswith("CommandError: fib answered with an error: BadArguments: n: ")
     wrong, right = (json.loads(line) for line in several.lines if line[0] == "{")
     assert (wrong["error"]["type"], right["result"]) == ("BadArguments", 832040)
     assert "1 of 2 calls failed" in several.lines[-1]

@@ -39,6 +39,10 @@ def _procedures(vhost: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def refuse(why: str) -> None:
         raise LookupError(why)
 
+    @procedure("describe")
+    def describe(value: int | str | None = "nothing") -> str:
+        return "null" if value is None else str(value)
+
     @procedure("request_id")
     def request_id() -> Any:
         return structlog.contextvars.get_contextvars().get("request_id")
@@ -60,6 +64,11 @@ def test_a_call_is_answered(server: RunningServer) -> None:
 
 def test_a_bare_value_is_the_one_argument(server: RunningServer) -> None:
     assert rpc.call("double", 30, timeout=LONG) == 60
+
+
+def test_null_is_a_value_and_no_arguments_are_none(server: RunningServer) -> None:
+    assert rpc.call("describe", None, timeout=LONG) == "null"
+    assert rpc.call("describe", timeout=LONG) == "nothing"
 
 
 def test_the_procedures_error_reaches_the_caller(server: RunningServer) -> None:

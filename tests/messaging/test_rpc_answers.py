@@ -69,6 +69,24 @@ def test_bad_arguments_are_named_and_their_values_kept_private() -> None:
     )
 
 
+def pack(parcels: list[int]) -> int:
+    return len(parcels)
+
+
+@pytest.mark.parametrize(
+    ("function", "body", "said"),
+    [
+        (double, b'"many"', "number: Input should be a valid integer"),
+        (pack, b'[1, "two"]', "parcels.1: Input should be a valid integer"),
+        (lambda: 1, b"30", "arguments: Unexpected positional argument"),
+    ],
+)
+def test_a_bare_value_that_does_not_fit_is_named_by_its_parameter(
+    function: Callable[..., Any], body: bytes, said: str
+) -> None:
+    assert error_of(ask(function, body))[1].startswith(said)
+
+
 def test_an_oversized_request_is_refused_unread(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
 

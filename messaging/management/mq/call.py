@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Call, and print what was answered in the order of the values."""
     name, queue = options["name"], options["queue"]
-    values = options["values"] or [None]
+    values = options["values"] or [wire.NO_ARGUMENTS]
     calls = [_called(name, value, options["timeout"], queue) for value in values]
     failures: list[CommandError] = []
     try:
