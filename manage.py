@@ -32,7 +32,7 @@ def main() -> int:
             hint = "Is the folder of DATABASE_URL's file there, and may this user write in it?"
         return _explain(f"Database: {reason}\n{hint}", EXIT_UNREACHABLE)
     except KeyboardInterrupt:
-        return _explain("", EXIT_INTERRUPTED)
+        return _explain("Interrupted.", EXIT_INTERRUPTED)
     return 0
 
 

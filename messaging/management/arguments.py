@@ -15,6 +15,8 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_UNHEALTHY = 6
 EXIT_TIMED_OUT = 7
+#: What a shell says of a program that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
 
 
 def broker_unreachable(reason: object) -> CommandError:

@@ -131,9 +131,10 @@ class RpcClient:
         """Connect in the background. Returns at once."""
         self._requester.start()
 
-    def stop(self) -> None:
-        """Close the connection, within a bounded time."""
+    def stop(self) -> int:
+        """Close the connection, within a bounded time; return how many calls were sent and have no answer."""
         self._requester.stop()
+        return sum(call.sent for call in list(self._calls.values()))
 
     def reply_to(self, call: _Call) -> Message:
         """Send `call` and wait for its reply until its deadline. Raises NoServer, NoBroker, RpcTimeout,
@@ -231,12 +232,14 @@ class _Home:
 _home = _Home()
 
 
-def close() -> None:
-    """Close this process's connection for calls, if there is one; the next call opens another."""
+def close() -> int:
+    """Close this process's connection for calls, if there is one; the next call opens another.
+
+    Return how many calls were sent and have no answer: executed or not, nobody knows. None is sent from here on.
+    """
     with _home.lock:
         client, _home.client = _home.client, None
-    if client is not None:
-        client.stop()
+    return client.stop() if client is not None else 0
 
 
 def _client() -> RpcClient:

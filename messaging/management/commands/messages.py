@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from messaging.management.database_errors import told_in_one_line
+from messaging.management.interrupts import told_when_interrupted
 from messaging.management.messages import cancel, discard, list, prune, reconcile, replay, settle, show
 from messaging.management.tables import quiet_when_the_reader_leaves
 
@@ -32,7 +33,7 @@ examples:
   manage.py messages replay --help                     more about one of them
 
 exit codes: 0 done, 1 nothing found or not done, 2 wrong arguments, 3 broker or database unreachable, 6 something is
-wrong, 7 not done in time
+wrong, 7 not done in time, 130 interrupted
 """
 
 
@@ -50,7 +51,7 @@ class Command(BaseCommand):
             sub_parser.set_defaults(run=module.run)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with told_in_one_line(), quiet_when_the_reader_leaves():
+        with told_in_one_line(), quiet_when_the_reader_leaves(), told_when_interrupted():
             options["run"](self, options)
 
 

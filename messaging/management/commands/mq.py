@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from messaging.management.interrupts import told_when_interrupted
 from messaging.management.mq import (
     asyncapi,
     bindings,
@@ -42,7 +43,7 @@ examples:
   manage.py mq publish --help                                     more about one of them
 
 exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 6 drift, or
-something is wrong, 7 it did not answer in time
+something is wrong, 7 it did not answer in time, 130 interrupted
 """
 SUBCOMMANDS = (
     publish, listen, call, peek, purge,
@@ -68,7 +69,7 @@ class Command(BaseCommand):
             subparser.set_defaults(run=each.run)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with quiet_when_the_reader_leaves(), quiet_log(unless=options["verbosity"] > 1):
+        with quiet_when_the_reader_leaves(), told_when_interrupted(), quiet_log(unless=options["verbosity"] > 1):
             options["run"](self, options)
 
 

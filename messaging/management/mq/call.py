@@ -13,8 +13,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import rpc
 from messaging.exceptions import BodyTooLarge
-from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE
-from messaging.rpc import wire
+from messaging.management.arguments import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE
+from messaging.rpc import client, wire
 from messaging.rpc.procedures import request_queue
 
 EXIT_FAILED = 1
@@ -35,7 +35,7 @@ examples:
 Values are JSON: a text needs its quotation marks ('"abc"').
 
 exit codes: 0 answered, 1 nobody serves it, or it answered with an error, 2 wrong arguments, 3 broker unreachable,
-7 no answer in time
+7 no answer in time, 130 interrupted
 """
 
 
@@ -57,9 +57,11 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Call, and print what was answered in the order of the values."""
     name, queue = options["name"], options["queue"]
     values = options["values"] or [wire.NO_ARGUMENTS]
-    calls = [_called(name, value, options["timeout"], queue) for value in values]
+    calls: list[Future[Any]] = []
     failures: list[CommandError] = []
     try:
+        for value in values:
+            calls.append(_called(name, value, options["timeout"], queue))
         for value, call in zip(values, calls, strict=True):
             try:
                 _write(command, options, value, call.result())
@@ -71,10 +73,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
                 elif len(values) > 1:
                     command.stderr.write(f"{_text(value)} → {failure}")
     except KeyboardInterrupt:
-        waiting = sum(not call.done() for call in calls)
-        raise CommandError(
-            f"Interrupted; {waiting} of {len(values)} not answered: executed or not, nobody knows."
-        ) from None
+        raise _interrupted(len(values), sum(call.done() for call in calls)) from None
     if failures:
         raise _one_of(failures, len(values))
 
@@ -149,6 +148,16 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
         case rpc.RpcError():
             return CommandError(_printable(str(error)), returncode=EXIT_FAILED)
     raise error
+
+
+def _interrupted(calls: int, done: int) -> CommandError:
+    sent = client.close()
+    not_sent = max(0, calls - done - sent)
+    said = [
+        *([f"{not_sent} of {calls} not sent"] if not_sent else []),
+        *([f"{sent} of {calls} not answered: executed or not, nobody knows"] if sent else []),
+    ]
+    return CommandError(f"{'; '.join(['Interrupted', *said])}.", returncode=EXIT_INTERRUPTED)
 
 
 def _sentence(error: Exception) -> str:

@@ -24,7 +24,8 @@ examples:
 They are marked as delivered before, and a quorum queue counts one delivery more for each. What consumers hold is not
 shown.
 
-exit codes: 0 done, 1 no such queue, or refused, 2 wrong arguments, 3 broker unreachable, 7 it did not answer in time
+exit codes: 0 done, 1 no such queue, or refused, 2 wrong arguments, 3 broker unreachable, 7 it did not answer in time,
+130 interrupted
 """
 DEFAULT_COUNT = 10
 

@@ -24,7 +24,7 @@ What consumers hold unacknowledged stays. Events purged from a consumer's queue 
 them, and sends them again.
 
 exit codes: 0 done, 1 no such queue, refused, or not wanted after all, 2 wrong arguments, 3 broker unreachable,
-7 it did not answer in time
+7 it did not answer in time, 130 interrupted
 """
 
 
@@ -43,7 +43,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         with opened("mq purge") as connection:
             queue = find_queue(connection, options["queue"])
             if not options["yes"]:
-                _ask(queue, connection.call("queue_declare", queue=queue, passive=True).method.message_count)
+                _ask(command, queue, connection.call("queue_declare", queue=queue, passive=True).method.message_count)
             purged = connection.call("queue_purge", queue=queue).method.message_count
     except ChannelClosed as error:
         raise broker_refuses(error) from None
@@ -52,10 +52,11 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     command.stdout.write(f"{purged} deleted from {queue}.")
 
 
-def _ask(queue: str, count: int) -> None:
+def _ask(command: BaseCommand, queue: str, count: int) -> None:
     try:
         answer = input(f"Delete the {count} messages that wait in {queue}? [y/N] ")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
+        command.stdout.write("")  # whoever leaves leaves the cursor behind the question
         answer = ""
     if answer.strip().lower() not in {"y", "yes"}:
         raise CommandError("Nothing was deleted.")

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable
+from messaging.management.interrupts import told_when_interrupted
 from messaging.management.quiet_log import quiet_log
 from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.shutdown import StopSignals
@@ -31,7 +32,7 @@ examples:
   manage.py tutorial --cleanup                     remove the queues and exchanges that the lines made
 
 exit codes: 0 done, 1 a lesson showed something else, or something could not be removed, 2 wrong arguments,
-3 broker unreachable, 7 it did not answer in time
+3 broker unreachable, 7 it did not answer in time, 130 interrupted
 """
 
 #: Lessons that are run at the same time: most of a lesson's time its processes are starting.
@@ -55,7 +56,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         lessons = _chosen(options["lesson"])
-        with quiet_when_the_reader_leaves(), quiet_log(unless=options["verbosity"] > 1):
+        with quiet_when_the_reader_leaves(), told_when_interrupted(), quiet_log(unless=options["verbosity"] > 1):
             if options["check"]:
                 self._check(lessons)
             elif options["cleanup"]:
