@@ -145,12 +145,28 @@ def quiet_when_the_reader_leaves() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
-            raise
-        # Python would flush what is left at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno in FULL:
-            raise CommandError(f"The output cannot be written: {error.strerror}.") from None
+        if problem := _write_no_more(error):
+            raise CommandError(f"The output cannot be written: {problem}.") from None
+
+
+def unwritten(out: OutputWrapper, line: str) -> str:
+    """Write and flush `line`, which tells of something that was done, come what may; return why it cannot be written.
+    Empty: it is, or nobody reads it."""
+    try:
+        out.write(line)
+        out.flush()
+    except OSError as error:
+        return _write_no_more(error)
+    return ""
+
+
+def _write_no_more(error: OSError) -> str:
+    """Return why nothing more can be written; empty where nobody reads it. Raises what is another `error`."""
+    if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
+        raise error
+    # Python would flush what is left at exit, and complain.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return str(error.strerror) if error.errno in FULL else ""
 
 
 def reader_left(out: OutputWrapper) -> bool:

@@ -1,6 +1,7 @@
 """`mq publish`: what was asked for arrives, and what did not arrive is said."""
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from messaging.broker.connection import opened
+from messaging.broker.declaring import queue_stands
 from messaging.broker.properties import from_pika
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
@@ -19,6 +22,7 @@ from tests.support.processes import ProcessStarter
 from tests.support.running import take_all
 from tests.support.waiting import eventually
 
+FULL = "The output cannot be written: No space left on device."
 QUICK = {"CONNECT_TIMEOUT": 1.0, "PUBLISH_TIMEOUT": 1.0}
 
 
@@ -26,6 +30,11 @@ def piped(run_process: ProcessStarter, source: str, *arguments: str) -> Any:
     """Run `source | manage.py mq publish …` by a shell."""
     line = f'{source} | "$0" manage.py mq publish "$@"'
     return run_process.program("sh", "-c", line, sys.executable, *arguments)
+
+
+def stands(vhost: str, queue: str) -> bool:
+    with opened("test") as connection:
+        return queue_stands(connection, queue)
 
 
 # --- what arrives ------------------------------------------------------------------------------------------
@@ -228,6 +237,37 @@ def test_an_alarmed_broker_is_exit_code_7(breakable_broker: RabbitMQNode, settin
     assert said.out == "Sent 2: 0 confirmed, 0 returned, 2 unknown.\n"
 
 
+@pytest.mark.parametrize(
+    ("target", "code", "said"),
+    [
+        (["--queue", "q"], 0, [f"Sent 3: 3 confirmed, 0 returned. {FULL}"]),
+        (
+            ["--exchange", "amq.topic"], 1,
+            [
+                f"Sent 3: 0 confirmed, 3 returned. {FULL}",
+                "CommandError: returned: no queue is bound to exchange amq.topic for key '': nobody listens; "
+                "3 messages are gone.",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_what_was_sent_is_told_although_the_output_is_full(
+    vhost: str, run_process: ProcessStarter, target: list[str], code: int, said: list[str]
+) -> None:
+    assert mq("publish", "x", "--queue", "q", "--declare").code == 0
+    line = '"$0" manage.py mq publish x --count 3 "$@" > /dev/full'
+    sender = run_process.program("sh", "-c", line, sys.executable, *target)
+    assert (sender.wait(), sender.lines) == (code, said)
+
+
+def test_what_was_returned_is_told_although_nobody_reads_the_output(vhost: str, run_process: ProcessStarter) -> None:
+    # The shell's own pipeline would end with the reader's exit code.
+    line = '("$0" manage.py mq publish x --count 3 --exchange amq.topic; echo "ended with $?" >&2) | true'
+    sender = run_process.program("sh", "-c", line, sys.executable)
+    sender.wait_for_line("^ended with 1$")
+    assert "3 messages are gone." in sender.output
+
+
 def test_stopped_before_anything_was_sent_is_no_success(run_process: ProcessStarter) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         url = f"amqp://127.0.0.1:{server.getsockname()[1]}/"
@@ -237,6 +277,34 @@ def test_stopped_before_anything_was_sent_is_no_success(run_process: ProcessStar
         sender.send(signal.SIGINT)
         assert (sender.wait(), sender.output.strip()) == (1, "CommandError: Stopped before anything was sent.")
         peer.close()
+
+
+@pytest.mark.parametrize(
+    ("there", "code", "said"),
+    [
+        ("", 1, ["Sent 0: 0 confirmed, 0 returned.", "CommandError: Stopped before anything was sent."]),
+        ("a\nb\n", 0, ["Sent 2: 2 confirmed, 0 returned."]),
+        (
+            "a\nhalf a l", 1,
+            [
+                "Sent 1: 1 confirmed, 0 returned.",
+                "CommandError: Stopped before all were sent: 8 bytes of a line without its end are dropped.",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_stopped_in_a_stream_of_lines_it_says_what_was_not_sent(
+    vhost: str, run_process: ProcessStarter, tmp_path: Path, there: str, code: int, said: list[str]
+) -> None:
+    os.mkfifo(tmp_path / "lines")
+    line = 'exec "$0" manage.py mq publish --queue q --declare --lines < "$1"'
+    sender = run_process.program("sh", "-c", line, sys.executable, str(tmp_path / "lines"))
+    with (tmp_path / "lines").open("w") as writer:
+        writer.write(there)
+        writer.flush()
+        eventually(lambda: stands(vhost, "q") and queue_length(vhost, "q") == there.count("\n"))
+        sender.send(signal.SIGINT)
+        assert (sender.wait(), sender.lines) == (code, said)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,11 @@ from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
 from messaging.exceptions import ChannelClosed
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNREACHABLE, broker_refuses
 from messaging.management.mq import bodies
+from messaging.management.tables import unwritten
 from messaging.message import Message
+
+#: What a script must not take for success.
+STOPPED_FIRST = "Stopped before anything was sent."
 
 
 class Sending:
@@ -51,6 +55,8 @@ class Sending:
             self._sum_up()
         if self._trouble:
             raise self._explained(self._trouble)
+        if self._stopped() and not self._counts:
+            raise CommandError(STOPPED_FIRST)
         if not complete:
             raise CommandError("Stopped before all were sent.")
 
@@ -84,19 +90,20 @@ class Sending:
         return Publishing(key="", exchange=self._exchange, routing_key=self._key, message=message)
 
     def _sum_up(self) -> None:
-        several = self._options["lines"] or (self._options["count"] or 1) > 1
-        if several:
+        """Say how many met which end; beside the output where that is full, as they are sent nevertheless."""
+        line = self._sum()
+        if line and (problem := unwritten(self._command.stdout, line)):
+            self._command.stderr.write(f"{line} The output cannot be written: {problem}.", style_func=str)
+
+    def _sum(self) -> str:
+        if self._options["lines"] or (self._options["count"] or 1) > 1:
             sent = self._counts.total() - self._counts[Fate.UNSENDABLE]
             always = {Fate.CONFIRMED, Fate.RETURNED} if self._options["confirm"] else {Fate.RETURNED}
             told = [fate for fate in Fate if fate in always or (self._counts[fate] and fate is not Fate.SENT)]
-            self._command.stdout.write(
-                f"Sent {sent}: {', '.join(f'{self._counts[fate]} {fate.value}' for fate in told)}."
-            )
-        elif self._counts[Fate.CONFIRMED]:
-            self._command.stdout.write("Sent and confirmed.")
-        elif self._counts[Fate.SENT]:
-            self._command.stdout.write("Sent.")
-        self._command.stdout.flush()
+            return f"Sent {sent}: {', '.join(f'{self._counts[fate]} {fate.value}' for fate in told)}."
+        if self._counts[Fate.CONFIRMED]:
+            return "Sent and confirmed."
+        return "Sent." if self._counts[Fate.SENT] else ""
 
     def _explained(self, trouble: Outcome) -> CommandError:
         code = 1

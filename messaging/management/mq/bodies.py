@@ -29,14 +29,19 @@ def repeated(body: bytes, count: int, size: int) -> Iterator[list[bytes]]:
 def lines(descriptor: int, size: int, told_to_stop: Callable[[], bool]) -> Iterator[list[bytes]]:
     """Yield the lines, as soon as they are there, in lists of at most `size`; without their ends.
 
-    Never waits for more lines than there are: what `tail -f` brings goes on at once.
+    Never waits for more lines than there are: what `tail -f` brings goes on at once. Raises CommandError where it is
+    told to stop and something of what was there to read is not among them.
     """
     begun = b""
     for chunk in _chunks(descriptor, told_to_stop):
         *whole, begun = (begun + chunk).split(b"\n")
         for start in range(0, len(whole), size):
             yield [line.removesuffix(b"\r") for line in whole[start : start + size]]
-    if begun and not told_to_stop():
+    if told_to_stop():
+        if begun or _read(descriptor):
+            dropped = f": {len(begun)} bytes of a line without its end are dropped" if begun else ""
+            raise CommandError(f"Stopped before all were sent{dropped}.")
+    elif begun:
         yield [begun.removesuffix(b"\r")]
 
 
@@ -68,11 +73,18 @@ def whole(descriptor: int, told_to_stop: Callable[[], bool]) -> bytes:
 
 
 def _chunks(descriptor: int, told_to_stop: Callable[[], bool]) -> Iterator[bytes]:
-    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
     while not told_to_stop():
-        if not is_file and not select.select([descriptor], [], [], LOOK_EVERY)[0]:
+        chunk = _read(descriptor, LOOK_EVERY)
+        if chunk is None:
             continue
-        chunk = os.read(descriptor, CHUNK)
         if not chunk:
             return
         yield chunk
+
+
+def _read(descriptor: int, patience: float = 0) -> bytes | None:
+    """Return what is there, nothing at the end; None where there is nothing yet."""
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    if not is_file and not select.select([descriptor], [], [], patience)[0]:
+        return None
+    return os.read(descriptor, CHUNK)

@@ -23,7 +23,7 @@ from messaging.management.arguments import (
     from_one,
 )
 from messaging.management.mq import bodies
-from messaging.management.mq.batches import Sending
+from messaging.management.mq.batches import STOPPED_FIRST, Sending
 from messaging.management.mq.named_values import VALUES_HELP, add_declare, check_short, named_values
 from messaging.message import Message
 from messaging.shutdown import StopSignals
@@ -47,8 +47,6 @@ exit codes: 0 all confirmed, 1 returned, refused or not all sent, 2 wrong argume
 BATCH = 256
 #: Seconds of messages that go at once, with --rate.
 BEAT = 0.05
-#: What a script must not take for success.
-STOPPED_FIRST = "Stopped before anything was sent."
 #: Largest expiration that RabbitMQ takes, in milliseconds.
 MAX_EXPIRATION = 2**32 - 1
 
