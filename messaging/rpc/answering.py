@@ -138,7 +138,7 @@ def _problems(procedure: Procedure, error: ValidationError) -> str:
 
 def _place(procedure: Procedure, location: tuple[int | str, ...]) -> str:
     # A caller knows its argument by the parameter's name, not by its position.
-    if location and isinstance(location[0], int):
-        position, *within = location
-        location = (*procedure.positional[position : position + 1], *within)
+    match location:
+        case (int(position), *within):
+            location = (*procedure.positional[position : position + 1], *within)
     return ".".join(map(str, location)) or "arguments"
