@@ -205,7 +205,7 @@ class Management:
         except ConnectionRefusedError:
             raise ManagementUnavailable(
                 f"nothing listens at {self.address} (is the plugin rabbitmq_management enabled? Or set "
-                "AMQP_MANAGEMENT_URL)"
+                'MESSAGING["MANAGEMENT_URL"])'
             ) from None
         except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
             raise ManagementUnavailable(f"whoever answers at {self.address} hung up") from None

@@ -167,6 +167,7 @@ def test_without_the_plugin_what_is_known_by_name_is_looked_for(
 
     assert beside.startswith(BY_AMQP)
     assert "nothing listens at http://127.0.0.1:" in beside
+    assert 'set MESSAGING["MANAGEMENT_URL"]' in beside  # what any project has
     assert [(queue["name"], queue["ready"], queue["type"]) for queue in queues] == [("hello", 1, None)]
     assert [queue["name"] for queue in ours] == ["tests.notes"]
     assert [exchange["name"] for exchange in exchanges] == ["logs"]

@@ -99,6 +99,17 @@ def test_a_warning_is_on_standard_error_without_further_ado(plain: Plain) -> Non
     assert "rpc.call_failed" not in beside  # information, for which nobody asked
 
 
+def test_the_settings_that_the_readme_shows_are_all_it_needs(tmp_path: Path) -> None:
+    call_command("startproject", "plain", str(tmp_path))
+    project = Plain(tmp_path)
+    shown = re.search(r"```python\n# settings.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert shown is not None
+    project.settings(shown[1])
+
+    assert project.manage("check") == ("System check identified no issues (0 silenced).\n", "")
+    assert "mq publish" in project.manage("tutorial", "hello")[0]
+
+
 def test_its_lines_go_where_the_settings_say_by_their_levels(plain: Plain) -> None:
     plain.settings(LOGGING)
 
