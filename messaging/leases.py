@@ -98,12 +98,13 @@ def write(marks: Sequence[Mark]) -> None:
                 _write_setback(mark)
 
 
-def give_back(rows: Sequence[OutboxMessage]) -> None:
-    """End the leases of rows that were not published, so that another relay takes them at once."""
+def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0) -> None:
+    """End the leases of rows that were not tried, so that any relay takes them, after `rest` seconds or at once."""
+    changes: dict[str, Any] = {"publish_at": database.in_future(rest)} if rest else {}
     with database.atomic():
         for token in {row.lease_token for row in rows}:
             _held([row.pk for row in rows if row.lease_token == token], token).update(
-                lease_token=None, lease_until=None
+                lease_token=None, lease_until=None, **changes
             )
 
 
@@ -171,7 +172,7 @@ def _rest_without_word(mark: Mark) -> float:
         # Therefore all of them come due together, at the next full rest of the clock.
         return rest - time.time() % rest
     # RabbitMQ may end each connection over it. Those that were sent together part, so that it is alone some time.
-    return rest * random.uniform(0.5, 1.5)  # noqa: S311  (spreading, not secrecy)
+    return rest * random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
 
 
 def _held(ids: Sequence[int], token: uuid.UUID | None) -> QuerySet[OutboxMessage]:

@@ -14,6 +14,7 @@ from messaging.message import (
     Message,
 )
 from messaging.models import OutboxMessage
+from messaging.silence import Destination
 
 
 def publishing_of(row: OutboxMessage) -> Publishing:
@@ -49,6 +50,11 @@ def expected_queues(row: OutboxMessage) -> dict[str, str]:
         for each in consumers.registered()
         if each.receives(row.type, row.exchange, row.routing_key, row.headers)
     }
+
+
+def destination(row: OutboxMessage) -> Destination:
+    """Return what may keep the broker from answering for the row."""
+    return frozenset(expected_queues(row).values()) or (row.exchange, row.routing_key)
 
 
 def is_for_whoever_listens(row: OutboxMessage) -> bool:

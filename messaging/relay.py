@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import threading
 import time
 from collections import deque
@@ -18,7 +20,8 @@ from messaging.declarer import NOTICE, Declarer
 from messaging.exceptions import BrokerUnavailable
 from messaging.leases import Mark
 from messaging.models import OutboxMessage
-from messaging.publishing import expected_queues, is_for_whoever_listens, publishing_of
+from messaging.publishing import destination, expected_queues, is_for_whoever_listens, publishing_of
+from messaging.silence import Destination, Silences
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +30,7 @@ HAND_OVER_LIMIT = 10_000
 HAND_OVER_BYTES = 32 * 1024 * 1024
 #: Marks are collected for this many seconds, so that a busy relay writes them in batches.
 MARK_INTERVAL = 0.05
-#: Tries of a row beside whatever else is there. One that is still pending then goes with its like alone.
+#: Tries of a row beside whatever else is there. One that is still pending then goes with its like alone, in any relay.
 TOGETHER = 2
 #: Seconds to rest after the database failed.
 DATABASE_PAUSE = 1.0
@@ -43,6 +46,10 @@ class _Held:
 
     row: OutboxMessage
     publish_before: float
+
+
+#: By destination, exchange and routing key: what may be sent together where not all may.
+_Groups = dict[tuple[Destination, str, str], list[_Held]]
 
 
 class Relay:
@@ -67,6 +74,7 @@ class Relay:
         self._declare_due = 0.0
         self._publisher = Publisher("relay", on_change=self._wake)
         self._declarer = Declarer(self._publisher.connection)
+        self._silences = Silences()
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -128,7 +136,7 @@ class Relay:
             # What was held for too long is no longer ours: another relay may claim it, a person may have cancelled it.
             ours = [each for each in held.values() if each.publish_before > now]
             if ours:
-                self._publish_apart(ours)
+                self._publish_sorted(ours)
         if self._marks and time.monotonic() >= self._marks_due:
             self._write_marks()
 
@@ -204,28 +212,81 @@ class Relay:
         self._declared_generation = connection.generation
         self._declare_due = time.monotonic() + (1.0 if problems else self._settings.declare_interval)
 
-    def _publish_apart(self, held: list[_Held]) -> None:
-        """Publish in groups that cannot harm each other. What there is no time for is given back."""
-        first, *others = groups = _groups(held)
-        self._publish(first)
-        for index, group in enumerate(others, 1):
-            # One of the others goes each time, however much is handed over meanwhile.
-            in_time = index == 1 or not (self._handed or self._stopping)
-            ours = [each for each in group if each.publish_before > time.monotonic()]
-            if not (in_time and self._wait_until_ready()):
-                leases.give_back([each.row for late in groups[index:] for each in late])
-                break
-            if ours:
-                self._publish(ours)
+    def _publish_sorted(self, held: Sequence[_Held]) -> None:
+        """Publish what may be sent together, then what goes alone; what has to rest is given back."""
+        together, apart, resting = self._sort(held)
+        for seconds, rows in resting.items():
+            leases.give_back(rows, seconds)
+        if together:
+            self._learn(together, self._publish(together))
+        self._publish_apart(apart)
 
-    def _publish(self, held: list[_Held]) -> None:
+    def _sort(self, held: Sequence[_Held]) -> tuple[list[_Held], _Groups, dict[float, list[OutboxMessage]]]:
+        """Return what may be sent together, what goes alone, by destination, and what rests, for how many seconds.
+
+        Alone goes what the broker gave no word on, twice, and what is for a destination that is in doubt.
+        """
+        self._silences.forget_old()
+        together: list[_Held] = []
+        apart: _Groups = {}
+        resting: dict[float, list[OutboxMessage]] = {}
+        for each in held:
+            row = each.row
+            alone = row.state == OutboxMessage.State.PENDING and row.publish_attempts >= TOGETHER
+            if not (alone or self._silences):
+                together.append(each)
+                continue
+            where = destination(row)
+            if rest := self._silences.rest(where):
+                resting.setdefault(math.ceil(rest), []).append(row)
+            elif alone or self._silences.doubted(where):
+                apart.setdefault((where, row.exchange, row.routing_key), []).append(each)
+            else:
+                together.append(each)
+        return together, apart, resting
+
+    def _publish_apart(self, groups: _Groups) -> None:
+        """Publish group by group, until one gets no word: what would come after it is given back, for another turn.
+
+        By chance, so that no group is for ever behind one that gets none.
+        """
+        waiting = list(groups.items())
+        random.shuffle(waiting)
+        while waiting:
+            if self._marks:  # what is confirmed shall not wait, unmarked, for a group that may get no word
+                self._write_marks()
+            if self._stopping or not self._wait_until_ready():
+                break
+            (where, *_), group = waiting.pop()
+            ours = [each for each in group if each.publish_before > time.monotonic()]
+            if ours and not self._learn(ours, self._publish(ours), alone=where):
+                break
+        if waiting:
+            leases.give_back([each.row for _, group in waiting for each in group])
+
+    def _learn(self, held: Sequence[_Held], outcomes: Sequence[Outcome], alone: Destination | None = None) -> bool:
+        """Remember who gave no word of those that were sent, perhaps `alone`; return whether all gave one."""
+        if alone and any(outcome.fate is Fate.CONFIRMED for outcome in outcomes):
+            self._silences.answered(alone)
+        unheard = [each.row for each, outcome in zip(held, outcomes, strict=True) if outcome.fate is Fate.UNKNOWN]
+        if self._publisher.connection.blocked or self._stopping:
+            pass  # nobody gets a word during an alarm, and few in the time that is left
+        elif alone and any(outcome.late for outcome in outcomes):
+            self._silences.silent(alone)
+        else:
+            for row in unheard:
+                self._silences.doubt(alone or destination(row))
+        return not unheard
+
+    def _publish(self, held: Sequence[_Held]) -> list[Outcome]:
         outcomes = self._send([each.row for each in held])
         if len(held) > 1:
             self._repeat_refused(held, outcomes)
         for each, outcome in zip(held, outcomes, strict=True):
             self._note(each.row, outcome)
+        return outcomes
 
-    def _repeat_refused(self, held: list[_Held], outcomes: list[Outcome]) -> None:
+    def _repeat_refused(self, held: Sequence[_Held], outcomes: list[Outcome]) -> None:
         """Send each row that got no word of its own again, alone: the broker closes a channel over one bad row, and
         takes the word on all others with it. Only the guilty one shall suffer."""
         for index, outcome in enumerate(outcomes):
@@ -286,20 +347,6 @@ class Relay:
         except (DatabaseError, InterfaceError) as error:
             # Nothing is lost: the leases end by themselves.
             log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
-
-
-def _groups(held: Iterable[_Held]) -> list[list[_Held]]:
-    """Return what may be sent together: all that is new; and by destination what the broker gave no word on, twice.
-
-    A channel does one thing after the other. For a queue without a leader it waits, a minute in RabbitMQ 3.10 and 4.3,
-    and whatever was sent after it gets no word either.
-    """
-    groups: dict[tuple[str, str] | None, list[_Held]] = {None: []}
-    for each in held:
-        row = each.row
-        silent = row.state == OutboxMessage.State.PENDING and row.publish_attempts >= TOGETHER
-        groups.setdefault((row.exchange, row.routing_key) if silent else None, []).append(each)
-    return [group for group in groups.values() if group]
 
 
 def _log_outcome(row: OutboxMessage, outcome: Outcome) -> None:

@@ -151,6 +151,8 @@ class Publisher:
             if self.connection.blocked:
                 reason += ": a memory or disk alarm blocks the broker"
             else:
+                # At once, and not only when the connection has been given up: nothing more is sent by it.
+                self._channel = None
                 self.connection.reset(reason)
             # The I/O thread may be settling this very moment: a slot it has filled stays as it is.
             return [outcome or Outcome(Fate.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]

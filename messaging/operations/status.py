@@ -121,7 +121,7 @@ def _boxes() -> Boxes:
             now=database.now(),
             overdue=due.values_list("pk", flat=True).first() is not None,
             unconfirmed=waiting.filter(
-                state=outbox.PENDING, publish_attempts__gt=0, created_at__lt=database.in_future(-OVERDUE)
+                state=outbox.PENDING, publish_attempts__gt=1, created_at__lt=database.in_future(-OVERDUE)
             ).exists(),
             retrying=_count(InboxMessage.objects.filter(state=inbox.RETRYING)),
             waiting=_count(InboxMessage.objects.filter(state=inbox.WAITING)),

@@ -442,27 +442,6 @@ def test_a_full_queue_takes_its_message_later(vhost: str) -> None:
 
 
 @pytest.mark.one_database
-def test_a_queue_that_never_confirms_keeps_no_other_event_from_its_own(
-    vhost: str, broker: RabbitMQNode, settings: Any
-) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
-    other = a_consumer(name="other", events=(Erased,))
-    erased = OutboxMessage.objects.filter(type=Erased.event_type)
-    with registered(CONSUMER, other), running_relay():
-        add(Noted(text="at first"))
-        eventually(all_published)
-        with silent(broker, vhost, CONSUMER.queue):
-            # In one batch: the channel waits for the first, and says nothing of the second.
-            add(Noted(text="m0"), Erased(text="e0"), *[Noted(text=f"m{number}") for number in range(1, 12)])
-            eventually(lambda: OutboxMessage.objects.filter(publish_attempts__gte=3).count() >= 6, within=60)
-            add(Erased(text="e1"))
-            eventually(lambda: erased.filter(state=State.PUBLISHED).count() == 2, within=60)
-            assert states() == {"published": 3, "pending": 12}
-        eventually(all_published, within=90)
-    assert texts_in(vhost).keys() == {"at first", *(f"m{number}" for number in range(12))}
-
-
-@pytest.mark.one_database
 def test_a_row_over_which_the_broker_ends_the_connection_holds_up_no_other(vhost: str) -> None:
     """RabbitMQ 3.10 does so over a forged address of direct replies; 4 sends it back."""
     a_row(exchange="", routing_key="amq.rabbitmq.reply-to.%.!", consumer="forged")
@@ -470,17 +449,6 @@ def test_a_row_over_which_the_broker_ends_the_connection_holds_up_no_other(vhost
         add(*[Noted(text=f"m{number}") for number in range(20)])
         events = OutboxMessage.objects.filter(type=Noted.event_type, consumer="")
         eventually(lambda: not events.exclude(state=State.PUBLISHED).exists(), within=60)
-
-
-@contextmanager
-def silent(broker: RabbitMQNode, vhost: str, queue: str) -> Iterator[None]:
-    """Inside, the quorum queue takes messages and says nothing, as one without its majority does."""
-    process = f"whereis('{urlsplit(vhost).path[1:]}_{queue}')"
-    broker.ctl("eval", f"sys:suspend({process}).")
-    try:
-        yield
-    finally:
-        broker.ctl("eval", f"sys:resume({process}).")
 
 
 def test_a_row_waits_for_its_time(vhost: str) -> None:

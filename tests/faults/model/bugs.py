@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -78,10 +78,10 @@ def a_watermark_instead_of_a_state() -> Iterator[None]:
 def marked_before_it_is_confirmed() -> Iterator[None]:
     publish = Relay._publish
 
-    def marked_first(relay: Relay, held: list[Any]) -> None:
+    def marked_first(relay: Relay, held: Sequence[Any]) -> list[Outcome]:
         marks = [Mark(each.row, Outcome(Fate.CONFIRMED), tuple(expected_queues(each.row))) for each in held]
         leases.write(marks)
-        publish(relay, held)
+        return publish(relay, held)
 
     with patch.object(Relay, "_publish", marked_first):
         yield

@@ -1,0 +1,147 @@
+"""A queue that takes messages and never confirms them: its own events wait, and no others."""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from messaging.message import new_id
+from messaging.models import OutboxMessage
+from messaging.relay import Relay
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.amqp import plain_channel
+from tests.support.consuming import Erased, Noted, a_consumer, registered
+from tests.support.running import IMPATIENT, InThread, add, running_relay, take_all
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+#: The one whose queue falls silent, and another.
+CONSUMER, OTHER = a_consumer(), a_consumer(name="other", events=(Erased,))
+State = OutboxMessage.State
+
+
+@pytest.fixture(autouse=True)
+def impatience(vhost: str, settings: Any) -> Iterator[None]:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    with registered(CONSUMER, OTHER):
+        yield
+
+
+@contextmanager
+def silent(broker: RabbitMQNode, vhost: str, queue: str) -> Iterator[None]:
+    """Inside, the quorum queue takes messages and says nothing, as one without its majority does."""
+    process = f"whereis('{urlsplit(vhost).path[1:]}_{queue}')"
+    broker.ctl("eval", f"sys:suspend({process}).")
+    try:
+        yield
+    finally:
+        broker.ctl("eval", f"sys:resume({process}).")
+
+
+def declare(vhost: str, *queues: str) -> None:
+    with plain_channel(vhost) as channel:
+        for queue in queues:
+            channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+
+
+def a_row(queue: str, **changes: Any) -> OutboxMessage:
+    row = {"message_id": new_id(), "type": "raw", "exchange": "", "routing_key": queue, "consumer": "raw", "body": b"1"}
+    return OutboxMessage.objects.create(**{**row, **changes})
+
+
+def count(**wanted: Any) -> int:
+    return OutboxMessage.objects.filter(**wanted).count()
+
+
+def is_published(row: OutboxMessage) -> bool:
+    row.refresh_from_db()
+    return row.state == State.PUBLISHED
+
+
+def test_a_queue_that_never_confirms_keeps_no_other_event_from_its_own(
+    vhost: str, broker: RabbitMQNode, settings: Any
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
+    with running_relay() as relay:
+        add(Noted(text="at first"))
+        eventually(lambda: count(state=State.PUBLISHED) == 1)
+        with silent(broker, vhost, CONSUMER.queue):
+            # In one batch: the channel waits for the first, and says nothing of the second.
+            add(Noted(text="m"), Erased(text="e"), *[Noted(text="m") for _ in range(11)])
+            eventually(lambda: relay._silences.rest(frozenset({CONSUMER.queue})), within=60)
+            for _ in range(20):
+                add(Noted(text="m"), Erased(text="e"))
+            eventually(lambda: count(type=Erased.event_type, state=State.PUBLISHED) == 21, within=60)
+            assert count(type=Noted.event_type, state=State.PENDING) == 12 + 20
+        eventually(lambda: count(state=State.PUBLISHED) == count(), within=90)
+    assert len({properties.message_id for properties, _ in take_all(vhost, CONSUMER.queue)}) == 1 + 12 + 20
+
+
+def test_new_events_for_a_silent_queue_rest_untried(vhost: str, broker: RabbitMQNode) -> None:
+    declare(vhost, "tests.silent")
+    with silent(broker, vhost, "tests.silent"), running_relay() as relay:
+        a_row("tests.silent", publish_attempts=5)
+        eventually(lambda: relay._silences.rest(frozenset({"tests.silent"})))
+        new = [a_row("tests.silent") for _ in range(5)]
+        soon = timezone.now() + timedelta(seconds=1)
+        eventually(lambda: count(pk__in=[row.pk for row in new], publish_at__gt=soon, lease_token=None) == 5)
+        assert count(pk__in=[row.pk for row in new], publish_attempts=0) == 5
+
+
+def test_what_has_piled_up_for_a_silent_queue_keeps_nothing_new_from_its_own(
+    vhost: str, broker: RabbitMQNode, settings: Any
+) -> None:
+    """Each batch with such a row costs the whole time that is allowed for a confirm."""
+    settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
+    declare(vhost, "tests.silent", "tests.well")
+    with silent(broker, vhost, "tests.silent"):
+        for _ in range(100):
+            a_row("tests.silent", publish_attempts=8)
+        with running_relay() as relay:
+            eventually(lambda: relay._publisher.ready)
+            new = a_row("tests.well")
+            eventually(lambda: is_published(new), within=12)
+
+
+def test_what_is_confirmed_is_marked_before_a_silent_queue_is_waited_for(
+    vhost: str, broker: RabbitMQNode, settings: Any
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "PUBLISH_TIMEOUT": 60, "LEASE": 200}
+    declare(vhost, "tests.silent", "tests.well")
+    with running_relay(), silent(broker, vhost, "tests.silent"):
+        with transaction.atomic():
+            a_row("tests.silent", publish_attempts=5)
+            well = a_row("tests.well")
+        eventually(lambda: is_published(well))
+
+
+def test_rows_that_lost_their_connection_wait_for_no_quiet_moment_of_the_shop(vhost: str, settings: Any) -> None:
+    """Each goes alone, and others are handed over all the while."""
+    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 1.0}
+    queues = [f"tests.q{number}" for number in range(100)]
+    declare(vhost, "tests.shop", *queues)
+    lost = [a_row(queue, publish_attempts=2).pk for queue in queues]
+    over = threading.Event()
+
+    def shop(relay: Relay) -> None:
+        while not over.is_set():
+            leased = {"lease_token": uuid.uuid4(), "lease_until": timezone.now() + timedelta(seconds=30)}
+            relay.hand_over([a_row("tests.shop", **leased)], time.monotonic())
+            over.wait(0.002)
+
+    with running_relay() as relay:
+        busy = InThread(lambda: shop(relay), "shop")
+        try:
+            eventually(lambda: count(pk__in=lost, state=State.PUBLISHED) == 100)
+        finally:
+            over.set()
+            busy.join()
