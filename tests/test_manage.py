@@ -1,12 +1,15 @@
 """manage.py: what is set wrong is one clear line with the right exit code, never a bare traceback."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from messaging.management.commands import mq
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = "127.0.0.1:1"
@@ -71,6 +74,30 @@ def test_an_unknown_consumer_is_told_from_those_there_are() -> None:
     done = manage("run_consumer", "smoke")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "CommandError: There is no consumer 'smoke'. Registered: red_packet, sms.\n"
+
+
+@pytest.mark.parametrize(("command", "known"), [("mq", "asyncapi"), ("messages", "reconcile")])
+def test_an_unknown_sub_command_is_told_from_those_there_are_once(command: str, known: str) -> None:
+    done = manage(command, "frob")
+    assert (done.returncode, done.stdout) == (2, "")
+    usage, error = done.stderr.splitlines()
+    assert usage == f"usage: manage.py {command} COMMAND [options]"
+    assert error.startswith(f"manage.py {command}: error: argument COMMAND: invalid choice: 'frob' (choose from ")
+    assert error.count(known) == 1
+
+
+def test_the_help_of_a_sub_command_names_it() -> None:
+    assert manage("mq", "purge", "--help").stdout.startswith("usage: manage.py mq purge [-h] ")
+
+
+def test_every_sub_command_of_mq_says_what_its_exit_codes_mean() -> None:
+    asks_the_broker = [each for each in mq.SUBCOMMANDS if each not in {mq.grants, mq.asyncapi}]
+    assert [each.__name__ for each in mq.SUBCOMMANDS if not re.search("^exit codes: 0 ", each.EXAMPLES, re.M)] == []
+    assert [each.__name__ for each in asks_the_broker if not re.search(r"\b7 ", _codes(each.EXAMPLES))] == []
+
+
+def _codes(examples: str) -> str:
+    return examples.partition("exit codes:")[2]
 
 
 def test_without_its_packages_it_says_how_to_get_them() -> None:

@@ -200,5 +200,9 @@ def one_line(text: str) -> str:
 
 def json_line(facts: Mapping[str, Any]) -> str:
     """Return `facts` as one line of JSON that moves no terminal's cursor either."""
-    text = json.dumps(facts, ensure_ascii=False)
+    return printable(json.dumps(facts, ensure_ascii=False))
+
+
+def printable(text: str) -> str:
+    """Return `text` with what would move a cursor written as JSON writes it: in a JSON text this is the same still."""
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)

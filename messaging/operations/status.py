@@ -10,7 +10,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from messaging import consumers, database
-from messaging.exceptions import BrokerUnavailable
+from messaging.exceptions import BrokerSilent, BrokerUnavailable
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.operations import standing
 from messaging.operations.standing import Queue
@@ -41,6 +41,8 @@ class Broker:
     #: Empty where it cannot be reached; then `unreachable` says why.
     server: str = ""
     unreachable: str = ""
+    #: Somebody is there, and did not answer in time.
+    silent: bool = False
     #: Which alarms keep publishers waiting; empty: none. None: nobody can tell.
     alarms: str | None = None
     how: str = ""
@@ -103,7 +105,7 @@ def _broker() -> Broker:
                 queues=standing.counted_now(queues) if seen.is_complete else queues,
             )
     except BrokerUnavailable as error:
-        return Broker(unreachable=str(error))
+        return Broker(unreachable=str(error), silent=isinstance(error, BrokerSilent))
 
 
 def _boxes() -> Boxes:

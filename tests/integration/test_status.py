@@ -125,6 +125,16 @@ def test_a_broker_that_is_away_is_exit_code_3_and_the_rest_is_shown(settings: An
     assert "secret" not in output
 
 
+def test_a_frozen_broker_is_exit_code_7_and_the_rest_is_shown(breakable_broker: RabbitMQNode) -> None:
+    breakable_broker.pause()
+
+    code, output = shown()
+
+    assert code == 7
+    assert output.splitlines()[0].endswith("1 WRONG")
+    assert "outbox   0 pending" in output
+
+
 def test_a_memory_alarm_is_wrong(breakable_broker: RabbitMQNode) -> None:
     with registered(NOTES):
         call_command("mq", "topology", "declare", stdout=StringIO())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
 from messaging.management.database_errors import told_in_one_line
+from messaging.management.examples import CommandWithExamples, add_subcommands
 from messaging.management.interrupts import told_when_interrupted
 from messaging.management.messages import cancel, discard, list, prune, reconcile, replay, settle, show
 from messaging.management.tables import quiet_when_the_reader_leaves
@@ -37,23 +37,13 @@ wrong, 7 not done in time, 130 interrupted
 """
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "Look at the messages in outbox and inbox and their effects, and look after them."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(prog_name, subcommand, **_with_examples(EXAMPLES), **kwargs)
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
-        commands = parser.add_subparsers(required=True, metavar=" | ".join(SUBCOMMANDS))
-        for name, module in SUBCOMMANDS.items():
-            sub_parser = commands.add_parser(name, help=module.HELP, **_with_examples(module.EXAMPLES))
-            module.add_arguments(sub_parser)
-            sub_parser.set_defaults(run=module.run)
+        add_subcommands(parser, SUBCOMMANDS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         with told_in_one_line(), quiet_when_the_reader_leaves(), told_when_interrupted():
             options["run"](self, options)
-
-
-def _with_examples(examples: str) -> dict[str, Any]:
-    return {"epilog": examples, "formatter_class": argparse.RawDescriptionHelpFormatter}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
+from messaging.management.examples import CommandWithExamples, add_subcommands
 from messaging.management.interrupts import told_when_interrupted
 from messaging.management.mq import (
     asyncapi,
@@ -52,26 +52,13 @@ SUBCOMMANDS = (
 )  # fmt: skip
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "Talk to the broker and set it up: messages, what has to stand on it, and who may do what there."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(prog_name, subcommand, **_with_examples(EXAMPLES), **kwargs)
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
-        names = [each.__name__.rpartition(".")[2] for each in SUBCOMMANDS]
-        commands = parser.add_subparsers(required=True, metavar=" | ".join(names))
-        for name, each in zip(names, SUBCOMMANDS, strict=True):
-            subparser = commands.add_parser(
-                name, help=each.HELP, description=each.HELP, **_with_examples(each.EXAMPLES)
-            )
-            each.add_arguments(subparser)
-            subparser.set_defaults(run=each.run)
+        add_subcommands(parser, {each.__name__.rpartition(".")[2]: each for each in SUBCOMMANDS})
 
     def handle(self, *args: Any, **options: Any) -> None:
         with quiet_when_the_reader_leaves(), told_when_interrupted(), quiet_log(unless=options["verbosity"] > 1):
             options["run"](self, options)
-
-
-def _with_examples(examples: str) -> dict[str, Any]:
-    return {"epilog": examples, "formatter_class": argparse.RawDescriptionHelpFormatter}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from messaging import consumers, database, topology
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
+from messaging.management.examples import CommandWithExamples
 from messaging.models import InboxMessage
 from messaging.operations import dead_letters
 from messaging.shutdown import StopSignals
@@ -28,13 +28,9 @@ examples:
 """
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "Handle messages: take them from the consumer's queue, run its handler once for each, acknowledge."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help="consumers to run")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from messaging.exceptions import BrokerRefused
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
+from messaging.management.examples import CommandWithExamples
 from messaging.rpc import procedures
 from messaging.rpc.answering import Ending
 from messaging.rpc.exceptions import UnknownProcedure
@@ -25,13 +25,9 @@ examples:
 """
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "Serve procedures: take requests from their queues, run each, send the result to whoever asked."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help="procedures to serve (default: all)")

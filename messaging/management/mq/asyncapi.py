@@ -18,6 +18,8 @@ examples:
   manage.py mq asyncapi --title "Warren's shop" --api-version 2.1.0
 
 The same code gives the same document: kept in version control, it shows what a change means to others.
+
+exit codes: 0 done, 2 wrong arguments
 """
 
 

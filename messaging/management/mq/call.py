@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from messaging import rpc
 from messaging.exceptions import BodyTooLarge
 from messaging.management.arguments import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE
+from messaging.management.tables import printable
 from messaging.rpc import client, wire
 from messaging.rpc.procedures import request_queue
 
@@ -142,11 +143,11 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
                 f"RabbitMQ: {_sentence(error)} Executed or not, nobody knows.", returncode=EXIT_UNREACHABLE
             )
         case rpc.RemoteError():
-            return CommandError(f"{name} answered with an error: {_printable(str(error))}", returncode=EXIT_FAILED)
+            return CommandError(f"{name} answered with an error: {printable(str(error))}", returncode=EXIT_FAILED)
         case BodyTooLarge() | ValueError():
-            return CommandError(_printable(str(error)), returncode=EXIT_USAGE)
+            return CommandError(printable(str(error)), returncode=EXIT_USAGE)
         case rpc.RpcError():
-            return CommandError(_printable(str(error)), returncode=EXIT_FAILED)
+            return CommandError(printable(str(error)), returncode=EXIT_FAILED)
     raise error
 
 
@@ -175,12 +176,7 @@ def _one_of(failures: list[CommandError], calls: int) -> CommandError:
 
 
 def _text(value: Any) -> str:
-    return _printable(json.dumps(value, ensure_ascii=False))
-
-
-def _printable(text: str) -> str:
-    # A foreign server's answer must not move the cursor. In JSON this is the same text still.
-    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _json_value(text: str) -> Any:

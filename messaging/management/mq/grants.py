@@ -21,6 +21,8 @@ examples:
   manage.py mq grants                              an account for each kind of process, as rabbitmqctl lines
   manage.py mq grants --json > grants.json         the same for rabbitmqctl import_definitions
   manage.py mq grants --user shop=web,rpc-caller   one account for a process that does both
+
+exit codes: 0 done, 2 wrong arguments
 """
 
 

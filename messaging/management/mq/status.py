@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_UNREACHABLE
+from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE
 from messaging.management.database_errors import told_in_one_line
 from messaging.management.tables import write_facts, write_grid
 from messaging.operations import status
@@ -25,7 +25,8 @@ examples:
   manage.py mq status --watch                      again every 2 seconds, until Ctrl-C
   manage.py mq status --watch 10 --json            a JSON object every 10 seconds
 
-exit codes: 0 all is well, 2 wrong arguments, 3 broker or database unreachable, 6 something is wrong
+exit codes: 0 all is well, 2 wrong arguments, 3 broker or database unreachable, 6 something is wrong,
+7 the broker did not answer in time, 130 interrupted; --watch ends with 0 by Ctrl-C
 """
 DEFAULT_PAUSE = 2.0
 SHORTEST_PAUSE = 0.2
@@ -51,7 +52,8 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         found = status.look()
     _write(command, found, as_json=options["json"])
     if found.broker.unreachable:
-        raise CommandError(_first(found), returncode=EXIT_UNREACHABLE)
+        code = EXIT_TIMED_OUT if found.broker.silent else EXIT_UNREACHABLE
+        raise CommandError(_first(found), returncode=code)
     if found.wrong:
         raise CommandError(f"{len(found.wrong)} wrong: {_first(found)}", returncode=EXIT_UNHEALTHY)
 

@@ -29,7 +29,8 @@ examples:
   manage.py mq topology declare --replace orders.sms
                                                    delete a queue that differs, once it is empty, and declare it anew
 
-exit codes: 0 done, no drift; 1 not as wanted, or refused; 2 wrong arguments; 3 broker unreachable; 6 drift
+exit codes: 0 done, no drift; 1 not as wanted, or refused; 2 wrong arguments; 3 broker unreachable; 6 drift; 7 it did
+not answer in time; 130 interrupted
 """
 _COMMENT: dict[str, Any] = {"subsequent_indent": "#    ", "break_long_words": False, "break_on_hyphens": False}
 ACTIONS = ("show", "declare", "diff", "plan")

@@ -8,10 +8,11 @@ import time
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError
 
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.management.examples import CommandWithExamples
 from orders.exceptions import Refused
 from orders.forms import MobilePhoneField
 from orders.management.demo_order import PHONE, place_demo_order
@@ -32,13 +33,9 @@ exit codes: 0 done, 1 refused (sold out, say), 2 wrong arguments, 3 database unr
 LOOK_EVERY = 0.05
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "Place an order as the shop does, and say its number."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--sku", help="product (default: the one with the most pieces left)")

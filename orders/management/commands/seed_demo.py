@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from messaging.management.arguments import EXIT_UNREACHABLE
+from messaging.management.examples import CommandWithExamples
 from orders.models import Campaign, Product
 from orders.money import rounded
 
@@ -39,13 +39,9 @@ CAMPAIGN = "Welcome"
 ADMINISTRATOR = "admin"
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "Fill an empty shop: products, a red packet campaign and, on request, an administrator."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--admin-password", help=f"make the administrator {ADMINISTRATOR!r} with this password")

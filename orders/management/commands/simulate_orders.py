@@ -7,10 +7,11 @@ import random
 import time
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import OperationalError
 
 from messaging.management.arguments import EXIT_UNREACHABLE, positive
+from messaging.management.examples import CommandWithExamples
 from messaging.shutdown import StopSignals
 from orders.exceptions import Refused
 from orders.management.demo_order import place_demo_order
@@ -29,13 +30,9 @@ MOST_PIECES = 3
 NAP = 0.1
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "Place orders for random products at a steady rate, and stop."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--count", type=positive, default=20, metavar="N", help="orders to place (default 20)")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable
+from messaging.management.examples import CommandWithExamples
 from messaging.management.interrupts import told_when_interrupted
 from messaging.management.quiet_log import quiet_log
 from messaging.management.tables import quiet_when_the_reader_leaves
@@ -39,13 +39,9 @@ exit codes: 0 done, 1 a lesson showed something else, or something could not be 
 AT_A_TIME = 2
 
 
-class Command(BaseCommand):
+class Command(CommandWithExamples):
     help = "The classic RabbitMQ lessons, as one line for each terminal."
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        return super().create_parser(
-            prog_name, subcommand, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs
-        )
+    examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         names = ", ".join(each.name for each in LESSONS)
