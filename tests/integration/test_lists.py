@@ -23,6 +23,7 @@ from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.certificates import Certificates
+from tests.support.command_line import mq
 from tests.support.consuming import a_consumer, registered
 from tests.support.environment import ROOT, process_environment
 from tests.support.listeners import something_that_answers
@@ -127,6 +128,19 @@ def test_a_name_that_is_not_there_is_said_in_one_line(channel: BlockingChannel) 
         error = refusal(what, "nowhere")
         assert error.returncode == 1
         assert "nowhere" in str(error)
+
+
+@pytest.mark.parametrize("what", ["queues", "exchanges", "bindings"])
+def test_beside_a_name_that_is_not_there_the_others_are_shown(channel: BlockingChannel, what: str) -> None:
+    channel.queue_declare("here")
+    channel.exchange_declare("here", "fanout")
+    channel.queue_bind("here", "here")
+
+    said = mq(what, "here", "nowhere", "--json")
+    assert said.code == 1
+    assert any("here" in json.loads(line).values() for line in said.lines)
+    assert BY_MANAGEMENT in said.err
+    assert "nowhere" in said.err.splitlines()[-1]
 
 
 @pytest.mark.timeout(300)

@@ -33,16 +33,16 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     names = options["names"]
     with lists.seen(command) as standing:
         found = _bindings(command, standing)
-        if names:
-            there = {each.name for each in standing.queues(names)} | {each.name for each in standing.exchanges(names)}
-            lists.refuse_unknown("queue or exchange", names, there, is_complete=standing.is_complete)
         chosen = [each for each in found if not names or each.source in names or each.destination in names]
         rows = [
             (each.source, each.key, f"{each.kind} {each.destination}", lists.in_words(each.arguments))
             for each in chosen
         ]
-        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], as_json=options["json"],
+        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], options=options,
                     wide=2, beneath=1)  # fmt: skip
+        if names:
+            there = {each.name for each in standing.queues(names)} | {each.name for each in standing.exchanges(names)}
+            lists.refuse_unknown("queue or exchange", names, there, is_complete=standing.is_complete)
 
 
 def _bindings(command: BaseCommand, standing: Standing) -> list[Binding]:

@@ -34,12 +34,12 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         found = standing.connections()
         sees_all = standing.sees_all_connections()
         there = {name for each in found for name in (each.name, each.user)}
-        lists.refuse_unknown("connection", names, there, is_complete=sees_all)
         chosen = [each for each in found if not names or each.name in names or each.user in names]
         lists.write(command, COLUMNS, [_row(each) for each in chosen], [asdict(each) for each in chosen],
-                    as_json=options["json"], beneath=1)  # fmt: skip
+                    options=options, beneath=1)  # fmt: skip
         if not sees_all:
             lists.say(command, "Only this user's own: those of others are for users with the tag `monitoring`.")
+        lists.refuse_unknown("connection", names, there, is_complete=sees_all)
 
 
 def _row(each: OpenConnection) -> tuple[Any, ...]:

@@ -32,10 +32,10 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     with lists.seen(command) as standing:
         found = standing.consumers()
         queues = {each.name for each in standing.queues()} if names else set()
-        lists.refuse_unknown("queue", names, queues)
         chosen = [each for each in found if not names or each.queue in names]
         rows = [
             (each.queue, each.prefetch, "yes" if each.acknowledges else "no", each.tag, each.connection)
             for each in chosen
         ]
-        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], as_json=options["json"], beneath=2)
+        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], options=options, beneath=2)
+        lists.refuse_unknown("queue", names, queues)

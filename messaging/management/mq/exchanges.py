@@ -36,10 +36,10 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     names = options["names"]
     with lists.seen(command) as standing:
         found = standing.exchanges(names)
-        lists.refuse_unknown("exchange", names, {each.name for each in found}, is_complete=standing.is_complete)
         chosen = [each for each in found if (each.name in names if names else options["all"] or _is_made(each))]
         rows = [(each.name or "(default)", each.type, _how(each)) for each in chosen]
-        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], as_json=options["json"])
+        lists.write(command, COLUMNS, rows, [asdict(each) for each in chosen], options=options)
+        lists.refuse_unknown("exchange", names, {each.name for each in found}, is_complete=standing.is_complete)
 
 
 def _is_made(exchange: Exchange) -> bool:

@@ -14,7 +14,8 @@ from messaging.management.arguments import EXIT_UNREACHABLE, broker_unreachable
 from messaging.management.tables import write_facts, write_grid
 from messaging.operations.standing import CannotBeSeen, Standing, looking
 
-EXIT_CODES = "exit codes: 0 done, 1 no such name, 2 wrong arguments, 3 broker unreachable, or it cannot be seen"
+EXIT_CODES = """exit codes: 0 done, 1 no such name, 2 wrong arguments, 3 broker unreachable, or it cannot be seen,
+7 it did not answer in time, 130 interrupted"""
 
 
 def add_arguments(parser: argparse.ArgumentParser, names: str) -> None:
@@ -25,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser, names: str) -> None:
 
 @contextmanager
 def seen(command: BaseCommand) -> Iterator[Standing]:
-    """Yield what stands on the broker, and say at the end, beside the table, how it was seen."""
+    """Yield what stands on the broker, and say at the end, beside the table, how it was seen; also where names that
+    were asked for are not there."""
     try:
         with looking() as standing:
             yield standing
@@ -33,6 +35,9 @@ def seen(command: BaseCommand) -> Iterator[Standing]:
         raise CommandError(f"{error}. {standing.how}", returncode=EXIT_UNREACHABLE) from None
     except BrokerUnavailable as error:
         raise broker_unreachable(error) from None
+    except CommandError:
+        say(command, standing.how)
+        raise
     say(command, standing.how)
 
 
@@ -42,7 +47,7 @@ def say(command: BaseCommand, line: str) -> None:
 
 
 def refuse_unknown(what: str, asked: Sequence[str], found: set[str], *, is_complete: bool = True) -> None:
-    """Raise CommandError where a name that was asked for is not there."""
+    """Raise CommandError where a name that was asked for is not there. Call it last: the others are shown first."""
     missing = [name for name in dict.fromkeys(asked) if name not in found]
     if missing:
         allowed = "" if is_complete else ", or this user may not look at it"
@@ -55,14 +60,14 @@ def write(
     rows: Sequence[Sequence[Any]],
     facts: Sequence[Mapping[str, Any]],
     *,
-    as_json: bool,
+    options: Mapping[str, Any],
     wide: int = 0,
     beneath: int = 0,
 ) -> None:
-    """Write the rows, or the facts that they are made of."""
-    if as_json:
+    """Write the rows, or the facts that they are made of. Where names were asked for, no heading without rows."""
+    if options["json"]:
         write_facts(command.stdout, facts)
-    else:
+    elif rows or not options["names"]:
         write_grid(command.stdout, columns, rows, wide=wide, beneath=beneath)
 
 

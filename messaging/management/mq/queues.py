@@ -37,12 +37,12 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     names = options["names"]
     with lists.seen(command) as standing:
         found = standing.queues(names)
-        lists.refuse_unknown("queue", names, {each.name for each in found}, is_complete=standing.is_complete)
         chosen = [each for each in found if not names or each.name in names]
         if standing.is_complete and len(chosen) <= COUNTED_NOW:
             chosen = counted_now(chosen)
         lists.write(command, COLUMNS, [_row(each) for each in chosen], [asdict(each) for each in chosen],
-                    as_json=options["json"], beneath=2)  # fmt: skip
+                    options=options, beneath=2)  # fmt: skip
+        lists.refuse_unknown("queue", names, {each.name for each in found}, is_complete=standing.is_complete)
 
 
 def _row(queue: Queue) -> tuple[Any, ...]:
