@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from django.core.management.base import CommandError
 
 from messaging.broker import reply_codes
 from messaging.broker.differences import difference
 from messaging.broker.refusals import TRANSIENT_QUEUES
-from messaging.exceptions import BrokerSilent, ChannelClosed
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -17,6 +19,8 @@ EXIT_UNHEALTHY = 6
 EXIT_TIMED_OUT = 7
 #: What a shell says of a program that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
+#: In RabbitMQ's refusals of what belongs to itself.
+_NOBODYS = ("reserved prefix", "default exchange")
 
 
 def broker_unreachable(reason: object) -> CommandError:
@@ -38,8 +42,11 @@ def broker_refuses(error: ChannelClosed) -> CommandError:
     """Return the error by which a command ends that the broker says no to: one line, exit code 1."""
     _, _, text = error.text.partition(" - ")
     if differs := difference(error):
-        return CommandError(f"{differs}. Ask for it as it stands, or delete it first: its messages go with it.")
+        lost = "messages" if differs.kind == "queue" else "bindings"
+        return CommandError(f"{differs}. Ask for it as it stands, or delete it first: its {lost} go with it.")
     match error.code:
+        case reply_codes.ACCESS_REFUSED if any(each in text for each in _NOBODYS):
+            hint = "No account may: take a name of your own, that does not begin with amq."
         case reply_codes.ACCESS_REFUSED:
             hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints the rights that each one needs."
         case reply_codes.NOT_FOUND:
@@ -49,6 +56,17 @@ def broker_refuses(error: ChannelClosed) -> CommandError:
         case _:
             hint = ""
     return CommandError(f"RabbitMQ refuses ({error.code}): {(text or error.text).rstrip('.')}. {hint}".rstrip())
+
+
+@contextmanager
+def broker_told_in_one_line() -> Iterator[None]:
+    """Turn the broker's no, and its absence, into the CommandError that says so."""
+    try:
+        yield
+    except ChannelClosed as error:
+        raise broker_refuses(error) from None
+    except BrokerUnavailable as error:
+        raise broker_unreachable(error) from None
 
 
 def from_one(text: str) -> int:

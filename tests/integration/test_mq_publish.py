@@ -131,6 +131,13 @@ def test_what_nobody_takes_is_told_as_returned(vhost: str, how: list[str]) -> No
     assert several.err.endswith("600 messages are gone.")
 
 
+def test_a_key_that_looks_like_a_pattern_is_told(vhost: str) -> None:
+    said = mq("publish", "x", "--exchange", "amq.topic", "--key", "kern.*")
+    assert said.code == 1
+    assert said.err.startswith("Key 'kern.*' is sent as it is: * and # are patterns only where a queue is bound.\n")
+    assert "patterns" not in mq("publish", "x", "--exchange", "amq.topic", "--key", "lang.c#").err
+
+
 def test_a_queue_that_is_not_there_is_told(vhost: str) -> None:
     said = mq("publish", "x", "--queue", "nix")
     assert (said.code, said.err) == (1, "returned: there is no queue nix; the message is gone. --declare makes it.")
@@ -155,9 +162,21 @@ def test_what_stands_otherwise_is_told_with_both_sides(vhost: str) -> None:
     said = mq("publish", "x", "--queue", "hello", "--declare")
     assert said.code == 1
     assert "queue hello stands with durable=false, you asked for it with durable=true." in said.err
+    assert said.err.endswith("delete it first: its messages go with it.")
     assert mq("publish", "x", "--exchange", "logs", "--declare", "--exchange-type", "fanout").code == 1  # returned
     said = mq("publish", "x", "--exchange", "logs", "--declare", "--exchange-type", "topic")
     assert "exchange logs stands with type=fanout, you asked for it with type=topic." in said.err
+    assert said.err.endswith("delete it first: its bindings go with it.")
+
+
+@pytest.mark.parametrize(
+    "target", [["--queue", "amq.mine"], ["--exchange", "amq.mine", "--exchange-type", "topic"],
+               ["--exchange", "", "--exchange-type", "direct"]],
+)  # fmt: skip
+def test_nobody_is_sent_for_an_account_that_may_what_none_may(vhost: str, target: list[str]) -> None:
+    said = mq("publish", "x", *target, "--declare")
+    assert said.code == 1
+    assert said.err.endswith("No account may: take a name of your own, that does not begin with amq.")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +195,7 @@ def test_what_stands_otherwise_is_told_with_both_sides(vhost: str) -> None:
         (["x", "--exchange", "e", "--declare"], "To declare an exchange say its type"),
         (["x", "--queue", "q", "--transient"], "go with --declare"),
         (["x", "--queue", "q", "--expiration", "soon"], "'soon' is not a number of milliseconds"),
+        (["x", "--queue", "q", "--priority", "999"], "'999' is not a priority from 0 to 255"),
         (["x", "--queue", "q", "--count", "0"], "'0' is not a whole number from 1"),
         (["x", "--queue", "q", "--rate", "nan"], "'nan' is not a number above 0"),
         (["x"], "one of the arguments --queue --exchange is required"),

@@ -9,8 +9,7 @@ from django.core.management.base import BaseCommand
 
 from messaging.broker.connection import opened
 from messaging.broker.glance import Glance
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
-from messaging.management.arguments import broker_refuses, broker_unreachable, from_one
+from messaging.management.arguments import broker_told_in_one_line, from_one
 from messaging.management.mq.message_lines import write_message
 from messaging.management.mq.named_values import check_short
 from messaging.management.mq.sources import find_queue
@@ -42,17 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Print the first messages. Raises CommandError where that cannot be."""
     check_short("the name", options["queue"])
-    try:
-        with opened("mq peek") as connection:
-            queue = find_queue(connection, options["queue"])
-            glance = Glance(connection, queue)
-            shown = 0
-            while shown < options["count"] and (arrival := glance.next()):
-                write_message(command, arrival, as_json=options["json"])
-                shown += 1
-    except ChannelClosed as error:
-        raise broker_refuses(error) from None
-    except BrokerUnavailable as error:
-        raise broker_unreachable(error) from None
+    with broker_told_in_one_line(), opened("mq peek") as connection:
+        queue = find_queue(connection, options["queue"])
+        glance = Glance(connection, queue)
+        shown = 0
+        while shown < options["count"] and (arrival := glance.next()):
+            write_message(command, arrival, as_json=options["json"])
+            shown += 1
     if not shown:
         command.stderr.write(f"Nothing waits in {queue}.", style_func=str)

@@ -15,14 +15,12 @@ from django.core.management.base import BaseCommand, CommandError
 from messaging.broker.connection import Connection
 from messaging.broker.declaring import declare_exchange, declare_queue
 from messaging.broker.publisher import Publisher
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import (
     EXIT_USAGE,
-    broker_refuses,
-    broker_unreachable,
+    broker_told_in_one_line,
     from_one,
 )
-from messaging.management.mq import bodies
+from messaging.management.mq import bodies, keys
 from messaging.management.mq.batches import STOPPED_FIRST, Sending
 from messaging.management.mq.named_values import VALUES_HELP, add_declare, check_short, named_values
 from messaging.message import Message
@@ -49,6 +47,8 @@ BATCH = 256
 BEAT = 0.05
 #: Largest expiration that RabbitMQ takes, in milliseconds.
 MAX_EXPIRATION = 2**32 - 1
+#: Largest priority that AMQP has room for.
+MAX_PRIORITY = 255
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def _add_properties(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--header", action="append", default=[], metavar="NAME=VALUE", help=f"such as format=pdf; {VALUES_HELP}"
     )
-    group.add_argument("--priority", type=int, choices=range(256), metavar="N", help="0 to 255, for a priority queue")
+    group.add_argument("--priority", type=_priority, metavar="N", help="0 to 255, for a priority queue")
     group.add_argument("--expiration", type=_milliseconds, metavar="MS", help="milliseconds it may wait in a queue")
     group.add_argument("--transient-message", action="store_true", help="need not survive a restart of the broker")
     for name in ("message-id", "correlation-id", "reply-to", "type", "app-id", "content-type", "content-encoding"):
@@ -100,15 +100,13 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             raise CommandError(STOPPED_FIRST)
         publisher = Publisher("mq publish", confirms=options["confirm"]).start()
         stack.callback(publisher.stop)
-        try:
+        with broker_told_in_one_line():
             if not publisher.reach(stopped):
                 raise CommandError(STOPPED_FIRST)
             if options["declare"]:
                 _declare(publisher.connection, options)
-        except ChannelClosed as error:
-            raise broker_refuses(error) from None
-        except BrokerUnavailable as error:
-            raise broker_unreachable(error) from None
+        if note := keys.said_of_message(options["key"]):
+            command.stderr.write(note, style_func=str)
         Sending(command, options, publisher, _pattern(options), stopped).send_all(batches)
 
 
@@ -201,6 +199,12 @@ def _pattern(options: dict[str, Any]) -> Message:
 def _milliseconds(text: str) -> int:
     if not text.isdecimal() or int(text) > MAX_EXPIRATION:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds from 0 to {MAX_EXPIRATION}")
+    return int(text)
+
+
+def _priority(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_PRIORITY:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a priority from 0 to {MAX_PRIORITY}")
     return int(text)
 
 

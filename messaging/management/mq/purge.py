@@ -9,8 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging.broker.connection import opened
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
-from messaging.management.arguments import EXIT_USAGE, broker_refuses, broker_unreachable
+from messaging.management.arguments import EXIT_USAGE, broker_told_in_one_line
 from messaging.management.mq.named_values import check_short
 from messaging.management.mq.sources import find_queue
 
@@ -39,16 +38,11 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     check_short("the name", options["queue"])
     if not options["yes"] and not sys.stdin.isatty():
         raise CommandError("Nobody can be asked here: say --yes.", returncode=EXIT_USAGE)
-    try:
-        with opened("mq purge") as connection:
-            queue = find_queue(connection, options["queue"])
-            if not options["yes"]:
-                _ask(command, queue, connection.call("queue_declare", queue=queue, passive=True).method.message_count)
-            purged = connection.call("queue_purge", queue=queue).method.message_count
-    except ChannelClosed as error:
-        raise broker_refuses(error) from None
-    except BrokerUnavailable as error:
-        raise broker_unreachable(error) from None
+    with broker_told_in_one_line(), opened("mq purge") as connection:
+        queue = find_queue(connection, options["queue"])
+        if not options["yes"]:
+            _ask(command, queue, connection.call("queue_declare", queue=queue, passive=True).method.message_count)
+        purged = connection.call("queue_purge", queue=queue).method.message_count
     command.stdout.write(f"{purged} deleted from {queue}.")
 
 
