@@ -266,9 +266,9 @@ class Relay:
 
     def _learn(self, held: Sequence[_Held], outcomes: Sequence[Outcome], alone: Destination | None = None) -> bool:
         """Remember who gave no word of those that were sent, perhaps `alone`; return whether all gave one."""
-        if alone and any(outcome.fate is Fate.CONFIRMED for outcome in outcomes):
-            self._silences.answered(alone)
         unheard = [each.row for each, outcome in zip(held, outcomes, strict=True) if outcome.fate is Fate.UNKNOWN]
+        if alone and len(unheard) < len(held):
+            self._silences.answered(alone)
         if self._publisher.connection.blocked or self._stopping:
             pass  # nobody gets a word during an alarm, and few in the time that is left
         elif alone and any(outcome.late for outcome in outcomes):

@@ -58,7 +58,7 @@ class Silences:
         self._doubts[where] = _Doubt(self._clock() + pause, pause)
 
     def answered(self, where: Destination) -> None:
-        """Take note that it confirmed a message."""
+        """Take note that the broker gave its word, whatever it was."""
         self._doubts.pop(where, None)
 
     def forget_old(self) -> None:
