@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import consumers, topology
-from messaging.operations import drift, mending
+from messaging.operations import drift, mending, standing
 from messaging.operations.drift import Kind
 from messaging.operations.replace import NotReplaced, replace
 from script.services.ports import free_port
@@ -246,6 +246,30 @@ def test_a_queue_that_nobody_consumes_yet_is_a_note_and_no_drift(channel: Blocki
 
     eventually(lambda: note in mq("topology", "diff")[1])
     assert mq("topology", "diff")[0] == 0
+
+
+def test_counts_are_those_of_this_moment(channel: BlockingChannel) -> None:
+    """What the management API knows of them may be five seconds old."""
+    channel.confirm_delivery()
+    abandoned_queue(channel)
+    eventually(lambda: all(each.ready == 0 for each in seen_by_management(SMS, "orders.formerly")))
+
+    for queue in (SMS, "orders.formerly"):
+        channel.basic_publish("", queue, b"{}")
+    said = {finding.name: finding.said for finding in drift.look().wrong}
+    assert said[SMS] == "nobody consumes orders.sms, and 1 waits in it"
+    assert said["orders.formerly"].endswith("; 1 in it")
+
+    eventually(lambda: all(each.ready == 1 for each in seen_by_management(SMS, "orders.formerly")))
+    for queue in (SMS, "orders.formerly"):
+        channel.queue_purge(queue)
+    channel.basic_consume("orders.formerly", lambda *_: None)
+    assert wrong() == set()
+
+
+def seen_by_management(*names: str) -> list[standing.Queue]:
+    with standing.looking() as seen:
+        return [each for each in seen.queues() if each.name in names]
 
 
 def test_on_a_terminal_nothing_is_cut(channel: BlockingChannel, transactional_db: None) -> None:

@@ -17,16 +17,9 @@ def queues(
     wanted: topology.Topology, live: Iterable[standing.Queue], bindings: Iterable[standing.Binding]
 ) -> Iterator[Finding]:
     """Yield a finding for each lasting queue that was ours, by its name or its bindings."""
-    declared = {queue.name for queue in wanted.queues} | {each.queue for each in procedures.registered()}
-    # Celery's own, where it shares the virtual host.
-    declared.add(str(getattr(settings, "CELERY_TASK_DEFAULT_QUEUE", "")))
-    exchanges = {exchange.name for exchange in wanted.exchanges}
-    bound = {each.destination for each in bindings if each.kind == "queue" and each.source in exchanges}
-    prefixes = _prefixes()
-    for queue in live:
-        passing = queue.exclusive or queue.auto_delete
-        if passing or queue.name in declared or not (queue.name in bound or queue.name.startswith(prefixes)):
-            continue
+    bindings = list(bindings)
+    bound = _bound(wanted, bindings)
+    for queue in among(wanted, live, bindings):
         waits = f"; {queue.ready} in it" if queue.ready else ""
         bound_still = ", and is bound to our exchange still" if queue.name in bound else ""
         yield Finding(
@@ -37,6 +30,27 @@ def queues(
             # Somebody reads it: older code that still runs, or somebody else's.
             is_wrong=not queue.consumers,
         )
+
+
+def among(
+    wanted: topology.Topology, live: Iterable[standing.Queue], bindings: Iterable[standing.Binding]
+) -> list[standing.Queue]:
+    """Return those of the `live` queues that last, were ours, and nobody declares."""
+    declared = {queue.name for queue in wanted.queues} | {each.queue for each in procedures.registered()}
+    # Celery's own, where it shares the virtual host.
+    declared.add(str(getattr(settings, "CELERY_TASK_DEFAULT_QUEUE", "")))
+    bound, prefixes = _bound(wanted, bindings), _prefixes()
+    return [
+        queue
+        for queue in live
+        if not (queue.exclusive or queue.auto_delete or queue.name in declared)
+        and (queue.name in bound or queue.name.startswith(prefixes))
+    ]
+
+
+def _bound(wanted: topology.Topology, bindings: Iterable[standing.Binding]) -> set[str]:
+    exchanges = {exchange.name for exchange in wanted.exchanges}
+    return {each.destination for each in bindings if each.kind == "queue" and each.source in exchanges}
 
 
 def _prefixes() -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from messaging import consumers, topology
 from messaging.operations import standing
 from messaging.operations.drift import abandoned, bindings, declared, events, policies
 from messaging.operations.drift.findings import Drift
-from messaging.operations.standing import ByAmqp, CannotBeSeen, Standing
+from messaging.operations.standing import Binding, ByAmqp, CannotBeSeen, Queue, Standing
 
 
 def look() -> Drift:
@@ -22,17 +22,20 @@ def compare(seen: Standing) -> Drift:
     """Return how what was seen differs from what is wanted."""
     wanted = topology.wanted(consumers.registered())
     drift = Drift(seen.how)
-    live_queues = {queue.name: queue for queue in seen.queues()}
+    queues = seen.queues()
     live_exchanges = {exchange.name: exchange for exchange in seen.exchanges()}
+    # Last: whatever was declared meanwhile is not taken for an end without its bindings.
+    live_bindings = _bindings(seen)
+    if live_bindings is not None:
+        queues = _counted_now(queues, wanted, live_bindings)
+    live_queues = {queue.name: queue for queue in queues}
     drift.findings += declared.exchanges(wanted, live_exchanges)
     drift.findings += declared.queues(wanted, live_queues)
     if isinstance(seen, ByAmqp):
         drift.findings += declared.told_by_refusals(seen, wanted, drift, set(live_exchanges), set(live_queues))
         drift.findings = [each for each in drift.findings if each.name not in seen.unseen]
         drift.unseen += [f"{name}: this user may not look at it" for name in sorted(seen.unseen)]
-    try:
-        live_bindings = seen.bindings()
-    except CannotBeSeen:
+    if live_bindings is None:
         drift.unseen += [
             "bindings: missing ones, extra ones, keys that match none",
             "queues of ours that nobody declares",
@@ -47,3 +50,20 @@ def compare(seen: Standing) -> Drift:
     drift.findings += events.unwanted()
     drift.findings.sort(key=lambda finding: (not finding.is_wrong, finding.kind, finding.name))
     return drift
+
+
+def _bindings(seen: Standing) -> list[Binding] | None:
+    """Return what is bound; None where nobody can see it."""
+    try:
+        return seen.bindings()
+    except CannotBeSeen:
+        return None
+
+
+def _counted_now(queues: list[Queue], wanted: topology.Topology, live_bindings: list[Binding]) -> list[Queue]:
+    """Return the queues, with the counts of this moment where these say whether something is wrong: what has just been
+    sent is found now, and not in five seconds."""
+    asked = {queue.name for queue in wanted.queues}
+    asked |= {queue.name for queue in abandoned.among(wanted, queues, live_bindings)}
+    counted = {queue.name: queue for queue in standing.counted_now([each for each in queues if each.name in asked])}
+    return [counted.get(queue.name, queue) for queue in queues]
