@@ -1,6 +1,7 @@
 """`mq listen`, `mq peek`, `mq purge`: what they mean by a name, what they print, and how they end."""
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -12,8 +13,12 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker
 
+from messaging import routing
 from messaging.broker.connection import opened
+from messaging.management.commands import mq as mq_command
+from messaging.management.mq import listen
 from messaging.management.mq.sources import Source, Wish, find
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length, unacknowledged
@@ -103,6 +108,8 @@ def test_one_that_is_both_has_to_be_told_apart(stands: None) -> None:
         (["q", "k" * 256], 2, "A key has 256 bytes; AMQP has room for 255."),
         (["new", "--exchange", "--declare"], 2, "To declare an exchange say its type"),
         (["q", "--transient"], 2, "go with --declare"),
+        (["alone", "--declare"], 2, "There is an exchange alone: leave --declare out to listen to it, or say --queue"),
+        (["both", "--declare", "--transient"], 2, "There is an exchange both: leave --declare out"),
         (
             ["q", "--declare", "--transient", "--argument", "x-max-priority=5"],
             1,
@@ -116,6 +123,14 @@ def test_what_cannot_be_listened_to_is_one_line(stands: None, arguments: list[st
     assert (told.code, told.out) == (code, "")
     assert said in told.err
     assert len(told.err.splitlines()) == 1
+
+
+def test_no_queue_is_made_of_an_exchanges_name_unless_somebody_says_queue(stands: None, vhost: str) -> None:
+    assert mq("listen", "alone", "--declare").code == 2
+    with plain_channel(vhost) as channel, pytest.raises(ChannelClosedByBroker, match="NOT_FOUND"):
+        channel.queue_declare("alone", passive=True)
+    assert meant("alone", kind="queue", declare=True) == ("queue", "alone", [])
+    assert meant("alone", type="fanout", declare=True, durable=False) == ("exchange", "alone", [""])
 
 
 def test_the_logs_can_be_listened_to_before_anybody_has_logged(vhost: str, settings: Any) -> None:
@@ -134,6 +149,12 @@ def test_keys_may_follow_options(vhost: str, run_process: ProcessStarter) -> Non
     publish("x", "--queue", "q", "--declare")
     listener = run_process("mq", "listen", "amq.direct", "--json", "info", "--prefetch", "5", "error")
     listener.wait_for_line("^Listening on exchange amq.direct for info, error. Press CTRL")
+
+
+def test_the_helps_teach_a_pattern_that_takes_the_errors_of_every_logger() -> None:
+    for examples in (mq_command.EXAMPLES, listen.EXAMPLES):
+        [taught] = re.findall(r'mq listen logs "orders.#" "(\S+)"', examples)
+        assert all(routing.matches(taught, key) for key in ("warren.error", "django.request.error"))
 
 
 def test_an_exclusive_queue_of_another_is_told(vhost: str) -> None:
@@ -210,6 +231,39 @@ def test_no_more_is_taken_than_is_wanted(vhost: str, how: str) -> None:
         put(channel, *[b"%d" % number for number in range(200)])
     assert mq("listen", "q", how, "--max-messages", "2").lines == ["q\t0", "q\t1"]
     eventually(lambda: queue_length(vhost, "q") == 198)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("how", ["--ack", "--auto-ack"])
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_the_message_after_the_last_one_wanted_is_not_touched(vhost: str, kind: str, how: str, wanted: int) -> None:
+    with plain_channel(vhost) as channel:
+        channel.queue_declare("q", durable=True, arguments={"x-queue-type": kind})
+        channel.confirm_delivery()
+        for number in range(5):
+            channel.basic_publish("", "q", b"%d" % number)
+        taken = mq("listen", "q", how, "--max-messages", str(wanted), "--json").lines
+        eventually(lambda: queue_length(vhost, "q") == 5 - wanted)
+        left = [channel.basic_get("q") for _ in range(5 - wanted)]
+
+    assert [json.loads(line)["body"] for line in taken] == [str(number) for number in range(wanted)]
+    assert [body for _, _, body in left] == [b"%d" % number for number in range(wanted, 5)]
+    assert [method.redelivered for method, _, _ in left] == [False] * (5 - wanted)
+
+
+def test_what_came_before_the_last_one_wanted_was_done_goes_back(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        put(channel, *[b"%d" % number for number in range(50)])
+        assert mq("listen", "q", "--max-messages", "2", "--prefetch", "20").lines == ["q\t0", "q\t1"]
+        eventually(lambda: queue_length(vhost, "q") == 48)
+        assert mq("peek", "q", "--count", "2").lines == ["q\t2", "q\t3"]
+
+
+def test_the_last_one_wanted_of_an_exchange_ends_it_well(vhost: str, run_process: ProcessStarter) -> None:
+    listener = listening(run_process, "amq.fanout", "--max-messages", "2")
+    publish("x", "--exchange", "amq.fanout", "--count", "3")
+    assert listener.wait() == 0
+    assert listener.lines[1:] == ["\tx", "\tx", "Stopped after 2 messages."]
 
 
 def test_with_auto_ack_the_broker_forgets_what_it_sent(

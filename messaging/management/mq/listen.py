@@ -26,7 +26,8 @@ EXAMPLES = """
 examples:
   manage.py mq listen hello                          what a queue brings; each acknowledged once it is printed
   manage.py mq listen task_queue --dots 1 --prefetch 1    work a second for each dot, one message at a time
-  manage.py mq listen logs "orders.#" "*.error"      what a topic exchange passes on by these keys
+  manage.py mq listen logs "orders.#" "#.error"      what a topic exchange passes on by these keys: # takes any number
+                                                     of words, * one
   manage.py mq listen direct_logs info warning --json     one JSON object a line
   manage.py mq listen offers --header format=pdf --header kind=report --match any
   manage.py mq listen topic_logs "kern.*" --declare --type topic    make the exchange, if need be
@@ -78,9 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--prefetch", type=positive, metavar="N",
-        help="unacknowledged messages to hold (default: settings; with --keep as many as can be)",
+        help="unacknowledged messages to hold (default: settings; with --max-messages 1, so that no other is touched: "
+        "more is faster; with --keep as many as can be)",
     )  # fmt: skip
-    parser.add_argument("--max-messages", type=from_one, metavar="N", help="leave after N messages")
+    parser.add_argument(
+        "--max-messages", type=from_one, metavar="N",
+        help="leave after N messages. A reader that leaves a pipe, such as `| head -3`, may have been handed more, "
+        "which are acknowledged and read by nobody: say N",
+    )  # fmt: skip
     parser.add_argument(
         "--dots", type=_seconds, default=0.0, metavar="SECONDS",
         help="work so long for each dot in a body, before the acknowledgement",
@@ -179,8 +185,14 @@ class _Listening:
             self._sum_up()
 
     def _prefetch(self) -> int:
-        most = 65535 if self._how == "keep" else conf.get().prefetch
-        return min(self._options["prefetch"] or most, self._options["max_messages"] or 65535)
+        wanted = self._options["max_messages"]
+        if self._how == "keep":
+            most = 65535
+        elif wanted:
+            most = 1  # of more, each acknowledgement would bring another, and the last ones nobody wants
+        else:
+            most = conf.get().prefetch
+        return min(self._options["prefetch"] or most, wanted or 65535)
 
     def _what(self, source: Source) -> str:
         if source.kind == "queue":
@@ -200,12 +212,19 @@ class _Listening:
                 self._come_back(source, news)
 
     def _take(self, arrival: Arrival) -> None:
+        is_last = self._shown + 1 == self._options["max_messages"]
         if self._ack_first:
-            self._listener.ack(arrival)
+            self._ack(arrival, is_last=is_last)
         write_message(self._command, arrival, as_json=self._options["json"])
         self._shown += 1
         if self._worked(arrival) and self._how == "ack":
-            self._listener.ack(arrival)
+            self._ack(arrival, is_last=is_last)
+
+    def _ack(self, arrival: Arrival, *, is_last: bool) -> None:
+        if is_last:
+            # The broker would send the next one, which is for somebody else: it would go back as delivered before.
+            self._listener.cancel()
+        self._listener.ack(arrival)
 
     def _take_the_rest(self) -> None:
         """Print what the broker has sent: nobody else has it any more. A flood is cut off."""

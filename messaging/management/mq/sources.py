@@ -114,6 +114,12 @@ def _logs_before_the_first_line(connection: Connection, logs: Exchange, wish: Wi
 
 def _declared(connection: Connection, wish: Wish) -> Source:
     if wish.may_be_queue:
+        if not wish.kind and exchange_stands(connection, wish.name):
+            raise CommandError(
+                f"There is an exchange {wish.name}: leave --declare out to listen to it, or say --queue for a queue of "
+                "that name.",
+                returncode=EXIT_USAGE,
+            )
         declare_queue(connection, wish.name, durable=wish.durable, queue_type=wish.queue_type, arguments=wish.arguments)
         return Source("queue", wish.name)
     declare_exchange(connection, wish.name, wish.type, durable=wish.durable, arguments=wish.arguments)
