@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import structlog
 from django.db import DatabaseError, InterfaceError
 
 from messaging import conf, consumers, leases, topology
@@ -19,11 +18,12 @@ from messaging.broker.reply_codes import NOT_FOUND
 from messaging.declarer import NOTICE, Declarer
 from messaging.exceptions import BrokerUnavailable
 from messaging.leases import Mark
+from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
 from messaging.publishing import destination, expected_queues, is_for_whoever_listens, publishing_of
 from messaging.silence import Destination, Silences
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Rows, and bytes of their bodies, that may wait in memory; what does not fit waits in the table.
 HAND_OVER_LIMIT = 10_000

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Self
 
 import pika
-import structlog
 from pika import spec
 from pika.channel import Channel
 
@@ -19,9 +18,10 @@ from messaging.broker.connection import Connection
 from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import channel_closed, describe
 from messaging.exceptions import BrokerSilent, ChannelClosed
+from messaging.loggers import get_logger
 from messaging.message import OUTBOX_ID_HEADER, Message
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Fate(Enum):

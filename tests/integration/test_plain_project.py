@@ -138,3 +138,8 @@ def test_a_project_that_configures_structlog_has_it_its_way(plain: Plain) -> Non
 
     output, _ = plain.manage("mq", "-v", "2", "queues")
     assert any(json.loads(line)["event"] == "amqp.connected" for line in output.splitlines() if line[0] == "{")
+
+
+def test_no_module_asks_structlog_for_a_logger_past_this() -> None:
+    asking = [path.name for path in (ROOT / "messaging").rglob("*.py") if "structlog.get_logger" in path.read_text()]
+    assert asking == ["loggers.py"]
