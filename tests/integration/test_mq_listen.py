@@ -87,6 +87,20 @@ def test_keys_mean_nothing_to_a_fanout_exchange_so_another_is_meant(stands: None
     )
 
 
+@pytest.mark.parametrize(
+    ("keys", "note"),
+    [
+        (["app.logs", "a.#", "*.b"], ""),
+        (["app.logs", "a.#", "a.**"], "In key 'a.**' the word '**' stands for itself: patterns are * and # alone, "
+                                      "between dots."),
+        (["levels", "info"], ""),
+        (["levels", "info.*"], "levels is a direct exchange, without patterns: 'info.*' takes that very key alone."),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_less_of_a_pattern_than_it_looks_is_told(stands: None, keys: list[str], note: str) -> None:
+    assert found(keys[0], keys=keys[1:]).note == note
+
+
 def test_one_that_is_both_has_to_be_told_apart(stands: None) -> None:
     assert mq("listen", "both").err == "both is a queue and an exchange: say --queue or --exchange."
     assert meant("both", kind="queue") == ("queue", "both", [])

@@ -13,6 +13,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.declaring import declare_exchange, declare_queue, exchange_stands, exchange_type, queue_stands
 from messaging.broker.differences import Difference
 from messaging.management.arguments import EXIT_USAGE
+from messaging.management.mq.keys import said_of_bindings
 from messaging.routing import Binding, Exchange
 
 
@@ -140,6 +141,7 @@ def _bound(name: str, type_: str, wish: Wish) -> Source:
             note = f"{name} is a fanout exchange: it passes on everything, whatever the key." if wish.keys else ""
         case _:
             bindings = [Binding(name, "", key) for key in wish.keys or ["#"]]
+            note = said_of_bindings(name, type_, wish.keys)
     if problem := _mismatch(type_, wish):
         article = "an" if type_[0] in "aeiou" else "a"
         raise CommandError(f"{name} is {article} {type_} exchange: {problem}.", returncode=EXIT_USAGE)
