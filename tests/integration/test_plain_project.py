@@ -110,6 +110,14 @@ def test_the_settings_that_the_readme_shows_are_all_it_needs(tmp_path: Path) -> 
     assert "mq publish" in project.manage("tutorial", "hello")[0]
 
 
+def test_a_process_that_serves_says_what_it_does_on_standard_error(plain: Plain) -> None:
+    plain.manage("migrate", "--verbosity", "0")
+
+    output, beside = plain.manage("run_consumer", "dead_letters", "--burst")
+    assert output.splitlines()[-1].startswith("Stopped. ")
+    assert re.search(r"^\d{4}-\d\d-\d\d \S+ INFO messaging.broker.connection: amqp.connected ", beside, re.MULTILINE)
+
+
 def test_its_lines_go_where_the_settings_say_by_their_levels(plain: Plain) -> None:
     plain.settings(LOGGING)
 

@@ -24,8 +24,8 @@ from messaging.management.mq import (
     status,
     topology,
 )
-from messaging.management.quiet_log import quiet_log
 from messaging.management.tables import quiet_when_the_reader_leaves
+from messaging.management.terminal_log import quiet_log
 
 EXAMPLES = """
 examples:

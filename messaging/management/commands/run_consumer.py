@@ -14,6 +14,7 @@ from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
 from messaging.management.examples import CommandWithExamples
+from messaging.management.terminal_log import shown_log
 from messaging.models import InboxMessage
 from messaging.operations import dead_letters
 from messaging.shutdown import StopSignals
@@ -60,7 +61,7 @@ class Command(CommandWithExamples):
             burst=options["burst"],
         )
         self._banner(worker)
-        with StopSignals() as signals:
+        with shown_log(), StopSignals() as signals:
             try:
                 summary = worker.run(lambda: self._told_to_stop(signals))
             except BrokerUnavailable as error:

@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf, database
 from messaging.management.arguments import broker_unreachable
+from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
 from messaging.relay import Relay
 from messaging.shutdown import StopSignals
@@ -31,7 +32,7 @@ class Command(BaseCommand):
         self.stdout.write(f"Relay running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
         self.stdout.flush()
         thread = threading.Thread(target=relay.run, name="relay", daemon=True)
-        with StopSignals() as signals:
+        with shown_log(), StopSignals() as signals:
             thread.start()
             while not signals.received and thread.is_alive():
                 if relay.refusal:

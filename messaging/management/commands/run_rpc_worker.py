@@ -11,6 +11,7 @@ from django.core.management.base import CommandError, CommandParser
 from messaging.exceptions import BrokerRefused
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
 from messaging.management.examples import CommandWithExamples
+from messaging.management.terminal_log import shown_log
 from messaging.rpc import procedures
 from messaging.rpc.answering import Ending
 from messaging.rpc.exceptions import UnknownProcedure
@@ -56,7 +57,7 @@ class Command(CommandWithExamples):
             max_messages=options["max_messages"],
         )
         self._banner(server)
-        with StopSignals() as signals:
+        with shown_log(), StopSignals() as signals:
             try:
                 summary = server.run(
                     lambda: self._told_to_stop(signals), on_serving=lambda: self._say("Serving. Requests are answered.")

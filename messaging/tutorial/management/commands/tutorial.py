@@ -15,8 +15,8 @@ from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable
 from messaging.management.examples import CommandWithExamples
 from messaging.management.interrupts import told_when_interrupted
-from messaging.management.quiet_log import quiet_log
 from messaging.management.tables import quiet_when_the_reader_leaves
+from messaging.management.terminal_log import quiet_log
 from messaging.shutdown import StopSignals
 from messaging.tutorial.cleanup import Found, look, made_by, named, remove
 from messaging.tutorial.lessons import LESSONS, ExchangeMade, Lesson, QueueMade, find
