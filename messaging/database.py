@@ -25,9 +25,9 @@ from messaging.models import OutboxMessage
 
 #: First half of our advisory locks, so that they do not meet an application's own.
 _ADVISORY = 0x5741_5252
-#: disk_full, io_error and read_only_sql_transaction (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_TAKES_NO_ROWS = {"53100", "58030", "25006"}
-_SQLITE_TAKES_NO_ROWS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
+#: disk_full and io_error; read_only_sql_transaction (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_DISK_FAILS = {"53100", "58030", sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+_READ_ONLY = {"25006", sqlite3.SQLITE_READONLY}
 
 
 def alias() -> str:
@@ -78,13 +78,22 @@ def is_away(error: BaseException) -> bool:
 
 
 def takes_no_rows(error: BaseException) -> bool:
-    """Whether `error` means that a database can write nothing, whoever asks: its disk is full, or fails, or it is
-    read-only for the time being. Which database, the error does not tell."""
-    cause = error.__cause__
-    # Codes of SQLite have details beyond the first byte (https://www.sqlite.org/rescode.html).
-    if (code := getattr(cause, "sqlite_errorcode", None)) is not None:
-        return code & 0xFF in _SQLITE_TAKES_NO_ROWS
-    return getattr(cause, "sqlstate", None) in _TAKES_NO_ROWS
+    """Whether `error` means that a database can write nothing, whoever asks: its disk is full, or fails.
+
+    Which database that is, the error does not tell.
+    """
+    return _code(error) in _DISK_FAILS
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether `error` means that a database, or this transaction, may only read."""
+    return _code(error) in _READ_ONLY
+
+
+def _code(error: BaseException) -> str | int | None:
+    # SQLite's codes have details beyond the first byte (https://www.sqlite.org/rescode.html).
+    code: int | None = getattr(error.__cause__, "sqlite_errorcode", None)
+    return getattr(error.__cause__, "sqlstate", None) if code is None else code & 0xFF
 
 
 def is_sqlite() -> bool:

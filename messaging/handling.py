@@ -141,16 +141,17 @@ def _try(run: Callable[[], Verdict]) -> Verdict:
 
 
 @contextmanager
-def _no_fault_of_the_message() -> Iterator[None]:
+def _no_fault_of_the_message(*, handled: bool) -> Iterator[None]:
     """Inside are statements of ours. A handler's may fail in another database, or for what they want of it.
 
     Where the database takes no rows from us, raises DatabaseAway at once: were it over when the failure is recorded,
-    the message would have lost an attempt for nothing.
+    the message would have lost an attempt for nothing. Not where it may only read once the message is `handled`: the
+    handler may have said so.
     """
     try:
         yield
     except (InternalError, OperationalError) as error:
-        if database.takes_no_rows(error):
+        if database.takes_no_rows(error) or (database.is_read_only(error) and not handled):
             raise DatabaseAway(str(error).strip()) from error
         raise
 
@@ -159,14 +160,14 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     """Run the handler behind the fence, inside the caller's transaction."""
     started = time.monotonic()
     delivery.intended.clear()  # of a try that was rolled back
-    with _no_fault_of_the_message():
+    with _no_fault_of_the_message(handled=False):
         if ordering.must_wait(consumer, delivery):
             return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
         row_id = inbox.admit(delivery)
     if row_id is None:
         return Verdict.DUPLICATE
     _call(consumer, event, delivery)
-    with _no_fault_of_the_message():
+    with _no_fault_of_the_message(handled=True):
         ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
         inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
         ordering.release_next(consumer, delivery.message.ordering_key)

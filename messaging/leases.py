@@ -29,6 +29,9 @@ LONGEST_REST = 60
 LOSSES_AT_ONCE = 3
 SILENCES_AT_ONCE = 1
 
+#: What is written of a row that rests untried.
+LEFT_ALONE = "not tried: where it goes, others get no confirm; one of them is tried every half minute"
+
 #: Bytes of bodies that one claim takes, but for its last row.
 CLAIM_BYTES = 16 * 1024 * 1024
 
@@ -99,8 +102,13 @@ def write(marks: Sequence[Mark]) -> None:
 
 
 def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0) -> None:
-    """End the leases of rows that were not tried, so that any relay takes them, after `rest` seconds or at once."""
-    changes: dict[str, Any] = {"publish_at": database.in_future(rest)} if rest else {}
+    """End the leases of rows that were not tried, so that any relay takes them.
+
+    At once, or after so many seconds of `rest`, which a silent destination has; the rows then say so.
+    """
+    changes: dict[str, Any] = {}
+    if rest:
+        changes = {"publish_at": database.in_future(rest), "last_error": LEFT_ALONE}
     with database.atomic():
         for token in {row.lease_token for row in rows}:
             _held([row.pk for row in rows if row.lease_token == token], token).update(

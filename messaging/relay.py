@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import threading
 import time
 from collections import deque
@@ -48,8 +47,8 @@ class _Held:
     publish_before: float
 
 
-#: By destination, exchange and routing key: what may be sent together where not all may.
-_Groups = dict[tuple[Destination, str, str], list[_Held]]
+#: By destination, and then by exchange and routing key: what may be sent together where not all may.
+_Groups = dict[Destination, dict[tuple[str, str], list[_Held]]]
 
 
 class Relay:
@@ -215,11 +214,11 @@ class Relay:
     def _publish_sorted(self, held: Sequence[_Held]) -> None:
         """Publish what may be sent together, then what goes alone; what has to rest is given back."""
         together, apart, resting = self._sort(held)
-        for seconds, rows in resting.items():
-            leases.give_back(rows, seconds)
         if together:
             self._learn(together, self._publish(together))
         self._publish_apart(apart)
+        for seconds, rows in resting.items():
+            self._return(rows, seconds)
 
     def _sort(self, held: Sequence[_Held]) -> tuple[list[_Held], _Groups, dict[float, list[OutboxMessage]]]:
         """Return what may be sent together, what goes alone, by destination, and what rests, for how many seconds.
@@ -240,43 +239,51 @@ class Relay:
             if rest := self._silences.rest(where):
                 resting.setdefault(math.ceil(rest), []).append(row)
             elif alone or self._silences.doubted(where):
-                apart.setdefault((where, row.exchange, row.routing_key), []).append(each)
+                apart.setdefault(where, {}).setdefault((row.exchange, row.routing_key), []).append(each)
             else:
                 together.append(each)
         return together, apart, resting
 
     def _publish_apart(self, groups: _Groups) -> None:
-        """Publish group by group, until one gets no word: what would come after it is given back, for another turn.
-
-        By chance, so that no group is for ever behind one that gets none.
-        """
-        waiting = list(groups.items())
-        random.shuffle(waiting)
-        while waiting:
-            if self._marks:  # what is confirmed shall not wait, unmarked, for a group that may get no word
-                self._write_marks()
-            if self._stopping or not self._wait_until_ready():
-                break
-            (where, *_), group = waiting.pop()
-            ours = [each for each in group if each.publish_before > time.monotonic()]
-            if ours and not self._learn(ours, self._publish(ours), alone=where):
-                break
-        if waiting:
-            leases.give_back([each.row for _, group in waiting for each in group])
+        """Publish group by group, until one gets no word: what would come after it is given back, for another turn."""
+        waiting = [(where, group) for where in self._silences.in_order(groups) for group in groups[where].values()]
+        try:
+            while waiting and not self._stopping and self._wait_until_ready():
+                if self._marks:  # what is confirmed shall not wait, unmarked, for a group that may get no word
+                    self._write_marks()
+                where, group = waiting.pop(0)
+                ours = [each for each in group if each.publish_before > time.monotonic()]
+                if self._silences.silent(where) and len(ours) > 1:
+                    waiting.insert(0, (where, ours[1:]))
+                    ours = ours[:1]
+                if ours and not self._learn(ours, self._publish(ours), alone=where):
+                    break
+        finally:
+            self._return([each.row for _, group in waiting for each in group])
 
     def _learn(self, held: Sequence[_Held], outcomes: Sequence[Outcome], alone: Destination | None = None) -> bool:
         """Remember who gave no word of those that were sent, perhaps `alone`; return whether all gave one."""
         unheard = [each.row for each, outcome in zip(held, outcomes, strict=True) if outcome.fate is Fate.UNKNOWN]
-        if alone and len(unheard) < len(held):
-            self._silences.answered(alone)
+        heard = len(unheard) < len(held)
+        if alone and heard:
+            self._silences.gave_word(alone)
         if self._publisher.connection.blocked or self._stopping:
             pass  # nobody gets a word during an alarm, and few in the time that is left
-        elif alone and any(outcome.late for outcome in outcomes):
-            self._silences.silent(alone)
+        elif alone and not heard and any(outcome.late for outcome in outcomes):
+            self._silences.gave_no_word(alone)
         else:
             for row in unheard:
                 self._silences.doubt(alone or destination(row))
         return not unheard
+
+    def _return(self, rows: Sequence[OutboxMessage], rest: float = 0.0) -> None:
+        """Give rows back that were not tried. Where the database fails nothing is lost: their leases end by themselves,
+        and what is published meanwhile does not wait for it."""
+        if rows:
+            try:
+                leases.give_back(rows, rest)
+            except (DatabaseError, InterfaceError) as error:
+                log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
 
     def _publish(self, held: Sequence[_Held]) -> list[Outcome]:
         outcomes = self._send([each.row for each in held])

@@ -2,66 +2,77 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 #: The queues that must take a row's message; where we know of none, the exchange and routing key it goes to.
 Destination = frozenset[str] | tuple[str, str]
 
-#: Seconds of the first pause after a silence; each further one is twice as long, up to the longest.
-FIRST_PAUSE = 5.0
-LONGEST_PAUSE = 60.0
-
-
-@dataclass(slots=True)
-class _Doubt:
-    """Nothing is sent until `until`, and then apart from all else."""
-
-    until: float
-    pause: float
+#: Seconds between two tries of destinations that gave no word when they were tried alone.
+PAUSE = 30.0
+#: Seconds after which a destination is forgotten of which nothing was heard: keys may be made of ids, and be used once.
+MEMORY = 600.0
 
 
 class Silences:
-    """What one relay has learnt of destinations, until they answer again or nothing was heard of them for long.
+    """What one relay has learnt of destinations.
 
     A channel does one thing after the other. For a queue without a leader it waits, a minute in RabbitMQ 3.10 and 4.3,
-    and whatever was sent after it gets no word either. In what was sent together all are therefore doubted; in what
-    went alone, the one. Of one thread; times are those of `clock`, in seconds.
+    and whatever was sent after it gets no word either. So all that went together without a word are in doubt, and each
+    goes alone until it gets one. Who gets none alone is silent: of those one is tried in each PAUSE, with one message.
+    Of one thread; times are those of `clock`, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._doubts: dict[Destination, _Doubt] = {}
+        #: When each was last doubted, silent, answering.
+        self._doubted: dict[Destination, float] = {}
+        self._silent: dict[Destination, float] = {}
+        self._answered: dict[Destination, float] = {}
+        self._next_trial = 0.0
 
     def __bool__(self) -> bool:
-        """Whether any destination is doubted."""
-        return bool(self._doubts)
+        """Whether any destination is in doubt or silent."""
+        return bool(self._doubted or self._silent)
 
     def doubted(self, where: Destination) -> bool:
-        """Whether messages for it had better go alone."""
-        return where in self._doubts
+        """Whether messages for it go alone."""
+        return where in self._doubted or where in self._silent
+
+    def silent(self, where: Destination) -> bool:
+        """Whether it gave no word when it was last tried alone: the next try is of one message."""
+        return where in self._silent
 
     def rest(self, where: Destination) -> float:
         """Return the seconds for which nothing should be sent there; 0 where it may be tried."""
-        doubt = self._doubts.get(where)
-        return max(0.0, doubt.until - self._clock()) if doubt else 0.0
+        return max(0.0, self._next_trial - self._clock()) if where in self._silent else 0.0
+
+    def in_order(self, destinations: Iterable[Destination]) -> list[Destination]:
+        """Return them as they are best tried: who answered lately first, who was silent last, otherwise by chance, so
+        that none is for ever behind one that gives no word."""
+        shuffled = random.sample(found := list(destinations), len(found))
+        return sorted(shuffled, key=lambda where: (where in self._silent, where not in self._answered))
 
     def doubt(self, where: Destination) -> None:
         """Take note that it may have been the reason why others got no word."""
-        self._doubts.setdefault(where, _Doubt(self._clock(), 0.0))
+        self._doubted[where] = self._clock()
 
-    def silent(self, where: Destination) -> None:
-        """Take note that it gave no word when it was tried alone: it is left alone for a while."""
-        before = self._doubts.get(where)
-        pause = min(max(FIRST_PAUSE, 2 * before.pause if before else 0.0), LONGEST_PAUSE)
-        self._doubts[where] = _Doubt(self._clock() + pause, pause)
+    def gave_no_word(self, where: Destination) -> None:
+        """Take note that it was tried alone in vain."""
+        self._silent[where] = now = self._clock()
+        self._next_trial = now + PAUSE
 
-    def answered(self, where: Destination) -> None:
-        """Take note that the broker gave its word, whatever it was."""
-        self._doubts.pop(where, None)
+    def gave_word(self, where: Destination) -> None:
+        """Take note that the broker answered, whatever it said. If it had been silent, others may be well again too."""
+        self._answered[where] = now = self._clock()
+        self._doubted.pop(where, None)
+        if self._silent.pop(where, None) is not None:
+            self._next_trial = now
 
     def forget_old(self) -> None:
-        """Drop the doubts that nothing has confirmed for long: keys may be made of ids, and never be used again."""
-        long_ago = self._clock() - 2 * LONGEST_PAUSE
-        self._doubts = {where: doubt for where, doubt in self._doubts.items() if doubt.until > long_ago}
+        """Drop what nothing has confirmed for MEMORY seconds."""
+        old = self._clock() - MEMORY
+        for times in (self._doubted, self._silent, self._answered):
+            for where in [where for where, then in times.items() if then < old]:
+                del times[where]

@@ -10,9 +10,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.utils import timezone
 
+from messaging import leases, silence
 from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import Relay
@@ -122,6 +123,49 @@ def test_what_is_confirmed_is_marked_before_a_silent_queue_is_waited_for(
             a_row("tests.silent", publish_attempts=5)
             well = a_row("tests.well")
         eventually(lambda: is_published(well))
+
+
+def test_a_silent_queue_is_tried_again_with_one_message(
+    vhost: str, broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "PAUSE", 0.5)
+    declare(vhost, "tests.silent")
+    with running_relay() as relay:
+        with silent(broker, vhost, "tests.silent"):
+            rows = [a_row("tests.silent", publish_attempts=5) for _ in range(10)]
+            eventually(lambda: count(publish_attempts__gt=6))
+            assert count(publish_attempts__gt=6) < len(rows) / 2
+            assert relay._silences.silent(frozenset({"tests.silent"}))
+        eventually(lambda: count(state=State.PUBLISHED) == len(rows), within=90)
+
+
+def test_a_row_that_rests_untried_says_why(vhost: str, broker: RabbitMQNode) -> None:
+    declare(vhost, "tests.silent")
+    with silent(broker, vhost, "tests.silent"), running_relay() as relay:
+        a_row("tests.silent", publish_attempts=5)
+        eventually(lambda: relay._silences.rest(frozenset({"tests.silent"})))
+        new = a_row("tests.silent")
+        eventually(lambda: count(pk=new.pk, last_error__startswith="not tried: "))
+
+
+def test_a_database_that_cannot_take_rows_back_holds_up_no_other(
+    vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "LEASE": 200}
+    declare(vhost, "tests.silent", "tests.well")
+
+    def locked(*_: Any) -> None:
+        raise OperationalError("database is locked")
+
+    with silent(broker, vhost, "tests.silent"), running_relay() as relay:
+        a_row("tests.silent", publish_attempts=5)
+        eventually(lambda: relay._silences.rest(frozenset({"tests.silent"})))
+        monkeypatch.setattr(leases, "give_back", locked)
+        with transaction.atomic():
+            a_row("tests.silent")
+            well = a_row("tests.well")
+        eventually(lambda: is_published(well))
+        monkeypatch.undo()
 
 
 def test_rows_that_lost_their_connection_wait_for_no_quiet_moment_of_the_shop(vhost: str, settings: Any) -> None:

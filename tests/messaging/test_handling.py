@@ -157,6 +157,16 @@ def test_what_a_handler_finds_full_may_not_be_our_database_and_is_a_failed_attem
     assert DeliveryAttempt.objects.get().outcome == "failed"
 
 
+@pytest.mark.only_on("postgresql")
+def test_a_handler_that_makes_its_transaction_read_only_has_failed() -> None:
+    def reads(event: Noted, delivery: Delivery) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION READ ONLY")
+
+    assert handling.handle(a_consumer(reads), a_delivery()) == "retrying"
+    assert "read-only" in InboxMessage.objects.get().reason
+
+
 def test_an_integrity_error_of_the_handlers_own_is_a_failed_attempt() -> None:
     assert handling.handle(a_consumer(raising(IntegrityError("taken"))), a_delivery()) == "retrying"
 

@@ -1,8 +1,8 @@
 """What a relay remembers of destinations that gave no word."""
 
-from messaging.silence import FIRST_PAUSE, LONGEST_PAUSE, Silences
+from messaging.silence import MEMORY, PAUSE, Silences
 
-NOTES, OTHERS = frozenset({"tests.notes"}), frozenset({"tests.others"})
+NOTES, OTHERS, WELL = frozenset({"tests.notes"}), frozenset({"tests.others"}), frozenset({"tests.well"})
 
 
 class Clock:
@@ -12,61 +12,80 @@ class Clock:
         return self.now
 
 
-def test_who_was_silent_alone_rests_and_longer_each_time_up_to_a_minute() -> None:
-    clock = Clock()
-    silences = Silences(clock)
-    pauses = []
-    for _ in range(6):
-        silences.silent(NOTES)
-        pauses.append(silences.rest(NOTES))
-        clock.now += pauses[-1]
-        assert silences.rest(NOTES) == 0
-        assert silences.doubted(NOTES)
-    assert pauses == [5, 10, 20, 40, 60, 60]
-    assert pauses[0] == FIRST_PAUSE
-    assert pauses[-1] == LONGEST_PAUSE
-
-
 def test_who_may_only_have_been_the_reason_goes_alone_at_once() -> None:
     silences = Silences(Clock())
     assert not silences
     silences.doubt(NOTES)
     assert silences
     assert silences.doubted(NOTES)
+    assert not silences.silent(NOTES)
     assert silences.rest(NOTES) == 0
     assert not silences.doubted(OTHERS)
 
 
-def test_a_doubt_shortens_no_rest() -> None:
-    silences = Silences(Clock())
-    silences.silent(NOTES)
-    silences.doubt(NOTES)
-    assert silences.rest(NOTES) == FIRST_PAUSE
+def test_who_was_tried_alone_in_vain_rests_until_the_next_trial() -> None:
+    clock = Clock()
+    silences = Silences(clock)
+    silences.gave_no_word(NOTES)
+    assert silences.silent(NOTES)
+    assert silences.rest(NOTES) == PAUSE
+    clock.now += PAUSE
+    assert silences.rest(NOTES) == 0
+    assert silences.silent(NOTES)
 
 
-def test_an_answer_ends_all_doubt() -> None:
+def test_of_all_that_are_silent_one_is_tried_in_each_pause() -> None:
+    clock = Clock()
+    silences = Silences(clock)
+    silences.gave_no_word(NOTES)
+    clock.now += PAUSE
+    silences.gave_no_word(OTHERS)
+    assert silences.rest(NOTES) == silences.rest(OTHERS) == PAUSE
+
+
+def test_once_one_that_was_silent_answers_the_others_may_be_tried_at_once() -> None:
     silences = Silences(Clock())
-    silences.silent(NOTES)
-    silences.silent(NOTES)
-    silences.answered(NOTES)
-    assert not silences
-    silences.silent(NOTES)
-    assert silences.rest(NOTES) == FIRST_PAUSE
+    silences.gave_no_word(NOTES)
+    silences.gave_no_word(OTHERS)
+    silences.gave_word(NOTES)
+    assert not silences.doubted(NOTES)
+    assert silences.silent(OTHERS)
+    assert silences.rest(OTHERS) == 0
+
+
+def test_an_answer_of_one_that_was_only_doubted_ends_no_rest_of_others() -> None:
+    silences = Silences(Clock())
+    silences.gave_no_word(NOTES)
+    silences.doubt(WELL)
+    silences.gave_word(WELL)
+    assert not silences.doubted(WELL)
+    assert silences.rest(NOTES) == PAUSE
+
+
+def test_who_has_answered_goes_first_who_was_silent_last_and_the_rest_by_chance() -> None:
+    silences = Silences(Clock())
+    silences.gave_word(WELL)
+    silences.doubt(WELL)
+    silences.gave_no_word(NOTES)
+    new = [("orders.events", f"order.{number}") for number in range(20)]
+    orders = [silences.in_order([NOTES, *new, WELL]) for _ in range(5)]
+    assert all(order[0] == WELL and order[-1] == NOTES and set(order[1:-1]) == set(new) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
 
 
 def test_what_was_not_heard_of_for_long_is_forgotten() -> None:
     """Destinations may be named by ids, and never be used again."""
     clock = Clock()
     silences = Silences(clock)
-    silences.silent(NOTES)
-    clock.now += 1.9 * LONGEST_PAUSE
+    silences.gave_no_word(NOTES)
+    clock.now += 0.9 * MEMORY
     silences.doubt(("orders.events", "order.1"))
     silences.forget_old()
     assert silences.doubted(NOTES)
-    clock.now += LONGEST_PAUSE
+    clock.now += 0.2 * MEMORY
     silences.forget_old()
     assert not silences.doubted(NOTES)
     assert silences
-    clock.now += 2 * LONGEST_PAUSE
+    clock.now += MEMORY
     silences.forget_old()
     assert not silences
