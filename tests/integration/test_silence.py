@@ -110,7 +110,7 @@ def test_what_has_piled_up_for_a_silent_queue_keeps_nothing_new_from_its_own(
         with running_relay() as relay:
             eventually(lambda: relay._publisher.ready)
             new = a_row("tests.well")
-            eventually(lambda: is_published(new), within=12)
+            eventually(lambda: is_published(new))
 
 
 def test_what_is_confirmed_is_marked_before_a_silent_queue_is_waited_for(
