@@ -17,6 +17,7 @@ from script.services.owned import (
     belongs,
     end,
     end_all,
+    is_paused,
     owned_pids,
     signal_owned,
     start_owned,
@@ -119,8 +120,12 @@ class PostgreSQLCluster:
         if self.pid is None:
             raise ServiceError("The PostgreSQL server does not run: it cannot be paused.")
         # The server first, so that it starts no session in between.
-        for pid in [self.pid, *owned_pids(self.directory)]:
-            signal_owned(pid, self.directory, signal.SIGSTOP)
+        signal_owned(self.pid, self.directory, signal.SIGSTOP)
+        # On a busy machine each may take another step before it stops.
+        while running := [pid for pid in owned_pids(self.directory) if not is_paused(pid)]:
+            for pid in running:
+                signal_owned(pid, self.directory, signal.SIGSTOP)
+            time.sleep(POLL_INTERVAL)
 
     def resume(self) -> None:
         """Let a paused server go on; one that is not paused does not notice."""
