@@ -21,6 +21,7 @@ from messaging.broker.publisher import Fate, Outcome
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND
 from messaging.message import storable_text
 from messaging.models import OutboxMessage
+from messaging.silence import PAUSE
 
 #: Longest rest, in seconds, between two tries of a row that could not be routed or stored, or got no word.
 LONGEST_REST = 60
@@ -30,7 +31,7 @@ LOSSES_AT_ONCE = 3
 SILENCES_AT_ONCE = 1
 
 #: What is written of a row that rests untried.
-LEFT_ALONE = "not tried: where it goes, others get no confirm; one of them is tried every half minute"
+LEFT_ALONE = f"not tried: where it goes, others get no confirm; one of them is tried every {PAUSE:g} s"
 
 #: Bytes of bodies that one claim takes, but for its last row.
 CLAIM_BYTES = 16 * 1024 * 1024

@@ -122,6 +122,7 @@ def _boxes() -> Boxes:
             oldest=_oldest(),
             now=database.now(),
             overdue=due.values_list("pk", flat=True).first() is not None,
+            # Not by the first try: a retry that was written long ago has its first one late.
             unconfirmed=waiting.filter(
                 state=outbox.PENDING, publish_attempts__gt=1, created_at__lt=database.in_future(-OVERDUE)
             ).exists(),

@@ -26,7 +26,7 @@ from tests.support.consuming import (
     registered,
 )
 from tests.support.running import InThread
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, seconds_pass
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -352,7 +352,7 @@ def test_no_more_than_the_rate_go_in_a_second_however_slow_the_database_was(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(*told: Any, **more: Any) -> None:
-        time.sleep(0.1)
+        seconds_pass(0.1)
         send_again(*told, **more)
 
     send_again = outbox.send_again
