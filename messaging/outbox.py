@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import structlog
-from django.db import transaction
+from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from messaging import conf, database, relay_thread
 from messaging.consumers import MAX_PRIORITY, exchange_of
@@ -25,6 +26,7 @@ def add(
     ordering_key: str = "",
     priority: int | None = None,
     delay: timedelta | None = None,
+    using: str | None = None,
 ) -> list[OutboxMessage]:
     """Write `events` with the current transaction; once it commits they are published, never if it does not.
 
@@ -35,11 +37,16 @@ def add(
     Messages with the same `ordering_key` are handled one after the other at each consumer, in the order in which
     their transactions commit; two such transactions therefore wait for each other from here on.
 
-    Raises OutsideTransaction where there is no transaction to commit with, BodyTooLarge over `MAX_BODY_BYTES`,
-    ValueError for an ordering key over 255 characters, a priority that is none, and an event whose fields make no
-    routing key or header.
+    The outbox follows one database, `messaging.database.alias()` (without a router: "default"). Where a transaction of
+    another one is open as well, Django cannot tell which change the event reports: say `using="default"` (the
+    outbox's database) if it is one of the outbox's own.
+
+    Raises OutsideTransaction where there is no transaction to commit with, or where it may be another database's that
+    the event reports; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for an ordering key over 255 characters, a
+    priority that is none, and an event whose fields make no routing key or header.
     """
     _require_transaction()
+    _require_own_transaction(using)
     if ordering_key:
         if len(ordering_key) > MAX_ID_LENGTH:
             raise ValueError(f"an ordering key has at most {MAX_ID_LENGTH} characters")
@@ -125,13 +132,40 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
 
 
 def _require_transaction() -> None:
-    blocks: list[Any] = database.connection().atomic_blocks
-    # A TestCase wraps each test in blocks of its own, which never commit: look through them, as `durable` does.
-    if all(block._from_testcase for block in blocks):
+    if not _has_transaction(database.connection()):
         raise OutsideTransaction(
-            "outbox.add() must run inside transaction.atomic(), together with the change that the event reports; "
-            "otherwise a crash in between would lose the event or report what never happened."
+            f"outbox.add() must run inside transaction.atomic() of the database {database.alias()!r}, together with "
+            "the change that the event reports; otherwise a crash in between would lose the event or report what never "
+            "happened."
         )
+
+
+def _require_own_transaction(using: str | None) -> None:
+    """Raise OutsideTransaction where the event may report a change in a database that the outbox is not in."""
+    own = database.alias()
+    if using == own:
+        return
+    others = sorted(
+        each.alias for each in connections.all(initialized_only=True) if each.alias != own and _has_transaction(each)
+    )
+    if using is not None:
+        raise OutsideTransaction(
+            f"The outbox is in the database {own!r}, so an event cannot commit together with a change in {using!r}. "
+            f"Add the event in a transaction of {own!r}, after the one of {using!r} has committed."
+        )
+    if others:
+        raise OutsideTransaction(
+            f"The outbox is in the database {own!r}, and a transaction of {', '.join(map(repr, others))} is open too: "
+            "if the event reports a change there, it would be published even where that change is rolled back. "
+            f'Add it after that transaction, or, if it reports a change in {own!r}, say outbox.add(..., using="{own}").'
+        )
+
+
+def _has_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the connection is in a transaction that can commit."""
+    blocks: list[Any] = connection.atomic_blocks
+    # A TestCase wraps each test in blocks of its own, which never commit: look through them, as `durable` does.
+    return not all(block._from_testcase for block in blocks)
 
 
 def _checked_body(event: Event) -> bytes:

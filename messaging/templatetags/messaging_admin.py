@@ -1,12 +1,17 @@
 """Words of the message pages, as template filters."""
 
 from django import template
+from django.apps import apps
 
-from messaging.admin import words
 from messaging.masking import masked_text
 
 register = template.Library()
-register.filter("pill", words.pill)
-register.filter("moment", words.moment)
-register.filter("span", words.span)
 register.filter("masked_text", masked_text)
+
+# Django imports the template tags of every app at each command, also in a project that has no admin.
+if apps.is_installed("django.contrib.admin"):
+    from messaging.admin import words
+
+    register.filter("pill", words.pill)
+    register.filter("moment", words.moment)
+    register.filter("span", words.span)

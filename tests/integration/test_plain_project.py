@@ -31,6 +31,14 @@ STRUCTLOG = """
 import structlog
 structlog.configure(processors=[structlog.processors.JSONRenderer()])
 """
+#: A service without pages, users or sessions.
+BARE = """
+INSTALLED_APPS = ["messaging"]
+MIDDLEWARE = []
+ROOT_URLCONF = "plain.no_urls"
+SILENCED_SYSTEM_CHECKS = ["messaging.W001", "messaging.W002"]
+MESSAGING = {"AMQP_URLS": ["amqp://127.0.0.1:1/"]}
+"""
 #: What a program of such a project may run into.
 FAILS = """
 from messaging.loggers import get_logger
@@ -108,6 +116,19 @@ def test_the_settings_that_the_readme_shows_are_all_it_needs(tmp_path: Path) -> 
 
     assert project.manage("check") == ("System check identified no issues (0 silenced).\n", "")
     assert "mq publish" in project.manage("tutorial", "hello")[0]
+
+
+def test_a_project_needs_no_other_app_of_django(tmp_path: Path) -> None:
+    call_command("startproject", "plain", str(tmp_path))
+    (tmp_path / "plain" / "no_urls.py").write_text("urlpatterns = []")
+    project = Plain(tmp_path)
+    project.settings(BARE)
+
+    assert project.manage("check")[0] == "System check identified no issues (2 silenced).\n"
+    project.manage("migrate", "--verbosity", "0")
+    project.manage("messages", "reconcile", code=3)
+    assert "No message" in project.manage("messages", "list", code=1)[1]
+    assert json.loads(project.manage("mq", "asyncapi")[0])["asyncapi"]
 
 
 def test_a_process_that_serves_says_what_it_does_on_standard_error(plain: Plain) -> None:

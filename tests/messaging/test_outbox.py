@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import structlog
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.test import TestCase
 from django.utils import timezone
 
@@ -40,6 +40,19 @@ def handed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Handed:
     spy = Handed()
     monkeypatch.setattr(relay_thread, "hand_over", spy)
     return spy
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A second database, beside the outbox's; its alias."""
+    given = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    connections.settings["reports"] = connections.configure_settings({"default": {}, "reports": given})["reports"]
+    connections["reports"].connect()
+    # Django asks here whether the test may use the database; the test was declared before it was there.
+    monkeypatch.setattr(connections["reports"], "ensure_connection", lambda: None)
+    yield "reports"
+    connections["reports"].close()
+    del connections["reports"], connections.settings["reports"]
 
 
 @pytest.fixture
@@ -77,6 +90,42 @@ def test_an_event_outside_a_transaction_is_refused() -> None:
     with pytest.raises(OutsideTransaction):
         outbox.add(Noted(text="x"))
     assert not OutboxMessage.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_is_refused_where_it_may_report_a_change_in_another_database(reports: str) -> None:
+    """As under ATOMIC_REQUESTS: the transaction of the outbox's database is open around that of the other one."""
+    with (
+        transaction.atomic(),
+        transaction.atomic(using=reports),
+        pytest.raises(OutsideTransaction, match=r"'reports' is open too.*using=\"default\""),
+    ):
+        outbox.add(Noted(text="x"))
+    with transaction.atomic(using=reports), pytest.raises(OutsideTransaction, match=r"of the database 'default'"):
+        outbox.add(Noted(text="x"))
+    with transaction.atomic(), pytest.raises(OutsideTransaction, match=r"cannot commit together .* in 'reports'"):
+        outbox.add(Noted(text="x"), using=reports)
+    assert not OutboxMessage.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_beside_another_databases_transaction_is_taken_where_its_database_is_named(reports: str) -> None:
+    with transaction.atomic(using=reports), transaction.atomic():
+        outbox.add(Noted(text="x"), using="default")
+    with transaction.atomic(using=reports):
+        pass
+    with transaction.atomic():
+        outbox.add(Noted(text="the other one is over"))
+    assert OutboxMessage.objects.count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_block_of_a_test_case_in_another_database_is_no_transaction_of_it(reports: str) -> None:
+    block = transaction.atomic(using=reports)
+    block._from_testcase = True  # type: ignore[attr-defined]
+    with block, transaction.atomic():
+        outbox.add(Noted(text="x"))
+    assert OutboxMessage.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
