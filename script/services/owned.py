@@ -100,19 +100,34 @@ def owned_pids(directory: Path) -> list[int]:
 
 
 def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")[:-1]
-    except OSError:
-        return []
+    """Return the environment, asked of any thread: once the first thread has ended, only the others have one."""
+    for of in (str(pid), *_threads(pid)):
+        try:
+            content = Path(f"/proc/{of}/environ").read_bytes()
+        except OSError:
+            continue
+        if content:
+            return content.split(b"\0")[:-1]
+    return []
 
 
 def is_paused(pid: int) -> bool:
     """Whether a process is frozen by SIGSTOP, all its threads: they stop one after the other."""
-    return {_run_state(f"{pid}/task/{thread.name}") for thread in Path(f"/proc/{pid}/task").glob("*")} == {"T"}
+    return {_run_state(thread) for thread in _threads(pid)} == {"T"}
 
 
 def _is_alive(pid: int) -> bool:
-    return _run_state(str(pid)) not in {"", "Z", "X"}
+    """Whether any thread lives. A killed process is a zombie as soon as its first thread has ended; until the last one
+    has, it still holds its files and ports."""
+    return any(_run_state(thread) not in {"", "Z", "X"} for thread in _threads(pid))
+
+
+def _threads(pid: int) -> list[str]:
+    """Return the threads of a process, as paths below /proc."""
+    try:
+        return [f"{pid}/task/{thread}" for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 def _run_state(of: str) -> str:

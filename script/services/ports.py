@@ -2,6 +2,7 @@
 
 import random
 import socket
+import time
 from pathlib import Path
 
 #: Where ports that the kernel hands out by itself begin, if it does not say.
@@ -50,6 +51,20 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def free_again(*ports: int, patience: float = 5.0) -> bool:
+    """Wait up to `patience` seconds until servers could listen on all of these ports; return whether they could.
+
+    A server that was just killed holds its port for some milliseconds, longer on a busy machine. Its clients know its
+    address: started again, it should have the same port.
+    """
+    deadline = time.monotonic() + patience
+    while not all(is_free(port) for port in ports):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def answers(port: int, timeout: float = 1.0) -> bool:

@@ -24,7 +24,7 @@ from script.services.owned import (
     tail,
     user_group,
 )
-from script.services.ports import free_port, is_free
+from script.services.ports import free_again, free_port
 from script.services.state import StateFile, write_private
 
 USER = "warren"
@@ -143,7 +143,7 @@ class PostgreSQLCluster:
             shutil.chown(self.directory, user, user_group(user))
         state = self._state.read()
         port = state.get("port")
-        if port is None or not is_free(port):
+        if port is None or not free_again(port):
             port = free_port()
         self._state.save(port=port, password=state.get("password") or secrets.token_urlsafe(18), pid=None)
         if not (self._data / "postgresql.conf").exists():

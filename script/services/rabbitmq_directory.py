@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from script.services.owned import ServiceError
-from script.services.ports import free_port, is_free
+from script.services.ports import free_again, free_port
 from script.services.state import StateFile, write_private
 
 NODE_NAME = "warren@localhost"
@@ -58,7 +58,7 @@ def prepare(directory: Path, state: StateFile, tls: TlsFiles | None = None) -> N
     saved = state.read()
     ports = saved.get("ports", {})
     wanted = PORTS | {"amqps"} if tls else PORTS
-    if set(ports) != wanted or not all(is_free(port) for port in ports.values()):
+    if set(ports) != wanted or not free_again(*ports.values()):
         ports = {name: free_port() for name in sorted(wanted)}
     password = saved.get("password") or secrets.token_urlsafe(18)
     state.save(ports=ports, password=password, pid=None)

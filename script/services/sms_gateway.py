@@ -25,7 +25,7 @@ from script.services.owned import (
     start_owned,
     tail,
 )
-from script.services.ports import answers, free_port, is_free
+from script.services.ports import answers, free_again, free_port
 from script.services.sms_gateway_faults import PASSING, Fault, Misbehaviour
 from script.services.sms_gateway_ledger import SmsLedger
 from script.services.state import StateFile
@@ -173,7 +173,7 @@ class SmsGateway:
     def _prepare(self) -> None:
         state = self._state.read()
         port = state.get("port")
-        if port is None or not is_free(port):
+        if port is None or not free_again(port):
             port = free_port()
         token = state.get("token") or secrets.token_urlsafe(18)
         kind = {"honours_keys": self.honours_keys, "can_be_asked": self.can_be_asked}

@@ -1,8 +1,10 @@
 """Ports for private servers: two servers never get the same one."""
 
 import random
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -47,6 +49,14 @@ def test_a_port_that_another_process_was_given_is_not_given_here_until_that_ends
         other.kill()
         other.wait()
         assert ports.free_port() == theirs
+
+
+def test_a_server_that_starts_again_waits_for_its_old_port() -> None:
+    [port] = unused(1)
+    with socket.create_server(("127.0.0.1", port)) as dying:
+        assert not ports.free_again(port, patience=0)
+        threading.Timer(0.2, dying.close).start()
+        assert ports.free_again(port, patience=60)
 
 
 def test_without_any_free_port_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
