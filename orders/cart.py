@@ -1,23 +1,26 @@
-"""The cart: a few numbers in the session, and what they mean against today's catalogue."""
+"""The visitor's cart, and what it means against today's catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Any
-from uuid import UUID, uuid4
+from decimal import Decimal
+from uuid import UUID
 
 from django.contrib.sessions.backends.base import SessionBase
+from django.db import transaction
+from django.db.models import QuerySet, Sum
+from django.utils import timezone
 
-from orders.models import Order, Product
+from orders import models
+from orders.models import CartItem, Order, Product
 from orders.money import written
+from orders.visitors import get_key, get_or_make_key
 
 #: Pieces of one product, and different products, that a cart holds.
 MOST_PIECES = 99
 MOST_PRODUCTS = 50
-_KEY = "cart"
-_TOKEN_KEY = "checkout_token"  # noqa: S105  (the name of a session entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +28,9 @@ class CartLine:
     """A product as it can be bought now, with what changed since the shopper chose it."""
 
     product: Product
+    #: Pieces that can be ordered, and pieces that the shopper wanted.
     quantity: int
+    wanted: int
     notices: tuple[str, ...] = ()
 
     @property
@@ -33,80 +38,89 @@ class CartLine:
         return self.product.price * self.quantity
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a cart holds, and the token under which exactly that is ordered. An empty cart has no token."""
+
+    token: UUID | None
+    lines: list[CartLine]
+
+
+class OpenCart:
+    """The visitor's cart while nobody else changes it."""
+
+    def __init__(self, row: models.Cart) -> None:
+        self._row = row
+        self._items = {item.product_id: item for item in row.items.using(row._state.db)}
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._items) >= MOST_PRODUCTS
+
+    def quantity_of(self, product: Product) -> int:
+        item = self._items.get(product.pk)
+        return item.quantity if item else 0
+
+    def set(self, product: Product, quantity: int) -> None:
+        """Put `quantity` pieces into the cart at today's price; 0 takes the product out."""
+        item = self._items.pop(product.pk, None)
+        if quantity:
+            item = item or CartItem(cart=self._row, product=product)
+            item.quantity, item.price = quantity, product.price
+            item.save()
+            self._items[product.pk] = item
+        elif item:
+            item.delete()
+        self._row.changed_at = timezone.now()
+        self._row.save(update_fields=["changed_at"])
+
+
 class Cart:
     """The session's cart. Nothing in it is a promise: price and stock are read again wherever it is shown."""
 
     def __init__(self, session: SessionBase) -> None:
         self._session = session
-        stored = session.get(_KEY)
-        self._entries: dict[str, dict[str, Any]] = stored if isinstance(stored, dict) else {}
 
     def __len__(self) -> int:
         """Pieces, as the badge in the header shows them."""
-        return sum(entry["quantity"] for entry in self._entries.values())
+        return self._items().aggregate(pieces=Sum("quantity"))["pieces"] or 0
 
-    @property
-    def is_full(self) -> bool:
-        return len(self._entries) >= MOST_PRODUCTS
+    @contextmanager
+    def opened(self) -> Iterator[OpenCart]:
+        """Lock the cart for changes, which commit at the end: neither another tab nor an order comes in between."""
+        key = get_or_make_key(self._session)
+        with transaction.atomic():
+            yield OpenCart(models.Cart.objects.lock_or_make(key))
 
-    def quantity_of(self, product: Product) -> int:
-        entry = self._entries.get(str(product.pk))
-        return entry["quantity"] if entry else 0
+    def last_order(self) -> Order | None:
+        """Return the order that this cart became last: a browser that lost the answer does not know of it."""
+        cart = models.Cart.objects.filter(visitor_key=get_key(self._session)).select_related("last_order").first()
+        return cart.last_order if cart else None
 
-    def set(self, product: Product, quantity: int) -> None:
-        """Put `quantity` pieces into the cart at today's price; 0 takes the product out."""
-        if quantity:
-            self._entries[str(product.pk)] = {"quantity": quantity, "price": str(product.price)}
-        else:
-            self._entries.pop(str(product.pk), None)
-        self._store()
-
-    def forget(self, product_ids: Iterable[int]) -> None:
-        """Take out what was ordered. What is left, or comes next, gets a checkout token of its own."""
-        for pk in product_ids:
-            self._entries.pop(str(pk), None)
-        self._session.pop(_TOKEN_KEY, None)
-        self._store()
-
-    def checkout_token(self) -> UUID:
-        """Return the token of this cart: however many tabs and retries it is ordered from, it is one order."""
-        if _TOKEN_KEY not in self._session:
-            self._session[_TOKEN_KEY] = str(uuid4())
-        return UUID(self._session[_TOKEN_KEY])
-
-    def order_already_made(self) -> Order | None:
-        """Return the order this very cart became: a browser that lost the answer still holds the old cart."""
-        if _TOKEN_KEY not in self._session:
-            return None
-        return Order.objects.filter(checkout_token=self._session[_TOKEN_KEY]).first()
-
-    def lines(self) -> list[CartLine]:
+    def contents(self) -> Contents:
         """Return what the cart holds against the stock and prices of this moment, in the order it was filled."""
-        products = Product.objects.in_bulk([int(pk) for pk in self._entries])
-        return list(self._lines(products))
+        # Token and items by one statement: after an order neither is seen without the other.
+        items = list(self._items().select_related("cart", "product"))
+        return Contents(token=items[0].cart.token if items else None, lines=[_line(item) for item in items])
 
-    def _lines(self, products: dict[int, Product]) -> Iterator[CartLine]:
-        for pk, entry in self._entries.items():
-            product = products.get(int(pk))
-            if product is None:
-                continue
-            left = product.stock if product.active else 0
-            quantity = min(entry["quantity"], left)
-            yield CartLine(product=product, quantity=quantity, notices=tuple(_notices(product, entry, quantity)))
-
-    def _store(self) -> None:
-        self._session[_KEY] = self._entries
+    def _items(self) -> QuerySet[CartItem]:
+        return CartItem.objects.filter(cart__visitor_key=get_key(self._session))
 
 
-def _notices(product: Product, entry: dict[str, Any], quantity: int) -> Iterator[str]:
+def _line(item: CartItem) -> CartLine:
+    left = item.product.stock if item.product.active else 0
+    quantity = min(item.quantity, left)
+    return CartLine(
+        product=item.product, quantity=quantity, wanted=item.quantity, notices=tuple(_notices(item, quantity))
+    )
+
+
+def _notices(item: CartItem, quantity: int) -> Iterator[str]:
+    product = item.product
     if not quantity:
         yield f"{product.name} is sold out. It will not be part of your order."
         return
-    if quantity < entry["quantity"]:
-        yield f"Only {quantity} of {product.name} left: you wanted {entry['quantity']}."
-    try:
-        before = Decimal(entry["price"])
-    except InvalidOperation:
-        return
-    if before != product.price:
-        yield f"The price of {product.name} has changed from {written(before)} to {written(product.price)}."
+    if quantity < item.quantity:
+        yield f"Only {quantity} of {product.name} left: you wanted {item.quantity}."
+    if item.price != product.price:
+        yield f"The price of {product.name} has changed from {written(item.price)} to {written(product.price)}."

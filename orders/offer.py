@@ -34,6 +34,8 @@ class OfferedLine(BaseModel):
     product_id: int
     name: str
     quantity: int
+    #: Pieces that the cart held of it: more than `quantity` where there are fewer in stock.
+    in_cart: int
     unit_price: Decimal
 
     @property
@@ -63,6 +65,7 @@ class Offer(BaseModel):
                 "product_id": line.product.pk,
                 "name": line.product.name,
                 "quantity": line.quantity,
+                "in_cart": line.wanted,
                 "unit_price": line.product.price,
             }
             for line in lines
@@ -100,6 +103,6 @@ class Offer(BaseModel):
     def wanted(self) -> list[Wanted]:
         """The lines as `place_order` takes them, with the prices that were shown."""
         return [
-            Wanted(product_id=line.product_id, quantity=line.quantity, unit_price=line.unit_price)
+            Wanted(product_id=line.product_id, quantity=line.quantity, unit_price=line.unit_price, in_cart=line.in_cart)
             for line in self.lines
         ]

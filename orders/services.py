@@ -1,7 +1,7 @@
 """What happens to orders. Each function is one transaction: all of it commits, or nothing did.
 
 Locks are always taken in this order, so that no two of these functions wait for each other in a circle:
-order, products by rising key, red packets, campaign.
+cart, order, products by rising key, red packets, campaign.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from messaging import outbox
 from orders import red_packets
 from orders.events import OrderCancelled, OrderedProduct, OrderPlaced, OrderShipped
 from orders.exceptions import OutOfStock, PriceChanged, Refused, TooLate
-from orders.models import Document, Order, OrderLine, Product
+from orders.models import Cart, Document, Order, OrderLine, Product
 from orders.numbers import new_order_number
 from orders.shipping import ShippingQuote
 
@@ -37,11 +37,13 @@ _DOCUMENT_PREFIXES = {Document.Kind.RECEIPT: "R", Document.Kind.PACKING_SLIP: "P
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A product and how many. With `unit_price`, the order is refused if that is no longer the price."""
+    """A product and how many. With `unit_price`, the order is refused if that is no longer the price. `in_cart` says
+    how many pieces the cart held, where that was more: none of them stays there."""
 
     product_id: int
     quantity: int
     unit_price: Decimal | None = None
+    in_cart: int = 0
 
 
 def place_order(
@@ -58,7 +60,8 @@ def place_order(
 ) -> Order:
     """Commit an order with its stock, lines, documents, red packet and event, or nothing.
 
-    A second call with the same token, in whatever process or moment, returns the first one's order. `phone` is
+    A second call with the same token, in whatever process or moment, returns the first one's order. The cart that
+    has the token, if there is one, loses what was ordered and gets a new token in the same transaction. `phone` is
     E.164. Raises OutOfStock, PriceChanged, RedPacketRefused (all Refused).
     """
     if not wanted:
@@ -82,7 +85,7 @@ def place_order(
             break
         except IntegrityError:
             # A twin with another cart committed the token first, or the number is taken.
-            if twin := Order.objects.filter(checkout_token=checkout_token).first():
+            if twin := Order.objects.made_of(checkout_token):
                 return twin
             if draws_left == 1:
                 raise
@@ -133,13 +136,16 @@ def ship_order(order_number: str) -> Order:
 
 
 def _place(order: Order, wanted: Sequence[Wanted], red_packet_code: str) -> Order:
-    """Take the stock and write the order; return it, or the one that its twin made meanwhile."""
+    """Take the stock, write the order and empty its cart; return it, or the one that its twin made meanwhile."""
+    cart = Cart.objects.select_for_update().filter(token=order.checkout_token).first()
     products = Product.objects.lock(line.product_id for line in wanted)
     # Looked up only now: a twin of this call held the same locks until it had committed.
-    if twin := Order.objects.filter(checkout_token=order.checkout_token).first():
+    if twin := Order.objects.made_of(order.checkout_token):
         return twin
     _take_stock(wanted, products)
     _write(order, wanted, products, red_packet_code)
+    if cart:
+        cart.has_become(order, {line.product_id: max(line.quantity, line.in_cart) for line in wanted})
     return order
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, TypedDict
 
+from django.contrib.sessions.backends.base import SessionBase
 from django.http import Http404, HttpRequest
+from django.utils.crypto import salted_hmac
 
 from orders.models import Order
 
@@ -26,15 +28,27 @@ class Visitor(TypedDict):
 
 
 def visitor(request: HttpRequest) -> Visitor:
-    """Return who is asking. The key is empty until this browser has filled a cart."""
-    return Visitor(user=request.user, visitor_key=request.session.get(_VISITOR_KEY, ""))
+    """Return who is asking. The key is empty for a browser that has no session."""
+    return Visitor(user=request.user, visitor_key=get_key(request.session))
 
 
-def get_or_make_key(request: HttpRequest) -> str:
-    """Return the secret that ties orders to this session; it survives signing in."""
-    if _VISITOR_KEY not in request.session:
-        request.session[_VISITOR_KEY] = token_urlsafe(32)
-    return str(request.session[_VISITOR_KEY])
+def get_key(session: SessionBase) -> str:
+    """Return the secret that ties carts and orders to this session; empty for a session that was never saved.
+
+    Until `get_or_make_key` has stored it, the key follows from the session's own key: requests that come at once find
+    the same cart, whichever of them saves the session last.
+    """
+    stored = session.get(_VISITOR_KEY)  # loads the session: a key that the visitor made up is gone after that
+    if stored or not session.session_key:
+        return str(stored or "")
+    return salted_hmac("orders.visitors", session.session_key, algorithm="sha256").hexdigest()
+
+
+def get_or_make_key(session: SessionBase) -> str:
+    """Return the same secret, and store it in the session, so that it survives signing in."""
+    if _VISITOR_KEY not in session:
+        session[_VISITOR_KEY] = get_key(session) or token_urlsafe(32)
+    return str(session[_VISITOR_KEY])
 
 
 def show_to_guest(request: HttpRequest, order: Order) -> None:

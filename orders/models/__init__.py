@@ -1,5 +1,6 @@
 """The shop's tables, by topic."""
 
+from orders.models.cart import Cart, CartItem
 from orders.models.guess import Guess
 from orders.models.order import Document, Order, OrderLine
 from orders.models.product import Product
@@ -9,6 +10,8 @@ from orders.models.text_message import TextMessage
 
 __all__ = [
     "Campaign",
+    "Cart",
+    "CartItem",
     "Document",
     "Guess",
     "Order",

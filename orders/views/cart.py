@@ -5,7 +5,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
-from orders.cart import MOST_PIECES, MOST_PRODUCTS, Cart, CartLine
+from orders.cart import MOST_PIECES, MOST_PRODUCTS, Cart, CartLine, OpenCart
 from orders.forms import AddToCartForm, CartLineForm
 from orders.models import Product
 
@@ -13,7 +13,7 @@ from orders.models import Product
 @require_safe
 def show(request: HttpRequest) -> HttpResponse:
     """Show the cart against the stock and prices of this moment."""
-    return _render(request, Cart(request.session))
+    return _render(request)
 
 
 @require_POST
@@ -23,12 +23,12 @@ def add(request: HttpRequest, slug: str) -> HttpResponse:
     form = AddToCartForm(request.POST)
     if not form.is_valid():
         return render(request, "orders/product.html", {"product": product, "form": form})
-    cart = Cart(request.session)
-    already = cart.quantity_of(product)
-    if not already and cart.is_full:
-        messages.error(request, f"The cart is full: an order can hold {MOST_PRODUCTS} different products.")
-        return redirect("orders:cart")
-    _set(request, cart, product, already + form.cleaned_data["quantity"])
+    with Cart(request.session).opened() as cart:
+        already = cart.quantity_of(product)
+        if not already and cart.is_full:
+            messages.error(request, f"The cart is full: an order can hold {MOST_PRODUCTS} different products.")
+        else:
+            _set(request, cart, product, already + form.cleaned_data["quantity"])
     return redirect("orders:cart")
 
 
@@ -36,15 +36,15 @@ def add(request: HttpRequest, slug: str) -> HttpResponse:
 def update(request: HttpRequest, product_id: int) -> HttpResponse:
     """Change how many pieces of a product are in the cart; 0, or the button "Remove", takes it out."""
     product = get_object_or_404(Product, pk=product_id)
-    cart = Cart(request.session)
     form = CartLineForm({"quantity": "0"} if "remove" in request.POST else request.POST)
     if not form.is_valid():
-        return _render(request, cart, wrong={product.pk: form})
-    _set(request, cart, product, form.cleaned_data["quantity"])
+        return _render(request, wrong={product.pk: form})
+    with Cart(request.session).opened() as cart:
+        _set(request, cart, product, form.cleaned_data["quantity"])
     return redirect("orders:cart")
 
 
-def _set(request: HttpRequest, cart: Cart, product: Product, quantity: int) -> None:
+def _set(request: HttpRequest, cart: OpenCart, product: Product, quantity: int) -> None:
     """Set the quantity, no higher than can be ordered, and say what was done."""
     possible = min(quantity, product.stock if product.active else 0, MOST_PIECES)
     cart.set(product, possible)
@@ -59,8 +59,8 @@ def _set(request: HttpRequest, cart: Cart, product: Product, quantity: int) -> N
         messages.success(request, f"{product.name} is no longer in your cart.")
 
 
-def _render(request: HttpRequest, cart: Cart, wrong: dict[int, CartLineForm] | None = None) -> HttpResponse:
-    lines = cart.lines()
+def _render(request: HttpRequest, wrong: dict[int, CartLineForm] | None = None) -> HttpResponse:
+    lines = Cart(request.session).contents().lines
     rows = [(line, (wrong or {}).get(line.product.pk) or _form(line)) for line in lines]
     context = {
         "rows": rows,

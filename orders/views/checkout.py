@@ -50,11 +50,11 @@ def update(request: HttpRequest) -> HttpResponse:
 def _show(request: HttpRequest) -> HttpResponse:
     """Fetch the quote and make the offer. The only place that waits for the shipping service."""
     cart = Cart(request.session)
-    if order := cart.order_already_made():
-        cart.forget(line.product_id for line in order.lines.all())
+    contents = cart.contents()
+    lines = contents.lines
+    if not lines and (order := cart.last_order()):
         messages.info(request, "This cart was ordered already; here is your order.")
         return redirect(order)
-    lines = cart.lines()
     buyable = [line for line in lines if line.quantity]
     if not buyable:
         messages.info(request, "There is nothing in your cart that can be ordered.")
@@ -70,8 +70,8 @@ def _show(request: HttpRequest) -> HttpResponse:
     subtotal = sum((line.amount for line in buyable), Decimal(0))
     offer = Offer.of(
         buyable,
-        token=cart.checkout_token(),
-        visitor_key=get_or_make_key(request),
+        token=contents.token,
+        visitor_key=get_or_make_key(request.session),
         destination=destination,
         shipping=quote.amount,
         shipping_source=quote.source,
@@ -91,7 +91,7 @@ def _place(request: HttpRequest) -> HttpResponse:
         offer = Offer.read(request.POST.get("offer", ""), visitor_key=visitor(request)["visitor_key"])
     except OfferUnreadable:
         return _show_again(request, "This page was too old to order from. Check the total and place your order.")
-    if made := Order.objects.filter(checkout_token=offer.token).first():
+    if made := Order.objects.made_of(offer.token):
         return _ordered_before(request, offer, made)
     form = CheckoutForm(request.POST)
     if not form.is_valid():
@@ -124,17 +124,15 @@ def _place(request: HttpRequest) -> HttpResponse:
         log.error("order_not_confirmed", error=str(error))
         busy = "The shop is very busy and could not confirm your order. Press the button again: you pay only once."
         return unavailable(_render(request, offer, form, [busy]))
-    Cart(request.session).forget(line.product_id for line in offer.lines)
     request.session.pop(_DRAFT_KEY, None)
+    # Saved in any case: a guest sees the order for as long as the session lives, counted from its last save.
+    request.session.modified = True
     return redirect(order)
 
 
 def _ordered_before(request: HttpRequest, offer: Offer, made: Order) -> HttpResponse:
     """Lead to the order that this page, or another tab's, made of the cart. What was added since stays in the cart."""
-    cart = Cart(request.session)
     ordered = {line.product_id: line.quantity for line in made.lines.all()}
-    if cart.order_already_made() == made:  # the browser never got the answer
-        cart.forget(ordered)
     if ordered != {line.product_id: line.quantity for line in offer.lines}:
         messages.warning(request, OTHER_CONTENTS)
     return redirect(made)

@@ -7,6 +7,7 @@ from django.test import Client
 
 from messaging.delivery import Delivery
 from messaging.message import Message
+from orders.cart import Cart
 from orders.models import Product
 
 FILLED_IN = {"customer_name": "Ann Shopper", "phone": "13800138000", "destination": "CN", "red_packet": ""}
@@ -25,6 +26,10 @@ class Buyer:
 
     def put_into_cart(self, product: Product, quantity: Any = 1) -> Any:
         return self.client.post(f"/cart/add/{product.slug}/", {"quantity": quantity}, follow=True)
+
+    def cart(self) -> dict[str, int]:
+        """How many pieces of which product the cart holds."""
+        return {line.product.name: line.wanted for line in Cart(self.client.session).contents().lines}
 
     def open_checkout(self) -> str:
         """Open the checkout page and return its offer."""
