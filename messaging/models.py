@@ -10,6 +10,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from messaging.message import MAX_ID_LENGTH
+from messaging.primary import PrimaryQuerySet
 
 
 class OutboxMessage(models.Model):
@@ -72,7 +73,10 @@ class OutboxMessage(models.Model):
     lease_token = models.UUIDField(null=True, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
 
+    objects = PrimaryQuerySet["OutboxMessage"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = "outbox message"
         ordering = ["-id"]
         permissions = [
@@ -150,7 +154,10 @@ class InboxMessage(models.Model):
     body_truncated = models.BooleanField(default=False)
     headers = models.JSONField(default=dict, blank=True)
 
+    objects = PrimaryQuerySet["InboxMessage"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = "inbox message"
         ordering = ["-id"]
         constraints = [models.UniqueConstraint(fields=["consumer", "message_id"], name="inbox_fence")]
@@ -195,7 +202,10 @@ class DeliveryAttempt(models.Model):
     error = models.TextField(blank=True)
     traceback = models.TextField(blank=True)
 
+    objects = PrimaryQuerySet["DeliveryAttempt"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = "delivery attempt"
         ordering = ["id"]
 
@@ -245,7 +255,10 @@ class Effect(models.Model):
     reference = models.CharField(max_length=255, blank=True)
     error = models.TextField(blank=True)
 
+    objects = PrimaryQuerySet["Effect"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-id"]
         constraints = [models.UniqueConstraint(fields=["inbox_message", "name"], name="effect_once")]
         indexes = [
@@ -279,7 +292,10 @@ class OperatorAction(models.Model):
     changed = models.PositiveIntegerField(default=0)
     details = models.JSONField(default=dict, blank=True)
 
+    objects = PrimaryQuerySet["OperatorAction"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-id"]
         indexes = [models.Index(fields=["at"], name="operator_action_at")]
 
@@ -293,7 +309,10 @@ class ActionOnMessage(models.Model):
     action = models.ForeignKey(OperatorAction, on_delete=models.CASCADE, related_name="messages")
     message_id = models.CharField(max_length=MAX_ID_LENGTH)
 
+    objects = PrimaryQuerySet["ActionOnMessage"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         indexes = [models.Index(fields=["message_id"], name="action_message_id")]
 
     def __str__(self) -> str:
@@ -310,6 +329,11 @@ class QueueSighting(models.Model):
     young = models.JSONField(default=list, blank=True)
     #: All that was published before then has arrived, or was sent again.
     checked_until = models.DateTimeField(null=True, blank=True)
+
+    objects = PrimaryQuerySet["QueueSighting"].as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return f"{self.queue}, empty at {self.empty_at}"

@@ -6,6 +6,7 @@ from orders.models.order import Document, Order, OrderLine
 from orders.models.product import Product
 from orders.models.quiet_service import QuietService
 from orders.models.red_packet import Campaign, RedPacket
+from orders.models.session import VisitorSession
 from orders.models.text_message import TextMessage
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "QuietService",
     "RedPacket",
     "TextMessage",
+    "VisitorSession",
 ]

@@ -8,11 +8,12 @@ from django.db import models
 from django.db.models import F
 from django.utils import timezone
 
+from messaging.primary import PrimaryQuerySet
 from orders.models.order import Order
 from orders.models.product import Product
 
 
-class CartQuerySet(models.QuerySet["Cart"]):
+class CartQuerySet(PrimaryQuerySet["Cart"]):
     def lock_or_make(self, visitor_key: str) -> Cart:
         """Lock the visitor's cart and return it; make an empty one for a visitor that has none."""
         cart, _ = self.select_for_update().get_or_create(visitor_key=visitor_key)
@@ -34,6 +35,9 @@ class Cart(models.Model):
     changed_at = models.DateTimeField(default=timezone.now, db_index=True)
 
     objects = CartQuerySet.as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return str(self.token)
@@ -57,7 +61,10 @@ class CartItem(models.Model):
     quantity = models.PositiveIntegerField()
     price = models.DecimalField(max_digits=12, decimal_places=2)
 
+    objects = PrimaryQuerySet["CartItem"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         ordering = ["pk"]
         constraints = [
             models.UniqueConstraint(fields=["cart", "product"], name="cart_item_once_per_product"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.db import models
 from django.utils import timezone
 
+from messaging.primary import PrimaryQuerySet
+
 
 class Guess(models.Model):
     """One try to prove something: to know an order, or a password. A table, so that all web processes share the
@@ -13,7 +15,10 @@ class Guess(models.Model):
     key = models.CharField(max_length=120, help_text="What it counts against: an order number, an address, …")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
 
+    objects = PrimaryQuerySet["Guess"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name_plural = "guesses"
         indexes = [models.Index(fields=["key", "created_at"], name="guess_key_time")]
 

@@ -13,13 +13,14 @@ from django.urls import reverse
 from django.utils import timezone
 from phonenumber_field.modelfields import PhoneNumberField
 
+from messaging.primary import PrimaryQuerySet
 from orders.models.product import Product
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
 
-class OrderQuerySet(models.QuerySet["Order"]):
+class OrderQuerySet(PrimaryQuerySet["Order"]):
     def placed_by(self, *, user: User | AnonymousUser, visitor_key: str) -> Self:
         """Orders of this account or this browser."""
         mine = Q(pk__in=[])
@@ -81,6 +82,7 @@ class Order(models.Model):
     objects = OrderQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-placed_at", "-pk"]
         indexes = [models.Index(fields=["user", "-placed_at"]), models.Index(fields=["-placed_at"])]
         constraints = [
@@ -126,7 +128,10 @@ class OrderLine(models.Model):
     unit_price = models.DecimalField(max_digits=12, decimal_places=2)
     quantity = models.PositiveIntegerField()
 
+    objects = PrimaryQuerySet["OrderLine"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         ordering = ["pk"]
         constraints = [
             models.UniqueConstraint(fields=["order", "product"], name="order_line_once_per_product"),
@@ -153,7 +158,10 @@ class Document(models.Model):
     number = models.CharField(max_length=20, unique=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now)
 
+    objects = PrimaryQuerySet["Document"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-kind"]
         constraints = [models.UniqueConstraint(fields=["order", "kind"], name="document_once_per_order_and_kind")]
 

@@ -9,11 +9,13 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.urls import reverse
 
+from messaging.primary import PrimaryQuerySet
+
 #: At this number of pieces or fewer, the shop says how many are left.
 FEW_LEFT = 5
 
 
-class ProductQuerySet(models.QuerySet["Product"]):
+class ProductQuerySet(PrimaryQuerySet["Product"]):
     def on_sale(self) -> Self:
         """Products that the catalogue shows, sold out or not."""
         return self.filter(active=True)
@@ -57,6 +59,7 @@ class Product(models.Model):
     objects = ProductQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         ordering = ["name"]
         constraints = [
             models.CheckConstraint(condition=models.Q(stock__gte=0), name="product_stock_not_negative"),

@@ -7,8 +7,10 @@ from datetime import timedelta
 from django.db import models
 from django.db.models.functions import Now
 
+from messaging.primary import PrimaryQuerySet
 
-class QuietServiceQuerySet(models.QuerySet["QuietService"]):
+
+class QuietServiceQuerySet(PrimaryQuerySet["QuietService"]):
     def note(self, name: str, rest: timedelta) -> None:
         """Let nobody ask `name` for as long as `rest`."""
         self.update_or_create(name=name, defaults={"until": Now() + rest})
@@ -31,6 +33,9 @@ class QuietService(models.Model):
     until = models.DateTimeField()
 
     objects = QuietServiceQuerySet.as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return self.name

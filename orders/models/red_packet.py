@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from messaging.primary import PrimaryQuerySet
 from orders.models.order import Order
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _CENT = Decimal("0.01")
 _LONGEST_VALIDITY = 3650
 
 
-class CampaignQuerySet(models.QuerySet["Campaign"]):
+class CampaignQuerySet(PrimaryQuerySet["Campaign"]):
     def running(self, at: datetime) -> Self:
         """Campaigns that give red packets at that moment, the oldest first."""
         return self.filter(active=True, starts_at__lte=at, ends_at__gt=at).order_by("pk")
@@ -47,6 +48,7 @@ class Campaign(models.Model):
     objects = CampaignQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-starts_at"]
         constraints = [
             models.CheckConstraint(
@@ -73,7 +75,7 @@ class Campaign(models.Model):
         return self.budget - self.spent
 
 
-class RedPacketQuerySet(models.QuerySet["RedPacket"]):
+class RedPacketQuerySet(PrimaryQuerySet["RedPacket"]):
     def of(self, *, user: User | AnonymousUser, visitor_key: str) -> Self:
         """Red packets that orders of this account or this browser earned."""
         return self.filter(order__in=Order.objects.placed_by(user=user, visitor_key=visitor_key))
@@ -103,6 +105,7 @@ class RedPacket(models.Model):
     objects = RedPacketQuerySet.as_manager()
 
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-granted_at"]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="red_packet_worth_something"),

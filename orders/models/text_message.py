@@ -6,6 +6,7 @@ from django.db import models
 from django.utils import timezone
 from phonenumber_field.modelfields import PhoneNumberField
 
+from messaging.primary import PrimaryQuerySet
 from orders.models.order import Order
 
 
@@ -24,7 +25,10 @@ class TextMessage(models.Model):
     message_id = models.CharField(max_length=255, db_index=True, help_text="The message that asked for it.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
 
+    objects = PrimaryQuerySet["TextMessage"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         ordering = ["-created_at", "-pk"]
         constraints = [models.UniqueConstraint(fields=["order", "kind"], name="text_message_once_per_order_and_kind")]
 
