@@ -39,9 +39,18 @@ def plan(drift: Drift) -> list[Step]:
 def _declaring(drift: Drift) -> Iterator[Step]:
     missing = _of(drift, *MISSING)
     exchanges, queues = _of(drift, Kind.OTHER_EXCHANGE), _of(drift, Kind.OTHER_QUEUE)
+    foreign = [each for each in queues if not each.is_ours and each.is_wrong]
+    queues = [each for each in queues if each.is_ours]
     requests = [each for each in queues if each.name not in _declared_queues()]
     queues = [each for each in queues if each not in requests]
     yield from _running_consumers(drift)
+    for each in foreign:
+        yield Step(
+            f"{each.said}. This project did not declare it: another application may use it. Ask its owner, or give "
+            f"consumer {each.consumer or 'dead_letters'} a queue of its own: @consumer(..., queue=...). If the queue "
+            f"belongs to nobody else, {_replacing(each)} makes it as wanted once it is empty.",
+            f"manage.py mq bindings {shlex.quote(each.name)}",
+        )
     if exchanges or queues:
         yield Step(
             "First let every process that publishes or consumes run this code: older code declares what it finds "
@@ -49,7 +58,8 @@ def _declaring(drift: Drift) -> Iterator[Step]:
         )
     for each in exchanges:
         yield Step(
-            f"{each.said}. Whatever else is bound to {each.name} goes with it: look first, and bind it again after.",
+            f"{each.said}. It is not deleted while queues of other applications are bound to it: look which are, and "
+            "let their owners unbind them.",
             f"manage.py mq bindings {shlex.quote(each.name)}",
         )
         yield Step(

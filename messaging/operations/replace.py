@@ -8,12 +8,14 @@ between is in the outbox: reconcile brings it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from messaging import consumers, topology
 from messaging.broker.connection import Connection, opened
-from messaging.broker.reply_codes import PRECONDITION_FAILED
+from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 from messaging.declarer import NOTICE, Declarer
 from messaging.exceptions import ChannelClosed, MessagingError
+from messaging.routing import Binding
 from messaging.topology import Topology
 
 #: Seconds between two looks at a queue that is not empty.
@@ -48,7 +50,7 @@ def replace(name: str, patience: float) -> bool:
                 _wait_until_empty(connection, name, patience)
                 connection.call("queue_delete", queue=name)
             else:
-                connection.call("exchange_delete", exchange=name)
+                _delete_exchange(connection, name, bindings, wanted)
         if queues and needed:
             # Nothing says when RabbitMQ has told the consumers of the deleted queue.
             time.sleep(NOTICE)
@@ -64,6 +66,37 @@ def replace(name: str, patience: float) -> bool:
     if problems:
         raise NotReplaced("; ".join(f"{each}: {reason}" for each, reason in problems.items()))
     return bool(needed)
+
+
+def _delete_exchange(connection: Connection, name: str, bindings: Sequence[Binding], wanted: Topology) -> None:
+    """Delete an exchange to which nothing is bound but our own queues. Raises NotReplaced."""
+    for each in bindings:
+        _unbind(connection, each)
+    try:
+        connection.call("exchange_delete", exchange=name, if_unused=True)
+    except ChannelClosed as error:
+        # Our own bindings are made again, whatever the exchange is.
+        Declarer(connection, quiet=True).declare(Topology(exchanges=(), queues=wanted.queues, bindings=tuple(bindings)))
+        if error.code != PRECONDITION_FAILED:
+            raise
+        raise NotReplaced(
+            f"Exchange {name} has bindings that this project does not declare, which would go with it. `manage.py mq "
+            f"bindings {name}` lists them: let their owners take them away, then repeat this."
+        ) from None
+
+
+def _unbind(connection: Connection, binding: Binding) -> None:
+    try:
+        connection.call(
+            "queue_unbind",
+            queue=binding.queue,
+            exchange=binding.exchange,
+            routing_key=binding.key,
+            arguments=dict(binding.arguments),
+        )
+    except ChannelClosed as error:
+        if error.code != NOT_FOUND:
+            raise
 
 
 def _differs(connection: Connection, method: str, how: dict[str, object]) -> bool:

@@ -97,7 +97,7 @@ def unrouted_event(channel: BlockingChannel) -> None:
 
 
 def abandoned_queue(channel: BlockingChannel) -> None:
-    channel.queue_declare("orders.formerly", durable=True)
+    channel.queue_declare("orders.formerly", durable=True, arguments=topology.queue_arguments())
 
 
 def wanted() -> topology.Topology:
@@ -305,8 +305,72 @@ def test_somebody_elses_queues_and_passing_ones_are_none_of_ours(channel: Blocki
     channel.queue_declare("warren.celery", durable=True)
     channel.queue_declare("", exclusive=True)
     channel.queue_declare("orders.passing", auto_delete=True)
+    channel.queue_declare("orders.analytics", durable=True)
+    channel.queue_declare("warren.warehouse", durable=True, arguments={"x-queue-type": "quorum"})
 
     assert wrong() == set()
+    assert {finding.name for finding in drift.look().findings} <= {queue.name for queue in wanted().queues}
+
+
+def a_stream(channel: BlockingChannel) -> None:
+    channel.queue_declare("orders.history", durable=True, arguments={"x-queue-type": "stream"})
+    channel.queue_bind("orders.history", EXCHANGE, "#")
+
+
+def an_mqtt_session(channel: BlockingChannel) -> None:
+    channel.queue_declare("mqtt-subscription-xqos1", durable=True, arguments={"x-expires": 86_400_000})
+    channel.queue_bind("mqtt-subscription-xqos1", EXCHANGE, "order.*")
+
+
+def a_queue_that_dead_letters_elsewhere(channel: BlockingChannel) -> None:
+    arguments = {**topology.queue_arguments(), "x-dead-letter-routing-key": "billing.dead_letters"}
+    channel.queue_declare("orders.billing", durable=True, arguments=arguments)
+    channel.queue_bind("orders.billing", EXCHANGE, "order.placed")
+
+
+def a_queue_of_another_project_with_our_app_id(channel: BlockingChannel) -> None:
+    channel.queue_declare("billing.invoices", durable=True, arguments=topology.queue_arguments())
+    channel.queue_bind("billing.invoices", EXCHANGE, "order.placed")
+
+
+@pytest.mark.parametrize("make", [a_stream, an_mqtt_session, a_queue_that_dead_letters_elsewhere,
+                                  a_queue_of_another_project_with_our_app_id])  # fmt: skip
+def test_a_queue_that_another_application_bound_to_our_exchange_is_a_note_without_steps(
+    channel: BlockingChannel, make: Callable[[BlockingChannel], None]
+) -> None:
+    make(channel)
+
+    [note] = [finding for finding in drift.look().findings if finding.kind is Kind.FOREIGN_QUEUE]
+
+    assert note.said.endswith("is bound to orders.events by another application")
+    assert mq("topology", "diff")[0] == 0
+    assert mq("topology", "plan")[1] == ""
+    assert checked() == {}
+
+
+def test_a_binding_of_our_queue_to_an_exchange_of_another_application_is_a_note_without_steps(
+    channel: BlockingChannel,
+) -> None:
+    channel.exchange_declare("crm.events", "topic", durable=True)
+    channel.queue_bind(SMS, "crm.events", "customer.#")
+
+    [note] = [finding for finding in drift.look().findings if finding.kind is Kind.FOREIGN_BINDING]
+
+    assert note.said == "queue orders.sms is also bound to crm.events by customer.#, an exchange of another application"
+    assert mq("topology", "diff")[0] == 0
+    assert mq("topology", "plan")[1] == ""
+
+
+def test_a_queue_of_our_name_that_another_application_declared_is_not_deleted_by_the_plan(
+    channel: BlockingChannel,
+) -> None:
+    channel.queue_delete(RED_PACKET)
+    channel.queue_declare(RED_PACKET, durable=True, arguments={"x-queue-type": "stream"})
+
+    assert Kind.OTHER_QUEUE in wrong()
+    commands = [step.command for step in mending.plan(drift.look())]
+
+    assert not [command for command in commands if "DELETE" in command or "--replace" in command]
 
 
 def test_a_broker_that_is_away_is_one_line_and_exit_code_3(settings: Any) -> None:
@@ -381,6 +445,20 @@ def test_replace_leaves_alone_what_stands_as_wanted_and_what_is_not_ours(channel
     with pytest.raises(NotReplaced, match="neither a queue nor an exchange"):
         replace("elsewhere", patience=1)
     assert channel.queue_declare(SMS, passive=True).method.message_count == 1
+
+
+def test_replace_deletes_no_exchange_to_which_another_application_is_bound(
+    channel: BlockingChannel, broker: RabbitMQNode, vhost: str
+) -> None:
+    other_exchange(channel)
+    channel.queue_declare("elsewhere")
+    channel.queue_bind("elsewhere", EXCHANGE, "order.placed")
+
+    with pytest.raises(NotReplaced, match="has bindings that this project does not declare"):
+        replace(EXCHANGE, patience=1)
+
+    there = broker.api("GET", f"/exchanges/{vhost.rpartition('/')[2]}/{EXCHANGE}/bindings/source")
+    assert len(there) == len(wanted().bindings) + 1
 
 
 def test_replace_deletes_no_queue_that_holds_messages(channel: BlockingChannel) -> None:

@@ -1,25 +1,34 @@
-"""Queues that were ours, and that no code declares any more."""
+"""Queues that a consumer of this project left behind, and queues of other applications that get our events.
+
+A name proves nothing: any application may name a queue `orders.analytics`. What a queue was declared with does: only
+our declarations make a queue dead-letter into our own queue of dead letters.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from django.apps import apps
-from django.conf import settings
 
-from messaging import conf, consumers, events, topology
+from messaging import conf, topology
 from messaging.operations import standing
 from messaging.operations.drift.findings import Finding, Kind
 from messaging.rpc import procedures
+
+#: What every consumer's queue is declared with: where the broker puts what it gives up.
+_OUR_DEAD_LETTERS = ("x-dead-letter-exchange", "x-dead-letter-routing-key")
+#: Types that a consumer's queue can have.
+_OUR_TYPES = {"quorum", "classic"}
 
 
 def queues(
     wanted: topology.Topology, live: Iterable[standing.Queue], bindings: Iterable[standing.Binding]
 ) -> Iterator[Finding]:
-    """Yield a finding for each lasting queue that was ours, by its name or its bindings."""
-    bindings = list(bindings)
-    bound = _bound(wanted, bindings)
-    for queue in among(wanted, live, bindings):
+    """Yield a finding for each queue that a consumer left behind, and a note for each that another application bound
+    to an exchange of ours."""
+    live, bound = list(live), _bound(wanted, bindings)
+    left_behind = among(wanted, live)
+    for queue in left_behind:
         waits = f"; {queue.ready} in it" if queue.ready else ""
         bound_still = ", and is bound to our exchange still" if queue.name in bound else ""
         yield Finding(
@@ -27,35 +36,58 @@ def queues(
             name=queue.name,
             said=f"no consumer declares queue {queue.name} any more{bound_still}{waits}",
             hint="Messages may pile up in it. `manage.py mq topology plan` prints how to look at it and take it away.",
-            # Somebody reads it: older code that still runs, or somebody else's.
+            # An older version of this project may still consume it.
             is_wrong=not queue.consumers,
         )
+    known = {queue.name for queue in left_behind} | _declared(wanted)
+    for queue in live:
+        if queue.name in bound and queue.name not in known and _lasts(queue):
+            yield Finding(
+                kind=Kind.FOREIGN_QUEUE,
+                name=queue.name,
+                said=f"queue {queue.name} is bound to {', '.join(sorted(bound[queue.name]))} by another application",
+                hint="It gets events of this project. Nothing needs to be done.",
+                is_wrong=False,
+            )
 
 
-def among(
-    wanted: topology.Topology, live: Iterable[standing.Queue], bindings: Iterable[standing.Binding]
-) -> list[standing.Queue]:
-    """Return those of the `live` queues that last, were ours, and nobody declares."""
-    declared = {queue.name for queue in wanted.queues} | {each.queue for each in procedures.registered()}
-    # Celery's own, where it shares the virtual host.
-    declared.add(str(getattr(settings, "CELERY_TASK_DEFAULT_QUEUE", "")))
-    bound, prefixes = _bound(wanted, bindings), _prefixes()
+def among(wanted: topology.Topology, live: Iterable[standing.Queue]) -> list[standing.Queue]:
+    """Return those of the `live` queues that this project declared once, and declares no more."""
+    declared, prefixes = _declared(wanted), _prefixes()
     return [
         queue
         for queue in live
-        if not (queue.exclusive or queue.auto_delete or queue.name in declared)
-        and (queue.name in bound or queue.name.startswith(prefixes))
+        if queue.name not in declared and queue.name.startswith(prefixes) and _lasts(queue) and was_declared_here(queue)
     ]
 
 
-def _bound(wanted: topology.Topology, bindings: Iterable[standing.Binding]) -> set[str]:
+def was_declared_here(queue: standing.Queue) -> bool:
+    """Whether a queue has the arguments that only this project declares queues with."""
+    arguments = queue.arguments or {}
+    ours = ("", topology.dead_letter_queue())
+    dead_letters = tuple(arguments.get(name) for name in _OUR_DEAD_LETTERS)
+    return dead_letters == ours and queue.type in _OUR_TYPES and arguments.get("x-queue-type") == queue.type
+
+
+def _lasts(queue: standing.Queue) -> bool:
+    return bool(queue.durable) and not (queue.exclusive or queue.auto_delete)
+
+
+def _declared(wanted: topology.Topology) -> set[str]:
+    return {queue.name for queue in wanted.queues} | {each.queue for each in procedures.registered()}
+
+
+def _bound(wanted: topology.Topology, bindings: Iterable[standing.Binding]) -> dict[str, set[str]]:
+    """Return which of our exchanges each queue is bound to."""
     exchanges = {exchange.name for exchange in wanted.exchanges}
-    return {each.destination for each in bindings if each.kind == "queue" and each.source in exchanges}
+    found: dict[str, set[str]] = {}
+    for each in bindings:
+        if each.kind == "queue" and each.source in exchanges:
+            found.setdefault(each.destination, set()).add(each.source)
+    return found
 
 
 def _prefixes() -> tuple[str, ...]:
-    """Return what the names of our queues begin with: APP_ID, and the labels of apps that declare something here."""
-    handlers = [each.handler.__module__ for each in [*consumers.registered(), *consumers.broadcasting()]]
-    modules = [*handlers, *(event.__module__ for event in events.registered())]
-    found = (apps.get_containing_app_config(module) for module in modules)
-    return tuple(sorted({f"{conf.get().app_id}.", *(f"{app.label}." for app in found if app)}))
+    """Return how the names of consumers' queues begin. Another project may have the same APP_ID, by default: what
+    begins with none of our apps' labels is left to it."""
+    return (f"{conf.get().app_id}.", *(f"{app.label}." for app in apps.get_app_configs()))

@@ -1,4 +1,4 @@
-"""Bindings that are missing, and those that nobody wants."""
+"""Bindings that are missing, and those that no consumer declares."""
 
 from __future__ import annotations
 
@@ -32,22 +32,40 @@ def missing(
 
 
 def surplus(wanted: topology.Topology, live: Iterable[standing.Binding]) -> Iterator[Finding]:
-    """Yield a finding for each binding of a queue of ours that nobody wants."""
-    ours = {queue.name for queue in wanted.queues}
+    """Yield a finding for each binding of a queue of ours that no consumer declares. One to an exchange of another
+    application is a note: that application may have made it."""
+    queues = {queue.name for queue in wanted.queues}
+    exchanges = {exchange.name for exchange in wanted.exchanges}
     declared = {_wanted_identity(each) for each in wanted.bindings}
     for binding in live:
-        if binding.kind == "queue" and binding.destination in ours and _identity(binding) not in declared:
-            what = binding.key or topology.describe(
-                routing.Binding(binding.source, binding.destination, arguments=binding.arguments)
-            )
-            yield Finding(
-                kind=Kind.EXTRA_BINDING,
-                name=binding.destination,
-                said=f"queue {binding.destination} is also bound to {binding.source} by {what}, which nobody wants",
-                hint="What comes by it is dead there. `manage.py mq topology plan` prints how to take it away.",
-                consumer=consumer_of(binding.destination),
-                binding=binding,
-            )
+        if binding.kind == "queue" and binding.destination in queues and _identity(binding) not in declared:
+            yield _surplus(binding, is_ours=binding.source in exchanges)
+
+
+def _surplus(binding: standing.Binding, *, is_ours: bool) -> Finding:
+    what = binding.key or topology.describe(
+        routing.Binding(binding.source, binding.destination, arguments=binding.arguments)
+    )
+    said = f"queue {binding.destination} is also bound to {binding.source} by {what}"
+    consumer = consumer_of(binding.destination)
+    if is_ours:
+        return Finding(
+            kind=Kind.EXTRA_BINDING,
+            name=binding.destination,
+            said=f"{said}, which no consumer declares",
+            hint="What comes by it is dead there. `manage.py mq topology plan` prints how to take it away.",
+            consumer=consumer,
+            binding=binding,
+        )
+    return Finding(
+        kind=Kind.FOREIGN_BINDING,
+        name=binding.destination,
+        said=f"{said}, an exchange of another application",
+        hint=f"Messages that consumer {consumer or 'dead_letters'} does not handle are dead there. Ask whoever owns "
+        f"{binding.source} before you take it away.",
+        consumer=consumer,
+        is_wrong=False,
+    )
 
 
 def _identity(binding: standing.Binding) -> tuple[str, str, str, str]:

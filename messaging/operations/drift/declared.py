@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from messaging import routing, topology
@@ -11,6 +12,7 @@ from messaging.broker.reply_codes import ACCESS_REFUSED
 from messaging.broker.request_queue import ARGUMENTS as REQUEST_QUEUE_ARGUMENTS
 from messaging.exceptions import ChannelClosed
 from messaging.operations import standing
+from messaging.operations.drift.abandoned import was_declared_here
 from messaging.operations.drift.findings import Drift, Finding, Kind, consumer_of
 from messaging.operations.standing import ByAmqp
 from messaging.rpc import procedures
@@ -64,7 +66,9 @@ def queues(wanted: topology.Topology, live: Mapping[str, standing.Queue]) -> Ite
             )
             continue
         if said := _other_queue_properties(queue.arguments, there):
-            yield _other_queue(queue.name, said, consumer)
+            # By AMQP alone the arguments cannot be seen, and the name has to do.
+            is_ours = there.arguments is None or was_declared_here(there)
+            yield _other_queue(queue.name, said, consumer, is_ours=is_ours)
         yield from _unconsumed(there, consumer)
     for procedure in procedures.registered():
         there = live.get(procedure.queue)
@@ -72,16 +76,21 @@ def queues(wanted: topology.Topology, live: Mapping[str, standing.Queue]) -> Ite
         if there is None or procedure.plain_queue:
             continue
         if said := _other_queue_properties(REQUEST_QUEUE_ARGUMENTS, there, auto_delete=True):
-            yield _other_queue(procedure.queue, said, "")
+            # A queue of the project's choice may be another application's, whose servers it shares.
+            is_ours = procedure.queue == f"{procedures.QUEUE_PREFIX}{procedure.name}"
+            yield replace(_other_queue(procedure.queue, said, "", is_ours=is_ours), is_wrong=is_ours)
 
 
-def _other_queue(name: str, said: str, consumer: str) -> Finding:
+def _other_queue(name: str, said: str, consumer: str, *, is_ours: bool = True) -> Finding:
     return Finding(
         kind=Kind.OTHER_QUEUE,
         name=name,
         said=f"queue {name} stands otherwise: {said}",
-        hint="It is used as it is. `manage.py mq topology plan` prints the steps to make it as wanted.",
+        hint="It is used as it is. `manage.py mq topology plan` prints the steps to make it as wanted."
+        if is_ours
+        else "It is used as it is. Another application declared it: ask its owner before you delete it.",
         consumer=consumer,
+        is_ours=is_ours,
     )
 
 

@@ -23,6 +23,9 @@ class Kind(StrEnum):
     UNROUTED_EVENT = "messaging.W014"
     ABANDONED_QUEUE = "messaging.W015"
     HARMFUL_POLICY = "messaging.W017"
+    SILENT_QUEUE = "messaging.W018"
+    FOREIGN_QUEUE = "messaging.I002"
+    FOREIGN_BINDING = "messaging.I003"
 
     @property
     def words(self) -> str:
@@ -47,6 +50,8 @@ class Finding:
     consumer: str = ""
     #: False: it need not be wrong.
     is_wrong: bool = True
+    #: False: what it is about was declared by another application, as far as can be seen.
+    is_ours: bool = True
     #: For an extra binding.
     binding: standing.Binding | None = None
 

@@ -27,7 +27,7 @@ def compare(seen: Standing) -> Drift:
     # Last: whatever was declared meanwhile is not taken for an end without its bindings.
     live_bindings = _bindings(seen)
     if live_bindings is not None:
-        queues = _counted_now(queues, wanted, live_bindings)
+        queues = _counted_now(queues, wanted)
     live_queues = {queue.name: queue for queue in queues}
     drift.findings += declared.exchanges(wanted, live_exchanges)
     drift.findings += declared.queues(wanted, live_queues)
@@ -38,7 +38,7 @@ def compare(seen: Standing) -> Drift:
     if live_bindings is None:
         drift.unseen += [
             "bindings: missing ones, extra ones, keys that match none",
-            "queues of ours that nobody declares",
+            "queues that our consumers left behind",
             "policies",
         ]
     else:
@@ -60,10 +60,10 @@ def _bindings(seen: Standing) -> list[Binding] | None:
         return None
 
 
-def _counted_now(queues: list[Queue], wanted: topology.Topology, live_bindings: list[Binding]) -> list[Queue]:
+def _counted_now(queues: list[Queue], wanted: topology.Topology) -> list[Queue]:
     """Return the queues, with the counts of this moment where these say whether something is wrong: what has just been
     sent is found now, and not in five seconds."""
     asked = {queue.name for queue in wanted.queues}
-    asked |= {queue.name for queue in abandoned.among(wanted, queues, live_bindings)}
+    asked |= {queue.name for queue in abandoned.among(wanted, queues)}
     counted = {queue.name: queue for queue in standing.counted_now([each for each in queues if each.name in asked])}
     return [counted.get(queue.name, queue) for queue in queues]
