@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
-from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -32,6 +33,8 @@ from messaging.exceptions import NotDone, Reject, RetryLater
 CONNECTING = 0.5
 #: Bytes of an answer that are read.
 LONGEST_ANSWER = 64 * 1024
+#: Interim answers (1xx) that may come before the final one.
+MOST_INTERIM_ANSWERS = 20
 #: Longest rest that a gateway can ask for.
 LONGEST_REST = timedelta(hours=1)
 
@@ -150,6 +153,21 @@ class _Answer:
     content: dict[str, Any] | None
 
 
+class _FinalResponse(HTTPResponse):
+    """The final answer to a request. Any number of interim ones may precede it, of statuses that a client need not
+    know (RFC 9110, 15.2); `http.client` itself skips 100 alone."""
+
+    def begin(self) -> None:
+        """Read up to the final answer's headers. Raises HTTPException where none follows MOST_INTERIM_ANSWERS."""
+        for _ in range(MOST_INTERIM_ANSWERS + 1):
+            super().begin()
+            # After 101 the connection speaks another protocol: no answer follows.
+            if self.status >= 200 or self.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]  # as before the first answer
+        raise HTTPException("only interim answers")
+
+
 def _connected(scheme: str, host: str, port: int | None, patience: float) -> HTTPConnection:
     """Return a connection that stands, TLS included. Raises NotDone after `patience` seconds: nothing was sent."""
     connection = (
@@ -157,6 +175,7 @@ def _connected(scheme: str, host: str, port: int | None, patience: float) -> HTT
         if scheme == "https"
         else HTTPConnection(host, port, timeout=patience)
     )
+    connection.response_class = _FinalResponse
     opening = _Opening(connection)
     error = opening.result(patience)
     if error is not None:

@@ -224,6 +224,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
     "prune messages": {"task": "messaging.prune", "schedule": 3600.0, "options": {"expires": 3600}},
+    "prune visits": {"task": "orders.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "reconcile messages": {"task": "messaging.reconcile", "schedule": 60.0, "options": {"expires": 60}},
     # Consumers do it themselves, each second; this is for those that have no process running.
     "sweep effects": {"task": "messaging.sweep", "schedule": 60.0, "options": {"expires": 60}},

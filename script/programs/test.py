@@ -24,7 +24,7 @@ Usage: script/test [--full] [PATH…] [pytest option…]
 
 Runs ruff, mypy, the check for missing migrations, and every test: on SQLite, on PostgreSQL, and in a browser.
 RabbitMQ and PostgreSQL are started privately, on free ports in a temporary folder, and stopped at the end. On Debian
-root gets missing ones installed, and the foreign clients that tests talk to (amqp-tools; Node, with what
+root gets missing ones installed, and the foreign programs that tests talk to (amqp-tools; nginx; Node, with what
 tests/foreign/package-lock.json names, from npm). With CI=true in the environment nothing may be missing, and no test be
 skipped.
 
@@ -138,6 +138,7 @@ def _pytest(name: str, arguments: Sequence[str], environment: Mapping[str, str],
 
 def _have_foreign_clients(tally: Tally) -> None:
     _have("A client in C", "amqp-tools", foreign_clients.have_amqp_tools, tally)
+    _have("nginx", "nginx-light", lambda: foreign_clients.installed_nginx() is not None, tally)
     if _have("Node with npm", "nodejs npm", foreign_clients.have_node, tally):
         foreign_clients.install_modules()
 

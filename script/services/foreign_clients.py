@@ -1,7 +1,8 @@
-"""The foreign AMQP clients of the tests: Debian's amqp-tools, written in C, and npm's amqplib for Node."""
+"""The foreign programs of the tests: Debian's amqp-tools, written in C; npm's amqplib for Node; nginx."""
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,6 +21,11 @@ AMQP_TOOLS = ("amqp-publish", "amqp-consume", "amqp-get", "amqp-declare-queue")
 def have_amqp_tools() -> bool:
     """Whether the C client's programs are installed."""
     return all(map(shutil.which, AMQP_TOOLS))
+
+
+def installed_nginx() -> str | None:
+    """The path of nginx; Debian keeps it where only root looks."""
+    return shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
 
 
 def have_node() -> bool:

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from django.conf import settings
+from django.contrib.sessions.models import Session
 from django.db import InternalError, OperationalError, connection
+from django.utils import timezone
 
-from orders.models import Order, Product
+from orders.models import Cart, CartItem, Order, Product
+from orders.tasks import CART_KEPT, prune_visits
+from project.celery import app
 from tests.orders.shop import Buyer
 
 
@@ -63,3 +69,22 @@ def test_a_session_that_was_deleted_meanwhile_is_still_told_as_that(buyer: Buyer
 
     with connection.execute_wrapper(vanish):
         assert buyer.press_place_order(offer).status_code == 400
+
+
+def test_expired_sessions_and_old_carts_are_deleted_and_no_others(buyer: Buyer, tea: Product, pot: Product) -> None:
+    buyer.put_into_cart(tea)
+    Session.objects.create(session_key="expired", expire_date=timezone.now() - timedelta(seconds=1))
+    old = Cart.objects.create(visitor_key="old", changed_at=timezone.now() - CART_KEPT - timedelta(seconds=1))
+    CartItem.objects.create(cart=old, product=pot, quantity=1, price=pot.price)
+
+    assert prune_visits() == {"carts": 1}
+
+    assert Session.objects.get().session_key == buyer.client.session.session_key
+    assert buyer.cart() == {"Tea": 1}
+    assert CartItem.objects.count() == 1
+
+
+def test_beat_knows_every_task_that_it_asks_for() -> None:
+    app.loader.import_default_modules()
+    assert {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()} <= set(app.tasks)
+    assert "orders.prune" in {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()}

@@ -273,6 +273,50 @@ def test_a_good_status_without_an_id_is_doubtful(body: bytes) -> None:
     assert type(result_of(http(200, body))) is MaybeSent
 
 
+INTERIM = b"HTTP/1.1 %d Interim\r\nLink: </a.css>; rel=preload\r\nContent-Length: 3\r\n\r\n"
+
+
+@pytest.mark.parametrize("statuses", [[100], [102], [103], [104], [199], [103, 100, 103], [103] * 20])
+def test_interim_answers_are_skipped(statuses: list[int]) -> None:
+    interim = b"".join(INTERIM % status for status in statuses)
+    assert result_of(interim + http(201, {"id": "x"})) == "x"
+    assert isinstance(result_of(interim + http(400)), Reject)
+    assert isinstance(result_of(interim + http(429, Retry_After="7")), RetryLater)
+
+
+def test_interim_answers_that_come_one_by_one_are_skipped() -> None:
+    def serve(line: socket.socket) -> None:
+        request = _read_request(line)
+        while b"}" not in request:  # what is left unread resets the connection
+            request += line.recv(65536)
+        line.sendall(INTERIM % 103)
+        line.sendall((INTERIM % 103)[:20])
+        time.sleep(0.05)
+        line.sendall((INTERIM % 103)[20:])
+        line.sendall(http(201, {"id": "x"}))
+
+    assert result_of(serve) == "x"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        INTERIM % 103,
+        (INTERIM % 103)[:30],
+        (INTERIM % 103) * 1000 + http(201, {"id": "x"}),
+        INTERIM % 101 + http(201, {"id": "x"}),
+        http(202),
+        http(300, {"id": "x"}),
+        http(304, {"id": "x"}),
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"id": 1}',
+        b'HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{"id": "x"',
+        b"",
+    ],
+)
+def test_an_answer_without_an_end_or_a_result_is_doubtful(answer: bytes) -> None:
+    assert isinstance(result_of(answer), MaybeSent)
+
+
 @pytest.mark.parametrize("answer", [b"", b"\x00\xff" * 50, b"HTTP/1.1 abc\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
 def test_what_is_no_http_is_doubtful(answer: bytes) -> None:
     assert type(result_of(answer)) is MaybeSent

@@ -62,7 +62,10 @@ def test_every_variable_of_our_services_is_documented():
 
 def test_what_a_service_waits_for_exists_and_can_be_waited_for():
     for service in SERVICES.values():
-        for name, how in service.get("depends_on", {}).items():
+        needed = service.get("depends_on", {})
+        for name in needed:
+            assert name in SERVICES
+        for name, how in needed.items() if isinstance(needed, dict) else ():
             condition = how["condition"]
             assert condition != "service_healthy" or "healthcheck" in SERVICES[name]
             assert condition != "service_completed_successfully" or SERVICES[name]["restart"] == "no"
@@ -79,8 +82,19 @@ def test_compose_runs_each_part_and_opens_ports_on_loopback_only():
 def test_files_that_compose_and_the_dockerfile_name_exist():
     copied = re.findall(r"^COPY (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     required = [entry for entry in COMPOSE["x-warren"]["env_file"] if isinstance(entry, str)]
-    for name in [*copied, *required]:
+    configured = [entry["file"] for entry in COMPOSE["configs"].values()]
+    for name in [*copied, *required, *configured]:
         assert (ROOT / name).exists()
+
+
+def test_visitors_of_compose_reach_the_web_process_through_the_buffering_proxy_alone():
+    configuration = (ROOT / "nginx.conf").read_text()
+    port = re.search(r"listen (\d+);", configuration)[1]
+    assert "ports" not in SERVICES["web"]
+    assert SERVICES["proxy"]["ports"] == [f"127.0.0.1:8000:{port}"]
+    host, web_port = re.search(r"server (\w+):(\d+);", configuration).groups()
+    assert f"--bind=0.0.0.0:{web_port}" in SERVICES[host]["command"]
+    assert SERVICES["web"]["environment"]["PROXIES"] == "1"
 
 
 def read_by_settings():
