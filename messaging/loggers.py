@@ -37,6 +37,17 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
+def quiet_pika() -> None:
+    """Silence pika's own loggers, unless the project has set their level.
+
+    pika logs each step of each attempt to connect, dozens of lines even where all is well. What a person needs of it,
+    the lines of `messaging.broker` say.
+    """
+    pika = logging.getLogger("pika")
+    if pika.level == logging.NOTSET:
+        pika.setLevel(logging.CRITICAL)
+
+
 def _as_text(logger: Any, method: str, event: Any) -> tuple[tuple[str], dict[str, Any]]:
     """Return what `logging` is called with. The text has the traceback already, without its secrets."""
     return (str(_RENDER(logger, method, event)),), {"exc_info": False, "stacklevel": _FRAMES}

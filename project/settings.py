@@ -331,8 +331,6 @@ LOGGING: dict[str, Any] = {
     "loggers": {
         # Django's own handlers would write a second, unmasked line while DEBUG is on.
         "django": {"level": LOG_LEVEL},
-        # pika logs each step of every connection attempt; our own lines say what a person needs.
-        "pika": {"level": "CRITICAL"},
         "django.server": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }

@@ -25,11 +25,12 @@ from messaging.broker import header_fields
 from messaging.broker.calls import Calls
 from messaging.broker.refusals import describe, is_refusal, is_silence
 from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable
-from messaging.loggers import get_logger
+from messaging.loggers import get_logger, quiet_pika
 
 log = get_logger(__name__)
 
 header_fields.install()
+quiet_pika()
 
 #: Seconds before the second attempt to connect; doubles up to `RECONNECT_MAX`.
 FIRST_RECONNECT_DELAY = 0.2

@@ -27,6 +27,15 @@ LOGGING = {
     "loggers": {"messaging": {"handlers": ["stderr"], "level": "INFO"}},
 }
 """
+#: Every line at DEBUG, as projects have it while they develop.
+ROOT_LOGGER = """
+LOGGING = {
+    "version": 1,
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "named"}},
+    "formatters": {"named": {"format": "%(name)s %(message)s"}},
+    "root": {"handlers": ["stderr"], "level": "DEBUG"},
+}
+"""
 STRUCTLOG = """
 import structlog
 structlog.configure(processors=[structlog.processors.JSONRenderer()])
@@ -147,6 +156,15 @@ def test_its_lines_go_where_the_settings_say_by_their_levels(plain: Plain) -> No
     assert re.search(r"^INFO messaging.broker.connection \w+ amqp.connected ", beside, re.MULTILINE)
     # The command says what a person needs, and quiets the rest.
     assert "amqp.connected" not in plain.manage("mq", "queues", "--json")[1]
+
+
+def test_pika_is_quiet_unless_the_project_gives_it_a_level(plain: Plain) -> None:
+    plain.settings(ROOT_LOGGER)
+    beside = plain.manage("mq", "-v", "2", "queues")[1]
+    assert "amqp.connected" in beside
+    assert not re.search("^pika", beside, re.MULTILINE)
+    plain.settings("LOGGING['loggers'] = {'pika': {'level': 'INFO'}}")
+    assert re.search("^pika", plain.manage("mq", "-v", "2", "queues")[1], re.MULTILINE)
 
 
 def test_a_line_has_its_fields_and_no_secret(plain: Plain) -> None:
