@@ -11,9 +11,14 @@ class MessagingConfig(AppConfig):
 
     def ready(self) -> None:
         """Read `settings.MESSAGING`, so that a wrong value fails here by name, and find every app's
-        `events`, `effects`, `consumers` and `procedures` modules."""
-        from messaging import checks, conf, relay_thread  # noqa: F401  (importing `checks` registers them)
+        `events`, `effects`, `consumers` and `procedures` modules.
+
+        Raises ImproperlyConfigured for a wrong value, and in a server for surroundings that are not supported; a
+        command of Django's has those from its checks."""
+        from messaging import checks, conf, relay_thread, surroundings  # noqa: F401  (`checks` registers itself)
 
         conf.get()
+        if not surroundings.are_checked():
+            surroundings.require()
         relay_thread.install()
         autodiscover_modules("events", "effects", "consumers", "procedures")

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Warning, register
 
-from messaging import conf, consumers, database, events, topology
+from messaging import conf, consumers, database, events, surroundings, topology
 from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable
@@ -20,6 +20,12 @@ from messaging.routing import Binding, takes
 TAG = "messaging"
 #: Each loss of a connection, and each deploy, may cost a message one of its deliveries.
 LOWEST_DELIVERY_LIMIT = 10
+
+
+@register(TAG)
+def check_surroundings(**kwargs: Any) -> list[CheckMessage]:
+    """Databases, settings and servers under which messages would not be safe."""
+    return [Error(each.said, id=each.id) for each in surroundings.unsupported()]
 
 
 @register(TAG)

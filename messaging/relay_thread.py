@@ -7,7 +7,6 @@ Celery children and tests run no thread: their rows are born free, and any relay
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import uuid
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
 from django.db import connections
 
-from messaging import conf
+from messaging import conf, forks
 from messaging.models import OutboxMessage
 from messaging.relay import Relay
 
@@ -103,5 +102,5 @@ def _on_request(sender: Any, **kwargs: Any) -> None:
 def install() -> None:
     """Connect to the process's life: its requests, its forks, its end."""
     request_started.connect(_on_request, dispatch_uid="messaging.relay_thread")
-    os.register_at_fork(after_in_child=_forget_after_fork)
+    forks.in_each_child(_forget_after_fork)
     atexit.register(stop)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from messaging import conf, database
+from messaging import conf, database, forks
 from messaging.exceptions import HandlerTimeout
 from messaging.loggers import get_logger
 
@@ -166,4 +166,4 @@ def _forget_after_fork() -> None:
     _watchdog = _Watchdog()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+forks.in_each_child(_forget_after_fork)

@@ -171,6 +171,8 @@ def _write_no_more(error: OSError) -> str:
 
 def reader_left(out: OutputWrapper) -> bool:
     """Whether whoever read `out` through a pipe is gone. One who only writes learns it too late for the last line."""
+    if not hasattr(select, "poll"):
+        return False  # Windows: the next line that is written tells
     try:
         poll = select.poll()
         poll.register(out.fileno(), 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 from collections.abc import Collection
 from enum import StrEnum
@@ -62,8 +61,15 @@ def account() -> str:
 
     As the system knows it: what the environment says about it, anybody may set.
     """
+    return f"{_user()}@{socket.gethostname()}"
+
+
+def _user() -> str:
     try:
-        user = pwd.getpwuid(os.geteuid()).pw_name
+        import pwd
+    except ImportError:  # Windows
+        return os.getlogin()
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container's user may have no name
-        user = f"uid {os.geteuid()}"
-    return f"{user}@{socket.gethostname()}"
+        return f"uid {os.geteuid()}"

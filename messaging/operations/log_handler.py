@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 
-from messaging import conf, topology
+from messaging import conf, forks, topology
 from messaging.broker.publisher import Fate, Publisher, Publishing
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable
@@ -314,4 +314,4 @@ def _begin_anew_after_fork() -> None:
         handler._begin()
 
 
-os.register_at_fork(after_in_child=_begin_anew_after_fork)
+forks.in_each_child(_begin_anew_after_fork)

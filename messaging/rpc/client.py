@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import math
-import os
 import threading
 import time
 import uuid
@@ -17,7 +16,7 @@ from typing import Any
 import structlog
 from django.core.signals import setting_changed
 
-from messaging import conf
+from messaging import conf, forks
 from messaging.broker.requester import Requester
 from messaging.exceptions import BodyTooLarge
 from messaging.loggers import get_logger
@@ -262,5 +261,5 @@ def _forget_after_fork() -> None:
 
 
 setting_changed.connect(_forget_settings)
-os.register_at_fork(after_in_child=_forget_after_fork)
+forks.in_each_child(_forget_after_fork)
 atexit.register(close)

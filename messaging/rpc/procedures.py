@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import validate_call
+from pydantic import TypeAdapter
+from pydantic_core import ArgsKwargs
 
 from messaging import conf
 from messaging.rpc.exceptions import UnknownProcedure
@@ -41,7 +42,7 @@ class Procedure:
     name: str
     queue: str
     function: Callable[..., Any]
-    _bind: Callable[..., Arguments]
+    _bind: Callable[[ArgsKwargs], Arguments]
     #: Whether its queue is declared as the tutorials' servers declare theirs.
     plain_queue: bool = False
     #: How long it may take; None means the project's setting.
@@ -58,7 +59,7 @@ class Procedure:
         A JSON object holds keyword arguments; any other JSON value is the one positional argument.
         Raises pydantic.ValidationError.
         """
-        return self._bind(**payload) if isinstance(payload, dict) else self._bind(payload)
+        return self._bind(ArgsKwargs((), payload) if isinstance(payload, dict) else ArgsKwargs((payload,)))
 
     @property
     def positional(self) -> list[str]:
@@ -142,10 +143,12 @@ def request_queue(name: str) -> str:
     return _registry[name].queue if name in _registry else f"{QUEUE_PREFIX}{name}"
 
 
-def _binder(function: Callable[..., Any]) -> Callable[..., Arguments]:
+def _binder(function: Callable[..., Any]) -> Callable[[ArgsKwargs], Arguments]:
     # Arguments are checked apart from the call, so that the caller's mistake can be told from the procedure's own.
     @wraps(function)
     def bind(*positional: Any, **named: Any) -> Arguments:
         return positional, named
 
-    return validate_call(bind)
+    # Not `validate_call`: before pydantic 2.12 an argument named "self" collides with one of its own.
+    bind.__annotations__ = get_type_hints(function, include_extras=True)
+    return TypeAdapter(bind).validate_python  # type: ignore[arg-type]

@@ -84,7 +84,8 @@ def _chunks(descriptor: int, told_to_stop: Callable[[], bool]) -> Iterator[bytes
 
 def _read(descriptor: int, patience: float = 0) -> bytes | None:
     """Return what is there, nothing at the end; None where there is nothing yet."""
-    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    if not is_file and not select.select([descriptor], [], [], patience)[0]:
+    # Windows can wait for sockets alone.
+    can_wait = os.name != "nt" and not stat.S_ISREG(os.fstat(descriptor).st_mode)
+    if can_wait and not select.select([descriptor], [], [], patience)[0]:
         return None
     return os.read(descriptor, CHUNK)

@@ -1,0 +1,135 @@
+"""What a project may not be, for its messages to be safe: refused by `manage.py check`, and at the start.
+
+docs/configuration.md has the whole list, with what is supported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from messaging import conf, database
+
+#: Vendors whose statements and locks we know. Others that take their names speak their SQL, such as PostGIS.
+SUPPORTED = {"sqlite", "postgresql"}
+#: The first that has RETURNING (https://www.sqlite.org/lang_returning.html).
+OLDEST_SQLITE = (3, 35)
+#: Packages that give each tenant a schema, by their engines and routers, and the settings that they are known by.
+TENANT_PACKAGES = ("django_tenants", "tenant_schemas", "django_pgschemas")
+TENANT_SETTINGS = ("TENANT_APPS", "TENANT_MODEL")
+#: What a connection of such a package can do, whatever its name.
+TENANT_METHODS = ("set_tenant", "set_schema")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """One thing that is not supported: the id of its check, and a sentence with the cure."""
+
+    id: str
+    said: str
+
+
+def unsupported() -> list[Unsupported]:
+    """Return what this project has that `messaging` does not support. Asks no database."""
+    return [*_engine(), *_tenants(), *_autocommit(), *_threads()]
+
+
+def require() -> None:
+    """Raise ImproperlyConfigured, with the first sentence, where something is not supported."""
+    for each in unsupported():
+        raise ImproperlyConfigured(f"{each.said} ({each.id})")
+
+
+def are_checked() -> bool:
+    """Whether this process is a command of Django's, which runs all checks before it does anything."""
+    program = Path(sys.argv[0])
+    return program.name in {"manage.py", "django-admin"} or program.parts[-2:] == ("django", "__main__.py")
+
+
+def _engine() -> Iterator[Unsupported]:
+    alias = database.alias()
+    engine = str(settings.DATABASES.get(alias, {}).get("ENGINE") or "")
+    if engine in {"", "django.db.backends.dummy"}:
+        return  # no database at all: Django says so where one is needed
+    if _vendor(alias, engine) not in SUPPORTED:
+        yield Unsupported(
+            "messaging.E101",
+            f"messaging needs SQLite or PostgreSQL, and the database {alias!r} is {engine}: it would publish events "
+            "and never handle one, so use django.db.backends.postgresql or django.db.backends.sqlite3.",
+        )
+    elif connections[alias].vendor == "sqlite":
+        yield from _sqlite()
+
+
+def _vendor(alias: str, engine: str) -> str:
+    try:
+        return connections[alias].vendor
+    except ImproperlyConfigured:  # its driver is not installed
+        return engine.rpartition(".")[2].removesuffix("3")
+
+
+def _sqlite() -> Iterator[Unsupported]:
+    version = import_module("sqlite3").sqlite_version_info
+    if version < OLDEST_SQLITE:
+        yield Unsupported(
+            "messaging.E102",
+            f"messaging needs SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer, and Python was built with "
+            f"{'.'.join(map(str, version))}: use a newer Python or PostgreSQL.",
+        )
+
+
+def _tenants() -> Iterator[Unsupported]:
+    if found := _tenant_sign():
+        yield Unsupported(
+            "messaging.E103",
+            f"messaging does not support a schema for each tenant ({found}): relays and consumers work in one schema, "
+            "so events of the others would stay unpublished or be handled in the wrong one; run a project and a "
+            "database for each tenant, or keep tenants apart by a column.",
+        )
+
+
+def _tenant_sign() -> str:
+    """Return what shows that tenants have schemas; empty where nothing does."""
+    alias = database.alias()
+    engine = str(settings.DATABASES.get(alias, {}).get("ENGINE") or "")
+    routers = [each if isinstance(each, str) else type(each).__module__ for each in settings.DATABASE_ROUTERS]
+    apps = list(settings.INSTALLED_APPS)
+    for place, names in (("ENGINE", [engine]), ("DATABASE_ROUTERS", routers), ("INSTALLED_APPS", apps)):
+        for name in names:
+            if name.partition(".")[0] in TENANT_PACKAGES:
+                return f"{place}: {name}"
+    if found := [name for name in TENANT_SETTINGS if hasattr(settings, name)]:
+        return found[0]
+    if _vendor(alias, engine) == "postgresql":
+        methods = [name for name in TENANT_METHODS if hasattr(connections[alias], name)]
+        return f"{engine} has {methods[0]}" if methods else ""
+    return ""
+
+
+def _autocommit() -> Iterator[Unsupported]:
+    alias = database.alias()
+    if settings.DATABASES.get(alias, {}).get("AUTOCOMMIT") is False:
+        yield Unsupported(
+            "messaging.E104",
+            f"messaging needs Django's transactions, and DATABASES[{alias!r}] has AUTOCOMMIT = False: an event would "
+            "not commit with its change, so remove AUTOCOMMIT and use transaction.atomic().",
+        )
+
+
+def _threads() -> Iterator[Unsupported]:
+    # uWSGI's own module exists in its processes alone. Without the option its workers never run a Python thread.
+    uwsgi = sys.modules.get("uwsgi")
+    options = {str(name, "ascii") if isinstance(name, bytes) else name for name in getattr(uwsgi, "opt", {})}
+    if uwsgi and conf.get().relay_thread and not options & {"enable-threads", "threads"}:
+        yield Unsupported(
+            "messaging.E105",
+            "uWSGI runs without threads, so nothing would publish the events of this process at once: start it with "
+            "--enable-threads, or set MESSAGING['RELAY_THREAD'] to False and run `manage.py run_relay`.",
+        )

@@ -1,0 +1,214 @@
+"""What `messaging` cannot be safe in is refused, by `manage.py check` and at the start, in one sentence."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, connections
+
+from messaging import surroundings
+from tests.support.environment import ROOT
+
+
+@pytest.fixture(autouse=True)
+def same_databases(settings: Any) -> None:
+    """Settings of databases that a test changes are its own."""
+    settings.DATABASES["default"] = dict(settings.DATABASES["default"])
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
+    """Changes one of the settings of the database."""
+    return lambda name, value: monkeypatch.setitem(settings.DATABASES["default"], name, value)
+
+
+@pytest.fixture
+def uwsgi(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
+    """As in a process of uWSGI that was started with these options."""
+    settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True}
+
+    def started_with(**options: Any) -> None:
+        module = types.ModuleType("uwsgi")
+        module.opt = {name.replace("_", "-"): value for name, value in options.items()}  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "uwsgi", module)
+
+    return started_with
+
+
+def refused() -> list[str]:
+    """The ids of what is refused; `check` has the same, and a server does not start."""
+    found = surroundings.unsupported()
+    errors = {each.id for each in run_checks(tags=["messaging"])}
+    for each in found:
+        assert each.id in errors
+        assert each.said.count(". ") == 0
+        with pytest.raises(ImproperlyConfigured, match="messaging"):
+            surroundings.require()
+    return [each.id for each in found]
+
+
+def test_the_project_itself_is_supported() -> None:
+    assert refused() == []
+    surroundings.require()
+
+
+@pytest.mark.parametrize("vendor", ["mysql", "oracle", "microsoft", "cockroachdb", "unknown"])
+def test_a_database_of_another_kind_is_refused(vendor: str, monkeypatch: pytest.MonkeyPatch, database: Any) -> None:
+    database("ENGINE", f"some.{vendor}")
+    monkeypatch.setattr(connections["default"], "vendor", vendor)
+    assert [each.id for each in surroundings.unsupported()] == ["messaging.E101"]
+    assert "SQLite or PostgreSQL" in surroundings.unsupported()[0].said
+    with pytest.raises(ImproperlyConfigured, match=f"some.{vendor}"):
+        surroundings.require()
+
+
+@pytest.mark.parametrize("engine", ["django.contrib.gis.db.backends.postgis", "django_prometheus.db.backends.sqlite3"])
+def test_an_engine_that_speaks_as_one_of_ours_is_supported(engine: str, database: Any) -> None:
+    database("ENGINE", engine)
+    assert refused() == []
+
+
+def test_a_project_that_has_no_database_yet_is_left_to_django(database: Any) -> None:
+    database("ENGINE", "django.db.backends.dummy")
+    assert refused() == []
+
+
+def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    assert refused() == (["messaging.E102"] if connection.vendor == "sqlite" else [])
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"TENANT_APPS": ["messaging"]},
+        {"DATABASE_ROUTERS": ["django_tenants.routers.TenantSyncRouter"]},
+        {"INSTALLED_APPS": ["django_tenants", "messaging"]},
+    ],
+)
+def test_a_schema_for_each_tenant_is_refused(
+    found: dict[str, Any], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not Django's own: it would look for the apps and the routers.
+    given = {name: getattr(settings, name) for name in ("DATABASES", "DATABASE_ROUTERS", "INSTALLED_APPS")}
+    monkeypatch.setattr(surroundings, "settings", types.SimpleNamespace(**{**given, **found}))
+    assert [each.id for each in surroundings.unsupported()] == ["messaging.E103"]
+
+
+@pytest.mark.parametrize("engine", ["django_tenants.postgresql_backend", "tenant_schemas.postgresql_backend"])
+def test_the_engine_of_a_package_for_tenants_is_refused(engine: str, database: Any) -> None:
+    database("ENGINE", engine)
+    assert refused() == ["messaging.E103"]
+
+
+def test_a_connection_that_changes_its_schema_is_refused_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections["default"], "set_schema", lambda name: None, raising=False)
+    monkeypatch.setattr(connections["default"], "vendor", "postgresql")
+    assert [each.id for each in surroundings.unsupported()] == ["messaging.E103"]
+
+
+def test_a_database_without_djangos_transactions_is_refused(database: Any) -> None:
+    database("AUTOCOMMIT", False)
+    assert refused() == ["messaging.E104"]
+
+
+def test_uwsgi_without_threads_is_refused_unless_a_relay_of_its_own_runs(uwsgi: Any, settings: Any) -> None:
+    uwsgi(processes=b"4")
+    assert refused() == ["messaging.E105"]
+    settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": False}
+    assert refused() == []
+
+
+@pytest.mark.parametrize("option", ["enable_threads", "threads"])
+def test_uwsgi_with_threads_is_supported(option: str, uwsgi: Any) -> None:
+    uwsgi(**{option: b"2"})
+    assert refused() == []
+
+
+# --- In processes of their own -----------------------------------------------------------------------------
+
+MARIADB = """
+from django.db.backends.sqlite3.base import DatabaseWrapper as SQLite
+class DatabaseWrapper(SQLite):
+    vendor = "mysql"
+"""
+PROJECT = """
+SECRET_KEY = "x"
+INSTALLED_APPS = ["messaging"]
+DATABASES = {"default": {"ENGINE": "mariadb", "NAME": "db.sqlite3"}}
+MESSAGING = {"AMQP_URLS": ["amqp://127.0.0.1:1/"]}
+"""
+
+
+def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=directory, capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "its_settings", "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+
+
+def test_each_command_and_each_server_refuses_another_database(tmp_path: Path) -> None:
+    (tmp_path / "mariadb").mkdir()
+    (tmp_path / "mariadb" / "base.py").write_text(MARIADB)
+    (tmp_path / "its_settings.py").write_text(PROJECT)
+    for command in ("check", "migrate", "run_relay", "messages list"):
+        refusing = run(tmp_path, "-m", "django", *command.split())
+        assert refusing.returncode == 1
+        assert "messaging.E101" in refusing.stderr
+        assert "Traceback" not in refusing.stderr
+    server = run(tmp_path, "-c", "from django.core.wsgi import get_wsgi_application as it; it()")
+    assert server.returncode == 1
+    assert "needs SQLite or PostgreSQL" in server.stderr.splitlines()[-1]
+
+
+#: What Windows has not, taken away before anything of ours is imported.
+AS_ON_WINDOWS = """
+import os, select, signal, sys
+for name in ("pwd", "grp", "fcntl", "resource", "termios", "tty", "pty", "readline", "syslog"):
+    sys.modules[name] = None
+for module, names in ((os, "register_at_fork fork geteuid getuid killpg setsid"), (select, "poll epoll"),
+                      (signal, "SIGHUP SIGUSR1 SIGUSR2 SIGPIPE SIGKILL SIGALRM setitimer pthread_sigmask")):
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+os.getlogin = lambda: "somebody"
+"""
+DEVELOPED = """
+import importlib, pkgutil, django
+django.setup()
+import messaging
+for each in pkgutil.walk_packages(messaging.__path__, "messaging."):
+    if "migrations" not in each.name and each.name != "messaging.tasks":
+        importlib.import_module(each.name)
+from django.core.management import call_command
+from django.db import transaction
+from messaging import outbox, relay_thread
+from messaging.events import Event
+from messaging.operations import audit
+class Noted(Event, type="windows.noted"):
+    text: str
+call_command("migrate", verbosity=0)
+relay_thread.enable(at_once=True)
+with transaction.atomic():
+    outbox.add(Noted(text="x"))
+call_command("messages", "list")
+print(audit.account())
+"""
+
+
+def test_a_project_is_developed_on_windows(tmp_path: Path) -> None:
+    """Without forks, accounts by number, `poll` and most signals."""
+    apps = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages")]
+    here = f"INSTALLED_APPS = {[*apps, 'messaging', 'messaging.tutorial']}\n"
+    (tmp_path / "its_settings.py").write_text(PROJECT.replace("mariadb", "django.db.backends.sqlite3") + here)
+    done = run(tmp_path, "-c", AS_ON_WINDOWS + DEVELOPED)
+    assert done.returncode == 0, done.stderr
+    assert "windows.noted" in done.stdout
+    assert "somebody@" in done.stdout
