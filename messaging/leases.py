@@ -10,10 +10,11 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import BooleanField, F, Func, Q, QuerySet
+from django.db.models import BooleanField, Case, F, Func, Q, QuerySet, When
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from messaging import database
@@ -32,6 +33,11 @@ SILENCES_AT_ONCE = 1
 
 #: What is written of a row that rests untried.
 LEFT_ALONE = f"not tried: where it goes, others get no confirm; one of them is tried every {PAUSE:g} s"
+
+#: Seconds to which the moment of a confirm is kept, and for which at most it is put before the time of its mark:
+#: reconciling goes through the rows in the order of these moments.
+MOMENT = 0.005
+LONGEST_BACK = 1.0
 
 #: Bytes of bodies that one claim takes, but for its last row.
 CLAIM_BYTES = 16 * 1024 * 1024
@@ -53,11 +59,13 @@ class _Waits(Func):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a row's publish came to. `expected` are the names of the consumers that must receive it."""
+    """What a row's publish came to, and when (monotonic). `expected` are the names of the consumers that must receive
+    it."""
 
     row: OutboxMessage
     outcome: Outcome
     expected: tuple[str, ...]
+    at: float = field(default_factory=time.monotonic)
 
 
 def claim(limit: int, seconds: float) -> list[OutboxMessage]:
@@ -119,19 +127,31 @@ def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0) -> None:
 
 def _write_published(marks: Sequence[Mark]) -> None:
     """One statement for all that have lease and audience in common."""
-    groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[int]] = {}
+    groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[Mark]] = {}
     for mark in marks:
-        groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark.row.pk)
-    for (token, expected), ids in groups.items():
-        _held(ids, token).update(
+        groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark)
+    for (token, expected), alike in groups.items():
+        _held([mark.row.pk for mark in alike], token).update(
             state=State.PUBLISHED,
-            published_at=Now(),
+            published_at=_confirmed_at(alike),
             publish_attempts=F("publish_attempts") + 1,
             expected_consumers=list(expected),
             last_error="",
             lease_token=None,
             lease_until=None,
         )
+
+
+def _confirmed_at(marks: Sequence[Mark]) -> Combinable:
+    """Return when each of these rows was confirmed, by the database's clock: a mark is written a little later."""
+    now = time.monotonic()
+    moments: dict[int, list[int]] = {}
+    for mark in marks:
+        moments.setdefault(round(min(now - mark.at, LONGEST_BACK) / MOMENT), []).append(mark.row.pk)
+    earlier = [(database.in_future(-steps * MOMENT), ids) for steps, ids in moments.items()]
+    if len(earlier) == 1:
+        return earlier[0][0]
+    return Case(*(When(pk__in=ids, then=moment) for moment, ids in earlier))
 
 
 def _write_setback(mark: Mark) -> None:

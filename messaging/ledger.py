@@ -17,14 +17,24 @@ from django.db.models.functions import Now
 
 from messaging import database, effects
 from messaging.effects import EffectKind, Intended
+from messaging.inbox import failure_group
 from messaging.loggers import get_logger
 from messaging.message import storable_text
-from messaging.models import Effect, InboxMessage
+from messaging.models import Effect, EffectAttempt, InboxMessage
 
 log = get_logger(__name__)
 
 State = Effect.State
+Outcome = EffectAttempt.Outcome
 
+#: What an attempt was, by the state that it left the effect in.
+_OUTCOMES = {
+    State.INTENDED: Outcome.NOT_DONE,
+    State.FAILED: Outcome.FAILED,
+    State.SENDING: Outcome.DOUBTFUL,
+    State.UNKNOWN: Outcome.UNKNOWN,
+}
+_NO_ANSWER = "whoever was sending it ended before its answer was written down: it may have been done or not"
 #: Seconds beyond its timeout for which an effect is not taken for abandoned: a live sender writes its answer in them.
 MARGIN = 5.0
 
@@ -87,6 +97,10 @@ def claim(which: Q, limit: int) -> list[Claimed]:
                 abandoned.append(row)
             else:
                 claimed.append(Claimed(row, kind, doubtful, time.monotonic() + kind.timeout.total_seconds()))
+        for each in claimed:
+            if each.doubtful:
+                # No row yet: its sender died. One that wrote down an answer has a row of this token.
+                _write_attempt(each.row, Outcome.DOUBTFUL, _NO_ANSWER, replace=False)
         _take(claimed, token)
         _give_up(abandoned)
     return claimed
@@ -109,28 +123,35 @@ def note(results: Sequence[tuple[Claimed, Result]]) -> None:
                 state=result.state,
                 reference=storable_text(result.reference)[:255],
                 error=storable_text(result.error),
+                failure_group=_group_of(claimed.row, result),
                 changed_at=Now(),
                 send_at=waits if result.state == State.INTENDED else F("send_at"),
                 sending_until=waits if result.state == State.SENDING else None,
             )
-            if not changed:
+            if changed:
+                _keep(claimed.row, result)
+            elif Effect.objects.filter(~Q(token=claimed.row.token) | Q(token=None), pk=claimed.row.pk).exists():
+                _keep_late(claimed.row, result)
                 log.warning("effect.late_result", effect=claimed.row.name, message_id=claimed.row.message_id)
         close(inbox_ids)
 
 
 def settle(effect_id: int, *, was: Collection[Effect.State], result: Result) -> bool:
     """Write down what a person says about an effect, in the caller's transaction, where its state is still one of
-    `was`; return whether it is.
+    `was`; return whether it is. What its attempts came to stays in their own rows.
 
     One that is *intended* again is carried out as if for the first time, with a whole new retry policy. A result of an
     earlier sender that comes late changes nothing any more.
     """
     inbox_ids = _lock(Effect.objects.filter(pk=effect_id).only("inbox_message"))
+    _keep_what_is_known(effect_id, was)
     again = result.state == State.INTENDED
     changed = Effect.objects.filter(pk=effect_id, state__in=was).update(
         state=result.state,
         reference=storable_text(result.reference)[:255],
         error=storable_text(result.error),
+        failure_group="",
+        given_up=result.state == State.FAILED,
         changed_at=Now(),
         attempts=0 if again else F("attempts"),
         send_at=Now() if again else F("send_at"),
@@ -173,14 +194,66 @@ def _give_up(rows: Sequence[Effect]) -> None:
     if not rows:
         return
     inbox_ids = _lock(rows)
-    Effect.objects.filter(pk__in=[row.pk for row in rows]).update(
-        state=State.UNKNOWN,
-        error="whoever was sending it ended before its answer was written down: it may have been done or not",
-        changed_at=Now(),
-    )
+    result = Result(state=State.UNKNOWN, error=_NO_ANSWER)
+    for row in rows:
+        Effect.objects.filter(pk=row.pk).update(
+            state=result.state, error=result.error, failure_group=_group_of(row, result), changed_at=Now()
+        )
+        _keep(row, result)
     close(inbox_ids)
     for row in rows:
         log.error("effect.unknown", effect=row.name, message_id=row.message_id, consumer=row.consumer)
+
+
+def _group_of(row: Effect, result: Result) -> str:
+    """Return the failure group of an effect with this result; empty for a success."""
+    return "" if result.state == State.DONE else failure_group(row.consumer, row.name, result.error)
+
+
+def _keep(row: Effect, result: Result) -> None:
+    """Write down what an attempt came to, unless it succeeded; once for each time the effect was taken."""
+    if result.state in _OUTCOMES:
+        _write_attempt(row, _OUTCOMES[result.state], result.error)
+
+
+def _keep_what_is_known(effect_id: int, was: Collection[Effect.State]) -> None:
+    """Write down the error of an effect that is about to be settled, where no attempt of it holds that: it failed
+    before attempts were kept."""
+    row = Effect.objects.filter(pk=effect_id, state__in=was, given_up=False).exclude(error="").first()
+    if row is not None and not row.failed_attempts.filter(error=row.error).exists():
+        row.failed_attempts.create(
+            token=uuid.uuid4(),
+            number=row.attempts,
+            outcome=_OUTCOMES[Effect.State(row.state)],
+            error=row.error,
+            finished_at=row.changed_at,
+        )
+
+
+def _keep_late(row: Effect, result: Result) -> None:
+    """Write down an answer that came too late to count: it may show that something was done twice."""
+    if row.token is None or row.failed_attempts.filter(token=row.token, error=storable_text(result.error)).exists():
+        return  # it was written down in time: the connection was lost after that commit
+    outcome = _OUTCOMES.get(result.state, Outcome.DONE_LATE)
+    _write_attempt(row, outcome, f"too late to count: {result.error or result.reference or 'done'}")
+
+
+def _write_attempt(row: Effect, outcome: EffectAttempt.Outcome, error: str, *, replace: bool = True) -> None:
+    """Write the row of the attempt that `row` was taken for; one that there is already is replaced, or left."""
+    if row.token is None:
+        return
+    attempt = EffectAttempt(
+        effect=row, token=row.token, number=row.attempts, outcome=outcome, error=storable_text(error)
+    )
+    if replace:
+        EffectAttempt.objects.bulk_create(
+            [attempt],
+            update_conflicts=True,
+            unique_fields=["effect", "token"],
+            update_fields=["outcome", "error", "finished_at"],
+        )
+    else:
+        EffectAttempt.objects.bulk_create([attempt], ignore_conflicts=True)
 
 
 def _lock(rows: Iterable[Effect]) -> list[int]:

@@ -234,6 +234,10 @@ class Effect(models.Model):
 
     #: Something is still to be done about it, by itself.
     OPEN = (State.INTENDED, State.SENDING)
+    #: Which effects were tried in vain and are still to be tried again.
+    FAILING = Q(state__in=OPEN) & (~Q(error="") | Q(attempts__gt=1))
+    #: Which effects nothing more comes of until a person has settled them.
+    FOR_A_PERSON = Q(state=State.UNKNOWN) | Q(state=State.FAILED, given_up=False)
 
     inbox_message = models.ForeignKey(InboxMessage, on_delete=models.CASCADE, related_name="effects")
     #: As in the inbox row.
@@ -253,7 +257,12 @@ class Effect(models.Model):
     sending_until = models.DateTimeField(null=True, blank=True)
     #: What the outside calls it, once it is done.
     reference = models.CharField(max_length=255, blank=True)
+    #: Why the last attempt failed, or who settled it.
     error = models.TextField(blank=True)
+    #: As of an inbox row: failures of the same consumer, name and kind of error share it. Empty while nothing failed.
+    failure_group = models.CharField(max_length=16, blank=True, default="", db_default="")
+    #: It failed, and a person decided to leave it at that: no failure that anybody has to look at.
+    given_up = models.BooleanField(default=False, db_default=False)
 
     objects = PrimaryQuerySet["Effect"].as_manager()
 
@@ -266,6 +275,7 @@ class Effect(models.Model):
             models.Index(fields=["consumer", "sending_until"], name="effect_sending", condition=Q(state="sending")),
             models.Index(fields=["state", "changed_at"], name="effect_state_changed"),
             models.Index(fields=["message_id"], name="effect_message_id"),
+            models.Index(fields=["failure_group"], name="effect_failure_group", condition=~Q(failure_group="")),
         ]
         permissions = [("settle_effect", "Can say what became of an effect that nobody knows of")]
 
@@ -276,6 +286,46 @@ class Effect(models.Model):
     def key(self) -> str:
         """The same at every attempt, and of no other effect: what a gateway tells repetitions by."""
         return f"{self.message_id}:{self.consumer}:{self.name}"
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it was tried in vain and is still to be tried again: FAILING of one row."""
+        return self.state in self.OPEN and (bool(self.error) or self.attempts > 1)
+
+
+class EffectAttempt(models.Model):
+    """One try of an effect that did not simply succeed: what the outside answered, or why there is no answer.
+
+    A success has no row of its own: the effect's row holds its reference and time.
+    """
+
+    class Outcome(models.TextChoices):
+        #: Surely not done; tried again.
+        NOT_DONE = "not done", "not done"
+        #: Surely not done; not tried again.
+        FAILED = "failed", "failed"
+        #: Perhaps done; sent again with the same key, or asked for.
+        DOUBTFUL = "doubtful", "doubtful"
+        #: Perhaps done; only a person can settle it.
+        UNKNOWN = "unknown", "unknown"
+        #: Done, but the answer came after the effect had been settled or taken by another process.
+        DONE_LATE = "done late", "done late"
+
+    effect = models.ForeignKey(Effect, on_delete=models.CASCADE, related_name="failed_attempts")
+    #: That of the process which tried it: one row for each time the effect was taken.
+    token = models.UUIDField()
+    number = models.PositiveIntegerField()
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    finished_at = models.DateTimeField(db_default=Now())
+    error = models.TextField(blank=True)
+
+    class Meta:
+        verbose_name = "effect attempt"
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(fields=["effect", "token"], name="effect_attempt_once")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number}: {self.outcome}"
 
 
 class OperatorAction(models.Model):

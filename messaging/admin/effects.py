@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from messaging.admin import payload, words
-from messaging.admin.filters import ChangedFilter, ConsumerFilter
+from messaging.admin.filters import ChangedFilter, ConsumerFilter, TroubleFilter
 from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.operations import NOTE_LIMIT
-from messaging.models import Effect
+from messaging.admin.read_only import ReadOnly
+from messaging.models import Effect, EffectAttempt
 from messaging.operations import settle
 from messaging.operations.settle import SETTLES, Verdict
 
 _VERDICTS = {
     Verdict.DONE: "It was done.",
     Verdict.NOT_DONE: "It surely was not done: carry it out again.",
-    Verdict.GIVE_UP: "Nobody shall try again.",
+    Verdict.GIVE_UP: "Give up: it is not tried again, and no longer counts as a failure.",
 }
+
+
+class EffectAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
+    """What the attempts that did not succeed came to, one below the other."""
+
+    model = EffectAttempt
+    template = "messaging/admin/effect_attempts.html"
+    fields = readonly_fields = ("number", "outcome")
+    extra = 0
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """They are a part of the effect: who may see one may see the other."""
+        return request.user.has_perm("messaging.view_effect")
 
 
 @admin.register(Effect)
@@ -31,7 +48,8 @@ class EffectAdmin(MessageAdmin):
 
     change_form_template = "messaging/admin/effect.html"
     list_display = ["name", "state_pill", "consumer", "subject_link", "attempts", "changed_briefly"]
-    list_filter = ["state", ConsumerFilter, ChangedFilter]
+    list_filter = [TroubleFilter, "state", ConsumerFilter, ChangedFilter]
+    inlines = [EffectAttemptInline]
     list_select_related = ["inbox_message"]
     search_fields = ["inbox_message__subject", "message_id", "name", "consumer"]
     search_help_text = "Order number, message id, name or consumer"
@@ -40,11 +58,11 @@ class EffectAdmin(MessageAdmin):
     body_title: ClassVar[str] = "Payload"
     trouble_column: ClassVar[str] = "error"
     fieldsets = [
-        ("Effect", {"fields": ["name", "key", "attempts", "reference", "error"]}),
+        ("Effect", {"fields": ["name", "key", "attempts", "reference", "error", "group"]}),
         ("When", {"fields": ["intended", "changed", "due", "until"]}),
         ("Message", {"fields": ["consumer", "message_id", "subject_link"]}),
     ]
-    readonly_fields = ["key", "intended", "changed", "due", "until", "subject_link"]
+    readonly_fields = ["key", "group", "intended", "changed", "due", "until", "subject_link"]
 
     intended = time_of("intended_at", "intended")
     changed = time_of("changed_at", "changed")
@@ -102,6 +120,20 @@ class EffectAdmin(MessageAdmin):
             context["settle_url"] = reverse("admin:messaging_effect_settle", args=[effect.pk])
             context["note_limit"] = NOTE_LIMIT
         return super().render_change_form(request, context, *args, **kwargs)
+
+    @admin.display(description="failure group")
+    def group(self, row: Effect) -> SafeString | str:
+        """The group, with the effects behind it that failed likewise."""
+        if not row.failure_group:
+            return "–"
+        there = reverse("admin:messaging_effect_changelist")
+        return format_html(
+            '<a href="{}?{}">{}</a>', there, urlencode({"failure_group": row.failure_group}), row.failure_group
+        )
+
+    def pill_of(self, row: Effect) -> SafeString:
+        """Return the state; of one that was tried in vain and is to be tried again, that it is failing."""
+        return words.effect_pill(row)
 
     def explain(self, row: Effect) -> words.Explanation:
         """Return what the row's state means."""

@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.timezone import now
 
 from messaging import consumers, events
+from messaging.operations.effect_trouble import EffectTrouble
 
 
 class KnownValuesFilter(admin.SimpleListFilter):
@@ -46,6 +47,21 @@ class ConsumerFilter(KnownValuesFilter):
 
     def values(self) -> list[str]:
         return [each.name for each in consumers.registered()]
+
+
+class TroubleFilter(admin.SimpleListFilter):
+    """Effects by what is wrong with them, as `mq status` counts it."""
+
+    title = "trouble"
+    parameter_name = "trouble"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(trouble.value, trouble.words) for trouble in EffectTrouble]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        chosen = self.value()
+        known = {trouble.value: trouble for trouble in EffectTrouble}
+        return queryset.filter(known[chosen].which) if chosen in known else queryset
 
 
 class TimeFilter(admin.SimpleListFilter):

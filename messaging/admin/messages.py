@@ -153,7 +153,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         if unmasked:
             self._audit_view(request, row)
         context.update(title=str(row), subtitle=None)
-        context["state"] = words.pill(row.state)
+        context["state"] = self.pill_of(row)
         context["explanation"] = self.explain(row)
         context["body_title"] = self.body_title
         context["body_text"] = self.body_text(row, unmasked)
@@ -170,6 +170,10 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
             if row.state in each.states
         ]
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def pill_of(self, row: Any) -> SafeString:
+        """Return the state as icon and word."""
+        return words.pill(row.state)
 
     def explain(self, row: Any) -> words.Explanation:
         """Return what the row's state means."""
@@ -202,9 +206,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     def state_pill(self, row: Any) -> SafeString:
         """The state, as icon and word, and what went wrong, in a line. A list never shows phone numbers."""
         trouble = masked_text(" ".join(getattr(row, self.trouble_column)[:500].split()))
-        return format_html(
-            '{}<span class="messaging-detail">{}</span>', words.pill(row.state), truncatechars(trouble, 100)
-        )
+        return format_html('{}<span class="messaging-detail">{}</span>', self.pill_of(row), truncatechars(trouble, 100))
 
     @admin.display(description="subject")
     def subject_link(self, row: Any) -> SafeString | str:

@@ -91,17 +91,17 @@ def _of_outbox(entry: Entry) -> str:
             why = _WHY.get(entry.origin, "")
             return f"{where or entry.type} written{f', {why}' if why else ''}"
         case Kind.PUBLISHED:
-            return f"{where} published" if where else "published"
+            return f"{where} published, confirmed by RabbitMQ".lstrip()
         case Kind.FAILED:
             return f"{where}: refused by the broker" if where else "refused by the broker"
         case Kind.CANCELLED:
             return f"{where or entry.type}: cancelled, will not be published"
         case Kind.UNROUTABLE:
-            return f"{where or entry.type}: unroutable, next try {_when(entry)}"
+            return f"{where or entry.type}: unroutable, {_next_try(entry)}"
         case Kind.UNHANDLED:
             return f"{entry.consumer}: {_of_inbox(entry)}"
         case _:
-            return f"{where or entry.type}: to be published {_when(entry)}"
+            return f"{where or entry.type}: {_to_be_published(entry)}"
 
 
 #: Why a row was written, where that is not plain.
@@ -141,14 +141,20 @@ def _of_effect(entry: Entry) -> str:
             return "intended"
         case Kind.EFFECT_DONE:
             return "done" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
+        case Kind.EFFECT_NOT_DONE:
+            return f"attempt {entry.attempt} failed: surely not done"
+        case Kind.EFFECT_DOUBTFUL:
+            return f"attempt {entry.attempt} is in doubt: done or not"
+        case Kind.EFFECT_DONE_LATE:
+            return f"attempt {entry.attempt} was done, and its answer came too late to count"
         case Kind.EFFECT_FAILED:
             return "failed, will not be tried again"
         case Kind.EFFECT_UNKNOWN:
             return "unknown: done or not, a person has to settle it"
         case Kind.EFFECT_SENDING:
-            return "under way"
+            return _under_way(entry)
         case _:
-            return f"to be {'tried again' if entry.attempt else 'done'} {_when(entry)}"
+            return _to_be_done(entry)
 
 
 def _of_action(entry: Entry) -> str:
@@ -160,9 +166,40 @@ def _of_action(entry: Entry) -> str:
     return f"{what}, by {entry.actor}"
 
 
+def _to_be_published(entry: Entry) -> str:
+    if _is_due(entry):
+        return f"not yet confirmed by RabbitMQ, {_due_for(entry)}"
+    return f"to be published {_when(entry)}"
+
+
+def _next_try(entry: Entry) -> str:
+    return f"next try {_due_for(entry)}" if _is_due(entry) else f"next try {_when(entry)}"
+
+
+def _to_be_done(entry: Entry) -> str:
+    again = "to be tried again" if entry.attempt else "to be done"
+    if _is_due(entry):
+        return f"{again}, {_due_for(entry)}, not begun"
+    return f"{again} {_when(entry)}"
+
+
+def _under_way(entry: Entry) -> str:
+    if _is_due(entry):
+        return "begun, and no answer in its time: done or not"
+    return f"attempt {entry.attempt} begun, no answer yet"
+
+
+def _is_due(entry: Entry) -> bool:
+    return entry.due is None or entry.due <= now()
+
+
+def _due_for(entry: Entry) -> str:
+    """Say for how long it has been due; never that it happens now: nobody knows whether broker and worker run."""
+    return f"due for {words.span(now() - entry.due)}" if entry.due else "due"
+
+
 def _when(entry: Entry) -> str:
-    if entry.due is None or entry.due <= now():
-        return "now"
+    assert entry.due is not None, "what is due at no time is due"
     return f"in {words.span(entry.due - now())}, at {localtime(entry.due):%H:%M:%S}"
 
 

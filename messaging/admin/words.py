@@ -37,8 +37,16 @@ LOOKS = {
     "sending": ("↗", "waiting"),
     "done": ("✓", "good"),
     "unknown": ("?", "bad"),
+    "failing": ("↻", "warning"),
+    # Of attempts of effects.
+    "not done": ("↻", "warning"),
+    "doubtful": ("?", "warning"),
+    "done late": ("!", "bad"),
     "effect due": ("…", "waiting"),
     "effect sending": ("↗", "waiting"),
+    "effect not done": ("↻", "warning"),
+    "effect doubtful": ("?", "warning"),
+    "effect done late": ("!", "bad"),
     "effect done": ("✓", "good"),
     "effect failed": ("✕", "bad"),
     "effect unknown": ("?", "bad"),
@@ -67,6 +75,14 @@ def pill(state: str, word: str = "") -> SafeString:
         icon,
         word or state.replace("_", " "),
     )
+
+
+def effect_pill(effect: Effect) -> SafeString:
+    """Return an effect's state; *failing* where it was tried in vain and is to be tried again."""
+    if effect.is_failing:
+        times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
+        return pill("failing", f"{effect.get_state_display()}, tried {times} in vain")
+    return pill(effect.state, "given up" if effect.given_up else "")
 
 
 def icon(kind: Kind) -> SafeString:
@@ -180,10 +196,15 @@ def explain_effect(effect: Effect) -> Explanation:
     """Say how far an effect has come."""
     match effect.state:
         case Effect.State.INTENDED:
-            due = short_moment(effect.send_at) if effect.send_at > now() else ""
-            tried = f"It was tried {effect.attempts} times, surely in vain." if effect.attempts else "Not begun yet."
+            times = "1 attempt" if effect.attempts == 1 else f"{effect.attempts} attempts"
+            tried = f"{times} failed; it was surely not done." if effect.attempts else "Not begun yet."
+            again = "tried again" if effect.attempts else "begun"
+            if effect.send_at > now():
+                return Explanation(tried, f"It is {again} at {short_moment(effect.send_at)}, if its consumer runs.")
             return Explanation(
-                tried, f"It is {'tried again' if effect.attempts else 'begun'} {due or 'now'}, by itself."
+                tried,
+                f"It has been due since {short_moment(effect.send_at)}, and is {again} as soon as a process of its "
+                f"consumer takes it. If this lasts: does run_consumer {effect.consumer} run?",
             )
         case Effect.State.SENDING:
             return Explanation(
@@ -192,10 +213,15 @@ def explain_effect(effect: Effect) -> Explanation:
             )
         case Effect.State.DONE:
             return Explanation("It is done.", "Nothing.")
+        case Effect.State.FAILED if effect.given_up:
+            return Explanation(
+                "A person gave it up; the error says who, and the attempts say what came before.", "Nothing."
+            )
         case Effect.State.FAILED:
             return Explanation(
-                "It was surely not done, or was given up; the error says why.",
-                "Nothing by itself. Mend the cause, then say that it was not done: it is carried out again.",
+                "It was surely not done; the error says why.",
+                "Nothing by itself. Mend the cause, then say that it was not done: it is carried out again. Or give "
+                "it up.",
             )
         case _:
             return Explanation(

@@ -1,4 +1,4 @@
-"""Listing: rows of outbox, inbox and effects side by side, the newest first; and dead messages by what they died of."""
+"""Listing: rows of outbox, inbox and effects side by side, the newest first; and failures by their kind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 from django.db.models import Count, Max, Q, QuerySet
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.operations.effect_trouble import EffectTrouble
 from messaging.operations.wanted import Wanted
 
 #: Every state a row can have. An outbox row and an effect can both be *failed*.
 STATES = tuple(dict.fromkeys([*OutboxMessage.State.values, *InboxMessage.State.values, *Effect.State.values]))
+#: What can be asked for beside the states: troubles of effects that are still to be carried out.
+TROUBLES = (EffectTrouble.FAILING.value, EffectTrouble.OVERDUE.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureGroup:
-    """Dead messages that died of the same kind of failure. `reason` is that of the newest."""
+    """Failures of one kind: dead messages, or effects that failed, are failing or are unknown (`state`).
+
+    `reason` is that of the newest. Of effects, `type` is their name.
+    """
 
     group: str
     count: int
@@ -45,31 +51,53 @@ class FailureGroup:
     type: str
     newest: datetime
     reason: str
+    box: str
+    state: str
 
 
 def newest(wanted: Wanted, limit: int, *, states: Collection[str] = ()) -> list[Row]:
-    """Return the newest rows that are `wanted`, at most `limit`; with `states`, in one of these."""
-    rows = sorted(_rows(wanted, states or STATES, limit), key=lambda row: row.at, reverse=True)
-    return rows[:limit]
+    """Return the newest rows that are `wanted`, at most `limit`; with `states`, in one of these (of STATES and
+    TROUBLES)."""
+    found = {(row.box, row.id): row for row in _rows(wanted, states or STATES, limit)}
+    return sorted(found.values(), key=lambda row: row.at, reverse=True)[:limit]
 
 
 def failure_groups(wanted: Wanted, limit: int) -> list[FailureGroup]:
-    """Return the groups of dead messages that are `wanted`, the largest first, at most `limit`."""
+    """Return the failures that are `wanted`, by group: dead messages, and effects that failed for good, are failing or
+    are unknown. The largest group comes first; at most `limit`."""
+    groups = [*_groups_of_dead(wanted, limit), *_groups_of_effects(wanted, limit)]
+    return sorted(groups, key=lambda each: (each.count, each.newest), reverse=True)[:limit]
+
+
+def _groups_of_dead(wanted: Wanted, limit: int) -> Iterator[FailureGroup]:
     dead = InboxMessage.objects.filter(wanted.of_inbox, state=InboxMessage.State.DEAD)
-    found = dead.values("failure_group", "consumer", "type").annotate(
-        count=Count("pk"), newest=Max("changed_at"), example=Max("pk")
-    )
+    for each in _largest(dead, "type", "reason", limit):
+        yield FailureGroup(**each, box="inbox", state=InboxMessage.State.DEAD.value)
+
+
+def _groups_of_effects(wanted: Wanted, limit: int) -> Iterator[FailureGroup]:
+    for trouble in (EffectTrouble.UNKNOWN, EffectTrouble.FAILED, EffectTrouble.FAILING):
+        effects = Effect.objects.filter(wanted.of_effects, trouble.which)
+        for each in _largest(effects, "name", "error", limit):
+            yield FailureGroup(**each, box="effects", state=trouble.value)
+
+
+def _largest(rows: QuerySet[Any], type_field: str, reason_field: str, limit: int) -> list[dict[str, Any]]:
+    """Return what the largest groups of these rows have in common, as fields of FailureGroup."""
+    found = rows.order_by().values("failure_group", "consumer", type_field)
+    found = found.annotate(count=Count("pk"), newest=Max("changed_at"), example=Max("pk"))
     groups = list(found.order_by("-count", "-newest")[:limit])
-    reasons = dict(InboxMessage.objects.filter(pk__in=[each["example"] for each in groups]).values_list("pk", "reason"))
+    examples = rows.model._default_manager.filter(pk__in=[each["example"] for each in groups])
+    reasons = dict(examples.values_list("pk", reason_field))
     return [
-        FailureGroup(
-            group=each["failure_group"],
-            count=each["count"],
-            consumer=each["consumer"],
-            type=each["type"],
-            newest=each["newest"],
-            reason=reasons.get(each["example"], ""),
-        )
+        {
+            "group": each["failure_group"],
+            "count": each["count"],
+            "consumer": each["consumer"],
+            "type": each[type_field],
+            "newest": each["newest"],
+            "reason": reasons.get(each["example"], ""),
+        }
         for each in groups
     ]
 
@@ -85,7 +113,7 @@ def _rows(wanted: Wanted, states: Collection[str], limit: int) -> Iterator[Row]:
                 InboxMessage.objects.defer("body", "headers"), wanted.of_inbox, state, "changed_at", limit
             )
             yield from (_row(each, "inbox", each.changed_at, each.reason) for each in received)
-        if state in Effect.State:
+        if state in Effect.State or state in TROUBLES:
             effects = Effect.objects.select_related("inbox_message").only(
                 *(
                     "state",
@@ -98,7 +126,9 @@ def _rows(wanted: Wanted, states: Collection[str], limit: int) -> Iterator[Row]:
                     "inbox_message__subject",
                 )
             )
-            yield from map(_effect_row, _newest(effects, wanted.of_effects, state, "changed_at", limit))
+            which = EffectTrouble(state).which if state in TROUBLES else Q(state=state)
+            found = effects.filter(wanted.of_effects, which).order_by("-changed_at", "-id")
+            yield from map(_effect_row, found[:limit])
 
 
 def _newest(rows: QuerySet[Any], wanted: Q, state: str, time_field: str, limit: int) -> QuerySet[Any]:

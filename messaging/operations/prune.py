@@ -13,7 +13,7 @@ from django.db.models.functions import Cast
 
 from messaging import conf, consumers, database
 from messaging.loggers import get_logger
-from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 
 log = get_logger(__name__)
 
@@ -23,7 +23,7 @@ BATCH = 1000
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """How many rows were deleted, or would be."""
+    """How many rows were deleted, or would be. `attempts` are those of handlers and of effects."""
 
     outbox: int
     inbox: int
@@ -50,7 +50,7 @@ def prune(*, batch: int = BATCH, dry_run: bool = False) -> Pruned:
     pruned = Pruned(
         outbox=outbox.get(OutboxMessage._meta.label, 0),
         inbox=inbox.get(InboxMessage._meta.label, 0),
-        attempts=inbox.get(DeliveryAttempt._meta.label, 0),
+        attempts=inbox.get(DeliveryAttempt._meta.label, 0) + inbox.get(EffectAttempt._meta.label, 0),
         effects=inbox.get(Effect._meta.label, 0),
     )
     log.info("messages.pruned", **asdict(pruned))
@@ -104,7 +104,8 @@ def _counted(outbox: QuerySet[OutboxMessage], inbox: QuerySet[InboxMessage]) -> 
     return Pruned(
         outbox=outbox.count(),
         inbox=inbox.count(),
-        attempts=DeliveryAttempt.objects.filter(inbox_message__in=inbox).count(),
+        attempts=DeliveryAttempt.objects.filter(inbox_message__in=inbox).count()
+        + EffectAttempt.objects.filter(effect__inbox_message__in=inbox).count(),
         effects=Effect.objects.filter(inbox_message__in=inbox).count(),
     )
 

@@ -30,7 +30,7 @@ class Verdict(StrEnum):
 SETTLES: dict[Verdict, tuple[Effect.State, ...]] = {
     Verdict.DONE: (State.UNKNOWN, State.FAILED),
     Verdict.NOT_DONE: (State.UNKNOWN, State.FAILED),
-    Verdict.GIVE_UP: (State.UNKNOWN, State.INTENDED),
+    Verdict.GIVE_UP: (State.UNKNOWN, State.INTENDED, State.FAILED),
 }
 
 

@@ -13,6 +13,7 @@ from messaging import consumers, database
 from messaging.exceptions import BrokerSilent, BrokerUnavailable
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.operations import standing
+from messaging.operations.effect_trouble import EffectTrouble
 from messaging.operations.standing import Queue
 
 #: Rows that are counted at most: beyond, how many more there are tells nobody anything new.
@@ -66,7 +67,10 @@ class Boxes:
     retrying: Count
     waiting: Count
     dead: Count
-    unknown: Count
+    #: Messages whose handler has failed again and again for longer than OVERDUE.
+    failing_for_long: Count
+    #: Effects, by what is wrong with them.
+    effects: dict[EffectTrouble, Count]
 
     @property
     def oldest_age(self) -> timedelta | None:
@@ -109,7 +113,7 @@ def _broker() -> Broker:
 
 
 def _boxes() -> Boxes:
-    outbox, inbox, effect = OutboxMessage.State, InboxMessage.State, Effect.State
+    outbox, inbox = OutboxMessage.State, InboxMessage.State
     # All that waits, whatever its state, stands in one index.
     waiting = OutboxMessage.objects.filter(state__in=[outbox.PENDING, outbox.UNROUTABLE])
     free = Q(lease_until=None) | Q(lease_until__lt=Now())
@@ -129,7 +133,12 @@ def _boxes() -> Boxes:
             retrying=_count(InboxMessage.objects.filter(state=inbox.RETRYING)),
             waiting=_count(InboxMessage.objects.filter(state=inbox.WAITING)),
             dead=_count(InboxMessage.objects.filter(state=inbox.DEAD)),
-            unknown=_count(Effect.objects.filter(state=effect.UNKNOWN)),
+            failing_for_long=_count(
+                InboxMessage.objects.filter(
+                    ~Q(reason=""), state=inbox.RETRYING, received_at__lt=database.in_future(-OVERDUE)
+                )
+            ),
+            effects={trouble: _count(Effect.objects.filter(trouble.which)) for trouble in EffectTrouble},
         )
 
 
@@ -164,12 +173,25 @@ def _wrong_at(broker: Broker) -> list[str]:
     return wrong
 
 
+_CURES = {
+    EffectTrouble.UNKNOWN: "`manage.py messages list --state unknown`, then settle",
+    EffectTrouble.FAILED: "`manage.py messages list --groups` says why, then settle",
+    EffectTrouble.FAILING: "`manage.py messages list --groups` says why",
+    EffectTrouble.OVERDUE: "do their consumers run, and can they keep up? `manage.py messages reconcile` names them",
+}
+
+
 def _wrong_in(boxes: Boxes) -> list[str]:
     found = [
         ("refused by the broker", boxes.failed, "`manage.py messages list --state failed`"),
         ("unroutable", boxes.unroutable, "`manage.py messages list --state unroutable`"),
         ("dead", boxes.dead, "`manage.py messages list --groups`, then replay or discard"),
-        ("effects that nobody knows of", boxes.unknown, "`manage.py messages list --state unknown`, then settle"),
+        (
+            "retried in vain for over a minute",
+            boxes.failing_for_long,
+            "`manage.py messages list --state retrying` says why",
+        ),
+        *((f"effects that {trouble.words}", boxes.effects[trouble], _CURES[trouble]) for trouble in EffectTrouble),
     ]
     outbox = [
         (boxes.overdue, "what is in the outbox has been due for over a minute: does a relay run?"),

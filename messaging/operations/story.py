@@ -1,4 +1,4 @@
-"""What a story is: entries in the order of cause and effect, and whether more is to come."""
+"""What a story is: entries in the order of their times, and whether more is to come."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ class Kind(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     INTENDED = "intended"
+    #: Surely not done this time, and tried again.
+    EFFECT_NOT_DONE = "effect not done"
+    #: Perhaps done this time; sent again with the same key, or asked for.
+    EFFECT_DOUBTFUL = "effect doubtful"
+    EFFECT_DONE_LATE = "effect done late"
     EFFECT_DONE = "effect done"
     EFFECT_FAILED = "effect failed"
     EFFECT_UNKNOWN = "effect unknown"
@@ -84,12 +89,6 @@ class Story:
 
     entries: tuple[Entry, ...]
     truncated: bool = False
-
-    @property
-    def times_go_back(self) -> bool:
-        """Whether some message was marked published after it was handled."""
-        times = [entry.at for entry in self.entries if entry.at]
-        return times != sorted(times)
 
     @property
     def message_ids(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from messaging import conf
-from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from messaging.operations.audit import Action
 from messaging.operations.story import Entry, Kind
 
@@ -15,6 +15,13 @@ _KIND_OF_OUTCOME = {
     DeliveryAttempt.Outcome.FAILED.value: Kind.ATTEMPT_FAILED,
     DeliveryAttempt.Outcome.REJECTED.value: Kind.REJECTED,
     DeliveryAttempt.Outcome.CRASHED.value: Kind.CRASHED,
+}
+_KIND_OF_EFFECT_OUTCOME = {
+    EffectAttempt.Outcome.NOT_DONE.value: Kind.EFFECT_NOT_DONE,
+    EffectAttempt.Outcome.DOUBTFUL.value: Kind.EFFECT_DOUBTFUL,
+    EffectAttempt.Outcome.FAILED.value: Kind.EFFECT_FAILED,
+    EffectAttempt.Outcome.UNKNOWN.value: Kind.EFFECT_UNKNOWN,
+    EffectAttempt.Outcome.DONE_LATE.value: Kind.EFFECT_DONE_LATE,
 }
 #: The others have rows that say who it was.
 _KIND_OF_ACTION: dict[str, Kind] = {
@@ -33,6 +40,7 @@ class Rows:
     inbox: Sequence[InboxMessage]
     attempts: Sequence[DeliveryAttempt]
     effects: Sequence[Effect]
+    effect_attempts: Sequence[EffectAttempt]
     actions: Sequence[ActionOnMessage]
 
 
@@ -58,8 +66,11 @@ def entries_of(rows: Rows, *, complete: bool) -> Iterator[Entry]:
         if got.state == InboxMessage.State.RETRYING and complete and expected not in waited_for:
             yield _unhandled(got, "no outbox row carries this attempt; it comes from the broker")
     types = {row.pk: row.type for row in rows.inbox}
+    tries: dict[int, list[EffectAttempt]] = {}
+    for tried in rows.effect_attempts:
+        tries.setdefault(tried.effect_id, []).append(tried)
     for effect in rows.effects:
-        yield from _of_effect(effect, types.get(effect.inbox_message_id, ""))
+        yield from _of_effect(effect, types.get(effect.inbox_message_id, ""), tries.get(effect.pk, []))
     for acted_on in rows.actions:
         yield from _of_action(acted_on)
 
@@ -142,7 +153,7 @@ def _sender(row: InboxMessage) -> str:
     return f"{sender}, without a message_id: at-least-once, a copy of it would be handled too"
 
 
-def _of_effect(effect: Effect, type: str) -> Iterator[Entry]:
+def _of_effect(effect: Effect, type: str, attempts: Sequence[EffectAttempt]) -> Iterator[Entry]:
     common = Entry(
         kind=Kind.INTENDED,
         message_id=effect.message_id,
@@ -154,7 +165,11 @@ def _of_effect(effect: Effect, type: str) -> Iterator[Entry]:
         effect_id=effect.pk,
     )
     yield common
+    for attempt in attempts:
+        kind = _KIND_OF_EFFECT_OUTCOME[attempt.outcome]
+        yield replace(common, kind=kind, attempt=attempt.number, at=attempt.finished_at, detail=attempt.error)
     at, error = effect.changed_at, effect.error
+    told = any(attempt.outcome == effect.state and attempt.error == error for attempt in attempts)
     match effect.state:
         case Effect.State.INTENDED:
             yield replace(common, kind=Kind.EFFECT_DUE, at=None, due=effect.send_at, detail=error)
@@ -163,9 +178,9 @@ def _of_effect(effect: Effect, type: str) -> Iterator[Entry]:
         case Effect.State.DONE:
             detail = "; ".join(filter(None, [effect.reference, error]))
             yield replace(common, kind=Kind.EFFECT_DONE, at=at, detail=detail)
-        case Effect.State.FAILED:
+        case Effect.State.FAILED if not told:
             yield replace(common, kind=Kind.EFFECT_FAILED, at=at, detail=error)
-        case Effect.State.UNKNOWN:
+        case Effect.State.UNKNOWN if not told:
             yield replace(common, kind=Kind.EFFECT_UNKNOWN, at=at, detail=error)
 
 

@@ -14,6 +14,8 @@ from django.db.models.functions import Now
 from messaging import conf, database, ordering
 from messaging.consumers import Consumer
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.operations.effect_trouble import EffectTrouble, first_trouble
+from messaging.operations.effect_trouble import overdue as effects_overdue
 from messaging.operations.findings import Finding, Trouble, about_inbox
 
 #: Findings of one kind that are told at most: one says as much as a thousand.
@@ -51,25 +53,32 @@ def _first_attempt_since(moment: datetime) -> int:
 
 
 def stuck(concerned: Sequence[Consumer]) -> Iterator[Finding]:
-    """Yield what has waited for longer than RECONCILE_AFTER, and what waits for a person."""
+    """Yield what has waited for longer than RECONCILE_AFTER, what fails, and what waits for a person."""
     overdue = database.in_future(-conf.get().reconcile_after)
     yield from _stuck_in_outbox(overdue)
     forgotten = list(islice(_forgotten(concerned, overdue), TOLD))
+    troubled = Effect.FOR_A_PERSON | Effect.FAILING | effects_overdue(conf.get().reconcile_after)
     with database.atomic():
-        effects = list(
-            Effect.objects.filter(
-                Q(state=Effect.State.UNKNOWN)
-                | Q(state=Effect.State.INTENDED, send_at__lt=overdue)
-                | Q(state=Effect.State.SENDING, sending_until__lt=overdue)
-            ).select_related("inbox_message")[:TOLD]
-        )
+        found = Effect.objects.filter(troubled).select_related("inbox_message").defer("inbox_message__body")
+        effects = list(found[:TOLD])
     for row in forgotten:
         yield about_inbox(row, Trouble.STUCK, "its turn has come, and nobody has sent it: does its consumer run?")
     for effect in effects:
-        unknown = effect.state == Effect.State.UNKNOWN
-        why = "nobody knows whether it was done" if unknown else "is due, and nobody does it: does its consumer run?"
-        finding = about_inbox(effect.inbox_message, Trouble.STUCK, f"effect {effect.name} ({effect.pk}): {why}")
+        why = f"effect {effect.name} ({effect.pk}): {_why(effect)}"
+        finding = about_inbox(effect.inbox_message, Trouble.STUCK, why)
         yield replace(finding, since=effect.changed_at)
+
+
+def _why(effect: Effect) -> str:
+    error = f": {effect.error}" if effect.error else ""
+    match first_trouble(effect):
+        case EffectTrouble.UNKNOWN:
+            return f"nobody knows whether it was done{error}"
+        case EffectTrouble.FAILED:
+            return f"it failed, and is not tried again{error}"
+        case EffectTrouble.FAILING:
+            return f"it was tried {effect.attempts} times in vain, and is to be tried again{error}"
+    return "is due, and nobody does it: does its consumer run?"
 
 
 def _forgotten(concerned: Sequence[Consumer], overdue: Combinable) -> Iterator[InboxMessage]:

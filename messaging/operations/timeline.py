@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from django.db.models import Q
 
-from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from messaging.operations import audit
 from messaging.operations.story import Entry, Kind, Story
 from messaging.operations.story_entries import Rows, entries_of
@@ -20,12 +20,13 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def for_message(message_id: str) -> Story:
-    """Return the story of one message at all its consumers; empty where none has that id. Five queries."""
+    """Return the story of one message at all its consumers; empty where none has that id. Six queries at most."""
     return _story(Q(message_id=message_id), Q(message_id=message_id))
 
 
 def for_subject(subject: str) -> Story:
-    """Return the story of all messages about `subject`, told together; empty where there are none. Six queries.
+    """Return the story of all messages about `subject`, told together; empty where there are none. Seven queries at
+    most.
 
     Rows of these messages that lost their subject on the way belong to it.
     """
@@ -49,44 +50,30 @@ def _story(of_outbox: Q, of_inbox: Q) -> Story:
     message_ids = {row.message_id for row in outbox} | {row.message_id for row in inbox}
     acted_on = ActionOnMessage.objects.filter(message_id__in=message_ids)
     acted_on = acted_on.exclude(action__action=audit.Action.VIEW_PAYLOAD).select_related("action").order_by("-id")
+    effects = list(Effect.objects.filter(inbox_message__in=inbox_ids).defer("payload"))
+    tries = EffectAttempt.objects.filter(effect__in=[effect.pk for effect in effects]).order_by("-id")
     rows = Rows(
         outbox=outbox[:ROW_LIMIT],
         inbox=inbox[:ROW_LIMIT],
         attempts=list(DeliveryAttempt.objects.filter(inbox_message__in=inbox_ids).defer("traceback")),
-        effects=list(Effect.objects.filter(inbox_message__in=inbox_ids).defer("payload")),
+        effects=effects,
+        effect_attempts=list(tries[:ROW_LIMIT]) if effects else [],
         actions=list(acted_on[:ROW_LIMIT]),
     )
     return Story(entries=tuple(_in_order(entries_of(rows, complete=not truncated))), truncated=truncated)
 
 
 def _in_order(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Put entries in the order of cause and effect, the open ones last, and measure the gaps."""
-    entries = list(entries)
-    ended = _first_ends(entries)
+    """Put entries in the order of their times, the open ones last, and measure the gaps. Of entries of the same moment
+    the cause comes first."""
     order = list(Kind)
 
     def place(entry: Entry) -> tuple[bool, datetime, int, int]:
-        at = entry.at or entry.due or _LAST
-        if entry.kind is Kind.PUBLISHED:
-            # The mark is written a moment after the confirm: a quick consumer has handled the message by then.
-            at = min(at, ended.get((entry.message_id, entry.attempt, entry.consumer), at))
-        return entry.is_open, at, entry.attempt, order.index(entry.kind)
+        return entry.is_open, entry.at or entry.due or _LAST, entry.attempt, order.index(entry.kind)
 
-    latest = None
+    before = None
     for entry in sorted(entries, key=place):
         if entry.at is not None:
-            gap = entry.at - latest if latest else None
-            latest = max(entry.at, latest) if latest else entry.at
-            entry = replace(entry, gap=gap and max(gap, timedelta(0)))
+            entry = replace(entry, gap=entry.at - before if before else None)
+            before = entry.at
         yield entry
-
-
-def _first_ends(entries: Iterable[Entry]) -> dict[tuple[str, int, str], datetime]:
-    """Return when each attempt ended first, by (message id, attempt, consumer), and with consumer "" at any."""
-    ended: dict[tuple[str, int, str], datetime] = {}
-    for entry in entries:
-        if entry.duration is not None and entry.at is not None:
-            for consumer in ("", entry.consumer):
-                key = (entry.message_id, entry.attempt, consumer)
-                ended[key] = min(entry.at, ended.get(key, entry.at))
-    return ended

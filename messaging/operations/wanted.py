@@ -56,9 +56,15 @@ class Wanted:
     @property
     def of_effects(self) -> Q:
         """The effects: `type` is their name, `subject` that of the message they follow from."""
-        if self.outbox_rows or self.inbox_rows or self.group:
+        if self.outbox_rows or self.inbox_rows:
             return Q(pk__in=[])
-        return self._filter("changed_at", "error", type_field="name", subject_field="inbox_message__subject")
+        return self._filter(
+            "changed_at",
+            "error",
+            type_field="name",
+            subject_field="inbox_message__subject",
+            failure_group=self.group,
+        )
 
     def __str__(self) -> str:
         """In words, as the audit log says it."""

@@ -577,7 +577,8 @@ def intended(monkeypatch: pytest.MonkeyPatch) -> Effect:
         ("sending", {"sending_until": database.in_future(10)}, None),
         ("unknown", {}, "nobody knows"),
         ("done", {}, None),
-        ("failed", {}, None),
+        ("failed", {}, "it failed, and is not tried again"),
+        ("failed", {"given_up": True}, None),
     ],
 )
 def test_effects_that_nobody_looks_after_are_stuck(

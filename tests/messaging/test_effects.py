@@ -16,7 +16,7 @@ from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
-from messaging.models import Effect, InboxMessage
+from messaging.models import Effect, EffectAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.sweep import sweep
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
@@ -112,6 +112,11 @@ def carried_out() -> Effect:
 
 def inbox_state() -> str:
     return InboxMessage.objects.get().state
+
+
+def attempts_kept() -> list[tuple[int, str, str]]:
+    """What is kept of the attempts that did not succeed: number, outcome, error."""
+    return list(EffectAttempt.objects.values_list("number", "outcome", "error"))
 
 
 # --- intending ---------------------------------------------------------------------------------------------
@@ -528,3 +533,64 @@ def test_question_and_repetition_share_one_time(declare: Declare, outside: Outsi
     assert ledger.claim(Q(), 10)
     carried_out()
     assert outside.calls[0].timeout <= TIMEOUT.total_seconds() * 3 / 4
+
+
+# --- what is kept of attempts ------------------------------------------------------------------------------
+
+
+def test_a_first_success_is_one_row_and_no_more(declare: Declare, outside: Outside) -> None:
+    handled()
+    assert carried_out().state == "done"
+    assert attempts_kept() == []
+
+
+def test_each_attempt_that_failed_is_kept_with_what_the_outside_answered(declare: Declare, outside: Outside) -> None:
+    outside.before = [RetryLater("busy", after=timedelta(0)), NotDone("full"), Reject("no such number")]
+    handled()
+    for _ in range(3):
+        effect = carried_out()
+    assert effect.state == "failed"
+    assert attempts_kept() == [
+        (1, "not done", "RetryLater: busy"),
+        (2, "not done", "NotDone: full"),
+        (3, "failed", "Reject: no such number"),
+    ]
+
+
+def test_doubts_are_kept_where_a_repetition_succeeds(declare: Declare, outside: Outside) -> None:
+    declare(honours_keys=True)
+    outside.after = [ConnectionError("the gateway answered 500")]
+    handled()
+    carried_out()
+    assert carried_out().state == "done"
+    assert attempts_kept() == [(1, "doubtful", "ConnectionError: the gateway answered 500")]
+
+
+@pytest.mark.parametrize(("honours_keys", "outcome"), [(False, "unknown"), (True, "doubtful")])
+def test_an_attempt_whose_process_died_is_kept(
+    declare: Declare, outside: Outside, honours_keys: bool, outcome: str
+) -> None:
+    declare(honours_keys=honours_keys)
+    handled()
+    ledger.claim(Q(), 1)
+    carried_out()
+    assert attempts_kept() == [(1, outcome, ledger._NO_ANSWER)]
+
+
+def test_results_that_are_noted_twice_are_kept_once(declare: Declare, outside: Outside) -> None:
+    """The connection may be lost after the commit: then nobody knows whether it was noted."""
+    outside.before = [NotDone("full")]
+    handled()
+    results = sending.carry_out(ledger.claim(Q(), 1))
+    for _ in range(2):
+        ledger.note(results)
+    assert attempts_kept() == [(1, "not done", "NotDone: full")]
+
+
+def test_failures_of_one_kind_have_one_group_and_a_success_has_none(declare: Declare, outside: Outside) -> None:
+    outside.before = [NotDone("code 17"), NotDone("code 18")]
+    handled()
+    first = carried_out().failure_group
+    second = carried_out().failure_group
+    assert first == second != ""
+    assert carried_out().failure_group == ""

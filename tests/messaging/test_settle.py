@@ -9,8 +9,9 @@ from django.db.models import Q
 from messaging import effects, ledger, sending
 from messaging.effects import Sending
 from messaging.exceptions import NotDone
-from messaging.models import Effect, InboxMessage, OperatorAction
-from messaging.operations import settle
+from messaging.models import Effect, EffectAttempt, InboxMessage, OperatorAction
+from messaging.operations import settle, timeline
+from messaging.operations.effect_trouble import EffectTrouble
 from messaging.operations.settle import Verdict
 from messaging.sweep import sweep
 from tests.support.consuming import QUICKLY, a_consumer
@@ -85,13 +86,32 @@ def test_giving_up_ends_it(calls: list[Sending], state: str) -> None:
     assert calls == []
 
 
+def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Sending]) -> None:
+    effect = settled(an_effect("failed"), Verdict.GIVE_UP, note="wrong number")
+    assert effect
+    assert effect.given_up
+    assert not any(Effect.objects.filter(trouble.which).exists() for trouble in EffectTrouble)
+
+    again = settled(effect, Verdict.NOT_DONE)
+    assert again
+    assert not again.given_up
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], verdict: Verdict) -> None:
+    effect = settled(an_effect("unknown", error="the gateway answered 500"), verdict, note="asked them")
+    assert effect
+    kept = effect.failed_attempts.get()
+    assert (kept.number, kept.outcome, kept.error) == (3, "unknown", "the gateway answered 500")
+    assert "the gateway answered 500" in [entry.detail for entry in timeline.for_message("m-1").entries]
+
+
 @pytest.mark.parametrize(
     ("state", "verdict"),
     [
         *((state, verdict) for state in ("done", "sending") for verdict in Verdict),
         ("intended", Verdict.DONE),
         ("intended", Verdict.NOT_DONE),
-        ("failed", Verdict.GIVE_UP),
     ],
 )
 def test_what_is_known_or_has_somebody_at_it_is_not_settled(calls: list[Sending], state: str, verdict: Verdict) -> None:
@@ -99,6 +119,7 @@ def test_what_is_known_or_has_somebody_at_it_is_not_settled(calls: list[Sending]
     before = Effect.objects.values().get()
     assert settled(effect, verdict) is None
     assert Effect.objects.values().get() == before
+    assert not EffectAttempt.objects.exists()
     assert OperatorAction.objects.get().changed == 0
 
 
@@ -117,6 +138,9 @@ def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) ->
     ledger.note(results)
     effect.refresh_from_db()
     assert effect.state == "failed"
+    # Somebody should know that it was done after all.
+    late = effect.failed_attempts.get(outcome="done late")
+    assert late.error == "too late to count: ref-1"
 
 
 def test_two_who_settle_it_at_once_settle_it_once(calls: list[Sending]) -> None:

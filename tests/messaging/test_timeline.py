@@ -1,5 +1,6 @@
 """The story of a message: in the order of cause and effect, and open where something is still to happen."""
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -107,15 +108,14 @@ def test_each_retry_is_told_until_the_message_is_dead():
     ]
 
 
-def test_published_comes_before_handled_though_it_was_marked_later():
+def test_a_story_never_goes_back_in_time_though_a_message_was_handled_before_it_was_confirmed():
     published(published_at=at(0.9))
     attempt(inbox("handled"), 1, "handled", 0.1)
 
-    story = timeline.for_message("m-1")
+    entries = timeline.for_message("m-1").entries
 
-    assert [entry.kind for entry in story.entries] == [Kind.WRITTEN, Kind.PUBLISHED, Kind.HANDLED]
-    assert story.entries[2].gap == timedelta(0)
-    assert story.times_go_back
+    assert [entry.kind for entry in entries] == [Kind.WRITTEN, Kind.HANDLED, Kind.PUBLISHED]
+    assert [entry.gap for entry in entries[1:]] == [timedelta(seconds=0.1), timedelta(seconds=0.8)]
 
 
 def test_an_expected_consumer_without_a_row_is_still_to_come():
@@ -254,6 +254,38 @@ def test_an_effect_is_told_from_its_intention_on(
     assert (handled.kind, intended.kind, intended.effect, intended.at) == (Kind.HANDLED, Kind.INTENDED, "text", at(1.5))
     assert (last.kind, last.is_open, last.detail) == (kind, is_open, detail)
     assert (last.at, last.due) == ((None, at(9)) if is_open else (at(2), None))
+
+
+def test_each_attempt_of_an_effect_is_told_though_it_was_settled_and_done_since():
+    published()
+    row = inbox("handled")
+    text = effect(row, "done", reference="SM1", attempts=1, changed_at=at(20))
+    for number, outcome, seconds, error in [(1, "not done", 3, "busy"), (2, "unknown", 5, "the gateway answered 500")]:
+        text.failed_attempts.create(
+            token=uuid.uuid4(), number=number, outcome=outcome, finished_at=at(seconds), error=error
+        )
+    acted("settle", 9, verdict="not done")
+
+    told = [(entry.kind, entry.attempt, entry.detail) for entry in timeline.for_message("m-1").entries[3:]]
+
+    assert told == [
+        (Kind.EFFECT_NOT_DONE, 1, "busy"),
+        (Kind.EFFECT_UNKNOWN, 2, "the gateway answered 500"),
+        (Kind.SETTLED, 0, "not done"),
+        (Kind.EFFECT_DONE, 1, "SM1"),
+    ]
+
+
+def test_the_end_of_an_effect_is_told_once():
+    published()
+    text = effect(inbox("handled"), "failed", error="no such number")
+    text.failed_attempts.create(
+        token=uuid.uuid4(), number=1, outcome="failed", finished_at=at(2), error="no such number"
+    )
+
+    kinds = [entry.kind for entry in timeline.for_message("m-1").entries]
+
+    assert kinds.count(Kind.EFFECT_FAILED) == 1
 
 
 def test_one_that_waits_for_its_turn_is_still_to_come():

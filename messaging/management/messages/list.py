@@ -12,14 +12,15 @@ from messaging.management.messages.unmasked import add_unmasked, words_for
 from messaging.management.tables import Layout, write_table
 from messaging.operations import listing
 
-HELP = "the newest rows of outbox, inbox and effects; or what messages died of"
+HELP = "the newest rows of outbox, inbox and effects; or what failed, by kind of failure"
 EXAMPLES = """
 examples:
   manage.py messages list --since 2h                   what moved in the last two hours, newest first
   manage.py messages list --state dead --json          dead messages, one JSON object a line
   manage.py messages list --state unknown              effects for a person to settle
   manage.py messages list --consumer sms --limit 5     what the consumer sms received
-  manage.py messages list --groups --since 1d          what messages died of in the last day, and how many
+  manage.py messages list --state failing              effects that failed and are to be tried again
+  manage.py messages list --groups --since 1d          what failed in the last day (dead messages, effects), how often
 """
 ROWS = Layout(
     columns=("at", "box", "state", "type", "subject", "consumer", "attempt", "message id", "reason", "id"),
@@ -27,8 +28,8 @@ ROWS = Layout(
     beneath=("reason", "message id"),
 )
 GROUPS = Layout(
-    columns=("group", "count", "consumer", "type", "newest", "reason"),
-    lead=("group", "count"),
+    columns=("group", "count", "consumer", "type", "newest", "reason", "state", "box"),
+    lead=("group", "count", "state"),
     beneath=("reason",),
 )
 
@@ -36,11 +37,11 @@ GROUPS = Layout(
 def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of this sub-command."""
     parser.add_argument(
-        "--state", action="append", default=[], choices=listing.STATES, metavar="STATE",
-        help=f"{', '.join(listing.STATES)}; may be repeated",
+        "--state", action="append", default=[], choices=(*listing.STATES, *listing.TROUBLES), metavar="STATE",
+        help=f"{', '.join(listing.STATES)}; of effects also {' and '.join(listing.TROUBLES)}; may be repeated",
     )  # fmt: skip
     add_filters(parser)
-    parser.add_argument("--groups", action="store_true", help="dead messages by failure group")
+    parser.add_argument("--groups", action="store_true", help="dead messages and failed effects by failure group")
     parser.add_argument("--limit", type=positive, default=50, metavar="N", help="rows at most (default 50)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     add_unmasked(parser)
@@ -66,10 +67,15 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
 
 def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
     if options["state"]:
-        raise CommandError("--groups is about dead messages: leave --state out.", returncode=EXIT_USAGE)
+        raise CommandError(
+            "--groups is about dead messages and failed effects: leave --state out.", returncode=EXIT_USAGE
+        )
     groups = listing.failure_groups(wanted(options), options["limit"])
     if not groups:
-        raise CommandError("No dead message like that.")
+        raise CommandError("No dead message like that, and no effect that failed.")
     shown = words_for(options)
-    found = [(each.group, each.count, each.consumer, each.type, each.newest, shown(each.reason)) for each in groups]
+    found = [
+        (each.group, each.count, each.consumer, each.type, each.newest, shown(each.reason), each.state, each.box)
+        for each in groups
+    ]
     write_table(command.stdout, GROUPS, found, as_json=options["json"])

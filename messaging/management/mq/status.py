@@ -107,13 +107,13 @@ def _lines(found: Status) -> Iterator[str]:
     age = f", the oldest for {_age(boxes.oldest_age)}" if boxes.oldest_age is not None else ""
     yield f"outbox   {boxes.pending} pending, {boxes.unroutable} unroutable, {boxes.failed} failed{age}"
     yield f"inbox    {boxes.retrying} retrying, {boxes.waiting} waiting for their turn, {boxes.dead} dead"
-    yield f"effects  {boxes.unknown} unknown"
+    yield f"effects  {', '.join(f'{count} {trouble}' for trouble, count in boxes.effects.items())}"
 
 
 def _facts(found: Status) -> dict[str, Any]:
     broker, boxes = found.broker, found.boxes
     counts = {name: getattr(boxes, name).number for name in
-              ("pending", "unroutable", "failed", "retrying", "waiting", "dead", "unknown")}  # fmt: skip
+              ("pending", "unroutable", "failed", "retrying", "waiting", "dead", "failing_for_long")}  # fmt: skip
     return {
         "at": timezone.now(),
         "wrong": found.wrong,
@@ -126,8 +126,8 @@ def _facts(found: Status) -> dict[str, Any]:
             **{name: counts[name] for name in ("pending", "unroutable", "failed")},
             "oldest_seconds": boxes.oldest_age.total_seconds() if boxes.oldest_age is not None else None,
         },
-        "inbox": {name: counts[name] for name in ("retrying", "waiting", "dead")},
-        "effects": {"unknown": counts["unknown"]},
+        "inbox": {name: counts[name] for name in ("retrying", "waiting", "dead", "failing_for_long")},
+        "effects": {trouble.value: count.number for trouble, count in boxes.effects.items()},
         "counted_up_to": status.COUNTED,
     }  # fmt: skip
 

@@ -1,0 +1,66 @@
+"""What is wrong with an effect: the same words and the same rows in `mq status`, in lists, in failure groups and when
+reconciling."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from django.db.models import Q
+
+from messaging import database
+from messaging.models import Effect
+
+#: Seconds after which an effect that nobody carries out is overdue, unless the caller says otherwise.
+OVERDUE = 60.0
+
+
+class EffectTrouble(StrEnum):
+    """What is wrong with an effect, worst first. One effect may have several troubles."""
+
+    UNKNOWN = "unknown"
+    FAILED = "failed"
+    #: Tried in vain, and to be tried again.
+    FAILING = "failing"
+    #: Due, and nobody carries it out.
+    OVERDUE = "overdue"
+
+    @property
+    def words(self) -> str:
+        """What it means, after "effects that"."""
+        return _WORDS[self]
+
+    @property
+    def which(self) -> Q:
+        """The effects that have it."""
+        match self:
+            case EffectTrouble.UNKNOWN:
+                return Q(state=Effect.State.UNKNOWN)
+            case EffectTrouble.FAILED:
+                return Q(state=Effect.State.FAILED, given_up=False)
+            case EffectTrouble.FAILING:
+                return Effect.FAILING
+            case _:
+                return overdue(OVERDUE)
+
+
+_WORDS = {
+    EffectTrouble.UNKNOWN: "nobody knows of",
+    EffectTrouble.FAILED: "failed for good",
+    EffectTrouble.FAILING: "failed and are to be tried again",
+    EffectTrouble.OVERDUE: "are overdue",
+}
+
+
+def overdue(seconds: float) -> Q:
+    """Return which effects have been due for longer than this, and nobody has carried them out."""
+    before = database.in_future(-seconds)
+    return Q(state=Effect.State.INTENDED, send_at__lt=before) | Q(state=Effect.State.SENDING, sending_until__lt=before)
+
+
+def first_trouble(effect: Effect) -> EffectTrouble | None:
+    """Return the worst that the effect's own row says of it, whatever the time; None where that is nothing."""
+    if effect.state == Effect.State.UNKNOWN:
+        return EffectTrouble.UNKNOWN
+    if effect.state == Effect.State.FAILED and not effect.given_up:
+        return EffectTrouble.FAILED
+    return EffectTrouble.FAILING if effect.is_failing else None

@@ -1,0 +1,129 @@
+"""An effect that failed, fails, is overdue or unknown is seen wherever a dead message is."""
+
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils.timezone import now
+
+from messaging.inbox import failure_group
+from messaging.models import Effect, InboxMessage
+from messaging.operations import listing, status, stuck
+from messaging.operations.effect_trouble import EffectTrouble
+from messaging.operations.wanted import Wanted
+
+pytestmark = pytest.mark.django_db
+
+#: An effect of each kind of trouble, and one that is well in each other way.
+TROUBLED: dict[EffectTrouble, dict[str, Any]] = {
+    EffectTrouble.UNKNOWN: {"state": "unknown", "attempts": 1, "error": "the gateway answered 500"},
+    EffectTrouble.FAILED: {"state": "failed", "attempts": 1, "error": "the gateway answered 400"},
+    EffectTrouble.FAILING: {
+        "state": "intended", "attempts": 3, "error": "the gateway answered 429", "send_at": timedelta(minutes=5),
+    },
+    EffectTrouble.OVERDUE: {"state": "intended", "send_at": timedelta(minutes=-5)},
+}  # fmt: skip
+WELL: list[dict[str, Any]] = [
+    {"state": "done", "attempts": 2},
+    {"state": "intended"},
+    {"state": "sending", "attempts": 1, "sending_until": timedelta(seconds=10)},
+    {"state": "failed", "attempts": 1, "error": "given up; settled by ann", "given_up": True},
+]
+
+
+def effect(number: int = 0, **columns: Any) -> Effect:
+    message = InboxMessage.objects.create(consumer="sms", message_id=f"m-{number}", subject="W-1", state="handled")
+    error = columns.get("error", "")
+    group = failure_group("sms", "text", error) if error and not columns.get("given_up") else ""
+    times = {name: now() + value for name, value in columns.items() if isinstance(value, timedelta)}
+    facts = {"consumer": "sms", "message_id": message.message_id, "name": "text", "failure_group": group}
+    return Effect.objects.create(**{"inbox_message": message, **facts, **columns, **times})
+
+
+def wrong() -> list[str]:
+    """What the status says is wrong in the database."""
+    return status._wrong_in(status._boxes())
+
+
+def stuck_effects() -> list[str]:
+    return [finding.why for finding in stuck.stuck([])]
+
+
+def listed(*arguments: str) -> list[list[str]]:
+    out = StringIO()
+    call_command("messages", "list", *arguments, stdout=out)
+    return [line.split("\t") for line in out.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("trouble", TROUBLED)
+def test_each_trouble_is_wrong_stuck_and_listed(trouble: EffectTrouble) -> None:
+    row = effect(**TROUBLED[trouble])
+
+    (said,) = wrong()
+    assert said.startswith(f"effects that {trouble.words}: 1; ")
+    (why,) = stuck_effects()
+    assert why.startswith(f"effect text ({row.pk}): ")
+    assert row.error in why
+    assert [line[-1] for line in listed("--state", trouble.value)] == [str(row.pk)]
+    assert status._boxes().effects[trouble].number == 1
+
+
+@pytest.mark.parametrize("columns", WELL, ids=lambda columns: columns["state"])
+def test_what_is_well_is_no_trouble(columns: dict[str, Any]) -> None:
+    effect(**columns)
+
+    assert wrong() == stuck_effects() == []
+    with pytest.raises(CommandError, match="no effect that failed"):
+        listed("--groups")
+
+
+def test_groups_tell_failed_failing_and_unknown_effects_apart() -> None:
+    for number, trouble in enumerate([*TROUBLED, EffectTrouble.FAILED]):
+        effect(number, **TROUBLED[trouble])
+
+    found = {(each.state, each.count, each.reason) for each in listing.failure_groups(Wanted(), 50)}
+
+    assert found == {
+        ("unknown", 1, "the gateway answered 500"),
+        ("failed", 2, "the gateway answered 400"),
+        ("failing", 1, "the gateway answered 429"),
+    }
+
+
+def test_a_group_of_effects_names_its_rows() -> None:
+    row = effect(**TROUBLED[EffectTrouble.FAILED])
+    effect(1, state="unknown", error="no answer")
+
+    (first, *_), (second, *_) = listed("--groups")
+
+    assert {first, second} == {row.failure_group, failure_group("sms", "text", "no answer")}
+    assert [line[-1] for line in listed("--group", row.failure_group)] == [str(row.pk)]
+
+
+@pytest.mark.parametrize(("since", "is_wrong"), [(timedelta(seconds=5), False), (timedelta(minutes=3), True)])
+def test_a_handler_that_fails_for_long_is_wrong(since: timedelta, is_wrong: bool) -> None:
+    InboxMessage.objects.create(
+        consumer="sms", message_id="m", state="retrying", attempt=3, reason="busy", received_at=now() - since
+    )
+
+    assert bool(wrong()) is is_wrong
+
+
+def test_a_list_of_effects_is_filtered_by_trouble(admin_client: Any) -> None:
+    rows = {trouble: effect(number, **columns) for number, (trouble, columns) in enumerate(TROUBLED.items())}
+    for trouble, row in rows.items():
+        page = admin_client.get(f"/admin/messaging/effect/?trouble={trouble.value}").content.decode()
+        assert [other for other, each in rows.items() if f"/effect/{each.pk}/change/" in page] == [trouble]
+        assert row.error in page
+
+
+def test_an_effects_page_shows_its_attempts(admin_client: Any) -> None:
+    row = effect(**TROUBLED[EffectTrouble.FAILING])
+    row.failed_attempts.create(token="0" * 32, number=1, outcome="not done", error="the gateway answered 503")
+
+    page = admin_client.get(f"/admin/messaging/effect/{row.pk}/change/").content.decode()
+
+    assert "the gateway answered 503" in page
+    assert "tried 3 times in vain" in page
