@@ -72,3 +72,7 @@ class HandlerTimeout(MessagingError):
 
 class UnknownEffect(MessagingError):
     """No effect of that name is registered."""
+
+
+class ReplayStopped(MessagingError):
+    """A replay ended before its time, or too much of it failed again. The words say why, and what is left."""

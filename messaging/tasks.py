@@ -9,6 +9,7 @@ from typing import Any
 from celery import shared_task
 
 from messaging import consumers
+from messaging.exceptions import ReplayStopped
 from messaging.operations import prune, replay
 from messaging.operations.findings import Trouble
 from messaging.operations.reconcile import reconcile
@@ -40,12 +41,19 @@ def replay_messages(
     **wanted: Any,
 ) -> dict[str, Any]:
     """Replay the dead messages that `wanted` says (as `Wanted`; `since` in seconds), for the person `by`; return what
-    came of it. Delivered again, it goes on where it was. Raises ValueError where nothing is said."""
+    came of it. Delivered again, it goes on where it was.
+
+    Raises ValueError where nothing is said, and ReplayStopped where too many failed again, or the canary did not end in
+    time: so the task is no success.
+    """
     which = Wanted(since=timedelta(seconds=since) if since is not None else None, **wanted)
     if which.is_everything:
         raise ValueError("say which messages to replay")
     pace = replay.Pace(canary=canary, rate=rate, max_failures=max_failures)
-    return asdict(replay.replay(which, by=by, note=note, pace=pace))
+    result = replay.replay(which, by=by, note=note, pace=pace)
+    if result.stopped:
+        raise ReplayStopped(f"{result.replayed} replayed. {result.ending}")
+    return asdict(result)
 
 
 @shared_task(name="messaging.reconcile")  # type: ignore[untyped-decorator]

@@ -35,6 +35,17 @@ class Outlook:
     told: tuple[tuple[int, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an operation did, in words, and how a page says that (a level of Django's messages).
+
+    A success is only what was done to all that were asked for.
+    """
+
+    words: str
+    level: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """Something that people may do to rows of one box."""
@@ -48,7 +59,7 @@ class Operation:
     states: tuple[str, ...]
     outlook: Callable[[Ids], Outlook]
     #: Does it, for (rows, who, why), and says what it did.
-    run: Callable[[Ids, str, str], str]
+    run: Callable[[Ids, str, str], Done]
 
 
 def _replay_outlook(rows: Ids) -> Outlook:
@@ -70,13 +81,16 @@ _FATES = {
 }
 
 
-def _replay(rows: Ids, who: str, why: str) -> str:
+def _replay(rows: Ids, who: str, why: str) -> Done:
     wanted = Wanted(inbox_rows=rows)
     result = replay.replay(wanted, by=who, note=why)
     if not result.replayed:
-        return f"0 replayed: {replay.why_nothing(wanted)}."
-    rest = len(rows) - result.replayed
-    return f"{result.replayed} replayed.{f' {rest} left as they are.' if rest else ''}"
+        return Done(f"0 replayed: {replay.why_nothing(wanted)}.", messages.WARNING)
+    rest = len(rows) - result.replayed - result.left
+    told = f"{result.replayed} replayed.{f' {rest} left as they are.' if rest else ''}"
+    if result.stopped:
+        return Done(f"{told} {result.ending}", messages.ERROR)
+    return Done(told, messages.WARNING if rest else messages.SUCCESS)
 
 
 def _discard_outlook(rows: Ids) -> Outlook:
@@ -84,8 +98,8 @@ def _discard_outlook(rows: Ids) -> Outlook:
     return _outlook(rows, possible, "to be discarded", "not dead: nothing is done")
 
 
-def _discard(rows: Ids, who: str, why: str) -> str:
-    return f"{discard.discard(Wanted(inbox_rows=rows), by=who, note=why)} discarded."
+def _discard(rows: Ids, who: str, why: str) -> Done:
+    return _done(rows, discard.discard(Wanted(inbox_rows=rows), by=who, note=why), "discarded", "not dead")
 
 
 def _cancel_waiting_outlook(rows: Ids) -> Outlook:
@@ -93,17 +107,23 @@ def _cancel_waiting_outlook(rows: Ids) -> Outlook:
     return _outlook(rows, possible, "to be cancelled", "not waiting for a turn: nothing is done")
 
 
-def _cancel_waiting(rows: Ids, who: str, why: str) -> str:
-    return f"{cancel.cancel(Wanted(inbox_rows=rows), by=who, note=why).inbox} cancelled."
+def _cancel_waiting(rows: Ids, who: str, why: str) -> Done:
+    cancelled = cancel.cancel(Wanted(inbox_rows=rows), by=who, note=why).inbox
+    return _done(rows, cancelled, "cancelled", "not waiting for a turn")
 
 
 def _hasten_outlook(rows: Ids) -> Outlook:
     possible = hasten.waiting(Wanted(outbox_rows=rows)).count()
-    return _outlook(rows, possible, "to be published now", "due, on the way, published or cancelled already")
+    return _outlook(rows, possible, "to be due now", "due, on the way, published or cancelled already")
 
 
-def _hasten(rows: Ids, who: str, why: str) -> str:
-    return f"{hasten.hasten(Wanted(outbox_rows=rows), by=who, note=why)} to be published now."
+def _hasten(rows: Ids, who: str, why: str) -> Done:
+    hastened = hasten.hasten(Wanted(outbox_rows=rows), by=who, note=why)
+    done = _done(rows, hastened, "due now", "due, on the way, published or cancelled already")
+    if not hastened:
+        return done
+    # Whether a relay runs and the broker answers is not known here.
+    return Done(f"{done.words} A relay publishes it as soon as RabbitMQ takes it.", done.level)
 
 
 def _cancel_outlook(rows: Ids) -> Outlook:
@@ -117,10 +137,20 @@ def _cancel_outlook(rows: Ids) -> Outlook:
     return Outlook(plan.outbox, tuple((count, words) for count, words in told if count))
 
 
-def _cancel(rows: Ids, who: str, why: str) -> str:
-    done = cancel.cancel(Wanted(outbox_rows=rows), by=who, note=why)
-    leased = f" {done.leased} being published at this moment." if done.leased else ""
-    return f"{done.outbox} cancelled.{leased}"
+def _cancel(rows: Ids, who: str, why: str) -> Done:
+    cancelled = cancel.cancel(Wanted(outbox_rows=rows), by=who, note=why)
+    told = f"{cancelled.outbox} cancelled."
+    if cancelled.leased:
+        told = f"{told} {cancelled.leased} being published at this moment."
+    if rest := len(rows) - cancelled.outbox - cancelled.leased:
+        told = f"{told} {rest} published or cancelled already."
+    return Done(told, messages.SUCCESS if cancelled.outbox == len(rows) else messages.WARNING)
+
+
+def _done(rows: Ids, changed: int, word: str, not_so: str) -> Done:
+    rest = len(rows) - changed
+    told = f"{changed} {word}.{f' {rest} left as they are: {not_so}.' if rest else ''}"
+    return Done(told, messages.WARNING if rest else messages.SUCCESS)
 
 
 def _outlook(rows: Ids, possible: int, will: str, not_so: str) -> Outlook:
@@ -164,7 +194,7 @@ ON_OUTBOX = (
         name="publish",
         label="Publish now",
         permission="messaging.replay_message",
-        meaning="What rests (a retry, an unroutable message) or was refused by the broker is tried at once.",
+        meaning="What rests (a retry, an unroutable message) or was refused by the broker is due at once.",
         states=(OutboxMessage.State.PENDING, OutboxMessage.State.UNROUTABLE, OutboxMessage.State.FAILED),
         outlook=_hasten_outlook,
         run=_hasten,
@@ -208,7 +238,8 @@ def operate(
     if "confirmed" not in request.POST or not rows or len(rows) > LIMIT:
         return ask(request, model_admin, operation, sorted(rows))
     note = request.POST.get("note", "").replace("\x00", "").strip()[:NOTE_LIMIT]
-    messages.success(request, operation.run(sorted(rows), request.user.get_username(), note))
+    done = operation.run(sorted(rows), request.user.get_username(), note)
+    messages.add_message(request, done.level, done.words)
     return HttpResponseRedirect(_list_of(model_admin, request))
 
 

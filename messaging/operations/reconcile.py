@@ -94,7 +94,8 @@ def reconcile(
         if account.until is not None:
             sightings.remember(consumer, account.until)
     report.findings += [*doubled(lately), *stuck(concerned)]
-    log.info(
+    say = log.info if report.is_well else log.warning
+    say(
         "messages.reconciled",
         lost=len(report.of(Trouble.LOST)),
         sent_again=report.sent_again,

@@ -111,11 +111,24 @@ class Replayed:
     missed: int = 0
     succeeded: int = 0
     failed: int = 0
-    #: Why it ended before its time; empty where it is through.
+    #: Why it ended before its time, or in too many failures; empty where it is through and nothing speaks against it.
     stopped: str = ""
     #: Whether that was because the canary was not settled in time.
     timed_out: bool = False
+    #: Messages that were to be replayed and were not.
     left: int = 0
+
+    @property
+    def ending(self) -> str:
+        """What to tell a person of a replay that stopped: why, and what is left. Empty where it did not."""
+        if not self.stopped:
+            return ""
+        why = self.stopped if self.stopped.endswith("?") else f"{self.stopped}."
+        if self.left:
+            return f"Stopped: {why} {self.left} were not replayed."
+        open_ones = self.replayed - self.succeeded - self.failed
+        not_known = f"; of {open_ones} the result is not known yet" if open_ones else ""
+        return f"Too many failures: {why} All were replayed{not_known}."
 
 
 def plan(wanted: Wanted) -> Plan:
@@ -161,7 +174,8 @@ def replay(
     run = _Run(wanted, by, note, pace or Pace(), should_stop)
     run.go()
     result = run.result
-    log.info("messages.replayed", replayed=result.replayed, missed=result.missed, stopped=result.stopped)
+    say = log.warning if result.stopped else log.info
+    say("messages.replayed", replayed=result.replayed, missed=result.missed, stopped=result.stopped, left=result.left)
     return result
 
 
@@ -220,6 +234,9 @@ class _Run:
         for page in self._pages(canary, rest):
             self._send(page)
         self._look()
+        if not self.result.stopped and self.result.replayed:
+            # The last of them went before the first had failed: it is no success for all that.
+            self._too_many_failures(enough=min(ENOUGH, self.result.replayed))
         self.result.left = len(rows) - self.result.replayed - self.result.missed
 
     def _nothing_to_do(self) -> None:

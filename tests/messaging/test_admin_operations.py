@@ -9,10 +9,11 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from messaging import database
+from messaging import database, outbox
 from messaging.admin import operations
 from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
+from messaging.operations import replay
 from tests.support.consuming import a_consumer, a_dead_message, registered
 
 pytestmark = pytest.mark.django_db
@@ -115,6 +116,38 @@ def test_the_second_of_two_people_is_told_that_it_is_replayed(staff: Client, con
     assert "There is nothing to do here." in chosen(staff, INBOX, "replay", row)
 
 
+def test_a_replay_that_stops_over_failures_is_an_error_that_says_why_and_what_is_left(
+    staff: Client, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant("replay_message")
+    monkeypatch.setattr(replay, "SIZE", 10)
+    rows = [a_dead_message(consumer) for _ in range(25)]
+    send_again = outbox.send_again
+
+    def dies_again(row: InboxMessage, *told: Any) -> None:
+        send_again(row, *told)
+        InboxMessage.objects.filter(pk=row.pk).update(state="dead")
+
+    monkeypatch.setattr(outbox, "send_again", dies_again)
+    data = {"row": [row.pk for row in rows], "confirmed": "yes"}
+    response = staff.post(f"{INBOX}operate/replay/", data, follow=True)
+
+    (message,) = response.context["messages"]
+    assert message.level_tag == "error"
+    assert str(message) == (
+        "10 replayed. Stopped: 10 of 10 failed again: 100%, over the limit of 20%. 15 were not replayed."
+    )
+
+
+def test_what_was_done_to_a_part_only_is_a_warning(staff: Client, consumer: Consumer) -> None:
+    grant("discard_message")
+    rows = [a_dead_message(consumer) for _ in range(2)]
+    page = chosen(staff, INBOX, "discard", *rows)
+    InboxMessage.objects.filter(pk=rows[0].pk).update(state="retrying")
+    assert confirmed(staff, page) == "1 discarded. 1 left as they are: not dead."
+    assert levels(staff, f"{INBOX}operate/discard/", rows) == ["warning"]
+
+
 def test_dead_messages_are_discarded(staff: Client, consumer: Consumer) -> None:
     grant("discard_message")
     row = a_dead_message(consumer)
@@ -136,8 +169,11 @@ def test_what_rests_in_the_outbox_is_published_now_or_cancelled(staff: Client) -
     gone = in_outbox(state="published")
 
     page = chosen(staff, OUTBOX, "publish", refused, leased, gone)
-    assert told(page) == ["1 to be published now", "2 due, on the way, published or cancelled already"]
-    assert confirmed(staff, page) == "1 to be published now."
+    assert told(page) == ["1 to be due now", "2 due, on the way, published or cancelled already"]
+    assert confirmed(staff, page) == (
+        "1 due now. 2 left as they are: due, on the way, published or cancelled already. "
+        "A relay publishes it as soon as RabbitMQ takes it."
+    )
     refused.refresh_from_db()
     assert refused.state == "pending"
 
@@ -147,7 +183,9 @@ def test_what_rests_in_the_outbox_is_published_now_or_cancelled(staff: Client) -
         "1 being published at this moment",
         "1 published or cancelled already",
     ]
-    assert confirmed(staff, page) == "1 cancelled. 1 being published at this moment."
+    assert confirmed(staff, page) == (
+        "1 cancelled. 1 being published at this moment. 1 published or cancelled already."
+    )
     refused.refresh_from_db()
     assert (refused.state, refused.last_error) == ("cancelled", "cancelled by ann")
 
@@ -299,6 +337,12 @@ def test_effects_cannot_be_changed_or_guessed(staff: Client) -> None:
 def settle(client: Client, effect: Effect, **form: str) -> list[str]:
     response = client.post(f"{EFFECTS}{effect.pk}/settle/", form, follow=True)
     return [str(message) for message in response.context["messages"]] if response.status_code == 200 else ["refused"]
+
+
+def levels(client: Client, address: str, rows: list[InboxMessage]) -> list[str]:
+    """How the page says what was done to these rows."""
+    data = {"row": [row.pk for row in rows], "confirmed": "yes"}
+    return [message.level_tag for message in client.post(address, data, follow=True).context["messages"]]
 
 
 def test_an_unknown_effect_is_settled(staff: Client) -> None:

@@ -15,7 +15,9 @@ from django.db import OperationalError
 
 from messaging import consumers, database, handling
 from messaging.consumers import Consumer
+from messaging.management.messages.replay import WHO_PUBLISHES
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
+from messaging.operations import replay
 from tests.support.consuming import a_consumer, a_dead_message, delivery_of, registered
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
@@ -90,15 +92,17 @@ def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
 
 def test_one_row_of_an_id_that_rests_goes_now(consumer: Consumer) -> None:
     row = in_outbox(consumer="notes", publish_at=database.in_future(3600))
-    assert printed("replay", "m-1", "--dry-run") == "goes now\t1\t\t\n"
-    assert printed("replay", "m-1") == "1 in the outbox go now.\n"
+    assert printed("replay", "m-1", "--dry-run") == "due now\t1\t\t\n"
+    assert printed("replay", "m-1") == f"1 in the outbox are due now. {WHO_PUBLISHES}\n"
     assert OutboxMessage.objects.filter(pk=row.pk, publish_at__lte=database.in_future(0)).exists()
 
 
 def test_what_waits_is_hastened_by_filter_only_when_asked(consumer: Consumer) -> None:
     in_outbox(state="failed")
     assert refused("replay", "--type", "test.noted")[0] == 1
-    assert printed("replay", "--type", "test.noted", "--waiting", "--dry-run") == "1 in the outbox would go now.\n"
+    assert printed("replay", "--type", "test.noted", "--waiting", "--dry-run") == (
+        f"1 in the outbox would be due now. {WHO_PUBLISHES}\n"
+    )
     assert OutboxMessage.objects.get().state == "failed"
     assert json.loads(printed("replay", "--type", "test.noted", "--waiting", "--json")) == {"hastened": 1}
     assert OutboxMessage.objects.get().state == "pending"
@@ -114,6 +118,24 @@ def test_a_canary_that_nobody_handles_ends_with_seven(consumer: Consumer) -> Non
         "Stopped: 1 of the first 1 had not been handled after 0.3 s; is `manage.py run_consumer notes` running? "
         "2 were not replayed."
     )
+
+
+def test_a_replay_that_failed_again_is_no_success_though_nothing_is_left(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(12):
+        a_dead_message(consumer)
+    look = replay._Run._look
+
+    def all_died_again(run: replay._Run) -> None:
+        InboxMessage.objects.filter(state="retrying").update(state="dead")
+        look(run)
+
+    monkeypatch.setattr(replay._Run, "_look", all_died_again)
+
+    assert refused("replay", "--all") == (
+        1, "Too many failures: 12 of 12 failed again: 100%, over the limit of 20%. All were replayed."
+    )  # fmt: skip
 
 
 def test_a_summary_for_programs(consumer: Consumer) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from messaging import database, handling, leases, outbox
 from messaging.consumers import Consumer
+from messaging.exceptions import ReplayStopped
 from messaging.models import ActionOnMessage, Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.operations import discard, hasten, replay
 from messaging.operations.replay import Fate, Pace, Replayed
@@ -418,6 +419,14 @@ def test_celery_does_the_same(consumer: Consumer) -> None:
     assert OperatorAction.objects.get().actor == "ann"
     with pytest.raises(ValueError, match="say which"):
         replay_messages(by="ann")
+
+
+def test_a_task_that_stopped_is_no_success(consumer: Consumer, handler: Moody) -> None:
+    for number in range(4):
+        a_dead_message(consumer, f"m{number}")
+    handler.failing[""] = ValueError("still broken")
+    with Consuming(consumer), pytest.raises(ReplayStopped, match=r"^2 replayed\. Stopped: .* 2 were not replayed\.$"):
+        replay_messages(by="ann", consumer="notes", canary=2)
 
 
 # --- what rests goes now -----------------------------------------------------------------------------------

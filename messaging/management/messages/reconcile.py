@@ -82,7 +82,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         for name, why in report.undecided.items():
             command.stdout.write(f"Whether {name} has missed something cannot be said yet: {why}.")
     if not report.is_well:
-        raise CommandError(_advice(report), returncode=EXIT_UNHEALTHY)
+        raise CommandError(_advice(report, repaired=options["repair"]), returncode=EXIT_UNHEALTHY)
 
 
 def _summary(report: Report) -> str:
@@ -90,12 +90,16 @@ def _summary(report: Report) -> str:
     return f"{counts}. {counted(report.sent_again, 'message')} sent again."
 
 
-def _advice(report: Report) -> str:
+def _advice(report: Report, *, repaired: bool) -> str:
     advice = []
-    if report.left:
+    if report.left and repaired:
+        advice.append("more is lost than is sent again at once: repeat it, or raise --limit")
+    elif report.left:
         advice.append("what is lost is sent again with --repair")
     if report.of(Trouble.STUCK):
-        advice.append("what is stuck says what it waits for (`messages replay`, `cancel` and `settle` help)")
+        advice.append(
+            "what is stuck says what it waits for, or why it fails: `messages replay`, `cancel` and `settle` help"
+        )
     if report.of(Trouble.DOUBLED):
         advice.append("what was handled twice must not happen: please report it, with `messages show`")
     return f"Something is wrong: {'; '.join(advice)}."

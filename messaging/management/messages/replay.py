@@ -31,9 +31,10 @@ examples:
   manage.py messages replay --consumer sms --since 2h --note "gateway is back"
   manage.py messages replay --waiting --type order.placed              publish what is unroutable or refused now
 
-exit codes: 0 done, 1 nothing to replay, or stopped over failures, 2 wrong arguments, 3 database unreachable,
+exit codes: 0 done, 1 nothing to replay, or too many failed again, 2 wrong arguments, 3 database unreachable,
 7 the canary was not handled in time
 """
+WHO_PUBLISHES = "A relay publishes them as soon as RabbitMQ takes them."
 PLAN = Layout(columns=("what", "count", "consumer", "type"), lead=("what", "count"), beneath=())
 
 
@@ -95,13 +96,15 @@ def _hasten(command: BaseCommand, options: dict[str, Any], wanted: Wanted) -> No
     if options["json"]:
         command.stdout.write(json.dumps({"hastened": waiting}))
     else:
-        command.stdout.write(f"{waiting} in the outbox {'would go' if options['dry_run'] else 'go'} now.")
+        command.stdout.write(
+            f"{waiting} in the outbox {'would be' if options['dry_run'] else 'are'} due now. {WHO_PUBLISHES}"
+        )
 
 
 def _show(command: BaseCommand, options: dict[str, Any], plan: Plan, resting: int) -> None:
     rows: list[tuple[Any, ...]] = [(each.fate.value, each.count, each.consumer, each.type) for each in plan.planned]
     if resting:
-        rows.append(("goes now", resting, "", ""))
+        rows.append(("due now", resting, "", ""))
     if not rows:
         raise CommandError("No message like that has reached a consumer.")
     write_table(command.stdout, PLAN, rows, as_json=options["json"])
@@ -114,11 +117,10 @@ def _report(command: BaseCommand, options: dict[str, Any], result: Replayed, has
         told = f"Replayed {result.replayed}. So far {result.succeeded} handled, {result.failed} failed again."
         command.stdout.write(f"{told} {result.missed} already replayed." if result.missed else told)
     if hastened and not options["json"]:
-        command.stdout.write(f"{hastened} in the outbox go now.")
+        command.stdout.write(f"{hastened} in the outbox are due now. {WHO_PUBLISHES}")
     if result.stopped:
         code = EXIT_TIMED_OUT if result.timed_out else 1
-        why = result.stopped if result.stopped.endswith("?") else f"{result.stopped}."
-        raise CommandError(f"Stopped: {why} {result.left} were not replayed.", returncode=code)
+        raise CommandError(result.ending, returncode=code)
     if not (result.replayed or hastened):
         raise CommandError(f"Nothing was replayed: {replay.why_nothing(wanted)}.")
 
