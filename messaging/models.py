@@ -319,7 +319,10 @@ class EffectAttempt(models.Model):
     finished_at = models.DateTimeField(db_default=Now())
     error = models.TextField(blank=True)
 
+    objects = PrimaryQuerySet["EffectAttempt"].as_manager()
+
     class Meta:
+        base_manager_name = "objects"
         verbose_name = "effect attempt"
         ordering = ["id"]
         constraints = [models.UniqueConstraint(fields=["effect", "token"], name="effect_attempt_once")]

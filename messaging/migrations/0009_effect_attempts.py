@@ -15,7 +15,7 @@ def note_what_people_gave_up(apps: Any, schema_editor: Any) -> None:
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('messaging', '0007_inbox_priority'),
+        ('messaging', '0008_read_where_written'),
     ]
 
     operations = [
@@ -31,6 +31,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'effect attempt',
+                'base_manager_name': 'objects',
                 'ordering': ['id'],
             },
         ),
