@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Warning, register
 
 from messaging import conf, consumers, database, events, surroundings, topology
+from messaging.addresses import GUEST, BrokerAddress
 from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable
@@ -212,19 +212,19 @@ def check_broker_account(**kwargs: Any) -> list[CheckMessage]:
     """In production the broker is entered by an account and a vhost of one's own."""
     if settings.DEBUG:
         return []
-    return [message for url in conf.get().amqp_urls for message in _account_problems(urlsplit(url))]
+    return [message for broker in conf.get().brokers for message in _account_problems(broker)]
 
 
-def _account_problems(url: SplitResult) -> Iterator[CheckMessage]:
-    if unquote(url.username or "guest") == "guest":
+def _account_problems(broker: BrokerAddress) -> Iterator[CheckMessage]:
+    if broker.user == GUEST:
         yield Warning(
-            f"The broker at {url.hostname} is entered as guest, whose password everybody knows.",
+            f"The broker at {broker.host} is entered as guest, whose password everybody knows.",
             hint="Make a user with `rabbitmqctl add_user` and name it in AMQP_URL; then delete guest.",
             id="messaging.W004",
         )
-    if unquote(url.path.removeprefix("/")) in {"", "/"}:
+    if broker.vhost == "/":
         yield Warning(
-            f'At the broker {url.hostname} the vhost "/" is used, where others may have queues and policies.',
+            f'At the broker {broker.host} the vhost "/" is used, where others may have queues and policies.',
             hint="Make one with `rabbitmqctl add_vhost` and put its name at the end of AMQP_URL.",
             id="messaging.W005",
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -12,6 +12,7 @@ from django.core.signals import setting_changed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from messaging import tls
+from messaging.addresses import BrokerAddress, broker_address
 
 
 class MessagingSettings(BaseModel):
@@ -19,7 +20,8 @@ class MessagingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=str.upper, allow_inf_nan=False)
 
-    #: Addresses of the broker, tried in turn: amqp://user:password@host:port/vhost or amqps://…
+    #: Addresses of the broker, tried in turn: amqp://user:password@host:port/vhost or amqps://… `brokers` has their
+    #: parts.
     amqp_urls: tuple[str, ...]
     #: For amqps://, files in PEM form. The CAs that the broker's certificate may come from; empty: this machine's own.
     tls_ca_file: str = ""
@@ -58,6 +60,7 @@ class MessagingSettings(BaseModel):
 
     #: Deadline of connecting: TCP, TLS and the AMQP handshake together.
     connect_timeout: float = Field(default=4, gt=0)
+    #: Unless an address says otherwise (amqp://…?heartbeat=30).
     heartbeat: int = Field(default=15, ge=2)
     #: Longest pause between two attempts to connect.
     reconnect_max: float = Field(default=10, gt=0)
@@ -93,13 +96,16 @@ class MessagingSettings(BaseModel):
     def _urls_can_be_understood(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         if not urls:
             raise ValueError("AMQP_URL names no broker: amqp://user:password@host:5672/vhost")
-        for url in urls:
-            _check_amqp_url(url)
-        if len({urlsplit(url).scheme for url in urls}) > 1:
+        if len({broker_address(url).scheme for url in urls}) > 1:
             raise ValueError(
                 "AMQP_URL mixes amqps:// and amqp://: whoever blocks the former would get the password by the latter"
             )
-        return urls
+        return tuple(url.strip() for url in urls)
+
+    @cached_property
+    def brokers(self) -> tuple[BrokerAddress, ...]:
+        """The addresses of `amqp_urls`, read: the only form in which a part of one is used."""
+        return tuple(map(broker_address, self.amqp_urls))
 
     @field_validator("management_url")
     @classmethod
@@ -112,7 +118,7 @@ class MessagingSettings(BaseModel):
     def _management_hides_what_amqp_hides(self) -> Self:
         management = urlsplit(self.management_url)
         in_the_open = management.scheme == "http" and management.hostname not in {"localhost", "127.0.0.1", "::1"}
-        if in_the_open and urlsplit(self.amqp_urls[0]).scheme == "amqps":
+        if in_the_open and self.brokers[0].tls:
             raise ValueError("MANAGEMENT_URL must begin with https://, as AMQP_URL is amqps://: it gets a password")
         return self
 
@@ -120,7 +126,7 @@ class MessagingSettings(BaseModel):
     def _tls_files_can_be_used(self) -> Self:
         files = (self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
         if any(files):
-            if urlsplit(self.amqp_urls[0]).scheme != "amqps":
+            if not self.brokers[0].tls:
                 raise ValueError("TLS_CA_FILE, TLS_CERT_FILE, TLS_KEY_FILE are for amqps://; AMQP_URL has none")
             tls.context(*files)
         return self
@@ -134,32 +140,6 @@ class MessagingSettings(BaseModel):
         if self.inbox_retention_days <= self.outbox_retention_days:
             raise ValueError("INBOX_RETENTION_DAYS must exceed OUTBOX_RETENTION_DAYS: a replay would run twice")
         return self
-
-
-def _check_amqp_url(url: str) -> None:
-    """Raise ValueError, without repeating a password, where `url` is not an AMQP address."""
-    if "#" in url:
-        raise ValueError("AMQP_URL contains '#': write it as %23")
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        # Not repeated: after a stray ':' or '/' what looks like a port is a piece of the password.
-        raise ValueError(
-            "AMQP_URL: the port must be a number; in a password write ':', '/' and '@' as %3A, %2F, %40"
-        ) from None
-    if parts.scheme not in {"amqp", "amqps"}:
-        raise ValueError(f"AMQP_URL must begin with amqp:// or amqps://, not {parts.scheme or 'nothing'}://")
-    if not parts.hostname:
-        raise ValueError("AMQP_URL names no host: amqp://user:password@host:5672/vhost")
-    if port == 0:
-        raise ValueError("AMQP_URL: port 0 does not exist")
-    if "ssl_options" in parse_qs(parts.query, keep_blank_values=True):
-        raise ValueError(
-            "AMQP_URL: ssl_options is not read; amqps:// always verifies, by TLS_CA_FILE, TLS_CERT_FILE, TLS_KEY_FILE"
-        )
-    if parts.path.strip("/").count("/"):
-        raise ValueError("AMQP_URL: a '/' in the name of a vhost is written as %2F")
 
 
 def _check_management_url(url: str) -> None:

@@ -37,6 +37,10 @@ class BrokerRefused(BrokerUnavailable):
     """The broker answered and said no: user, password or virtual host are wrong."""
 
 
+class LimitReached(BrokerUnavailable):
+    """The broker answered that it has no room now: a limit on connections or channels is reached. Waiting helps."""
+
+
 class ChannelClosed(MessagingError):
     """The broker refused an operation and closed the channel over it.
 

@@ -4,6 +4,8 @@ Every variable is described in `.env.example`. A value that cannot be understood
 with the variable's name (`ImproperlyConfigured`).
 """
 
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import structlog
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
+from messaging.addresses import hidden, without_options
 from messaging.masking import mask_event
 from project.celery_tls import celery_tls
 
@@ -54,6 +57,19 @@ def seconds(name: str, default: float) -> float:
     return time
 
 
+def items(name: str, default: Sequence[str]) -> list[str]:
+    """Read a list: items between commas, without the blanks around them. An empty item is none."""
+    found = [text.strip() for text in env.str(name, default=",".join(default)).split(",")]
+    for text in found:
+        if re.search(r"[\s'\"]", text):
+            # Not repeated, unless it is an address: it may be a piece of a password.
+            where = f" ({hidden(text)})" if hidden(text) else ""
+            raise ImproperlyConfigured(
+                f"{name}: write commas between the items, and no blank or quotation mark in one{where}."
+            )
+    return [text for text in found if text]
+
+
 def one_of(name: str, *choices: str) -> str:
     """Read one of the choices; the first is the default."""
     text: str = env.str(name, default=choices[0])
@@ -72,12 +88,20 @@ def time_zone(name: str, default: str) -> str:
     return text
 
 
+def secret_key() -> str:
+    """Read SECRET_KEY; without DEBUG nothing may stand in for it."""
+    key: str = env.str("SECRET_KEY", default="")
+    if not key.strip() and not DEBUG:
+        raise ImproperlyConfigured("SECRET_KEY is not set; it must be a long random text that nobody else knows.")
+    return key or "only-for-development"
+
+
 # --- Django ------------------------------------------------------------------------------------------------
 
 DEBUG = flag("DEBUG", default=False)
-SECRET_KEY = env.str("SECRET_KEY", default="only-for-development" if DEBUG else environ.Env.NOTSET)
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+SECRET_KEY = secret_key()
+ALLOWED_HOSTS = items("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = items("CSRF_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -188,7 +212,7 @@ DATABASES = {"default": database}
 
 # --- Messaging ---------------------------------------------------------------------------------------------
 
-AMQP_URLS = env.list("AMQP_URL", default=["amqp://guest:guest@127.0.0.1:5672/%2F"])
+AMQP_URLS = items("AMQP_URL", default=["amqp://guest:guest@127.0.0.1:5672/%2F"])
 TLS_FILES = {
     "TLS_CA_FILE": env.str("AMQP_TLS_CA_FILE", default=""),
     "TLS_CERT_FILE": env.str("AMQP_TLS_CERT_FILE", default=""),
@@ -209,7 +233,7 @@ MESSAGING: dict[str, Any] = {
 # --- Celery: housekeeping only -----------------------------------------------------------------------------
 
 # A vhost of its own where the broker's users are kept apart: Celery declares what it likes.
-CELERY_BROKER_URL = env.list("CELERY_BROKER_URL", default=AMQP_URLS)
+CELERY_BROKER_URL = items("CELERY_BROKER_URL", default=[]) or list(map(without_options, AMQP_URLS))
 CELERY_BROKER_USE_SSL = celery_tls(CELERY_BROKER_URL, *TLS_FILES.values())
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "confirm_timeout": 10}

@@ -32,15 +32,43 @@ def manage(*arguments: str, python: tuple[str, ...] = (), **changes: str) -> "su
         ("TIME_ZONE", "Mars/Base", "Configuration: TIME_ZONE is 'Mars/Base'"),
         ("AMQP_URL", "http://host/", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL must begin with amqp://"),
         ("AMQP_URL", "amqp://u:secret#@host/", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL contains '#'"),
+        ("AMQP_URL", "amqp://a/v, amqp://u:secret@b/v amqp://c/v", "Configuration: AMQP_URL: write commas between"),
+        ("AMQP_URL", "", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL names no broker"),
+        ("ALLOWED_HOSTS", "a.example b.example", "Configuration: ALLOWED_HOSTS: write commas between the items"),
+        ("ALLOWED_HOSTS", "'a.example'", "Configuration: ALLOWED_HOSTS: write commas between the items"),
+        ("SECRET_KEY", "", "Configuration: SECRET_KEY is not set"),
+        ("SECRET_KEY", " ", "Configuration: SECRET_KEY is not set"),
     ],
 )
 def test_a_value_that_cannot_be_understood_is_named(name: str, value: str, line: str) -> None:
     # Each on a database that nobody serves: none is asked.
-    done = manage("run_relay", **{"DATABASE_URL": f"postgres://{NOBODY}/x", "CONN_MAX_AGE": "60", name: value})
+    done = manage(
+        "run_relay", **{"DATABASE_URL": f"postgres://{NOBODY}/x", "CONN_MAX_AGE": "60", "DEBUG": "0", name: value}
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
     assert "secret" not in done.stderr
+
+
+def test_blanks_around_the_items_of_a_list_are_left_out() -> None:
+    lists = ("AMQP_URLS", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "CELERY_BROKER_URL")
+    code = f"from django.conf import settings; print([getattr(settings, name) for name in {lists}])"
+    done = manage(
+        "shell", "-v0", "-c", code,
+        DATABASE_URL="sqlite:///:memory:",
+        AMQP_URL=" amqp://u:p@a/v?heartbeat=30 ,amqp://u:p@b/v,\n",
+        ALLOWED_HOSTS="a.example, b.example",
+        CSRF_TRUSTED_ORIGINS="https://a.example,  https://b.example,",
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == str(
+        [
+            ["amqp://u:p@a/v?heartbeat=30", "amqp://u:p@b/v"],
+            ["a.example", "b.example"],
+            ["https://a.example", "https://b.example"],
+            ["amqp://u:p@a/v", "amqp://u:p@b/v"],
+        ]
+    )
 
 
 def test_a_database_that_is_away_is_said_with_what_to_check() -> None:

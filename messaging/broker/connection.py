@@ -8,10 +8,12 @@ and its answer).
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
@@ -20,11 +22,13 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf, tls
+from messaging import conf
+from messaging.addresses import BrokerAddress
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
-from messaging.broker.refusals import describe, is_refusal, is_silence
-from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable
+from messaging.broker.parameters import parameters_of
+from messaging.broker.refusals import describe, is_limit, is_refusal, is_silence
+from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached
 from messaging.loggers import get_logger, quiet_pika
 
 log = get_logger(__name__)
@@ -34,6 +38,10 @@ quiet_pika()
 
 #: Seconds before the second attempt to connect; doubles up to `RECONNECT_MAX`.
 FIRST_RECONNECT_DELAY = 0.2
+#: Longest pause while the broker is at a limit: room may come at any moment, and a refused attempt costs it little.
+LIMIT_PAUSE = 3.0
+#: Seconds after which a reason that lasts is logged again.
+SAY_AGAIN = 60.0
 #: Seconds after which an open connection counts as stable, and the pauses start small again.
 STABLE_AFTER = 60.0
 #: Seconds between two looks at whether an errand's connection will come to anything.
@@ -77,8 +85,10 @@ class Connection:
         self._on_open = on_open
         self._on_lost = on_lost
         self._on_change = on_change
-        self._addresses = itertools.cycle(settings.amqp_urls)
-        self._address_count = len(settings.amqp_urls)
+        self._addresses = itertools.cycle(settings.brokers)
+        self._address_count = len(settings.brokers)
+        #: The one that was tried last.
+        self._address: BrokerAddress = settings.brokers[0]
         self._pika: pika.SelectConnection | None = None
         self._calls = Calls(self)
         self._failures = 0
@@ -99,6 +109,10 @@ class Connection:
         self.refused = False
         #: The latest attempt ended because nobody said anything in time.
         self.silent = False
+        #: The latest attempt, or connection, ended because a limit of the broker is reached. Waiting helps.
+        self.limited = False
+        #: When each reason was logged last, since the connection was open, by the monotonic clock.
+        self._told: dict[str, float] = {}
         self._ioloop = IOLoop()
         #: Of the I/O thread.
         self.thread_name = f"amqp-{role}"
@@ -141,15 +155,21 @@ class Connection:
         """Wait until it is open for the first time, and return True; False once `given_up` says so.
 
         Raises BrokerUnavailable where no address lets us in: BrokerRefused where all have said no, BrokerSilent where
-        the last did not answer in time.
+        the last did not answer in time, LimitReached where it had no room.
         """
         while not self.wait_until_open(LOOK_EVERY):
             if given_up():
                 return False
             if self.never_reached:
-                unavailable = BrokerRefused if self.refused else BrokerSilent if self.silent else BrokerUnavailable
-                raise unavailable(self.last_error)
+                raise self._unavailable()(self.last_error)
         return True
+
+    def _unavailable(self) -> type[BrokerUnavailable]:
+        if self.refused:
+            return BrokerRefused
+        if self.limited:
+            return LimitReached
+        return BrokerSilent if self.silent else BrokerUnavailable
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread, soon."""
@@ -178,10 +198,15 @@ class Connection:
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def open_channel(self, on_open: Callable[[Channel], None]) -> bool:
-        """Open a channel and hand it to `on_open`; return False where there is no connection. I/O thread only."""
+        """Open a channel and hand it to `on_open`; return False where there is no connection, or no channel left on
+        it: `last_error` says which. I/O thread only."""
         if self._pika is None or not self._pika.is_open:
             return False
-        self._pika.channel(on_open_callback=on_open)
+        try:
+            self._pika.channel(on_open_callback=on_open)
+        except pika.exceptions.NoFreeChannels as error:
+            self.last_error = describe(error, self._address)
+            return False
         return True
 
     def _run(self) -> None:
@@ -205,28 +230,25 @@ class Connection:
         if self._stopping:
             return
         try:
-            parameters = self._parameters(next(self._addresses))
+            self._address = next(self._addresses)
             self._pika = pika.SelectConnection(
-                parameters,
+                self._parameters(self._address),
                 on_open_callback=self._opened_now,
                 on_open_error_callback=self._ended,
                 on_close_callback=self._ended,
                 custom_ioloop=self._ioloop,
             )
         except Exception as error:
-            # Odd options of the URL and TLS contexts fail in pika's constructors, with errors of any kind. The next
-            # attempt would fail likewise.
-            self._lost(f"the address cannot be used: {describe(error)}", refused=True)
+            # TLS contexts fail in constructors, with errors of any kind. The next attempt would fail likewise.
+            self._lost(f"the address cannot be used: {describe(error, self._address)}", refused=True)
 
-    def _parameters(self, url: str) -> pika.URLParameters:
+    def _parameters(self, address: BrokerAddress) -> pika.ConnectionParameters:
         settings = conf.get()
-        parameters = pika.URLParameters(url)
-        if parameters.ssl_options is not None:
-            # Made anew for each attempt: certificates are exchanged while processes run.
-            context = tls.context(settings.tls_ca_file, settings.tls_cert_file, settings.tls_key_file)
-            parameters.ssl_options = pika.SSLOptions(context, server_hostname=parameters.host)
-        parameters.heartbeat = settings.heartbeat
-        parameters.connection_attempts = 1
+        parameters = parameters_of(
+            address, ca_file=settings.tls_ca_file, cert_file=settings.tls_cert_file, key_file=settings.tls_key_file
+        )
+        if address.heartbeat is None:
+            parameters.heartbeat = settings.heartbeat
         parameters.socket_timeout = settings.connect_timeout
         parameters.stack_timeout = settings.connect_timeout
         parameters.client_properties = {
@@ -244,11 +266,13 @@ class Connection:
         self._refusals = 0
         self.refused = False
         self.silent = False
+        self.limited = False
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(connection, False))
         self._ioloop.call_later(STABLE_AFTER, lambda: self._stable(connection))
         log.info("amqp.connected", role=self._role, **({"after": self.last_error} if self.last_error else {}))
         self.last_error = ""
+        self._told.clear()
         self._opened.set()
         if self._on_open:
             self._on_open(connection)
@@ -266,7 +290,12 @@ class Connection:
 
     def _ended(self, connection: pika.SelectConnection, error: BaseException) -> None:
         if connection is self._pika:
-            self._lost(describe(error), refused=is_refusal(error), silent=is_silence(error))
+            self._lost(
+                describe(error, self._address),
+                refused=is_refusal(error),
+                silent=is_silence(error),
+                limited=is_limit(error),
+            )
 
     def _abandon(self, reason: str) -> None:
         connection, self._pika = self._pika, None
@@ -277,16 +306,17 @@ class Connection:
             connection.close(reply_text=reason[:100])
         self._lost(reason, refused=False)
 
-    def _lost(self, reason: str, *, refused: bool, silent: bool = False) -> None:
+    def _lost(self, reason: str, *, refused: bool, silent: bool = False, limited: bool = False) -> None:
         self._pika = None
         self.silent = silent
+        self.limited = limited
         self._calls.lost(reason)
         was_open = self._opened.is_set()
         self._opened.clear()
         if self._stopping:
             self._finish()
             return
-        if was_open or reason != self.last_error:
+        if was_open or self._is_news(reason):
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
         self._refusals = self._refusals + 1 if refused else 0
         self.refused = self._refusals >= self._address_count
@@ -297,6 +327,13 @@ class Connection:
             self._on_lost(reason)
         self._changed()
 
+    def _is_news(self, reason: str) -> bool:
+        now = time.monotonic()
+        if now - self._told.get(reason, -math.inf) < SAY_AGAIN:
+            return False
+        self._told[reason] = now
+        return True
+
     def _pause(self) -> float:
         settings = conf.get()
         spread = random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
@@ -304,6 +341,8 @@ class Connection:
         self._failures += 1  # a refusal counts too: who asks whether anybody let us in must not wait for ever
         if self.refused:
             return settings.reconnect_refused * (0.5 + spread)
+        if self.limited:
+            pause = min(pause, LIMIT_PAUSE)
         return pause * spread
 
     def _close(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from messaging import conf, tls
+from messaging.addresses import BrokerAddress, bracketed
 from messaging.broker.refusals import describe
 from messaging.exceptions import BrokerUnavailable
 
@@ -59,8 +60,7 @@ class Address:
     vhost: str
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.prefix}"
+        return f"{self.scheme}://{bracketed(self.host)}:{self.port}{self.prefix}"
 
 
 class Management:
@@ -251,7 +251,7 @@ class Management:
 def addresses() -> list[Address]:
     """Return where the management API may answer: MANAGEMENT_URL, or the host of each AMQP address in turn."""
     settings = conf.get()
-    return list(dict.fromkeys(_address(amqp_url, settings.management_url) for amqp_url in settings.amqp_urls))
+    return list(dict.fromkeys(_address(broker, settings.management_url) for broker in settings.brokers))
 
 
 def reached() -> Management:
@@ -271,21 +271,15 @@ def reached() -> Management:
     raise ManagementUnavailable("; ".join(dict.fromkeys(reasons)))
 
 
-def _address(amqp_url: str, management_url: str) -> Address:
-    amqp = urlsplit(amqp_url)
-    scheme, port = PORTS[amqp.scheme]
-    asked = urlsplit(management_url or f"{scheme}://{_netloc(amqp.hostname or '')}:{port}")
-    who = asked if asked.username else amqp
+def _address(broker: BrokerAddress, management_url: str) -> Address:
+    scheme, port = PORTS[broker.scheme]
+    asked = urlsplit(management_url or f"{scheme}://{bracketed(broker.host)}:{port}")
     return Address(
         scheme=asked.scheme,
         host=asked.hostname or "",
         port=asked.port or PORTS["amqps" if asked.scheme == "https" else "amqp"][1],
         prefix=asked.path.rstrip("/"),
-        user=unquote(who.username or "guest"),
-        password=unquote(who.password or ("" if who.username else "guest")),
-        vhost=unquote(amqp.path[1:]) or "/",
+        user=unquote(asked.username) if asked.username else broker.user,
+        password=unquote(asked.password or "") if asked.username else broker.password,
+        vhost=broker.vhost,
     )
-
-
-def _netloc(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -161,7 +161,7 @@ class Publisher:
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def _open_channel(self, connection: pika.SelectConnection) -> None:
-        connection.channel(on_open_callback=partial(self._channel_opened, connection))
+        self.connection.open_channel(partial(self._channel_opened, connection))
 
     def _channel_opened(self, connection: pika.SelectConnection, channel: Channel) -> None:
         channel.add_on_close_callback(partial(self._channel_closed, connection))

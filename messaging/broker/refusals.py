@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import socket
 import ssl
@@ -10,6 +11,7 @@ from enum import IntEnum
 from pika import exceptions
 from pika.adapters.utils import connection_workflow
 
+from messaging.addresses import BrokerAddress
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 
 #: AMQP reply codes by which a broker says no to a connection: access refused, not allowed (no such vhost).
@@ -18,6 +20,17 @@ REFUSED_CODES = {403, 530}
 #: What RabbitMQ 4 calls queues that are neither durable nor exclusive. A broker may permit them no more, and closes the
 #: whole connection of who declares one (https://www.rabbitmq.com/docs/deprecated-features-list).
 TRANSIENT_QUEUES = "transient_nonexcl_queues"
+
+#: RabbitMQ's words for every limit of a vhost, a user, a node or a connection: "connection limit (1) is reached", "has
+#: reached the maximum allowed user limit of (1)", "has reached the negotiated channel_max (8)".
+#: At their end, where no name of somebody's can be.
+_LIMIT = re.compile(r"(\blimit\b.* is reached|\bhas reached the .*(limit of|channel_max) \(\d+\))\.?$", re.DOTALL)
+#: RabbitMQ's words for a vhost whose processes do not run.
+_VHOST_DOWN = re.compile(r"\bvhost '.*' is down\b", re.DOTALL)
+#: How pika quotes what ended a log-in.
+_CLOSED_BY_BROKER = re.compile(r"ConnectionClosedByBroker: \((\d+)\) (.*)", re.DOTALL)
+#: RabbitMQ's `loopback_users`, as it is installed (https://www.rabbitmq.com/docs/access-control#loopback-users).
+GUEST_IS_LOCAL = "RabbitMQ lets guest in only from its own machine: take another account"
 
 #: What OpenSSL calls an answer that is not TLS, by its version.
 _NO_TLS_THERE = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
@@ -46,22 +59,40 @@ _NOBODY_WE_TRUST = {
 }
 
 
-def describe(error: BaseException) -> str:
-    """Return one line that says what went wrong, without any credentials."""
+def describe(error: BaseException, address: BrokerAddress | None = None) -> str:
+    """Return one line that says what went wrong, and where if `address` is given, without any credentials."""
     error = _cause(error)
+    if address is None:
+        return _described(error)
+    if isinstance(error, ConnectionRefusedError):
+        return f"connection refused: nothing listens at {address.place}"
+    return f"{_described(error, address)} ({address.place})"
+
+
+def _described(error: BaseException, address: BrokerAddress | None = None) -> str:
     if alert := _certificate_alert(error):
         return f"TLS: the broker refused our certificate, or wants one ({alert}): set AMQP_TLS_CERT_FILE"
+    _, words = _closed_by_broker(error)
     match error:
+        case _ if is_limit(error):
+            return f"the broker is at a limit: {words}"
+        case _ if _VHOST_DOWN.search(words):
+            return f"the virtual host does not run there, `rabbitmqctl restart_vhost` starts it: {words}"
         case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError() if not is_refusal(error):
             return f"the connection ended during the log-in: {_text_at_log_in(error)}"
         case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
-            return "the broker refused the user name or the password"
+            said = "the broker refused the user name or the password"
+            return f"{said}; {GUEST_IS_LOCAL}" if address is None or address.is_guest_elsewhere else said
+        case exceptions.ProbableAccessDeniedError() if "vhost" in words:
+            return f"the broker refused access to the virtual host: {words}"
         case exceptions.ProbableAccessDeniedError():
-            return "the broker refused access to the virtual host"
+            return f"the broker refused the connection: {words}"
         case exceptions.ConnectionClosed() if TRANSIENT_QUEUES in error.reply_text:
             return f"this broker permits no queues that are neither durable nor exclusive ({TRANSIENT_QUEUES})"
         case exceptions.ConnectionClosed() | exceptions.ChannelClosed():
             return f"{error.reply_code} {' '.join(error.reply_text.split())}"
+        case exceptions.NoFreeChannels():
+            return "all channels that the broker allows on one connection (channel_max) are open"
         case exceptions.AMQPHeartbeatTimeout():
             return "the broker sent no heartbeat in time"
         case exceptions.IncompatibleProtocolError():
@@ -77,6 +108,8 @@ def describe(error: BaseException) -> str:
             return f"the host name cannot be resolved: {error.strerror}"
         case exceptions.StreamLostError():
             return f"the connection broke: {error}"
+        case TypeError():
+            return f"a value of the wrong kind was given: {error}"
         case _:
             return f"{type(error).__name__}: {error}".rstrip(": ")
 
@@ -85,12 +118,21 @@ def is_refusal(error: BaseException) -> bool:
     """Whether the broker answered and said no, or we to its certificate: other credentials or certificates are
     needed, not another attempt."""
     error = _cause(error)
-    if isinstance(error, exceptions.ConnectionClosed):
-        return error.reply_code in REFUSED_CODES
-    if isinstance(error, exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError):
-        said = re.search(r"ConnectionClosedByBroker: \((\d+)\)", _text_at_log_in(error))
-        return said is not None and int(said[1]) in REFUSED_CODES
+    code, _ = _closed_by_broker(error)
+    if code:
+        return code in REFUSED_CODES and not is_limit(error)
     return isinstance(error, ssl.SSLCertVerificationError) or bool(_certificate_alert(error))
+
+
+def is_limit(error: BaseException) -> bool:
+    """Whether the broker closed the connection for want of room: once others have left it will take us."""
+    _, words = _closed_by_broker(_cause(error))
+    return bool(_LIMIT.search(words))
+
+
+def says_limit(refusal: ChannelClosed) -> bool:
+    """Whether the broker refused to make something because there are too many already."""
+    return bool(_LIMIT.search(refusal.text))
 
 
 def is_silence(error: BaseException) -> bool:
@@ -105,6 +147,29 @@ def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
     if isinstance(error, exceptions.ChannelClosed):
         return ChannelClosed(error.reply_code, error.reply_text)
     return BrokerUnavailable(describe(error))
+
+
+def _closed_by_broker(error: BaseException) -> tuple[int, str]:
+    """Return AMQP's reply code and the broker's own words where it closed the connection; else 0 and an empty text."""
+    if isinstance(error, exceptions.ConnectionClosedByBroker):
+        return error.reply_code, _own_words(error.reply_text)
+    if isinstance(error, exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError):
+        said = _CLOSED_BY_BROKER.search(_text_at_log_in(error))
+        if said is not None:
+            return int(said[1]), _own_words(_unquoted(said[2]))
+    return 0, ""
+
+
+def _own_words(text: str) -> str:
+    # RabbitMQ begins with the name of the code: "NOT_ALLOWED - vhost x not found".
+    return " ".join(re.sub(r"^[A-Z_]+ - ", "", text).split())
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return str(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return text
 
 
 def _text_at_log_in(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from pika.channel import Channel
 from messaging.broker.connection import Connection
 from messaging.broker.differences import difference
 from messaging.broker.properties import check_size, to_pika
-from messaging.broker.refusals import TRANSIENT_QUEUES, channel_closed, describe
+from messaging.broker.refusals import TRANSIENT_QUEUES, channel_closed, describe, says_limit
 from messaging.broker.reply_codes import PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
@@ -188,7 +188,8 @@ class RequestQueue(Subscription):
             return  # the connection itself says so, once for all its queues
         reason = channel_closed(error)
         declaring = channel is self._channel and self.active and not (self.consuming or self._as_it_stands)
-        if declaring and isinstance(reason, ChannelClosed) and reason.code == PRECONDITION_FAILED:
+        differs = isinstance(reason, ChannelClosed) and reason.code == PRECONDITION_FAILED and not says_limit(reason)
+        if declaring and isinstance(reason, ChannelClosed) and differs:
             self._take_as_it_stands(reason)
         else:
             super()._channel_closed(channel, error)

@@ -106,7 +106,7 @@ class Subscription:
 
     def _open(self) -> None:
         if not self._connection.open_channel(self._channel_opened):
-            self._ended("there is no connection")
+            self._ended(self._connection.last_error or "there is no connection")
 
     def _channel_opened(self, channel: Channel) -> None:
         if not self.active:

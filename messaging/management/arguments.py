@@ -10,8 +10,8 @@ from django.core.management.base import CommandError
 
 from messaging.broker import reply_codes
 from messaging.broker.differences import difference
-from messaging.broker.refusals import TRANSIENT_QUEUES
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed
+from messaging.broker.refusals import TRANSIENT_QUEUES, says_limit
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, LimitReached
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -29,6 +29,11 @@ def broker_unreachable(reason: object) -> CommandError:
     why = str(reason).rstrip(".")
     if isinstance(reason, BrokerSilent):
         return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
+    if isinstance(reason, LimitReached):
+        return CommandError(
+            f"RabbitMQ: {why}. Raise the limit, or try again once others have left, as consumers and relays do.",
+            returncode=EXIT_UNREACHABLE,
+        )
     if TRANSIENT_QUEUES in why:
         return CommandError(
             f"RabbitMQ refuses: {why}. Leave --transient out, or put deprecated_features.permit.{TRANSIENT_QUEUES} = "
@@ -49,6 +54,8 @@ def broker_refuses(error: ChannelClosed) -> CommandError:
             hint = "No account may: take a name of your own, that does not begin with amq."
         case reply_codes.ACCESS_REFUSED:
             hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints the rights that each one needs."
+        case _ if says_limit(error):
+            hint = "Delete what is not needed, or raise the limit."
         case reply_codes.NOT_FOUND:
             hint = "Is the name right, and the virtual host?"
         case reply_codes.RESOURCE_LOCKED:

@@ -1,11 +1,13 @@
 """A look at a broker through AMQP, as any client gets."""
 
 import logging
-import re
+import os
 
 import pika
 from pika.exceptions import AMQPError
 
+from messaging.addresses import broker_address
+from messaging.broker.parameters import parameters_of
 from messaging.broker.refusals import describe
 from script.services.owned import ServiceError
 
@@ -22,16 +24,22 @@ def connect(addresses: str) -> pika.BlockingConnection:
     Raises `ServiceError` with each address, without its password, and why not.
     """
     reasons = []
-    for address in filter(None, (part.strip() for part in addresses.split(","))):
+    for text in filter(None, (part.strip() for part in addresses.split(","))):
         try:
-            parameters = pika.URLParameters(address)
-            parameters.connection_attempts = 1
-            parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT
+            address = broker_address(text)
+        except ValueError as error:
+            raise ServiceError(str(error), exit_code=2) from None
+        parameters = parameters_of(address, **_tls_files())
+        parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT
+        try:
             return pika.BlockingConnection(parameters)
-        except (AMQPError, OSError, ValueError, TypeError) as error:
-            hidden = re.sub(r":[^:@/]*@", ":***@", address)
-            reasons.append(f"{hidden}: {describe(error)}")
+        except (AMQPError, OSError) as error:
+            reasons.append(f"{address}: {describe(error, address)}")
     raise ServiceError(f"The broker in AMQP_URL cannot be reached. {'; '.join(reasons)}")
+
+
+def _tls_files() -> dict[str, str]:
+    return {name: os.environ.get(f"AMQP_TLS_{name.upper()}", "") for name in ("ca_file", "cert_file", "key_file")}
 
 
 def consumer_count(connection: pika.BlockingConnection, queue: str) -> int:

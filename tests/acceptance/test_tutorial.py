@@ -74,7 +74,10 @@ def test_without_a_broker_it_says_so(breakable_broker: RabbitMQNode, run_process
     checking = run_process("tutorial", "--check")
 
     assert checking.wait() == 3
-    assert checking.lines == ["CommandError: RabbitMQ: connection refused: nothing listens there. Check AMQP_URL."]
+    where = f"127.0.0.1:{breakable_broker.port}"
+    assert checking.lines == [
+        f"CommandError: RabbitMQ: connection refused: nothing listens at {where}. Check AMQP_URL."
+    ]
 
 
 @contextmanager

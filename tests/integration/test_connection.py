@@ -56,14 +56,15 @@ def first_error() -> tuple[str, bool]:
 
 
 def test_a_closed_port_is_said_in_words(settings: Any) -> None:
-    to(settings, f"amqp://user:secret@127.0.0.1:{free_port()}/")
-    assert first_error() == ("connection refused: nothing listens there", False)
+    port = free_port()
+    to(settings, f"amqp://user:secret@127.0.0.1:{port}/")
+    assert first_error() == (f"connection refused: nothing listens at 127.0.0.1:{port}", False)
 
 
 def test_a_port_that_never_answers_is_given_up_in_time(settings: Any) -> None:
     with something_that_answers(None) as port:
         to(settings, f"amqp://user:secret@127.0.0.1:{port}/")
-        assert first_error() == ("the broker did not answer in time", False)
+        assert first_error() == (f"the broker did not answer in time (127.0.0.1:{port})", False)
 
 
 def test_a_name_that_does_not_exist_is_said_in_words(settings: Any) -> None:

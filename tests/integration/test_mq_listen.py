@@ -182,7 +182,10 @@ def test_an_exclusive_queue_of_another_is_told(vhost: str) -> None:
 def test_an_absent_broker_is_exit_code_3() -> None:
     for command in (["listen", "q"], ["peek", "q"], ["purge", "q", "--yes"]):
         said = mq(*command)
-        assert (said.code, said.err) == (3, "RabbitMQ: connection refused: nothing listens there. Check AMQP_URL.")
+        assert (said.code, said.err) == (
+            3,
+            "RabbitMQ: connection refused: nothing listens at 127.0.0.1:1. Check AMQP_URL.",
+        )
 
 
 # --- what is printed ---------------------------------------------------------------------------------------

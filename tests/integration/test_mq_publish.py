@@ -233,7 +233,7 @@ def test_a_header_that_amqp_cannot_carry_is_told(vhost: str) -> None:
 
 def test_an_absent_broker_is_one_line_and_exit_code_3() -> None:
     said = mq("publish", "x", "--queue", "q")
-    assert (said.code, said.err) == (3, "RabbitMQ: connection refused: nothing listens there. Check AMQP_URL.")
+    assert (said.code, said.err) == (3, "RabbitMQ: connection refused: nothing listens at 127.0.0.1:1. Check AMQP_URL.")
 
 
 def test_a_frozen_broker_is_exit_code_7(breakable_broker: RabbitMQNode, settings: Any) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trustme
@@ -10,6 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf
+from messaging.addresses import broker_address
+from messaging.broker import management
+from messaging.broker.parameters import parameters_of
 
 GOOD = {"AMQP_URLS": ["amqp://user:secret@localhost:5672/shop"]}
 
@@ -55,8 +59,32 @@ def test_settings_that_are_no_dict_of_names_are_refused(settings: Any, wrong: An
         "amqp://user:secret@localhost:0/",
         "amqp://user:secret@localhost:99999/",
         "amqp://user:secret@localhost/a/b",
+        "amqp://user:secret@localhost/a/",
+        "amqp://user:secret@localhost//",
         "amqp://user:sec#ret@localhost/",
         "amqp://user:secret@[::1/",
+        "amqp://user:secret@::1/",
+        "amqp://:secret@localhost/",
+        "amqp://@localhost/",
+        "amqp://user@localhost/",
+        "amqp://user:@localhost/",
+        "amqp://user:sec",
+        "ret@localhost/",
+        "amqp://user:secret@localhost,other/",
+        "'amqp://user:secret@localhost/'",
+        '"amqp://user:secret@localhost/"',
+        "amqp://user:secret@local host/",
+        "amqp://user:secret@localhost/ amqp://user:secret@other/",
+        "amqp://user:sec\nret@localhost/",
+        "amqp://user:secret%00@localhost/",
+        "amqp://user:secret%ff@localhost/",
+        f"amqp://user:secret@localhost/{'v' * 256}",
+        "amqp://user:secret@localhost/?heartbeat=0",
+        "amqp://user:secret@localhost/?heartbeat=ten",
+        "amqp://user:secret@localhost/?heartbeat=10&heartbeat=20",
+        "amqp://user:secret@localhost/?frame_max=1024",
+        "amqp://user:secret@localhost/?connection_attempts=3",
+        "amqp://user:secret@localhost/?hartbeat=3",
         "secret",
         "",
     ],
@@ -75,6 +103,66 @@ def test_a_malformed_address_is_refused_without_repeating_it(settings: Any, url:
 def test_usual_addresses_are_taken(settings: Any, url: str) -> None:
     settings.MESSAGING = {"AMQP_URLS": [url]}
     assert conf.get().amqp_urls == (url,)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://user:secret@localhost/a/b", "amqp://user:***@localhost/a/b"),
+        ("amqp://user:sec/r:et@localhost:99999/", "amqp://user:***@localhost:99999/"),
+        ("amqp://user:se@cret@localhost:0/", "amqp://user:***@localhost:0/"),
+        ("amqp://user@localhost/", "amqp://user@localhost/"),
+        ("amqp://user:secret", "amqp://user:***"),
+        ("http://host/", "http://host/"),
+    ],
+)
+def test_a_malformed_address_is_named_without_its_password(settings: Any, url: str, shown: str) -> None:
+    settings.MESSAGING = {"AMQP_URLS": ["amqp://good.example/", url]}
+    with pytest.raises(ImproperlyConfigured) as refused:
+        conf.get()
+    assert str(refused.value).endswith(f"({shown})")
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("amqp://h", ("amqp", "h", 5672, "guest", "guest", "/")),
+        ("amqp://h/%2F", ("amqp", "h", 5672, "guest", "guest", "/")),
+        ("amqp://h/a%2Fb", ("amqp", "h", 5672, "guest", "guest", "a/b")),
+        (" amqp://u:p@h/v\n", ("amqp", "h", 5672, "u", "p", "v")),
+        ("AMQPS://u:p%40%2F%3A@H/v", ("amqps", "h", 5671, "u", "p@/:", "v")),
+        ("amqp://u%40x:p@[::1]:1234/%E5%BA%97", ("amqp", "::1", 1234, "u@x", "p", "店")),
+    ],
+)
+def test_an_address_means_the_same_to_amqp_management_and_checks(
+    settings: Any, url: str, parts: tuple[str, str, int, str, str, str]
+) -> None:
+    settings.MESSAGING = {"AMQP_URLS": [url]}
+    [broker] = conf.get().brokers
+    assert (broker.scheme, broker.host, broker.port, broker.user, broker.password, broker.vhost) == parts
+
+    amqp = parameters_of(broker)
+    assert (amqp.host, amqp.port, amqp.virtual_host) == (broker.host, broker.port, broker.vhost)
+    assert (amqp.credentials.username, amqp.credentials.password) == (broker.user, broker.password)
+    [asked] = management.addresses()
+    assert (asked.host, asked.user, asked.password, asked.vhost) == (
+        broker.host, broker.user, broker.password, broker.vhost,
+    )  # fmt: skip
+    assert broker_address(str(broker).replace("***", quote(broker.password, safe=""))) == broker
+
+
+def test_the_options_of_an_address_reach_the_connection(settings: Any) -> None:
+    settings.MESSAGING = {"AMQP_URLS": ["amqp://h/v?heartbeat=30&frame_max=8192&channel_max=100", "amqp://other/v"]}
+    first, second = map(parameters_of, conf.get().brokers)
+    assert (first.heartbeat, first.frame_max, first.channel_max) == (30, 8192, 100)
+    assert (second.heartbeat, second.frame_max) == (None, 131072)
+
+
+def test_the_password_of_an_address_is_not_shown(settings: Any) -> None:
+    settings.MESSAGING = {"AMQP_URLS": ["amqp://user:secret@h/v"]}
+    [broker] = conf.get().brokers
+    assert "secret" not in f"{broker} {broker!r} {conf.get().brokers!r}"
+    assert str(broker) == "amqp://user:***@h:5672/v"
 
 
 @pytest.mark.parametrize(

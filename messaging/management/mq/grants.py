@@ -7,7 +7,6 @@ import json
 import shlex
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -42,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Print the grants."""
-    url_path = urlsplit(conf.get().amqp_urls[0]).path
-    vhost = options["vhost"] or unquote(url_path[1:]) or "/"
+    vhost = options["vhost"] or conf.get().brokers[0].vhost
     grants = list(_wanted(options["user"]))
     if options["json"]:
         command.stdout.write(json.dumps(_definitions(grants, vhost), indent=2, ensure_ascii=False))

@@ -1,0 +1,166 @@
+"""Limits of a real broker: told in its own words, waited out, and noticed soon once there is room."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from messaging import conf, topology
+from messaging.broker.connection import Connection
+from messaging.declarer import Declarer
+from messaging.exceptions import BrokerUnavailable, LimitReached
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.command_line import mq
+from tests.support.consuming import a_consumer
+from tests.support.processes import ProcessStarter
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.one_database
+
+#: Seconds within which room is noticed, on a busy machine.
+SOON = 8.0
+
+
+@pytest.fixture
+def limit(broker: RabbitMQNode, vhost: str) -> Callable[..., None]:
+    """Limit the vhost of this test: `limit(max_connections=1)`; without arguments there are no limits."""
+    name = conf.get().brokers[0].vhost
+
+    def set_limits(**limits: int) -> None:
+        named = {each.replace("_", "-"): most for each, most in limits.items()}
+        broker.ctl("set_vhost_limits", "-p", name, json.dumps(named))
+
+    return set_limits
+
+
+@pytest.fixture
+def user(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[str]:
+    """A user of this test's own, whom `settings.MESSAGING` names."""
+    name = conf.get().brokers[0].vhost
+    broker.ctl("add_user", name, "pw")
+    broker.ctl("set_permissions", "-p", name, name, ".*", ".*", ".*")
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://{name}:pw@127.0.0.1:{broker.port}/{name}"]}
+    yield name
+    broker.ctl("delete_user", name)
+
+
+@contextmanager
+def connecting() -> Iterator[Connection]:
+    connection = Connection("test").start()
+    try:
+        yield connection
+    finally:
+        connection.stop()
+
+
+def test_a_limit_on_a_vhosts_connections_is_named_waited_out_and_soon_over(limit: Callable[..., None]) -> None:
+    limit(max_connections=0)
+    with connecting() as connection:
+        with pytest.raises(LimitReached, match=r"the broker is at a limit: .*connection limit \(0\) is reached"):
+            connection.reach()
+        assert not connection.refused
+        # Long enough for its pauses to have grown to what they may be.
+        eventually(lambda: connection._failures >= 6, within=30)
+        limit()
+        since = time.monotonic()
+        assert connection.wait_until_open(SOON)
+        assert time.monotonic() - since < SOON
+
+
+def test_a_limit_on_a_users_connections_is_named_and_waited_out(broker: RabbitMQNode, user: str) -> None:
+    broker.ctl("set_user_limits", user, '{"max-connections": 0}')
+    with connecting() as connection:
+        with pytest.raises(LimitReached, match=r"user connection limit \(0\) is reached"):
+            connection.reach()
+        broker.ctl("clear_user_limits", user, "all")
+        assert connection.wait_until_open(SOON)
+
+
+def test_a_limit_on_a_users_channels_is_named_and_waited_out(broker: RabbitMQNode, user: str) -> None:
+    broker.ctl("set_user_limits", user, '{"max-channels": 0}')
+    with connecting() as connection:
+        connection.reach()
+        with pytest.raises(BrokerUnavailable, match=r"maximum allowed user limit of \(0\)"):
+            connection.call("exchange_declare", exchange="amq.topic", passive=True)
+        assert (connection.limited, connection.refused) == (True, False)
+        broker.ctl("clear_user_limits", user, "all")
+        assert connection.wait_until_open(SOON)
+        connection.call("exchange_declare", exchange="amq.topic", passive=True)
+
+
+def test_a_connection_without_a_free_channel_stays_and_says_so(vhost: str, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"{vhost}?channel_max=1"]}
+    with connecting() as connection:
+        connection.reach()
+        connection.call("exchange_declare", exchange="amq.topic", passive=True)  # has taken the only one
+        taken: list[bool] = []
+        connection.call_soon(lambda: taken.append(connection.open_channel(lambda _: None)))
+        eventually(lambda: taken)
+        assert (taken, connection.is_open, connection.generation) == ([False], True, 1)
+        assert "channel_max" in connection.last_error
+
+
+def test_long_running_commands_wait_for_room_and_others_say_what_is_reached(
+    limit: Callable[..., None], run_process: ProcessStarter
+) -> None:
+    limit(max_connections=0)
+    commands = [
+        (run_process("run_consumer", "sms"), "consumer"),
+        (run_process("run_relay"), "relay"),
+        (run_process("run_rpc_worker", "shipping.quote"), "rpc server"),
+    ]
+    for process, role in commands:
+        process.wait_for_line(rf"amqp\.unreachable.*connection limit \(0\) is reached.*role=.?{role}")
+    for command in (["listen", "q"], ["publish", "x", "--queue", "q"]):
+        said = mq(*command)
+        assert said.code == 3
+        assert "connection limit (0) is reached" in said.err
+        assert "AMQP_URL" not in said.err
+    limit()
+    for process, role in commands:
+        process.wait_for_line(rf"amqp\.connected.*role=.?{role}", SOON)
+        assert process.stop() == 0
+
+
+def test_a_limit_on_queues_is_told_in_the_brokers_words_and_heals(limit: Callable[..., None]) -> None:
+    limit(max_queues=0)
+    said = mq("publish", "x", "--queue", "q", "--declare")
+    assert said.code == 1
+    assert "queue limit in vhost" in said.err
+    assert "raise the limit" in said.err
+    with connecting() as connection:
+        connection.reach()
+        declarer = Declarer(connection, quiet=True)
+        wanted = topology.wanted([a_consumer()])
+        problems = declarer.declare(wanted)
+        assert "queue limit in vhost" in problems[a_consumer().queue]
+        limit()
+        assert declarer.declare(wanted) == {}
+
+
+def test_a_request_queue_that_has_no_room_is_not_taken_for_one_that_differs(
+    limit: Callable[..., None], run_process: ProcessStarter
+) -> None:
+    limit(max_queues=0)
+    worker = run_process("run_rpc_worker", "shipping.quote")
+    worker.wait_for_line(r"rpc\.queue_lost.*queue limit in vhost")
+    limit()
+    worker.wait_for_line("rpc.serving", SOON)
+    assert "rpc.queue_differs" not in worker.output
+    assert worker.stop() == 0
+
+
+def test_a_vhost_that_is_down_is_named_and_waited_for(broker: RabbitMQNode, vhost: str) -> None:
+    name = conf.get().brokers[0].vhost
+    broker.ctl("eval", f'rabbit_vhost_sup_sup:stop_and_delete_vhost(<<"{name}">>).')
+    with connecting() as connection:
+        with pytest.raises(BrokerUnavailable, match=f"vhost '{name}' is down"):
+            connection.reach()
+        assert not connection.refused
+        broker.ctl("restart_vhost", "-p", name)
+        assert connection.wait_until_open(SOON)
