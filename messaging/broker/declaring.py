@@ -9,6 +9,9 @@ from messaging.broker.differences import difference
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED
 from messaging.exceptions import ChannelClosed
 
+#: What a queue or exchange may differ in without a message going another way. RabbitMQ compares these first.
+_HOW_IT_IS_KEPT = {"durable", "auto_delete", "x-queue-type"}
+
 
 def queue_stands(connection: Connection, name: str) -> bool:
     """Whether there is such a queue, another connection's own included. Raises ChannelClosed, BrokerUnavailable."""
@@ -54,16 +57,31 @@ def exchange_type(connection: Connection, name: str) -> str:
 
 def declare_queue(
     connection: Connection, name: str, *, durable: bool, queue_type: str | None, arguments: dict[str, Any]
-) -> None:
-    """Declare a queue. Raises ChannelClosed where it stands otherwise or this account may not; BrokerUnavailable."""
+) -> str:
+    """Declare a queue, or use one that exists with another durability or type; return what differs, else "".
+
+    Raises ChannelClosed where it exists with other arguments or this account may not; BrokerUnavailable.
+    """
     typed = {"x-queue-type": queue_type} if queue_type else {}
-    connection.call("queue_declare", queue=name, durable=durable, arguments={**typed, **arguments})
+    how = {"durable": durable, "arguments": {**typed, **arguments}}
+    return _declared(connection, "queue_declare", {"queue": name, **how}, strict=bool(arguments))
 
 
 def declare_exchange(
     connection: Connection, name: str, exchange_type: str, *, durable: bool, arguments: dict[str, Any]
-) -> None:
-    """Declare an exchange. Raises as `declare_queue`."""
-    connection.call(
-        "exchange_declare", exchange=name, exchange_type=exchange_type, durable=durable, arguments=arguments
-    )
+) -> str:
+    """Declare an exchange, or use one that exists with another durability. Returns and raises as `declare_queue`;
+    another type is refused."""
+    how = {"exchange_type": exchange_type, "durable": durable, "arguments": arguments}
+    return _declared(connection, "exchange_declare", {"exchange": name, **how}, strict=bool(arguments))
+
+
+def _declared(connection: Connection, method: str, what: dict[str, Any], *, strict: bool) -> str:
+    try:
+        connection.call(method, **what)
+    except ChannelClosed as error:
+        differs = difference(error)
+        if strict or differs is None or differs.property not in _HOW_IT_IS_KEPT:
+            raise
+        return f"{differs}. It is used as it is."
+    return ""

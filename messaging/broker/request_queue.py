@@ -20,8 +20,8 @@ from pika.channel import Channel
 from messaging.broker.connection import Connection
 from messaging.broker.differences import difference
 from messaging.broker.properties import check_size, to_pika
-from messaging.broker.refusals import TRANSIENT_QUEUES, channel_closed, describe, says_limit
-from messaging.broker.reply_codes import PRECONDITION_FAILED
+from messaging.broker.refusals import channel_closed, describe, says_limit
+from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
 from messaging.loggers import get_logger
@@ -37,6 +37,9 @@ RETURNS_HEADER = "x-returns"
 #: What a request queue is declared with. Its last server deletes it; after a restart of the broker, where that may
 #: never come back, it goes after these milliseconds without one.
 ARGUMENTS = {"x-queue-type": "classic", "x-expires": 10_000}
+#: What a plain request queue is declared with where there is none: as the RabbitMQ tutorials declare rpc_queue today
+#: (https://github.com/rabbitmq/rabbitmq-tutorials, python/rpc_server.py).
+PLAIN_ARGUMENTS = {"x-queue-type": "quorum"}
 #: Headers by which a broker routes copies to further queues (https://www.rabbitmq.com/docs/sender-selected).
 ROUTING_HEADERS = {"CC", "BCC"}
 
@@ -62,10 +65,10 @@ class RequestQueue(Subscription):
     """The requests of one procedure, on a channel of its own, which also carries the replies.
 
     The queue is declared here, by whoever serves it: classic, durable, and deleted with its last server, so that a
-    request which nobody serves comes back to its caller at once. A `plain` one is declared as the tutorials' servers
-    do, not durable and without arguments, so that they can serve it beside us; it stays when all of them have left.
-    Where the broker permits no such queues it is durable.
-    One that stands otherwise is used as it stands.
+    request which nobody serves comes back to its caller at once. One that exists with other properties is used
+    unchanged, with a warning. A `plain` one that exists is used whatever it is, so that servers of every tutorial can
+    serve it beside us; one that is missing is declared as the tutorials do today, durable and quorum, and stays when
+    its servers leave.
     """
 
     def __init__(
@@ -80,11 +83,11 @@ class RequestQueue(Subscription):
         super().__init__(connection, queue, prefetch=prefetch, on_arrival=lambda _: None, on_ended=self._say_why)
         self._on_request = on_request
         self._plain = plain
-        self._durable = not plain
         self._problem = ""
         #: In what the queue differs from how it would be declared here, in the broker's words, once that was said.
         self._difference = ""
-        self._as_it_stands = False
+        #: Only look whether the queue exists, whatever its properties.
+        self._as_it_stands = plain
 
     # --- from any thread -----------------------------------------------------------------------------------
 
@@ -107,9 +110,9 @@ class RequestQueue(Subscription):
         channel.queue_declare(
             self.queue,
             passive=self._as_it_stands,
-            durable=self._durable,
+            durable=True,
             auto_delete=not self._plain,
-            arguments=None if self._plain else ARGUMENTS,
+            arguments=PLAIN_ARGUMENTS if self._plain else ARGUMENTS,
             callback=lambda _: self._declared(channel),
         )
 
@@ -187,31 +190,35 @@ class RequestQueue(Subscription):
         if not channel.connection.is_open:
             return  # the connection itself says so, once for all its queues
         reason = channel_closed(error)
-        declaring = channel is self._channel and self.active and not (self.consuming or self._as_it_stands)
-        differs = isinstance(reason, ChannelClosed) and reason.code == PRECONDITION_FAILED and not says_limit(reason)
-        if declaring and isinstance(reason, ChannelClosed) and differs:
-            self._take_as_it_stands(reason)
-        else:
-            super()._channel_closed(channel, error)
+        declaring = channel is self._channel and self.active and not self.consuming
+        if declaring and isinstance(reason, ChannelClosed):
+            if self._as_it_stands and self._plain and reason.code == NOT_FOUND:
+                self._declare(as_it_stands=False)
+                return
+            if not self._as_it_stands and reason.code == PRECONDITION_FAILED and not says_limit(reason):
+                self._warn_of(reason)
+                self._declare(as_it_stands=True)
+                return
+        super()._channel_closed(channel, error)
 
-    def _take_as_it_stands(self, refusal: ChannelClosed) -> None:
+    def _declare(self, *, as_it_stands: bool) -> None:
+        self._as_it_stands = as_it_stands
+        self._channel = None
+        self._open()
+
+    def _warn_of(self, refusal: ChannelClosed) -> None:
         reason = str(difference(refusal) or refusal)
         if reason != self._difference:
             self._difference = reason
             log.warning("rpc.queue_differs", queue=self.queue, reason=f"{reason}; it is used as it stands")
-        self._as_it_stands = True
-        self._channel = None
-        self._open()
 
     def _ended(self, reason: str) -> None:
-        self._as_it_stands = False  # the next one of this name may be as wanted
+        self._as_it_stands = self._plain  # the next one of this name may be as wanted
         super()._ended(reason)
 
     def lost(self, reason: str) -> None:
         """Take note that the connection is gone. I/O thread only."""
         self._problem = reason
-        if TRANSIENT_QUEUES in reason:
-            self._durable = True
         super().lost(reason)
 
     def _say_why(self, reason: str) -> None:

@@ -44,6 +44,8 @@ class Requester:
         self._on_broken = on_broken
         self.connection = Connection("rpc client", on_change=self._connection_changed)
         self._channel: Channel | None = None
+        #: Given up: nothing that comes by it counts.
+        self._retired: Channel | None = None
         self._opening = False
         self._reply_queue = ""
 
@@ -85,6 +87,13 @@ class Requester:
             # pika marshals the whole message before it sends a byte.
             raise ValueError(describe(error)) from error
 
+    def renew(self) -> None:
+        """Give the reply queue up, with all that may still come by it, and make another."""
+        if self._channel is not None and self._channel.is_open:
+            self._retired, self._channel = self._channel, None
+            self._retired.close()
+            self.prepare()
+
     def _connection_changed(self) -> None:
         if self.connection.is_open:
             self.prepare()
@@ -113,8 +122,9 @@ class Requester:
         self._opening = False
         self._on_change()
 
-    def _arrived(self, _: Channel, __: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
-        self._on_reply(from_pika(properties, body))
+    def _arrived(self, channel: Channel, _: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes) -> None:
+        if channel is not self._retired:
+            self._on_reply(from_pika(properties, body))
 
     def _returned(self, _: Channel, __: spec.Basic.Return, properties: pika.BasicProperties, ___: bytes) -> None:
         self._on_returned(str(properties.correlation_id))
@@ -125,8 +135,8 @@ class Requester:
             channel.close()
 
     def _channel_closed(self, channel: Channel, error: BaseException) -> None:
-        if not channel.connection.is_open:
-            return  # the connection went with it, and says so itself
+        if channel is self._retired or not channel.connection.is_open:
+            return  # asked for; or the connection went with it, and says so itself
         self._channel = None
         self._opening = False
         log.warning("rpc.reply_channel_closed", reason=str(channel_closed(error)))

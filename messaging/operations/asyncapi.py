@@ -215,9 +215,7 @@ def _add_procedure(
     channels[asked] = {
         "address": procedure.queue,
         "messages": {request: _ref("components", "messages", request)},
-        "bindings": {
-            "amqp": _queue(procedure.queue, durable=not procedure.plain_queue, auto_delete=not procedure.plain_queue)
-        },
+        "bindings": {"amqp": _queue(procedure.queue, durable=True, auto_delete=not procedure.plain_queue)},
     }
     channels[answered] = {
         "address": None,

@@ -123,6 +123,10 @@ class RpcClient:
             on_broken=self._broken,
         )
         self._calls: dict[str, _Call] = {}
+        #: A call by the present reply queue has ended without its reply: that may still come.
+        self._reply_may_be_late = False
+        #: A reply without a correlation id was ignored: only a fresh reply queue tells whose the next one is.
+        self._needs_fresh_queue = False
         #: Replies that nobody waited for: late, repeated, or somebody else's.
         self.ignored_replies = 0
 
@@ -171,7 +175,12 @@ class RpcClient:
             self._requester.prepare()
 
     def _forget(self, call: _Call) -> None:
-        self._calls.pop(call.correlation_id, None)
+        left = self._calls.pop(call.correlation_id, None)
+        if left is not None and left.sent:
+            self._reply_may_be_late = True
+        if self._needs_fresh_queue and not self._calls:
+            self._reply_may_be_late = self._needs_fresh_queue = False
+            self._requester.renew()
 
     def _send_waiting(self) -> None:
         for call in list(self._calls.values()):
@@ -191,12 +200,25 @@ class RpcClient:
             self._fail(call, RpcError(f"{call.name}: the request cannot be sent: {error}"))
 
     def _replied(self, reply: Message) -> None:
-        call = self._calls.pop(reply.correlation_id, None)
+        call = self._calls.pop(reply.correlation_id, None) if reply.correlation_id else self._only_call()
         if call is None or not call.answer.set_running_or_notify_cancel():
             self.ignored_replies += 1
             log.info("rpc.reply_ignored", correlation_id=reply.correlation_id, ignored=self.ignored_replies)
         else:
             call.answer.set_result(reply)
+
+    def _only_call(self) -> _Call | None:
+        """Return the call that a reply without a correlation id answers, and forget it; None where that is not sure.
+
+        Servers of the simplest tutorials reply so. It is sure where one call is open, and none has ended on this reply
+        queue without its reply.
+        """
+        if len(self._calls) == 1 and not self._reply_may_be_late:
+            [call] = self._calls.values()
+            if call.sent:
+                return self._calls.pop(call.correlation_id)
+        self._needs_fresh_queue = True
+        return None
 
     def _returned(self, correlation_id: str) -> None:
         call = self._calls.pop(correlation_id, None)
@@ -204,6 +226,7 @@ class RpcClient:
             self._fail(call, NoServer(f"{call.name}: nobody serves the queue {call.queue}."))
 
     def _broken(self, reason: str) -> None:
+        self._reply_may_be_late = self._needs_fresh_queue = False
         for call in list(self._calls.values()):
             call.failures += 1
             if call.sent:

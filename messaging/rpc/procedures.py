@@ -83,9 +83,9 @@ def procedure(
     can be run twice (its server died between running it and saying so): declare questions, not effects.
     Past its `timeout` (default: `PROCEDURE_TIMEOUT`) HandlerTimeout is raised in it, and is the answer.
     Requests come by the queue `rpc.<name>` unless `queue` says otherwise. It is durable and goes with its last server:
-    so a call that nobody serves fails at once, with NoServer. With `plain_queue` it is neither durable nor has it
-    arguments, as classic clients and servers declare theirs, which can then be mixed in; it stays when its servers
-    leave, and a call that nobody serves finds out by its timeout only.
+    so a call that nobody serves fails at once, with NoServer. With `plain_queue` an existing queue is used whatever it
+    is, and a missing one is declared as the RabbitMQ tutorials do (durable, quorum): their servers can be mixed in. It
+    stays when its servers leave, and a call that nobody serves ends by its timeout only.
 
     Raises ImproperlyConfigured for a bad or taken name or queue, or a timeout that is none.
     """

@@ -42,7 +42,8 @@ def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None
             connection.call("exchange_declare", exchange=made.name, exchange_type=made.type)
             return Found()
         counts = connection.call("queue_declare", queue=made.name, passive=True).method
-        connection.call("queue_declare", queue=made.name, durable=made.durable, arguments=dict(made.arguments))
+        if not _is_as_once(connection, made):
+            connection.call("queue_declare", queue=made.name, durable=True, arguments=dict(made.arguments))
     except ChannelClosed as error:
         if error.code == NOT_FOUND:
             return None
@@ -52,6 +53,19 @@ def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None
             return Found(differs="is another connection's own (exclusive)")
         raise
     return Found(messages=counts.message_count, consumers=counts.consumer_count)
+
+
+def _is_as_once(connection: Connection, made: QueueMade) -> bool:
+    """Whether a queue that exists is as the older tutorials declare it."""
+    if made.once_durable is None:
+        return False
+    try:
+        connection.call("queue_declare", queue=made.name, durable=made.once_durable)
+    except ChannelClosed as error:
+        if error.code != PRECONDITION_FAILED:
+            raise
+        return False
+    return True
 
 
 def remove(connection: Connection, made: QueueMade | ExchangeMade) -> str:

@@ -1,6 +1,7 @@
 """The lessons, as data: what each shows, the line for each terminal, and what these lines make on the broker.
 
-Names and arguments are those of the classic tutorials, so that their programs can be mixed in, in any language.
+Names and arguments are those of the RabbitMQ tutorials as they are today, so that their programs can be mixed in, in
+any language. Programs of the older tutorials mix in where they come first: what exists is used.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class QueueMade:
-    """A queue, as the lines declare it."""
+    """A queue, as the lines declare it: durable."""
 
     name: str
-    durable: bool = True
     arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    #: How the older tutorials declare it, if they do otherwise: classic, durable or not. It is used as well.
+    once_durable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,18 @@ class Lesson:
     exchanges: tuple[ExchangeMade, ...] = ()
 
 
+_QUORUM = {"x-queue-type": "quorum"}
+
 HELLO = Lesson(
     name="hello",
     title="Hello World",
     shows="A message waits in a queue until somebody takes it; sender and receiver need not run at the same time.",
     lines={
-        "send": Line(1, 'mq publish "Hello World!" --queue hello --declare --transient'),
+        "send": Line(1, 'mq publish "Hello World!" --queue hello --declare --queue-type quorum'),
         "look": Line(1, "mq queues hello"),
         "receive": Line(2, "mq listen hello", stays=True),
     },
-    queues=(QueueMade("hello", durable=False),),
+    queues=(QueueMade("hello", _QUORUM, once_durable=False),),
 )
 
 WORK_QUEUE = Lesson(
@@ -69,11 +73,11 @@ WORK_QUEUE = Lesson(
     title="Work queue",
     shows="Workers share a queue, one message at a time each; what a killed worker had not finished goes to another.",
     lines={
-        "slow": Line(1, "mq listen task_queue --declare --prefetch 1 --dots 30", stays=True),
-        "quick": Line(2, "mq listen task_queue --declare --prefetch 1 --dots 0.5", stays=True),
-        "send": Line(3, 'mq publish "A dot of work." --queue task_queue --declare --count 6'),
+        "slow": Line(1, "mq listen task_queue --declare --queue-type quorum --prefetch 1 --dots 30", stays=True),
+        "quick": Line(2, "mq listen task_queue --declare --queue-type quorum --prefetch 1 --dots 0.5", stays=True),
+        "send": Line(3, 'mq publish "A dot of work." --queue task_queue --declare --queue-type quorum --count 6'),
     },
-    queues=(QueueMade("task_queue"),),
+    queues=(QueueMade("task_queue", _QUORUM, once_durable=True),),
 )
 
 FANOUT = Lesson(
@@ -155,7 +159,10 @@ RPC = Lesson(
         "centre": Line(2, "mq call fib 10 20 30 40 50"),
         "increase": Line(2, "mq call increase 41"),
     },
-    queues=(QueueMade("rpc_queue", durable=False), QueueMade("compute_queue", durable=False)),
+    queues=(
+        QueueMade("rpc_queue", _QUORUM, once_durable=False),
+        QueueMade("compute_queue", _QUORUM, once_durable=False),
+    ),
 )
 
 _NO_MORE_THAN_3 = {"x-max-length": 3, "x-overflow": "reject-publish"}

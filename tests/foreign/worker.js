@@ -4,7 +4,7 @@ const amqp = require('amqplib');
 async function main([url, queue]) {
   const connection = await amqp.connect(url);
   const channel = await connection.createChannel();
-  await channel.assertQueue(queue, { durable: true });
+  await channel.assertQueue(queue, { durable: true, arguments: { 'x-queue-type': 'quorum' } });
   await channel.prefetch(1);
   await channel.consume(queue, (message) => {
     const task = message.content.toString();

@@ -159,7 +159,7 @@ def test_a_full_queue_is_told(vhost: str) -> None:
 
 def test_what_stands_otherwise_is_told_with_both_sides(vhost: str) -> None:
     assert mq("publish", "x", "--queue", "hello", "--declare", "--transient").code == 0
-    said = mq("publish", "x", "--queue", "hello", "--declare")
+    said = mq("publish", "x", "--queue", "hello", "--declare", "--argument", "x-max-length=5")
     assert said.code == 1
     assert "queue hello stands with durable=false, you asked for it with durable=true." in said.err
     assert said.err.endswith("delete it first: its messages go with it.")

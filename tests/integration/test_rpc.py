@@ -14,6 +14,7 @@ import pika
 import pytest
 import structlog
 from django.db import connection
+from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import rpc
 from messaging.models import OutboxMessage
@@ -162,6 +163,57 @@ def test_late_repeated_and_foreign_replies_are_ignored() -> None:
             assert calling.result(LONG) == 3
     ours = client._client()
     eventually(lambda: ours.ignored_replies == 3)
+
+
+def asked(channel: BlockingChannel) -> pika.BasicProperties:
+    """Wait for the next request in the queue "odd" and return its properties."""
+    return eventually(lambda: got(channel, "odd"))[1]
+
+
+def test_a_reply_without_a_correlation_id_is_the_answer_of_the_only_call() -> None:
+    with raw_channel() as channel, ThreadPoolExecutor(2) as threads:
+        channel.queue_declare("odd", durable=True)
+        for number in range(2):
+            calling = threads.submit(rpc.call, "odd", number, timeout=LONG, queue="odd")
+            channel.basic_publish("", asked(channel).reply_to, str(number).encode())
+            assert calling.result(LONG) == number
+
+        two = [threads.submit(rpc.call, "odd", number, timeout=LONG, queue="odd") for number in range(2)]
+        requests = [asked(channel), asked(channel)]
+        channel.basic_publish("", requests[0].reply_to, b'"whose?"')
+        eventually(lambda: client._client().ignored_replies == 1)
+        for each in requests:
+            properties = pika.BasicProperties(correlation_id=each.correlation_id)
+            channel.basic_publish("", each.reply_to, b'"mine"', properties)
+        assert [each.result(LONG) for each in two] == ["mine", "mine"]
+
+
+def test_a_late_reply_without_a_correlation_id_answers_no_later_call() -> None:
+    with raw_channel() as channel, ThreadPoolExecutor(1) as threads:
+        channel.queue_declare("odd", durable=True)
+        first = threads.submit(rpc.call, "odd", 1, timeout=LONG, queue="odd")
+        reply_queue = asked(channel).reply_to
+        channel.basic_publish("", reply_queue, b"1")
+        assert first.result(LONG) == 1
+        with pytest.raises(rpc.RpcTimeout):
+            rpc.call("odd", 2, timeout=0.5, queue="odd")
+        channel.queue_purge("odd")
+
+        third = threads.submit(rpc.call, "odd", 3, timeout=LONG, queue="odd")
+        request = asked(channel)
+        channel.basic_publish("", reply_queue, b"2")
+        eventually(lambda: client._client().ignored_replies == 1)
+        assert not third.done()
+        properties = pika.BasicProperties(correlation_id=request.correlation_id)
+        channel.basic_publish("", reply_queue, b"3", properties)
+        assert third.result(LONG) == 3
+
+        # By a fresh reply queue such a server is understood again.
+        fourth = threads.submit(rpc.call, "odd", 4, timeout=LONG, queue="odd")
+        fresh = asked(channel).reply_to
+        assert fresh != reply_queue
+        channel.basic_publish("", fresh, b"4")
+        assert fourth.result(LONG) == 4
 
 
 def test_a_reply_that_is_not_json_is_said_at_once() -> None:

@@ -11,6 +11,11 @@ import pika
 from django.conf import settings
 from pika.adapters.blocking_connection import BlockingChannel
 
+#: How the tutorials declare hello, task_queue and rpc_queue today, in every language
+#: (https://github.com/rabbitmq/rabbitmq-tutorials), and how the older ones declared hello and rpc_queue.
+TODAY: dict[str, Any] = {"durable": True, "arguments": {"x-queue-type": "quorum"}}
+OLDER: dict[str, Any] = {}
+
 
 class ClassicCentre:
     """A client whose threads share one connection and one reply queue, and tell their replies by correlation id."""
@@ -44,12 +49,14 @@ class ClassicCentre:
 
 
 class ClassicServer:
-    """The tutorials' `rpc_server`: declares its queue without arguments, takes one at a time, replies, acknowledges."""
+    """The tutorials' `rpc_server`: declares its queue, takes one at a time, replies, acknowledges. The first form that
+    the tutorials show replies without a correlation id."""
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, declares: dict[str, Any] = TODAY, *, correlates: bool = True) -> None:
+        self._correlates = correlates
         self._connection = pika.BlockingConnection(pika.URLParameters(settings.MESSAGING["AMQP_URLS"][0]))
         self._channel = self._connection.channel()
-        self._channel.queue_declare(queue=queue)
+        self._channel.queue_declare(queue=queue, **declares)
         self._channel.basic_qos(prefetch_count=1)
         self._channel.basic_consume(queue, self._on_request)
         self.served = 0
@@ -63,7 +70,7 @@ class ClassicServer:
 
     def _on_request(self, channel: BlockingChannel, method: Any, asked: pika.BasicProperties, body: bytes) -> None:
         self.served += 1
-        answer = pika.BasicProperties(correlation_id=asked.correlation_id)
+        answer = pika.BasicProperties(correlation_id=asked.correlation_id if self._correlates else None)
         channel.basic_publish("", str(asked.reply_to), str(_fib(int(body))).encode(), answer)
         channel.basic_ack(method.delivery_tag)
 

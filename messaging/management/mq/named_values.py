@@ -53,7 +53,11 @@ def _not_a_number(text: str) -> None:
 def add_declare(parser: argparse.ArgumentParser, *, exchange_type: str = "") -> None:
     """Add --declare and what goes with it; `exchange_type` is the option for that, where `parser` lacks one."""
     group = parser.add_argument_group("if it is not there yet")
-    group.add_argument("--declare", action="store_true", help="declare the queue or exchange (it stays)")
+    group.add_argument(
+        "--declare",
+        action="store_true",
+        help="make the queue or exchange (it stays). One that exists is used, whatever its durability and queue type",
+    )
     if exchange_type:
         group.add_argument(exchange_type, choices=EXCHANGE_TYPES, dest="type", metavar="T", help=TYPE_HELP)
     group.add_argument(

@@ -29,7 +29,7 @@ from messaging.shutdown import StopSignals
 HELP = "send messages to a queue or an exchange, and say what became of them"
 EXAMPLES = """
 examples:
-  manage.py mq publish "Hello World!" --queue hello --declare --transient
+  manage.py mq publish "Hello World!" --queue hello --declare
   manage.py mq publish "kernel panic" --exchange topic_logs --key kern.critical
   manage.py mq publish '{"order": 7}' --json --exchange orders.events --key order.placed
   manage.py mq publish --file picture.png --content-type image/png --queue pictures
@@ -104,7 +104,9 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             if not publisher.reach(stopped):
                 raise CommandError(STOPPED_FIRST)
             if options["declare"]:
-                _declare(publisher.connection, options)
+                note = _declare(publisher.connection, options)
+                if note:
+                    command.stderr.write(note, style_func=str)
         if note := keys.said_of_message(options["key"]):
             command.stderr.write(note, style_func=str)
         Sending(command, options, publisher, _pattern(options), stopped).send_all(batches)
@@ -139,14 +141,14 @@ def _check(options: dict[str, Any]) -> None:
         raise CommandError(problem, returncode=EXIT_USAGE)
 
 
-def _declare(connection: Connection, options: dict[str, Any]) -> None:
+def _declare(connection: Connection, options: dict[str, Any]) -> str:
+    """Declare, and return what a person should know about it."""
     durable, arguments = not options["transient"], options["arguments"]
     if options["queue"]:
-        declare_queue(
+        return declare_queue(
             connection, options["queue"], durable=durable, queue_type=options["queue_type"], arguments=arguments
         )
-    else:
-        declare_exchange(connection, options["exchange"], options["type"], durable=durable, arguments=arguments)
+    return declare_exchange(connection, options["exchange"], options["type"], durable=durable, arguments=arguments)
 
 
 # --- what is sent ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -121,10 +121,13 @@ def _declared(connection: Connection, wish: Wish) -> Source:
                 "that name.",
                 returncode=EXIT_USAGE,
             )
-        declare_queue(connection, wish.name, durable=wish.durable, queue_type=wish.queue_type, arguments=wish.arguments)
-        return Source("queue", wish.name)
-    declare_exchange(connection, wish.name, wish.type, durable=wish.durable, arguments=wish.arguments)
-    return _bound(wish.name, wish.type, wish)
+        note = declare_queue(
+            connection, wish.name, durable=wish.durable, queue_type=wish.queue_type, arguments=wish.arguments
+        )
+        return Source("queue", wish.name, note=note)
+    note = declare_exchange(connection, wish.name, wish.type, durable=wish.durable, arguments=wish.arguments)
+    source = _bound(wish.name, wish.type, wish)
+    return replace(source, note=" ".join(filter(None, (note, source.note))))
 
 
 def _bound(name: str, type_: str, wish: Wish) -> Source:
