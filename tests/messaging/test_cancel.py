@@ -119,6 +119,20 @@ def test_a_retry_that_was_overtaken_leaves_its_message_alone(consumer: Consumer,
     assert InboxMessage.objects.get().state == "handled"
 
 
+def test_a_retry_that_was_overtaken_and_failed_again_leaves_the_next_attempt_alone(
+    consumer: Consumer, handler: Moody
+) -> None:
+    row = retrying(consumer, handler)
+    handler.failing[""] = ValueError("gateway still down")
+    assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "retrying"
+
+    OutboxMessage.objects.exclude(pk=row.pk).update(lease_until=database.in_future(20))
+    assert cancelled().outbox == 1
+
+    letter = InboxMessage.objects.get()
+    assert (letter.state, letter.attempt) == ("retrying", 3)
+
+
 def test_one_that_is_sent_again_because_it_was_lost_is_dead_when_cancelled_and_not_found_missing_again() -> None:
     waiting(consumer="notes", origin="reconcile", body=b'{"text": "x"}', headers={"trace": "a"}, subject="W-1")
     cancelled()

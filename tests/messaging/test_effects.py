@@ -329,6 +329,15 @@ def test_one_that_died_before_it_began_is_sent_by_the_sweep(declare: Declare, ou
     assert carried_out().state == "done"
 
 
+@pytest.mark.parametrize("honours_keys", [False, True])
+def test_an_effect_that_is_being_sent_is_taken_by_no_other_process(declare: Declare, honours_keys: bool) -> None:
+    declare(honours_keys=honours_keys, timeout=timedelta(hours=1))
+    handled()
+    assert ledger.claim(Q(), 10)
+    assert ledger.claim(Q(), 10) == []
+    assert Effect.objects.get().state == "sending"
+
+
 def test_one_that_died_in_the_middle_is_unknown(declare: Declare, outside: Outside) -> None:
     handled()
     assert ledger.claim(Q(), 10)

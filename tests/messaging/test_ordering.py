@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from structlog.testing import capture_logs
 
 from messaging import database, handling, inbox, ordering, outbox
@@ -17,10 +17,10 @@ from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations.cancel import cancel
 from messaging.operations.stuck import stuck
 from messaging.operations.wanted import Wanted
-from messaging.sweep import sweep
+from messaging.sweep import Sweeper, sweep
 from tests.support.consuming import Erased, Noted, a_consumer, delivery_of, registered
 from tests.support.running import InThread, add
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, locks_waited_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -212,7 +212,7 @@ def test_rows_of_one_key_have_the_order_of_their_commits() -> None:
     assert begun.wait(15)
     late = InThread(lambda: add(Noted(text="late"), ordering_key="W-1"), "late")
     assert add(Noted(text="other"), ordering_key="W-2")  # does not wait
-    assert late.thread.is_alive()
+    eventually(lambda: waits_for_a_lock(late))
     go_on.set()
     assert early.join()[0].pk < late.join()[0].pk
 
@@ -247,6 +247,19 @@ def test_settling_and_putting_aside_at_once_leave_nobody_behind(consumer: Consum
             arrives(consumer, row)
         assert InboxMessage.objects.filter(ordering_key=f"W-{round_}", state="handled").count() == 2
     assert diary.handled == ["first", "second"] * 20
+
+
+def test_a_consumer_process_releases_what_waits_behind_a_cancelled_event(consumer: Consumer, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 0.05}
+    first, second = added("first", "second")
+    assert arrives(consumer, second) == "waiting"
+    OutboxMessage.objects.filter(pk=first.pk).update(state="cancelled")
+    sweeper = Sweeper([consumer])
+    sweeper.start()
+    try:
+        eventually(lambda: OutboxMessage.objects.filter(message_id=second.message_id, origin="turn"))
+    finally:
+        sweeper.stop(15)
 
 
 def test_turns_are_looked_for_a_few_keys_at_a_time_and_none_is_left_out(consumer: Consumer, diary: Diary) -> None:
@@ -319,6 +332,4 @@ def test_a_copy_that_comes_while_its_failure_is_noted_does_not_block_it(
 
 def waits_for_a_lock(thread: InThread) -> bool:
     assert thread.thread.is_alive()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        return bool(cursor.fetchone()[0])
+    return locks_waited_for() > 0

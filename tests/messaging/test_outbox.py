@@ -1,5 +1,6 @@
 """The outbox: events commit with what they report, or not at all."""
 
+import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -269,3 +270,25 @@ def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_hol
     row.refresh_from_db()
     assert (row.state, row.publish_attempts, row.lease_token) == ("published", 1, None)
     assert row.expected_consumers == ["notes"]
+
+
+def test_a_forked_child_has_a_relay_of_its_own_though_its_parent_was_just_using_the_lock(handed: Handed) -> None:
+    with relay_thread._home.lock:
+        child = os.fork()
+        if child == 0:
+            own = relay_thread._home
+            free = own.lock.acquire(timeout=10)
+            os._exit(0 if free and own.relay is None and own.long_lived else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_child_leases_rows_under_a_token_of_its_own(handed: Handed) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str(relay_thread.lease_token()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as theirs:
+        assert theirs.read() not in {"None", str(relay_thread.lease_token())}

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.test import Client
 
 from messaging.models import OutboxMessage
@@ -17,6 +17,8 @@ from orders.models import Campaign, Document, Order, Product, RedPacket
 from orders.red_packets import grant_red_packet
 from orders.services import cancel_order
 from tests.orders.shop import Buyer
+from tests.support.running import InThread
+from tests.support.waiting import eventually, locks_waited_for
 
 #: Fewer than PostgreSQL takes connections, more than any web process has threads.
 AT_ONCE = 40
@@ -109,6 +111,32 @@ def test_a_red_packet_used_by_many_at_once_pays_one_order(order_of: OrderOf, tea
     assert len([result for result in made if isinstance(result, Refused)]) == 19
     tea.refresh_from_db()
     assert tea.stock == 98
+
+
+@pytest.mark.only_on("postgresql")  # SQLite has one writer
+def test_a_red_packet_used_for_two_different_products_pays_one_order(
+    order_of: OrderOf, tea: Product, pot: Product, campaign: Campaign
+) -> None:
+    """Nothing but the red packet keeps the two orders apart."""
+    packet = grant_red_packet(order_of(tea).number)
+    assert packet
+    placed, commit = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with transaction.atomic():
+            order_of(tea, red_packet_code=packet.code)
+            placed.set()
+            assert commit.wait(60)
+
+    one = InThread(first, "tea")
+    assert placed.wait(60)
+    two = InThread(lambda: order_of(pot, red_packet_code=packet.code), "pot")
+    eventually(lambda: locks_waited_for() and two.thread.is_alive())
+    commit.set()
+    one.join(60)
+    with pytest.raises(Refused):
+        two.join(60)
+    assert Order.objects.count() == 2  # the one that earned it, and the one that it paid
 
 
 def test_grants_and_cancellations_at_once_neither_overspend_nor_leave_a_red_packet(

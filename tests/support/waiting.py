@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from django.db import connection
+
 Result = TypeVar("Result")
 
 
@@ -38,6 +40,13 @@ def eventually(
 def seconds_pass(seconds: float) -> None:
     """Let time pass: a fault lasts, or something must not happen meanwhile. Not for what may take so long."""
     time.sleep(seconds)
+
+
+def locks_waited_for() -> int:
+    """How many sessions of PostgreSQL wait for a lock that another one has."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return int(cursor.fetchone()[0])
 
 
 def _source(condition: Callable[[], object]) -> str:
