@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.db.models import Case, CharField, IntegerField, OuterRef, QuerySet, Subquery, Value, When
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -16,7 +17,11 @@ from messaging.admin.filters import ConsumerFilter, ReceivedFilter, TypeFilter
 from messaging.admin.messages import MessageAdmin, action_of, time_of
 from messaging.admin.operations import ON_INBOX
 from messaging.admin.read_only import ReadOnly
-from messaging.models import DeliveryAttempt, InboxMessage
+from messaging.models import DeliveryAttempt, Effect, InboxMessage
+from messaging.operations.effect_trouble import EffectTrouble
+
+#: The troubles that an effect's own row tells, the worst first.
+EFFECT_TROUBLES = (EffectTrouble.UNKNOWN, EffectTrouble.FAILED, EffectTrouble.FAILING)
 
 
 class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
@@ -64,9 +69,28 @@ class InboxMessageAdmin(MessageAdmin):
     received_briefly = time_of("received_at", "received", short=True)
     changed = time_of("changed_at", "changed")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[InboxMessage]:
+        """Return the messages, each with the worst trouble of its effects: of a handled one, too."""
+        ranks = [When(trouble.which, then=Value(trouble.value)) for trouble in EFFECT_TROUBLES]
+        order = [When(trouble.which, then=Value(rank)) for rank, trouble in enumerate(EFFECT_TROUBLES)]
+        troubled = (
+            Effect.objects.filter(Effect.FOR_A_PERSON | Effect.FAILING, inbox_message=OuterRef("pk"))
+            .order_by(Case(*order, output_field=IntegerField()))
+            .annotate(trouble=Case(*ranks, output_field=CharField()))
+        )
+        rows: QuerySet[InboxMessage] = super().get_queryset(request)
+        return rows.annotate(effect_trouble=Subquery(troubled.values("trouble")[:1]))
+
+    def pill_of(self, row: InboxMessage) -> SafeString:
+        """Return the state; of a handled one whose effect is in trouble, that."""
+        trouble = getattr(row, "effect_trouble", None)
+        if trouble and row.state in {InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE}:
+            return words.pill(trouble, f"handled, effect {trouble}")
+        return words.pill(row.state)
+
     def explain(self, row: InboxMessage) -> words.Explanation:
         """Return what the row's state means."""
-        return words.explain_inbox(row)
+        return words.explain_inbox(row, effect_trouble=getattr(row, "effect_trouble", None) or "")
 
     def body_text(self, row: InboxMessage, unmasked: bool) -> str:
         """Return the body, which is kept of a message that is retrying or dead."""

@@ -156,9 +156,15 @@ def explain_outbox(row: OutboxMessage) -> Explanation:
             )
 
 
-def explain_inbox(row: InboxMessage) -> Explanation:
-    """Say what a consumer has done about a message."""
+def explain_inbox(row: InboxMessage, *, effect_trouble: str = "") -> Explanation:
+    """Say what a consumer has done about a message. `effect_trouble` is the worst that an effect of it has."""
     match row.state:
+        case InboxMessage.State.HANDLED | InboxMessage.State.EFFECTS_DUE if effect_trouble:
+            return Explanation(
+                f"{row.consumer} handled it, and its changes in the database are committed. An effect of it "
+                f"outside the database is {effect_trouble}.",
+                "The story below leads to that effect, whose page says what to do.",
+            )
         case InboxMessage.State.HANDLED:
             return Explanation(
                 f"{row.consumer} handled it, and its effects are committed.",
@@ -172,7 +178,7 @@ def explain_inbox(row: InboxMessage) -> Explanation:
         case InboxMessage.State.EFFECTS_DUE:
             return Explanation(
                 f"{row.consumer} handled it, and something outside the database is still to be done for it.",
-                "It is carried out by itself; the story says how far it has come.",
+                f"A process of {row.consumer} carries it out; the story says how far it has come.",
             )
         case InboxMessage.State.WAITING:
             return Explanation(

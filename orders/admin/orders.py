@@ -9,11 +9,15 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from orders import services
+from messaging.admin import words
+from messaging.admin.story import story_url
+from messaging.operations import outcome
+from orders import services, sms
 from orders.admin.read_only import ReadOnly
+from orders.admin.text_messages import sending_pill
 from orders.exceptions import TooLate
 from orders.models import Document, Order, OrderLine, TextMessage
 
@@ -32,15 +36,20 @@ class DocumentInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 
 class TextMessageInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     model = TextMessage
-    fields = readonly_fields = ("kind", "body", "created_at")
+    fields = readonly_fields = ("kind", "sending", "body", "created_at")
     extra = 0
+
+    @admin.display(description="sent?")
+    def sending(self, text: TextMessage) -> SafeString | str:
+        """Whether it went out."""
+        return sending_pill(sms.effects_of([text]).get(text.message_id))
 
 
 @admin.register(Order)
 class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """Orders change through the shop's functions only; the action calls one."""
 
-    list_display = ["number", "status", "customer_name", "total", "currency", "placed_at", "messages_link"]
+    list_display = ["number", "status", "customer_name", "total", "currency", "placed_at", "messages_worst"]
     list_filter = ["status", "placed_at", "shipping_source"]
     search_fields = ["number", "customer_name", "phone", "documents__number"]
     date_hierarchy = "placed_at"
@@ -59,6 +68,17 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         ),
     ]
     readonly_fields = ["messages_link", "red_packets"]
+
+    class Media:
+        css = {"all": ["messaging/admin.css"]}
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Read what became of the messages of all orders on the page at once."""
+        found = super().get_changelist_instance(request)
+        told = outcome.of_subjects([order.number for order in found.result_list])
+        for order in found.result_list:
+            order.messages_told = told[order.number]
+        return found
 
     def has_ship_permission(self, request: HttpRequest) -> bool:
         """Shipping needs the right to change orders, though the form itself is read-only."""
@@ -79,15 +99,25 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
             self.message_user(request, f"{shipped} marked as shipped.")
 
     @admin.display(description="messages")
+    def messages_worst(self, order: Order) -> SafeString:
+        """What became of the order's messages and their effects, the worst of it, and the way to their story."""
+        worst, *others = order.messages_told  # type: ignore[attr-defined]
+        more = f" and {len(others)} more" if others else ""
+        return format_html('<a href="{}">{}</a>{}', story_url(order.number), words.pill(worst.state, worst.words), more)
+
+    @admin.display(description="messages")
     def messages_link(self, order: Order) -> SafeString:
-        """Links to everything that was published and handled about this order."""
+        """What became of the order's messages and their effects, and links to them."""
         query = urlencode({"q": order.number})
-        pages = [("published", "outboxmessage"), ("handled", "inboxmessage")]
-        return format_html_join(
+        pages = [("outbox", "outboxmessage"), ("inbox", "inboxmessage"), ("effects", "effect")]
+        told = outcome.of_subjects([order.number])[order.number]
+        pills = format_html_join(" ", "{}", ((words.pill(fact.state, fact.words),) for fact in told))
+        links = format_html_join(
             " · ",
             '<a href="{}?{}">{}</a>',
             ((reverse(f"admin:messaging_{model}_changelist"), query, label) for label, model in pages),
         )
+        return format_html('{} <a href="{}">story</a> · {}', pills, story_url(order.number), links)
 
     @admin.display(description="red packets")
     def red_packets(self, order: Order) -> SafeString | str:

@@ -1,13 +1,38 @@
 """Text messages in the admin."""
 
-from django.contrib import admin
-from django.db.models import OuterRef, QuerySet, Subquery
-from django.http import HttpRequest
+from typing import Any
 
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.timezone import now
+
+from messaging.admin import words
 from messaging.models import Effect
 from orders import sms
 from orders.admin.read_only import ReadOnly
 from orders.models import TextMessage
+
+
+def sending_pill(effect: Effect | None) -> SafeString | str:
+    """Return whether a text went out, by its effect; one without an effect is all in its row."""
+    if effect is None:
+        return "in the database"
+    if effect.is_failing:
+        times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
+        return words.pill("failing", f"not sent yet, tried {times} in vain")
+    match effect.state:
+        case Effect.State.DONE:
+            return words.pill("done", "sent")
+        case Effect.State.FAILED:
+            return words.pill("failed", "not sent, given up" if effect.given_up else "not sent, failed")
+        case Effect.State.UNKNOWN:
+            return words.pill("unknown", "sent or not: unknown")
+        case Effect.State.SENDING if effect.sending_until and effect.sending_until < now():
+            return words.pill("sending", "begun, no answer in its time")
+        case Effect.State.SENDING:
+            return words.pill("sending", "begun, no answer yet")
+    return words.pill("pending", "not sent yet")
 
 
 @admin.register(TextMessage)
@@ -20,14 +45,19 @@ class TextMessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ["order__number", "phone", "message_id"]
     show_full_result_count = False
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[TextMessage]:
-        """Return the texts, each with the state of its effect."""
-        states = Effect.objects.filter(name=sms.EFFECT, message_id=OuterRef("message_id")).values("state")[:1]
-        texts: QuerySet[TextMessage] = super().get_queryset(request)
-        return texts.annotate(effect_state=Subquery(states))
+    class Media:
+        css = {"all": ["messaging/admin.css"]}
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Read the effects of all texts on the page at once."""
+        found = super().get_changelist_instance(request)
+        effects = sms.effects_of(found.result_list)
+        for text in found.result_list:
+            text.effect = effects.get(text.message_id)
+        return found
 
     @admin.display(description="sent?")
-    def sending(self, text: TextMessage) -> str:
-        """Say whether it went out; one without an effect is all in its row."""
-        state = getattr(text, "effect_state", None)
-        return Effect.State(state).label if state else "in the database"
+    def sending(self, text: TextMessage) -> SafeString | str:
+        """Whether it went out."""
+        effect = text.effect if hasattr(text, "effect") else sms.effects_of([text]).get(text.message_id)
+        return sending_pill(effect)

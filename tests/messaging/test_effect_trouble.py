@@ -119,6 +119,16 @@ def test_a_list_of_effects_is_filtered_by_trouble(admin_client: Any) -> None:
         assert row.error in page
 
 
+@pytest.mark.parametrize("trouble", [EffectTrouble.UNKNOWN, EffectTrouble.FAILED, EffectTrouble.FAILING])
+def test_a_message_is_not_just_handled_where_its_effect_is_in_trouble(
+    admin_client: Any, trouble: EffectTrouble
+) -> None:
+    row = effect(**TROUBLED[trouble]).inbox_message
+
+    for address in ("/admin/messaging/inboxmessage/", f"/admin/messaging/inboxmessage/{row.pk}/change/"):
+        assert f"handled, effect {trouble}" in admin_client.get(address).content.decode()
+
+
 def test_an_effects_page_shows_its_attempts(admin_client: Any) -> None:
     row = effect(**TROUBLED[EffectTrouble.FAILING])
     row.failed_attempts.create(token="0" * 32, number=1, outcome="not done", error="the gateway answered 503")

@@ -1,5 +1,6 @@
 """The shop's side of the admin."""
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -8,8 +9,9 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from messaging.models import OutboxMessage
-from orders.models import Campaign, Order, Product
+from messaging.models import Effect, InboxMessage, OutboxMessage
+from orders import sms
+from orders.models import Campaign, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
 from orders.services import cancel_order
 from tests.orders.shop import text_of
@@ -50,6 +52,100 @@ def test_an_order_is_shown_read_only_with_its_lines_documents_and_messages(
     assert "View on site" not in page  # the shop shows an order only to who placed it
     assert admin_client.post(f"/admin/orders/order/{order.pk}/change/", {"status": "shipped"}).status_code == 403
     assert admin_client.post(f"/admin/orders/order/{order.pk}/delete/").status_code == 403
+
+
+def handled(order: Order, state: str = "handled", **columns: Any) -> InboxMessage:
+    """The order's event at the consumer sms."""
+    sent = OutboxMessage.objects.get(subject=order.number)
+    OutboxMessage.objects.update(state="published", expected_consumers=["sms"])
+    facts = {"consumer": "sms", "message_id": sent.message_id, "type": sent.type, "subject": order.number}
+    return InboxMessage.objects.create(**facts, state=state, **columns)
+
+
+def texted(order: Order, state: str, **columns: Any) -> None:
+    """The text about the order, and the state of its effect."""
+    row = handled(order)
+    text = TextMessage.objects.create(
+        order=order, kind="placed", phone=order.phone, body="hello", message_id=row.message_id
+    )
+    facts = {"consumer": "sms", "message_id": text.message_id, "name": sms.EFFECT, "state": state}
+    Effect.objects.create(inbox_message=row, **facts, **columns)
+
+
+def told(client: Client, address: str) -> list[str]:
+    """The words of the pills on a page."""
+    return [
+        " ".join(words.split())
+        for words in re.findall(r'aria-hidden="true">[^<]*</span>([^<]+)</span>', text_of(client.get(address)))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "columns", "of_order", "of_text"),
+    [
+        ("done", {}, "all handled", "sent"),
+        ("failed", {}, "text_message of sms failed", "not sent, failed"),
+        ("failed", {"given_up": True}, "text_message of sms given up", "not sent, given up"),
+        ("unknown", {}, "text_message of sms: done or not", "sent or not: unknown"),
+        (
+            "intended",
+            {"attempts": 3, "error": "busy"},
+            "text_message of sms failed 3 times, to be tried again",
+            "not sent yet, tried 3 times in vain",
+        ),
+        ("intended", {}, "text_message of sms not done yet", "not sent yet"),
+        ("sending", {"attempts": 1}, "text_message of sms not done yet", "begun, no answer yet"),
+    ],
+)
+def test_an_order_says_what_became_of_its_text(
+    admin_client: Client,
+    order_of: OrderOf,
+    tea: Product,
+    state: str,
+    columns: dict[str, Any],
+    of_order: str,
+    of_text: str,
+) -> None:
+    order = order_of(tea)
+    texted(order, state, **columns)
+
+    assert told(admin_client, "/admin/orders/order/") == [of_order]
+    assert told(admin_client, f"/admin/orders/order/{order.pk}/change/") == [of_order, of_text]
+    assert told(admin_client, "/admin/orders/textmessage/") == [of_text]
+
+
+@pytest.mark.parametrize(
+    ("outbox", "inbox", "words"),
+    [
+        ("pending", "", "order.placed not published yet"),
+        ("unroutable", "", "order.placed unroutable"),
+        ("failed", "", "order.placed refused by RabbitMQ"),
+        ("cancelled", "", "order.placed cancelled"),
+        ("published", "", "order.placed not handled by sms yet"),
+        ("published", "dead", "order.placed dead at sms"),
+        ("published", "discarded", "order.placed discarded at sms"),
+        ("published", "waiting", "order.placed waits for its turn at sms"),
+        ("published", "handled", "all handled"),
+    ],
+)
+def test_an_order_says_what_became_of_its_messages(
+    admin_client: Client, order_of: OrderOf, tea: Product, outbox: str, inbox: str, words: str
+) -> None:
+    order = order_of(tea)
+    if inbox:
+        handled(order, inbox)
+    OutboxMessage.objects.update(state=outbox, expected_consumers=["sms"])
+
+    assert told(admin_client, "/admin/orders/order/") == [words]
+
+
+def test_the_list_of_orders_takes_no_more_queries_for_more_orders(
+    admin_client: Client, order_of: OrderOf, tea: Product, django_assert_max_num_queries: Any
+) -> None:
+    for _ in range(5):
+        order_of(tea)
+    with django_assert_max_num_queries(14):
+        admin_client.get("/admin/orders/order/")
 
 
 def test_marking_as_shipped_ships_what_can_be_and_says_what_cannot(

@@ -9,9 +9,10 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from messaging.models import InboxMessage, OutboxMessage
 from orders.models import Campaign, Guess, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
-from orders.services import ship_order
+from orders.services import cancel_order, ship_order
 from orders.sms import send_text
 from tests.orders.shop import Buyer, arrival, text_of
 
@@ -150,6 +151,42 @@ def test_what_is_late_is_said_to_be_delayed_and_safe(buyer: Buyer, tea: Product)
     Order.objects.update(placed_at=timezone.now() - timedelta(minutes=2))
     assert states(buyer.client, number)["text_message"] == "delayed"
     assert "your order is safe" in text_of(buyer.client.get(f"/orders/{number}/"))
+
+
+@pytest.mark.parametrize(
+    "given_up", [{"state": "dead"}, {"state": "discarded"}, {"outbox": "failed"}, {"outbox": "cancelled"}]
+)
+def test_what_nothing_more_comes_of_is_not_said_to_be_tried_again(
+    buyer: Buyer, tea: Product, given_up: dict[str, str]
+) -> None:
+    number = buyer.buy(tea)
+    event = OutboxMessage.objects.get()
+    if "outbox" in given_up:
+        OutboxMessage.objects.update(state=given_up["outbox"])
+    for consumer in ("red_packet", "sms") if "state" in given_up else ():
+        InboxMessage.objects.create(
+            consumer=consumer, message_id=event.message_id, type=event.type, subject=number, **given_up
+        )
+
+    page = text_of(buyer.client.get(f"/orders/{number}/"))
+
+    assert states(buyer.client, number)["red_packet"] == states(buyer.client, number)["text_message"] == "failed"
+    assert "a person has to look at it" in page
+    assert "We keep trying" not in page
+
+
+def test_a_cancelled_order_is_not_said_to_be_done(buyer: Buyer, tea: Product) -> None:
+    number = buyer.buy(tea)
+    cancel_order(number)
+    grant_red_packet(number)
+    for kind in (TextMessage.Kind.PLACED, TextMessage.Kind.CANCELLED):
+        send_text(Order.objects.get(), kind, arrival(f"id {kind}"))
+
+    page = text_of(buyer.client.get(f"/orders/{number}/"))
+
+    assert set(states(buyer.client, number).values()) == {"done"}
+    assert "This order is cancelled. You will not be charged" in page
+    assert "Everything is done" not in page
 
 
 def test_a_page_left_open_stops_asking_after_an_hour(buyer: Buyer, tea: Product) -> None:
