@@ -51,7 +51,7 @@ class OpenCart:
 
     def __init__(self, row: models.Cart) -> None:
         self._row = row
-        self._items = {item.product_id: item for item in row.items.using(row._state.db)}
+        self._items = {item.product_id: item for item in row.items.all()}
 
     @property
     def is_full(self) -> bool:

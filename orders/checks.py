@@ -1,14 +1,19 @@
 """What `manage.py check` finds in the shop's settings."""
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from babel.core import UnknownLocaleError
 from babel.numbers import is_currency
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError, router
+from django.db.models import Model
 
 from orders import sms
+from orders.models import Campaign, Product
+from orders.money import is_payable
 
 
 @register
@@ -27,6 +32,33 @@ def check_currency(**kwargs: Any) -> list[CheckMessage]:
             id="orders.E001",
         )
     ]
+
+
+@register(Tags.database)
+def check_amounts(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """Prices and campaigns must be payable in SHOP_CURRENCY. Asked by `migrate` and `check --database default`."""
+    amounts: dict[type[Model], tuple[str, ...]] = {
+        Product: ("price",),
+        Campaign: ("budget", "min_amount", "max_amount"),
+    }
+    return [
+        Warning(
+            f"{len(wrong)} {model._meta.verbose_name_plural} have amounts that cannot be paid in "
+            f"{settings.SHOP_CURRENCY}, such as {wrong[0]}.",
+            hint="Correct them in the admin. Such a product cannot be ordered, and fractions are never given away.",
+            id="orders.W002",
+        )
+        for model, fields in amounts.items()
+        if router.db_for_read(model) in (databases or ()) and (wrong := _not_payable(model, fields))
+    ]
+
+
+def _not_payable(model: type[Model], fields: tuple[str, ...]) -> list[str]:
+    try:
+        rows = list(model._default_manager.values_list("pk", *fields).order_by("pk"))
+    except DatabaseError:
+        return []  # not migrated yet
+    return [f"number {pk}" for pk, *values in rows if not all(map(is_payable, values))]
 
 
 @register

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.conf import settings
+
 
 class Refused(Exception):
     """Parent of every refusal: nothing was changed. `str(error)` may be shown to the shopper."""
@@ -20,6 +22,16 @@ class PriceChanged(Refused):
 
     def __init__(self, product_name: str) -> None:
         super().__init__(f"The price of {product_name} has changed.")
+
+
+class NotPayable(Refused):
+    """A price is finer than the currency."""
+
+    def __init__(self, product_name: str) -> None:
+        super().__init__(
+            f"{product_name} cannot be ordered: its price has more decimals than {settings.SHOP_CURRENCY} has. "
+            "The shop must correct it."
+        )
 
 
 class RedPacketRefused(Refused):

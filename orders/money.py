@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from babel.numbers import format_currency, get_currency_precision
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.utils.translation import get_language, to_locale
 
 #: No column holds more than two decimals, whatever the currency would allow.
@@ -23,7 +24,32 @@ def rounded(amount: Decimal, currency: str | None = None) -> Decimal:
     return amount.quantize(smallest_unit(currency), ROUND_HALF_UP)
 
 
+def rounded_down(amount: Decimal, currency: str | None = None) -> Decimal:
+    """Return the largest amount in whole smallest units that is not above `amount`."""
+    return amount.quantize(smallest_unit(currency), ROUND_DOWN)
+
+
+def is_payable(amount: Decimal, currency: str | None = None) -> bool:
+    """Whether `amount` is in whole smallest units: 10.50 can be paid in CNY and not in JPY."""
+    return amount % smallest_unit(currency) == 0
+
+
+def check_payable(amount: Decimal) -> None:
+    """Raise ValidationError for an amount that cannot be paid in the shop's currency."""
+    if amount.is_finite() and not is_payable(amount):
+        unit = smallest_unit()
+        raise ValidationError(
+            f"The smallest amount of {settings.SHOP_CURRENCY} is {unit}: enter a multiple of it, such as "
+            f"{rounded(amount)}.",
+            code="not_payable",
+        )
+
+
 def written(amount: Decimal, currency: str | None = None) -> str:
-    """Return `amount` as the reader's language writes it, such as CN¥12.50."""
+    """Return `amount` as the reader's language writes it, such as CN¥12.50.
+
+    An amount that cannot be paid is written with all its decimals: sums of such amounts would not add up otherwise.
+    """
+    currency = currency or settings.SHOP_CURRENCY
     locale = to_locale(get_language() or settings.LANGUAGE_CODE)
-    return format_currency(amount, currency or settings.SHOP_CURRENCY, locale=locale)
+    return format_currency(amount, currency, locale=locale, decimal_quantization=is_payable(amount, currency))

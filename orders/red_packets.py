@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from orders.exceptions import RedPacketRefused
 from orders.models import Campaign, Order, RedPacket
-from orders.money import smallest_unit
+from orders.money import rounded_down, smallest_unit
 from orders.numbers import new_red_packet_code
 
 log = structlog.get_logger(__name__)
@@ -66,6 +66,11 @@ def lock_spendable(code: str) -> RedPacket:
         reasons = {"used": "is already used", "void": "was withdrawn", "expired": "has expired"}
         raise RedPacketRefused(f"Red packet {packet.code} {reasons[packet.state]}.")
     return packet
+
+
+def discount_of(packet: RedPacket, subtotal: Decimal) -> Decimal:
+    """Return what the red packet takes off, in whole units of the shop's currency: never more than the goods cost."""
+    return min(rounded_down(packet.amount), subtotal)
 
 
 def spend(packet: RedPacket, order: Order) -> None:

@@ -20,8 +20,9 @@ from django.utils import timezone
 from messaging import outbox
 from orders import red_packets
 from orders.events import OrderCancelled, OrderedProduct, OrderPlaced, OrderShipped
-from orders.exceptions import OutOfStock, PriceChanged, Refused, TooLate
+from orders.exceptions import NotPayable, OutOfStock, PriceChanged, Refused, TooLate
 from orders.models import Cart, Document, Order, OrderLine, Product
+from orders.money import is_payable, rounded
 from orders.numbers import new_order_number
 from orders.shipping import ShippingQuote
 
@@ -62,7 +63,7 @@ def place_order(
 
     A second call with the same token, in whatever process or moment, returns the first one's order. The cart that
     has the token, if there is one, loses what was ordered and gets a new token in the same transaction. `phone` is
-    E.164. Raises OutOfStock, PriceChanged, RedPacketRefused (all Refused).
+    E.164. Raises OutOfStock, PriceChanged, NotPayable, RedPacketRefused (all Refused).
     """
     if not wanted:
         raise Refused("Your cart is empty.")
@@ -74,7 +75,7 @@ def place_order(
         phone=phone,
         destination=destination,
         currency=settings.SHOP_CURRENCY,
-        shipping=shipping.amount,
+        shipping=rounded(shipping.amount),
         shipping_source=shipping.source,
     )
     for draws_left in range(NUMBER_DRAWS, 0, -1):
@@ -158,6 +159,8 @@ def _take_stock(wanted: Sequence[Wanted], products: dict[int, Product]) -> None:
             raise OutOfStock(product.name if product else "This product", left=0)
         if line.unit_price is not None and line.unit_price != product.price:
             raise PriceChanged(product.name)
+        if not is_payable(product.price):
+            raise NotPayable(product.name)
         # Conditional even under the lock: stock must not go below zero whatever a database thinks of locks.
         if not Product.objects.take(product.pk, line.quantity):
             raise OutOfStock(product.name, left=product.stock)
@@ -167,7 +170,7 @@ def _write(order: Order, wanted: Sequence[Wanted], products: dict[int, Product],
     """Write the order and everything that commits with it."""
     order.subtotal = sum((products[line.product_id].price * line.quantity for line in wanted), Decimal(0))
     packet = red_packets.lock_spendable(red_packet_code) if red_packet_code else None
-    order.discount = min(packet.amount, order.subtotal) if packet else Decimal(0)
+    order.discount = red_packets.discount_of(packet, order.subtotal) if packet else Decimal(0)
     order.total = order.subtotal + order.shipping - order.discount
     order.save(force_insert=True)
     if packet:

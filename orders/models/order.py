@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from django.conf import settings
-from django.db import models, router
+from django.db import models
 from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
@@ -31,8 +31,8 @@ class OrderQuerySet(PrimaryQuerySet["Order"]):
         return self.filter(mine)
 
     def made_of(self, checkout_token: UUID) -> Order | None:
-        """Return the order that the cart with this token became, if it did; read where orders are written."""
-        return self.using(router.db_for_write(self.model)).filter(checkout_token=checkout_token).first()
+        """Return the order that the cart with this token became, if it did."""
+        return self.filter(checkout_token=checkout_token).first()
 
     def lock(self, number: str) -> Order:
         """Lock the order and return its current state. Raises Order.DoesNotExist."""

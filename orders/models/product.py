@@ -10,6 +10,7 @@ from django.db import models
 from django.urls import reverse
 
 from messaging.primary import PrimaryQuerySet
+from orders.money import check_payable
 
 #: At this number of pieces or fewer, the shop says how many are left.
 FEW_LEFT = 5
@@ -51,7 +52,7 @@ class Product(models.Model):
     picture = models.CharField(
         max_length=120, blank=True, help_text="Static file, such as orders/products/tea.svg. Empty: a plain one."
     )
-    price = models.DecimalField(max_digits=12, decimal_places=2, validators=[MinValueValidator(0)])
+    price = models.DecimalField(max_digits=12, decimal_places=2, validators=[MinValueValidator(0), check_payable])
     stock = models.PositiveIntegerField(default=0, help_text="Pieces that can still be sold.")
     weight_grams = models.PositiveIntegerField(default=0, help_text="Of one piece; decides the shipping.")
     active = models.BooleanField(default=True, help_text="Whether the catalogue shows it.")

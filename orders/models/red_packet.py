@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -13,11 +14,12 @@ from django.utils import timezone
 
 from messaging.primary import PrimaryQuerySet
 from orders.models.order import Order
+from orders.money import check_payable
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
-_CENT = Decimal("0.01")
+_AMOUNT: list[Callable[[Any], None]] = [MinValueValidator(Decimal("0.01")), check_payable]
 #: Days. Beyond it an expiry may be no date any more, and no red packet could be granted.
 _LONGEST_VALIDITY = 3650
 
@@ -32,10 +34,10 @@ class Campaign(models.Model):
     """A budget that is given away in random amounts. Amounts are in `SHOP_CURRENCY`."""
 
     name = models.CharField(max_length=80, unique=True)
-    budget = models.DecimalField(max_digits=12, decimal_places=2, validators=[MinValueValidator(_CENT)])
+    budget = models.DecimalField(max_digits=12, decimal_places=2, validators=_AMOUNT)
     spent = models.DecimalField(max_digits=12, decimal_places=2, default=Decimal(0), editable=False)
-    min_amount = models.DecimalField(max_digits=12, decimal_places=2, validators=[MinValueValidator(_CENT)])
-    max_amount = models.DecimalField(max_digits=12, decimal_places=2, validators=[MinValueValidator(_CENT)])
+    min_amount = models.DecimalField(max_digits=12, decimal_places=2, validators=_AMOUNT)
+    max_amount = models.DecimalField(max_digits=12, decimal_places=2, validators=_AMOUNT)
     starts_at = models.DateTimeField(default=timezone.now)
     ends_at = models.DateTimeField()
     valid_days = models.PositiveIntegerField(

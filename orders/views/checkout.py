@@ -20,6 +20,7 @@ from orders.exceptions import RedPacketRefused, Refused
 from orders.forms import CheckoutForm, clean_code
 from orders.models import Order, RedPacket
 from orders.offer import Offer, OfferUnreadable
+from orders.red_packets import discount_of
 from orders.services import place_order
 from orders.shipping import get_quote
 from orders.views.errors import unavailable
@@ -76,7 +77,7 @@ def _show(request: HttpRequest) -> HttpResponse:
         shipping=quote.amount,
         shipping_source=quote.source,
         red_packet=packet.code if packet else "",
-        discount=min(packet.amount, subtotal) if packet else Decimal(0),
+        discount=discount_of(packet, subtotal) if packet else Decimal(0),
     )
     form = CheckoutForm(initial={**draft, "destination": destination})
     notices = [notice for line in lines for notice in line.notices]

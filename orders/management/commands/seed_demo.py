@@ -89,7 +89,7 @@ def _make_campaign() -> None:
         defaults={
             "budget": Decimal(100_000),
             "min_amount": Decimal(1),
-            "max_amount": Decimal("8.88"),
+            "max_amount": rounded(Decimal("8.88")),
             "starts_at": now,
             "ends_at": now + timedelta(days=365),
         },
