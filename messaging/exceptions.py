@@ -33,6 +33,10 @@ class BrokerSilent(BrokerUnavailable):
     """Somebody took the connection, or has it, and did not answer in time: a broker that is frozen or overworked."""
 
 
+class ThreadNotStarted(BrokerUnavailable):
+    """The system let this process start no thread for its connection to the broker: a limit on processes is reached."""
+
+
 class BrokerRefused(BrokerUnavailable):
     """The broker answered and said no: user, password or virtual host are wrong."""
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from django.db import connections
 
-from messaging import conf, effects, events, handling, ledger, sending
+from messaging import conf, effects, events, handling, ledger, sending, threads
 from messaging.broker.connection import Connection
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
@@ -70,10 +70,10 @@ class Lane:
 
     # --- from the worker -----------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the handler threads; they wait for deliveries."""
-        for thread in self.threads:
-            thread.start()
+    def start(self, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Start the handler threads; they wait for deliveries. Return False where `given_up` came before all had
+        started."""
+        return all(threads.start(thread.name, thread.start, given_up) for thread in self.threads)
 
     def stop(self) -> None:
         """Take no further delivery: what has not been begun goes back to the queue at once."""
@@ -85,7 +85,7 @@ class Lane:
     def join(self, deadline: float) -> None:
         """Wait until `deadline` (monotonic) for what has been begun."""
         for thread in self.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            threads.join(thread, deadline - time.monotonic())
 
     def bind_again(self) -> None:
         """Bind the queue of a broadcast once more; those of others are looked after by the relays. Returns at once."""

@@ -39,6 +39,8 @@ LEFT_ALONE = f"not tried: where it goes, others get no confirm; one of them is t
 MOMENT = 0.005
 LONGEST_BACK = 1.0
 
+#: Rows whose leases one statement ends.
+GIVEN_BACK_AT_ONCE = 1000
 #: Bytes of bodies that one claim takes, but for its last row.
 CLAIM_BYTES = 16 * 1024 * 1024
 
@@ -120,9 +122,11 @@ def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0) -> None:
         changes = {"publish_at": database.in_future(rest), "last_error": LEFT_ALONE}
     with database.atomic():
         for token in {row.lease_token for row in rows}:
-            _held([row.pk for row in rows if row.lease_token == token], token).update(
-                lease_token=None, lease_until=None, **changes
-            )
+            ids = [row.pk for row in rows if row.lease_token == token]
+            for start in range(0, len(ids), GIVEN_BACK_AT_ONCE):
+                _held(ids[start : start + GIVEN_BACK_AT_ONCE], token).update(
+                    lease_token=None, lease_until=None, **changes
+                )
 
 
 def _write_published(marks: Sequence[Mark]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import structlog
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from messaging import conf, database, relay_thread
+from messaging import conf, database, relay, relay_thread
 from messaging.consumers import MAX_PRIORITY, exchange_of
 from messaging.events import Event, routing_headers_of, routing_key_of
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
@@ -119,16 +120,65 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
 
     token = relay_thread.lease_token()
     leased_at = time.monotonic()
+    handing: _HandingOver | None = None
     if token is not None:
         # Born leased to this process: its relay publishes them without a claim. Should the process die first,
-        # the lease ends and any relay claims them.
-        for row in rows:
+        # the lease ends and any relay claims them. What does not fit into the relay's memory is born free.
+        handing = _HandingOver(rows, leased_at, before=_waiting_for_commit())
+        for row in handing.leased:
             row.lease_token = token
             row.lease_until = database.in_future(conf.get().lease)
     OutboxMessage.objects.bulk_create(rows)
-    if token is not None:
-        transaction.on_commit(partial(relay_thread.hand_over, rows, leased_at), using=database.alias(), robust=True)
+    if handing is not None:
+        _at_commit(handing)
     return rows
+
+
+class _HandingOver:
+    """What a transaction hands to this process's relay once it has committed: of `rows` the first ones, as many as fit
+    `before` those that the transaction wrote earlier."""
+
+    def __init__(self, rows: Sequence[OutboxMessage], leased_at: float, before: tuple[int, int]) -> None:
+        room, room_bytes = relay_thread.room()
+        fitting = relay.how_many_fit(rows, room - before[0], room_bytes - before[1])
+        self.leased = rows[:fitting]
+        self._some_are_free = fitting < len(rows)
+        self._leased_at = leased_at
+        #: Rows, and bytes of their bodies, that the transaction hands over up to these.
+        self.total = (before[0] + fitting, before[1] + sum(len(row.body) for row in self.leased))
+
+    def run(self) -> None:
+        """Hand them over, and have the relay claim the others. Raises nothing, as both do."""
+        if self.leased:
+            relay_thread.hand_over(self.leased, self._leased_at)
+        if self._some_are_free:
+            relay_thread.wake()
+
+
+def _waiting_for_commit() -> tuple[int, int]:
+    """Return how many rows, and bytes, the present transaction will hand over by what it has written so far. What a
+    savepoint took back is not among them."""
+    callbacks, ours = _callbacks()
+    return callbacks[ours - 1][1].__self__.total if ours else (0, 0)
+
+
+def _at_commit(handing: _HandingOver) -> None:
+    """Register it to be run before all that is not ours: a callback of the project that fails keeps those behind it
+    from running, and the rows would wait until their lease ends."""
+    callbacks, ours = _callbacks()
+    transaction.on_commit(handing.run, using=database.alias(), robust=True)
+    if len(callbacks) > ours and callbacks[-1][1] == handing.run:
+        callbacks.insert(ours, callbacks.pop())
+
+
+def _callbacks() -> tuple[list[Any], int]:
+    """Return what is to be run after the commit, and how many of them, from the first on, are ours."""
+    callbacks: list[Any] = database.connection().run_on_commit
+    return callbacks, bisect_left(callbacks, True, key=lambda each: not _is_ours(each[1]))
+
+
+def _is_ours(callback: Any) -> bool:
+    return isinstance(getattr(callback, "__self__", None), _HandingOver)
 
 
 def _require_transaction() -> None:

@@ -15,7 +15,7 @@ from messaging import conf, consumers, leases, topology
 from messaging.broker.publisher import Fate, Outcome, Publisher
 from messaging.broker.reply_codes import NOT_FOUND
 from messaging.declarer import NOTICE, Declarer
-from messaging.exceptions import BrokerUnavailable
+from messaging.exceptions import BrokerUnavailable, ThreadNotStarted
 from messaging.leases import Mark
 from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
@@ -37,6 +37,8 @@ DATABASE_PAUSE = 1.0
 BROKER_PAUSE = 0.2
 #: Seconds to rest after an error of our own code, so that it cannot spin.
 FAULT_PAUSE = 1.0
+#: Seconds before the connection's thread is started again, where the system allowed no more threads.
+THREAD_PAUSE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +67,57 @@ class Relay:
         self._changed = threading.Condition()
         self._handed: deque[_Held] = deque()
         self._handed_bytes = 0
+        #: Rows, without their bodies, that are leased to this relay and will not be published under that lease.
+        self._left_over: list[OutboxMessage] = []
+        #: No more rows are taken.
+        self._over = False
+        #: Whether the publisher's thread runs, and when it is started next.
+        self._started = False
+        self._start_due = 0.0
+        #: Counts calls of `wake`: a claim under way has not seen what one of them is about.
+        self._wakes = 0
         self._marks: list[Mark] = []
         self._marks_due = 0.0
         self._claim_due = 0.0
         self._drain_until: float | None = None
         self._declared_generation = 0
         self._declare_due = 0.0
-        self._publisher = Publisher("relay", on_change=self._wake)
+        self._publisher = Publisher("relay", on_change=self.wake)
         self._declarer = Declarer(self._publisher.connection)
         self._silences = Silences()
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
 
-    def hand_over(self, rows: Sequence[OutboxMessage], leased_at: float) -> None:
-        """Take rows that were leased at `leased_at` (monotonic) and have just been committed. Never blocks."""
+    def room(self) -> tuple[int, int]:
+        """Return how many more rows, and bytes of their bodies, can be handed over; none while it cannot publish."""
+        if self._over or (self._start_due and not self._started):
+            return 0, 0
+        return HAND_OVER_LIMIT - len(self._handed), HAND_OVER_BYTES - self._handed_bytes
+
+    def hand_over(self, rows: Sequence[OutboxMessage], leased_at: float) -> bool:
+        """Take rows that were leased at `leased_at` (monotonic) and have just been committed. Never blocks.
+
+        The leases of rows that do not fit are ended, so that they are claimed at once. Returns False where the relay
+        has ended: the leases are then the caller's to end.
+        """
         held = self._held(rows, leased_at)
-        size = sum(len(row.body) for row in rows)
         with self._changed:
-            if len(self._handed) + len(rows) <= HAND_OVER_LIMIT and self._handed_bytes + size <= HAND_OVER_BYTES:
-                self._handed.extend(held)
-                self._handed_bytes += size
-                self._changed.notify_all()
+            if self._over:
+                return False
+            fitting = how_many_fit(rows, *self.room())
+            self._handed.extend(held[:fitting])
+            self._handed_bytes += sum(len(row.body) for row in rows[:fitting])
+            self._left_over += map(_without_body, rows[fitting:])
+            self._changed.notify_all()
+        return True
+
+    def wake(self) -> None:
+        """Look at the table at once: something may be there to claim, or the connection has just come up."""
+        with self._changed:
+            self._wakes += 1
+            self._claim_due = 0.0
+            self._changed.notify_all()
 
     def stop(self, drain_timeout: float) -> None:
         """Ask for the end: what is held is published within `drain_timeout` seconds, or given back."""
@@ -104,7 +135,6 @@ class Relay:
 
     def run(self) -> None:
         """Publish until `stop`."""
-        self._publisher.start()
         try:
             while not self._finished():
                 try:
@@ -119,12 +149,15 @@ class Relay:
                     # A fault of our own must not end the thread that everybody's events depend on.
                     log.exception("relay.fault")
                     self._rest(FAULT_PAUSE)
-            self._give_back()
         finally:
+            self._give_back()
             self._publisher.stop()
 
     def _turn(self) -> None:
+        if not self._started:
+            self._start_publisher()
         self._wait_for_work()
+        self._free_left_over()
         if self._publisher.ready:
             self._declare_topology()
             # Claimed first: should the database fail here, what was handed over is still in memory.
@@ -134,10 +167,37 @@ class Relay:
             now = time.monotonic()
             # What was held for too long is no longer ours: another relay may claim it, a person may have cancelled it.
             ours = [each for each in held.values() if each.publish_before > now]
+            self._return([each.row for each in held.values() if each.publish_before <= now])
             if ours:
                 self._publish_sorted(ours)
         if self._marks and time.monotonic() >= self._marks_due:
             self._write_marks()
+
+    def _start_publisher(self) -> None:
+        """Start the connection's thread. Where the system allows none, what is held goes free for other relays, and the
+        thread is started again THREAD_PAUSE seconds later."""
+        if time.monotonic() < self._start_due:
+            return
+        try:
+            self._publisher.start()
+        except ThreadNotStarted as error:
+            log.error("relay.not_connected", reason=str(error), again_in_seconds=THREAD_PAUSE)
+            with self._changed:
+                self._start_due = time.monotonic() + THREAD_PAUSE
+                self._left_over += [_without_body(held.row) for held in self._handed]
+                self._handed.clear()
+                self._handed_bytes = 0
+        else:
+            self._started = True
+
+    def _free_left_over(self) -> None:
+        """End the leases of rows that will not be published under them, and claim at once what went free."""
+        rows = self._left_over[:]
+        if rows:
+            leases.give_back(rows)
+            with self._changed:
+                del self._left_over[: len(rows)]
+            self.wake()
 
     def _wait_for_work(self) -> None:
         now = time.monotonic()
@@ -150,19 +210,13 @@ class Relay:
 
     def _has_work(self) -> bool:
         may_claim = not self._stopping and time.monotonic() >= self._claim_due
-        return self._publisher.ready and (bool(self._handed) or may_claim)
+        return bool(self._left_over) or (self._publisher.ready and (bool(self._handed) or may_claim))
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for `condition`, for the word to stop, or for `seconds`."""
         with self._changed:
             stopping = self._stopping
             self._changed.wait_for(lambda: condition() or self._stopping is not stopping, timeout=max(0.0, seconds))
-
-    def _wake(self) -> None:
-        # A connection that has just come up must not leave the first event waiting for a whole poll.
-        with self._changed:
-            self._claim_due = 0.0
-            self._changed.notify_all()
 
     @property
     def _stopping(self) -> bool:
@@ -179,21 +233,29 @@ class Relay:
     # --- which rows ----------------------------------------------------------------------------------------
 
     def _take_handed(self) -> list[_Held]:
+        """Return what to publish next. What was held for too long goes free instead: its lease is about to end, and
+        nobody would take it before."""
         taken: list[_Held] = []
+        now = time.monotonic()
         with self._changed:
             while self._handed and len(taken) < self._settings.claim_batch:
                 held = self._handed.popleft()
                 self._handed_bytes -= len(held.row.body)
-                taken.append(held)
+                if held.publish_before > now:
+                    taken.append(held)
+                else:
+                    self._left_over.append(_without_body(held.row))
         return taken
 
     def _claim_if_due(self) -> list[_Held]:
         if self._stopping or time.monotonic() < self._claim_due:
             return []
-        leased_at = time.monotonic()
+        leased_at, wakes = time.monotonic(), self._wakes
         rows = leases.claim(self._settings.claim_batch, self._settings.lease)
         backlog = leases.is_full(rows, self._settings.claim_batch)
-        self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else self._settings.poll_interval)
+        with self._changed:
+            if wakes == self._wakes:
+                self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else self._settings.poll_interval)
         return self._held(rows, leased_at)
 
     def _held(self, rows: Iterable[OutboxMessage], leased_at: float) -> list[_Held]:
@@ -346,14 +408,30 @@ class Relay:
 
     def _give_back(self) -> None:
         with self._changed:
-            rows = [held.row for held in self._handed]
+            self._over = True
+            rows = [*(held.row for held in self._handed), *self._left_over]
             self._handed.clear()
+            self._left_over.clear()
         try:
             self._write_marks()
             leases.give_back(rows)
         except (DatabaseError, InterfaceError) as error:
             # Nothing is lost: the leases end by themselves.
             log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
+
+
+def how_many_fit(rows: Sequence[OutboxMessage], room: int, room_bytes: int) -> int:
+    """Return how many rows, from the first on, fit into so much room."""
+    for count, row in enumerate(rows):
+        room_bytes -= len(row.body)
+        if count >= room or room_bytes < 0:
+            return count
+    return len(rows)
+
+
+def _without_body(row: OutboxMessage) -> OutboxMessage:
+    """Return what is needed to end the row's lease: its body may be large."""
+    return OutboxMessage(pk=row.pk, lease_token=row.lease_token)
 
 
 def _log_outcome(row: OutboxMessage, outcome: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from django.db import connections
 
@@ -18,6 +19,8 @@ log = get_logger(__name__)
 
 #: Effects that are under way at a time, and therefore claimed at a time: the time of each runs from its claim.
 PARALLEL = 8
+#: How long an effect rests for which no thread could be started.
+NOT_BEGUN_REST = timedelta(seconds=5)
 
 
 def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
@@ -41,9 +44,14 @@ class _Call:
         self.claimed = claimed
         self._result: Result | None = None
         self._thread = threading.Thread(target=self._run, name=f"effect-{claimed.row.pk}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._result = _not_begun(claimed, error)
 
     def result(self) -> Result:
+        if self._result is not None:
+            return self._result
         self._thread.join(max(0.0, self.claimed.deadline - time.monotonic()))
         if self._result is not None:
             return self._result
@@ -78,6 +86,12 @@ def _not_done(claimed: Claimed, error: BaseException) -> Result:
     if rest is None:
         return Result(state=State.FAILED, error=describe(error))
     return Result(state=State.INTENDED, error=describe(error), rest=rest)
+
+
+def _not_begun(claimed: Claimed, error: BaseException) -> Result:
+    """No thread could be started for it: what is known of it stays as it was, whatever its retry policy says."""
+    state = State.SENDING if claimed.doubtful else State.INTENDED
+    return Result(state=state, error=f"not begun: {error}", rest=NOT_BEGUN_REST)
 
 
 def _doubtful(claimed: Claimed, error: BaseException) -> Result:

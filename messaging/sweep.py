@@ -11,7 +11,7 @@ from functools import partial
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import Q
 
-from messaging import conf, effects, ledger, ordering, sending
+from messaging import conf, effects, ledger, ordering, sending, threads
 from messaging.consumers import Consumer
 from messaging.loggers import get_logger
 from messaging.turns import Turns
@@ -71,7 +71,7 @@ class Sweeper:
     def stop(self, timeout: float) -> None:
         """Stop, and wait up to `timeout` seconds for an effect under way."""
         self._stopping.set()
-        self._thread.join(timeout)
+        threads.join(self._thread, timeout)
 
     def _run(self) -> None:
         reached = ordering.BEGINNING

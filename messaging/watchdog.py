@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from messaging import conf, database, forks
+from messaging import conf, database, forks, threads
 from messaging.exceptions import HandlerTimeout
 from messaging.loggers import get_logger
 
@@ -112,15 +112,33 @@ class _Watchdog:
         self._watches: set[_Watch] = set()
         self._next_look = float("inf")
         self._thread: threading.Thread | None = None
+        #: When a thread that could not start may be started again (monotonic).
+        self._start_due = 0.0
 
     def begin(self, watch: _Watch) -> None:
         with self._changed:
             self._watches.add(watch)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-                self._thread.start()
+            if self._thread is None and time.monotonic() >= self._start_due:
+                self._start()
             if watch.due < self._next_look:
                 self._changed.notify()
+
+    def _start(self) -> None:
+        """Start the thread. Where the system does not let it, handlers run on, and are told of their time once it has
+        started: to fail them all would be worse."""
+        thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._start_due = time.monotonic() + threads.PAUSE
+            log.error(
+                "watchdog.not_started",
+                reason=str(error),
+                consequence="no handler is told that its time is over",
+                again_in_seconds=threads.PAUSE,
+            )
+        else:
+            self._thread = thread
 
     def _run(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from messaging import conf, database, relay_thread, topology
+from messaging import conf, database, relay_thread, threads, topology
 from messaging.broker.connection import Connection
 from messaging.consumers import Consumer
 from messaging.declarer import Declarer
@@ -81,17 +81,22 @@ class Worker:
         BrokerUnavailable where it cannot be reached: others wait for it.
         """
         started = time.monotonic()
-        self._connection.start()
-        relay_thread.enable(at_once=True)
-        for lane in self.lanes:
-            lane.start()
-        self._sweeper.start()
         try:
-            self._supervise(should_stop)
+            relay_thread.enable(at_once=True)
+            if self._start(should_stop):
+                self._supervise(should_stop)
         finally:
             abandoned = self._finish()
         verdicts = sum((lane.verdicts for lane in self.lanes), Counter[Verdict]())
         return Summary(verdicts=verdicts, seconds=time.monotonic() - started, abandoned=abandoned)
+
+    def _start(self, should_stop: Callable[[], bool]) -> bool:
+        """Start all threads, the handlers' before the connection that brings them work; return whether all run."""
+        return (
+            all(lane.start(should_stop) for lane in self.lanes)
+            and threads.start("sweeper", self._sweeper.start, should_stop)
+            and threads.start("connection", self._connection.start, should_stop)
+        )
 
     def _supervise(self, should_stop: Callable[[], bool]) -> None:
         next_open = 0.0
@@ -102,6 +107,7 @@ class Worker:
                 raise BrokerRefused(self._connection.last_error)
             if self._burst and self._connection.never_reached:
                 raise BrokerUnavailable(self._connection.last_error)
+            relay_thread.revive()
             now = time.monotonic()
             if now >= next_open and self._open_lanes():
                 next_open = now + REOPEN_PAUSE

@@ -10,6 +10,7 @@ written to it, and then nobody knows whether that one was read.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -195,7 +196,10 @@ class _Opening:
 
     def result(self, patience: float) -> Exception | None:
         """Return what went wrong, if anything did, after `patience` seconds at most."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            return OSError(errno.EAGAIN, f"no thread could be started for it ({error})")
         self._thread.join(patience)
         with self._lock:
             self._given_up = True

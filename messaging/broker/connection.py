@@ -22,13 +22,13 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf
+from messaging import conf, threads
 from messaging.addresses import BrokerAddress
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
 from messaging.broker.parameters import parameters_of
 from messaging.broker.refusals import describe, is_limit, is_refusal, is_silence
-from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached
+from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached, ThreadNotStarted
 from messaging.loggers import get_logger, quiet_pika
 
 log = get_logger(__name__)
@@ -121,16 +121,22 @@ class Connection:
     # --- from any thread -----------------------------------------------------------------------------------
 
     def start(self) -> Self:
-        """Start connecting, in the background and for ever. Returns at once."""
-        self._ioloop.add_callback_threadsafe(self._connect)
-        self._thread.start()
+        """Start connecting, in the background and for ever. Returns at once.
+
+        Raises ThreadNotStarted where the system lets this process start no thread; it may then be called again.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self.last_error = f"this process could not start a thread for its connection to the broker ({error})"
+            raise ThreadNotStarted(self.last_error) from error
         return self
 
     def stop(self) -> None:
         """Close the connection and end the I/O thread, within `CLOSE_TIMEOUT`."""
         self._stopping = True
         self.call_soon(self._close)
-        self._thread.join(CLOSE_TIMEOUT + 0.5)
+        threads.join(self._thread, CLOSE_TIMEOUT + 0.5)
 
     @property
     def is_open(self) -> bool:
@@ -210,6 +216,7 @@ class Connection:
         return True
 
     def _run(self) -> None:
+        self._ioloop.add_callback_threadsafe(self._connect)
         while not self._closed.is_set():
             try:
                 self._ioloop.start()

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from messaging.broker import reply_codes
 from messaging.broker.differences import difference
 from messaging.broker.refusals import TRANSIENT_QUEUES, says_limit
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, LimitReached
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, LimitReached, ThreadNotStarted
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -34,6 +34,8 @@ def broker_unreachable(reason: object) -> CommandError:
             f"RabbitMQ: {why}. Raise the limit, or try again once others have left, as consumers and relays do.",
             returncode=EXIT_UNREACHABLE,
         )
+    if isinstance(reason, ThreadNotStarted):
+        return CommandError(f"{why}. Raise the limit (ulimit -u, or the container's).", returncode=EXIT_UNREACHABLE)
     if TRANSIENT_QUEUES in why:
         return CommandError(
             f"RabbitMQ refuses: {why}. Leave --transient out, or put deprecated_features.permit.{TRANSIENT_QUEUES} = "

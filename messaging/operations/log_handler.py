@@ -23,7 +23,7 @@ from typing import Any
 
 import structlog
 
-from messaging import conf, forks, topology
+from messaging import conf, forks, threads, topology
 from messaging.broker.publisher import Fate, Publisher, Publishing
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable
@@ -93,6 +93,8 @@ class BrokerHandler(logging.Handler):
         self._closed = False
         self._publisher: Publisher | None = None
         self._thread: threading.Thread | None = None
+        #: When a thread that could not start may be started again (monotonic).
+        self._start_due = 0.0
 
     # --- on any thread -------------------------------------------------------------------------------------
 
@@ -144,6 +146,8 @@ class BrokerHandler(logging.Handler):
     def _runs(self) -> bool:
         """Whether somebody will send what waits; starts the thread where nobody does."""
         if self._thread is None:
+            if time.monotonic() < self._start_due:
+                return False
             try:
                 publisher = self._publisher = Publisher("logs")
                 thread = threading.Thread(target=self._send_all, args=[publisher], name=_NAME, daemon=True)
@@ -151,6 +155,7 @@ class BrokerHandler(logging.Handler):
             except Exception:
                 # The settings are wrong, which the process will say itself, or it ends, and no thread starts any more.
                 self._publisher = None
+                self._start_due = time.monotonic() + threads.PAUSE
                 return False
             self._thread = thread
         return True
@@ -162,9 +167,9 @@ class BrokerHandler(logging.Handler):
     # --- on our own thread ---------------------------------------------------------------------------------
 
     def _send_all(self, publisher: Publisher) -> None:
-        publisher.start()
         declarer = Declarer(publisher.connection)
         declared = 0
+        threads.start("logs", publisher.start, lambda: self._publisher is not publisher)
         while self._publisher is publisher:
             try:
                 if not publisher.ready:

@@ -18,7 +18,7 @@ from django.core.signals import setting_changed
 
 from messaging import conf, forks
 from messaging.broker.requester import Requester
-from messaging.exceptions import BodyTooLarge
+from messaging.exceptions import BodyTooLarge, ThreadNotStarted
 from messaging.loggers import get_logger
 from messaging.message import REQUEST_ID_HEADER, Message, new_id
 from messaging.rpc import wire
@@ -58,7 +58,7 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
         headers={REQUEST_ID_HEADER: str(request_id)} if request_id else {},
     )
     try:
-        return _result(name, _client().reply_to(waiting))
+        return _result(name, _client(name).reply_to(waiting))
     except RpcError as error:
         log.info(
             "rpc.call_failed",
@@ -264,11 +264,17 @@ def close() -> int:
     return client.stop() if client is not None else 0
 
 
-def _client() -> RpcClient:
+def _client(name: str) -> RpcClient:
+    """Return the client of this process. Raises NoBroker where the system does not let its thread start; the next call
+    tries again."""
     with _home.lock:
         if _home.client is None:
-            _home.client = RpcClient()
-            _home.client.start()
+            try:
+                client = RpcClient()
+                client.start()
+            except (ThreadNotStarted, OSError) as error:
+                raise NoBroker(f"{name}: not sent: {error}") from error
+            _home.client = client
         return _home.client
 
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import structlog
 from django.db import close_old_connections, connections
 
-from messaging import conf, relay_thread, topology
+from messaging import conf, relay_thread, threads, topology
 from messaging.broker.connection import Connection
 from messaging.broker.request_queue import Request, RequestQueue
 from messaging.declarer import Declarer
@@ -88,15 +88,18 @@ class RpcServer:
         as long as it takes; raises BrokerRefused where it refuses this user at the first attempt.
         """
         started = time.monotonic()
-        for thread in self.threads:
-            thread.start()
-        self._connection.start()
-        relay_thread.enable()
         try:
-            self._supervise(should_stop, on_serving)
+            relay_thread.enable()
+            if self._start(should_stop):
+                self._supervise(should_stop, on_serving)
         finally:
             abandoned = self._finish()
         return Summary(endings=self.endings, seconds=time.monotonic() - started, abandoned=abandoned)
+
+    def _start(self, should_stop: Callable[[], bool]) -> bool:
+        """Start all threads, the handlers' before the connection that brings them work; return whether all run."""
+        workers = all(threads.start(each.name, each.start, should_stop) for each in self.threads)
+        return workers and threads.start("connection", self._connection.start, should_stop)
 
     def _supervise(self, should_stop: Callable[[], bool], on_serving: Callable[[], None]) -> None:
         next_open = 0.0
@@ -104,6 +107,7 @@ class RpcServer:
         while not should_stop() and self._remaining != 0:
             if self._connection.refused and not self._connection.generation:
                 raise BrokerRefused(self._connection.last_error)
+            relay_thread.revive()
             if time.monotonic() >= next_open and self._open_queues():
                 next_open = time.monotonic() + REOPEN_PAUSE
             if not announced and all(each.consuming for each in self._queues):
@@ -132,7 +136,7 @@ class RpcServer:
             self._requests.put(None)
         deadline = time.monotonic() + conf.get().stop_timeout
         for thread in self.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            threads.join(thread, deadline - time.monotonic())
         self._connection.stop()
         return self._busy
 

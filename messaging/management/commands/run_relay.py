@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging import conf, database
+from messaging import conf, database, threads
 from messaging.management.arguments import broker_unreachable
 from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
@@ -33,7 +33,8 @@ class Command(BaseCommand):
         self.stdout.flush()
         thread = threading.Thread(target=relay.run, name="relay", daemon=True)
         with shown_log(), StopSignals() as signals:
-            thread.start()
+            if not threads.start(thread.name, thread.start, lambda: signals.received):
+                return
             while not signals.received and thread.is_alive():
                 if relay.refusal:
                     raise broker_unreachable(relay.refusal)

@@ -89,7 +89,10 @@ def _called(name: str, value: Any, timeout: float, queue: str | None) -> Future[
         except Exception as error:
             result.set_exception(error)
 
-    threading.Thread(target=call, daemon=True).start()
+    try:
+        threading.Thread(target=call, daemon=True).start()
+    except RuntimeError as error:
+        result.set_exception(rpc.NoBroker(f"{name}: not sent: no thread could be started for it ({error})"))
     return result
 
 

@@ -13,7 +13,14 @@ from messaging import conf
 from messaging.broker.listener import Ended, Listener
 from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
-from messaging.management.arguments import EXIT_USAGE, broker_refuses, broker_unreachable, from_one, positive
+from messaging.management.arguments import (
+    EXIT_USAGE,
+    broker_refuses,
+    broker_told_in_one_line,
+    broker_unreachable,
+    from_one,
+    positive,
+)
 from messaging.management.mq.message_lines import write_message
 from messaging.management.mq.named_values import TYPE_HELP, VALUES_HELP, add_declare, check_short, named_values
 from messaging.management.mq.sources import Source, Wish, find, stands
@@ -98,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Listen until told to stop. Raises CommandError where that cannot be."""
     wish = _wish(options)
-    with StopSignals() as signals, Listener("mq listen") as listener:
+    with broker_told_in_one_line(), StopSignals() as signals, Listener("mq listen") as listener:
         try:
             _Listening(command, options, listener, wish, lambda: signals.received).run()
         except (BrokerUnavailable, ChannelClosed) as error:

@@ -98,9 +98,10 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         batches = _batches(options, stack, stopped)
         if stopped():
             raise CommandError(STOPPED_FIRST)
-        publisher = Publisher("mq publish", confirms=options["confirm"]).start()
+        publisher = Publisher("mq publish", confirms=options["confirm"])
         stack.callback(publisher.stop)
         with broker_told_in_one_line():
+            publisher.start()
             if not publisher.reach(stopped):
                 raise CommandError(STOPPED_FIRST)
             if options["declare"]:

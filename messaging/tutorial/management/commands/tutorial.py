@@ -144,8 +144,9 @@ def _chosen(name: str | None) -> Sequence[Lesson]:
 
 @contextmanager
 def _connected(stopped: Callable[[], bool] = lambda: False) -> Iterator[Connection]:
-    connection = Connection("tutorial").start()
+    connection = Connection("tutorial")
     try:
+        connection.start()
         if not connection.reach(stopped):
             raise CommandError("Interrupted. Nothing had been started.")
         yield connection

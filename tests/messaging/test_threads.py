@@ -1,0 +1,255 @@
+"""A thread that cannot start: who commits hears nothing of it, nothing half-built stays, and it is tried again."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, transaction
+
+from messaging import leases, ledger, outbox, relay, relay_thread, rpc, sending, threads, watchdog
+from messaging.broker.connection import Connection
+from messaging.effects import EffectKind
+from messaging.exceptions import NotDone, ThreadNotStarted
+from messaging.models import Effect, OutboxMessage
+from messaging.operations import log_handler
+from messaging.relay import Relay
+from messaging.retry import RetryPolicy
+from messaging.rpc import client as rpc_client
+from orders import sms_gateway
+from tests.support.consuming import Noted
+
+FOREVER = 3600.0
+REFUSED = "can't start new thread"
+Limit = Callable[[], None]
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Limit]:
+    """A process that may start no thread, until the fixture is called."""
+    real = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError(REFUSED)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(threads, "PAUSE", 0.0)
+    monkeypatch.setattr(relay_thread, "PAUSE", 0.0)
+    yield lambda: monkeypatch.setattr(threading.Thread, "start", real)
+    monkeypatch.setattr(threading.Thread, "start", real)
+
+
+@pytest.fixture
+def web_process(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[relay_thread._Home]:
+    """As in a long-lived process, whose broker is away."""
+    settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
+    settings.MESSAGING |= {"DRAIN_TIMEOUT": 0.05}
+    home = relay_thread._Home()
+    monkeypatch.setattr(relay_thread, "_home", home)
+    relay_thread.enable()
+    yield home
+    relay_thread.stop()
+
+
+def add(*texts: str) -> list[OutboxMessage]:
+    with transaction.atomic():
+        return outbox.add(*[Noted(text=text) for text in texts])
+
+
+def leased() -> int:
+    return OutboxMessage.objects.exclude(lease_token=None).count()
+
+
+# --- The relay's thread --------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_commits_while_no_thread_can_start_hears_nothing_and_the_rows_are_free(
+    web_process: relay_thread._Home, limit: Limit
+) -> None:
+    rows = add("x", "y")
+    assert leased() == 0
+    assert leases.claim(10, FOREVER) == rows
+    assert (web_process.relay, web_process.thread) == (None, None)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_while_a_thread_rests_from_a_failed_start_rows_are_born_free(
+    web_process: relay_thread._Home, limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_thread, "PAUSE", FOREVER)
+    add("x")
+    assert relay_thread.lease_token() is None
+    monkeypatch.setattr(leases, "give_back", lambda *_: pytest.fail("they were not leased"))
+    add("y")
+    assert leased() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_thread_that_could_not_start_is_started_again_by_the_next_request_or_event(
+    web_process: relay_thread._Home, limit: Limit
+) -> None:
+    add("x")
+    limit()
+    relay_thread.enable()
+    assert web_process.thread is not None
+    assert web_process.thread.is_alive()
+    add("y")
+    assert leased() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_of_a_failed_hand_over_reaches_who_committed_not_even_a_failed_give_back(
+    web_process: relay_thread._Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise DatabaseError("away")
+
+    monkeypatch.setattr(relay_thread, "_running", fails)
+    monkeypatch.setattr(leases, "give_back", fails)
+    add("x")
+    assert OutboxMessage.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_handed_to_a_relay_that_has_just_ended_go_free(web_process: relay_thread._Home) -> None:
+    ended = Relay()
+    ended.stop(0)
+    ended.run()
+    web_process.relay, web_process.thread = ended, threading.current_thread()
+    rows = add("x")
+    assert not ended.hand_over(rows, time.monotonic())
+    assert leased() == 0
+    web_process.thread = None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_callback_of_the_project_that_fails_keeps_no_event_waiting(web_process: relay_thread._Home) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    def commit() -> None:
+        with transaction.atomic():
+            transaction.on_commit(fails)
+            outbox.add(Noted(text="x"))
+
+    with pytest.raises(ZeroDivisionError):
+        commit()
+    assert web_process.relay is not None
+    assert len(web_process.relay._handed) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_relay_whose_connection_gets_no_thread_lets_its_rows_go_and_tries_again(
+    web_process: relay_thread._Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "THREAD_PAUSE", FOREVER)
+    refuses = [True]
+    start = Connection.start
+
+    def sometimes(connection: Connection) -> Connection:
+        if refuses[0]:
+            raise ThreadNotStarted(REFUSED)
+        return start(connection)
+
+    monkeypatch.setattr(Connection, "start", sometimes)
+    monkeypatch.setattr(Relay, "_wait", lambda *_: None)
+    alone = Relay()
+    rows = add("x")
+    token = relay_thread.lease_token()
+    OutboxMessage.objects.update(lease_token=token, lease_until=rows[0].created_at + timedelta(days=1))
+    rows = list(OutboxMessage.objects.all())
+    alone.hand_over(rows, time.monotonic())
+    alone._turn()
+    assert (leased(), len(alone._handed), alone.room()) == (0, 0, (0, 0))
+
+    refuses[0], alone._start_due = False, time.monotonic()
+    alone._turn()
+    assert alone.room()[0] == relay.HAND_OVER_LIMIT
+    alone._publisher.stop()
+
+
+# --- Others --------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_is_started_again_until_it_starts_or_nobody_wants_it(limit: Limit) -> None:
+    tries: list[int] = []
+
+    def begin() -> None:
+        tries.append(1)
+        if len(tries) == 3:
+            limit()
+        threading.Thread(target=lambda: None).start()
+
+    assert threads.start("it", begin, lambda: False)
+    assert len(tries) == 3
+    assert not threads.start("it", begin, lambda: True)
+    threads.join(threading.Thread(target=lambda: None), 1)
+
+
+def test_a_connection_that_got_no_thread_can_be_started_again(limit: Limit, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
+    connection = Connection("test")
+    with pytest.raises(ThreadNotStarted, match=REFUSED):
+        connection.start()
+    connection.stop()  # ends at once
+
+    connection = Connection("test")
+    with pytest.raises(ThreadNotStarted):
+        connection.start()
+    limit()
+    connection.start()
+    assert connection._thread.is_alive()
+    connection.stop()
+    assert not connection._thread.is_alive()
+
+
+def test_a_call_that_gets_no_thread_was_not_sent_and_the_next_begins_anew(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_client, "_home", rpc_client._Home())
+    with pytest.raises(rpc.NoBroker, match=rf"ask: not sent: .*{REFUSED}"):
+        rpc.call("ask", timeout=5)
+    assert rpc_client._home.client is None
+
+
+def test_a_handler_runs_though_its_watchdog_got_no_thread_and_the_next_starts_it(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_watchdog", watchdog._Watchdog())
+    ran: list[int] = []
+    watchdog.run(lambda: ran.append(1), seconds=5, name="a handler")
+    assert (ran, watchdog._watchdog._thread) == ([1], None)
+    limit()
+    watchdog.run(lambda: ran.append(2), seconds=5, name="a handler")
+    assert ran == [1, 2]
+    assert watchdog._watchdog._thread is not None
+
+
+@pytest.mark.parametrize(("doubtful", "state"), [(False, Effect.State.INTENDED), (True, Effect.State.SENDING)])
+def test_an_effect_that_got_no_thread_was_not_begun_and_costs_no_try(limit: Limit, doubtful: bool, state: str) -> None:
+    kind = EffectKind(name="it", send=lambda _: None, honours_keys=lambda: True, retry=RetryPolicy(max_attempts=1))
+    row = Effect(name="it", message_id="m-1", consumer="c", attempts=9)
+    claimed = ledger.Claimed(row, kind, doubtful, time.monotonic() + 5)
+    [(_, result)] = sending.carry_out([claimed])
+    assert (result.state, result.rest) == (state, sending.NOT_BEGUN_REST)
+    assert REFUSED in result.error
+
+
+def test_a_text_that_got_no_thread_for_its_connection_was_surely_not_sent(limit: Limit) -> None:
+    with pytest.raises(NotDone, match=REFUSED):
+        sms_gateway._connected("http", "127.0.0.1", 1, 1.0)
+
+
+def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
+    handler = log_handler.BrokerHandler()
+    with handler._changed:
+        assert not handler._runs()
+    assert (handler._thread, handler._publisher) == (None, None)
+    limit()
+    with handler._changed:
+        assert handler._runs()
+    handler.close()
