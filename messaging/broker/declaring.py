@@ -11,6 +11,9 @@ from messaging.exceptions import ChannelClosed
 
 #: What a queue or exchange may differ in without a message going another way. RabbitMQ compares these first.
 _HOW_IT_IS_KEPT = {"durable", "auto_delete", "x-queue-type"}
+#: A consumer's argument that says where in a stream to begin: "first", "next" or the number of a message; and the
+#: header that tells a message's number (https://www.rabbitmq.com/docs/streams#consuming).
+STREAM_OFFSET = "x-stream-offset"
 
 
 def queue_stands(connection: Connection, name: str) -> bool:
@@ -33,6 +36,28 @@ def exchange_stands(connection: Connection, name: str) -> bool:
         if error.code == NOT_FOUND:
             return False
         raise
+    return True
+
+
+def is_stream(connection: Connection, name: str) -> bool:
+    """Whether a queue that exists is a stream, as far as this account may know. Raises BrokerUnavailable.
+
+    AMQP has no question for it. But only streams take consumers that name an offset, and a consumer behind the last
+    message takes nothing away.
+    """
+    tag = "is-it-a-stream"
+    try:
+        connection.call("basic_qos", prefetch_count=1)  # a stream wants one
+        connection.call(
+            "basic_consume",
+            queue=name,
+            on_message_callback=lambda *_: None,
+            consumer_tag=tag,
+            arguments={STREAM_OFFSET: "next"},
+        )
+    except ChannelClosed:
+        return False
+    connection.call("basic_cancel", consumer_tag=tag)
     return True
 
 

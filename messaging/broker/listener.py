@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from messaging.broker.connection import Connection
+from messaging.broker.declaring import STREAM_OFFSET
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
@@ -52,8 +53,9 @@ class Listener:
         # What is not acknowledged goes back.
         self.connection.stop()
 
-    def subscribe(self, source: str | Sequence[Binding], *, prefetch: int, auto_ack: bool) -> None:
-        """Say what to listen to, once: a queue, by its name, or bindings."""
+    def subscribe(self, source: str | Sequence[Binding], *, prefetch: int, auto_ack: bool, offset: str = "") -> None:
+        """Say what to listen to, once: a queue, by its name, or bindings. In a stream, and only there, `offset` says
+        where to begin: "first" or "next". Opened again it goes on behind the last message that came."""
         self._private, self._auto_ack = not isinstance(source, str), auto_ack
         kind: Callable[..., Subscription] = PrivateQueue if self._private else Subscription
         self._subscription = kind(
@@ -64,6 +66,8 @@ class Listener:
             on_ended=self._ended,
             auto_ack=auto_ack,
         )
+        if offset:
+            self._subscription.arguments = {STREAM_OFFSET: offset}
 
     def open(self, given_up: Callable[[], bool]) -> bool:
         """Start to consume, for the first time or after an end; return True once the broker says that it sends.
@@ -89,7 +93,11 @@ class Listener:
             news = self._arrived.get(timeout=timeout)
         except queue.Empty:
             return None
-        return None if isinstance(news, Arrival) and self._comes_again(news) else news
+        if isinstance(news, Arrival):
+            if self._comes_again(news):
+                return None
+            self._go_on_behind(news)
+        return news
 
     def ack(self, arrival: Arrival) -> None:
         """Acknowledge. Returns at once."""
@@ -103,6 +111,11 @@ class Listener:
     def _current(self) -> Subscription:
         assert self._subscription is not None, "subscribe first"
         return self._subscription
+
+    def _go_on_behind(self, arrival: Arrival) -> None:
+        offset = arrival.message.headers.get(STREAM_OFFSET)
+        if self._current.arguments and isinstance(offset, int):
+            self._current.arguments = {STREAM_OFFSET: offset + 1}
 
     def _comes_again(self, arrival: Arrival) -> bool:
         # Its channel is gone, and what it brought went back. What went from a queue of our own, or by itself, did not.

@@ -12,10 +12,13 @@ from pika import exceptions
 from pika.adapters.utils import connection_workflow
 
 from messaging.addresses import BrokerAddress
+from messaging.broker import reply_codes
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
 
 #: AMQP reply codes by which a broker says no to a connection: access refused, not allowed (no such vhost).
 REFUSED_CODES = {403, 530}
+#: Those by which it ends a connection over a method that it never carries out, such as basic.get from a stream.
+NEVER_CARRIED_OUT = {reply_codes.SYNTAX_ERROR, reply_codes.COMMAND_INVALID, reply_codes.NOT_IMPLEMENTED}
 
 #: What RabbitMQ 4 calls queues that are neither durable nor exclusive. A broker may permit them no more, and closes the
 #: whole connection of who declares one (https://www.rabbitmq.com/docs/deprecated-features-list).
@@ -143,8 +146,11 @@ def is_silence(error: BaseException) -> bool:
 
 
 def channel_closed(error: BaseException) -> ChannelClosed | BrokerUnavailable:
-    """Translate pika's reason for a closed channel."""
-    if isinstance(error, exceptions.ChannelClosed):
+    """Translate pika's reason for a closed channel. Where the broker closed the whole connection over a method that it
+    will never carry out, that is a refusal too: another connection would end likewise."""
+    if isinstance(error, exceptions.ChannelClosed) or (
+        isinstance(error, exceptions.ConnectionClosedByBroker) and error.reply_code in NEVER_CARRIED_OUT
+    ):
         return ChannelClosed(error.reply_code, error.reply_text)
     return BrokerUnavailable(describe(error))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pika
 from pika import spec
@@ -67,6 +68,8 @@ class Subscription:
         self._opened = 0
         #: What the broker said when it ended the subscription by closing its channel; None for any other end.
         self.refusal: ChannelClosed | None = None
+        #: What the consumer is declared with when it is opened next.
+        self.arguments: dict[str, Any] = {}
         #: Consuming, or about to.
         self.active = False
         #: Consuming, by the broker's word.
@@ -124,6 +127,7 @@ class Subscription:
             self.queue,
             partial(self._arrived, self._opened),
             auto_ack=self._auto_ack,
+            arguments=self.arguments or None,
             callback=lambda _: self._consuming(),
         )
 

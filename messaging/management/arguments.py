@@ -62,6 +62,11 @@ def broker_refuses(error: ChannelClosed) -> CommandError:
             hint = "Is the name right, and the virtual host?"
         case reply_codes.RESOURCE_LOCKED:
             hint = "It is another connection's own (exclusive)."
+        case reply_codes.NOT_IMPLEMENTED if "stream" in text:
+            hint = (
+                "A stream keeps its messages, read or not: `manage.py mq listen NAME --from-start` shows them. They "
+                "leave by its x-max-age or x-max-length-bytes, or when it is deleted."
+            )
         case _:
             hint = ""
     return CommandError(f"RabbitMQ refuses ({error.code}): {(text or error.text).rstrip('.')}. {hint}".rstrip())

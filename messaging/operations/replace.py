@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from messaging import consumers, topology
 from messaging.broker.connection import Connection, opened
+from messaging.broker.declaring import is_stream
 from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 from messaging.declarer import NOTICE, Declarer
 from messaging.exceptions import ChannelClosed, MessagingError
@@ -47,6 +48,11 @@ def replace(name: str, patience: float) -> bool:
         ]  # fmt: skip
         for kind, _ in needed:
             if kind == "queue":
+                if is_stream(connection, name):
+                    raise NotReplaced(
+                        f"Queue {name} is a stream, which this project does not declare: it is never empty, and other "
+                        "applications may read it. Give the consumer another queue, or delete the stream by hand."
+                    )
                 _wait_until_empty(connection, name, patience)
                 connection.call("queue_delete", queue=name)
             else:

@@ -371,6 +371,8 @@ def test_a_queue_of_our_name_that_another_application_declared_is_not_deleted_by
     commands = [step.command for step in mending.plan(drift.look())]
 
     assert not [command for command in commands if "DELETE" in command or "--replace" in command]
+    with pytest.raises(NotReplaced, match="is a stream"):
+        replace(RED_PACKET, patience=1)
 
 
 def test_a_broker_that_is_away_is_one_line_and_exit_code_3(settings: Any) -> None:

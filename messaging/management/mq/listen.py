@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
+from messaging.broker.declaring import is_stream
 from messaging.broker.listener import Ended, Listener
 from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
@@ -39,6 +40,7 @@ examples:
   manage.py mq listen offers --header format=pdf --header kind=report --match any
   manage.py mq listen topic_logs "kern.*" --declare --type topic    make the exchange, if need be
   manage.py mq listen hello --keep --max-messages 5  have a look, and give all back
+  manage.py mq listen history --from-start           all that a stream holds, and what comes
 
 An exchange gives a queue of this command's own, which goes when it ends. A name that is not there is also looked for
 with APP_ID in front: `dead_letters`.
@@ -98,6 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dots", type=_seconds, default=0.0, metavar="SECONDS",
         help="work so long for each dot in a body, before the acknowledgement",
     )  # fmt: skip
+    parser.add_argument(
+        "--from-start", action="store_true", help="of a stream: show what it holds already, from its first message on"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     add_declare(parser)
 
@@ -174,14 +179,19 @@ class _Listening:
         if not self._listener.connection.reach(self._stopped):
             return
         source = find(self._listener.connection, self._wish)
+        stream = source.kind == "queue" and is_stream(self._listener.connection, source.name)
+        self._refuse_what_cannot_be(source, stream)
         self._listener.subscribe(
             source.name if source.kind == "queue" else source.bindings,
             prefetch=self._prefetch(),
             auto_ack=self._how == "auto" and not self._ack_first,
+            offset=("first" if self._options["from_start"] else "next") if stream else "",
         )
         try:
             if source.note:
                 self._say(source.note)
+            if stream and not self._options["from_start"]:
+                self._say(f"{source.name} is a stream: what it holds already is not shown, unless by --from-start.")
             self._generation = self._listener.connection.generation
             if self._listener.open(self._stopped):
                 self._say(f"Listening on {self._what(source)}. Press CTRL+C to stop.")
@@ -190,6 +200,18 @@ class _Listening:
                 self._take_the_rest()
         finally:
             self._sum_up()
+
+    def _refuse_what_cannot_be(self, source: Source, stream: bool) -> None:
+        problem = ""
+        if stream and self._how == "auto" and not self._ack_first:
+            problem = (
+                f"{source.name} is a stream, and RabbitMQ sends a stream only to those who acknowledge. Leave "
+                "--auto-ack out: reading takes nothing away from a stream."
+            )
+        elif self._options["from_start"] and not stream:
+            problem = f"--from-start is for streams, and {source.kind} {source.name} is none."
+        if problem:
+            raise CommandError(problem, returncode=EXIT_USAGE)
 
     def _prefetch(self) -> int:
         wanted = self._options["max_messages"]
