@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import (
     DEFAULT_DB_ALIAS,
+    DatabaseError,
     InterfaceError,
-    OperationalError,
     connections,
     models,
     router,
@@ -21,7 +22,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
+from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
+
+log = get_logger(__name__)
 
 #: First half of our advisory locks, so that they do not meet an application's own.
 _ADVISORY = 0x5741_5252
@@ -45,11 +49,67 @@ def atomic() -> Iterator[None]:
     """Run a transaction, on a new connection where the old one broke.
 
     Only after an error is the connection looked at: a ping for each message would double its round trips.
+
+    What the project's code registers in it with `on_commit` (a signal's receiver may) cannot fail it: see
+    `guard_callbacks`. Inside a transaction of the project's, its callbacks are left alone.
     """
-    if connection().errors_occurred:
-        connection().close_if_unusable_or_obsolete()
+    here = connection()
+    if here.errors_occurred:
+        here.close_if_unusable_or_obsolete()
+    before = len(here.run_on_commit)
+    ours = not has_transaction(here)
     with transaction.atomic(using=alias()):
         yield
+        if ours:
+            guard_callbacks(_log_failure, since=before)
+
+
+def has_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the connection is in a transaction that can commit."""
+    blocks: list[Any] = connection.atomic_blocks
+    # A TestCase wraps each test in blocks of its own, which never commit: look through them, as `durable` does.
+    return not all(block._from_testcase for block in blocks)
+
+
+#: Told of a callback of `on_commit` that failed: its name, and what it raised.
+CallbackFailed = Callable[[str, BaseException], None]
+
+
+class RaisesNothing:
+    """Parent of what registers a method of its own with `on_commit`, and raises nothing in it."""
+
+
+class _Guarded(RaisesNothing):
+    """A callback of `on_commit` that raises nothing, not even what would end its thread."""
+
+    def __init__(self, callback: Callable[[], Any], failed: CallbackFailed) -> None:
+        self._callback = callback
+        self._failed = failed
+
+    def call(self) -> None:
+        """Call it."""
+        try:
+            self._callback()
+        except BaseException as error:
+            self._failed(getattr(self._callback, "__qualname__", repr(self._callback)), error)
+
+
+def guard_callbacks(failed: CallbackFailed, *, since: int = 0) -> None:
+    """Guard what this transaction has to call after its commit, from place `since` on: where a callback raises, only
+    `failed` is told. The transaction has committed, and the callbacks behind it still run."""
+    hooks: list[Any] = connection().run_on_commit
+    hooks[since:] = [
+        (savepoints, callback if _raises_nothing(callback) else _Guarded(callback, failed).call, robust)
+        for savepoints, callback, robust in hooks[since:]
+    ]
+
+
+def _raises_nothing(callback: object) -> bool:
+    return isinstance(getattr(callback, "__self__", None), RaisesNothing)
+
+
+def _log_failure(callback: str, error: BaseException) -> None:
+    log.error("callback.failed", callback=callback, reason=repr(error), exc_info=error)
 
 
 @contextmanager
@@ -66,15 +126,35 @@ def one_of_many() -> Iterator[None]:
         time.sleep(time.monotonic() - started)
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether `error` means that the database cannot be reached: the connection is unusable, nothing else.
+def is_lost(error: BaseException, opened: object = None) -> bool:
+    """Whether `error` comes from a connection that has ended: closed by this process, or by the server.
 
-    A deadlock, a lock timeout or a full disk are errors on a connection that still works (see `takes_no_rows`).
+    `opened` is the driver's connection at the beginning of the transaction: Django connects anew when it leaves one
+    whose connection has ended. A deadlock, a lock timeout or a full disk are errors on a connection that still works
+    (see `takes_no_rows`).
     """
-    if not isinstance(error, OperationalError | InterfaceError):
+    if not isinstance(error, DatabaseError | InterfaceError):
         return False
     here = connection()
-    return here.connection is None or not here.is_usable()
+    replaced = opened is not None and here.connection is not opened
+    return replaced or here.connection is None or not here.is_usable()
+
+
+def answers() -> bool:
+    """Whether the database answers on a new connection, which this thread has from then on."""
+    here = connection()
+    here.close()
+    try:
+        with here.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except (DatabaseError, InterfaceError):
+        return False
+    return True
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether `error` means that the database cannot be reached: the connection has ended, and a new one fails too."""
+    return is_lost(error) and not answers()
 
 
 def takes_no_rows(error: BaseException) -> bool:

@@ -10,6 +10,16 @@ from messaging.effects import Intended
 from messaging.message import Message
 
 
+@dataclass(slots=True)
+class Tries:
+    """What this process has seen of one delivery, over all its tries to handle it."""
+
+    #: Whether the handler was called in the present try.
+    called: bool = False
+    #: How often the connection to the database ended after that.
+    losses: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One arrival of a message at one consumer.
@@ -30,6 +40,8 @@ class Delivery:
     routing_key: str = ""
     #: What the handler has intended so far in this try.
     intended: list[Intended] = field(default_factory=list, compare=False)
+    #: For the handling alone.
+    tries: Tries = field(default_factory=Tries, compare=False, repr=False)
 
     @property
     def subject(self) -> str:

@@ -113,8 +113,8 @@ def _asked(name: str, honours_keys: bool | Callable[[], bool]) -> Callable[[], b
     def answer() -> bool:
         try:
             return honours_keys() if callable(honours_keys) else honours_keys
-        except Exception:
-            # The effects of other names must not wait until somebody has mended this one.
+        except BaseException:
+            # The effects of other names must not wait until somebody has mended this one; nor may it end the thread.
             log.exception("effect.honours_keys_failed", effect=name)
             return False
 

@@ -28,6 +28,8 @@ log = get_logger(__name__)
 CONTENTION_TRIES = 3
 #: A message whose handling was started this often, and never ended, kills its process.
 CRASH_LIMIT = 3
+#: A message whose handler was called, and lost the connection to the database, this often has failed.
+LOSS_LIMIT = 3
 
 
 class Verdict(StrEnum):
@@ -46,6 +48,11 @@ class Verdict(StrEnum):
 class DatabaseAway(Exception):
     """The database cannot be reached, or takes no rows. Nothing was decided, no attempt counts; the delivery stays
     unacknowledged."""
+
+
+class ConnectionLost(Exception):
+    """The connection to the database ended each time that a message was handled, and it is not the database's fault
+    alone: others got an answer in between."""
 
 
 def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
@@ -72,21 +79,28 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
     """Handle several deliveries in one transaction; None where one failed, and all were rolled back.
 
     Without savepoints: one costs more than it saves. The caller then handles each in its own transaction, where
-    the failing one alone is counted.
+    the failing one alone is counted. Raises DatabaseAway, before any handler was called.
     """
     try:
         with database.atomic():
-            verdicts = [_run(consumer, delivery, _decode(consumer, delivery)) for delivery in deliveries]
+            verdicts = [_run_one_of(consumer, delivery) for delivery in deliveries]
     except DatabaseAway:
         raise
     except Exception as error:
-        if database.is_away(error):
+        # Once a handler was called it may be what ended the connection: each shows alone.
+        if not any(each.tries.called for each in deliveries) and database.is_away(error):
             raise DatabaseAway(str(error).strip()) from error
         log.info("batch.rolled_back", consumer=consumer.name, deliveries=len(deliveries), reason=inbox.describe(error))
         return None
     for delivery, verdict in zip(deliveries, verdicts, strict=True):
         log.info(f"message.{verdict}", batch=len(deliveries), **_context(delivery))
     return verdicts
+
+
+def _run_one_of(consumer: Consumer, delivery: Delivery) -> Verdict:
+    delivery.tries.called = False
+    with structlog.contextvars.bound_contextvars(**_context(delivery)):
+        return _run(consumer, delivery, _decode(consumer, delivery))
 
 
 def _way(consumer: Consumer) -> Callable[[Consumer, Delivery], Verdict]:
@@ -104,12 +118,10 @@ def _handle(consumer: Consumer, delivery: Delivery) -> Verdict:
     started = time.monotonic()
     try:
         event = _decode(consumer, delivery)
-        return _try(partial(_run, consumer, delivery, event))
+        return _try(delivery, partial(_run, consumer, delivery, event))
     except DatabaseAway:
         raise
     except Exception as error:
-        if database.is_away(error):
-            raise
         return _failed(consumer, delivery, error, time.monotonic() - started)
 
 
@@ -117,27 +129,48 @@ def _decode(consumer: Consumer, delivery: Delivery) -> Event:
     if len(delivery.message.body) > conf.get().max_body_bytes:
         raise Undecodable(f"the body has {len(delivery.message.body)} bytes, over the limit of MAX_BODY_BYTES")
     _ = delivery.message.attempt  # an attempt header that is no number makes the message dead
-    event = events.decode(delivery.message)
+    with _thread_goes_on("reading the message"):  # by code of the project's: validators, an upcast
+        event = events.decode(delivery.message)
     if not consumer.wants(event.event_type):
         raise Undecodable(f"consumer {consumer.name} does not handle {event.event_type}; see the queue's bindings")
     return event
 
 
-def _try(run: Callable[[], Verdict]) -> Verdict:
-    for remaining in reversed(range(CONTENTION_TRIES)):
-        committing = False
+def _try(delivery: Delivery, run: Callable[[], Verdict]) -> Verdict:
+    """Run `run` in a transaction, again where nothing but contention or a lost connection was in its way.
+
+    Raises DatabaseAway, ConnectionLost, and whatever else `run` raises.
+    """
+    mine = delivery.tries
+    tried = 0
+    why: Exception | None = None
+    while mine.losses < LOSS_LIMIT:
+        tried += 1
+        mine.called = committing = False
+        opened = None
         try:
             with database.atomic():
+                opened = database.connection().connection
                 verdict = run()
                 committing = True
             return verdict
-        except OperationalError as error:
-            if committing and database.takes_no_rows(error):
+        except DatabaseAway:
+            raise
+        except Exception as error:
+            why = error
+            if database.is_lost(error, opened):
+                mine.losses += mine.called
+                if (tried >= CONTENTION_TRIES and mine.losses < LOSS_LIMIT) or not database.answers():
+                    raise DatabaseAway(str(error).strip()) from error
+            elif committing and database.takes_no_rows(error):
                 raise DatabaseAway(str(error).strip()) from error
-            if not remaining or database.is_away(error):
+            elif tried >= CONTENTION_TRIES or not isinstance(error, OperationalError):
                 raise
             log.info("message.contention", reason=inbox.describe(error))
-    raise AssertionError("the last try returns or raises")
+    raise ConnectionLost(
+        f"its connection to the database ended {mine.losses} times while it was handled; does the handler close it, "
+        f"or take longer than the database allows? {inbox.describe(why) if why else ''}".rstrip()
+    ) from why
 
 
 @contextmanager
@@ -167,6 +200,7 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     if row_id is None:
         return Verdict.DUPLICATE
     _call(consumer, event, delivery)
+    database.guard_callbacks(partial(_callback_failed, delivery, row_id))
     with _no_fault_of_the_message(handled=True):
         ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
         inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
@@ -175,19 +209,38 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
 
 
 def _call(consumer: Consumer, event: Event | None, delivery: Delivery) -> None:
-    """Call the handler, within its time. What would end the thread (`sys.exit`, a cancelled coroutine, the
-    KeyboardInterrupt of a program it ran) is a failure like another: its consumer would hold its deliveries and
-    handle none."""
-    try:
+    """Call the handler, within its time."""
+    delivery.tries.called = True
+    with _thread_goes_on("the handler"):
         watchdog.run(
             lambda: consumer.handler(event, delivery),
             seconds=consumer.handler_timeout,
             name=f"{consumer.name} {delivery.message_id}",
         )
+
+
+@contextmanager
+def _thread_goes_on(what: str) -> Iterator[None]:
+    """Make what would end the thread (`sys.exit`, a cancelled coroutine, the KeyboardInterrupt of a program that was
+    run) a failure like another: the consumer would hold its deliveries and handle none."""
+    try:
+        yield
     except Exception:
         raise
     except BaseException as error:
-        raise RuntimeError(f"the handler tried to end its thread: {inbox.describe(error)}") from error
+        raise RuntimeError(f"{what} tried to end its thread: {inbox.describe(error)}") from error
+
+
+def _callback_failed(delivery: Delivery, row_id: int | None, callback: str, error: BaseException) -> None:
+    """Say that a callback of `on_commit` failed, in the log and in the message's story. The message is handled."""
+    reason = inbox.describe(error)
+    log.error("message.callback_failed", **_context(delivery), callback=callback, reason=reason, exc_info=error)
+    if row_id is None:
+        return
+    try:
+        inbox.add_error(row_id, delivery, f"after the commit, in {callback}: {reason}")
+    except (DatabaseError, InterfaceError) as refused:
+        log.warning("message.callback_not_recorded", **_context(delivery), reason=inbox.describe(refused))
 
 
 def _count_start(delivery: Delivery) -> Verdict | None:
@@ -231,8 +284,12 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
 
 
 def _run_unfenced(consumer: Consumer, delivery: Delivery) -> Verdict:
-    with database.atomic():
-        _call(consumer, None, delivery)
+    return _try(delivery, partial(_pass_on, consumer, delivery))
+
+
+def _pass_on(consumer: Consumer, delivery: Delivery) -> Verdict:
+    _call(consumer, None, delivery)
+    database.guard_callbacks(partial(_callback_failed, delivery, None))
     return Verdict.HANDLED
 
 
@@ -240,12 +297,10 @@ def _run_broadcast(consumer: Consumer, delivery: Delivery) -> Verdict:
     """Run the handler for this process. Others run it too, so that there is no inbox row and nothing to try again."""
     try:
         event = _decode(consumer, delivery)
-        return _try(partial(_listen, consumer, delivery, event))
+        return _try(delivery, partial(_listen, consumer, delivery, event))
     except DatabaseAway:
         raise
     except Exception as error:
-        if database.is_away(error):
-            raise
         log.exception("broadcast.dropped", reason=inbox.describe(error))
         return Verdict.DROPPED
 
@@ -253,6 +308,7 @@ def _run_broadcast(consumer: Consumer, delivery: Delivery) -> Verdict:
 def _listen(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     delivery.intended.clear()  # of a try that was rolled back
     _call(consumer, event, delivery)
+    database.guard_callbacks(partial(_callback_failed, delivery, None))
     if delivery.intended:
         raise RuntimeError("a broadcast intends no effects: each process would")
     return Verdict.HANDLED

@@ -87,6 +87,14 @@ def record(
     )
 
 
+def add_error(row_id: int, delivery: Delivery, text: str) -> None:
+    """Write down what failed after the commit of an attempt that was handled, where its story tells of it."""
+    handled = DeliveryAttempt.objects.filter(inbox_message_id=row_id, number=delivery.attempt, outcome=Outcome.HANDLED)
+    for attempt in handled:
+        attempt.error = "; ".join(filter(None, [attempt.error, storable_text(text)[:REASON_LIMIT]]))
+        attempt.save(update_fields=["error"])
+
+
 def process_name() -> str:
     """Return host:pid of this process."""
     return f"{socket.gethostname()}:{os.getpid()}"

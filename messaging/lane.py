@@ -133,9 +133,14 @@ class Lane:
     def _work(self) -> None:
         try:
             while not self._stopping.is_set():
-                arrivals = self._next()
-                if arrivals:
-                    self._handle_all(arrivals)
+                try:
+                    arrivals = self._next()
+                    if arrivals:
+                        self._handle_all(arrivals)
+                except BaseException:
+                    # The thread must go on: it holds deliveries, and the process looks as if it handled them.
+                    log.exception("consumer.fault", consumer=self.consumer.name)
+                    self._stopping.wait(FAULT_PAUSE)
         finally:
             self._return_the_rest()
             connections.close_all()
@@ -179,13 +184,12 @@ class Lane:
             while alone:
                 self._handle(alone[0])
                 alone = alone[1:]
-        except Exception:
+        except BaseException:
             # A fault of our own, not of a message: what was not acknowledged goes back, so nothing is lost. To give
             # back what was acknowledged would make the broker close the channel.
-            log.exception("consumer.fault", consumer=self.consumer.name)
             for arrival in alone:
                 self.subscription.requeue(arrival)
-            self._stopping.wait(FAULT_PAUSE)
+            raise
         finally:
             with self._count_lock:
                 self.busy -= len(arrivals)

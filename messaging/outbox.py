@@ -10,7 +10,6 @@ from typing import Any
 
 import structlog
 from django.db import connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
 
 from messaging import conf, database, relay, relay_thread
 from messaging.consumers import MAX_PRIORITY, exchange_of
@@ -134,7 +133,7 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
     return rows
 
 
-class _HandingOver:
+class _HandingOver(database.RaisesNothing):
     """What a transaction hands to this process's relay once it has committed: of `rows` the first ones, as many as fit
     `before` those that the transaction wrote earlier."""
 
@@ -182,7 +181,7 @@ def _is_ours(callback: Any) -> bool:
 
 
 def _require_transaction() -> None:
-    if not _has_transaction(database.connection()):
+    if not database.has_transaction(database.connection()):
         raise OutsideTransaction(
             f"outbox.add() must run inside transaction.atomic() of the database {database.alias()!r}, together with "
             "the change that the event reports; otherwise a crash in between would lose the event or report what never "
@@ -196,7 +195,9 @@ def _require_own_transaction(using: str | None) -> None:
     if using == own:
         return
     others = sorted(
-        each.alias for each in connections.all(initialized_only=True) if each.alias != own and _has_transaction(each)
+        each.alias
+        for each in connections.all(initialized_only=True)
+        if each.alias != own and database.has_transaction(each)
     )
     if using is not None:
         raise OutsideTransaction(
@@ -209,13 +210,6 @@ def _require_own_transaction(using: str | None) -> None:
             "if the event reports a change there, it would be published even where that change is rolled back. "
             f'Add it after that transaction, or, if it reports a change in {own!r}, say outbox.add(..., using="{own}").'
         )
-
-
-def _has_transaction(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the connection is in a transaction that can commit."""
-    blocks: list[Any] = connection.atomic_blocks
-    # A TestCase wraps each test in blocks of its own, which never commit: look through them, as `durable` does.
-    return not all(block._from_testcase for block in blocks)
 
 
 def _checked_body(event: Event) -> bytes:

@@ -145,7 +145,7 @@ class Relay:
                 except BrokerUnavailable as error:
                     log.warning("relay.broker_error", reason=str(error))
                     self._rest(BROKER_PAUSE)
-                except Exception:
+                except BaseException:
                     # A fault of our own must not end the thread that everybody's events depend on.
                     log.exception("relay.fault")
                     self._rest(FAULT_PAUSE)

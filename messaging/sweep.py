@@ -82,8 +82,9 @@ class Sweeper:
                     _carry_out(self._consumers, self._stopping)
                 except (DatabaseError, InterfaceError) as error:
                     log.warning("sweep.database_error", reason=str(error).strip())
-                except Exception:
-                    # A fault of our own must not end the thread that effects depend on.
+                except BaseException:
+                    # Neither a fault of our own nor `sys.exit` in a project's code may end the thread that effects
+                    # depend on.
                     log.exception("sweep.fault")
         finally:
             connections.close_all()

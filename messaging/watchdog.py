@@ -143,10 +143,14 @@ class _Watchdog:
     def _run(self) -> None:
         while True:
             for watch in self._overdue():
-                if watch.told:
-                    watch.leave()
-                else:
-                    watch.tell()
+                try:
+                    if watch.told:
+                        watch.leave()
+                    else:
+                        watch.tell()
+                except Exception:
+                    # A log that fails, say, must not leave the other handlers without a time limit.
+                    traceback.print_exc()
 
     def _overdue(self) -> list[_Watch]:
         with self._changed:

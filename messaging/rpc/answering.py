@@ -54,6 +54,9 @@ def answer(procedure: Procedure, request: Message) -> Answer:
         return refusal("BadArguments", _problems(procedure, error))
     except ValueError as error:
         return refusal("BadRequest", f"the body is not JSON: {error}")
+    except BaseException as error:
+        # Of the project's code for its arguments. SystemExit included: it may not end the thread.
+        return refusal(type(error).__name__, _text(error), error)
     result = _run(procedure, arguments, f"{procedure.name} {request.correlation_id}")
     if len(result.body) > limit:
         return refusal("TooLarge", f"the result has {len(result.body)} bytes, the limit is {limit}")

@@ -192,7 +192,7 @@ class RpcServer:
             close_old_connections()
             with structlog.contextvars.bound_contextvars(**_context(procedure, request.arrival.message)):
                 ending = _serve(procedure, requests, request)
-        except Exception:
+        except BaseException:
             # A fault of our own: nobody can be answered, and a repeat would end the same way.
             log.exception("rpc.fault", procedure=procedure.name)
             requests.finish(request)

@@ -254,9 +254,14 @@ def test_whether_keys_are_honoured_may_depend_on_the_configuration(declare: Decl
     assert len(outside.calls) == 1
 
 
-def test_where_nobody_can_say_whether_keys_are_honoured_they_are_not(declare: Declare, outside: Outside) -> None:
-    honoured: list[bool] = []
-    declare(honours_keys=lambda: honoured[0])  # raises
+@pytest.mark.parametrize("error", [IndexError(), SystemExit(1)], ids=lambda error: type(error).__name__)
+def test_where_nobody_can_say_whether_keys_are_honoured_they_are_not(
+    declare: Declare, outside: Outside, error: BaseException
+) -> None:
+    def say() -> bool:
+        raise error
+
+    declare(honours_keys=say)
     outside.after = [ConnectionResetError("gone")]
     handled()
     assert carried_out().state == "unknown"

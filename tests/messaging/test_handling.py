@@ -4,21 +4,22 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, OperationalError, connection
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, connections
 from django.utils import timezone
 
-from messaging import handling, inbox
+from messaging import database, handling, inbox
 from messaging.delivery import Delivery
 from messaging.exceptions import Reject, RetryLater
 from messaging.handling import DatabaseAway
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.missing_table import missing_table
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -230,6 +231,114 @@ def test_a_connection_that_ends_in_a_batch_rolls_the_batch_back() -> None:
     assert handling.handle_together(consumer, deliveries) is None
     assert notes("hello") == 0
     assert handling.handle_together(consumer, deliveries) == ["handled", "handled"]
+
+
+def closing_its_connections() -> None:
+    connections.close_all()
+
+
+def ending_its_backend() -> None:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    else:
+        connection.close()
+
+
+def being_idle_for_too_long() -> None:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET idle_in_transaction_session_timeout = 1")
+        eventually(lambda: _has_ended(connection.connection))
+    else:
+        connection.close()
+
+
+def _has_ended(driver: Any) -> bool:
+    with suppress(Exception):
+        driver.execute("SELECT 1")
+    return bool(driver.closed)
+
+
+LOSSES = [closing_its_connections, ending_its_backend, being_idle_for_too_long]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_handler_that_loses_its_connection_each_time_has_failed(lose: Callable[[], None]) -> None:
+    calls = []
+
+    def handler(event: Noted, delivery: Delivery) -> None:
+        calls.append(event.text)
+        note(event.text)
+        lose()
+
+    verdicts = [handling.handle(a_consumer(handler), a_delivery(a_message(id="m-1"), attempt=n)) for n in (1, 2, 3)]
+    assert verdicts == ["retrying", "retrying", "dead"]
+    assert len(calls) == 3 * handling.LOSS_LIMIT
+    row = InboxMessage.objects.get()
+    assert f"its connection to the database ended {handling.LOSS_LIMIT} times" in row.reason
+    assert DeliveryAttempt.objects.count() == 3
+    assert notes() == 0
+
+
+@pytest.mark.parametrize("kind", [{"broadcast": True, "queue": ""}, {"fenced": False}], ids=["broadcast", "unfenced"])
+def test_without_an_inbox_row_it_ends_as_well(kind: dict[str, Any]) -> None:
+    def handler(event: Noted, delivery: Delivery) -> None:
+        ending_its_backend()
+        note("never")
+
+    assert handling.handle(a_consumer(handler, **kind), a_delivery()) in {"dropped", "dead"}
+    assert notes() == 0
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_batch_with_one_that_loses_the_connection_is_handled_one_by_one(lose: Callable[[], None]) -> None:
+    def handler(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if event.text == "guilty":
+            lose()
+
+    consumer = a_consumer(handler, batch=3)
+    deliveries = [a_delivery(a_message(text)) for text in ("innocent", "guilty", "innocent")]
+    assert handling.handle_together(consumer, deliveries) is None
+    assert [handling.handle(consumer, each) for each in deliveries] == ["handled", "retrying", "handled"]
+    assert (notes("innocent"), notes("guilty")) == (2, 0)
+
+
+def test_one_that_takes_the_database_away_from_all_each_time_has_failed_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a statement does that crashes the server: it is away for the others too, and back a moment later."""
+
+    def handler(event: Noted, delivery: Delivery) -> None:
+        connection.close()
+
+    delivery = a_delivery()
+    monkeypatch.setattr(database, "answers", lambda: False)
+    for _ in range(handling.LOSS_LIMIT):
+        with pytest.raises(DatabaseAway):
+            handling.handle(a_consumer(handler), delivery)
+    assert handling.handle(a_consumer(handler), delivery) == "retrying"
+    assert "ended 3 times" in InboxMessage.objects.get().reason
+
+
+def test_a_handler_whose_other_database_is_away_has_failed() -> None:
+    def handler(event: Noted, delivery: Delivery) -> None:
+        raise OperationalError("the reports' server is away")
+
+    assert handling.handle(a_consumer(handler), a_delivery()) == "retrying"
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_connection_that_ended_while_nothing_was_handled_costs_nothing() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    with closing(connection.copy()) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+    delivery = a_delivery()
+    assert handling.handle(CONSUMER, delivery) == "handled"
+    assert delivery.tries.losses == 0
 
 
 def _losing_its_connection() -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import AfterValidator
 from pydantic_core import from_json
 
 from messaging.broker.request_queue import RETURNS_HEADER, Request
@@ -179,3 +180,14 @@ def test_without_our_header_the_expiration_counts_from_its_arrival() -> None:
 def test_without_either_a_request_is_never_late() -> None:
     assert seconds_late(arrived(3600)) is None
     assert seconds_late(arrived(3600, headers={wire.DEADLINE_HEADER: "soon"})) is None
+
+
+def test_arguments_whose_check_would_end_the_servers_thread_are_an_error() -> None:
+    def leave(number: int) -> int:
+        raise SystemExit(number)
+
+    def quoted(number: Annotated[int, AfterValidator(leave)]) -> int:
+        return number
+
+    quoted.__annotations__["number"] = Annotated[int, AfterValidator(leave)]
+    assert error_of(ask(quoted, b"1")) == ("SystemExit", "1")

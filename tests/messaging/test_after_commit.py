@@ -1,0 +1,208 @@
+"""What fails after the commit of a message fails nothing of it; what would end a thread ends none."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import transaction
+from pydantic import field_validator
+from structlog.testing import capture_logs
+
+from messaging import database, handling, inbox, lane, turns
+from messaging.broker.connection import Connection
+from messaging.broker.subscription import Arrival
+from messaging.consumers import Consumer
+from messaging.events import Event
+from messaging.lane import Lane
+from messaging.models import DeliveryAttempt, InboxMessage
+from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LEAVING = [SystemExit(1), asyncio.CancelledError(), KeyboardInterrupt(), GeneratorExit()]
+
+
+def failing(error: BaseException, ran: list[str]) -> Callable[..., None]:
+    """A handler with a callback that raises, and a good one behind it."""
+
+    def send_mail() -> None:
+        raise error
+
+    def handler(event: Noted | None, delivery: Any) -> None:
+        note("hello")
+        transaction.on_commit(send_mail)
+        transaction.on_commit(lambda: ran.append(delivery.message_id))
+
+    return handler
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no mail server"), *LEAVING], ids=lambda error: type(error).__name__)
+def test_a_message_whose_callback_fails_is_handled_and_its_story_says_what_failed(error: BaseException) -> None:
+    ran: list[str] = []
+    with capture_logs() as lines:
+        verdict = handling.handle(a_consumer(failing(error, ran)), a_delivery(a_message(id="m-1")))
+    assert verdict == "handled"
+    assert (ran, notes("hello"), InboxMessage.objects.get().state) == (["m-1"], 1, "handled")
+    attempt = DeliveryAttempt.objects.get()
+    assert attempt.outcome == "handled"
+    assert attempt.error.startswith("after the commit, in ")
+    assert type(error).__name__ in attempt.error
+    (said,) = [line for line in lines if line["event"] == "message.callback_failed"]
+    assert (said["log_level"], said["consumer"], said["message_id"]) == ("error", "notes", "m-1")
+    assert type(error).__name__ in said["reason"]
+    assert "send_mail" in said["callback"]
+
+
+def test_in_a_batch_the_callbacks_of_the_other_messages_run() -> None:
+    ran: list[str] = []
+    deliveries = [a_delivery(a_message(id=f"m-{number}")) for number in range(3)]
+    with capture_logs() as lines:
+        verdicts = handling.handle_together(a_consumer(failing(OSError("away"), ran), batch=3), deliveries)
+    assert verdicts == ["handled"] * 3
+    assert ran == ["m-0", "m-1", "m-2"]
+    assert [line["message_id"] for line in lines if line["event"] == "message.callback_failed"] == ran
+    assert all("OSError: away" in error for error in DeliveryAttempt.objects.values_list("error", flat=True))
+
+
+@pytest.mark.parametrize("kind", [{"broadcast": True, "queue": ""}, {"fenced": False}], ids=["broadcast", "unfenced"])
+def test_without_an_inbox_row_the_log_says_what_failed(kind: dict[str, Any]) -> None:
+    ran: list[str] = []
+    with capture_logs() as lines:
+        verdict = handling.handle(a_consumer(failing(OSError("away"), ran), **kind), a_delivery(a_message(id="m-1")))
+    assert (verdict, ran) == ("handled", ["m-1"])
+    assert [line["message_id"] for line in lines if line["event"] == "message.callback_failed"] == ["m-1"]
+
+
+def test_a_callback_that_closes_the_connection_and_fails_is_in_the_story_too() -> None:
+    def handler(event: Noted, delivery: Any) -> None:
+        transaction.on_commit(lambda: (database.connection().close(), 1 / 0))
+
+    assert handling.handle(a_consumer(handler), a_delivery()) == "handled"
+    assert "ZeroDivisionError" in DeliveryAttempt.objects.get().error
+
+
+def test_a_callback_of_a_try_that_was_rolled_back_is_not_called() -> None:
+    ran: list[str] = []
+
+    def handler(event: Noted, delivery: Any) -> None:
+        transaction.on_commit(lambda: ran.append("ran"))
+        raise ValueError
+
+    assert handling.handle(a_consumer(handler), a_delivery()) == "retrying"
+    assert not ran
+
+
+def test_in_any_transaction_of_ours_a_failed_callback_is_logged_and_those_behind_it_run() -> None:
+    ran: list[str] = []
+    with capture_logs() as lines, database.atomic():
+        transaction.on_commit(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+        transaction.on_commit(lambda: ran.append("ran"))
+    assert ran == ["ran"]
+    assert [line["event"] for line in lines] == ["callback.failed"]
+
+
+def test_a_transaction_of_the_projects_around_ours_keeps_its_callbacks_as_they_are() -> None:
+    def view() -> None:
+        with transaction.atomic():
+            with database.atomic():
+                note("hello")
+            transaction.on_commit(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+
+    with pytest.raises(ZeroDivisionError):
+        view()
+
+
+class Strict(Event, type="test.strict"):
+    """An event whose reading runs code of the project's."""
+
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def _leave(cls, text: str) -> str:
+        raise SystemExit(text)
+
+
+def test_reading_a_message_that_tries_to_end_the_thread_is_a_failed_attempt() -> None:
+    message = a_message(type="test.strict", body=b'{"text":"hello"}')
+    assert handling.handle(a_consumer(events=(Strict,)), a_delivery(message)) == "retrying"
+    assert "SystemExit" in InboxMessage.objects.get().reason
+
+
+class FakeSubscription:
+    """Takes acknowledgements, for a lane without a broker."""
+
+    def __init__(self) -> None:
+        self.acked: list[Arrival] = []
+        self.requeued: list[Arrival] = []
+
+    def is_current(self, arrival: Arrival) -> bool:
+        return True
+
+    def cancel(self) -> None: ...
+
+    def ack(self, arrival: Arrival) -> None:
+        self.acked.append(arrival)
+
+    def requeue(self, arrival: Arrival) -> None:
+        self.requeued.append(arrival)
+
+
+def a_lane(consumer: Consumer) -> tuple[Lane, FakeSubscription]:
+    subscription = FakeSubscription()
+    made = Lane(consumer, Connection("tests"), threads=1, prefetch=1, may_take=lambda: True, turn=None)
+    made.subscription = subscription  # type: ignore[assignment]
+    return made, subscription
+
+
+def an_arrival(redelivered: bool = False) -> Arrival:
+    return Arrival("tests.notes", a_message(app_id="warren"), 1, 1, redelivered, "", "test.noted")
+
+
+def test_a_handler_thread_goes_on_whatever_leaves_a_handling(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving: list[BaseException] = list(LEAVING)
+    handle = handling.handle
+
+    def leave_first(*given: Any) -> handling.Verdict:
+        if leaving:
+            raise leaving.pop()
+        return handle(*given)
+
+    monkeypatch.setattr(handling, "handle", leave_first)
+    monkeypatch.setattr(lane, "FAULT_PAUSE", 0.0)
+    mine, subscription = a_lane(a_consumer())
+    mine.start()
+    try:
+        with capture_logs() as lines:
+            for _ in range(len(LEAVING) + 1):
+                mine._arrived(an_arrival())
+            eventually(lambda: len(subscription.acked) == 1)
+    finally:
+        mine.stop()
+        mine.join(time.monotonic() + 10)
+    assert len(subscription.requeued) == len(LEAVING)
+    assert [line["event"] for line in lines].count("consumer.fault") == len(LEAVING)
+
+
+def test_returns_of_the_database_are_no_starts_of_a_redelivered_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would count as a death of the process, and after a few the message would be dead."""
+    left = [handling.CRASH_LIMIT + 1]
+    admit = inbox.admit
+
+    def away(*given: Any) -> int | None:
+        if left[0]:
+            left[0] -= 1
+            raise handling.DatabaseAway("the server is away")
+        return admit(*given)
+
+    monkeypatch.setattr(inbox, "admit", away)
+    monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.0)
+    mine, subscription = a_lane(a_consumer())
+    mine._handle(an_arrival(redelivered=True))
+    assert len(subscription.acked) == 1
+    row = InboxMessage.objects.get()
+    assert (row.state, row.starts, mine.verdicts[handling.Verdict.HANDLED]) == ("handled", 1, 1)
+    assert not DeliveryAttempt.objects.filter(outcome="crashed").exists()
