@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from messaging import tls
+from messaging import texts, tls
 from messaging.addresses import BrokerAddress, broker_address
 
 
@@ -90,6 +90,11 @@ class MessagingSettings(BaseModel):
     outbox_retention_days: float = Field(default=14, gt=0)
     #: Days for which the inbox remembers a handled message; outlives every replay and outbox row.
     inbox_retention_days: float = Field(default=90, gt=0)
+
+    @field_validator("app_id", "exchange")
+    @classmethod
+    def _names_fit_amqp(cls, name: str) -> str:
+        return texts.checked("the name", name, octets=texts.LONGEST)
 
     @field_validator("amqp_urls")
     @classmethod

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import conf
+from messaging import conf, texts
 from messaging.delivery import Delivery
 from messaging.events import Event, fields_in
 from messaging.exceptions import UnknownConsumer
@@ -140,8 +140,10 @@ def consumer(
     Raises ImproperlyConfigured for a bad or taken name, a queue that another consumer has, no events, and for what
     does not go together.
     """
-    if not _NAME.fullmatch(name):
-        raise ImproperlyConfigured(f"consumer name {name!r}: use small letters, digits and underscores")
+    if not _NAME.fullmatch(name) or len(name) > texts.LONGEST:
+        raise ImproperlyConfigured(
+            f"consumer name {name!r}: use small letters, digits and underscores, {texts.LONGEST} at most"
+        )
     if not events:
         raise ImproperlyConfigured(f"consumer {name!r} names no events")
     if timeout is not None and timeout <= timedelta(0):

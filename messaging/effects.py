@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
+from messaging import texts
 from messaging.exceptions import UnknownEffect
 from messaging.loggers import get_logger
 from messaging.retry import RetryPolicy
@@ -90,8 +91,12 @@ def effect(
 
     Raises ImproperlyConfigured for a bad or taken name.
     """
-    if not 1 <= len(name) <= MAX_NAME_LENGTH:
-        raise ImproperlyConfigured(f"effect name {name!r}: 1 to {MAX_NAME_LENGTH} characters")
+    if not name:
+        raise ImproperlyConfigured("the name of an effect is empty")
+    try:
+        texts.checked(f"effect name {name!r:.40}", name, characters=MAX_NAME_LENGTH)
+    except ValueError as error:
+        raise ImproperlyConfigured(str(error)) from None
     if ":" in name:
         # Keys are made of message id, consumer and name, with one between: two effects could have the same.
         raise ImproperlyConfigured(f"effect name {name!r}: no ':'")
@@ -137,16 +142,16 @@ def registered() -> list[EffectKind]:
 
 def intended(name: str, payload: dict[str, Any], *, beside: Sequence[Intended]) -> Intended:
     """Return what a handler intends, checked. Raises UnknownEffect, and ValueError for a second one of that name
-    `beside` it or a payload that is not JSON."""
+    `beside` it or a payload that is no dict, or not JSON that every database stores."""
     kind = get(name)
     if any(other.name == name for other in beside):
         raise ValueError(f"the effect {name!r} was intended before; a message has one of each name")
-    try:
-        # Here, where the handler's line is in the traceback, and not when the row is written.
-        json.dumps(payload, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"the payload of effect {name!r} is not JSON: {error}") from None
-    return Intended(kind.name, payload)
+    if not isinstance(payload, dict):
+        raise ValueError(f"the payload of effect {name!r} is a dict, not {type(payload).__name__}")
+    # Here, where the handler's line is in the traceback, and not when the row is written.
+    texts.checked_json(f"the payload of effect {name!r}", payload)
+    # As it is now, whatever the handler does with its dict after this.
+    return Intended(kind.name, json.loads(json.dumps(payload)))
 
 
 def _path(function: Callable[..., Any]) -> str:

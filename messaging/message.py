@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import structlog
 from uuid6 import uuid7
 
+from messaging import texts
 from messaging.exceptions import Undecodable
 
 # Headers for the machinery begin with "x-": a headers exchange ignores those when it matches bindings.
@@ -139,6 +141,13 @@ def identity(message_id: str, app_id: str, *, own_app_id: str) -> str:
 def hashed(raw: bytes) -> str:
     """Return a text that stands for `raw`, and for nothing else."""
     return f"{HASHED}{hashlib.sha256(raw).hexdigest()}"
+
+
+def request_headers() -> dict[str, str]:
+    """Return the header that names the web request in which this is called; none outside of one. Whoever sent the
+    request may have chosen its id."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    return {REQUEST_ID_HEADER: texts.fitted(request_id)} if request_id else {}
 
 
 def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import structlog
 from django.db import connections, transaction
 
-from messaging import conf, database, relay, relay_thread
+from messaging import conf, database, relay, relay_thread, texts
 from messaging.consumers import MAX_PRIORITY, exchange_of
 from messaging.events import Event, routing_headers_of, routing_key_of
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
-from messaging.message import MAX_ID_LENGTH, REQUEST_ID_HEADER, headers_to_pass_on, new_id
+from messaging.message import headers_to_pass_on, new_id, request_headers
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.routing import MAX_SHORT_STRING
+
+#: Longest delay of an event. One beyond the calendar could not be stored.
+MAX_DELAY = timedelta(days=36_500)
 
 
 def add(
@@ -42,19 +45,21 @@ def add(
     outbox's database) if it is one of the outbox's own.
 
     Raises OutsideTransaction where there is no transaction to commit with, or where it may be another database's that
-    the event reports; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for an ordering key over 255 characters, a
-    priority that is none, and an event whose fields make no routing key or header.
+    the event reports; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for an argument, or a routing key or header
+    made of an event's fields, that a database or AMQP would not take: see `texts.checked`. It is the same on all
+    databases.
     """
     _require_transaction()
     _require_own_transaction(using)
+    subject = texts.checked("subject", subject)
+    correlation_id = texts.checked("correlation_id", correlation_id, octets=MAX_SHORT_STRING)
+    ordering_key = texts.checked("ordering_key", ordering_key)
+    _check_priority(priority)
+    _check_delay(delay)
     if ordering_key:
-        if len(ordering_key) > MAX_ID_LENGTH:
-            raise ValueError(f"an ordering key has at most {MAX_ID_LENGTH} characters")
         # The ids of the rows then have the order of the commits.
         database.take_turns("add", ordering_key)
-    if priority is not None and not 0 <= priority <= MAX_PRIORITY:
-        raise ValueError(f"a priority is a number from 0 to {MAX_PRIORITY}")
-    headers = _request_headers()
+    headers = request_headers()
     return write(
         [
             OutboxMessage(
@@ -64,11 +69,11 @@ def add(
                 subject=subject,
                 correlation_id=correlation_id,
                 exchange=exchange_of(type(event)).name,
-                routing_key=routing_key_of(event),
+                routing_key=_routing_key(event),
                 ordering_key=ordering_key,
                 priority=priority,
                 body=_checked_body(event),
-                headers={**routing_headers_of(event), **headers},
+                headers={**_routing_headers(event), **headers},
             )
             for event in events
         ],
@@ -222,6 +227,23 @@ def _checked_body(event: Event) -> bytes:
     return body
 
 
-def _request_headers() -> dict[str, str]:
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
-    return {REQUEST_ID_HEADER: str(request_id)} if request_id else {}
+def _routing_key(event: Event) -> str:
+    return texts.checked(f"{event.event_type}: its routing key", routing_key_of(event), octets=MAX_SHORT_STRING)
+
+
+def _routing_headers(event: Event) -> dict[str, Any]:
+    headers = routing_headers_of(event)
+    for name, value in headers.items():
+        texts.checked_json(f"{event.event_type}: header {name}", value)
+    return headers
+
+
+def _check_priority(priority: Any) -> None:
+    is_number = isinstance(priority, int) and not isinstance(priority, bool)
+    if priority is not None and not (is_number and 0 <= priority <= MAX_PRIORITY):
+        raise ValueError(f"priority is a whole number from 0 to {MAX_PRIORITY}, not {priority!r:.60}")
+
+
+def _check_delay(delay: Any) -> None:
+    if delay is not None and not (isinstance(delay, timedelta) and delay <= MAX_DELAY):
+        raise ValueError(f"delay is a timedelta of at most {MAX_DELAY.days} days, not {delay!r:.60}")

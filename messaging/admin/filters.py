@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.timezone import now
 
 from messaging import consumers, events
+from messaging.message import storable_text
 from messaging.operations.effect_trouble import EffectTrouble
 
 
@@ -26,7 +27,7 @@ class KnownValuesFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         chosen = self.value()
-        return queryset.filter(**{self.parameter_name or "": chosen}) if chosen else queryset
+        return queryset.filter(**{self.parameter_name or "": storable_text(chosen)}) if chosen else queryset
 
 
 class TypeFilter(KnownValuesFilter):

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from messaging.loggers import get_logger
-from messaging.message import storable_text
+from messaging.message import storable_headers, storable_text
 from messaging.models import ActionOnMessage, OperatorAction
 
 log = get_logger(__name__)
@@ -47,7 +47,7 @@ def record(
         action=action,
         about=storable_text(about),
         changed=len(message_ids) if changed is None else changed,
-        details={name: value for name, value in details.items() if value not in (None, "", [], {})},
+        details=storable_headers({name: value for name, value in details.items() if value not in (None, "", [], {})}),
     )
     ActionOnMessage.objects.bulk_create(
         [ActionOnMessage(action=row, message_id=message_id) for message_id in dict.fromkeys(message_ids)]

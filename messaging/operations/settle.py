@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from messaging import database, ledger
+from messaging import database, ledger, texts
 from messaging.ledger import Result
 from messaging.loggers import get_logger
+from messaging.message import storable_text
 from messaging.models import Effect
 from messaging.operations import audit
 
@@ -36,6 +37,7 @@ SETTLES: dict[Verdict, tuple[Effect.State, ...]] = {
 
 def find(name: str) -> Effect | None:
     """Return the effect of that id or key (message id:consumer:name), if there is one."""
+    name = storable_text(name)
     if name.isascii() and name.isdigit() and len(name) < 19:
         return Effect.objects.filter(pk=int(name)).first()
     rest, _, effect = name.rpartition(":")
@@ -47,7 +49,10 @@ def settle(effect: Effect, verdict: Verdict, *, by: str, reference: str = "", no
     """Settle an effect; return whether its state was still one that can be settled so.
 
     `reference` is what the outside calls it; `by` is who says so, and `note` how they know.
+
+    Raises ValueError for a reference that cannot be kept whole.
     """
+    texts.checked("reference", reference)
     words = f"settled by {by}{f': {note}' if note else ''}"
     with database.atomic():
         settled = ledger.settle(effect.pk, was=SETTLES[verdict], result=_result(verdict, reference, words))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from django.db.models import Q
 
+from messaging.message import storable_text
 from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from messaging.operations import audit
 from messaging.operations.story import Entry, Kind, Story
@@ -21,7 +22,8 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 def for_message(message_id: str) -> Story:
     """Return the story of one message at all its consumers; empty where none has that id. Six queries at most."""
-    return _story(Q(message_id=message_id), Q(message_id=message_id))
+    named = Q(message_id=storable_text(message_id))
+    return _story(named, named)
 
 
 def for_subject(subject: str) -> Story:
@@ -32,6 +34,7 @@ def for_subject(subject: str) -> Story:
     """
     if not subject:
         return Story(entries=())  # it would be everything that has no subject
+    subject = storable_text(subject)
     newest = OutboxMessage.objects.filter(subject=subject).order_by("-id").values_list("message_id", flat=True)
     ids = list(newest[:ROW_LIMIT])
     return _story(Q(subject=subject), Q(subject=subject) | Q(message_id__in=ids))

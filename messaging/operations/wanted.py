@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import Q
 
 from messaging import database
+from messaging.message import storable_text
 
 #: Ids that a description spells out.
 NAMED = 3
@@ -33,6 +34,12 @@ class Wanted:
     since: timedelta | None = None
     outbox_rows: Collection[int] = ()
     inbox_rows: Collection[int] = ()
+
+    def __post_init__(self) -> None:
+        # As rows hold texts: what no database stores is asked for in the form in which it was stored.
+        for name in ("type", "consumer", "subject", "reason", "group"):
+            object.__setattr__(self, name, storable_text(getattr(self, name)))
+        object.__setattr__(self, "message_ids", [storable_text(each) for each in self.message_ids])
 
     @property
     def is_everything(self) -> bool:

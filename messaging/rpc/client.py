@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
 from django.core.signals import setting_changed
 
-from messaging import conf, forks
+from messaging import conf, forks, texts
 from messaging.broker.requester import Requester
 from messaging.exceptions import BodyTooLarge, ThreadNotStarted
 from messaging.loggers import get_logger
-from messaging.message import REQUEST_ID_HEADER, Message, new_id
+from messaging.message import Message, new_id, request_headers
+from messaging.routing import MAX_SHORT_STRING
 from messaging.rpc import wire
 from messaging.rpc.exceptions import BadReply, ConnectionLost, NoBroker, NoServer, RpcError, RpcTimeout
 from messaging.rpc.procedures import REPLY_QUEUE_PREFIX, request_queue
@@ -41,7 +41,8 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
     Raises NoServer (at once; not executed), NoBroker (not sent), RpcTimeout and ConnectionLost (executed or not:
     nobody knows), RemoteError (the procedure's own error) and BadReply; all are RpcError, and are logged with the
     correlation id that the server's log has too. Raises BodyTooLarge, and ValueError for a payload without a JSON
-    form or a timeout that is none. Nothing is ever tried twice: whoever calls knows whether that is harmless.
+    form, a timeout that is none, or a queue whose name AMQP does not take. Nothing is ever tried twice: whoever calls
+    knows whether that is harmless.
     """
     if not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
@@ -49,13 +50,12 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
     body = wire.encode(payload)
     if len(body) > conf.get().max_body_bytes:
         raise BodyTooLarge(f"{name}: the request has {len(body)} bytes, the limit is {conf.get().max_body_bytes}.")
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
     waiting = _Call(
         name=name,
-        queue=queue or request_queue(name),
+        queue=texts.checked("queue", queue or request_queue(name), octets=MAX_SHORT_STRING),
         body=body,
         deadline=deadline,
-        headers={REQUEST_ID_HEADER: str(request_id)} if request_id else {},
+        headers=request_headers(),
     )
     try:
         return _result(name, _client(name).reply_to(waiting))
@@ -101,7 +101,7 @@ class _Call:
         return Message(
             body=self.body,
             id=new_id(),
-            type=self.name[:200],
+            type=texts.fitted(self.name),
             correlation_id=self.correlation_id,
             app_id=conf.get().app_id,
             timestamp=datetime.now(UTC),

@@ -57,7 +57,12 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     effect = settle.find(options["effect"])
     if effect is None:
         raise CommandError(f"There is no effect {options['effect']!r}; `messages list --state unknown` names them.")
-    settled = settle.settle(effect, verdict, by=audit.account(), reference=options["reference"], note=options["note"])
+    try:
+        settled = settle.settle(
+            effect, verdict, by=audit.account(), reference=options["reference"], note=options["note"]
+        )
+    except ValueError as error:
+        raise CommandError(f"--{error}.", returncode=EXIT_USAGE) from None
     effect.refresh_from_db()
     if not settled:
         raise CommandError(f"Effect {effect.pk} is {_told(effect)}: it cannot be settled as {verdict}.")

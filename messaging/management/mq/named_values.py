@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from messaging import texts
 from messaging.management.arguments import EXIT_USAGE
 from messaging.routing import EXCHANGE_TYPES, MAX_SHORT_STRING
 
@@ -29,13 +30,11 @@ def named_values(option: str, given: Iterable[str]) -> dict[str, Any]:
 
 
 def check_short(what: str, text: str | None) -> None:
-    """Raise CommandError (exit code 2) where `text` is longer than AMQP's names, keys and properties may be."""
-    size = len((text or "").encode(errors="surrogateescape"))
-    if size > MAX_SHORT_STRING:
-        raise CommandError(
-            f"{what[:1].upper()}{what[1:]} has {size} bytes; AMQP has room for {MAX_SHORT_STRING}.",
-            returncode=EXIT_USAGE,
-        )
+    """Raise CommandError (exit code 2) where `text` is none that AMQP takes as a name, a key or a property."""
+    try:
+        texts.checked(f"{what[:1].upper()}{what[1:]}", text or "", characters=None, octets=MAX_SHORT_STRING)
+    except ValueError as error:
+        raise CommandError(f"{error}.", returncode=EXIT_USAGE) from None
 
 
 def _value(text: str) -> Any:

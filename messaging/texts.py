@@ -1,0 +1,68 @@
+"""Texts and values that a project or a person gives: what a database or AMQP would refuse later is refused, or made to
+fit, at the call. Alike on every database: SQLite stores what PostgreSQL refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from django.utils.functional import Promise
+
+#: What a column for a name, an id or a key holds, in characters, and an AMQP short string, in bytes.
+LONGEST = 255
+
+
+def checked(what: str, given: Any, *, characters: int | None = LONGEST, octets: int | None = None) -> str:
+    """Return the text that is `given` for the argument `what`.
+
+    Raises ValueError, in one sentence that names `what`: for what is no text, for more than so many `characters` or
+    `octets` (bytes in UTF-8), and for characters that a database or AMQP does not take.
+    """
+    if isinstance(given, Promise):
+        given = str(given)  # a translation that was put off until now
+    if not isinstance(given, str):
+        raise ValueError(f"{what} is text, not {type(given).__name__}: {given!r:.60}")
+    if "\x00" in given:
+        raise ValueError(f"{what} holds a NUL character, which PostgreSQL does not store: {given!r:.60}")
+    try:
+        size = len(given.encode())
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what} holds half of a surrogate pair, which is no character and cannot be stored: {given!r:.60}"
+        ) from None
+    if octets is not None and size > octets:
+        raise ValueError(f"{what} has {size} bytes; AMQP has room for {octets}")
+    if characters is not None and len(given) > characters:
+        raise ValueError(f"{what} has {len(given)} characters; there is room for {characters}")
+    return given
+
+
+def checked_json(what: str, given: Any) -> None:
+    """Raise ValueError, in one sentence that names `what`, where `given` has no JSON form that all databases store."""
+    try:
+        json.dumps(given, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is not JSON: {error}") from None
+    _check_texts(f"a text in {what}", given)
+
+
+def _check_texts(what: str, given: Any) -> None:
+    if isinstance(given, str):
+        checked(what, given, characters=None)
+    elif isinstance(given, Mapping):
+        for name, value in given.items():
+            _check_texts(what, name)
+            _check_texts(what, value)
+    elif isinstance(given, list | tuple):
+        for value in given:
+            _check_texts(what, value)
+
+
+def fitted(given: object, octets: int = LONGEST) -> str:
+    """Return `given` as a text that can be stored and sent: for what a stranger chose, such as the id of a request.
+
+    What cannot be stored becomes a "?", and of a longer text the beginning is kept.
+    """
+    text = str(given).encode(errors="replace").replace(b"\x00", b"?")
+    return text[:octets].decode(errors="ignore")
