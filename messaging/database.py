@@ -24,6 +24,7 @@ from django.db.models.functions import Now
 
 from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
+from messaging.moments import as_written
 
 log = get_logger(__name__)
 
@@ -195,11 +196,12 @@ def take_turns(what: str, key: str) -> None:
 
 def now() -> datetime:
     """Return the time by the database's clock."""
-    sql = "SELECT STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f+00:00', 'NOW')" if is_sqlite() else "SELECT STATEMENT_TIMESTAMP()"
-    with connection().cursor() as cursor:
+    sql = "SELECT STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')" if is_sqlite() else "SELECT STATEMENT_TIMESTAMP()"
+    here = connection()
+    with here.cursor() as cursor:
         cursor.execute(sql, [])
         (found,) = cursor.fetchone()
-    return datetime.fromisoformat(found) if isinstance(found, str) else found
+    return as_written(datetime.fromisoformat(found) if isinstance(found, str) else found, here)
 
 
 def in_future(seconds: float) -> Combinable:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import BooleanField, Case, F, Func, Q, QuerySet, When
+from django.db.models import Case, F, Lookup, Q, QuerySet, When
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
@@ -47,16 +47,23 @@ CLAIM_BYTES = 16 * 1024 * 1024
 State = OutboxMessage.State
 
 
-class _Waits(Func):
+class _Waits(Lookup):
     """The row waits for the broker, in the very words of the index of such rows: SQLite does not see that parameters
     mean the same. Without `unlikely` it would take an index that has only the state in common, and read and sort all
-    that wait for each batch."""
+    that wait for each batch.
 
-    template = "%(expressions)s IN ('pending', 'unroutable')"
-    output_field = BooleanField()
+    A lookup, and no function: Django writes a function's answer as "… = True", which no index knows.
+    """
 
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        return self.as_sql(compiler, connection, template=f"unlikely({self.template})", **context)
+    prepare_rhs = False
+
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
+        state, parameters = self.process_lhs(compiler, connection)
+        return f"{state} IN ('pending', 'unroutable')", parameters
+
+    def as_sqlite(self, compiler: Any, connection: Any) -> Any:
+        condition, parameters = self.as_sql(compiler, connection)
+        return f"unlikely({condition})", parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ def claim(limit: int, seconds: float) -> list[OutboxMessage]:
     token = uuid.uuid4()
     with database.atomic():
         due = OutboxMessage.objects.filter(
-            Q(lease_until=None) | Q(lease_until__lte=Now()), _Waits(F("state")), publish_at__lte=Now()
+            Q(lease_until=None) | Q(lease_until__lte=Now()), _Waits(F("state"), True), publish_at__lte=Now()
         ).order_by("publish_at", "id")
         rows: list[OutboxMessage] = []
         size = 0

@@ -10,6 +10,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from messaging.message import MAX_ID_LENGTH
+from messaging.moments import MomentField
 from messaging.primary import PrimaryQuerySet
 
 
@@ -60,10 +61,10 @@ class OutboxMessage(models.Model):
     headers = models.JSONField(default=dict, blank=True)
 
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
-    created_at = models.DateTimeField(db_default=Now())
+    created_at = MomentField(db_default=Now())
     #: Not before this time: a delay, a retry's rest, or the next try of an unroutable row.
-    publish_at = models.DateTimeField(db_default=Now())
-    published_at = models.DateTimeField(null=True, blank=True)
+    publish_at = MomentField(db_default=Now())
+    published_at = MomentField(null=True, blank=True)
     publish_attempts = models.PositiveIntegerField(default=0)
     last_error = models.TextField(blank=True)
     #: Names of the consumers registered for the message when it was published: who must receive it.
@@ -71,7 +72,7 @@ class OutboxMessage(models.Model):
 
     #: Whose turn it is. A mark counts only while the token is still the marker's own.
     lease_token = models.UUIDField(null=True, blank=True)
-    lease_until = models.DateTimeField(null=True, blank=True)
+    lease_until = MomentField(null=True, blank=True)
 
     objects = PrimaryQuerySet["OutboxMessage"].as_manager()
 
@@ -142,8 +143,8 @@ class InboxMessage(models.Model):
     starts = models.PositiveIntegerField(default=0)
     #: Attempts before it was replayed last: the retry policy counts from there.
     attempts_before = models.PositiveIntegerField(default=0)
-    received_at = models.DateTimeField(db_default=Now())
-    changed_at = models.DateTimeField(db_default=Now())
+    received_at = MomentField(db_default=Now())
+    changed_at = MomentField(db_default=Now())
 
     #: Why it is dead, or failed last.
     reason = models.TextField(blank=True)
@@ -194,7 +195,7 @@ class DeliveryAttempt(models.Model):
     inbox_message = models.ForeignKey(InboxMessage, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField()
     outcome = models.CharField(max_length=10, choices=Outcome.choices)
-    finished_at = models.DateTimeField(db_default=Now())
+    finished_at = MomentField(db_default=Now())
     duration = models.DurationField(default=timedelta)
     #: host:pid of the process.
     process = models.CharField(max_length=255, blank=True)
@@ -248,13 +249,13 @@ class Effect(models.Model):
 
     state = models.CharField(max_length=10, choices=State.choices, default=State.INTENDED)
     attempts = models.PositiveIntegerField(default=0)
-    intended_at = models.DateTimeField(db_default=Now())
-    changed_at = models.DateTimeField(db_default=Now())
+    intended_at = MomentField(db_default=Now())
+    changed_at = MomentField(db_default=Now())
     #: Not before this time.
-    send_at = models.DateTimeField(db_default=Now())
+    send_at = MomentField(db_default=Now())
     #: Whose turn it is to send, and until when. A result counts only while the token is still the sender's own.
     token = models.UUIDField(null=True, blank=True)
-    sending_until = models.DateTimeField(null=True, blank=True)
+    sending_until = MomentField(null=True, blank=True)
     #: What the outside calls it, once it is done.
     reference = models.CharField(max_length=255, blank=True)
     #: Why the last attempt failed, or who settled it.
@@ -316,7 +317,7 @@ class EffectAttempt(models.Model):
     token = models.UUIDField()
     number = models.PositiveIntegerField()
     outcome = models.CharField(max_length=10, choices=Outcome.choices)
-    finished_at = models.DateTimeField(db_default=Now())
+    finished_at = MomentField(db_default=Now())
     error = models.TextField(blank=True)
 
     objects = PrimaryQuerySet["EffectAttempt"].as_manager()
@@ -334,7 +335,7 @@ class EffectAttempt(models.Model):
 class OperatorAction(models.Model):
     """What a person did to messages: the audit log. Only ever added to."""
 
-    at = models.DateTimeField(db_default=Now())
+    at = MomentField(db_default=Now())
     #: Name of the user, or of the account that ran a command.
     actor = models.CharField(max_length=255)
     #: What was done; see operations/audit.py.
@@ -377,11 +378,11 @@ class QueueSighting(models.Model):
 
     queue = models.CharField(max_length=255, unique=True)
     #: It was empty then, and that is long enough ago to tell what is lost.
-    empty_at = models.DateTimeField(null=True, blank=True)
+    empty_at = MomentField(null=True, blank=True)
     #: Later times at which it was empty (ISO 8601, oldest first), which are not yet that long ago.
     young = models.JSONField(default=list, blank=True)
     #: All that was published before then has arrived, or was sent again.
-    checked_until = models.DateTimeField(null=True, blank=True)
+    checked_until = MomentField(null=True, blank=True)
 
     objects = PrimaryQuerySet["QueueSighting"].as_manager()
 

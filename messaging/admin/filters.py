@@ -8,10 +8,10 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.timezone import now
 
 from messaging import consumers, events
 from messaging.message import storable_text
+from messaging.moments import now
 from messaging.operations.effect_trouble import EffectTrouble
 
 

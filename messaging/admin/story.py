@@ -12,11 +12,12 @@ from django.template.defaultfilters import truncatechars
 from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.safestring import SafeString
-from django.utils.timezone import localtime, now
+from django.utils.timezone import localtime
 
 from messaging.admin import words
 from messaging.masking import masked_text
 from messaging.models import OutboxMessage
+from messaging.moments import now
 from messaging.operations.story import Entry, Kind, Story
 
 

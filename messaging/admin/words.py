@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.timezone import localtime, now
+from django.utils.timezone import localtime
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.moments import now
 from messaging.operations.story import Kind
 
 #: Icon and tone of each state, outcome and kind of entry.
@@ -99,7 +100,7 @@ def moment(time: datetime) -> str:
 def short_moment(time: datetime) -> str:
     """Return a time to the second, without the year where it is this one."""
     local = localtime(time)
-    return date_format(local, "j M H:i:s" if local.year == localtime().year else "j M Y H:i:s")
+    return date_format(local, "j M H:i:s" if local.year == localtime(now()).year else "j M Y H:i:s")
 
 
 def clock(time: datetime) -> str:

@@ -185,7 +185,8 @@ def _pages(rows: QuerySet[OutboxMessage], begin: datetime | None, end: datetime)
 
 
 def _published_at(row: OutboxMessage) -> datetime:
-    return row.published_at or row.created_at
+    at: datetime = row.published_at or row.created_at
+    return at
 
 
 def _finding(consumer: Consumer, row: OutboxMessage, why: str) -> Finding:

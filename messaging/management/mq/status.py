@@ -15,6 +15,7 @@ from django.utils import timezone
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE
 from messaging.management.database_errors import told_in_one_line
 from messaging.management.tables import write_facts, write_grid
+from messaging.moments import now
 from messaging.operations import status
 from messaging.operations.status import Status
 
@@ -115,7 +116,7 @@ def _facts(found: Status) -> dict[str, Any]:
     counts = {name: getattr(boxes, name).number for name in
               ("pending", "unroutable", "failed", "retrying", "waiting", "dead", "failing_for_long")}  # fmt: skip
     return {
-        "at": timezone.now(),
+        "at": now(),
         "wrong": found.wrong,
         "broker": {
             "reachable": not broker.unreachable, "why_not": broker.unreachable, "server": broker.server,
@@ -137,7 +138,7 @@ def _first(found: Status) -> str:
 
 
 def _clock() -> str:
-    return timezone.localtime().replace(tzinfo=None).isoformat(" ", timespec="seconds")
+    return timezone.localtime(now()).replace(tzinfo=None).isoformat(" ", timespec="seconds")
 
 
 def _age(age: timedelta) -> str:

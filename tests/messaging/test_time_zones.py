@@ -1,0 +1,169 @@
+"""Whatever the project says of time zones, times are right, and nothing that reads them fails."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.db import connection, models
+from django.db.models import Max
+from django.test import Client
+from django.utils import timezone
+
+from messaging import database, handling, outbox
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.moments import MomentField
+from messaging.operations import lost, prune, sightings, status, stuck, timeline
+from messaging.operations.findings import Trouble
+from tests.support.consuming import Moody, Noted, a_consumer, a_delivery, a_message, registered
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+ADMIN = "/admin/messaging/"
+#: When summer time ends in Berlin, an hour has the same name twice.
+TWICE = [datetime(2026, 10, 25, hour, 30, tzinfo=UTC) for hour in (0, 1)]
+JUST_NOW = timedelta(seconds=30)
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[(False, "Asia/Shanghai"), (False, "Europe/Berlin"), (True, "Asia/Shanghai"), (True, "Europe/Berlin")],
+    ids=lambda given: f"USE_TZ={given[0]},{given[1]}",
+)
+def zone(request: pytest.FixtureRequest, settings: Any) -> Iterator[str]:
+    settings.USE_TZ, settings.TIME_ZONE = request.param
+    yield request.param[1]
+    connection.close()  # it has the zone
+
+
+def a_row(**columns: Any) -> OutboxMessage:
+    usual = {"message_id": "m-1", "type": "test.noted", "subject": "n-1", "routing_key": "test.noted", "body": b"{}"}
+    return OutboxMessage.objects.create(**{**usual, **columns})
+
+
+def an_hour_ago(aware: bool = True) -> datetime:
+    return datetime.now(UTC) - timedelta(hours=1) if aware else timezone.now() - timedelta(hours=1)
+
+
+def test_each_time_of_a_row_is_such_a_moment() -> None:
+    times = [
+        field
+        for model in apps.get_app_config("messaging").get_models()
+        for field in model._meta.fields
+        if isinstance(field, models.DateTimeField)
+    ]
+    assert len(times) > 10
+    assert [str(field) for field in times if not isinstance(field, MomentField)] == []
+
+
+def test_a_time_that_the_database_wrote_is_now() -> None:
+    row = a_row()
+    row.refresh_from_db()
+    for time in (row.created_at, database.now(), OutboxMessage.objects.aggregate(last=Max("created_at"))["last"]):
+        assert abs(datetime.now(UTC) - time) < JUST_NOW
+
+
+@pytest.mark.parametrize("moment", TWICE, ids=str)
+def test_a_time_is_read_as_it_was_written_also_when_summer_time_ends(moment: datetime) -> None:
+    row = a_row(published_at=moment)
+    row.refresh_from_db()
+    assert row.published_at == moment
+    assert OutboxMessage.objects.filter(published_at=moment).exists()
+    assert not OutboxMessage.objects.filter(published_at__gt=moment).exists()
+
+
+def test_rows_are_found_by_a_time_of_either_kind(settings: Any) -> None:
+    a_row()
+    for aware in {True, bool(settings.USE_TZ)}:
+        assert OutboxMessage.objects.filter(created_at__gte=an_hour_ago(aware)).exists()
+        assert not OutboxMessage.objects.filter(created_at__lte=an_hour_ago(aware)).exists()
+
+
+def test_a_message_fails_and_is_handled_with_its_times() -> None:
+    moody = Moody()
+    moody.failing["hello"] = ValueError("bad")
+    consumer = a_consumer(moody)
+    message = a_message()
+    with registered(consumer):
+        assert handling.handle(consumer, a_delivery(message)) == "retrying"
+        moody.failing.clear()
+        assert handling.handle(consumer, a_delivery(message, attempt=2)) == "handled"
+        story = timeline.for_message(message.id)
+    times = [entry.at for entry in story.entries if entry.at]
+    assert len(times) >= 3
+    assert all(abs(datetime.now(UTC) - time) < JUST_NOW for time in times)
+    assert all(entry.gap < JUST_NOW for entry in story.entries if entry.gap)
+
+
+def test_what_was_lost_or_is_stuck_is_found() -> None:
+    consumer = a_consumer()
+    with registered(consumer):
+        a_row(state="published", published_at=an_hour_ago(), expected_consumers=["notes"])
+        a_row(message_id="m-2", created_at=an_hour_ago(), publish_at=an_hour_ago())
+        assert [each.message_id for each in lost.look_through(consumer, None, database.now(), 10).lost] == ["m-1"]
+        begin = database.now() - timedelta(minutes=5)
+        assert lost.look_through(consumer, begin, database.now(), 10).lost == []
+        assert [each.message_id for each in stuck.stuck([consumer]) if each.trouble is Trouble.STUCK] == ["m-2"]
+        assert list(stuck.doubled(timedelta(hours=2))) == []
+        sightings._note(consumer, database.now() - timedelta(hours=1))
+        sighting = sightings._note(consumer, database.now())
+        sightings.remember(consumer, database.now())
+    assert sighting.empty_at is not None
+    boxes = status._boxes()
+    assert boxes.overdue
+    assert boxes.oldest_age is not None
+    assert timedelta(minutes=59) < boxes.oldest_age < timedelta(minutes=61)
+
+
+def test_only_what_is_old_is_pruned(settings: Any) -> None:
+    days = timedelta(days=settings.MESSAGING.get("OUTBOX_RETENTION_DAYS", 14))
+    for number, age in enumerate((days - timedelta(hours=1), days + timedelta(hours=1))):
+        a_row(message_id=f"m-{number}", state="published", created_at=datetime.now(UTC) - age,
+              published_at=datetime.now(UTC) - age)  # fmt: skip
+    prune.prune()
+    assert [row.message_id for row in OutboxMessage.objects.all()] == ["m-0"]
+
+
+def test_a_delayed_event_waits_as_long_as_it_was_told() -> None:
+    with database.atomic():
+        [row] = outbox.add(Noted(text="x"), delay=timedelta(minutes=10))
+    row.refresh_from_db()
+    assert timedelta(minutes=9) < row.publish_at - datetime.now(UTC) < timedelta(minutes=11)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["messages list", "messages list --since 2h --json", "messages list --groups", "messages show m-1", "mq status"],
+)
+def test_no_command_fails_over_a_time(command: str) -> None:
+    a_row(last_error="refused", publish_at=datetime.now(UTC) + timedelta(hours=1))
+    InboxMessage.objects.create(message_id="m-1", consumer="sms", state="dead", reason="bad", failure_group="abc")
+    out = StringIO()
+    with suppress(CommandError):  # `mq status` says that there is no broker
+        call_command(*command.split(), stdout=out, stderr=StringIO())
+    assert str(timezone.localtime(datetime.now(UTC)).year) in out.getvalue() or "status" in command
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["outboxmessage/", "outboxmessage/?since=1h", "outboxmessage/{outbox}/change/", "inboxmessage/?since=10min",
+     "inboxmessage/{inbox}/change/", "outboxmessage/story/?subject=n-1", "effect/", "operatoraction/?since=1d"],
+)  # fmt: skip
+def test_no_page_fails_over_a_time(page: str, zone: str) -> None:
+    consumer = a_consumer()
+    with registered(consumer):
+        delivery = a_delivery(a_message(headers={"subject": "n-1"}))
+        assert handling.handle(consumer, delivery) == "handled"
+    ids = {"inbox": InboxMessage.objects.get().pk, "outbox": a_row(publish_at=an_hour_ago()).pk}
+    client = Client()
+    client.force_login(User.objects.create_superuser("root", "", "x"))
+    answer = client.get(ADMIN + page.format(**ids))
+    assert answer.status_code == 200
+    if "change" in page:
+        there = timezone.localtime(InboxMessage.objects.get().received_at)
+        assert f"{there:%H:%M:}" in answer.content.decode()
