@@ -27,13 +27,21 @@ def main() -> int:
         return _explain(f"Configuration: {error}", EXIT_USAGE)
     except (DatabaseError, InterfaceError) as error:
         reason = str(error).strip()
-        hint = "Is it running, is DATABASE_URL right, and was `manage.py migrate` run?"
+        hint = _cure(error) or "Is it running, is DATABASE_URL right, and was `manage.py migrate` run?"
         if reason == "unable to open database file":
             hint = "Is the folder of DATABASE_URL's file there, and may this user write in it?"
         return _explain(f"Database: {reason}\n{hint}", EXIT_UNREACHABLE)
     except KeyboardInterrupt:
         return _explain("Interrupted.", EXIT_INTERRUPTED)
     return 0
+
+
+def _cure(error: Exception) -> str:
+    try:
+        from messaging.management.database_errors import cure
+    except Exception:
+        return ""  # the apps could not start: that is not what went wrong here
+    return cure(error)
 
 
 def _explain(text: str, code: int) -> int:

@@ -16,6 +16,7 @@ from django.db import connections
 
 from messaging import conf, effects, events, handling, ledger, sending, threads
 from messaging.broker.connection import Connection
+from messaging.broker.news import News
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
@@ -60,8 +61,8 @@ class Lane:
         self.verdicts: Counter[Verdict] = Counter()
         #: Deliveries being handled now.
         self.busy = 0
-        #: Why the subscription ended the last time.
-        self._ended_for = ""
+        #: Why the subscription ended, since it was last consuming.
+        self._news = News()
         self.subscription = self._subscription(max(prefetch, consumer.batch))
         self.threads = [
             threading.Thread(target=self._work, name=f"{consumer.name}-{number}", daemon=True)
@@ -122,10 +123,10 @@ class Lane:
             self._arrivals.put(arrival)
 
     def _ended(self, reason: str) -> None:
-        # It is opened again every second: only what is new is said.
-        news = self.subscription.had_begun or reason != self._ended_for
-        self._ended_for = reason
-        if news and not self._stopping.is_set():
+        # It is opened again every second.
+        if self.subscription.had_begun:
+            self._news.forget()
+        if self._news.is_due(reason) and not self._stopping.is_set():
             log.warning("consumer.ended", consumer=self.consumer.name, queue=self.subscription.queue, reason=reason)
 
     # --- on a handler thread -------------------------------------------------------------------------------

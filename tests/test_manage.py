@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from messaging.management.commands import mq
+from messaging.management.commands import messages, mq
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = "127.0.0.1:1"
@@ -112,6 +112,16 @@ def test_an_unknown_sub_command_is_told_from_those_there_are_once(command: str, 
     assert usage == f"usage: manage.py {command} COMMAND [options]"
     assert error.startswith(f"manage.py {command}: error: argument COMMAND: invalid choice: 'frob' (choose from ")
     assert error.count(known) == 1
+
+
+@pytest.mark.parametrize("command", ["mq", "messages"])
+def test_without_a_sub_command_those_there_are_are_listed(command: str) -> None:
+    known = {"mq": mq.SUBCOMMANDS, "messages": messages.SUBCOMMANDS.values()}[command]
+    done = manage(command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("CommandError: Say which COMMAND.\n")
+    for each in known:
+        assert re.search(rf"^    {each.__name__.rpartition('.')[2]} +{re.escape(each.HELP[:20])}", done.stderr, re.M)
 
 
 def test_the_help_of_a_sub_command_names_it() -> None:

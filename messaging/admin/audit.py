@@ -29,7 +29,7 @@ class OperatorActionAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["action", "actor", "about_masked", "changed", "when"]
     list_filter = ["action", AtFilter]
     search_fields = ["actor", "about"]
-    search_help_text = "Who, or to what"
+    search_help_text = "Searches who did it and what it was done to; not notes, reasons or details."
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     sortable_by = ()

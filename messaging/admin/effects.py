@@ -52,7 +52,10 @@ class EffectAdmin(MessageAdmin):
     inlines = [EffectAttemptInline]
     list_select_related = ["inbox_message"]
     search_fields = ["inbox_message__subject", "message_id", "name", "consumer"]
-    search_help_text = "Order number, message id, name or consumer"
+    search_help_text = (
+        "Searches order number, message id, name and consumer; not error texts (see `manage.py messages list "
+        "--reason TEXT`) nor what is in a payload, such as a phone number."
+    )
     exact_fields: ClassVar[tuple[str, ...]] = ("inbox_message__subject", "message_id")
     heavy_columns: ClassVar[list[str]] = ["payload", "inbox_message__body", "inbox_message__headers"]
     body_title: ClassVar[str] = "Payload"

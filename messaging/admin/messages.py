@@ -57,7 +57,10 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     change_list_template = "messaging/admin/messages.html"
     change_form_template = "messaging/admin/message.html"
     search_fields = ["subject", "message_id", "type", "consumer"]
-    search_help_text = "Order number, message id, type or consumer"
+    search_help_text = (
+        "Searches order number, message id, type and consumer; not error texts (see `manage.py messages list "
+        "--reason TEXT`) nor what is in a body, such as a phone number."
+    )
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     # By id is by time, and needs no sorting of a hundred thousand rows.

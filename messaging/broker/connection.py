@@ -8,12 +8,10 @@ and its answer).
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
@@ -26,6 +24,7 @@ from messaging import conf, threads
 from messaging.addresses import BrokerAddress
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
+from messaging.broker.news import News
 from messaging.broker.parameters import parameters_of
 from messaging.broker.refusals import describe, is_limit, is_refusal, is_silence
 from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached, ThreadNotStarted
@@ -40,8 +39,6 @@ quiet_pika()
 FIRST_RECONNECT_DELAY = 0.2
 #: Longest pause while the broker is at a limit: room may come at any moment, and a refused attempt costs it little.
 LIMIT_PAUSE = 3.0
-#: Seconds after which a reason that lasts is logged again.
-SAY_AGAIN = 60.0
 #: Seconds after which an open connection counts as stable, and the pauses start small again.
 STABLE_AFTER = 60.0
 #: Seconds between two looks at whether an errand's connection will come to anything.
@@ -111,8 +108,8 @@ class Connection:
         self.silent = False
         #: The latest attempt, or connection, ended because a limit of the broker is reached. Waiting helps.
         self.limited = False
-        #: When each reason was logged last, since the connection was open, by the monotonic clock.
-        self._told: dict[str, float] = {}
+        #: Why no attempt to connect has succeeded since the connection was open.
+        self._news = News()
         self._ioloop = IOLoop()
         #: Of the I/O thread.
         self.thread_name = f"amqp-{role}"
@@ -279,7 +276,7 @@ class Connection:
         self._ioloop.call_later(STABLE_AFTER, lambda: self._stable(connection))
         log.info("amqp.connected", role=self._role, **({"after": self.last_error} if self.last_error else {}))
         self.last_error = ""
-        self._told.clear()
+        self._news.forget()
         self._opened.set()
         if self._on_open:
             self._on_open(connection)
@@ -323,7 +320,7 @@ class Connection:
         if self._stopping:
             self._finish()
             return
-        if was_open or self._is_news(reason):
+        if was_open or self._news.is_due(reason):
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
         self._refusals = self._refusals + 1 if refused else 0
         self.refused = self._refusals >= self._address_count
@@ -333,13 +330,6 @@ class Connection:
         if was_open and self._on_lost:
             self._on_lost(reason)
         self._changed()
-
-    def _is_news(self, reason: str) -> bool:
-        now = time.monotonic()
-        if now - self._told.get(reason, -math.inf) < SAY_AGAIN:
-            return False
-        self._told[reason] = now
-        return True
 
     def _pause(self) -> float:
         settings = conf.get()

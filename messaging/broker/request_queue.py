@@ -19,6 +19,7 @@ from pika.channel import Channel
 
 from messaging.broker.connection import Connection
 from messaging.broker.differences import difference
+from messaging.broker.news import News
 from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import channel_closed, describe, says_limit
 from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
@@ -83,7 +84,8 @@ class RequestQueue(Subscription):
         super().__init__(connection, queue, prefetch=prefetch, on_arrival=lambda _: None, on_ended=self._say_why)
         self._on_request = on_request
         self._plain = plain
-        self._problem = ""
+        #: Why it is not served, since it last was.
+        self._news = News()
         #: In what the queue differs from how it would be declared here, in the broker's words, once that was said.
         self._difference = ""
         #: Only look whether the queue exists, whatever its properties.
@@ -126,7 +128,7 @@ class RequestQueue(Subscription):
 
     def _consuming(self) -> None:
         super()._consuming()
-        self._problem = ""
+        self._news.forget()
         log.info("rpc.serving", queue=self.queue)
 
     def _arrived(
@@ -217,12 +219,11 @@ class RequestQueue(Subscription):
         super()._ended(reason)
 
     def lost(self, reason: str) -> None:
-        """Take note that the connection is gone. I/O thread only."""
-        self._problem = reason
+        """Take note that the connection is gone, which says so itself. I/O thread only."""
+        self._news.is_due(reason)
         super().lost(reason)
 
     def _say_why(self, reason: str) -> None:
-        # It is opened again every second: only what is new is said.
-        if reason != self._problem:
-            self._problem = reason
+        # It is opened again every second.
+        if self._news.is_due(reason):
             log.warning("rpc.queue_lost", queue=self.queue, reason=reason)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging.management.arguments import EXIT_USAGE
 
 
 class CommandWithExamples(BaseCommand):
@@ -22,11 +25,18 @@ def add_subcommands(parser: CommandParser, modules: Mapping[str, Any]) -> None:
     """Have `parser` take one of `modules` by its name; each has HELP, EXAMPLES, `add_arguments` and `run`."""
     # Short: an error says it first, and then names the sub-commands.
     parser.usage = f"{parser.prog} COMMAND [options]"
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", prog=parser.prog)
+    commands = parser.add_subparsers(metavar="COMMAND", prog=parser.prog)
+    parser.set_defaults(run=partial(_without_command, parser))
     for name, module in modules.items():
         subparser = commands.add_parser(name, help=module.HELP, description=module.HELP, **_as_written(module.EXAMPLES))
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
+
+
+def _without_command(parser: CommandParser, command: BaseCommand, options: dict[str, Any]) -> None:
+    """Show which sub-commands there are. Raises CommandError (exit code 2)."""
+    command.stderr.write(parser.format_help(), style_func=str)
+    raise CommandError("Say which COMMAND.", returncode=EXIT_USAGE)
 
 
 def _as_written(examples: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from messaging import consumers, database
 from messaging.exceptions import BrokerSilent, BrokerUnavailable
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.operations import standing
+from messaging.operations import rights, standing
 from messaging.operations.effect_trouble import EffectTrouble
 from messaging.operations.standing import Queue
 
@@ -47,6 +47,8 @@ class Broker:
     #: Which alarms keep publishers waiting; empty: none. None: nobody can tell.
     alarms: str | None = None
     how: str = ""
+    #: In words that this account may do nothing there; empty where it may.
+    without_rights: str = ""
     #: Of this project's.
     queues: list[Queue] = field(default_factory=list)
 
@@ -106,6 +108,7 @@ def _broker() -> Broker:
                 server=seen.server(),
                 alarms=seen.alarms(),
                 how=seen.how,
+                without_rights=rights.without_any_right(),
                 queues=standing.counted_now(queues) if seen.is_complete else queues,
             )
     except BrokerUnavailable as error:
@@ -157,7 +160,9 @@ def _count(rows: QuerySet[OutboxMessage] | QuerySet[InboxMessage] | QuerySet[Eff
 def _wrong_at(broker: Broker) -> list[str]:
     if broker.unreachable:
         return [f"RabbitMQ cannot be reached: {broker.unreachable}"]
-    wrong = [f"RabbitMQ keeps publishers waiting: {broker.alarms}"] if broker.alarms else []
+    wrong = [broker.without_rights] if broker.without_rights else []
+    if broker.alarms:
+        wrong.append(f"RabbitMQ keeps publishers waiting: {broker.alarms}")
     there = {queue.name: queue for queue in broker.queues}
     for consumer in consumers.registered():
         queue = there.get(consumer.queue)

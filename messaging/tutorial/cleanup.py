@@ -77,7 +77,10 @@ def remove(connection: Connection, made: QueueMade | ExchangeMade) -> str:
         if isinstance(made, ExchangeMade):
             connection.call("exchange_delete", exchange=made.name, if_unused=True)
         else:
-            connection.call("queue_delete", queue=made.name, if_unused=True)
+            # Looked at first: quorum queues cannot be deleted with `if_unused`.
+            if connection.call("queue_declare", queue=made.name, passive=True).method.consumer_count:
+                return IN_USE
+            connection.call("queue_delete", queue=made.name)
     except ChannelClosed as error:
         if error.code == PRECONDITION_FAILED:
             return IN_USE

@@ -43,6 +43,7 @@ class ProductAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["name", "sku", "price", "stock", "active"]
     list_filter = ["active"]
     search_fields = ["name", "sku"]
+    search_help_text = "Searches name and SKU."
     prepopulated_fields = {"slug": ["name"]}
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> list[Any]:

@@ -52,6 +52,10 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["number", "status", "customer_name", "total", "currency", "placed_at", "messages_worst"]
     list_filter = ["status", "placed_at", "shipping_source"]
     search_fields = ["number", "customer_name", "phone", "documents__number"]
+    search_help_text = (
+        "Searches order number, customer's name, phone number (+86…) and document number; not what became of its "
+        "messages."
+    )
     date_hierarchy = "placed_at"
     list_select_related = False
     show_full_result_count = False

@@ -56,4 +56,5 @@ class RedPacketAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ["campaign", "granted_at"]
     list_select_related = ["order", "used_by"]
     search_fields = ["code", "order__number", "used_by__number"]
+    search_help_text = "Searches the code, and the number of the order that earned or used it."
     show_full_result_count = False

@@ -43,6 +43,7 @@ class TextMessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ["kind", "created_at"]
     list_select_related = ["order"]
     search_fields = ["order__number", "phone", "message_id"]
+    search_help_text = "Searches order number, phone number (+86…) and the message's id; not the text."
     show_full_result_count = False
 
     class Media:

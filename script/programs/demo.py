@@ -13,7 +13,7 @@ import environ
 
 from script.programs.commands import stop_on_signals
 from script.programs.demo_broker import demo_broker
-from script.programs.demo_site import prepare_site, wait_until_ready
+from script.programs.demo_site import check_settings, prepare_site, wait_until_ready
 from script.services.amqp import connect
 from script.services.owned import ServiceError, end_all
 from script.services.ports import is_free
@@ -23,6 +23,8 @@ from script.services.supervision import Program, Supervisor
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds until the shop answers and the consumers listen; a busy machine needs many more than an idle one.
 READY_PATIENCE = 120.0
+#: Ends of one program during the start after which it is given up.
+HOPELESS = 3
 #: Seconds between two looks at what the supervisor does not restart: the broker and the supervisor itself.
 LOOK_EVERY = 1.0
 USAGE = """\
@@ -61,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         with only_one(ROOT / "var" / "demo.lock"):
             end_leftovers()
             refuse_taken(port)
+            check_settings()
             with demo_broker(ROOT) as node:
                 password = prepare_site()
                 if node is not None:
@@ -118,7 +121,7 @@ def run(port: int, node: RabbitMQNode | None, password: str | None, began: float
         supervisor.start()
         url = f"http://127.0.0.1:{port}/"
         try:
-            wait_until_ready(url, READY_PATIENCE, check=lambda: revive(supervisor, node))
+            wait_until_ready(url, READY_PATIENCE, check=lambda: still_starting(supervisor, node))
         except ServiceError as error:
             raise ServiceError(f"{error} The logs say:\n{supervisor.last_words()}", error.exit_code) from error
         announce(url, password, node, time.time() - began)
@@ -144,6 +147,14 @@ def programs(port: int) -> list[Program]:
         Program("celery", (*celery, "worker", "--concurrency=1", "--loglevel=INFO")),
         Program("beat", (*celery, "beat", "--pidfile=", "--loglevel=INFO")),
     ]
+
+
+def still_starting(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
+    """Raise `ServiceError` if a program keeps ending: another start would not help. Else as `revive`."""
+    for name, deaths in supervisor.deaths().items():
+        if deaths >= HOPELESS:
+            raise ServiceError(f"{name} ended {deaths} times. It says: {supervisor.last_line(name)}.", exit_code=1)
+    revive(supervisor, node)
 
 
 def revive(supervisor: Supervisor, node: RabbitMQNode | None) -> None:

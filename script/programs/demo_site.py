@@ -2,7 +2,10 @@
 
 import io
 import os
+import re
 import secrets
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +18,24 @@ from django.db import DatabaseError, connections
 
 from script.services.amqp import connect, consumer_count
 from script.services.owned import ServiceError
+
+#: What Django prints around the findings of `check`.
+_AROUND_FINDINGS = re.compile(r"^(SystemCheckError: )?System check identified .*$|^ERRORS:$|^\?: \(\S+\) ", re.M)
+
+
+def check_settings() -> None:
+    """Run `manage.py check` before anything is started, as it asks neither broker nor database.
+
+    Raises `ServiceError` with one line (exit code 2) if a setting is wrong.
+    """
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"}
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check", "--no-color"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        said = done.stderr.partition("WARNINGS:")[0] or done.stderr
+        raise ServiceError(_one_line(_AROUND_FINDINGS.sub("", said)), exit_code=2)
 
 
 def prepare_site() -> str | None:
@@ -45,7 +66,7 @@ def _has_administrator() -> bool:
     return get_user_model().objects.filter(is_superuser=True).exists()
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 

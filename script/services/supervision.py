@@ -1,11 +1,13 @@
 """A supervisor (the library of that name) over several programs: what dies is started again."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ GRACE = 30
 SHORTEST_LIFE = 3.0
 #: A socket's path may not be longer than this many bytes; without one only `supervisorctl` is missing.
 LONGEST_SOCKET_PATH = 90
+
+#: How supervisord logs that a program ended by itself.
+_DIED = re.compile(r"exited: (\S+) \((?:exit status \d+|terminated by \w+); not expected\)")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Supervisor:
         if self._process is not None and time.monotonic() - self._started < SHORTEST_LIFE:
             raise ServiceError(f"supervisord ended at once. {output} says:\n{tail(output)}", exit_code=1)
         end_all(self.directory, how=signal.SIGTERM)
+        (self.directory / "supervisord.log").unlink(missing_ok=True)
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "supervisord.conf"
         configuration.write_text(self._configuration())
@@ -76,6 +82,18 @@ class Supervisor:
     def log(self, name: str) -> Path:
         """What a program printed."""
         return self.directory / f"{name}.log"
+
+    def deaths(self) -> Counter[str]:
+        """How often each program has ended unasked since the supervisor started."""
+        try:
+            said = (self.directory / "supervisord.log").read_text(errors="replace")
+        except OSError:
+            return Counter()
+        return Counter(_DIED.findall(said))
+
+    def last_line(self, name: str) -> str:
+        """The last line that a program printed."""
+        return tail(self.log(name), 1).strip()
 
     def last_words(self) -> str:
         """The end of every program's log, for a person who wonders why it does not work."""

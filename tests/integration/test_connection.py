@@ -169,13 +169,6 @@ def through(network: TcpProxy, url: str) -> str:
     return url.replace(f":{urlsplit(url).port}/", f":{network.port}/")
 
 
-def test_odd_parameters_of_the_only_address_are_a_refusal(vhost: str, settings: Any) -> None:
-    to(settings, vhost + "?heartbeat=often")
-    said, refused = first_error()
-    assert refused
-    assert said.startswith("the address cannot be used: ")
-
-
 def test_a_refusal_counts_once_every_address_has_refused(vhost: str, settings: Any) -> None:
     with something_that_answers(None) as silent:
         to(settings, vhost + "-unknown", f"amqp://user:secret@127.0.0.1:{silent}/", vhost)
@@ -186,12 +179,6 @@ def test_a_refusal_counts_once_every_address_has_refused(vhost: str, settings: A
     to(settings, vhost + "-unknown", vhost + "-nowhere")
     with connecting() as connection:
         eventually(lambda: connection.refused)
-
-
-def test_odd_parameters_of_an_address_are_said_and_end_nothing(vhost: str, settings: Any) -> None:
-    to(settings, vhost + "?heartbeat=often", vhost)
-    with connecting() as connection:
-        assert connection.wait_until_open(5)
 
 
 def test_the_next_address_is_tried_when_one_is_dead(vhost: str, settings: Any) -> None:

@@ -8,13 +8,14 @@ from django.contrib.auth.models import User
 from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from orders.management import demo_order
 from orders.models import Campaign, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
 from orders.sms import send_text
 from tests.orders.shop import arrival
+from tests.support.missing_table import missing_table
 
 
 def printed(capsys: pytest.CaptureFixture[str], *command: str) -> str:
@@ -118,6 +119,30 @@ def test_a_database_out_of_reach_is_one_line_and_exit_code_3(
 
     monkeypatch.setattr("django.db.models.query.QuerySet._fetch_all", away)
     assert exit_code(command) == 3
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("command", ["place_order", "simulate_orders", "seed_demo"])
+def test_a_database_that_was_not_migrated_is_said_so(tea: Product, command: str) -> None:
+    with missing_table(Campaign if command == "seed_demo" else Product), pytest.raises(CommandError) as told:
+        call_command(command)
+    assert "out of reach" not in str(told.value)
+    assert str(told.value).endswith("Did `manage.py migrate` run?")
+    assert told.value.returncode == 1
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.django_db(transaction=True)
+def test_a_full_disk_is_not_taken_for_missing_tables(tea: Product) -> None:
+    with connection.cursor() as cursor:
+        pages = cursor.execute("PRAGMA page_count").fetchone()[0]
+        cursor.execute(f"PRAGMA max_page_count = {pages}")
+    try:
+        with pytest.raises(CommandError, match=r"disk is full\. Is its disk full, or failing\?"):
+            call_command("place_order", "--count", "200")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA max_page_count = 1073741823")
 
 
 def test_simulated_customers_stop_at_the_count(tea: Product, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,6 +126,11 @@ def test_a_stop_during_the_start_leaves_nothing(checkout):
             "the database cannot be used",
         ),
         ({"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "nonsense"}, 2, "DATABASE_URL"),
+        (
+            {"AMQP_URL": "amqp://127.0.0.1:1/", "SMS_BACKEND": "orders.sms.GatewayBackend"},
+            2,
+            "SMS_GATEWAY_URL .*SMS_GATEWAY_TOKEN ",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(checkout, environment, exit_code, line):

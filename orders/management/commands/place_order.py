@@ -9,9 +9,9 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
-from django.db import OperationalError
 
-from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, positive
+from messaging.management.database_errors import told_in_one_line
 from messaging.management.examples import CommandWithExamples
 from orders.exceptions import Refused
 from orders.forms import MobilePhoneField
@@ -49,12 +49,10 @@ class Command(CommandWithExamples):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            self._place(options)
+            with told_in_one_line(otherwise=""):
+                self._place(options)
         except Refused as refusal:
             raise CommandError(str(refusal)) from None
-        except OperationalError as error:
-            reason = str(error).strip()
-            raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
 
     def _place(self, options: dict[str, Any]) -> None:
         placed: list[tuple[Order, float]] = []

@@ -7,11 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import CommandError, CommandParser
-from django.db import OperationalError, transaction
+from django.core.management.base import CommandParser
+from django.db import transaction
 from django.utils import timezone
 
-from messaging.management.arguments import EXIT_UNREACHABLE
+from messaging.management.database_errors import told_in_one_line
 from messaging.management.examples import CommandWithExamples
 from orders.models import Campaign, Product
 from orders.money import rounded
@@ -47,17 +47,11 @@ class Command(CommandWithExamples):
         parser.add_argument("--admin-password", help=f"make the administrator {ADMINISTRATOR!r} with this password")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        try:
-            with transaction.atomic():
-                made = _make_products()
-                _make_campaign()
-                if options["admin_password"]:
-                    _make_administrator(options["admin_password"])
-        except OperationalError as error:
-            reason = str(error).strip()
-            raise CommandError(
-                f"The database is out of reach, or not migrated: {reason}", returncode=EXIT_UNREACHABLE
-            ) from None
+        with told_in_one_line(otherwise=""), transaction.atomic():
+            made = _make_products()
+            _make_campaign()
+            if options["admin_password"]:
+                _make_administrator(options["admin_password"])
         self.stdout.write(f"{made} products added, {len(PRODUCTS) - made} were there. Campaign {CAMPAIGN!r} runs.")
         if options["admin_password"]:
             self.stdout.write(f"Administrator {ADMINISTRATOR!r} has the given password.")

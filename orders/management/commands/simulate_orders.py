@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import OperationalError
 
-from messaging.management.arguments import EXIT_UNREACHABLE, positive
+from messaging.management.arguments import positive
+from messaging.management.database_errors import told_in_one_line
 from messaging.management.examples import CommandWithExamples
 from messaging.shutdown import StopSignals
 from orders.exceptions import Refused
@@ -44,27 +44,23 @@ class Command(CommandWithExamples):
         dice = random.Random(options["seed"])  # noqa: S311  (choices of customers, not secrets)
         placed = cancelled = refused = 0
         started = time.monotonic()
-        try:
-            with StopSignals() as signals:
-                for turn in range(options["count"]):
-                    _wait_until(started + turn / options["rate"], signals)
-                    if signals.received:
-                        break
-                    try:
-                        order = place_demo_order(_any_product(dice), quantity=dice.randint(1, MOST_PIECES))
-                    except Refused as refusal:
-                        refused += 1
-                        self.stdout.write(f"refused   {refusal}")
-                        continue
-                    placed += 1
-                    self.stdout.write(f"placed    {order.number}  {order.total} {order.currency}")
-                    if dice.random() < options["cancel"]:
-                        cancel_order(order.number)
-                        cancelled += 1
-                        self.stdout.write(f"cancelled {order.number}")
-        except OperationalError as error:
-            reason = str(error).strip()
-            raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
+        with told_in_one_line(otherwise=""), StopSignals() as signals:
+            for turn in range(options["count"]):
+                _wait_until(started + turn / options["rate"], signals)
+                if signals.received:
+                    break
+                try:
+                    order = place_demo_order(_any_product(dice), quantity=dice.randint(1, MOST_PIECES))
+                except Refused as refusal:
+                    refused += 1
+                    self.stdout.write(f"refused   {refusal}")
+                    continue
+                placed += 1
+                self.stdout.write(f"placed    {order.number}  {order.total} {order.currency}")
+                if dice.random() < options["cancel"]:
+                    cancel_order(order.number)
+                    cancelled += 1
+                    self.stdout.write(f"cancelled {order.number}")
         seconds = time.monotonic() - started
         self.stdout.write(f"Stopped. {placed} placed, {cancelled} cancelled, {refused} refused in {seconds:.1f} s.")
 
