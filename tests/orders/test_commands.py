@@ -134,6 +134,7 @@ def test_a_database_that_was_not_migrated_is_said_so(tea: Product, command: str)
 @pytest.mark.only_on("sqlite")
 @pytest.mark.django_db(transaction=True)
 def test_a_full_disk_is_not_taken_for_missing_tables(tea: Product) -> None:
+    Product.objects.update(stock=1000)
     with connection.cursor() as cursor:
         pages = cursor.execute("PRAGMA page_count").fetchone()[0]
         cursor.execute(f"PRAGMA max_page_count = {pages}")
