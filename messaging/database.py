@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from django.db import (
     DEFAULT_DB_ALIAS,
@@ -46,10 +47,13 @@ def connection() -> BaseDatabaseWrapper:
 
 
 @contextmanager
-def atomic() -> Iterator[None]:
+def atomic(*, for_handler: bool = False) -> Iterator[None]:
     """Run a transaction, on a new connection where the old one broke.
 
     Only after an error is the connection looked at: a ping for each message would double its round trips.
+
+    Transactions of our own are READ COMMITTED, whatever the project's are: our locks and leases are made for it, and a
+    stricter level would only fail them. With `for_handler` the level is the project's.
 
     What the project's code registers in it with `on_commit` (a signal's receiver may) cannot fail it: see
     `guard_callbacks`. Inside a transaction of the project's, its callbacks are left alone.
@@ -59,10 +63,34 @@ def atomic() -> Iterator[None]:
         here.close_if_unusable_or_obsolete()
     before = len(here.run_on_commit)
     ours = not has_transaction(here)
+    outermost = not here.in_atomic_block
     with transaction.atomic(using=alias()):
+        if outermost and not for_handler:
+            _read_committed(here)
         yield
         if ours:
             guard_callbacks(_log_failure, since=before)
+
+
+#: Whether transactions of a driver's connection are stricter than READ COMMITTED, as far as it was asked.
+_stricter: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def _read_committed(here: BaseDatabaseWrapper) -> None:
+    """Make this transaction READ COMMITTED where it is stricter. To be called before its first statement.
+
+    The level comes from OPTIONS, the server, the database or the role: each connection is asked once.
+    """
+    if here.vendor != "postgresql":
+        return
+    here.ensure_connection()
+    # Past Django's cursor, which would run the project's wrappers of statements for it.
+    with here.wrap_database_errors, here.connection.cursor() as cursor:
+        if here.connection not in _stricter:
+            cursor.execute("SHOW transaction_isolation")
+            _stricter[here.connection] = cursor.fetchone()[0] in {"repeatable read", "serializable"}
+        if _stricter[here.connection]:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 def has_transaction(connection: BaseDatabaseWrapper) -> bool:
@@ -156,6 +184,12 @@ def answers() -> bool:
 def is_away(error: BaseException) -> bool:
     """Whether `error` means that the database cannot be reached: the connection has ended, and a new one fails too."""
     return is_lost(error) and not answers()
+
+
+def is_serialization_failure(error: BaseException) -> bool:
+    """Whether `error` means that a transaction met another one, under REPEATABLE READ or SERIALIZABLE: run again, it
+    will succeed (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html)."""
+    return _code(error) == "40001"
 
 
 def takes_no_rows(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ log = get_logger(__name__)
 
 #: A deadlock or a lock timeout is nobody's fault: this many tries before it counts as a failed attempt.
 CONTENTION_TRIES = 3
+#: Under REPEATABLE READ and SERIALIZABLE it is usual, and ends with a pause that grows, up to so many seconds.
+SERIALIZATION_TRIES = 20
+LONGEST_CONTENTION = 0.5
 #: A message whose handling was started this often, and never ended, kills its process.
 CRASH_LIMIT = 3
 #: A message whose handler was called, and lost the connection to the database, this often has failed.
@@ -82,7 +86,7 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
     the failing one alone is counted. Raises DatabaseAway, before any handler was called.
     """
     try:
-        with database.atomic():
+        with database.atomic(for_handler=True):
             verdicts = [_run_one_of(consumer, delivery) for delivery in deliveries]
     except DatabaseAway:
         raise
@@ -149,7 +153,7 @@ def _try(delivery: Delivery, run: Callable[[], Verdict]) -> Verdict:
         mine.called = committing = False
         opened = None
         try:
-            with database.atomic():
+            with database.atomic(for_handler=True):
                 opened = database.connection().connection
                 verdict = run()
                 committing = True
@@ -164,6 +168,9 @@ def _try(delivery: Delivery, run: Callable[[], Verdict]) -> Verdict:
                     raise DatabaseAway(str(error).strip()) from error
             elif committing and database.takes_no_rows(error):
                 raise DatabaseAway(str(error).strip()) from error
+            elif database.is_serialization_failure(error) and tried < SERIALIZATION_TRIES:
+                # Those that met would meet again, were all to begin at once.
+                time.sleep(random.uniform(0, min(0.01 * 2**tried, LONGEST_CONTENTION)))  # noqa: S311
             elif tried >= CONTENTION_TRIES or not isinstance(error, OperationalError):
                 raise
             log.info("message.contention", reason=inbox.describe(error))
