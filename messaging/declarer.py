@@ -10,6 +10,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
 from messaging.exceptions import ChannelClosed
 from messaging.loggers import get_logger
+from messaging.news import News
 from messaging.routing import Binding
 from messaging.topology import Topology, describe
 
@@ -32,7 +33,8 @@ class Declarer:
     again before ASK_AGAIN has passed, or on a fresh connection, or until it is gone: each refusal costs a channel, and
     the broker a line in its log.
 
-    What does not stand as wanted is logged, once for as long as it stays so; a `quiet` one leaves that to its owner.
+    What does not stand as wanted is logged, and again each minute while it stays so; what this user may not declare is
+    logged once. A `quiet` one leaves that to its owner.
     """
 
     def __init__(self, connection: Connection, *, quiet: bool = False) -> None:
@@ -40,8 +42,9 @@ class Declarer:
         self._quiet = quiet
         self._generation = connection.generation
         self._asked_at = time.monotonic()
-        #: What was logged last, by event and name.
-        self._told: dict[str, Mapping[str, str]] = {}
+        #: What was logged of each name, by event.
+        self._told: dict[str, dict[str, News]] = {}
+        self._told_refused: set[str] = set()
         #: What this user may not declare, by name; a binding by exchange, key and queue.
         self.refused: dict[str, str] = {}
         #: What stands otherwise than wanted, and what the broker said about it.
@@ -145,10 +148,13 @@ class Declarer:
             log.error("topology.differs", name=name, reason=reason)
         for name, reason in self._news("problem", self.problems):
             log.error("topology.problem", name=name, reason=reason)
-        if new := [name for name, _ in self._news("refused", self.refused)]:
+        new = [name for name in self.refused if name not in self._told_refused]
+        self._told_refused = set(self.refused)
+        if new:
             log.info("topology.may_not_declare", names="; ".join(new))
 
     def _news(self, what: str, now: Mapping[str, str]) -> list[tuple[str, str]]:
+        # What was well in between is new again.
         before = self._told.get(what, {})
-        self._told[what] = dict(now)
-        return [(name, reason) for name, reason in now.items() if before.get(name) != reason]
+        told = self._told[what] = {name: before.get(name, News()) for name in now}
+        return [(name, reason) for name, reason in now.items() if told[name].is_due(reason)]

@@ -16,7 +16,6 @@ from django.db import connections
 
 from messaging import conf, effects, events, handling, ledger, sending, threads
 from messaging.broker.connection import Connection
-from messaging.broker.news import News
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
@@ -25,6 +24,7 @@ from messaging.exceptions import ChannelClosed, Undecodable
 from messaging.handling import Verdict
 from messaging.loggers import get_logger
 from messaging.message import identity, new_id
+from messaging.news import News
 from messaging.turns import Turns
 
 log = get_logger(__name__)

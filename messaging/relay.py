@@ -19,6 +19,7 @@ from messaging.exceptions import BrokerUnavailable, ThreadNotStarted
 from messaging.leases import Mark
 from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
+from messaging.news import News
 from messaging.publishing import destination, expected_queues, is_for_whoever_listens, publishing_of
 from messaging.silence import Destination, Silences
 
@@ -85,6 +86,7 @@ class Relay:
         self._publisher = Publisher("relay", on_change=self.wake)
         self._declarer = Declarer(self._publisher.connection)
         self._silences = Silences()
+        self._news = News()
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -140,10 +142,10 @@ class Relay:
                 try:
                     self._turn()
                 except (DatabaseError, InterfaceError) as error:
-                    log.warning("relay.database_error", reason=str(error).strip())
+                    self._tell("relay.database_error", error)
                     self._rest(DATABASE_PAUSE)
                 except BrokerUnavailable as error:
-                    log.warning("relay.broker_error", reason=str(error))
+                    self._tell("relay.broker_error", error)
                     self._rest(BROKER_PAUSE)
                 except BaseException:
                     # A fault of our own must not end the thread that everybody's events depend on.
@@ -152,6 +154,11 @@ class Relay:
         finally:
             self._give_back()
             self._publisher.stop()
+
+    def _tell(self, event: str, error: Exception) -> None:
+        reason = str(error).strip()
+        if self._news.is_due(f"{event} {reason}"):
+            log.warning(event, reason=reason)
 
     def _turn(self) -> None:
         if not self._started:

@@ -14,6 +14,7 @@ from django.db.models import Q
 from messaging import conf, effects, ledger, ordering, sending, threads
 from messaging.consumers import Consumer
 from messaging.loggers import get_logger
+from messaging.news import News
 from messaging.turns import Turns
 
 log = get_logger(__name__)
@@ -74,14 +75,15 @@ class Sweeper:
         threads.join(self._thread, timeout)
 
     def _run(self) -> None:
-        reached = ordering.BEGINNING
+        reached, reasons = ordering.BEGINNING, News()
         try:
             while not self._stopping.wait(conf.get().poll_interval):
                 try:
                     _, reached = ordering.release_due(self._consumers, after=reached, limit=KEYS_AT_ONCE)
                     _carry_out(self._consumers, self._stopping)
                 except (DatabaseError, InterfaceError) as error:
-                    log.warning("sweep.database_error", reason=str(error).strip())
+                    if reasons.is_due(reason := str(error).strip()):
+                        log.warning("sweep.database_error", reason=reason)
                 except BaseException:
                     # Neither a fault of our own nor `sys.exit` in a project's code may end the thread that effects
                     # depend on.

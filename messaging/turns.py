@@ -14,6 +14,7 @@ from messaging import database
 from messaging.handling import DatabaseAway
 from messaging.loggers import get_logger
 from messaging.models import InboxMessage
+from messaging.news import News
 
 log = get_logger(__name__)
 
@@ -37,33 +38,37 @@ class Turns:
         The delivery stays unacknowledged all the while: to requeue it would eat the queue's delivery limit, and
         no attempt of the message's own is counted.
         """
-        away = ""
+        reasons = News()
         while True:
             try:
                 with self._mine():
                     result = attempt()
             except (DatabaseAway, DatabaseError, InterfaceError) as error:
-                # A full disk can still be read, and is found full again each second: only what is new is said.
-                reason = str(error).strip() or type(error).__name__
-                if reason != away:
-                    log.warning("consumer.database_away", consumer=self._consumer, reason=reason)
-                away = reason
+                # A full disk can still be read, and is found full again each second.
+                self._tell(reasons, error)
             else:
-                if away:
+                if reasons.forget():
                     log.info("consumer.database_back", consumer=self._consumer)
                 return result
-            if self._stopping.is_set() or not self._wait():
+            if self._stopping.is_set() or not self._wait(reasons):
                 return None
 
-    def _wait(self) -> bool:
+    def _wait(self, reasons: News) -> bool:
         while not self._stopping.wait(DATABASE_PAUSE):
             try:
                 with database.atomic():
                     InboxMessage.objects.exists()
-            except (DatabaseError, InterfaceError):
-                continue  # a table that is missing, or locked for a migration, is waited for like the server itself
+            except (DatabaseError, InterfaceError) as error:
+                # A table that is missing, or locked for a migration, is waited for like the server itself.
+                self._tell(reasons, error)
+                continue
             return True
         return False
+
+    def _tell(self, reasons: News, error: BaseException) -> None:
+        reason = str(error).strip() or type(error).__name__
+        if reasons.is_due(reason):
+            log.warning("consumer.database_away", consumer=self._consumer, reason=reason)
 
     def _mine(self) -> AbstractContextManager[None]:
         return nullcontext() if self._lock is None else _FairTurn(self._lock, self._stopping)

@@ -16,6 +16,7 @@ from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.handling import Verdict
 from messaging.lane import Lane
 from messaging.loggers import get_logger
+from messaging.news import News
 from messaging.sweep import Sweeper
 
 log = get_logger(__name__)
@@ -59,6 +60,7 @@ class Worker:
         self._budget_lock = threading.Lock()
         self._connection = Connection("consumer", on_lost=self._lost)
         self._declarer = Declarer(self._connection)
+        self._news = News()
         turn = threading.Lock() if database.is_sqlite() else None
         self.lanes = [
             Lane(
@@ -129,7 +131,8 @@ class Worker:
         try:
             self._declarer.declare(topology.wanted(lane.consumer for lane in closed))
         except BrokerUnavailable as error:
-            log.warning("worker.broker_error", reason=str(error))
+            if self._news.is_due(str(error)):
+                log.warning("worker.broker_error", reason=str(error))
             return True
         for lane in closed:
             lane.subscription.open()

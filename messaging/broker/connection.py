@@ -20,15 +20,15 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf, threads
+from messaging import conf, news, threads
 from messaging.addresses import BrokerAddress
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
-from messaging.broker.news import News
 from messaging.broker.parameters import parameters_of
 from messaging.broker.refusals import describe, is_limit, is_refusal, is_silence
 from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached, ThreadNotStarted
 from messaging.loggers import get_logger, quiet_pika
+from messaging.news import News
 
 log = get_logger(__name__)
 
@@ -286,7 +286,13 @@ class Connection:
         if connection is self._pika:
             self.blocked = blocked
             log.warning("amqp.blocked" if blocked else "amqp.unblocked", role=self._role)
+            if blocked:
+                self._ioloop.call_later(news.SAY_AGAIN, lambda: self._still_blocked(connection))
             self._changed()
+
+    def _still_blocked(self, connection: pika.SelectConnection) -> None:
+        if connection is self._pika and self.blocked:
+            self._set_blocked(connection, True)
 
     def _stable(self, connection: pika.SelectConnection) -> None:
         if connection is self._pika:

@@ -19,7 +19,6 @@ from pika.channel import Channel
 
 from messaging.broker.connection import Connection
 from messaging.broker.differences import difference
-from messaging.broker.news import News
 from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import channel_closed, describe, says_limit
 from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
@@ -27,6 +26,7 @@ from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
 from messaging.loggers import get_logger
 from messaging.message import Message
+from messaging.news import News
 
 log = get_logger(__name__)
 

@@ -25,6 +25,7 @@ from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.loggers import get_logger
 from messaging.message import REQUEST_ID_HEADER, Message, headers_to_pass_on, new_id
+from messaging.news import News
 from messaging.rpc import wire
 from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
 from messaging.rpc.procedures import Procedure
@@ -68,6 +69,7 @@ class RpcServer:
         self.prefetch = prefetch or concurrency
         self._connection = Connection("rpc server", on_lost=self._lost)
         self._declarer = Declarer(self._connection)
+        self._news = News()
         self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
         self._queues = [self._request_queue(procedure) for procedure in self.procedures]
         self._counting = threading.Lock()
@@ -123,7 +125,8 @@ class RpcServer:
             # Where requests go that cannot be answered; consumers declare it too, but may never have run.
             self._declarer.declare(replace(topology.wanted([]), exchanges=()))
         except BrokerUnavailable as error:
-            log.warning("rpc.broker_error", reason=str(error))
+            if self._news.is_due(str(error)):
+                log.warning("rpc.broker_error", reason=str(error))
             return True
         for each in closed:
             each.open()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from messaging.broker import news
-from messaging.broker.news import News
+from messaging import news
+from messaging.news import News
 
 
 def test_a_reason_that_lasts_is_said_again_each_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+"""A reason that lasts is logged when it is new, and again after a while; not at each look."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import OperationalError
+from structlog.testing import capture_logs
+
+from messaging import news, turns
+from messaging.broker.connection import Connection
+from messaging.declarer import Declarer
+from messaging.exceptions import BrokerUnavailable
+from messaging.lane import Lane
+from messaging.news import News
+from messaging.relay import Relay
+from messaging.turns import Turns
+from script.services.ports import free_port
+from tests.support.consuming import a_consumer
+from tests.support.waiting import eventually
+
+AT_ONCE, NEVER = 0.0, 1000.0
+
+
+def lane_that_cannot_consume() -> None:
+    lane = Lane(a_consumer(), Connection("test"), threads=1, prefetch=1, may_take=lambda: True, turn=None)
+    for _ in range(3):
+        lane._ended("no queue 'tests.notes'")
+
+
+def relay_without_an_answer() -> None:
+    relay = Relay()
+    for _ in range(3):
+        relay._tell("relay.broker_error", BrokerUnavailable("no answer"))
+
+
+def queue_that_is_missing() -> None:
+    declarer = Declarer(Connection("test"))
+    declarer.problems = {"orders.sms": "it is not there"}
+    for _ in range(3):
+        declarer._tell()
+
+
+def database_that_is_away() -> None:
+    failures = iter([OperationalError("refused")] * 3)
+
+    def attempt() -> str:
+        for failure in failures:
+            raise failure
+        return "handled"
+
+    assert Turns("notes", threading.Event(), None).take(attempt) == "handled"
+
+
+WAITING: list[tuple[str, Callable[[], None]]] = [
+    ("consumer.ended", lane_that_cannot_consume),
+    ("relay.broker_error", relay_without_an_answer),
+    ("topology.problem", queue_that_is_missing),
+    ("consumer.database_away", database_that_is_away),
+]
+
+
+@pytest.fixture(params=[(NEVER, 1), (AT_ONCE, 3)], ids=["once", "again"])
+def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many lines three looks in a row make, depending on how soon a reason is said again."""
+    again, lines = request.param
+    monkeypatch.setattr(news, "SAY_AGAIN", again)
+    monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.0)
+    return lines
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("event", "wait"), WAITING, ids=[event for event, _ in WAITING])
+def test_who_waits_logs_why_and_says_it_again_after_a_while(lines: int, event: str, wait: Callable[[], None]) -> None:
+    with capture_logs() as said:
+        wait()
+    assert [line["event"] for line in said].count(event) == lines
+
+
+def test_a_broker_that_refuses_is_named_again_and_again(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news, "SAY_AGAIN", AT_ONCE)
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://u:x@127.0.0.1:{free_port()}/"]}
+    with capture_logs() as said:
+        connection = Connection("test")
+        connection.start()
+        try:
+            eventually(lambda: [line["event"] for line in said].count("amqp.unreachable") >= 2)
+        finally:
+            connection.stop()
+
+
+def test_reasons_that_never_repeat_are_not_remembered_for_ever() -> None:
+    reasons = News()
+    for number in range(3 * news.REMEMBERED):
+        assert reasons.is_due(str(number))
+    assert len(reasons._said_at) <= news.REMEMBERED
