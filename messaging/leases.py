@@ -36,7 +36,7 @@ LEFT_ALONE = f"not tried: where it goes, others get no confirm; one of them is t
 
 #: Seconds to which the moment of a confirm is kept, and for which at most it is put before the time of its mark:
 #: reconciling goes through the rows in the order of these moments.
-MOMENT = 0.005
+MOMENT = 0.02
 LONGEST_BACK = 1.0
 
 #: Rows whose leases one statement ends.

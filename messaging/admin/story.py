@@ -201,7 +201,7 @@ def _due_for(entry: Entry) -> str:
 
 def _when(entry: Entry) -> str:
     assert entry.due is not None, "what is due at no time is due"
-    return f"in {words.span(entry.due - now())}, at {localtime(entry.due):%H:%M:%S}"
+    return f"in {words.span(entry.due - now())}, not before {localtime(entry.due):%H:%M:%S}"
 
 
 def _row_url(entry: Entry) -> str:

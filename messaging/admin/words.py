@@ -148,7 +148,9 @@ def explain_outbox(row: OutboxMessage) -> Explanation:
                 "replayed.",
             )
         case _ if due:
-            return Explanation("It is committed, and rests.", f"It is published at {due}, unless it is cancelled.")
+            return Explanation(
+                "It is committed, and rests.", f"A relay publishes it, not before {due}, unless it is cancelled."
+            )
         case _:
             return Explanation(
                 "It is committed, and not yet confirmed by the broker.",

@@ -350,6 +350,25 @@ def test_a_subjects_story_says_what_happened_and_what_is_still_to_come(admin_cli
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize(
+    ("kind", "due", "words"),
+    [
+        (Kind.PENDING, -43, "order.placed: not yet confirmed by RabbitMQ, due for 4"),
+        (Kind.PENDING, 250, "order.placed: to be published in 4 min "),
+        (Kind.UNROUTABLE, -43, "order.placed: unroutable, next try due for 4"),
+        (Kind.EFFECT_DUE, -43, "sms: text to be tried again, due for 4"),
+        (Kind.EFFECT_SENDING, -43, "sms: text begun, and no answer in its time: done or not"),
+        (Kind.EFFECT_SENDING, 5, "sms: text attempt 2 begun, no answer yet"),
+    ],
+)
+def test_what_is_due_is_not_said_to_happen_now(kind: Kind, due: int, words: str):
+    """Whether broker and consumer run is not known to who tells a story."""
+    of_effect = kind.value.startswith("effect")
+    about = {"effect": "text", "effect_id": 1, "attempt": 2, "consumer": "sms"} if of_effect else {"outbox_id": 1}
+    entry = Entry(kind=kind, message_id="m", type="order.placed", due=now() + timedelta(seconds=due), **about)
+    assert title(entry).startswith(words)
+
+
 @pytest.mark.parametrize("query", ["", "?subject=", "?subject=W-404", "?subject=%00"])
 def test_a_story_of_nothing_is_a_page_all_the_same(admin_client: Client, query: str):
     assert "What happened" not in page(admin_client, f"{STORY}{query}")

@@ -1,0 +1,92 @@
+"""What pages say while something is really broken: nothing is said to happen that does not."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from messaging.admin.story import lines
+from messaging.delivery import Delivery
+from messaging.exceptions import Reject
+from messaging.models import OutboxMessage
+from messaging.operations import outcome, timeline
+from script.services.rabbitmq import RabbitMQNode
+from tests.support.consuming import Noted, a_consumer, registered
+from tests.support.running import IMPATIENT, add, running_relay, running_worker
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+
+CONSUMER = a_consumer()
+
+
+@pytest.fixture(autouse=True)
+def impatience(settings: Any) -> Iterator[None]:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    with registered(CONSUMER):
+        yield
+
+
+def told(subject: str) -> list[str]:
+    """The titles of a story's lines."""
+    return [line.title for line in lines(timeline.for_subject(subject), unmasked=True)]
+
+
+def said_of(subject: str) -> list[str]:
+    return [fact.words for fact in outcome.of_subjects([subject])[subject]]
+
+
+def published(subject: str) -> bool:
+    return OutboxMessage.objects.filter(subject=subject, state="published").exists()
+
+
+def test_with_a_frozen_broker_a_message_is_due_and_not_confirmed(breakable_broker: RabbitMQNode, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    with running_relay():
+        add(Noted(text="before"), subject="W-1")
+        eventually(lambda: published("W-1"))
+        breakable_broker.pause()
+        add(Noted(text="meanwhile"), subject="W-2")
+        # It was sent, and the relay gave up waiting for the confirm.
+        eventually(lambda: OutboxMessage.objects.filter(subject="W-2", publish_attempts__gt=0).exists())
+
+        last = told("W-2")[-1]
+        assert last.startswith("test.noted: not yet confirmed by RabbitMQ, due for ") or ", not before " in last
+        assert "now" not in last.split()
+        assert said_of("W-2") == ["test.noted not published yet"]
+
+        breakable_broker.resume()
+        eventually(lambda: published("W-2"), 30)
+    assert told("W-2")[1] == "published, confirmed by RabbitMQ"
+
+
+def test_without_its_consumer_a_message_is_published_and_not_handled(vhost: str) -> None:
+    with running_relay():
+        add(Noted(text="hello"), subject="W-1")
+        eventually(lambda: published("W-1"))
+
+    assert told("W-1")[-2:] == ["published, confirmed by RabbitMQ", "notes: published, not yet handled"]
+    assert said_of("W-1") == ["test.noted not handled by notes yet"]
+
+
+def test_with_everything_running_a_story_is_in_the_order_of_time(vhost: str) -> None:
+    with running_relay(), running_worker(CONSUMER):
+        for number in range(20):
+            add(Noted(text="hello"), subject=f"W-{number}")
+        eventually(lambda: all(said_of(f"W-{number}") == ["all handled"] for number in range(20)))
+
+    for number in range(20):
+        times = [entry.at for entry in timeline.for_subject(f"W-{number}").entries if entry.at]
+        assert len(times) == 3
+        assert times == sorted(times)
+
+
+def test_a_message_whose_handler_rejects_it_is_not_said_to_be_handled(vhost: str) -> None:
+    def reject(event: Noted, delivery: Delivery) -> None:
+        raise Reject("no such order")
+
+    consumer = a_consumer(reject)
+    with registered(consumer), running_relay(), running_worker(consumer):
+        add(Noted(text="hello"), subject="W-1")
+        eventually(lambda: said_of("W-1") == ["test.noted dead at notes"], report=lambda: said_of("W-1"))
+    assert told("W-1")[-1] == "notes: dead, will not be tried again"
