@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeVar, get_args
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import conf, texts
+from messaging import conf, functions, texts
 from messaging.delivery import Delivery
-from messaging.events import Event, fields_in
+from messaging.events import Event, fields_in, typed_parent, untyped
 from messaging.exceptions import UnknownConsumer
-from messaging.retry import RetryPolicy
+from messaging.retry import RetryPolicy, is_limit
 from messaging.routing import MAX_MANY_WORDS, MAX_SHORT_STRING, Binding, Exchange, takes
 
 #: What a handler looks like: `def sms(event: OrderPlaced, delivery: Delivery) -> None`.
@@ -137,17 +137,23 @@ def consumer(
     `queue_type`, `max_priority` (events with a higher `priority` are delivered first; needs a classic queue) and
     further `arguments` are what the queue is declared with; on a queue that exists they cannot be changed.
 
-    Raises ImproperlyConfigured for a bad or taken name, a queue that another consumer has, no events, and for what
-    does not go together.
+    Raises ImproperlyConfigured for a bad or taken name, a queue that another consumer has, no events, a function that
+    cannot be called as a handler or would not run (`async def`, a generator), and for what does not go together.
     """
+    if not isinstance(name, str):
+        raise ImproperlyConfigured(f'a consumer has a name: write @consumer("sms", OrderPlaced), not {name!r:.100}')
     if not _NAME.fullmatch(name) or len(name) > texts.LONGEST:
         raise ImproperlyConfigured(
             f"consumer name {name!r}: use small letters, digits and underscores, {texts.LONGEST} at most"
         )
     if not events:
         raise ImproperlyConfigured(f"consumer {name!r} names no events")
-    if timeout is not None and timeout <= timedelta(0):
-        raise ImproperlyConfigured(f"consumer {name!r}: timeout is a positive time")
+    for event in events:
+        _check_event(name, event)
+    if timeout is not None and not is_limit(timeout):
+        raise ImproperlyConfigured(f"consumer {name!r}: timeout is a positive time, such as timedelta(seconds=30)")
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ImproperlyConfigured(f"consumer {name!r}: retry is a RetryPolicy, such as RetryPolicy(max_attempts=5)")
     if batch < 1:
         raise ImproperlyConfigured(f"consumer {name!r}: batch is at least 1")
     if isinstance(keys, str):
@@ -158,13 +164,16 @@ def consumer(
         )
 
     def register(handler: AnyHandler) -> AnyHandler:
+        functions.check(handler, f"the handler of consumer {name!r}", takes="event, delivery")
         where = "" if broadcast else queue or f"{_app_label(handler)}.{name}"
         if len(where.encode()) > MAX_SHORT_STRING:
             # A relay that cannot declare it could publish nothing at all.
             raise ImproperlyConfigured(f"consumer {name!r}: the name of its queue has at most {MAX_SHORT_STRING} bytes")
         other = _registry.get(name)
-        if other is not None and _path(other.handler) != _path(handler):
-            raise ImproperlyConfigured(f"two consumers are named {name!r}: {_path(other.handler)}, {_path(handler)}")
+        if other is not None and functions.path(other.handler) != functions.path(handler):
+            raise ImproperlyConfigured(
+                f"two consumers are named {name!r}: {functions.path(other.handler)}, {functions.path(handler)}"
+            )
         for sharer in registered():
             if sharer.queue == where and sharer.name != name:
                 # Each would take messages that the other should have had.
@@ -238,6 +247,14 @@ def _pattern_of(event: type[Event]) -> str:
     return ".".join("#" if word == "#" else ".".join(run) for word, run in groupby(words))
 
 
+def _check_event(consumer: str, event: Any) -> None:
+    if not (isinstance(event, type) and issubclass(event, Event)):
+        raise ImproperlyConfigured(f"consumer {consumer!r}: {event!r:.100} is no event: name classes below Event")
+    if not event.event_type and typed_parent(event):
+        # Another one without a type is an error of `manage.py check`.
+        raise ImproperlyConfigured(f"consumer {consumer!r}: {untyped(event)}")
+
+
 def _check_bindings(consumer: Consumer) -> None:
     """Raise ImproperlyConfigured where `keys` and `headers` do not fit the exchanges of the consumer's events."""
     types = {exchange_of(event).type for event in consumer.events}
@@ -304,10 +321,7 @@ def _is_sendable(value: Any) -> bool:
     return value is None or isinstance(value, str | float)
 
 
-def _path(handler: Callable[..., None]) -> str:
-    return f"{handler.__module__}.{handler.__qualname__}"
-
-
 def _app_label(handler: Callable[..., None]) -> str:
-    app = apps.get_containing_app_config(handler.__module__)
-    return app.label if app else handler.__module__.partition(".")[0]
+    module = functions.module(handler)
+    app = apps.get_containing_app_config(module)
+    return app.label if app else module.partition(".")[0]

@@ -54,7 +54,7 @@ class Delivery:
         It is written down in the handler's transaction and carried out after its commit, before the message is
         acknowledged; if the handler fails, nothing was intended. One of each name for one message.
 
-        Raises UnknownEffect, and ValueError for a second one of that name or a payload without a JSON form that every
-        database stores.
+        Raises UnknownEffect, and ValueError for a second one of that name, and a payload that is no JSON object, that a
+        database does not store, or that would be read as another (keys that are numbers).
         """
         self.intended.append(effects.intended(name, {} if payload is None else payload, beside=self.intended))

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import texts
+from messaging import functions, texts
 from messaging.exceptions import UnknownEffect
 from messaging.loggers import get_logger
-from messaging.retry import RetryPolicy
+from messaging.retry import RetryPolicy, is_limit
 
 log = get_logger(__name__)
 
@@ -87,10 +87,18 @@ def effect(
     Such a doubtful one is sent again with the same key if the outside `honours_keys`; else the outside is asked if
     there is `ask`; else it is *unknown*, for a person to settle, and never sent again blindly.
 
-    `honours_keys` may be a function, asked each time; while it raises, the answer is no.
+    `honours_keys` may be a function, asked each time; while it raises, or returns anything but True, the answer is no.
 
-    Raises ImproperlyConfigured for a bad or taken name.
+    What the function returns never makes an effect that was done doubtful: a number or id becomes its text, anything
+    else is written down as well as it can be. Only a coroutine or generator is an error: its work did not run, and
+    what ran before is not known. `ask` returns a text, number or id where it was done, and None where it surely was
+    not; any other answer (True, False, an empty text) tells neither, and the effect stays doubtful.
+
+    Raises ImproperlyConfigured for a bad or taken name, a function that cannot be called as above or would not run
+    (`async def`, a generator), and for other options of the wrong kind.
     """
+    if not isinstance(name, str):
+        raise ImproperlyConfigured(f'an effect has a name: write @effect("receipt_mail"), not {name!r:.100}')
     if not name:
         raise ImproperlyConfigured("the name of an effect is empty")
     try:
@@ -100,12 +108,23 @@ def effect(
     if ":" in name:
         # Keys are made of message id, consumer and name, with one between: two effects could have the same.
         raise ImproperlyConfigured(f"effect name {name!r}: no ':'")
+    if not is_limit(timeout):
+        raise ImproperlyConfigured(f"effect {name!r}: timeout is a positive time, such as timedelta(seconds=10)")
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ImproperlyConfigured(f"effect {name!r}: retry is a RetryPolicy, such as RetryPolicy(max_attempts=5)")
+    if ask is not None:
+        functions.check(ask, f"`ask` of effect {name!r}", takes="sending")
+    if not isinstance(honours_keys, bool):
+        functions.check(honours_keys, f"`honours_keys` of effect {name!r}, if not True or False,", takes="")
     asked = _asked(name, honours_keys)
 
     def register(send: AnySend) -> AnySend:
+        functions.check(send, f"the function of effect {name!r}", takes="sending")
         other = _registry.get(name)
-        if other is not None and _path(other.send) != _path(send):
-            raise ImproperlyConfigured(f"two effects are named {name!r}: {_path(other.send)}, {_path(send)}")
+        if other is not None and functions.path(other.send) != functions.path(send):
+            raise ImproperlyConfigured(
+                f"two effects are named {name!r}: {functions.path(other.send)}, {functions.path(send)}"
+            )
         _registry[name] = EffectKind(
             name=name, send=send, ask=ask, honours_keys=asked, timeout=timeout, retry=retry or RetryPolicy()
         )
@@ -117,11 +136,15 @@ def effect(
 def _asked(name: str, honours_keys: bool | Callable[[], bool]) -> Callable[[], bool]:
     def answer() -> bool:
         try:
-            return honours_keys() if callable(honours_keys) else honours_keys
+            found: object = honours_keys() if callable(honours_keys) else honours_keys
+            functions.require_run(found, "it")
+            if not isinstance(found, bool):
+                raise TypeError(f"it returned {functions.kind_of(found)}; it returns True or False")
         except BaseException:
             # The effects of other names must not wait until somebody has mended this one; nor may it end the thread.
             log.exception("effect.honours_keys_failed", effect=name)
             return False
+        return found
 
     return answer
 
@@ -142,7 +165,7 @@ def registered() -> list[EffectKind]:
 
 def intended(name: str, payload: dict[str, Any], *, beside: Sequence[Intended]) -> Intended:
     """Return what a handler intends, checked. Raises UnknownEffect, and ValueError for a second one of that name
-    `beside` it or a payload that is no dict, or not JSON that every database stores."""
+    `beside` it or a payload that is no dict, or not JSON that every database stores and that is read as it was."""
     kind = get(name)
     if any(other.name == name for other in beside):
         raise ValueError(f"the effect {name!r} was intended before; a message has one of each name")
@@ -152,7 +175,3 @@ def intended(name: str, payload: dict[str, Any], *, beside: Sequence[Intended]) 
     texts.checked_json(f"the payload of effect {name!r}", payload)
     # As it is now, whatever the handler does with its dict after this.
     return Intended(kind.name, json.loads(json.dumps(payload)))
-
-
-def _path(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from string import Formatter
 from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, to_json
 
+from messaging import fields, functions
 from messaging.exceptions import Undecodable
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING, Exchange
 
 type_name = str
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+
+#: Options that a declaration leaves to its parent.
+_INHERITED: Any = object()
+
+#: A number that may be too large for a float, which would then be infinite.
+_HUGE = re.compile(rb"\d{300}|[eE]\+?\d{3}")
 
 _registry: dict[type_name, type[Event]] = {}
 
@@ -43,9 +52,16 @@ class Event(BaseModel):
 
     `key` is then what the routing key is made of: text, and fields in braces. `headers` names the fields that travel
     as headers too, for a headers exchange to route by.
+
+    A class without a type is an abstract parent: its events are neither published nor consumed. Fields, `exchange`,
+    `key` and `headers` are inherited; type, version and upcasts are not.
+
+    All fields travel, under their aliases where they have any, and are read by alias or name. So do those with
+    `exclude=True` and the values of `SecretStr`: the consumer gets what the publisher had. What shall not travel is a
+    private attribute.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     event_type: ClassVar[str] = ""
     event_version: ClassVar[int] = 1
@@ -61,9 +77,9 @@ class Event(BaseModel):
         *,
         type: str = "",
         version: int = 1,
-        exchange: str | Exchange | None = None,
-        key: str = "",
-        headers: Iterable[str] = (),
+        exchange: str | Exchange | None = _INHERITED,
+        key: str = _INHERITED,
+        headers: Iterable[str] = _INHERITED,
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
@@ -74,19 +90,35 @@ class Event(BaseModel):
         *,
         type: str = "",
         version: int = 1,
-        exchange: str | Exchange | None = None,
-        key: str = "",
-        headers: Iterable[str] = (),
+        exchange: str | Exchange | None = _INHERITED,
+        key: str = _INHERITED,
+        headers: Iterable[str] = _INHERITED,
         **kwargs: Any,
     ) -> None:
         """Register the event under `type`. A name alone for `exchange` is a topic exchange.
 
-        Raises ImproperlyConfigured for a bad or taken type, an exchange that another event calls of another type, and
-        a key or headers of fields that are not there.
+        Raises ImproperlyConfigured for a bad or taken type, an exchange that another event calls of another type, a
+        key or headers of fields that are not there or are secret, a version without a type, and a field with a name
+        that events need themselves.
         """
         super().__pydantic_init_subclass__(**kwargs)
+        _check_fields(cls)
+        cls.event_type, cls.event_version, cls._upcasts = type, version, {}
+        if exchange is not _INHERITED:
+            cls.event_exchange = _checked_exchange(cls, exchange)
+        if key is not _INHERITED:
+            cls.event_key = key
+        if headers is not _INHERITED:
+            cls.event_headers = tuple(headers)
         if not type:
-            return  # an abstract parent of events
+            # An abstract parent of events. A type is never inherited: a child would travel as its parent.
+            if version != 1:
+                raise ImproperlyConfigured(f"{_name(cls)} has a version, but no type: give it a type, or no version")
+            return
+        if not isinstance(type, str):
+            raise ImproperlyConfigured(f'{_name(cls)}: type is a text such as "order.placed", not {type!r:.60}')
+        if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version < 2**31:
+            raise ImproperlyConfigured(f"{_name(cls)}: version is a whole number from 1, not {version!r:.60}")
         if not 1 <= len(type.encode()) <= MAX_SHORT_STRING:
             raise ImproperlyConfigured(f"{cls.__qualname__}: an event's type is also a routing key, 255 bytes at most")
         if {"*", "#"} & set(type.split(".")):
@@ -94,18 +126,33 @@ class Event(BaseModel):
         other = _registry.get(type)
         if other is not None and _name(other) != _name(cls):
             raise ImproperlyConfigured(f"two events have the type {type!r}: {_name(other)}, {_name(cls)}")
-        cls.event_type, cls.event_version, cls.event_key = type, version, key
-        cls.event_exchange = _checked_exchange(cls, exchange)
-        cls.event_headers = _checked_headers(cls, headers)
+        _check_headers(cls)
         _check_key(cls)
-        cls._upcasts = {}
         _registry[type] = cls
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        """Let every field travel: see the class."""
+        schema = handler(source)
+        found: Any = schema
+        fields.let_travel(handler.resolve_ref_schema(found) if found.get("type") == "definition-ref" else found)
+        return schema
+
+    @classmethod
     def upcast(cls, *, from_version: int) -> Callable[[Upcast], Upcast]:
-        """Register a function that turns a payload of `from_version` into one of the next version."""
+        """Register a function that turns a payload of `from_version` into one of the next version.
+
+        It gets the payload as JSON says it and returns a dict. Raises ImproperlyConfigured for a version that is not
+        older than the event's, and a function that cannot be called so or would not run (`async def`, a generator).
+        """
+        if not isinstance(from_version, int) or not 1 <= from_version < cls.event_version:
+            raise ImproperlyConfigured(
+                f"{_name(cls)} has version {cls.event_version}: an upcast is from an older one, "
+                f"not from {from_version!r:.60}"
+            )
 
         def register(function: Upcast) -> Upcast:
+            functions.check(function, f"the upcast of {_name(cls)} from version {from_version}", takes="payload")
             cls._upcasts[from_version] = function
             return function
 
@@ -120,8 +167,8 @@ class Event(BaseModel):
         return list(range(oldest, cls.event_version + 1))
 
     def encode(self) -> bytes:
-        """Return the JSON body (UTF-8)."""
-        return self.model_dump_json().encode()
+        """Return the JSON body (UTF-8). Raises ValueError where a field holds what JSON has no form for."""
+        return self.model_dump_json(by_alias=True, warnings=False).encode()
 
     @classmethod
     def decode(cls, body: bytes, version: int) -> Self:
@@ -136,19 +183,36 @@ class Event(BaseModel):
             )
         payload = _read_object(body)
         for older in range(version, cls.event_version):
-            if older not in cls._upcasts:
-                raise Undecodable(f"{cls.event_type} version {older} has no upcast to version {older + 1}")
-            try:
-                payload = cls._upcasts[older](payload)
-            except Exception as error:
-                # It reads a payload that no schema has checked.
-                raise Undecodable(
-                    f"{cls.event_type} version {older} does not fit its upcast: {type(error).__name__}"
-                ) from error
+            payload = cls._upcasted(payload, older)
+        if not cls.__pydantic_complete__:
+            cls.model_rebuild()  # its types name classes that were defined after it
         try:
-            return cls.model_validate(payload)
+            # As JSON, not as Python: a field may have one form for each, such as bytes in base64.
+            event = cls.model_validate_json(_to_validate(cls, body, payload, version), **fields.BY_ALIAS_OR_NAME)
         except ValidationError as error:
             raise Undecodable(f"{cls.event_type} does not fit its schema: {_first_problem(error)}") from None
+        except ValueError as error:
+            raise Undecodable(f"{cls.event_type}: its payload has no JSON form: {functions.text_of(error)}") from None
+        if _HUGE.search(body) and not fields.is_finite(event):
+            raise Undecodable(f"{cls.event_type} does not fit its schema: a number is too large")
+        return event
+
+    @classmethod
+    def _upcasted(cls, payload: dict[str, Any], older: int) -> dict[str, Any]:
+        said = f"{cls.event_type} version {older}"
+        if older not in cls._upcasts:
+            raise Undecodable(f"{said} has no upcast to version {older + 1}")
+        try:
+            found: object = cls._upcasts[older](payload)
+            functions.require_run(found, "it")
+        except Exception as error:
+            # It reads a payload that no schema has checked.
+            raise Undecodable(f"{said} does not fit its upcast: {type(error).__name__}") from error
+        if not isinstance(found, dict):
+            raise Undecodable(
+                f"{said}: its upcast returned {functions.kind_of(found)}; it returns the new payload, a dict"
+            )
+        return found
 
 
 def named(message: Message, routing_key: str) -> Message:
@@ -182,6 +246,47 @@ def registered() -> list[type[Event]]:
     return [_registry[name] for name in sorted(_registry)]
 
 
+def typed_parent(event: type[Event]) -> type[Event] | None:
+    """Return the next class above `event` that has a type, if there is one."""
+    return next((each for each in event.__mro__[1:] if issubclass(each, Event) and each.event_type), None)
+
+
+def untyped(event: type[Event]) -> str:
+    """Return what is wrong with an event class that has no type of its own."""
+    parent = typed_parent(event)
+    below = f" It would travel as its parent {parent.__qualname__}, without what it adds." if parent else ""
+    return (
+        f"{event.__qualname__} has no type of its own.{below} Give it one: "
+        f'class {event.__qualname__.partition("[")[0]}(…, type="noun.participle")'
+    )
+
+
+def checked_body(event: Event) -> bytes:
+    """Return the JSON body of `event`, having read it as its consumers will.
+
+    Raises ValueError, naming the field, for an event that would arrive as another one or not at all, and for one
+    whose class has no type of its own.
+    """
+    if not event.event_type:
+        raise ValueError(untyped(type(event)))
+    try:
+        body = event.encode()
+    except Exception as error:
+        where = fields.without_json(event)
+        raise ValueError(f"{event.event_type}: field {where} has no JSON form: {functions.text_of(error)}") from error
+    try:
+        arrives = _read_back(event, body)
+    except Undecodable as error:
+        raise ValueError(f"{event.event_type} cannot be read again, so it is not published: {error}") from error
+    if (name := fields.difference(event, arrives)) is not None:
+        raise ValueError(
+            f"{event.event_type}: field {name} would arrive with another value than it has now. Give it a "
+            "type or value that JSON brings back: finite numbers, texts as keys, a list where no type says tuple, and "
+            "within a model nothing secret or excluded"
+        )
+    return body
+
+
 def routing_key_of(event: Event) -> str:
     """Return the routing key that `event` is published with; a field that is None is an empty text in it.
 
@@ -189,8 +294,8 @@ def routing_key_of(event: Event) -> str:
     """
     if not event.event_key:
         return event.event_type
-    fields = event.model_dump(mode="json", include=set(fields_in(event.event_key)))
-    key = event.event_key.format_map({name: "" if value is None else value for name, value in fields.items()})
+    found = event.model_dump(mode="json", by_alias=False, include=set(fields_in(event.event_key)))
+    key = event.event_key.format_map({name: "" if value is None else value for name, value in found.items()})
     if len(key.encode()) > MAX_SHORT_STRING:
         raise ValueError(f"{event.event_type}: its routing key has over {MAX_SHORT_STRING} bytes: {key[:60]}…")
     return key
@@ -201,8 +306,8 @@ def routing_headers_of(event: Event) -> dict[str, Any]:
 
     Raises ValueError for a field that is no text, number or truth, or a number that AMQP or JSON cannot hold.
     """
-    fields = event.model_dump(mode="json", include=set(event.event_headers), exclude_none=True)
-    for name, value in fields.items():
+    found = event.model_dump(mode="json", by_alias=False, include=set(event.event_headers), exclude_none=True)
+    for name, value in found.items():
         if not isinstance(value, str | int | float):
             raise ValueError(
                 f"{event.event_type}: header {name} is no text, number or truth but {type(value).__name__}"
@@ -211,7 +316,7 @@ def routing_headers_of(event: Event) -> dict[str, Any]:
             raise ValueError(f"{event.event_type}: header {name} is a number of more than 64 bits")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{event.event_type}: header {name} is {value}, no number")
-    return fields
+    return found
 
 
 def fields_in(key: str) -> list[str]:
@@ -234,17 +339,36 @@ def _checked_exchange(event: type[Event], exchange: str | Exchange | None) -> Ex
     return exchange
 
 
-def _checked_headers(event: type[Event], headers: Iterable[str]) -> tuple[str, ...]:
-    headers = tuple(headers)
-    for name in headers:
+def _check_fields(event: type[Event]) -> None:
+    """Raise ImproperlyConfigured for a field that hides what an event is published and read by."""
+    needed = {name for name in vars(Event) if not name.startswith("__")} | {
+        name for name in vars(BaseModel) if name.startswith("model_")
+    }
+    for name in [*event.model_fields, *event.__private_attributes__]:
+        if name in needed:
+            raise ImproperlyConfigured(
+                f"{_name(event)}: a field {name!r} would hide what every event has by that name; give it "
+                f"another name, and {name!r} as its alias if it shall travel as that"
+            )
+
+
+def _check_headers(event: type[Event]) -> None:
+    for name in event.event_headers:
         if name not in event.model_fields:
             raise ImproperlyConfigured(f"{_name(event)}: headers names {name!r}, which is no field of it")
         if name.startswith("x-") or name in {"CC", "BCC"}:
             raise ImproperlyConfigured(f"{_name(event)}: a header {name!r} would mean something to the broker")
-    return headers
+        _check_open(event, "headers", name)
+
+
+def _check_open(event: type[Event], what: str, name: str) -> None:
+    if fields.is_secret(event.model_fields[name].annotation):
+        raise ImproperlyConfigured(f"{_name(event)}: {what} names {name!r}, a secret: logs and lists show {what}")
 
 
 def _check_key(event: type[Event]) -> None:
+    if not isinstance(event.event_key, str):
+        raise ImproperlyConfigured(f"{_name(event)}: key is a text, such as '{{facility}}.error'")
     try:
         unknown = [name for name in fields_in(event.event_key) if name not in event.model_fields]
     except ValueError as error:
@@ -253,6 +377,27 @@ def _check_key(event: type[Event]) -> None:
         raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} has braces inside of braces")
     if unknown:
         raise ImproperlyConfigured(f"{_name(event)}: key {event.event_key!r} names {unknown[0]!r}, no field of it")
+    for name in fields_in(event.event_key):
+        _check_open(event, "key", name)
+
+
+def _to_validate(event: type[Event], body: bytes, payload: dict[str, Any], version: int) -> bytes:
+    """Return the JSON to validate: the body, if its payload is read as it came."""
+    read = fields.to_read(event, payload)
+    as_it_came = read is payload and version == event.event_version and json.detect_encoding(body) == "utf-8"
+    return body if as_it_came else to_json(read)
+
+
+def _read_back(event: Event, body: bytes) -> Event:
+    """Return the event that consumers will make of `body`. Raises Undecodable."""
+    here = type(event)
+    if not fields.is_read_as_written(here) or b"NaN" in body or b"Infinity" in body:
+        return here.decode(body, here.event_version)
+    try:
+        # What pydantic wrote and reads itself is JSON: for that alone it need not be parsed twice.
+        return here.model_validate_json(body, **fields.BY_ALIAS_OR_NAME)
+    except ValidationError as error:
+        raise Undecodable(f"it does not fit its schema: {_first_problem(error)}") from None
 
 
 def _may_be_json(content_type: str) -> bool:

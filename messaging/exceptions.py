@@ -74,6 +74,10 @@ class NotDone(MessagingError):
     """Raised by an effect: it surely did not happen, and may be tried again, by its retry policy."""
 
 
+class NotRun(MessagingError):
+    """A project's function returned work that nobody ran: a coroutine, a generator. It counts as failed."""
+
+
 class HandlerTimeout(MessagingError):
     """A handler took longer than its consumer allows. Raised within the handler, at whatever line it is."""
 

@@ -14,7 +14,7 @@ from functools import partial
 import structlog
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
-from messaging import conf, database, events, inbox, ledger, ordering, outbox, watchdog
+from messaging import conf, database, events, functions, inbox, ledger, ordering, outbox, watchdog
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.events import Event
@@ -22,6 +22,7 @@ from messaging.exceptions import Reject, Undecodable
 from messaging.loggers import get_logger
 from messaging.message import Message, headers_to_pass_on
 from messaging.models import DeliveryAttempt, OutboxMessage
+from messaging.retry import rest_after
 
 log = get_logger(__name__)
 
@@ -216,11 +217,17 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
 
 
 def _call(consumer: Consumer, event: Event | None, delivery: Delivery) -> None:
-    """Call the handler, within its time."""
+    """Call the handler, within its time. Work that it returned instead of doing it is a failure."""
+
+    def run() -> None:
+        # Typed to return nothing, but it is a project's.
+        answer: object = consumer.handler(event, delivery)  # type: ignore[func-returns-value]
+        functions.require_run(answer, "the handler")
+
     delivery.tries.called = True
     with _thread_goes_on("the handler"):
         watchdog.run(
-            lambda: consumer.handler(event, delivery),
+            run,
             seconds=consumer.handler_timeout,
             name=f"{consumer.name} {delivery.message_id}",
         )
@@ -269,10 +276,10 @@ def _count_start(delivery: Delivery) -> Verdict | None:
 
 def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: float) -> Verdict:
     """Record the failure and what follows from it, retry or death, in one transaction."""
-    reason = str(error) if isinstance(error, Undecodable | Reject) else inbox.describe(error)
+    reason = functions.text_of(error) if isinstance(error, Undecodable | Reject) else inbox.describe(error)
     with database.atomic():
         ordering.lock(consumer, delivery.message.ordering_key)
-        rest = consumer.retry.delay_after(delivery.attempt - inbox.attempts_before(delivery), error)
+        rest = rest_after(consumer.retry, delivery.attempt - inbox.attempts_before(delivery), error)
         row_id = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
         if row_id is None:
             return Verdict.DUPLICATE

@@ -17,6 +17,7 @@ from typing import Any
 
 from messaging import conf, database
 from messaging.delivery import Delivery
+from messaging.functions import text_of
 from messaging.message import storable_headers, storable_text
 from messaging.models import DeliveryAttempt, InboxMessage
 
@@ -102,11 +103,7 @@ def process_name() -> str:
 
 def describe(error: BaseException) -> str:
     """Return the error in one line, storable in any database."""
-    try:
-        text = str(error)
-    except Exception:
-        text = "it cannot say what is wrong"
-    return storable_text(f"{type(error).__name__}: {text}".rstrip(": "))[:REASON_LIMIT]
+    return storable_text(f"{type(error).__name__}: {text_of(error)}".rstrip(": "))[:REASON_LIMIT]
 
 
 def _trace(error: BaseException) -> str:

@@ -9,10 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connections, transaction
+from django.utils.asyncio import async_unsafe
 
 from messaging import conf, database, relay, relay_thread, texts
 from messaging.consumers import MAX_PRIORITY, exchange_of
-from messaging.events import Event, routing_headers_of, routing_key_of
+from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.message import headers_to_pass_on, new_id, request_headers
 from messaging.models import InboxMessage, OutboxMessage
@@ -22,6 +23,10 @@ from messaging.routing import MAX_SHORT_STRING
 MAX_DELAY = timedelta(days=36_500)
 
 
+@async_unsafe(
+    "outbox.add() writes to the database. In a coroutine put the transaction and outbox.add() into a function, and "
+    "write `await sync_to_async(function)(…)`."
+)
 def add(
     *events: Event,
     subject: str = "",
@@ -218,7 +223,7 @@ def _require_own_transaction(using: str | None) -> None:
 
 
 def _checked_body(event: Event) -> bytes:
-    body = event.encode()
+    body = checked_body(event)
     if len(body) > conf.get().max_body_bytes:
         raise BodyTooLarge(
             f"{event.event_type}: the body has {len(body)} bytes, the limit is {conf.get().max_body_bytes} "

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+from messaging import functions
 from messaging.exceptions import Reject, RetryLater, Undecodable
+from messaging.loggers import get_logger
+
+log = get_logger(__name__)
+
+#: Longest time that anything may rest or take: a database could not hold the end of a much longer one.
+LONGEST = timedelta(days=365)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +25,9 @@ class RetryPolicy:
     The pause doubles from `first_delay` up to `max_delay`; `jitter` (a share, 0 to 1) spreads it both ways,
     so that messages that failed together do not come back together. The defaults give 10 attempts over
     about an hour and a half.
+
+    A subclass may decide otherwise by a `delay_after` of its own. Where that raises, or returns neither a time nor
+    None, the numbers above count.
     """
 
     max_attempts: int = 10
@@ -24,19 +36,55 @@ class RetryPolicy:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError("max_attempts counts the first attempt too: it is at least 1")
-        if not 0 <= self.jitter <= 1:
+        if not isinstance(self.max_attempts, int) or self.max_attempts < 1:
+            raise ValueError("max_attempts counts the first attempt too: it is a whole number, at least 1")
+        if not isinstance(self.jitter, int | float) or not 0 <= self.jitter <= 1:
             raise ValueError("jitter is a share between 0 and 1")
-        if self.first_delay <= timedelta(0) or self.max_delay < self.first_delay:
-            raise ValueError("delays are positive, and max_delay is at least first_delay")
+        if not (is_limit(self.first_delay) and is_limit(self.max_delay) and self.first_delay <= self.max_delay):
+            raise ValueError(
+                "first_delay and max_delay are positive times, such as timedelta(seconds=10), of a year at most, and "
+                "max_delay is at least first_delay"
+            )
 
     def delay_after(self, attempt: int, error: BaseException) -> timedelta | None:
         """Return how long to rest after `attempt` (from 1) failed with `error`; None means dead."""
         if isinstance(error, Reject | Undecodable) or attempt >= self.max_attempts:
             return None
-        if isinstance(error, RetryLater):
-            return max(error.after, timedelta(0))
+        if isinstance(error, RetryLater) and (asked := _time(getattr(error, "after", None))) is not None:
+            return asked
         # 2**30 s is decades: a larger power would only overflow.
         pause: timedelta = min(self.first_delay * 2 ** min(attempt - 1, 30), self.max_delay)
         return pause * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311  (spreading, not secrecy)
+
+
+def rest_after(policy: RetryPolicy, attempt: int, error: BaseException) -> timedelta | None:
+    """Return `policy.delay_after(…)`. Never raises: where a project's own policy does, or returns what is no time, the
+    numbers of the policy count."""
+    try:
+        rest: object = policy.delay_after(attempt, error)
+        if rest is None:
+            return None
+        if isinstance(rest, timedelta):
+            return _bounded(rest)
+        raise TypeError(f"delay_after returned {functions.kind_of(rest)}; it returns a timedelta, or None to give up")
+    except Exception:
+        log.exception("retry.policy_failed", policy=type(policy).__name__, attempt=attempt)
+        return RetryPolicy.delay_after(policy, attempt, error)
+
+
+def is_limit(value: object) -> bool:
+    """Whether `value` can be how long something takes or rests: a positive time of a year at most."""
+    return isinstance(value, timedelta) and timedelta(0) < value <= LONGEST
+
+
+def _time(after: Any) -> timedelta | None:
+    """Return the rest that a RetryLater asks for; None where it says none. A number is taken for seconds."""
+    if isinstance(after, timedelta):
+        return _bounded(after)
+    if isinstance(after, int | float) and not isinstance(after, bool) and not math.isnan(after):
+        return timedelta(seconds=max(0.0, min(after, LONGEST.total_seconds())))
+    return None
+
+
+def _bounded(rest: timedelta) -> timedelta:
+    return max(timedelta(0), min(rest, LONGEST))

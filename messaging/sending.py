@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
+from decimal import Decimal
 
 from django.db import connections
 
+from messaging import functions
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater
 from messaging.inbox import describe
 from messaging.ledger import Claimed, Result, State
 from messaging.loggers import get_logger
+from messaging.retry import rest_after
 
 log = get_logger(__name__)
 
@@ -70,19 +74,55 @@ def _attempt(claimed: Claimed) -> Result:
     kind, doubtful = claimed.kind, claimed.doubtful
     try:
         if doubtful and not kind.honours_keys() and kind.ask is not None:
-            reference = kind.ask(_sending(claimed))
-            if reference is not None:
-                return Result(state=State.DONE, reference=reference)
+            found = _found(kind.ask(_sending(claimed)))
+            if found is not None:
+                return Result(state=State.DONE, reference=found)
             doubtful = False
-        return Result(state=State.DONE, reference=kind.send(_sending(claimed)) or "")
+        answer: object = kind.send(_sending(claimed))
+        functions.require_run(answer, "the effect's function")
+        return Result(state=State.DONE, reference=_reference(claimed, answer))
     except (Reject, NotDone, RetryLater) as error:
         return _doubtful(claimed, error) if doubtful else _not_done(claimed, error)
     except BaseException as error:
         return _doubtful(claimed, error)
 
 
+def _found(answer: object) -> str | None:
+    """Return what `ask` says: the outside's reference of what was done, or None where it surely was not.
+
+    Raises TypeError for an answer that tells neither: with False, zero or an empty text some mean the one, and some
+    the other.
+    """
+    functions.require_run(answer, "`ask`")
+    if answer is None:
+        return None
+    named = isinstance(answer, str | int | uuid.UUID) and not isinstance(answer, bool)
+    if not named or not answer:
+        raise TypeError(
+            f"`ask` returned {answer!r:.60}, which does not tell whether it was done: it returns the reference as text "
+            "if it was, and None if it surely was not"
+        )
+    return functions.text_of(answer)
+
+
+def _reference(claimed: Claimed, answer: object) -> str:
+    """Return what the ledger keeps of an effect's answer. Never raises: it was done, whatever came back."""
+    if answer is None or isinstance(answer, str):
+        return answer or ""
+    if isinstance(answer, bytes):
+        return answer.decode(errors="replace")
+    if not isinstance(answer, int | float | Decimal | uuid.UUID) or isinstance(answer, bool):
+        log.warning(
+            "effect.odd_answer",
+            effect=claimed.row.name,
+            message_id=claimed.row.message_id,
+            reason=f"its function returned {functions.kind_of(answer)}; it returns the reference as text, or None",
+        )
+    return functions.text_of(answer)
+
+
 def _not_done(claimed: Claimed, error: BaseException) -> Result:
-    rest = claimed.kind.retry.delay_after(claimed.row.attempts, error)
+    rest = rest_after(claimed.kind.retry, claimed.row.attempts, error)
     if rest is None:
         return Result(state=State.FAILED, error=describe(error))
     return Result(state=State.INTENDED, error=describe(error), rest=rest)
@@ -96,7 +136,7 @@ def _not_begun(claimed: Claimed, error: BaseException) -> Result:
 
 def _doubtful(claimed: Claimed, error: BaseException) -> Result:
     """It may have been done: it stays *sending* until it is asked for or repeated, or is *unknown*."""
-    rest = claimed.kind.retry.delay_after(claimed.row.attempts, error)
+    rest = rest_after(claimed.kind.retry, claimed.row.attempts, error)
     if rest is None or not claimed.kind.can_repeat:
         return Result(state=State.UNKNOWN, error=describe(error))
     return Result(state=State.SENDING, error=describe(error), rest=rest)

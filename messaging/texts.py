@@ -39,7 +39,8 @@ def checked(what: str, given: Any, *, characters: int | None = LONGEST, octets: 
 
 
 def checked_json(what: str, given: Any) -> None:
-    """Raise ValueError, in one sentence that names `what`, where `given` has no JSON form that all databases store."""
+    """Raise ValueError, in one sentence that names `what`, where `given` has no JSON form that all databases store, and
+    that is read as it was: its keys are texts."""
     try:
         json.dumps(given, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -52,6 +53,8 @@ def _check_texts(what: str, given: Any) -> None:
         checked(what, given, characters=None)
     elif isinstance(given, Mapping):
         for name, value in given.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{what}: the key {name!r:.60} would be read as a text; write it as one")
             _check_texts(what, name)
             _check_texts(what, value)
     elif isinstance(given, list | tuple):

@@ -8,6 +8,7 @@ from babel.core import UnknownLocaleError
 from babel.numbers import is_currency
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, router
 from django.db.models import Model
 
@@ -66,7 +67,7 @@ def check_sms_backend(**kwargs: Any) -> list[CheckMessage]:
     """SMS_BACKEND must name a class that can be imported."""
     try:
         sms.get_backend()
-    except (ImportError, TypeError) as error:
+    except (ImportError, TypeError, ImproperlyConfigured) as error:
         return [
             Error(
                 f"SMS_BACKEND is {settings.SMS_BACKEND!r}, which cannot be used: {error}",
@@ -82,7 +83,7 @@ def check_sms_gateway(**kwargs: Any) -> list[CheckMessage]:
     """Where texts go to a gateway, its address and token must be there and make sense."""
     try:
         backend = sms.get_backend()
-    except (ImportError, TypeError):
+    except (ImportError, TypeError, ImproperlyConfigured):
         return []  # said above
     if not isinstance(backend, sms.GatewayBackend):
         return []

@@ -7,8 +7,9 @@ from datetime import timedelta
 from django.conf import settings
 
 from messaging.effects import Sending, effect
-from messaging.exceptions import RetryLater
-from messaging.retry import RetryPolicy
+from messaging.exceptions import NotDone, RetryLater
+from messaging.functions import text_of
+from messaging.retry import RetryPolicy, rest_after
 from orders import sms
 
 #: About four hours: longer than an outage of a gateway, and a text later than that is of no use.
@@ -36,5 +37,5 @@ def text_message(sending: Sending) -> str | None:
         return sms.get_backend().send(sending)
     except RetryLater as error:
         # A gateway that says "in a second" for an hour must not use up the attempts in a minute.
-        ours = RETRY.delay_after(sending.attempt, Exception()) or error.after
-        raise RetryLater(str(error), after=max(error.after, ours)) from None
+        rests = [rest_after(RETRY, sending.attempt, each) for each in (error, NotDone())]
+        raise RetryLater(text_of(error), after=max(rest or timedelta(0) for rest in rests)) from None

@@ -16,6 +16,7 @@ from django.utils.timezone import localtime
 
 from messaging.delivery import Delivery
 from messaging.effects import Sending
+from messaging.functions import check_runs
 from messaging.models import Effect
 from orders.models import Order, TextMessage
 from orders.money import written
@@ -88,10 +89,13 @@ class GatewayBackend(SmsBackend):
 
 
 def get_backend() -> SmsBackend:
-    """Return the backend that `SMS_BACKEND` names. Raises ImportError, or TypeError where it is no SmsBackend."""
+    """Return the backend that `SMS_BACKEND` names. Raises ImportError, TypeError where it is no SmsBackend, and
+    ImproperlyConfigured where its methods are async."""
     backend = import_string(settings.SMS_BACKEND)
     if not (isinstance(backend, type) and issubclass(backend, SmsBackend)):
         raise TypeError(f"{settings.SMS_BACKEND} is not a subclass of orders.sms.SmsBackend")
+    for method in (backend.send, backend.ask):
+        check_runs(method, f"{settings.SMS_BACKEND}.{method.__name__}")
     return backend()
 
 

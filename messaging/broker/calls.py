@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Protocol
 
+from django.utils.asyncio import async_unsafe
 from pika.channel import Channel
 
 from messaging.broker.refusals import channel_closed, describe
@@ -41,6 +42,7 @@ class Calls:
         self._channel: Channel | None = None
         self._answer: Future[Any] = Future()
 
+    @async_unsafe("This waits for RabbitMQ's answer. In a coroutine write `await sync_to_async(function)(…)`.")
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         """Call `method` of a channel, from any thread, and return the answer's method frame.
 

@@ -12,11 +12,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
-from typing import Any, get_type_hints
+from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter
 
-from messaging import consumers, events, topology
+from messaging import consumers, events, functions, topology
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
 from messaging.message import ATTEMPT_HEADER, SUBJECT_HEADER, VERSION_HEADER
@@ -87,7 +87,7 @@ def _of_result(procedure: Procedure) -> str:
 
 def _result_of(function: Callable[..., Any]) -> Any:
     try:
-        return get_type_hints(function, include_extras=True).get("return", Any)
+        return functions.type_hints(function).get("return", Any)
     except NameError:  # imported for type checkers alone
         return Any
 
@@ -96,7 +96,7 @@ def _has_schema(what: Any, mode: Any) -> bool:
     # A result may be anything that can be turned into JSON, a query set for instance.
     try:
         TypeAdapter(what).json_schema(mode=mode)
-    except (PydanticUserError, NameError):
+    except (PydanticUserError, NameError, KeyError):  # the last one of a partial of an object
         return False
     return True
 
@@ -116,7 +116,7 @@ def _event_message(event: type[Event], schemas: _Schemas) -> Document:
         ATTEMPT_HEADER: {"type": "integer", "minimum": 1, "description": "of one consumer; absent: 1"},
         SUBJECT_HEADER: {"type": "string", "description": "what it is about: a business key"},
     }
-    header |= {name: {"description": f"the body's {name}"} for name in event.event_headers}
+    header |= {name: {"description": f"the body's {_written(event, name)}"} for name in event.event_headers}
     return {
         "name": event.event_type,
         "title": event.__name__,
@@ -139,7 +139,7 @@ def _add_event(event: type[Event], channels: Document, operations: Document) -> 
     channels[name] = {
         "address": address,
         "messages": {name: _ref("components", "messages", name)},
-        **({"parameters": {each: {"location": f"$message.payload#/{each}"} for each in fields}} if fields else {}),
+        **({"parameters": {each: {"location": _location(event, each)} for each in fields}} if fields else {}),
         "bindings": {"amqp": _by_routing_key(exchange_of(event))},
     }
     operations[_id(f"send.{event.event_type}")] = {
@@ -157,6 +157,15 @@ def _address(event: type[Event]) -> tuple[str, list[str]]:
     parts = [(text, name) for text, name, _, _ in Formatter().parse(event.event_key)]
     address = "".join(text + (f"{{{name}}}" if name is not None else "") for text, name in parts)
     return address, list(dict.fromkeys(name for _, name in parts if name is not None))
+
+
+def _location(event: type[Event], field: str) -> str:
+    return f"$message.payload#/{_written(event, field)}"
+
+
+def _written(event: type[Event], field: str) -> str:
+    """Return the name of a field in the body."""
+    return event.model_fields[field].serialization_alias or field
 
 
 # --- Consumers -----------------------------------------------------------------------------------------------

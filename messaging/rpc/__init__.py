@@ -1,6 +1,6 @@
 """RPC over the broker: questions to other processes, for instance what shipping costs. Never for effects."""
 
-from messaging.rpc.client import call
+from messaging.rpc.client import acall, call
 from messaging.rpc.exceptions import (
     BadReply,
     ConnectionLost,
@@ -20,6 +20,7 @@ __all__ = [
     "RemoteError",
     "RpcError",
     "RpcTimeout",
+    "acall",
     "call",
     "procedure",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import ValidationError
 
-from messaging import conf, consumers, topology, watchdog
+from messaging import conf, consumers, functions, topology, watchdog
 from messaging.broker.request_queue import Request
 from messaging.exceptions import HandlerTimeout
 from messaging.message import Message, whole_number
@@ -107,6 +107,7 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
         nonlocal ran
         result = procedure.run(arguments)
         ran = True
+        functions.require_awaited(result, "the procedure")
         bodies.append(wire.encode(result))
 
     try:
@@ -122,15 +123,12 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
 
 
 def _text(error: BaseException) -> str:
-    return _safely(lambda: str(error)) or _safely(lambda: repr(error))
-
-
-def _safely(text: Callable[[], str]) -> str:
     # __str__ of somebody's error can fail too.
-    try:
-        return text()
-    except Exception:
-        return ""
+    for written in (str, repr):
+        with suppress(BaseException):
+            if text := written(error):
+                return text
+    return ""
 
 
 def _problems(procedure: Procedure, error: ValidationError) -> str:

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
+from django.utils.asyncio import async_unsafe
 
 from messaging import conf, forks, texts
 from messaging.broker.requester import Requester
 from messaging.exceptions import BodyTooLarge, ThreadNotStarted
 from messaging.loggers import get_logger
-from messaging.message import Message, new_id, request_headers
+from messaging.message import Message, new_id, request_headers, whole_number
 from messaging.routing import MAX_SHORT_STRING
 from messaging.rpc import wire
 from messaging.rpc.exceptions import BadReply, ConnectionLost, NoBroker, NoServer, RpcError, RpcTimeout
@@ -29,8 +31,14 @@ log = get_logger(__name__)
 
 #: Longest timeout in seconds: AMQP expirations are 32 bits of milliseconds.
 _MAX_TIMEOUT = 2**32 // 1000
+#: Milliseconds from which a difference between two clocks is told.
+WORTH_SAYING = 1000
 
 
+@async_unsafe(
+    "rpc.call() waits for its reply, and an event loop would stand still meanwhile. In a coroutine write "
+    "`await rpc.acall(…)`, with the same arguments."
+)
 def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
     """Call the procedure `name` on whichever server takes the request, and return its result, decoded from JSON.
 
@@ -41,8 +49,9 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
     Raises NoServer (at once; not executed), NoBroker (not sent), RpcTimeout and ConnectionLost (executed or not:
     nobody knows), RemoteError (the procedure's own error) and BadReply; all are RpcError, and are logged with the
     correlation id that the server's log has too. Raises BodyTooLarge, and ValueError for a payload without a JSON
-    form, a timeout that is none, or a queue whose name AMQP does not take. Nothing is ever tried twice: whoever calls
-    knows whether that is harmless.
+    form, a timeout that is none, or a queue whose name AMQP does not take; SynchronousOnlyOperation in a coroutine,
+    which uses `acall`. What may have been executed is never tried again: whoever calls knows whether that is harmless.
+    The clocks of caller and server may differ.
     """
     if not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
@@ -70,6 +79,14 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
         raise
 
 
+async def acall(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
+    """Call a procedure from a coroutine: `call` on a thread of its own, with the same arguments, result and errors.
+
+    A coroutine that is cancelled leaves the call to itself: it may have been executed.
+    """
+    return await sync_to_async(call, thread_sensitive=False)(name, payload, timeout=timeout, queue=queue)
+
+
 def _result(name: str, reply: Message) -> Any:
     limit = conf.get().max_body_bytes
     if len(reply.body) > limit:
@@ -93,11 +110,15 @@ class _Call:
     correlation_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     answer: Future[Message] = field(default_factory=Future)
     sent: bool = False
+    #: By this host's clock, in milliseconds.
+    sent_at: int = 0
     #: Attempts to connect that failed while this call waited to be sent.
     failures: int = 0
 
-    def request(self) -> Message:
+    def request(self, ahead: int) -> Message:
+        """Return the request, for a server whose clock is `ahead` milliseconds ahead of this host's."""
         left_ms = max(1, int((self.deadline - time.monotonic()) * 1000))
+        self.sent_at = wire.now_ms()
         return Message(
             body=self.body,
             id=new_id(),
@@ -107,7 +128,11 @@ class _Call:
             timestamp=datetime.now(UTC),
             expiration=str(left_ms),
             persistent=False,
-            headers={**self.headers, wire.DEADLINE_HEADER: wire.now_ms() + left_ms},
+            headers={
+                **self.headers,
+                wire.CLOCK_HEADER: self.sent_at,
+                wire.DEADLINE_HEADER: self.sent_at + left_ms + ahead,
+            },
         )
 
 
@@ -127,6 +152,8 @@ class RpcClient:
         self._reply_may_be_late = False
         #: A reply without a correlation id was ignored: only a fresh reply queue tells whose the next one is.
         self._needs_fresh_queue = False
+        #: By how many milliseconds the servers' clock at a queue is ahead of ours, as far as it is known.
+        self._ahead: dict[str, int] = {}
         #: Replies that nobody waited for: late, repeated, or somebody else's.
         self.ignored_replies = 0
 
@@ -153,6 +180,7 @@ class RpcClient:
             if call.sent:
                 raise RpcTimeout(
                     f"{call.name}: no reply in time. It may have been executed, or may still be."
+                    f"{self._clocks(call.queue)}"
                 ) from None
             blocked = "it takes no messages (memory or disk alarm)" if connection.blocked else "no connection in time"
             raise NoBroker(
@@ -195,11 +223,45 @@ class RpcClient:
         if call.answer.cancelled():
             return
         try:
-            self._requester.send(call.queue, call.request())
+            self._requester.send(call.queue, call.request(self._ahead.get(call.queue, 0)))
         except ValueError as error:
             self._fail(call, RpcError(f"{call.name}: the request cannot be sent: {error}"))
 
+    def _clocks(self, queue: str) -> str:
+        ahead = self._ahead.get(queue, 0)
+        if abs(ahead) < WORTH_SAYING:
+            return ""
+        how = "ahead of" if ahead > 0 else "behind"
+        return f" The clock of its server is {abs(ahead) / 1000:.1f} s {how} this host's: let NTP set both."
+
+    def _says_expired(self, reply: Message) -> bool:
+        """Compare clocks; return whether the reply says that the request came too late. By a clock that is ahead of
+        ours it may have seemed so: it was not run, and is sent once more. Else its caller is leaving, or has left."""
+        call = self._calls.get(reply.correlation_id)
+        if call is None:
+            return False
+        is_further_ahead = self._compare_clocks(call, reply)
+        if wire.is_expired(reply) and is_further_ahead:
+            self._send(call)
+        return wire.is_expired(reply)
+
+    def _compare_clocks(self, call: _Call, reply: Message) -> bool:
+        """Learn from a reply how the server's clock differs from ours; return whether it is further ahead than was
+        known. The server wrote its time between the request and now: what lies in between is no difference."""
+        clock = whole_number(reply.headers.get(wire.CLOCK_HEADER))
+        if clock is None:
+            return False
+        known, now = self._ahead.get(call.queue, 0), wire.now_ms()
+        ahead = clock - now if clock > now else min(0, clock - call.sent_at)
+        self._ahead[call.queue] = ahead
+        if abs(ahead - known) >= WORTH_SAYING:
+            said = self._clocks(call.queue).strip() or "they agree again"
+            log.warning("rpc.clocks_differ", queue=call.queue, reason=said)
+        return ahead > known
+
     def _replied(self, reply: Message) -> None:
+        if self._says_expired(reply):
+            return
         call = self._calls.pop(reply.correlation_id, None) if reply.correlation_id else self._only_call()
         if call is None or not call.answer.set_running_or_notify_cancel():
             self.ignored_replies += 1

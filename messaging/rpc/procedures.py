@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import ArgsKwargs
 
-from messaging import conf
+from messaging import conf, functions
+from messaging.retry import is_limit
 from messaging.rpc.exceptions import UnknownProcedure
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -87,8 +88,10 @@ def procedure(
     is, and a missing one is declared as the RabbitMQ tutorials do (durable, quorum): their servers can be mixed in. It
     stays when its servers leave, and a call that nobody serves ends by its timeout only.
 
-    Raises ImproperlyConfigured for a bad or taken name or queue, or a timeout that is none.
+    Raises ImproperlyConfigured for a bad or taken name or queue, a timeout that is none, and an async function.
     """
+    if not isinstance(name, str):
+        raise ImproperlyConfigured(f'a procedure has a name: write @procedure("shipping.quote"), not {name!r:.100}')
     if not _NAME.fullmatch(name):
         raise ImproperlyConfigured(
             f"procedure name {name!r}: use up to 200 letters, digits, dots, dashes and underscores"
@@ -98,12 +101,15 @@ def procedure(
         raise ImproperlyConfigured(
             f"procedure {name!r}: the name of a queue has 255 bytes at most and none of {_TAKEN_PREFIXES} in front"
         )
-    if timeout is not None and timeout <= timedelta(0):
-        raise ImproperlyConfigured(f"procedure {name!r}: timeout is a positive time")
+    if timeout is not None and not is_limit(timeout):
+        raise ImproperlyConfigured(f"procedure {name!r}: timeout is a positive time, such as timedelta(seconds=5)")
 
     def register(function: AnyFunction) -> AnyFunction:
+        if not callable(function):
+            raise ImproperlyConfigured(f"procedure {name!r} is {functions.kind_of(function)}, and no function")
+        functions.check_runs(function, f"procedure {name!r}")
         for other in _registry.values():
-            is_same = other.name == name and other.function.__qualname__ == function.__qualname__
+            is_same = other.name == name and functions.path(other.function) == functions.path(function)
             if not is_same and (other.name == name or other.queue == queue):
                 raise ImproperlyConfigured(f"two procedures claim the name {name!r} or the queue {queue!r}")
         _registry[name] = Procedure(
@@ -150,5 +156,5 @@ def _binder(function: Callable[..., Any]) -> Callable[[ArgsKwargs], Arguments]:
         return positional, named
 
     # Not `validate_call`: before pydantic 2.12 an argument named "self" collides with one of its own.
-    bind.__annotations__ = get_type_hints(function, include_extras=True)
-    return TypeAdapter(bind).validate_python  # type: ignore[arg-type]
+    bind.__annotations__ = functions.type_hints(function)
+    return TypeAdapter(bind, config=ConfigDict(populate_by_name=True)).validate_python  # type: ignore[arg-type]

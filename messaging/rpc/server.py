@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 from django.db import close_old_connections, connections
@@ -217,8 +218,12 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
         requests.finish(request, {topology.dead_letter_queue(): _dead_letter(request, reason)})
         return Ending.UNANSWERABLE
     if late := seconds_late(request):
-        log.warning("rpc.expired", seconds_late=round(late, 3), returns=request.returns)
-        requests.finish(request)
+        log.warning(
+            "rpc.expired", seconds_late=round(late, 3), returns=request.returns, **_if_late_on_arrival(request, late)
+        )
+        # A caller whose clock differs waits still; one that sent no clock is not told, as others never were.
+        told = {message.reply_to: _late(message)} if wire.CLOCK_HEADER in message.headers else {}
+        requests.finish(request, told)
         return Ending.EXPIRED
     if request.returns > MAX_RETURNS:
         reason = f"{request.returns} servers were lost while they held it"
@@ -239,11 +244,28 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
 
 
 def _reply(result: Answer, request: Message) -> Message:
-    headers = {wire.STATUS_HEADER: wire.ERROR if result.error else wire.OK}
+    return _message(result.body, wire.ERROR if result.error else wire.OK, request)
+
+
+def _late(request: Message) -> Message:
+    text = "by the clock of this server its deadline is past: it was not run"
+    return _message(wire.encode_error("Expired", text), wire.EXPIRED, request)
+
+
+def _if_late_on_arrival(request: Request, late: float) -> dict[str, str]:
+    if late < time.monotonic() - request.arrived_at:
+        return {}
+    return {"reason": "it was late when it arrived: it had waited, or the clocks of its caller and this host differ"}
+
+
+def _message(body: bytes, status: str, request: Message) -> Message:
+    headers: dict[str, Any] = {wire.STATUS_HEADER: status}
     if request.request_id:
         headers[REQUEST_ID_HEADER] = request.request_id
+    if wire.CLOCK_HEADER in request.headers:
+        headers[wire.CLOCK_HEADER] = wire.now_ms()
     return Message(
-        body=result.body,
+        body=body,
         id=new_id(),
         app_id=conf.get().app_id,
         timestamp=datetime.now(UTC),

@@ -14,16 +14,21 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
+from messaging import fields
 from messaging.message import Message
 from messaging.rpc.exceptions import RemoteError
 
-#: When the caller stops waiting: milliseconds since 1970, UTC. The clocks of caller and server must agree to within
-#: much less than the timeout.
+#: When the caller stops waiting: milliseconds since 1970, UTC, by the server's clock as far as the caller knows it.
 DEADLINE_HEADER = "x-deadline"
-#: "ok" or "error"; what tells a result that looks like an error from an error.
+#: What time it is for whoever sends this: milliseconds since 1970, UTC. A server answers it with its own, so that a
+#: caller learns by how much their clocks differ.
+CLOCK_HEADER = "x-clock"
+#: "ok" or "error"; what tells a result that looks like an error from an error. "expired" only to a caller that sent its
+#: clock: the request was not run, because its deadline is past by the server's clock.
 STATUS_HEADER = "x-rpc-status"
 OK = "ok"
 ERROR = "error"
+EXPIRED = "expired"
 
 #: What is passed to a procedure that takes nothing. Not None: that is null, a value like any other.
 NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
@@ -38,8 +43,16 @@ def now_ms() -> int:
 
 
 def encode(value: Any) -> bytes:
-    """Return `value` as JSON. Raises ValueError for what JSON has no form for."""
-    return to_json(value, inf_nan_mode="null")
+    """Return `value` as JSON. Raises ValueError for what JSON has no form for: NaN and infinity included, which would
+    arrive as null, and secrets, which would arrive as stars."""
+    body = to_json(value, inf_nan_mode="constants")
+    if (b"NaN" in body or b"Infinity" in body or b"null" in body) and not fields.is_finite(value):
+        raise ValueError("it holds a number that JSON cannot say: NaN, or an infinite one")
+    if b"NaN" in body or b"Infinity" in body:
+        decode(body)  # of a generator, which can be looked into only once
+    if b'"**********"' in body and fields.holds_secret(value):
+        raise ValueError("it holds a secret, which would be sent as stars: pass what get_secret_value() returns")
+    return body
 
 
 def decode(body: bytes) -> Any:
@@ -51,6 +64,11 @@ def encode_error(type: str, message: str) -> bytes:
     """Return the body of a reply that says what went wrong."""
     clean = message.encode(errors="replace").decode()
     return encode({"error": {"type": type, "message": clean[:MAX_ERROR_TEXT]}})
+
+
+def is_expired(reply: Message) -> bool:
+    """Whether a reply says that the request came too late by the server's clock, and was not run."""
+    return reply.headers.get(STATUS_HEADER) == EXPIRED
 
 
 def result_of(reply: Message) -> Any:

@@ -2,9 +2,12 @@
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -608,3 +611,123 @@ def test_failures_of_one_kind_have_one_group_and_a_success_has_none(declare: Dec
     second = carried_out().failure_group
     assert first == second != ""
     assert carried_out().failure_group == ""
+
+
+# --- what functions return -----------------------------------------------------------------------------------
+
+
+class Odd:
+    def __str__(self) -> str:
+        raise SystemExit
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (4711, "4711"), (UUID(int=1), "00000000-0000-0000-0000-000000000001"), (1.5, "1.5"), (Decimal("1.50"), "1.50"),
+        (True, "True"), (["a"], "['a']"), ({"id": 1}, "{'id': 1}"), (b"ab", "ab"), (b"\xff", "\ufffd"), (None, ""),
+        ("\ud800", "?"), ("a\x00b", "a\ufffdb"), ("x" * 300, "x" * 255), (Odd(), "(an Odd whose text cannot be made)"),
+        pytest.param(10**5000, "(an int whose text cannot be made)", id="huge"),
+    ],
+)  # fmt: skip
+def test_whatever_it_returns_what_was_done_is_done_and_its_neighbours_answers_are_kept(
+    declare: Declare, answer: Any, kept: str
+) -> None:
+    declare()
+    effects.effect("odd", honours_keys=True, retry=QUICKLY)(lambda sending: answer)
+
+    def both(event: Noted, delivery: Delivery) -> None:
+        delivery.effect("odd")
+        delivery.effect("text", {"to": event.text})
+
+    handled(a_consumer(both))
+    everything_due()
+    sweep([CONSUMER])
+
+    assert dict(Effect.objects.values_list("name", "reference")) == {"odd": kept, "text": "ref-1"}
+    assert set(Effect.objects.values_list("state", flat=True)) == {State.DONE}
+
+
+async def never_awaited(*given: Any) -> str:
+    return "ref"
+
+
+def test_a_coroutine_that_it_returns_is_no_answer_and_is_not_repeated(declare: Declare) -> None:
+    effects._registry.clear()
+    effects.effect("text", retry=QUICKLY)(lambda sending: never_awaited(sending))
+    handled()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = carried_out()
+
+    assert found.state == State.UNKNOWN
+    assert "NotRun" in found.error
+
+
+@pytest.mark.parametrize("answer", [True, False, 0, "", [], {"id": 1}, 1.5, Odd()])
+def test_an_answer_of_ask_that_tells_nothing_leaves_a_doubt(declare: Declare, outside: Outside, answer: Any) -> None:
+    declare(ask=lambda sending: answer)
+    outside.after = [RuntimeError("lost")]
+    handled()
+    carried_out()
+
+    assert carried_out().state == State.SENDING
+    assert len(outside.calls) == 1
+
+
+@pytest.mark.parametrize("answer", ["ref", 17, UUID(int=1)])
+def test_an_answer_of_ask_that_names_it_makes_it_done(declare: Declare, outside: Outside, answer: Any) -> None:
+    declare(ask=lambda sending: answer)
+    outside.after = [RuntimeError("lost")]
+    handled()
+    carried_out()
+
+    assert carried_out().reference == str(answer)
+    assert len(outside.calls) == 1
+
+
+@pytest.mark.parametrize("answer", ["yes", 1, None, [], Odd(), SystemExit])
+def test_an_odd_answer_about_keys_is_a_no(declare: Declare, outside: Outside, answer: Any) -> None:
+    def honours() -> Any:
+        if answer is SystemExit:
+            raise SystemExit
+        return answer
+
+    declare(honours_keys=honours)
+    outside.after = [RuntimeError("lost")]
+    handled()
+
+    assert carried_out().state == State.UNKNOWN
+    assert len(outside.calls) == 1
+
+
+@pytest.mark.parametrize("after", [5, 5.5, None, "soon", float("nan"), timedelta.max, timedelta(-1)])
+def test_a_rest_that_is_no_time_leaves_it_surely_not_done(declare: Declare, outside: Outside, after: Any) -> None:
+    outside.before = [RetryLater("busy", after=after)]
+    handled()
+
+    assert carried_out().state == State.INTENDED
+
+
+@pytest.mark.parametrize("payload", [[1], "x", {1: "a"}, {"a": [{2: "b"}]}, {"a": float("nan")}, {"a": object()}])
+def test_a_payload_that_would_be_read_as_another_is_refused(declare: Declare, payload: Any) -> None:
+    with pytest.raises(ValueError, match="payload of effect 'text'"):
+        a_delivery().effect("text", payload)
+
+
+def test_a_payload_is_what_it_was_when_it_was_intended(declare: Declare) -> None:
+    payload = {"to": ("a", "b")}
+    delivery = a_delivery()
+    delivery.effect("text", payload)
+    payload["to"] = ("c",)
+
+    assert delivery.intended[0].payload == {"to": ["a", "b"]}
+
+
+@pytest.mark.parametrize("wrong", [{"timeout": 5}, {"timeout": timedelta(0)}, {"timeout": timedelta.max}, {"retry": 3}])
+def test_options_of_the_wrong_kind_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match=next(iter(wrong))):
+        effects.effect("text", **wrong)

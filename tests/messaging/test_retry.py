@@ -1,5 +1,6 @@
 """When a failing message comes again, and when never."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from messaging.exceptions import Reject, RetryLater, Undecodable
-from messaging.retry import RetryPolicy
+from messaging.retry import LONGEST, RetryPolicy, rest_after
 
 STEADY = RetryPolicy(
     max_attempts=6, first_delay=timedelta(seconds=10), max_delay=timedelta(seconds=60), jitter=0
@@ -60,4 +61,48 @@ def test_jitter_spreads_both_ways_within_its_share(attempt: int, jitter: float) 
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
+        RetryPolicy(**wrong)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Odd(RetryPolicy):
+    """A policy of a project's own."""
+
+    answer: Any = None
+
+    def delay_after(self, attempt: int, error: BaseException) -> timedelta | None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("answer", [5, "soon", True, float("nan"), RuntimeError()])
+def test_where_a_policy_of_ones_own_gives_no_time_its_numbers_count(answer: Any) -> None:
+    policy = Odd(answer=answer, max_attempts=2, first_delay=timedelta(seconds=3), jitter=0)
+
+    assert rest_after(policy, 1, BROKEN) == timedelta(seconds=3)
+    assert rest_after(policy, 2, BROKEN) is None
+
+
+@pytest.mark.parametrize(("answer", "rest"), [(timedelta.max, LONGEST), (timedelta(-1), timedelta(0)), (None, None)])
+def test_the_rest_of_a_policy_of_ones_own_is_bounded(answer: timedelta | None, rest: timedelta | None) -> None:
+    assert rest_after(Odd(answer=answer), 1, BROKEN) == rest
+
+
+@pytest.mark.parametrize(
+    ("after", "rest"), [(5, 5), (0.5, 0.5), (-1, 0), (float("inf"), LONGEST.total_seconds()), (None, 1), ("5", 1),
+                        (float("nan"), 1), (True, 1)],
+)  # fmt: skip
+def test_a_retry_later_takes_seconds_and_else_the_policy_decides(after: Any, rest: float) -> None:
+    policy = RetryPolicy(first_delay=timedelta(seconds=1), jitter=0)
+
+    assert policy.delay_after(1, RetryLater(after=after)) == timedelta(seconds=rest)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_attempts": 2.5}, {"max_attempts": "3"}, {"first_delay": 5}, {"max_delay": timedelta.max},
+              {"jitter": float("nan")}, {"jitter": "0"}],
+)  # fmt: skip
+def test_a_policy_of_the_wrong_kind_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         RetryPolicy(**wrong)

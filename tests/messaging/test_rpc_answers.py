@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 from pydantic_core import from_json
 
 from messaging.broker.request_queue import RETURNS_HEADER, Request
 from messaging.broker.subscription import Arrival
 from messaging.message import Message
+from messaging.operations import asyncapi
 from messaging.rpc import RemoteError, procedure, procedures, wire
 from messaging.rpc.answering import Answer, answer, seconds_late, why_unanswerable
 
@@ -45,9 +48,70 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_result_is_json() -> None:
-    found = ask(lambda: {"amount": Decimal("8.50"), "nothing": float("nan")}, b"{}")
+    found = ask(lambda: {"amount": Decimal("8.50"), "nothing": None}, b"{}")
 
     assert from_json(found.body) == {"amount": "8.50", "nothing": None}
+
+
+class Quote(BaseModel):
+    price: float = 1
+    token: SecretStr = SecretStr("hush")
+
+
+async def asynchronous() -> int:
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (float("nan"), "NaN"), ([Decimal(1), float("inf")], "NaN"), (Quote(price=float("nan")), "NaN"),
+        (Quote(), "secret"),
+        ({"a": [SecretStr("hush")]}, "secret"), (b"\xff", "utf-8"), ("\ud800", "surrogates"), (object(), "object"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_result_that_would_arrive_as_another_is_a_bad_result(result: Any, said: str) -> None:
+    found = error_of(ask(lambda: result, b"{}"))
+
+    assert found[0] == "BadResult"
+    assert said in found[1]
+    with pytest.raises(ValueError, match=said):
+        wire.encode({"argument": result})
+
+
+def test_a_coroutine_is_a_bad_result_and_is_closed() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        kind, said = error_of(ask(lambda: asynchronous(), b"{}"))
+
+    assert kind == "BadResult"
+    assert "not awaited" in said
+
+
+def test_a_generator_is_a_list() -> None:
+    def numbers(up_to: int) -> Iterator[int]:
+        yield from range(up_to)
+
+    assert ask(numbers, b"3").body == b"[0,1,2]"
+
+
+class Area:
+    def __call__(self, width: int, height: int = 2) -> int:
+        return width * height
+
+
+@pytest.mark.parametrize("function", [Area(), partial(double), partial(Area(), height=2)])
+def test_an_object_or_a_partial_can_be_a_procedure(function: Callable[..., Any]) -> None:
+    assert ask(function, b'"3"').body == b"6"
+    assert asyncapi.document(title="t", version="1")["operations"]["answer.asked"]
+
+
+def test_an_argument_is_read_by_its_alias_and_by_its_name() -> None:
+    def echo(order: Annotated[str, Field(alias="orderNumber")]) -> str:
+        return order
+
+    assert ask(echo, b'{"orderNumber": "W"}').body == ask(echo, b'{"order": "W"}').body == b'"W"'
 
 
 def test_a_bare_value_is_an_argument() -> None:

@@ -1,0 +1,140 @@
+"""The fields of an event on their way into JSON and back: how each is written, by which names it is read, and whether
+it comes back as it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import is_dataclass
+from functools import cache
+from inspect import signature
+from typing import Any, get_args
+
+from pydantic import AliasChoices, BaseModel, Secret, SecretBytes, SecretStr, SerializationInfo
+from pydantic.fields import FieldInfo
+
+#: How to read a model, and models in it, by aliases as well as by names. Before pydantic 2.11 the configuration of each
+#: model decides.
+BY_ALIAS_OR_NAME: dict[str, Any] = (
+    {"by_alias": True, "by_name": True} if "by_name" in signature(BaseModel.model_validate_json).parameters else {}
+)
+
+
+def let_travel(schema: Any) -> None:
+    """Change the schema of a model so that JSON says all of its fields: those with `exclude` too, and what is in a
+    `SecretStr`. Models within its fields stay as they are."""
+    match schema:
+        case {"type": "model-fields", "fields": own}:
+            for field in own.values():
+                field.pop("serialization_exclude", None)
+                _reveal(field["schema"])
+        case {"schema": inner}:  # the model itself, and validators around it
+            let_travel(inner)
+
+
+def to_read(model: type[BaseModel], payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a payload as a complete model reads it: fields that are written under a name which is not read have their
+    own, and what is computed from others is left out."""
+    if is_read_as_written(model):
+        return payload
+    renamed, computed = _names_to_read(model), _computed(model)
+    return {renamed.get(name, name): value for name, value in payload.items() if name not in computed}
+
+
+def is_read_as_written(model: type[BaseModel]) -> bool:
+    """Whether a payload that a complete model wrote needs no change before the model reads it."""
+    return not (_names_to_read(model) or _computed(model))
+
+
+@cache
+def _computed(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in model.model_computed_fields.items())
+
+
+@cache
+def _names_to_read(model: type[BaseModel]) -> dict[str, str]:
+    return {
+        field.serialization_alias: name
+        for name, field in model.model_fields.items()
+        if field.serialization_alias and field.serialization_alias not in _read_by(name, field)
+    }
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a field of this type holds a secret."""
+    if isinstance(annotation, type) and issubclass(annotation, Secret | SecretStr | SecretBytes):
+        return True
+    return any(is_secret(inner) for inner in get_args(annotation))
+
+
+def without_json(model: BaseModel) -> str:
+    """Return the name of the field that has no JSON form; empty where it is none of them alone."""
+    for name in type(model).model_fields:
+        try:
+            model.model_dump_json(include={name}, warnings=False)
+        except Exception:
+            return name
+    return ""
+
+
+def is_finite(value: object) -> bool:
+    """Whether each number in a value, a model for instance, is one that JSON can say: neither NaN nor infinite."""
+    return math.isfinite(value) if isinstance(value, float) else all(map(is_finite, _within(value)))
+
+
+def holds_secret(value: object) -> bool:
+    """Whether there is a secret in a value, a model for instance."""
+    return isinstance(value, Secret | SecretStr | SecretBytes) or any(map(holds_secret, _within(value)))
+
+
+def _within(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    return vars(value).values() if isinstance(value, BaseModel) or is_dataclass(value) else ()
+
+
+def difference(here: BaseModel, there: BaseModel) -> str | None:
+    """Return the name of the first field that two models of one class do not have alike; None where there is none.
+
+    A default is alike whatever comes back for it: pydantic does not bring defaults to their type.
+    """
+    values, others = ({**vars(each), **(each.model_extra or {})} for each in (here, there))
+    defaults = {name: field.default for name, field in type(here).model_fields.items()}
+    for name in [*defaults, *(here.model_extra or {})]:
+        value = values.get(name)
+        if value is not defaults.get(name) and not _is_same(value, others.get(name)):
+            return name
+    return None
+
+
+def _reveal(schema: Any) -> None:
+    """Have the secrets in the schema of a field written as they are in JSON. In Python they stay hidden."""
+    if isinstance(schema, list | tuple):
+        for each in schema:
+            _reveal(each)
+    elif isinstance(schema, dict) and schema.get("type") != "model":
+        written = schema.get("serialization", {})
+        if getattr(written.get("function"), "__module__", "") == "pydantic.types" and written.get("info_arg"):
+            written["function"] = _secret
+        for name, inner in schema.items():
+            if name not in {"serialization", "metadata", "default"}:
+                _reveal(inner)
+
+
+def _secret(value: Any, info: SerializationInfo) -> Any:
+    return value.get_secret_value() if info.mode_is_json() else value
+
+
+def _read_by(name: str, field: FieldInfo) -> set[Any]:
+    alias = field.validation_alias
+    return {name, *(alias.choices if isinstance(alias, AliasChoices) else [alias])}
+
+
+def _is_same(here: object, there: object) -> bool:
+    try:
+        # A number that is none is not even equal to itself.
+        return bool(here == there or (here != here and there != there))
+    except Exception:
+        return False

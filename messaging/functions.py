@@ -1,0 +1,129 @@
+"""Functions that a project hands in, such as handlers, effects and upcasts: checked when they are declared, and again
+when they return. One that did not run must never count as done."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, get_type_hints
+
+from asgiref.sync import iscoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
+
+from messaging.exceptions import NotRun
+
+_ASYNC_CURE = "Write a plain `def`, and call async code in it as `async_to_sync(function)(…)` (asgiref.sync)."
+
+
+def check(function: Any, what: str, *, takes: str) -> None:
+    """Raise ImproperlyConfigured for a function that cannot be called as `function(<takes>)` and be finished then.
+
+    `what` names it in the error; `takes` are the names of its arguments, such as "event, delivery".
+    """
+    if not callable(function):
+        raise ImproperlyConfigured(f"{what} is {kind_of(function)}, and no function. Write `def name({takes}): …`.")
+    if isinstance(function, type):
+        raise ImproperlyConfigured(
+            f"{what} is the class {function.__qualname__}: calling it only makes an object. "
+            f"Write `def name({takes}): …`, or hand over an object that can be called."
+        )
+    check_runs(function, what)
+    if _is(inspect.isgeneratorfunction, function):
+        raise ImproperlyConfigured(
+            f"{what} is a generator: calling it runs nothing. Write a function without `yield`: `def name({takes}): …`."
+        )
+    try:
+        inspect.signature(function).bind(*filter(None, takes.split(", ")))
+    except TypeError as error:
+        raise ImproperlyConfigured(
+            f"{what} cannot be called as {path(function)}({takes}): {error}. Write `def name({takes}): …`."
+        ) from None
+    except ValueError:
+        return  # written in C, and without a signature
+
+
+def check_runs(function: Any, what: str) -> None:
+    """Raise ImproperlyConfigured for an async function or an async generator: calling one runs nothing."""
+    if _is(iscoroutinefunction, function):
+        raise ImproperlyConfigured(f"{what} is an async function: calling it runs nothing. {_ASYNC_CURE}")
+    if _is(inspect.isasyncgenfunction, function):
+        raise ImproperlyConfigured(f"{what} is an async generator: calling it runs nothing. {_ASYNC_CURE}")
+
+
+def require_run(answer: object, what: str) -> None:
+    """Raise NotRun where a function returned work that still has to be run, and close that: a coroutine, a generator
+    or another iterator, a function that was not called."""
+    require_awaited(answer, what)
+    if isinstance(answer, Iterator):
+        _close(answer)
+        raise NotRun(f"{what} returned {kind_of(answer)}, whose work did not run. Run it to its end before you return.")
+    if inspect.isroutine(answer) or isinstance(answer, partial):
+        raise NotRun(
+            f"{what} returned {kind_of(answer)} that was not called. Call it, or look for a decorator without its "
+            "brackets."
+        )
+
+
+def require_awaited(answer: object, what: str) -> None:
+    """Raise NotRun where a function returned what has to be awaited, and close that."""
+    if isinstance(answer, Awaitable | AsyncIterator):
+        _close(answer)
+        raise NotRun(f"{what} returned {kind_of(answer)}, which was not awaited. {_ASYNC_CURE}")
+
+
+def path(function: Any) -> str:
+    """Return where a function was defined, module and name. A partial counts as its function, an object that can be
+    called as its class."""
+    while isinstance(function, partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def module(function: Any) -> str:
+    """Return the name of the module in which a function was defined."""
+    while isinstance(function, partial):
+        function = function.func
+    return str((function if hasattr(function, "__qualname__") else type(function)).__module__)
+
+
+def type_hints(function: Any) -> dict[str, Any]:
+    """Return the annotations of a function, as types. Raises NameError for one that names nothing."""
+    while isinstance(function, partial):
+        function = function.func
+    hinted = function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
+    return get_type_hints(hinted, include_extras=True)
+
+
+def kind_of(value: object) -> str:
+    """Return the name of the value's type, with its article: "a list"."""
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def text_of(value: object) -> str:
+    """Return `str(value)`, or what can be said of a value or an error whose text cannot be made. Never raises."""
+    for written in (str, repr):
+        with suppress(BaseException):
+            return written(value)
+    return f"({kind_of(value)} whose text cannot be made)"
+
+
+def _is(kind: Any, function: Any) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    # Of an object that can be called, what counts is its method.
+    called = getattr(type(function), "__call__", None)  # noqa: B004
+    return bool(kind(function) or (not inspect.isroutine(function) and kind(called)))
+
+
+def _close(answer: object) -> None:
+    """Let go of work that will not run, so that Python does not warn of it."""
+    with suppress(BaseException):
+        if isinstance(answer, asyncio.Future):
+            answer.cancel()
+        elif inspect.iscoroutine(answer) or inspect.isgenerator(answer):
+            answer.close()

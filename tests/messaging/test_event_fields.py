@@ -1,0 +1,389 @@
+"""An event comes back as it left, under the names that its document says; what cannot is refused where it is added."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Generic, Literal, TypeVar
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+from pydantic import (
+    AliasChoices,
+    AliasGenerator,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    computed_field,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from messaging import consumers, events, outbox
+from messaging.consumers import consumer, exchange_of
+from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
+from messaging.exceptions import Undecodable
+from messaging.operations import asyncapi
+from messaging.routing import Exchange
+
+Value = TypeVar("Value")
+NAN, INFINITE = float("nan"), float("inf")
+NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def forget_new_events() -> Iterator[None]:
+    before = dict(events._registry), dict(consumers._registry)
+    yield
+    for registry, was in zip((events._registry, consumers._registry), before, strict=True):
+        registry.clear()
+        registry.update(was)  # type: ignore[arg-type]
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+    lives_left: int = Field(alias="livesLeft")
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+
+
+class Aliased(Event, type="test.aliased"):
+    order: str = Field(alias="orderNumber")
+
+
+class Generated(Event, type="test.generated"):
+    model_config = ConfigDict(alias_generator=to_camel)
+    order_number: str
+
+
+class GeneratedApart(Event, type="test.generated_apart"):
+    model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=to_camel, serialization_alias=str.upper))
+    order_number: str
+
+
+class WrittenAs(Event, type="test.written_as"):
+    order: str = Field(serialization_alias="orderNumber")
+
+
+class WrittenAsAlone(Event, type="test.written_as_alone"):
+    model_config = ConfigDict(populate_by_name=False)
+    order: str = Field(serialization_alias="orderNumber")
+
+
+class ReadAs(Event, type="test.read_as"):
+    order: str = Field(validation_alias="orderNumber")
+
+
+class ReadAsOneOf(Event, type="test.read_as_one_of"):
+    order: str = Field(validation_alias=AliasChoices("order_no", AliasPath("order", "number")))
+
+
+class ReadAndWritten(Event, type="test.read_and_written"):
+    order: str = Field(validation_alias="in", serialization_alias="out")
+
+
+class Swapped(Event, type="test.swapped"):
+    here: str = Field(alias="there")
+    there: str = Field(alias="here")
+
+
+class Hidden(Event, type="test.hidden"):
+    hidden: str = Field(exclude=True)
+    secret: SecretStr
+    secrets: dict[str, list[SecretBytes | None]]
+    number: Secret[int]
+
+    @model_validator(mode="after")
+    def _any(self) -> "Hidden":
+        return self
+
+
+class Computed(Event, type="test.computed"):
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel)
+    number: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def twice_that(self) -> int:
+        return 2 * self.number
+
+
+class Strict(Event, type="test.strict"):
+    model_config = ConfigDict(strict=True)
+    at: datetime
+    price: Decimal
+    pair: tuple[int, str]
+    numbers: set[int]
+    colour: Colour
+    names: dict[int, str]
+
+
+class Base64(Event, type="test.base64"):
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_timedelta="float")
+    raw: bytes
+    took: timedelta
+
+
+class Pet(Event, type="test.pet"):
+    pet: Cat | Dog = Field(discriminator="kind")
+    later: "Later"
+
+
+class Later(BaseModel):
+    number: int
+
+
+class More(Event, type="test.more"):
+    model_config = ConfigDict(extra="allow", frozen=False, use_enum_values=True)
+    colour: Colour = Colour.RED
+    tags: list[str] = ()  # type: ignore[assignment]
+    _here: int = PrivateAttr(default=1)
+
+
+class Number(Event, type="test.number"):
+    number: float
+
+
+class NumberOrNone(Event, type="test.number_or_none"):
+    number: float | None
+
+
+class Constant(Event, type="test.constant"):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+    number: float
+
+
+class Anything(Event, type="test.anything"):
+    field: Any
+
+
+class Raw(Event, type="test.raw"):
+    field: bytes
+
+
+class Hexadecimal(Event, type="test.hexadecimal"):
+    field: int
+
+    @field_serializer("field")
+    def _written(self, field: int) -> str:
+        return hex(field)
+
+
+class Listed(Event, type="test.listed"):
+    field: int
+
+    @model_serializer
+    def _written(self) -> list[int]:
+        return [self.field]
+
+
+class Within(BaseModel):
+    excluded: str = Field(exclude=True)
+
+
+class WithinToo(BaseModel):
+    secret: SecretStr
+
+
+class Holding(Event, type="test.holding"):
+    field: Within | WithinToo | Later
+
+
+class MoreThanLater(Later):
+    more: int
+
+
+class Wrapped(Event, Generic[Value]):
+    field: Value
+
+
+class WrappedTime(Wrapped[datetime], type="test.wrapped_time"):
+    pass
+
+
+class Typed(Event, Generic[Value], type="test.typed"):
+    field: Value
+
+
+@pytest.mark.parametrize(
+    ("event", "written"),
+    [
+        (Aliased(orderNumber="W"), ["orderNumber"]),
+        (Generated(orderNumber="W"), ["orderNumber"]),
+        (GeneratedApart(orderNumber="W"), ["ORDER_NUMBER"]),
+        (WrittenAs(order="W"), ["orderNumber"]),
+        (WrittenAsAlone(order="W"), ["orderNumber"]),
+        (ReadAs(orderNumber="W"), ["order"]),
+        (ReadAsOneOf(order_no="W"), ["order"]),
+        (ReadAndWritten(**{"in": "W"}), ["out"]),
+        (Swapped(there="1", here="2"), ["here", "there"]),
+        (Hidden(hidden="h", secret="hush", secrets={"a": [b"x", None]}, number=17),
+         ["hidden", "number", "secret", "secrets"]),
+        (Computed(number=2), ["number", "twiceThat"]),
+        (Strict(at=NOW, price=Decimal("1.0"), pair=(1, "a"), numbers={1, 2}, colour=Colour.RED, names={1: "a"}),
+         ["at", "colour", "names", "numbers", "pair", "price"]),
+        (Base64(raw=b"\xff\x00", took=timedelta(seconds=1.5)), ["raw", "took"]),
+        (Pet(pet={"kind": "cat", "livesLeft": 7}, later={"number": 1}), ["later", "pet"]),
+        (WrappedTime(field=NOW), ["field"]),
+        (Typed(field="x"), ["field"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_an_event_comes_back_as_it_left_and_its_document_says_so(event: Event, written: list[str]) -> None:
+    body = checked_body(event)
+
+    assert type(event).decode(body, 1) == event
+    assert sorted(json.loads(body)) == written
+    documented = asyncapi.document(title="t", version="1")["components"]["schemas"]
+    assert sorted(documented[type(event).__name__]["properties"]) == written
+
+
+def test_what_no_schema_says_comes_back_too() -> None:
+    event = More(more=[1])
+    event._here = 5
+
+    assert More.decode(checked_body(event), 1).model_extra == {"more": [1]}
+
+
+def test_an_event_is_read_by_its_fields_names_as_well_as_by_their_aliases() -> None:
+    assert Aliased.decode(b'{"order": "W"}', 1) == Aliased.decode(b'{"orderNumber": "W"}', 1) == Aliased(order="W")
+
+
+def test_secrets_stay_hidden_from_whoever_prints_an_event() -> None:
+    event = Hidden(hidden="h", secret="hush", secrets={}, number=17)
+
+    assert "hush" not in f"{event!r} {event.model_dump()}"
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (Number(number=NAN), "number"), (Number(number=INFINITE), "number"), (NumberOrNone(number=NAN), "number"),
+        (Constant(number=INFINITE), "JSON"), (Anything(field=NAN), "field"), (Anything(field={1: "a"}), "field"),
+        (Anything(field=(1,)), "field"), (Anything(field=object()), "field"), (Anything(field="\ud800"), "field"),
+        (Anything(field=NOW), "field"), (Raw(field=b"\xff"), "field"), (Hexadecimal(field=16), "field"),
+        (Listed(field=1), "list"), (Holding(field=Within(excluded="x")), "field"),
+        (Holding(field=WithinToo(secret="x")), "field"), (Holding(field=MoreThanLater(number=1, more=2)), "field"),
+        (Number.model_construct(number="nope"), "number"), (Anything(field=10**5000), "JSON"),
+        (Typed[datetime](field=NOW), "has no type of its own"), (Wrapped[int](field=1), "has no type of its own"),
+        (More(more=(1,)), "more"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+@pytest.mark.django_db
+def test_an_event_that_would_arrive_as_another_is_refused_where_it_is_added(event: Event, said: str) -> None:
+    with pytest.raises(ValueError, match=said), transaction.atomic():
+        outbox.add(event)
+
+
+def test_a_number_that_no_float_can_hold_is_undecodable() -> None:
+    with pytest.raises(Undecodable, match="too large"):
+        Anything.decode(b'{"field": [1e999]}', 1)
+
+
+# --- Declarations --------------------------------------------------------------------------------------------
+
+
+class Changed(Event, type="test.changed", version=2, exchange="orders", key="order.{number}", headers=("number",)):
+    number: str
+
+
+@Changed.upcast(from_version=1)
+def _numbered(payload: dict[str, Any]) -> dict[str, Any]:
+    return {"number": payload["no"]}
+
+
+class Untyped(Changed):
+    amount: int
+
+
+class Paid(Changed, type="test.paid"):
+    amount: int
+
+
+def test_a_child_without_a_type_is_neither_added_nor_consumed() -> None:
+    with pytest.raises(ValueError, match="travel as its parent Changed"):
+        checked_body(Untyped(number="W", amount=5))
+    with pytest.raises(ImproperlyConfigured, match="travel as its parent Changed"):
+        consumer("paid", Untyped)(lambda event, delivery: None)
+    assert Changed.decode(b'{"number": "W"}', 2) == Changed(number="W")
+
+
+def test_a_child_inherits_where_its_parent_goes_and_not_what_it_was() -> None:
+    paid = Paid(number="W", amount=5)
+
+    assert exchange_of(Paid) == Exchange("orders")
+    assert (routing_key_of(paid), routing_headers_of(paid)) == ("order.W", {"number": "W"})
+    assert (Paid.event_version, Paid.versions()) == (1, [1])
+
+
+def test_a_child_may_say_otherwise() -> None:
+    class Refunded(Changed, type="test.refunded", exchange=None, key="", headers=()):
+        pass
+
+    refunded = Refunded(number="W")
+    assert exchange_of(Refunded) != Exchange("orders")
+    assert (routing_key_of(refunded), routing_headers_of(refunded)) == ("test.refunded", {})
+
+
+def test_keys_and_headers_are_made_of_fields_whatever_their_aliases() -> None:
+    class Line(Event, type="test.line", key="log.{facility_name}", headers=("facility_name",)):
+        model_config = ConfigDict(alias_generator=to_camel)
+        facility_name: str
+
+    line = Line(facility_name="kern")
+    assert (routing_key_of(line), routing_headers_of(line)) == ("log.kern", {"facility_name": "kern"})
+    channel = asyncapi.document(title="t", version="1")["channels"]["event.test.line"]
+    assert channel["parameters"] == {"facility_name": {"location": "$message.payload#/facilityName"}}
+
+
+@pytest.mark.parametrize("name", ["encode", "decode", "upcast", "versions", "event_type", "event_headers", "_upcasts"])
+@pytest.mark.filterwarnings("ignore:Field name")
+def test_a_field_may_not_hide_what_every_event_has(name: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=name):
+        type(Event)("Hiding", (Event,), {"__module__": __name__, "__qualname__": "Hiding", name: "x",
+                                         "__annotations__": {name: str}}, type="test.hiding")  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"key": "{secret}"}, {"headers": ("secret",)}])
+def test_a_secret_is_in_no_key_and_no_header(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="secret"):
+
+        class Telling(Event, type="test.telling", **wrong):
+            secret: SecretStr | None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"version": 2}, "no type"), ({"type": "test.odd", "version": 0}, "version"),
+                          ({"type": "test.odd", "version": "2"}, "version"), ({"type": 5}, "type")],
+)  # fmt: skip
+def test_a_declaration_that_means_nothing_is_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said):
+        type(Event)("Odd", (Event,), {"__module__": __name__, "__qualname__": "Odd"}, **options)
+
+
+@pytest.mark.parametrize("version", [0, 2, 3, "1", None])
+def test_an_upcast_is_from_an_older_version(version: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="an upcast is from an older one"):
+        Changed.upcast(from_version=version)
+
+
+@pytest.mark.parametrize("event", ["Changed", Changed(number="W"), BaseModel, 5])
+def test_a_consumer_names_classes_of_events(event: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="is no event"):
+        consumer("changed", event)

@@ -1,0 +1,193 @@
+"""Functions that a project hands in: what would not run is refused when it is declared, and never counts as done."""
+
+import asyncio
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.exceptions import ImproperlyConfigured
+
+from messaging import consumers, effects, functions, handling
+from messaging.consumers import consumer
+from messaging.effects import effect
+from messaging.events import Event
+from messaging.exceptions import NotRun, Reject
+from messaging.models import DeliveryAttempt, InboxMessage
+from messaging.rpc import procedure, procedures
+from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
+
+
+class Upcasted(Event, type="test.upcasted", version=2):
+    text: str
+
+
+@pytest.fixture(autouse=True)
+def _only_what_the_test_declares(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (consumers, effects, procedures):
+        monkeypatch.setattr(registry, "_registry", {})
+
+
+async def asynchronous(*given: Any) -> None: ...
+
+
+async def asynchronous_generator(*given: Any) -> Any:
+    yield 1
+
+
+def generator(*given: Any) -> Iterator[int]:
+    yield 1
+
+
+class Asynchronous:
+    async def __call__(self, *given: Any) -> None: ...
+
+
+class Callable_:
+    def __call__(self, event: Any, delivery: Any) -> None: ...
+
+
+class Noting:
+    def __init__(self, *given: Any) -> None: ...
+
+
+NEVER_RUN: list[Any] = [
+    asynchronous, asynchronous_generator, generator, Asynchronous(), partial(asynchronous), partial(Asynchronous(), 1),
+    Noting, 5, None, lambda: None, lambda *, event, delivery, sending, payload: None,
+]  # fmt: skip
+ASYNCHRONOUS = NEVER_RUN[:2] + NEVER_RUN[3:6]
+
+DECLARE: list[Callable[[Any], Any]] = [
+    consumer("taking", Noted),
+    consumer("hearing", Noted, broadcast=True),
+    effect("texting"),
+    lambda ask: effect("asked", ask=ask)(lambda sending: None),
+    Upcasted.upcast(from_version=1),
+]
+
+
+@pytest.mark.parametrize("declare", DECLARE)
+@pytest.mark.parametrize("function", [each for each in NEVER_RUN if each is not None])
+def test_a_function_that_would_not_run_is_refused_when_it_is_declared(
+    declare: Callable[[Any], Any], function: Any
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match="def"):
+        declare(function)
+
+
+@pytest.mark.parametrize("function", ASYNCHRONOUS)
+def test_a_procedure_that_would_not_run_is_refused_when_it_is_declared(function: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="async"):
+        procedure("asked")(function)
+
+
+@pytest.mark.parametrize("honours", ["False", 1, None, asynchronous, generator, lambda key: True])
+def test_honours_keys_is_a_truth_or_a_function_without_arguments(honours: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="honours_keys"):
+        effect("texting", honours_keys=honours)
+
+
+@pytest.mark.parametrize("declare", [consumer, effect, procedure])
+def test_a_declaration_without_a_name_says_how_to_write_it(declare: Any) -> None:
+    with pytest.raises(ImproperlyConfigured, match="has a name: write @"):
+        declare(take_note)(take_note)
+
+
+def test_whatever_else_can_be_called_is_a_handler() -> None:
+    for handler in (take_note, partial(take_note), Callable_(), Callable_().__call__, async_to_sync(asynchronous)):
+        consumers._registry.clear()
+        consumer("taking", Noted)(handler)
+        assert consumers.get("taking").handler is handler
+
+
+# --- What a function returns ---------------------------------------------------------------------------------
+
+
+def a_future(*given: Any) -> Any:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return asyncio.Future(loop=loop)
+
+
+@wraps(asynchronous)
+def decorated(*given: Any) -> Any:
+    return asynchronous(*given)
+
+
+RETURNS_WORK: list[Callable[..., Any]] = [
+    decorated, lambda *given: asynchronous(), lambda *given: asynchronous_generator(), lambda *given: generator(),
+    lambda *given: map(str, []), a_future, lambda *given: take_note, lambda *given: partial(take_note),
+]  # fmt: skip
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("handler", RETURNS_WORK)
+def test_a_handler_that_returns_work_has_failed_and_wrote_nothing(handler: Callable[..., Any]) -> None:
+    def noting(event: Noted, delivery: Any) -> Any:
+        take_note(event, delivery)
+        return handler(event, delivery)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert handling.handle(a_consumer(noting, retry=QUICKLY), a_delivery()) == "retrying"
+
+    assert notes() == 0
+    assert "NotRun: the handler returned" in InboxMessage.objects.get().reason
+    assert DeliveryAttempt.objects.get().outcome == "failed"
+
+
+def test_what_a_handler_has_done_may_be_returned() -> None:
+    for answer in (None, True, 3, "x", [1], {"a": 1}, object()):
+        functions.require_run(answer, "it")
+
+
+def test_a_started_generator_is_ended() -> None:
+    ended = []
+
+    def work() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append(True)
+
+    started = work()
+    next(started)
+    with pytest.raises(NotRun):
+        functions.require_run(started, "it")
+    assert ended
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+    __repr__ = __str__
+
+
+class UnspeakableReject(Reject):
+    __str__ = Unspeakable.__str__
+    __repr__ = Unspeakable.__str__
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("error", "verdict"), [(Unspeakable(), "retrying"), (UnspeakableReject(), "dead")])
+def test_an_error_that_cannot_say_what_is_wrong_is_an_error_like_another(error: Exception, verdict: str) -> None:
+    def failing(event: Noted, delivery: Any) -> None:
+        raise error
+
+    assert handling.handle(a_consumer(failing, retry=QUICKLY), a_delivery()) == verdict
+    assert type(error).__name__ in InboxMessage.objects.get().reason
+
+
+@pytest.mark.parametrize("answer", [None, [], "x", asynchronous, lambda payload: (each for each in payload)])
+def test_an_upcast_that_returns_no_payload_makes_the_message_undecodable(
+    answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Upcasted, "_upcasts", {})
+    returns = answer if callable(answer) else lambda payload: answer
+    Upcasted.upcast(from_version=1)(lambda payload: returns(payload))
+
+    with pytest.raises(ValueError, match="upcast"):
+        Upcasted.decode(b'{"text": "x"}', 1)
