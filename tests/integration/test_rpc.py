@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pika
 import pytest
 import structlog
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import rpc
 from messaging.models import OutboxMessage
-from messaging.rpc import client, procedure, procedures
+from messaging.rpc import client, procedure, procedures, wire
 from messaging.rpc.answering import Ending
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.rpc import RunningServer, got, raw_channel
@@ -301,3 +303,90 @@ def answered(name: str, payload: Any) -> Any:
         return rpc.call(name, payload, timeout=5)
     except rpc.RpcError as error:
         return error
+
+
+# --- Clocks --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def set_servers_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the clock of servers so many seconds ahead; their callers, in the same process, keep theirs."""
+    own = wire.now_ms
+
+    def set_ahead(seconds: float) -> None:
+        def now_ms() -> int:
+            return own() + round(seconds * 1000) * threading.current_thread().name.startswith("rpc-")
+
+        monkeypatch.setattr(wire, "now_ms", now_ms)
+
+    return set_ahead
+
+
+@pytest.mark.parametrize("seconds", [10, 3600, -10])
+def test_a_server_whose_clock_differs_answers_and_the_difference_is_told(
+    seconds: float, set_servers_clock: Callable[[float], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    set_servers_clock(seconds)
+    server = RunningServer()
+
+    assert [rpc.call("double", number, timeout=3) for number in (1, 2, 3)] == [2, 4, 6]
+
+    # Only the first request seemed late, and none was run twice.
+    assert server.stop().endings == {Ending.HANDLED: 3, **({Ending.EXPIRED: 1} if seconds > 0 else {})}
+    said = [record.getMessage() for record in caplog.records if "rpc.clocks_differ" in record.getMessage()]
+    assert len(said) == 1
+    assert f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this host's" in said[0]
+
+
+def test_a_time_out_says_that_the_clocks_differ(set_servers_clock: Callable[[float], None]) -> None:
+    release = threading.Event()
+
+    @procedure("wait")
+    def wait(long: bool) -> bool:
+        return release.wait(LONG) if long else True
+
+    set_servers_clock(10)
+    server = RunningServer()
+    assert rpc.call("wait", False, timeout=3)
+
+    with pytest.raises(rpc.RpcTimeout, match=r"10\.0 s ahead of this host's"):
+        rpc.call("wait", True, timeout=0.5)
+
+    release.set()
+    server.stop()
+
+
+def test_clocks_that_agree_are_not_mentioned_however_long_an_answer_takes(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    @procedure("slowly")
+    def slowly() -> str:
+        time.sleep(1.2)
+        return "done"
+
+    slow = RunningServer()
+    assert rpc.call("slowly", timeout=LONG) == "done"
+    slow.stop()
+
+    assert "rpc.clocks_differ" not in caplog.text
+
+
+# --- Coroutines ----------------------------------------------------------------------------------------------
+
+
+def test_a_coroutine_awaits_acall_and_may_not_call(server: RunningServer) -> None:
+    async def ask() -> list[int]:
+        with pytest.raises(SynchronousOnlyOperation, match=r"await rpc\.acall"):
+            rpc.call("double", 1, timeout=LONG)
+        return await asyncio.gather(*(rpc.acall("double", number, timeout=LONG) for number in (1, 2, 3)))
+
+    assert asyncio.run(ask()) == [2, 4, 6]
+
+
+def test_who_allows_what_blocks_in_a_coroutine_may_call(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+
+    async def ask() -> Any:
+        return rpc.call("double", 1, timeout=LONG)
+
+    assert asyncio.run(ask()) == 2

@@ -127,6 +127,19 @@ def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int
     assert server.stop().endings == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
 
 
+def test_a_caller_that_sent_its_clock_is_told_the_servers_and_that_it_was_late(
+    channel: BlockingChannel, calls: list[int]
+) -> None:
+    before = wire.now_ms()
+    headers = {wire.CLOCK_HEADER: before - 10_000, wire.DEADLINE_HEADER: before - 7_000}
+    properties, answer = raw_request(channel, "rpc.double", b"5", headers=headers)
+
+    assert properties.headers[wire.STATUS_HEADER] == "expired"
+    assert before <= properties.headers[wire.CLOCK_HEADER] <= wire.now_ms()
+    assert answer["error"]["type"] == "Expired"
+    assert calls == []
+
+
 def test_a_redelivered_request_past_its_deadline_is_skipped(vhost: str, calls: list[int]) -> None:
     with raw_channel() as dying, raw_channel() as channel:
         # Another server takes the request, and dies with it after the deadline.
