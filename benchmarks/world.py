@@ -15,6 +15,7 @@ from pathlib import Path
 
 import django
 
+from script.environment import UNLIMITED_ORDERS
 from script.services.ports import answers, free_port
 from script.services.postgresql import PostgreSQLCluster
 from script.services.rabbitmq import RabbitMQNode
@@ -65,6 +66,7 @@ def world(database: str, *, workers: int = 1, threads: int = 4) -> Iterator[Worl
             SECRET_KEY="benchmark",
             DEBUG="0",
             LOG_LEVEL="WARNING",
+            **UNLIMITED_ORDERS,
         )
         made = World(f"http://127.0.0.1:{free_port()}", node, {**os.environ, "RELAY_THREAD": "1"}, stack)
         for command in (["migrate", "-v0"], ["collectstatic", "-v0", "--noinput"], ["seed_demo"]):

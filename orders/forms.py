@@ -11,13 +11,13 @@ from django.conf import settings
 from django.contrib.auth.forms import UserCreationForm
 from django.core.exceptions import ValidationError
 from phonenumber_field.formfields import PhoneNumberField
-from phonenumber_field.phonenumber import PhoneNumber
+from phonenumber_field.phonenumber import PhoneNumber, to_python
 from phonenumbers import PhoneNumberType
 
 from orders import destinations
 from orders.cart import MOST_PIECES
 from orders.numbers import ORDER_NUMBER_PATTERN
-from orders.text import check_printable, normalized
+from orders.text import check_no_link, check_printable, normalized
 
 _MOBILE_TYPES = {
     PhoneNumberType.MOBILE,
@@ -118,7 +118,7 @@ class CheckoutForm(forms.Form):
         label="Name",
         widget=forms.TextInput(attrs={"autocomplete": "name"}),
         error_messages={"required": "Enter the name of the person who receives the parcel."},
-        validators=[check_printable],
+        validators=[check_printable, check_no_link],
     )
     phone = MobilePhoneField()
     destination = forms.ChoiceField(label="Country", widget=forms.Select(attrs={"autocomplete": "country"}))
@@ -155,9 +155,10 @@ class FindOrderForm(forms.Form):
         error_messages={"required": "Enter the order number."},
     )
     last_four = forms.CharField(
-        max_length=8,
+        max_length=30,
         label="Last four digits of the phone",
-        widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "size": "4"}),
+        help_text="Or the whole number.",
+        widget=forms.TextInput(attrs={"inputmode": "tel", "autocomplete": "off", "size": "16"}),
         error_messages={"required": "Enter the last four digits."},
     )
 
@@ -171,11 +172,14 @@ class FindOrderForm(forms.Form):
         return number
 
     def clean_last_four(self) -> str:
-        """Return four plain digits."""
+        """Return four plain digits, or a whole number in E.164, which begins with "+"."""
         digits = normalized(self.cleaned_data["last_four"])
-        if not re.fullmatch(r"[0-9]{4}", digits):
-            raise ValidationError("Enter four digits.")
-        return digits
+        if re.fullmatch(r"[0-9]{4}", digits):
+            return digits
+        number = to_python(digits)
+        if not number or not number.is_valid():
+            raise ValidationError("Enter four digits, or the whole number.")
+        return str(number.as_e164)
 
 
 class SignUpForm(UserCreationForm):  # type: ignore[type-arg]

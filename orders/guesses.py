@@ -1,12 +1,15 @@
-"""A limit on guessing. A try counts before it is answered, so that parallel ones do not slip under the limit."""
+"""Limits: on guessing, and on what costs money or tells something. A try counts before it is answered, so that parallel
+ones do not slip under the limit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from orders.models import Guess
@@ -17,16 +20,30 @@ WINDOW = timedelta(minutes=15)
 _SWEEP = 500
 
 
-class TooManyTries(Exception):
-    """There were as many wrong tries as are allowed. `wait` is the time after which one will be answered again."""
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So many tries within so long."""
 
-    def __init__(self, wait: timedelta) -> None:
-        self.wait = wait
-        minutes = max(1, math.ceil(wait.total_seconds() / 60))
+    most: int
+    window: timedelta = WINDOW
+
+
+class TooManyTries(Exception):
+    """There were as many tries as are allowed, by the limit `key`. `wait` is the time after which one will be answered
+    again."""
+
+    def __init__(self, wait: timedelta, key: str = "") -> None:
+        self.wait, self.key = wait, key
         super().__init__(
-            "There were too many wrong tries, so none is looked at for now. "
-            f"Try again in {minutes} minute{'s' if minutes > 1 else ''}."
+            f"There were too many wrong tries, so none is looked at for now. Try again in {self.in_words}."
         )
+
+    @property
+    def in_words(self) -> str:
+        """The time to wait, rounded up: 2 minutes, 3 hours."""
+        minutes = max(1, math.ceil(self.wait.total_seconds() / 60))
+        number, unit = (minutes, "minute") if minutes < 120 else (math.ceil(minutes / 60), "hour")
+        return f"{number} {unit}{'s' if number > 1 else ''}"
 
 
 class Tries:
@@ -42,38 +59,51 @@ class Tries:
             Guess.objects.filter(key__in=forgive).delete()
 
 
-def count(limits: Mapping[str, int]) -> Tries:
-    """Count one try against each key, of which each allows so many wrong ones within WINDOW.
+def count(limits: Mapping[str, int] | Mapping[str, int | Limit] | Mapping[str, Limit]) -> Tries:
+    """Count one try against each key, of which each allows so many wrong ones, within WINDOW unless its Limit says.
 
     Raises TooManyTries where one of them has had as many. A try that is refused is not counted: whoever goes on
     trying does not wait the longer.
     """
     _forget_old()
+    named = {key: limit if isinstance(limit, Limit) else Limit(limit) for key, limit in limits.items()}
     with transaction.atomic():
-        rows = Guess.objects.bulk_create([Guess(key=key) for key in limits])
+        rows = Guess.objects.bulk_create([_row(key, limit) for key, limit in named.items()])
     # After the commit: of those that come together each sees all that came before.
-    wait = max((_wait(key, most) for key, most in limits.items()), default=timedelta(0))
+    waits = {key: _wait(key, limit) for key, limit in named.items()}
     tries = Tries(rows)
-    if wait > timedelta(0):
+    longest = max(waits, key=lambda key: waits[key], default="")
+    if longest and waits[longest] > timedelta(0):
         tries.were_right()
-        raise TooManyTries(wait)
+        raise TooManyTries(waits[longest], longest)
     return tries
 
 
-def _wait(key: str, most: int) -> timedelta:
+def is_counted(key: str) -> bool:
+    """Whether a try counts against `key` that was not right, or whose answer is still to come."""
+    return Guess.objects.filter(key=key, created_at__gt=timezone.now() - WINDOW).exists()
+
+
+def _row(key: str, limit: Limit) -> Guess:
+    return Guess(key=key, kept_until=timezone.now() + limit.window if limit.window > WINDOW else None)
+
+
+def _wait(key: str, limit: Limit) -> timedelta:
     """Return how long `key`, this try included, is over its limit; zero where it is not."""
     now = timezone.now()
     times = list(
-        Guess.objects.filter(key=key, created_at__gt=now - WINDOW).order_by("created_at").values_list(
+        Guess.objects.filter(key=key, created_at__gt=now - limit.window).order_by("created_at").values_list(
             "created_at", flat=True
         )
     )  # fmt: skip
-    over = len(times) - most
-    return max(timedelta(seconds=1), times[over - 1] + WINDOW - now) if over > 0 else timedelta(0)
+    over = len(times) - limit.most
+    return max(timedelta(seconds=1), times[over - 1] + limit.window - now) if over > 0 else timedelta(0)
 
 
 def _forget_old() -> None:
     with transaction.atomic():
         # Skipping what another process deletes this very moment: two that delete the same rows would wait in a circle.
-        old = Guess.objects.filter(created_at__lte=timezone.now() - WINDOW).select_for_update(skip_locked=True)
+        now = timezone.now()
+        over = Q(kept_until=None) | Q(kept_until__lte=now)
+        old = Guess.objects.filter(over, created_at__lte=now - WINDOW).select_for_update(skip_locked=True)
         Guess.objects.filter(pk__in=[row.pk for row in old[:_SWEEP]]).delete()

@@ -135,4 +135,5 @@ def wording(order: Order, kind: TextMessage.Kind) -> str:
     placed = date_format(localtime(order.placed_at), "j M, H:i")
     if order.is_cancelled:
         return f"Warren: your order {order.number} of {placed} was cancelled meanwhile. {total} will not be charged."
-    return f"Warren: thank you, {order.customer_name}. We have your order {order.number} of {placed}: {total}."
+    # Without the customer's name: nothing that a visitor typed goes to a number that the visitor typed.
+    return f"Warren: thank you. We have your order {order.number} of {placed}: {total}."

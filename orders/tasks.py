@@ -9,21 +9,24 @@ from celery import shared_task
 from django.conf import settings
 from django.utils import timezone
 
-from orders.models import Cart
+from orders.models import Cart, KnownPlace
 
 #: Carts that were not changed for so long are deleted. It is longer than a session can be without being saved.
 CART_KEPT = timedelta(days=90)
+#: An account that did not sign in from a place for so long is not known there any more.
+PLACE_KEPT = timedelta(days=90)
 
 
 @shared_task(name="orders.prune")  # type: ignore[untyped-decorator]
 def prune_visits() -> dict[str, int]:
-    """Delete expired sessions, which nothing else removes, and carts that nobody comes back for; return how many carts.
+    """Delete expired sessions, which nothing else removes, old carts and known places; return how many carts.
 
     An order keeps all that it needs: no order is lost with its cart.
     """
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
     old = Cart.objects.filter(changed_at__lt=timezone.now() - max(CART_KEPT, _session_age()))
     _, deleted = old.delete()
+    KnownPlace.objects.filter(seen_at__lt=timezone.now() - PLACE_KEPT).delete()
     return {"carts": deleted.get(Cart._meta.label, 0)}
 
 

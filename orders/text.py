@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from django.core.exceptions import ValidationError
 
 #: Joiners that Persian and Indic names are written with.
 _ALLOWED_FORMAT_CHARACTERS = "\u200c\u200d"
+#: What phones make a link of: a scheme, www., a host with or without a path. "M.Smith" and "St.John" are names.
+_LINK = re.compile(r"://|\b[Ww]{3}\.|\w\.\w{2,}/|\w{3,}\.[a-z]{2,}")
 
 
 def normalized(text: str) -> str:
     """Return `text` with full-width letters and digits as plain ones, and single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def check_no_link(text: str) -> None:
+    """Raise ValidationError where `text` leads to a web page."""
+    if _LINK.search(unicodedata.normalize("NFKC", text)):
+        raise ValidationError("Enter a name without a web address.")
 
 
 def check_printable(text: str) -> None:

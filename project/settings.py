@@ -261,6 +261,11 @@ SHOP_CURRENCY = env.str("SHOP_CURRENCY", default="CNY")
 PHONENUMBER_DEFAULT_REGION = env.str("SHOP_PHONE_REGION", default="CN")
 PHONENUMBER_DB_FORMAT = "E164"
 PHONENUMBER_DEFAULT_FORMAT = "INTERNATIONAL"
+# Orders that the shop's pages take within 15 minutes, or a day; 0: any number. Each sends texts to a typed number.
+ORDERS_PER_PHONE = whole_number("ORDERS_PER_PHONE", default=5)
+ORDERS_PER_PHONE_A_DAY = whole_number("ORDERS_PER_PHONE_A_DAY", default=10)
+ORDERS_PER_BROWSER = whole_number("ORDERS_PER_BROWSER", default=10)
+ORDERS_PER_ADDRESS = whole_number("ORDERS_PER_ADDRESS", default=20)
 SMS_BACKEND = env.str("SMS_BACKEND", default="orders.sms.DatabaseBackend")
 SMS_GATEWAY_URL = env.str("SMS_GATEWAY_URL", default="")
 SMS_GATEWAY_TOKEN = env.str("SMS_GATEWAY_TOKEN", default="")

@@ -12,3 +12,9 @@ def documented_variables(path: Path = ROOT / ".env.example") -> dict[str, str]:
     """Every variable of `.env.example` with its default, commented out or not, but for the addresses."""
     found = re.findall(r"^#?([A-Z][A-Z_]*)=(.*)$", path.read_text(), re.MULTILINE)
     return {name: value.strip() for name, value in found if name not in ADDRESSES}
+
+
+#: For processes whose shoppers all come from one machine, with one phone number.
+UNLIMITED_ORDERS = dict.fromkeys(
+    ("ORDERS_PER_PHONE", "ORDERS_PER_PHONE_A_DAY", "ORDERS_PER_BROWSER", "ORDERS_PER_ADDRESS"), "0"
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,9 +18,10 @@ from messaging.admin.story import story_url
 from messaging.operations import outcome
 from orders import services, sms
 from orders.admin.read_only import ReadOnly
+from orders.admin.red_packets import may_see_codes
 from orders.admin.text_messages import sending_pill
 from orders.exceptions import TooLate
-from orders.models import Document, Order, OrderLine, TextMessage
+from orders.models import Document, Order, OrderLine, RedPacket, TextMessage
 
 
 class LineInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
@@ -68,10 +70,21 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         ("Customer", {"fields": ["customer_name", "phone", "destination", "user"]}),
         (
             "Money",
-            {"fields": ["currency", "subtotal", "shipping", "shipping_source", "discount", "total", "red_packets"]},
+            {
+                "fields": [
+                    "currency",
+                    "subtotal",
+                    "shipping",
+                    "shipping_source",
+                    "discount",
+                    "total",
+                    "red_packets",
+                    "masked_red_packets",
+                ]
+            },
         ),
     ]
-    readonly_fields = ["messages_link", "red_packets"]
+    readonly_fields = ["messages_link", "red_packets", "masked_red_packets"]
 
     class Media:
         css = {"all": ["messaging/admin.css"]}
@@ -83,6 +96,14 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
         for order in found.result_list:
             order.messages_told = told[order.number]
         return found
+
+    def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
+        """Show codes of red packets to those who may see them."""
+        hidden = "masked_red_packets" if may_see_codes(request) else "red_packets"
+        return [
+            (title, {**options, "fields": [field for field in options["fields"] if field != hidden]})
+            for title, options in super().get_fieldsets(request, obj)
+        ]
 
     def has_ship_permission(self, request: HttpRequest) -> bool:
         """Shipping needs the right to change orders, though the form itself is read-only."""
@@ -126,9 +147,18 @@ class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="red packets")
     def red_packets(self, order: Order) -> SafeString | str:
         """What the order earned and what it was paid with."""
-        found: list[tuple[Any, ...]] = []
-        for label, name in [("earned", "earned_red_packet"), ("spent", "spent_red_packet")]:
-            packet = getattr(order, name, None)
-            if packet:
-                found.append((label, reverse("admin:orders_redpacket_change", args=[packet.pk]), packet.code))
-        return format_html_join(", ", '{} <a href="{}">{}</a>', found) or "–"
+        return _red_packets(order, lambda packet: packet.code)
+
+    @admin.display(description="red packets")
+    def masked_red_packets(self, order: Order) -> SafeString | str:
+        """The same without what can be spent."""
+        return _red_packets(order, lambda packet: packet.masked_code)
+
+
+def _red_packets(order: Order, shown: Callable[[RedPacket], str]) -> SafeString | str:
+    found: list[tuple[Any, ...]] = []
+    for label, name in [("earned", "earned_red_packet"), ("spent", "spent_red_packet")]:
+        packet = getattr(order, name, None)
+        if packet:
+            found.append((label, reverse("admin:orders_redpacket_change", args=[packet.pk]), shown(packet)))
+    return format_html_join(", ", '{} <a href="{}">{}</a>', found) or "–"

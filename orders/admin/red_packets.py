@@ -50,11 +50,38 @@ class CampaignAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(RedPacket)
 class RedPacketAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    """Red packets, to read."""
+    """Red packets, to read. A code is worth money to whoever knows it: it is masked without the right to see it."""
 
-    list_display = ["code", "amount", "order", "state", "granted_at", "expires_at", "used_by"]
     list_filter = ["campaign", "granted_at"]
     list_select_related = ["order", "used_by"]
-    search_fields = ["code", "order__number", "used_by__number"]
-    search_help_text = "Searches the code, and the number of the order that earned or used it."
+    # A code is found as a whole only: a search by pieces would tell it piece by piece.
+    search_fields = ["=code", "order__number", "used_by__number"]
+    search_help_text = "Searches the whole code, and the number of the order that earned or used it."
     show_full_result_count = False
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return [code_column(request), "amount", "order", "state", "granted_at", "expires_at", "used_by"]
+
+    def get_fields(self, request: HttpRequest, obj: RedPacket | None = None) -> list[Any]:
+        times = ["granted_at", "expires_at", "voided_at", "used_at"]
+        return [code_column(request), "campaign", "order", "amount", "state", *times, "used_by"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: RedPacket | None = None) -> list[Any]:
+        return self.get_fields(request, obj)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Refuse an address that filters by code."""
+        return lookup.partition("__")[0] != "code" and super().lookup_allowed(lookup, value, request)
+
+    @admin.display(description="code")
+    def masked_code(self, packet: RedPacket) -> str:
+        return packet.masked_code
+
+
+def code_column(request: HttpRequest) -> str:
+    """Return the name of the column that shows this user the code, or its end."""
+    return "code" if may_see_codes(request) else "masked_code"
+
+
+def may_see_codes(request: HttpRequest) -> bool:
+    return request.user.has_perm("orders.see_redpacket_code")

@@ -1,11 +1,15 @@
 """Text messages in the admin."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from django.utils.timezone import now
+from phonenumber_field.phonenumber import to_python
 
 from messaging.admin import words
 from messaging.models import Effect
@@ -37,14 +41,29 @@ def sending_pill(effect: Effect | None) -> SafeString | str:
 
 @admin.register(TextMessage)
 class TextMessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    """Text messages, to read. Phone numbers are masked in the list."""
+    """Text messages, to read. Phone numbers are masked."""
 
     list_display = ["order", "kind", "masked_phone", "sending", "body", "created_at"]
     list_filter = ["kind", "created_at"]
     list_select_related = ["order"]
-    search_fields = ["order__number", "phone", "message_id"]
-    search_help_text = "Searches order number, phone number (+86…) and the message's id; not the text."
+    search_fields = ["order__number", "message_id"]
+    search_help_text = "Searches order number, message id and whole phone numbers."
     show_full_result_count = False
+    fields = ("order", "kind", "masked_phone", "sending", "body", "message_id", "created_at")
+    readonly_fields = fields
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[TextMessage], search_term: str
+    ) -> tuple[QuerySet[TextMessage], bool]:
+        """Find a phone number as a whole only: a search by pieces would tell it piece by piece."""
+        number = to_python(search_term)
+        if number and number.is_valid():
+            return queryset.filter(phone=number), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Refuse an address that filters by phone number."""
+        return lookup.partition("__")[0] != "phone" and super().lookup_allowed(lookup, value, request)
 
     class Media:
         css = {"all": ["messaging/admin.css"]}

@@ -1,7 +1,7 @@
 """The shop's tables, by topic."""
 
 from orders.models.cart import Cart, CartItem
-from orders.models.guess import Guess
+from orders.models.guess import Guess, KnownPlace
 from orders.models.order import Document, Order, OrderLine
 from orders.models.product import Product
 from orders.models.quiet_service import QuietService
@@ -15,6 +15,7 @@ __all__ = [
     "CartItem",
     "Document",
     "Guess",
+    "KnownPlace",
     "Order",
     "OrderLine",
     "Product",

@@ -109,6 +109,7 @@ class RedPacket(models.Model):
     class Meta:
         base_manager_name = "objects"
         ordering = ["-granted_at"]
+        permissions = [("see_redpacket_code", "Can see and so spend red packet codes")]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="red_packet_worth_something"),
             models.CheckConstraint(
@@ -117,7 +118,12 @@ class RedPacket(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.code
+        return self.masked_code
+
+    @property
+    def masked_code(self) -> str:
+        """The code as it may be shown to those who must not spend it."""
+        return f"•••• {self.code[-3:]}"
 
     @property
     def state(self) -> str:

@@ -7,20 +7,28 @@ from typing import TYPE_CHECKING
 from django.contrib.auth import login
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView
-from django.core.exceptions import NON_FIELD_ERRORS
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
+from orders import guesses
+from orders.addresses import address_of
 from orders.forms import SignUpForm
+from orders.guesses import TooManyTries
 from orders.models import Order
-from orders.sign_in import TOO_MANY, SignInForm
+from orders.sign_in import SignInForm
+from orders.views.errors import too_many
 from orders.visitors import visitor
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
+
+
+#: Within 15 minutes, accounts made and names refused. The page tells which names exist, and there is no way around that
+#: where people choose a name: so it tells few.
+MOST_SIGN_UPS_PER_ADDRESS = 20
 
 
 class SignInView(LoginView):
@@ -36,8 +44,8 @@ class SignInView(LoginView):
 
     def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         response = super().form_invalid(form)
-        if form.has_error(NON_FIELD_ERRORS, TOO_MANY):
-            response.status_code = 429
+        if isinstance(form, SignInForm) and form.wait:
+            return too_many(response, form.wait)
         return response
 
 
@@ -49,6 +57,13 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated:
         return redirect("orders:mine")
     form = SignUpForm(request.POST or None)
+    if request.method == "POST":
+        try:
+            # Before the form is looked at, which says whether a name is taken.
+            guesses.count({f"sign-up:{address_of(request)}": MOST_SIGN_UPS_PER_ADDRESS})
+        except TooManyTries as refusal:
+            page = render(request, "orders/sign_up.html", {"form": SignUpForm(), "refused": refusal.in_words})
+            return too_many(page, refusal.wait)
     if request.method == "POST" and form.is_valid():
         user = form.save()
         _give_guest_orders_to(user, request)

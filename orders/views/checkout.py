@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
 import structlog
 from django.contrib import messages
-from django.db import OperationalError
+from django.db import DatabaseError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -15,20 +16,28 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from orders import destinations
+from orders.addresses import address_of
 from orders.cart import Cart
 from orders.exceptions import RedPacketRefused, Refused
 from orders.forms import CheckoutForm, clean_code
+from orders.guesses import TooManyTries
 from orders.models import Order, RedPacket
 from orders.offer import Offer, OfferUnreadable
+from orders.order_limits import count_order
 from orders.red_packets import discount_of
 from orders.services import place_order
 from orders.shipping import get_quote
-from orders.views.errors import unavailable
+from orders.views.errors import too_many, unavailable
 from orders.visitors import get_or_make_key, visitor
 
 log = structlog.get_logger(__name__)
 
 CODE_UNUSABLE = "This red packet code cannot be used: it is unknown, used, withdrawn or expired."
+BUSY = "The shop is very busy and could not confirm your order. Press the button again: you pay only once."
+TOO_OFTEN = (
+    "Your order was not placed: too many orders came for this phone number, from this browser or from your network. "
+    "Your cart is kept."
+)
 OTHER_CONTENTS = "This cart was ordered before with other contents: this is that order, and nothing was added to it."
 _DRAFT_KEY = "checkout_draft"
 _DRAFT_FIELDS = ("customer_name", "phone", "destination", "red_packet")
@@ -104,6 +113,13 @@ def _place(request: HttpRequest) -> HttpResponse:
     if typed["destination"] != offer.destination or typed["red_packet"] != offer.red_packet:
         return _show_again(request, "The total has changed. Check it and place your order.")
     try:
+        counted = count_order(phone=typed["phone"].as_e164, visitor_key=offer.visitor_key, address=address_of(request))
+    except TooManyTries as refusal:
+        often = f"{TOO_OFTEN} Press the button again in {refusal.in_words}."
+        return too_many(_render(request, offer, form, [often]), refusal.wait)
+    except OperationalError:
+        return unavailable(_render(request, offer, form, [BUSY]))
+    try:
         order = place_order(
             checkout_token=offer.token,
             wanted=offer.wanted,
@@ -116,15 +132,18 @@ def _place(request: HttpRequest) -> HttpResponse:
             visitor_key=offer.visitor_key,
         )
     except RedPacketRefused as refusal:
+        counted.were_right()
         form.add_error("red_packet", str(refusal))
         return _render(request, offer, form)
     except Refused as refusal:
+        counted.were_right()
         return _show_again(request, f"{refusal} Nothing was ordered. Check the new total.")
     except OperationalError as error:
         # Not even we know: the connection may have been lost after the commit, before its answer.
         log.error("order_not_confirmed", error=str(error))
-        busy = "The shop is very busy and could not confirm your order. Press the button again: you pay only once."
-        return unavailable(_render(request, offer, form, [busy]))
+        with suppress(DatabaseError):
+            counted.were_right()  # the button may be pressed again as often as it takes
+        return unavailable(_render(request, offer, form, [BUSY]))
     request.session.pop(_DRAFT_KEY, None)
     # Saved in any case: a guest sees the order for as long as the session lives, counted from its last save.
     request.session.modified = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from datetime import timedelta
 
 from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse
@@ -26,6 +28,13 @@ def unavailable(response: HttpResponse) -> HttpResponse:
     """Make `response` one that says: not now, try again."""
     response.status_code = 503
     response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+def too_many(response: HttpResponse, wait: timedelta) -> HttpResponse:
+    """Make `response` one that says: too often, try again after `wait`."""
+    response.status_code = 429
+    response.headers["Retry-After"] = str(math.ceil(wait.total_seconds()))
     return response
 
 

@@ -16,6 +16,7 @@ from orders.guesses import TooManyTries
 from orders.lookup import find_order
 from orders.models import Order, RedPacket
 from orders.timeline import timeline_of
+from orders.views.errors import too_many
 from orders.visitors import get_visible_order, show_to_guest, visitor
 
 PER_PAGE = 20
@@ -99,19 +100,18 @@ def mine(request: HttpRequest) -> HttpResponse:
 def find(request: HttpRequest) -> HttpResponse:
     """Guest look-up, by number and the phone's last four digits."""
     form = FindOrderForm(request.POST or None)
-    status = 200
     if request.method == "POST" and form.is_valid():
         try:
             found = find_order(**form.cleaned_data, address=address_of(request))
         except TooManyTries as refusal:
-            form.add_error(None, str(refusal))
-            status = 429
+            form.add_error(None, f"{refusal} Instead of four digits, the whole number may be looked at now.")
+            return too_many(render(request, "orders/find.html", {"form": form}), refusal.wait)
         else:
             if found:
                 show_to_guest(request, found)
                 return redirect(found)
             form.add_error(None, "No order has this number and these digits. Check both.")
-    return render(request, "orders/find.html", {"form": form}, status=status)
+    return render(request, "orders/find.html", {"form": form})
 
 
 @never_cache

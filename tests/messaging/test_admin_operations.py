@@ -430,6 +430,20 @@ def test_the_audit_log_is_read_by_whom_it_concerns_and_changed_by_nobody(staff: 
     assert staff.get(AUDIT).status_code == 403
 
 
+def test_the_audit_log_s_search_tells_nothing_piece_by_piece_of_what_is_masked(staff: Client) -> None:
+    OperatorAction.objects.create(action="replay", actor="bob", about=f"subject {PHONE}")
+    page = staff.get(AUDIT)
+    assert PHONE not in page.content.decode()
+
+    def found(words: str) -> int:
+        return int(staff.get(AUDIT, {"q": words}).context["cl"].result_count)
+
+    assert [found(PHONE[:length]) for length in range(2, len(PHONE) + 1)] == [0] * (len(PHONE) - 1)
+    assert found("bob") == 1
+    grant("view_payload")
+    assert found(PHONE[-6:]) == 1
+
+
 def test_a_message_s_page_tells_who_did_what(staff: Client, consumer: Consumer) -> None:
     grant("replay_message")
     row = a_dead_message(consumer)

@@ -9,11 +9,13 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
+from messaging.delivery import Delivery
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from orders import sms
 from orders.models import Campaign, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
 from orders.services import cancel_order
+from orders.sms import send_text
 from tests.orders.shop import text_of
 
 OrderOf = Callable[..., Order]
@@ -228,3 +230,64 @@ def test_a_campaigns_red_packets_expire_on_a_day_that_comes(admin_client: Client
     page = text_of(admin_client.post("/admin/orders/campaign/add/", form | times))
     assert "id_valid_days_error" in page
     assert not Campaign.objects.filter(name="Odd").exists()
+
+
+# --- What only some may see ---------------------------------------------------------------------------------
+
+
+def staff_with(client: Client, *rights: str) -> Client:
+    """Sign in as somebody who may see red packets, orders and texts, and what `rights` say besides."""
+    user = User.objects.create_user("viewer", is_staff=True)
+    codenames = ["view_redpacket", "view_order", "view_textmessage", *rights]
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    client.force_login(user)
+    return client
+
+
+@pytest.mark.parametrize("may_see", [False, True])
+def test_who_may_only_look_cannot_read_what_can_be_spent(
+    client: Client, order_of: OrderOf, tea: Product, campaign: Campaign, may_see: bool
+) -> None:
+    order = order_of(tea)
+    packet = grant_red_packet(order.number)
+    assert packet
+    staff = staff_with(client, *(["see_redpacket_code"] if may_see else []))
+    redpackets = "/admin/orders/redpacket/"
+    pages = [redpackets, f"{redpackets}{packet.pk}/change/", f"/admin/orders/order/{order.pk}/change/"]
+    for path in [*pages, f"{redpackets}{packet.pk}/history/"]:
+        response = staff.get(path)
+        assert response.status_code == 200
+        assert (packet.code in text_of(response)) == (may_see and path in pages), path
+    assert packet.code[-3:] in text_of(staff.get(redpackets))
+
+
+def results(client: Client, address: str) -> int | None:
+    """How many rows a list shows; None where the address is refused."""
+    response = client.get(address)
+    return response.context["cl"].result_count if response.status_code == 200 else None
+
+
+def test_a_code_is_found_as_a_whole_and_not_by_its_pieces(
+    client: Client, order_of: OrderOf, tea: Product, campaign: Campaign
+) -> None:
+    packet = grant_red_packet(order_of(tea).number)
+    assert packet
+    staff, there = staff_with(client), "/admin/orders/redpacket/"
+    assert results(staff, f"{there}?q={packet.code}") == 1
+    assert results(staff, f"{there}?q={packet.code[:4]}") == 0
+    for lookup in ("code__startswith", "code__contains", "code__regex", "code__gte"):
+        assert results(staff, f"{there}?{lookup}={packet.code[:4]}") is None
+
+
+def test_a_masked_phone_number_is_found_as_a_whole_and_not_by_its_pieces(
+    client: Client, order_of: OrderOf, tea: Product, delivery: Delivery
+) -> None:
+    text = send_text(order_of(tea), TextMessage.Kind.PLACED, delivery)
+    assert text
+    staff, there = staff_with(client), "/admin/orders/textmessage/"
+    for whole in ("13800138000", "%2B8613800138000", "138 0013 8000"):
+        assert results(staff, f"{there}?q={whole}") == 1
+    for piece in ("1380013", "+86138", "8000"):
+        assert results(staff, f"{there}?q={piece}") == 0
+    assert results(staff, f"{there}?phone__startswith=%2B86138") is None
+    assert "138001" not in text_of(staff.get(f"{there}{text.pk}/change/"))

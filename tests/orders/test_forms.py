@@ -66,6 +66,27 @@ def test_names_that_would_garble_a_label_are_refused(name: str) -> None:
     assert "customer_name" in checkout(customer_name=name).errors
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://evil.example",
+        "Win at www.evil",
+        "evil.example",
+        "bit.ly/x",
+        "t.co/x",
+        "ｅｖｉｌ．ｅｘａｍｐｌｅ",
+        "a://b",
+    ],
+)
+def test_names_with_a_web_address_are_refused(name: str) -> None:
+    assert "without a web address" in str(checkout(customer_name=name).errors["customer_name"])
+
+
+@pytest.mark.parametrize("name", ["J. Smith", "M.Smith", "St.John", "Smith, Ph.D.", "j.smith", "Ann c/o Bob"])
+def test_names_with_dots_are_no_web_addresses(name: str) -> None:
+    assert checkout(customer_name=name).is_valid()
+
+
 @pytest.mark.parametrize("destination", ["", "XX", "cn", "CN\x00", "中国"])
 def test_a_country_we_do_not_send_to_is_refused(destination: str) -> None:
     assert "destination" in checkout(destination=destination).errors

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from orders import guesses
 from orders.addresses import address_of
-from orders.guesses import TooManyTries
+from orders.guesses import Limit, TooManyTries
 from orders.models import Guess, Order, Product
 from tests.orders.test_parallel_buyers import all_at_once
 
@@ -142,6 +142,48 @@ def test_one_name_cannot_be_tried_from_address_after_address() -> None:
     assert is_locked(sign_in(address="198.51.100.50", password=RIGHT))
 
 
+@pytest.mark.parametrize("where", [SHOP, ADMIN])
+def test_where_an_account_signed_in_before_nobody_elsewhere_locks_its_name(where: str) -> None:
+    assert is_in(sign_in(where, password=RIGHT))
+    for number in range(50):
+        sign_in(address=f"198.51.100.{number}")
+    assert is_locked(sign_in(address="198.51.100.50", password=RIGHT))
+    assert is_in(sign_in(where, password=RIGHT))
+
+
+def test_where_an_account_signed_in_before_other_names_do_not_lock_it_out() -> None:
+    assert is_in(sign_in(password=RIGHT))
+    for number in range(50):
+        sign_in(name=f"user{number}")
+    assert is_locked(sign_in(name="user51"))
+    assert is_in(sign_in(password=RIGHT))
+
+
+def test_a_known_place_gets_no_more_than_five_wrong_tries() -> None:
+    assert is_in(sign_in(password=RIGHT))
+    answers = [sign_in() for _ in range(6)]
+    assert [is_locked(answer) for answer in answers] == [False] * 5 + [True]
+    assert int(answers[-1].headers["Retry-After"]) in range(800, 901)
+
+
+def test_signing_up_tells_few_names() -> None:
+    def sign_up(name: str, address: str = "203.0.113.9") -> Any:
+        form = {"username": name, "password1": "a long phrase", "password2": "a long phrase"}
+        return Client().post("/accounts/sign-up/", form, REMOTE_ADDR=address)
+
+    for number in range(10):
+        assert "already exists" in words(sign_up("ann"))
+        assert is_in(sign_up(f"new{number}"))
+    for name in ("ann", "free"):
+        refused = sign_up(name)
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) in range(800, 901)
+        assert "Too many people signed up from your network" in words(refused)
+        assert "already exists" not in words(refused)
+    assert not User.objects.filter(username="free").exists()
+    assert is_in(sign_up("free", "203.0.113.10"))
+
+
 def test_who_goes_on_trying_does_not_wait_the_longer() -> None:
     for _ in range(30):
         sign_in()
@@ -193,6 +235,17 @@ def test_old_guesses_are_forgotten_by_whoever_comes_next_without_a_quarrel() -> 
     assert [each for each in answers if isinstance(each, Exception)] == []
     guesses.count({"last": 1})
     assert not Guess.objects.filter(key="old").exists()
+
+
+def test_a_limit_may_count_for_longer() -> None:
+    limit = {"key": Limit(1, timedelta(days=1))}
+    guesses.count(limit)
+    Guess.objects.update(created_at=timezone.now() - timedelta(hours=20))
+    with pytest.raises(TooManyTries, match="Try again in 4 hours"):
+        guesses.count(limit)
+    Guess.objects.update(created_at=timezone.now() - timedelta(hours=25), kept_until=timezone.now())
+    guesses.count(limit)
+    assert Guess.objects.count() == 1
 
 
 def test_a_limit_counts_wrong_tries_only() -> None:

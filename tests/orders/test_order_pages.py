@@ -88,6 +88,35 @@ def test_guessing_the_digits_is_stopped_whatever_the_address_and_even_a_right_gu
     assert "Try again in 15 minutes." in text_of(response)
 
 
+def test_one_address_cannot_lock_a_guest_out(order_of: OrderOf, tea: Product, client: Client) -> None:
+    number = order_of(tea).number
+    answers = [find(client, number, f"00{guess:02}", REMOTE_ADDR="10.0.0.1") for guess in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 15
+    assert answers[-1].headers["Retry-After"] == "900"
+    assert find(Client(), number, "8000", REMOTE_ADDR="10.0.0.2").status_code == 302
+
+
+@pytest.mark.parametrize("typed", ["13800138000", "+86 138 0013 8000", "１３８００１３８０００"])
+def test_many_addresses_cannot_lock_out_who_knows_the_whole_number(
+    order_of: OrderOf, tea: Product, client: Client, typed: str
+) -> None:
+    number = order_of(tea).number
+    for guess in range(5):
+        find(Client(), number, f"000{guess}", REMOTE_ADDR=f"10.0.0.{guess}")
+    refused = find(client, number, "8000", REMOTE_ADDR="10.0.0.99")
+    assert refused.status_code == 429
+    assert "the whole number may be looked at now" in text_of(refused)
+    assert find(client, number, "13900139000", REMOTE_ADDR="10.0.0.99").status_code == 200
+    assert find(client, number, typed, REMOTE_ADDR="10.0.0.99").status_code == 302
+
+
+def test_whole_numbers_are_not_tried_one_after_the_other(order_of: OrderOf, tea: Product, client: Client) -> None:
+    number = order_of(tea).number
+    for guess in range(5):
+        assert find(client, number, f"1390013900{guess}").status_code == 200
+    assert find(client, number, "13800138000").status_code == 429
+
+
 def test_guessing_numbers_is_stopped_by_address(order_of: OrderOf, tea: Product, client: Client) -> None:
     number = order_of(tea).number
     digits = "23456789"

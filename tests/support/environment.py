@@ -7,6 +7,8 @@ from urllib.parse import quote
 from django.conf import settings
 from django.db import connection
 
+from script.environment import UNLIMITED_ORDERS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -20,6 +22,7 @@ def process_environment(**changes: str) -> dict[str, str]:
         "AMQP_MANAGEMENT_URL": settings.MESSAGING["MANAGEMENT_URL"],
         "RELAY_THREAD": "1",
         "PYTHONUNBUFFERED": "1",
+        **UNLIMITED_ORDERS,
         **changes,
     }
 
