@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from django.core.management.base import CommandError
 
+from messaging import conf
 from messaging.broker import reply_codes
 from messaging.broker.differences import difference
 from messaging.broker.refusals import TRANSIENT_QUEUES, says_limit
@@ -43,6 +44,11 @@ def broker_unreachable(reason: object) -> CommandError:
         )
     what = "the certificates" if why.startswith("TLS: ") else "AMQP_URL"
     return CommandError(f"RabbitMQ: {why}. Check {what}.", returncode=EXIT_UNREACHABLE)
+
+
+def broker_line() -> str:
+    """Return the line of a banner that says which brokers are used, without any password."""
+    return f"Broker: {', '.join(map(str, conf.get().brokers))}"
 
 
 def broker_refuses(error: ChannelClosed) -> CommandError:

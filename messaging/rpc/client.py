@@ -326,8 +326,8 @@ def close() -> int:
     return client.stop() if client is not None else 0
 
 
-def _client(name: str) -> RpcClient:
-    """Return the client of this process. Raises NoBroker where the system does not let its thread start; the next call
+def _client(name: str = "a call") -> RpcClient:
+    """Return the client of this process, for `name`. Raises NoBroker where the system does not let its thread start; the next call
     tries again."""
     with _home.lock:
         if _home.client is None:

@@ -6,7 +6,7 @@ import os
 import pika
 from pika.exceptions import AMQPError
 
-from messaging.addresses import broker_address
+from messaging.addresses import broker_address, hidden
 from messaging.broker.parameters import parameters_of
 from messaging.broker.refusals import describe
 from script.services.owned import ServiceError
@@ -34,7 +34,8 @@ def connect(addresses: str) -> pika.BlockingConnection:
         try:
             return pika.BlockingConnection(parameters)
         except (AMQPError, OSError) as error:
-            reasons.append(f"{address}: {describe(error, address)}")
+            shown = hidden(text) if "@" in text else text
+            reasons.append(f"{shown}: {describe(error, address)}")
     raise ServiceError(f"The broker in AMQP_URL cannot be reached. {'; '.join(reasons)}")
 
 

@@ -5,11 +5,11 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from messaging import conf
+from messaging.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import queue_length, unacknowledged
 from tests.support.command_line import mq
@@ -47,7 +47,7 @@ def publish(*arguments: str) -> None:
 
 
 def vhost_of(url: str) -> str:
-    return unquote(urlsplit(url).path[1:])
+    return broker_address(url).vhost
 
 
 def listed(node: RabbitMQNode, what: str, url: str, *columns: str) -> list[list[str]]:

@@ -7,12 +7,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pika
 import pytest
 
 from messaging import topology
+from messaging.addresses import broker_address
 from messaging.tutorial.lessons import LESSONS
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
@@ -29,7 +30,7 @@ LONG = 240
 
 def standing(broker: RabbitMQNode, url: str) -> set[str]:
     """The names of all queues and exchanges of the vhost, without the broker's own exchanges."""
-    vhost = unquote(urlsplit(url).path[1:])
+    vhost = broker_address(url).vhost
     names: set[str] = set()
     for kind in ("list_queues", "list_exchanges"):
         names.update(broker.ctl(kind, "--vhost", vhost, "--no-table-headers", "-q", "name").splitlines())

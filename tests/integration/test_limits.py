@@ -115,6 +115,7 @@ def test_long_running_commands_wait_for_room_and_others_say_what_is_reached(
         (run_process("run_rpc_worker", "shipping.quote"), "rpc server"),
     ]
     for process, role in commands:
+        process.wait_for_line(r"^Broker: amqp://warren:\*\*\*@127\.0\.0\.1:\d+/test-\w+$")
         process.wait_for_line(rf"amqp\.unreachable.*connection limit \(0\) is reached.*role=.?{role}")
     for command in (["listen", "q"], ["publish", "x", "--queue", "q"]):
         said = mq(*command)

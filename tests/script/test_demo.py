@@ -129,7 +129,7 @@ def test_a_stop_during_the_start_leaves_nothing(checkout):
         (
             {"AMQP_URL": "amqp://127.0.0.1:1/", "SMS_BACKEND": "orders.sms.GatewayBackend"},
             2,
-            "SMS_GATEWAY_URL .*SMS_GATEWAY_TOKEN ",
+            "SMS_GATEWAY_TOKEN is missing.*SMS_GATEWAY_URL is missing",
         ),
     ],
 )

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from django.core.management import call_command
 
+from messaging.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 
 
@@ -19,7 +20,7 @@ class Accounts(Mapping[str, str]):
     def __init__(self, broker: RabbitMQNode, vhost: str, directory: Path) -> None:
         self.password = secrets.token_hex(8)
         self._broker = broker
-        self._vhost = unquote(urlsplit(vhost).path[1:])
+        self._vhost = broker_address(vhost).vhost
         self._file = directory / "grants.json"
         self._names: dict[str, str] = {}
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import unquote, urlsplit
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
+from messaging.addresses import broker_address
 from messaging.broker.properties import to_pika
 from messaging.message import Message
 from messaging.models import OutboxMessage
@@ -46,7 +46,7 @@ def queue_length(url: str, queue: str) -> int:
 
 def messages_left(node: RabbitMQNode, url: str) -> dict[str, int]:
     """The queues that hold messages, waiting or with consumers, and how many, as the broker last counted."""
-    vhost = unquote(urlsplit(url).path[1:])
+    vhost = broker_address(url).vhost
     lines = node.ctl("list_queues", "-q", "-p", vhost, "name", "messages").splitlines()
     counts = [line.split("\t") for line in lines if "\t" in line]
     # It counts each queue by itself, and one whose process does not answer not at all.
@@ -55,7 +55,7 @@ def messages_left(node: RabbitMQNode, url: str) -> dict[str, int]:
 
 def unacknowledged(node: RabbitMQNode, url: str, queue: str) -> int:
     """How many messages of the queue are with consumers, as the broker last counted."""
-    vhost = unquote(urlsplit(url).path[1:])
+    vhost = broker_address(url).vhost
     lines = node.ctl("list_queues", "-q", "-p", vhost, "name", "messages_unacknowledged").splitlines()
     counts = dict(line.split("\t") for line in lines if "\t" in line)
     return int(counts[queue]) if counts.get(queue, "").isdigit() else 0

@@ -12,7 +12,7 @@ from messaging import consumers, database, topology
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
-from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
+from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
 from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
 from messaging.models import InboxMessage
@@ -87,6 +87,7 @@ class Command(CommandWithExamples):
                 f"{lane.consumer.name}: {queue} ← {events}; "
                 f"prefetch {lane.subscription.prefetch}, threads {len(lane.threads)}"
             )
+        self.stdout.write(broker_line())
         self.stdout.write(f"Running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
         self.stdout.flush()
 

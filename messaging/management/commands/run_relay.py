@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf, database, threads
-from messaging.management.arguments import broker_unreachable
+from messaging.management.arguments import broker_line, broker_unreachable
 from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
 from messaging.relay import Relay
@@ -29,6 +29,7 @@ class Command(BaseCommand):
             OutboxMessage.objects.exists()  # a missing database or table is told here, once, not every second
         relay = Relay()
         started = time.monotonic()
+        self.stdout.write(broker_line())
         self.stdout.write(f"Relay running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
         self.stdout.flush()
         thread = threading.Thread(target=relay.run, name="relay", daemon=True)

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from messaging.exceptions import BrokerRefused
-from messaging.management.arguments import EXIT_USAGE, broker_unreachable, positive
+from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
 from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
 from messaging.rpc import procedures
@@ -69,6 +69,7 @@ class Command(CommandWithExamples):
     def _banner(self, server: RpcServer) -> None:
         for each in server.procedures:
             self._say(f"{each.name}: queue {each.queue}; prefetch {server.prefetch}, threads {len(server.threads)}")
+        self._say(broker_line())
         self._say(f"Running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
 
     _said_goodbye = False
