@@ -327,8 +327,10 @@ def close() -> int:
 
 
 def _client(name: str = "a call") -> RpcClient:
-    """Return the client of this process, for `name`. Raises NoBroker where the system does not let its thread start; the next call
-    tries again."""
+    """Return the client of this process, for a call of `name`.
+
+    Raises NoBroker where the system does not let its thread start; the next call tries again.
+    """
     with _home.lock:
         if _home.client is None:
             try:
