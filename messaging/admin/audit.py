@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from messaging.admin import payload
 from messaging.admin.filters import AtFilter
+from messaging.admin.links import admin_url
 from messaging.admin.messages import time_of
 from messaging.admin.read_only import ReadOnly
 from messaging.masking import masked, masked_text
@@ -66,7 +66,7 @@ class OperatorActionAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="messages")
     def messages(self, action: OperatorAction) -> SafeString | str:
         """The messages it changed, or showed."""
-        there = reverse("admin:messaging_inboxmessage_changelist")
+        there = admin_url("messaging_inboxmessage_changelist")
         found = action.messages.order_by("id").values_list("message_id", flat=True)[: NAMED + 1]
         links = format_html_join(
             "\n", '<a href="{}?{}">{}</a>', ((there, urlencode({"q": each}), each) for each in found[:NAMED])

@@ -8,13 +8,14 @@ from urllib.parse import urlencode
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from messaging.admin import payload, words
 from messaging.admin.filters import ChangedFilter, ConsumerFilter, TroubleFilter
+from messaging.admin.links import admin_url
 from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.operations import NOTE_LIMIT
 from messaging.admin.read_only import ReadOnly
@@ -86,7 +87,7 @@ class EffectAdmin(MessageAdmin):
         if effect is None:
             raise Http404
         self._settle(request, effect)
-        return HttpResponseRedirect(reverse("admin:messaging_effect_change", args=[pk]))
+        return HttpResponseRedirect(admin_url("messaging_effect_change", pk))
 
     def _settle(self, request: HttpRequest, effect: Effect) -> None:
         try:
@@ -120,7 +121,7 @@ class EffectAdmin(MessageAdmin):
                 (verdict.value, _VERDICTS[verdict]) for verdict, states in SETTLES.items() if effect.state in states
             ]
             context["may_be_done"] = effect.state in SETTLES[Verdict.DONE]
-            context["settle_url"] = reverse("admin:messaging_effect_settle", args=[effect.pk])
+            context["settle_url"] = admin_url("messaging_effect_settle", effect.pk)
             context["note_limit"] = NOTE_LIMIT
         return super().render_change_form(request, context, *args, **kwargs)
 
@@ -129,7 +130,7 @@ class EffectAdmin(MessageAdmin):
         """The group, with the effects behind it that failed likewise."""
         if not row.failure_group:
             return "–"
-        there = reverse("admin:messaging_effect_changelist")
+        there = admin_url("messaging_effect_changelist")
         return format_html(
             '<a href="{}?{}">{}</a>', there, urlencode({"failure_group": row.failure_group}), row.failure_group
         )

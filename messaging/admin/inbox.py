@@ -8,12 +8,12 @@ from urllib.parse import urlencode
 from django.contrib import admin
 from django.db.models import Case, CharField, IntegerField, OuterRef, QuerySet, Subquery, Value, When
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from messaging.admin import payload, words
 from messaging.admin.filters import ConsumerFilter, ReceivedFilter, TypeFilter
+from messaging.admin.links import admin_url
 from messaging.admin.messages import MessageAdmin, action_of, time_of
 from messaging.admin.operations import ON_INBOX
 from messaging.admin.read_only import ReadOnly
@@ -104,7 +104,7 @@ class InboxMessageAdmin(MessageAdmin):
         """The group, with the dead messages behind it that died likewise."""
         if not row.failure_group:
             return "–"
-        there = reverse("admin:messaging_inboxmessage_changelist")
+        there = admin_url("messaging_inboxmessage_changelist")
         query = urlencode({"failure_group": row.failure_group, "state__exact": InboxMessage.State.DEAD.value})
         return format_html('<a href="{}?{}">{}</a>', there, query, row.failure_group)
 

@@ -11,8 +11,8 @@ from django.contrib.admin import ModelAdmin
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
 
+from messaging.admin.links import admin_url
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations import cancel, discard, hasten, replay
 from messaging.operations.replay import Fate
@@ -219,7 +219,7 @@ def allowed(request: HttpRequest, operations: Sequence[Operation]) -> Iterator[O
 
 def address(model_admin: ModelAdmin, operation: Operation) -> str:  # type: ignore[type-arg]
     """Return where an operation on rows of this box is asked for, and confirmed."""
-    return reverse(f"admin:messaging_{model_admin.opts.model_name}_operate", args=[operation.name])
+    return admin_url(f"messaging_{model_admin.opts.model_name}_operate", operation.name)
 
 
 def operate(
@@ -271,6 +271,6 @@ def ask(
 
 def _list_of(model_admin: ModelAdmin, request: HttpRequest) -> str:  # type: ignore[type-arg]
     """The list, filtered as it was when the rows were chosen."""
-    there = reverse(f"admin:messaging_{model_admin.opts.model_name}_changelist")
+    there = admin_url(f"messaging_{model_admin.opts.model_name}_changelist")
     query = request.GET.urlencode()
     return f"{there}?{query}" if query else there

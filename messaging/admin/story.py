@@ -9,12 +9,12 @@ from urllib.parse import urlencode
 
 from django.http import HttpRequest
 from django.template.defaultfilters import truncatechars
-from django.urls import reverse
 from django.utils.formats import date_format
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from messaging.admin import words
+from messaging.admin.links import admin_url
 from messaging.masking import masked_text
 from messaging.models import OutboxMessage
 from messaging.moments import now
@@ -45,7 +45,7 @@ def may_read_stories(request: HttpRequest) -> bool:
 
 def story_url(subject: str) -> str:
     """Return the address of the story of all messages about `subject`."""
-    return f"{reverse('admin:messaging_outboxmessage_story')}?{urlencode({'subject': subject})}"
+    return f"{admin_url('messaging_outboxmessage_story')}?{urlencode({'subject': subject})}"
 
 
 def lines(story: Story, *, unmasked: bool) -> Iterator[Line]:
@@ -211,4 +211,4 @@ def _row_url(entry: Entry) -> str:
         "effect": entry.effect_id,
         "operatoraction": entry.action_id,
     }
-    return next(reverse(f"admin:messaging_{name}_change", args=[pk]) for name, pk in rows.items() if pk is not None)
+    return next(admin_url(f"messaging_{name}_change", pk) for name, pk in rows.items() if pk is not None)

@@ -43,7 +43,7 @@ def record(
     `changed` is the number of rows, if that is another one. `details` are JSON; empty ones are left out.
     """
     row = OperatorAction.objects.create(
-        actor=storable_text(actor)[:255],
+        actor=storable_text(str(actor))[:255],
         action=action,
         about=storable_text(about),
         changed=len(message_ids) if changed is None else changed,

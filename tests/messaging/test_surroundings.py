@@ -168,6 +168,104 @@ def test_each_command_and_each_server_refuses_another_database(tmp_path: Path) -
     assert "needs SQLite or PostgreSQL" in server.stderr.splitlines()[-1]
 
 
+PEOPLE = """
+import uuid
+from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
+from django.db import models
+class People(BaseUserManager):
+    pass
+class Badge:  # a name that is no text
+    def __init__(self, number): self.number = number
+    def __str__(self): return f"badge {self.number}"
+class BadgeField(models.IntegerField):
+    def from_db_value(self, value, expression, connection): return Badge(value)
+    def get_prep_value(self, value): return getattr(value, "number", value)
+class Person(PermissionsMixin, AbstractBaseUser):
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    badge = BadgeField(unique=True)
+    is_staff = is_active = True
+    USERNAME_FIELD = "badge"
+    objects = People()
+    class Meta:
+        app_label = "people"
+"""
+OTHER_SETTINGS = """
+AUTH_USER_MODEL = "people.Person"
+DEFAULT_AUTO_FIELD = "people.fields.UUIDAutoField"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3", "ATOMIC_REQUESTS": True,
+             "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}}
+SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+LOGGING_CONFIG = None
+APPEND_SLASH = False
+FORCE_SCRIPT_NAME = "/under"
+ALLOWED_HOSTS = ["*"]
+USE_I18N = False
+MIGRATION_MODULES = {"people": None, "messaging": None}
+ROOT_URLCONF = "people.urls"
+STATIC_URL = "static/"
+MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware",
+              "django.contrib.auth.middleware.AuthenticationMiddleware",
+              "django.contrib.messages.middleware.MessageMiddleware"]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True, "OPTIONS": {
+    "context_processors": [f"django.{each}" for each in ("template.context_processors.request",
+        "contrib.auth.context_processors.auth", "contrib.messages.context_processors.messages")]}}]
+"""
+FIELDS = """
+import uuid
+from django.db import models
+class UUIDAutoField(models.UUIDField, models.AutoField):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"default": uuid.uuid4, **kwargs})
+"""
+OPERATED = """
+import django
+django.setup()
+from django.core.management import call_command
+call_command("migrate", run_syncdb=True, verbosity=0)
+from django.test import Client
+from messaging.consumers import consumer
+from messaging.events import Event
+from messaging.models import InboxMessage, OperatorAction
+from people.models import Person
+class Noted(Event, type="people.noted"):
+    text: str
+@consumer("notes", Noted)
+def notes(event, delivery): pass
+row = InboxMessage.objects.create(consumer="notes", message_id="m-1", type="people.noted", state="dead",
+                                  body=Noted(text="x").encode())
+client = Client()
+person = Person(badge=7, is_superuser=True)
+person.save()
+client.force_login(person)
+root = "/admin/messaging/inboxmessage/"
+for page in ("", f"{row.pk}/change/"):
+    assert client.get(root + page).status_code == 200, page
+answer = client.post(root + "operate/replay/", {"row": row.pk, "confirmed": "1"})
+assert answer.status_code == 302, answer.content
+assert answer["Location"].startswith("/under/admin/"), answer["Location"]
+row.refresh_from_db()
+print(row.state, OperatorAction.objects.filter(action="replay").get().actor)
+"""
+
+
+def test_a_project_has_people_and_settings_of_its_own(tmp_path: Path) -> None:
+    """People with ids that are no numbers and names that are no texts; sessions, paths, tables and keys of its own."""
+    people = tmp_path / "people"
+    people.mkdir()
+    for name, text in (("__init__", ""), ("models", PEOPLE), ("fields", FIELDS)):
+        (people / f"{name}.py").write_text(text)
+    (people / "urls.py").write_text(
+        "from django.contrib import admin\nfrom django.urls import path\n"
+        "urlpatterns = [path('admin/', admin.site.urls)]"
+    )
+    apps = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages")]
+    own = f"INSTALLED_APPS = {[*apps, 'people', 'messaging']}\n{OTHER_SETTINGS}"
+    (tmp_path / "its_settings.py").write_text(PROJECT + own)
+    done = run(tmp_path, "-c", OPERATED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "retrying badge 7"
+
+
 #: What Windows has not, taken away before anything of ours is imported.
 AS_ON_WINDOWS = """
 import os, select, signal, sys
