@@ -12,6 +12,7 @@ from django.utils.timezone import localtime
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.moments import now
+from messaging.operations.effect_trouble import is_overdue
 from messaging.operations.story import Kind
 
 #: Icon and tone of each state, outcome and kind of entry.
@@ -39,6 +40,7 @@ LOOKS = {
     "done": ("✓", "good"),
     "unknown": ("?", "bad"),
     "failing": ("↻", "warning"),
+    "overdue": ("!", "warning"),
     # Of attempts of effects.
     "not done": ("↻", "warning"),
     "doubtful": ("?", "warning"),
@@ -83,6 +85,8 @@ def effect_pill(effect: Effect) -> SafeString:
     if effect.is_failing:
         times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
         return pill("failing", f"{effect.get_state_display()}, tried {times} in vain")
+    if is_overdue(effect):
+        return pill("overdue", f"{effect.get_state_display()}, overdue")
     return pill(effect.state, "given up" if effect.given_up else "")
 
 

@@ -3,9 +3,11 @@ reconciling."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 
 from django.db.models import Q
+from django.utils.timezone import now
 
 from messaging import database
 from messaging.models import Effect
@@ -55,6 +57,13 @@ def overdue(seconds: float) -> Q:
     """Return which effects have been due for longer than this, and nobody has carried them out."""
     before = database.in_future(-seconds)
     return Q(state=Effect.State.INTENDED, send_at__lt=before) | Q(state=Effect.State.SENDING, sending_until__lt=before)
+
+
+def is_overdue(effect: Effect) -> bool:
+    """Whether one effect has been due for longer than OVERDUE, by this machine's clock."""
+    due = {Effect.State.INTENDED.value: effect.send_at, Effect.State.SENDING.value: effect.sending_until}
+    since = due.get(effect.state)
+    return since is not None and since < now() - timedelta(seconds=OVERDUE)
 
 
 def first_trouble(effect: Effect) -> EffectTrouble | None:

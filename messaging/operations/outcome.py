@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+
+from django.utils.timezone import now
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.operations.effect_trouble import EffectTrouble, first_trouble
+from messaging.operations.effect_trouble import OVERDUE, EffectTrouble, first_trouble, is_overdue
 
 #: States, the worst first: those that wait for a person, those that go on by themselves, those that a person ended.
 WORST_FIRST = (
-    *("dead", "failed", "unknown", "unroutable", "failing", "retrying"),
+    *("dead", "failed", "unknown", "unroutable", "failing", "retrying", "overdue"),
     *("pending", "unhandled", "waiting", "intended", "sending"),
     *("discarded", "cancelled", "done"),
 )
@@ -72,6 +75,8 @@ def _of_outbox(rows: _Rows) -> Iterator[Fact]:
                         yield Fact("unhandled", f"{sent.type} not handled by {consumer} yet")
             case OutboxMessage.State.FAILED:
                 yield Fact("failed", f"{about} refused by RabbitMQ")
+            case OutboxMessage.State.PENDING if sent.publish_at < now() - timedelta(seconds=OVERDUE):
+                yield Fact("overdue", f"{about} overdue, not published")
             case OutboxMessage.State.PENDING:
                 yield Fact("pending", f"{about} not published yet")
             case state:
@@ -104,6 +109,8 @@ def _of_effect(effect: Effect) -> Iterator[Fact]:
             yield Fact("failed", f"{about} failed")
         case EffectTrouble.FAILING:
             yield Fact("failing", f"{about} failed {effect.attempts} times, to be tried again")
+        case _ if is_overdue(effect):
+            yield Fact("overdue", f"{about} overdue, not done")
         case _ if effect.given_up:
             yield Fact("discarded", f"{about} given up")
         case _ if effect.state in Effect.OPEN:

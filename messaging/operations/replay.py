@@ -182,6 +182,8 @@ def replay(
 def why_nothing(wanted: Wanted) -> str:
     """Say, in words, why a replay of these messages that has just ended replayed none: what others have done may
     have changed since it was planned."""
+    if wanted.group and Effect.objects.filter(failure_group=wanted.group).exists():
+        return f"failure group {wanted.group} is of effects, which `messages settle` has tried again"
     now = plan(wanted)
     told = [f"{now.count(fate)} {fate}" for fate in Fate if fate is not Fate.RUNS and now.count(fate)]
     return ", ".join(told) or "no message like that was dead"

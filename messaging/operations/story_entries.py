@@ -90,7 +90,7 @@ def _of_outbox(row: OutboxMessage) -> Iterator[Entry]:
     match row.state:
         case OutboxMessage.State.PUBLISHED:
             audience = ", ".join(row.expected_consumers)
-            detail = f"confirmed by the broker; for {audience}" if audience else "confirmed by the broker"
+            detail = f"for {audience}" if audience else ""
             yield replace(common, kind=Kind.PUBLISHED, at=row.published_at, detail=detail)
         # Such a row's `publish_at` is when that was noted: it has no next try.
         case OutboxMessage.State.FAILED:

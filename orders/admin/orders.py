@@ -51,7 +51,7 @@ class TextMessageInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg
 class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     """Orders change through the shop's functions only; the action calls one."""
 
-    list_display = ["number", "status", "customer_name", "total", "currency", "placed_at", "messages_worst"]
+    list_display = ["number", "messages_worst", "status", "customer_name", "total", "currency", "placed_at"]
     list_filter = ["status", "placed_at", "shipping_source"]
     search_fields = ["number", "customer_name", "phone", "documents__number"]
     search_help_text = (

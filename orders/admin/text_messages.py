@@ -8,11 +8,11 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from django.utils.timezone import now
 from phonenumber_field.phonenumber import to_python
 
 from messaging.admin import words
 from messaging.models import Effect
+from messaging.operations.effect_trouble import is_overdue
 from orders import sms
 from orders.admin.read_only import ReadOnly
 from orders.models import TextMessage
@@ -25,6 +25,8 @@ def sending_pill(effect: Effect | None) -> SafeString | str:
     if effect.is_failing:
         times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
         return words.pill("failing", f"not sent yet, tried {times} in vain")
+    if is_overdue(effect):
+        return words.pill("overdue", "not sent yet, overdue")
     match effect.state:
         case Effect.State.DONE:
             return words.pill("done", "sent")
@@ -32,8 +34,6 @@ def sending_pill(effect: Effect | None) -> SafeString | str:
             return words.pill("failed", "not sent, given up" if effect.given_up else "not sent, failed")
         case Effect.State.UNKNOWN:
             return words.pill("unknown", "sent or not: unknown")
-        case Effect.State.SENDING if effect.sending_until and effect.sending_until < now():
-            return words.pill("sending", "begun, no answer in its time")
         case Effect.State.SENDING:
             return words.pill("sending", "begun, no answer yet")
     return words.pill("pending", "not sent yet")

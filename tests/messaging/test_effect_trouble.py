@@ -102,6 +102,13 @@ def test_a_group_of_effects_names_its_rows() -> None:
     assert [line[-1] for line in listed("--group", row.failure_group)] == [str(row.pk)]
 
 
+def test_a_group_of_effects_is_not_replayed_and_is_said_to_be_settled() -> None:
+    group = effect(**TROUBLED[EffectTrouble.FAILED]).failure_group
+    for options in ([], ["--dry-run"]):
+        with pytest.raises(CommandError, match="is of effects, which `messages settle` has tried again"):
+            call_command("messages", "replay", "--group", group, *options)
+
+
 @pytest.mark.parametrize(("since", "is_wrong"), [(timedelta(seconds=5), False), (timedelta(minutes=3), True)])
 def test_a_handler_that_fails_for_long_is_wrong(since: timedelta, is_wrong: bool) -> None:
     InboxMessage.objects.create(

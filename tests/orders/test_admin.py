@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +20,7 @@ from orders.sms import send_text
 from tests.orders.shop import text_of
 
 OrderOf = Callable[..., Order]
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def product_form(product: Product, **changes: Any) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def told(client: Client, address: str) -> list[str]:
             "not sent yet, tried 3 times in vain",
         ),
         ("intended", {}, "text_message of sms not done yet", "not sent yet"),
+        ("intended", {"send_at": LONG_AGO}, "text_message of sms overdue, not done", "not sent yet, overdue"),
         ("sending", {"attempts": 1}, "text_message of sms not done yet", "begun, no answer yet"),
     ],
 )

@@ -14,7 +14,7 @@ from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, positive
 from messaging.management.messages.selection import add_choice, chosen
 from messaging.management.tables import Layout, write_table
 from messaging.operations import audit, hasten, replay
-from messaging.operations.replay import Pace, Plan, Replayed
+from messaging.operations.replay import Pace, Replayed
 from messaging.operations.wanted import Wanted
 from messaging.shutdown import StopSignals
 
@@ -63,7 +63,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         _hasten(command, options, wanted)
         return
     if options["dry_run"]:
-        _show(command, options, replay.plan(wanted), _resting(wanted))
+        _show(command, options, wanted, _resting(wanted))
         return
     hastened = hasten.hasten(wanted, by=audit.account(), note=options["note"]) if _resting(wanted) else 0
     with StopSignals() as signals:
@@ -101,12 +101,13 @@ def _hasten(command: BaseCommand, options: dict[str, Any], wanted: Wanted) -> No
         )
 
 
-def _show(command: BaseCommand, options: dict[str, Any], plan: Plan, resting: int) -> None:
+def _show(command: BaseCommand, options: dict[str, Any], wanted: Wanted, resting: int) -> None:
+    plan = replay.plan(wanted)
     rows: list[tuple[Any, ...]] = [(each.fate.value, each.count, each.consumer, each.type) for each in plan.planned]
     if resting:
         rows.append(("due now", resting, "", ""))
     if not rows:
-        raise CommandError("No message like that has reached a consumer.")
+        raise CommandError(f"Nothing would be replayed: {replay.why_nothing(wanted)}.")
     write_table(command.stdout, PLAN, rows, as_json=options["json"])
 
 
