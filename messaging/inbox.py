@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from django.db.models.functions import Now
+
 from messaging import conf, database
 from messaging.delivery import Delivery
 from messaging.functions import text_of
 from messaging.message import storable_headers, storable_text
-from messaging.models import DeliveryAttempt, InboxMessage
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 
 State = InboxMessage.State
 Outcome = DeliveryAttempt.Outcome
@@ -65,6 +67,39 @@ def expect_next(delivery: Delivery, reason: str) -> int | None:
 def bury(delivery: Delivery, reason: str) -> int | None:
     """Make the message dead, with reason and body, for a person to look at. Returns None for a duplicate."""
     return _move(delivery, state=State.DEAD, attempt=delivery.attempt, **_letter(delivery, reason))
+
+
+def leave_dead(row: OutboxMessage, reason: str, *, kind: str) -> bool:
+    """Make the message that an outbox row was to bring to one consumer again dead there, in the caller's transaction:
+    else it would wait for ever. Return whether that changed anything.
+
+    `kind` is what such failures have in common. A message that has come after all stays as it is.
+    """
+    reason = storable_text(reason)[:REASON_LIMIT]
+    letter = {"reason": reason, "failure_group": failure_group(row.consumer, row.type, kind)}
+    there = InboxMessage.objects.filter(consumer=row.consumer, message_id=row.message_id)
+    moved = there.filter(state=State.RETRYING, attempt=row.attempt).update(state=State.DEAD, changed_at=Now(), **letter)
+    if moved or row.origin != OutboxMessage.Origin.RECONCILE or there.exists():
+        return bool(moved)
+    # It was lost on its way, and would be found missing again.
+    missing = InboxMessage(
+        consumer=row.consumer,
+        message_id=row.message_id,
+        type=row.type,
+        version=row.version,
+        subject=row.subject,
+        correlation_id=row.correlation_id,
+        ordering_key=row.ordering_key,
+        position=row.position,
+        priority=row.priority,
+        state=State.DEAD,
+        attempt=row.attempt,
+        body=row.body,
+        headers=row.headers,
+        **letter,
+    )
+    InboxMessage.objects.bulk_create([missing], ignore_conflicts=True)
+    return True
 
 
 def record(

@@ -17,12 +17,15 @@ from django.db.models import Case, F, Lookup, Q, QuerySet, When
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
-from messaging import database
+from messaging import database, inbox
 from messaging.broker.publisher import Fate, Outcome
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND
+from messaging.loggers import get_logger
 from messaging.message import storable_text
 from messaging.models import OutboxMessage
 from messaging.silence import PAUSE
+
+log = get_logger(__name__)
 
 #: Longest rest, in seconds, between two tries of a row that could not be routed or stored, or got no word.
 LONGEST_REST = 60
@@ -168,7 +171,7 @@ def _confirmed_at(marks: Sequence[Mark]) -> Combinable:
 def _write_setback(mark: Mark) -> None:
     """Write why a row was not published, and when it is tried again, if ever."""
     state, rest = _verdict(mark)
-    _held([mark.row.pk], mark.row.lease_token).update(
+    written = _held([mark.row.pk], mark.row.lease_token).update(
         state=state,
         publish_at=database.in_future(rest),
         publish_attempts=F("publish_attempts") + 1,
@@ -177,6 +180,13 @@ def _write_setback(mark: Mark) -> None:
         lease_token=None,
         lease_until=None,
     )
+    if written and state == State.FAILED and mark.row.consumer:
+        # It was to bring a message to one consumer again, which waits for it: no other row does.
+        reason = f"its attempt {mark.row.attempt} cannot be sent: {mark.outcome.reason}"
+        if inbox.leave_dead(mark.row, reason, kind="cannot be sent"):
+            log.error(
+                "message.dead", message_id=mark.row.message_id, consumer=mark.row.consumer, reason=storable_text(reason)
+            )
 
 
 def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:

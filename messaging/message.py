@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from uuid6 import uuid7
 
-from messaging import texts
+from messaging import fitting, texts
 from messaging.exceptions import Undecodable
 
 # Headers for the machinery begin with "x-": a headers exchange ignores those when it matches bindings.
@@ -151,8 +151,12 @@ def request_headers() -> dict[str, str]:
 
 
 def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return AMQP headers as JSON: tables, arrays and numbers as they are, all else (bytes, times) as text."""
-    return {storable_text(str(name)): _storable(value) for name, value in headers.items()}
+    """Return AMQP headers as JSON: tables, arrays and numbers as they are, all else (bytes, times) as text; each under
+    a name that can be sent again."""
+    stored: dict[str, Any] = {}
+    for name, value in headers.items():
+        stored[fitting.name_of(name, stored)] = _storable(value)
+    return stored
 
 
 def storable_text(text: str) -> str:
@@ -161,16 +165,17 @@ def storable_text(text: str) -> str:
 
 
 def headers_to_pass_on(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers that the next attempt of a message keeps.
+    """Return the headers that the next attempt of a message keeps, so that they fit into an AMQP frame.
 
     Those of the machinery are written anew, and what a broker added on the way is history. CC and BCC would make
     the broker route copies elsewhere (https://www.rabbitmq.com/docs/sender-selected).
     """
-    return {
+    kept = {
         name: value
         for name, value in storable_headers(headers).items()
         if name == REQUEST_ID_HEADER or not (name.startswith("x-") or name in {"CC", "BCC"})
     }
+    return fitting.fit(kept, fitting.room_for_headers())
 
 
 def _storable(value: Any) -> Any:
@@ -178,6 +183,8 @@ def _storable(value: Any) -> Any:
         return storable_headers(value)
     if isinstance(value, list):
         return [_storable(item) for item in value]
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
         return value
     return storable_text(str(value))

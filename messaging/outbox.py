@@ -11,7 +11,7 @@ from typing import Any
 from django.db import connections, transaction
 from django.utils.asyncio import async_unsafe
 
-from messaging import conf, database, relay, relay_thread, texts
+from messaging import conf, database, fitting, publishing, relay, relay_thread, texts
 from messaging.consumers import MAX_PRIORITY, exchange_of
 from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
@@ -65,25 +65,25 @@ def add(
         # The ids of the rows then have the order of the commits.
         database.take_turns("add", ordering_key)
     headers = request_headers()
-    return write(
-        [
-            OutboxMessage(
-                message_id=new_id(),
-                type=event.event_type,
-                version=event.event_version,
-                subject=subject,
-                correlation_id=correlation_id,
-                exchange=exchange_of(type(event)).name,
-                routing_key=_routing_key(event),
-                ordering_key=ordering_key,
-                priority=priority,
-                body=_checked_body(event),
-                headers={**_routing_headers(event), **headers},
-            )
-            for event in events
-        ],
-        delay=delay,
-    )
+    rows = [
+        OutboxMessage(
+            message_id=new_id(),
+            type=event.event_type,
+            version=event.event_version,
+            subject=subject,
+            correlation_id=correlation_id,
+            exchange=exchange_of(type(event)).name,
+            routing_key=_routing_key(event),
+            ordering_key=ordering_key,
+            priority=priority,
+            body=_checked_body(event),
+            headers={**_routing_headers(event), **headers},
+        )
+        for event in events
+    ]
+    for row in rows:
+        _check_headers_fit(row)
+    return write(rows, delay=delay)
 
 
 def send_again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> OutboxMessage:
@@ -119,9 +119,13 @@ def again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> Outbox
 def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[OutboxMessage]:
     """Insert `rows` with the current transaction and see to it that they are published after it.
 
+    Headers of a message that is passed on to one consumer are shortened where they do not fit into a frame of AMQP.
     Raises OutsideTransaction where there is none.
     """
     _require_transaction()
+    for row in rows:
+        if row.consumer and row.headers:
+            row.headers = fitting.fit(row.headers, publishing.room_for_headers(row))
     if delay:
         for row in rows:
             row.publish_at = database.in_future(delay.total_seconds())
@@ -241,6 +245,12 @@ def _routing_headers(event: Event) -> dict[str, Any]:
     for name, value in headers.items():
         texts.checked_json(f"{event.event_type}: header {name}", value)
     return headers
+
+
+def _check_headers_fit(row: OutboxMessage) -> None:
+    size, room = fitting.size_of(row.headers), publishing.room_for_headers(row)
+    if size > room:
+        raise ValueError(f"{row.type}: its headers take {size} bytes; AMQP's frame has room for {room}")
 
 
 def _check_priority(priority: Any) -> None:

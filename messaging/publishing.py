@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from messaging import conf, consumers
+from typing import Any
+
+from messaging import conf, consumers, fitting
 from messaging.broker.publisher import Publishing
 from messaging.message import (
     ATTEMPT_HEADER,
@@ -16,18 +18,13 @@ from messaging.message import (
 from messaging.models import OutboxMessage
 from messaging.silence import Destination
 
+#: The largest id of a row.
+LARGEST_ID = 2**63 - 1
+
 
 def publishing_of(row: OutboxMessage) -> Publishing:
     """Return what is published for a row: its body as stored, and its columns as properties and headers."""
-    headers = dict(row.headers)
-    headers[OUTBOX_ID_HEADER] = str(row.pk)
-    headers[VERSION_HEADER] = row.version
-    headers[ATTEMPT_HEADER] = row.attempt
-    if row.subject:
-        headers[SUBJECT_HEADER] = row.subject
-    if row.ordering_key:
-        headers[ORDERING_KEY_HEADER] = row.ordering_key
-        headers[POSITION_HEADER] = row.position or row.pk
+    headers = {**row.headers, **_own_headers(row, row.pk)}
     message = Message(
         body=bytes(row.body),
         id=row.message_id,
@@ -39,6 +36,25 @@ def publishing_of(row: OutboxMessage) -> Publishing:
         headers=headers,
     )
     return Publishing(key=str(row.pk), exchange=row.exchange, routing_key=row.routing_key, message=message)
+
+
+def room_for_headers(row: OutboxMessage) -> int:
+    """Return how many bytes the headers of `row` may take beside its columns, which travel in the same frame. It need
+    not be stored yet."""
+    own = fitting.size_of(_own_headers(row, LARGEST_ID))
+    texts = (row.correlation_id, row.message_id, row.type, conf.get().app_id, Message(body=b"").content_type)
+    # Each short text has its length in front; flags, delivery mode, priority and time take a few bytes more.
+    return fitting.room() - own - sum(1 + len(text.encode(errors="replace")) for text in texts) - 16
+
+
+def _own_headers(row: OutboxMessage, pk: int) -> dict[str, Any]:
+    headers: dict[str, Any] = {OUTBOX_ID_HEADER: str(pk), VERSION_HEADER: row.version, ATTEMPT_HEADER: row.attempt}
+    if row.subject:
+        headers[SUBJECT_HEADER] = row.subject
+    if row.ordering_key:
+        headers[ORDERING_KEY_HEADER] = row.ordering_key
+        headers[POSITION_HEADER] = row.position or pk
+    return headers
 
 
 def expected_queues(row: OutboxMessage) -> dict[str, str]:

@@ -20,7 +20,7 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf, news, threads
+from messaging import conf, fitting, news, threads
 from messaging.addresses import BrokerAddress
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
@@ -267,6 +267,7 @@ class Connection:
         self.generation += 1
         self.blocked = False
         self.server = _server(connection.server_properties)
+        fitting.note_frame(connection.params.frame_max)
         self._refusals = 0
         self.refused = False
         self.silent = False

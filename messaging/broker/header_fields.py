@@ -4,15 +4,17 @@ pika raises on a time after the year 9999 (a publisher that counts milliseconds)
 tables nested too deep. The error comes out of its loop and takes the connection with it; the message comes again, and
 the consumer would never get past it.
 
-Of a float it reads the whole part alone, and it sends no float at all. Other clients do: the next attempt of
-such a message shall have what the first one had, and an event be routed by one.
+Of a float it reads the whole part alone, and it sends no float at all, nor a time before 1970. Other clients do: the
+next attempt of such a message shall have what the first one had, and an event be routed by one.
 """
 
 from __future__ import annotations
 
+import calendar
 import math
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from pika import data
@@ -26,18 +28,26 @@ def _read_or_describe(encoded: bytes, offset: int) -> tuple[Any, int]:
         layout = f">{kind.decode()}"
         value = struct.unpack_from(layout, encoded, offset + 1)[0]
         return value if math.isfinite(value) else str(value), offset + 1 + struct.calcsize(layout)
+    if kind == b"T":
+        # RabbitMQ and most clients have it signed; pika does not.
+        return _time(struct.unpack_from(">q", encoded, offset + 1)[0]), offset + 9
     try:
         return _read(encoded, offset)
     except (ValueError, OverflowError, OSError, RecursionError):
         return _describe(encoded, offset)
 
 
+def _time(seconds: int) -> datetime | int:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return seconds
+
+
 def _describe(encoded: bytes, offset: int) -> tuple[Any, int]:
     """Return what can be said of an unreadable value, and the offset behind it."""
     kind, start = encoded[offset : offset + 1], offset + 1
     match kind:
-        case b"T":
-            return struct.unpack_from(">Q", encoded, start)[0], start + 8
         case b"F" | b"A":
             return "nested too deep", start + 4 + struct.unpack_from(">I", encoded, start)[0]
     raise ValueError(f"a header of type {kind!r} cannot be read")
@@ -46,6 +56,9 @@ def _describe(encoded: bytes, offset: int) -> tuple[Any, int]:
 def _write_floats_too(pieces: list[bytes], value: Any) -> int:
     """Append the value to `pieces` and return its size. Raises ValueError for a float that is no number: over one
     RabbitMQ closes the whole connection."""
+    if isinstance(value, datetime):
+        pieces.append(struct.pack(">cq", b"T", calendar.timegm(value.utctimetuple())))
+        return 9
     if not isinstance(value, float):
         return _write(pieces, value)
     if not math.isfinite(value):

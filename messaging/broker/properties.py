@@ -7,11 +7,12 @@ from typing import Any
 
 import pika
 
+from messaging import fitting
 from messaging.message import Message, hashed
 
 PERSISTENT = 2
-#: Bytes of headers and properties that surely fit one frame (RabbitMQ's default frame has 128 KiB).
-MAX_PROPERTIES = 128 * 1024 - 1024
+#: Bytes of headers and properties that surely fit RabbitMQ's usual frame; see `fitting.room` for what is agreed on.
+MAX_PROPERTIES = fitting.USUAL_FRAME - fitting.MARGIN
 
 
 def to_pika(message: Message) -> pika.BasicProperties:
@@ -54,12 +55,21 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
 def check_size(properties: pika.BasicProperties) -> None:
     """Raise ValueError for properties that do not fit one frame: over those the broker closes the connection, on the
     innocent too, and again at each repetition."""
-    headers = properties.headers
+    headers, room = properties.headers, fitting.room()
     # Measuring costs a second encoding; only what could be too large is measured.
-    if headers and len(repr(headers)) > MAX_PROPERTIES / 8:
+    if headers and len(repr(headers)) > room / 8:
         size = sum(map(len, properties.encode()))
-        if size > MAX_PROPERTIES:
-            raise ValueError(f"its headers and properties take {size} bytes; AMQP has room for {MAX_PROPERTIES}")
+        if size > room:
+            raise ValueError(f"its headers and properties take {size} bytes; AMQP has room for {room}")
+
+
+def fitted(message: Message) -> pika.BasicProperties:
+    """Return the AMQP properties of a message that is passed on; headers that do not fit one frame are shortened."""
+    properties = to_pika(message)
+    if headers := properties.headers:
+        properties.headers = None
+        properties.headers = fitting.fit(headers, fitting.room() - sum(map(len, properties.encode())))
+    return properties
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,7 @@ from pika.channel import Channel
 
 from messaging.broker.connection import Connection
 from messaging.broker.differences import difference
-from messaging.broker.properties import check_size, to_pika
+from messaging.broker.properties import fitted
 from messaging.broker.refusals import channel_closed, describe, says_limit
 from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
@@ -173,10 +173,9 @@ class RequestQueue(Subscription):
             return  # the connection says so itself
 
     def _send(self, channel: Channel, request: Request, queue: str, message: Message) -> None:
-        properties = to_pika(message)
-        properties.correlation_id = request.correlation_id
         try:
-            check_size(properties)
+            properties = fitted(message)
+            properties.correlation_id = request.correlation_id
             channel.basic_publish("", queue, message.body, properties, mandatory=True)
         except pika.exceptions.AMQPConnectionError:
             raise

@@ -82,43 +82,11 @@ def _cancel_outbox(wanted: Wanted, words: str, by: str, note: str) -> int:
             )
             for row in rows:
                 if row.consumer:
-                    _leave_dead(row, words)
+                    inbox.leave_dead(row, words, kind="cancelled")
             _record(wanted, by, note, [row.message_id for row in rows])
         cancelled += len(rows)
         _release({(row.consumer, row.type, row.ordering_key) for row in rows})
     return cancelled
-
-
-def _leave_dead(row: OutboxMessage, words: str) -> None:
-    """Make the message that the row was to bring again dead at its consumer: else it would wait for ever."""
-    letter = {"reason": words, "failure_group": inbox.failure_group(row.consumer, row.type, "cancelled")}
-    there = InboxMessage.objects.filter(consumer=row.consumer, message_id=row.message_id)
-    moved = there.filter(state=InboxMessage.State.RETRYING, attempt=row.attempt).update(
-        state=InboxMessage.State.DEAD, changed_at=Now(), **letter
-    )
-    if not moved and row.origin == OutboxMessage.Origin.RECONCILE:
-        # It was lost on its way, and would be found missing again. One that has come after all stays as it is.
-        InboxMessage.objects.bulk_create(
-            [
-                InboxMessage(
-                    consumer=row.consumer,
-                    message_id=row.message_id,
-                    type=row.type,
-                    version=row.version,
-                    subject=row.subject,
-                    correlation_id=row.correlation_id,
-                    ordering_key=row.ordering_key,
-                    position=row.position,
-                    priority=row.priority,
-                    state=InboxMessage.State.DEAD,
-                    attempt=row.attempt,
-                    body=row.body,
-                    headers=row.headers,
-                    **letter,
-                )
-            ],
-            ignore_conflicts=True,
-        )
 
 
 def _cancel_waiting(wanted: Wanted, words: str, by: str, note: str) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from messaging import database
 from messaging.loggers import get_logger
-from messaging.models import OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.operations import audit
 from messaging.operations.pages import pages
 from messaging.operations.wanted import Wanted
@@ -23,8 +23,16 @@ LEASED = Q(lease_until__gt=Now())
 def waiting(wanted: Wanted) -> QuerySet[OutboxMessage]:
     """Return the rows that would go later, or not at all: they rest, or the broker refused them. Those that are due
     go by themselves."""
-    rests = Q(state__in=[State.PENDING, State.UNROUTABLE], publish_at__gt=Now()) | Q(state=State.FAILED)
-    return OutboxMessage.objects.filter(wanted.of_outbox, rests, ~LEASED)
+    rests = Q(state__in=[State.PENDING, State.UNROUTABLE], publish_at__gt=Now())
+    # A message whose next attempt could not be sent is dead: a replay brings it, and this row would bring a duplicate.
+    expected = InboxMessage.objects.filter(
+        consumer=OuterRef("consumer"),
+        message_id=OuterRef("message_id"),
+        state=InboxMessage.State.RETRYING,
+        attempt=OuterRef("attempt"),
+    )
+    refused = Q(Q(consumer="") | Exists(expected), state=State.FAILED)
+    return OutboxMessage.objects.filter(wanted.of_outbox, rests | refused, ~LEASED)
 
 
 def hasten(wanted: Wanted, *, by: str, note: str = "") -> int:

@@ -41,8 +41,6 @@ REOPEN_PAUSE = 1.0
 MAX_RETURNS = 1
 #: Where and why a message died, in the form the broker writes (https://www.rabbitmq.com/docs/dlx#effects).
 DEATH_HEADER = "x-death"
-#: Headers longer than this, as text, are left out of a dead letter: with its death they may not fit one frame.
-MAX_DEAD_HEADERS = 8192
 
 
 @dataclass(slots=True)
@@ -277,7 +275,5 @@ def _message(body: bytes, status: str, request: Message) -> Message:
 def _dead_letter(request: Request, reason: str) -> Message:
     # Without its expiration: it is kept until somebody has looked. Without CC: it goes nowhere else.
     death = {"queue": request.arrival.queue, "reason": reason, "exchange": request.arrival.exchange, "count": 1}
-    passed_on = headers_to_pass_on(request.arrival.message.headers)
-    kept = passed_on if len(repr(passed_on)) <= MAX_DEAD_HEADERS else {}
-    headers = {**kept, DEATH_HEADER: [death]}
+    headers = {**headers_to_pass_on(request.arrival.message.headers), DEATH_HEADER: [death]}
     return replace(request.arrival.message, headers=headers, expiration="", persistent=True)

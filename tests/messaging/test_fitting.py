@@ -1,0 +1,275 @@
+"""What arrived is made to fit before it is passed on; a retry that cannot be sent makes its message dead."""
+
+import struct
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pika
+import pytest
+from django.db import transaction
+from pika import data
+
+from messaging import consumers, fitting, handling, inbox, leases, outbox, publishing
+from messaging.broker.connection import Connection
+from messaging.broker.properties import check_size, fitted, from_pika, to_pika
+from messaging.broker.publisher import Fate, Outcome
+from messaging.broker.request_queue import Request
+from messaging.broker.subscription import Arrival
+from messaging.delivery import Delivery
+from messaging.events import Event
+from messaging.leases import Mark
+from messaging.message import Message, headers_to_pass_on, storable_headers
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.operations import hasten
+from messaging.operations.wanted import Wanted
+from messaging.rpc import server
+from tests.support.consuming import Noted, registered
+
+Origin = OutboxMessage.Origin
+ZERO = b"T" + struct.pack(">q", -62_135_596_800)  # the year 1, as the zero times of Go and .NET
+
+
+def long(raw: bytes) -> bytes:
+    return struct.pack(">I", len(raw)) + raw
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + value
+
+
+ODD = {
+    "a time before 1970": field(b"born", ZERO),
+    "in a table": field(b"t", b"F" + long(field(b"born", ZERO))),
+    "in an array": field(b"t", b"A" + long(ZERO)),
+    "a time after 2106": field(b"born", b"T" + struct.pack(">q", 2**33)),
+    "a time beyond the calendar": field(b"born", b"T" + struct.pack(">q", 2**62)),
+    "the least of all times": field(b"born", b"T" + struct.pack(">q", -(2**63))),
+    "a name that is not UTF-8": field(b"\xff" * 70, b"V"),
+    "the longest such name": field(b"\xff" * 255, b"V"),
+    "in a table, a name that is not UTF-8": field(b"t", b"F" + long(field(b"\xff" * 255, b"V"))),
+    "a name of NULs": field(b"\0" * 255, b"V"),
+    "a text of NULs": field(b"t", b"S" + long(b"\0" * 1000)),
+    "a text that is not UTF-8": field(b"t", b"S" + long(b"\xff" * 1000)),
+    "bytes": field(b"t", b"x" + long(b"\0\xff")),
+    "a small decimal": field(b"d", b"D" + struct.pack(">Bi", 255, -1)),
+    "a large decimal": field(b"d", b"D" + struct.pack(">Bi", 0, 2**31 - 1)),
+    "the largest numbers": field(b"l", b"l" + struct.pack(">q", -(2**63))) + field(b"i", b"i" + b"\xff" * 4),
+    "no number": field(b"d", b"d" + struct.pack(">d", float("nan"))),
+}
+
+
+def arrived(**properties: Any) -> Message:
+    return from_pika(pika.BasicProperties(**properties), b"{}")
+
+
+def is_sendable(message: Message) -> bool:
+    properties = to_pika(message)
+    check_size(properties)
+    return bool(properties.encode())
+
+
+@pytest.mark.parametrize("raw", ODD.values(), ids=ODD)
+def test_whatever_header_arrived_can_be_passed_on(raw: bytes) -> None:
+    headers, _ = data.decode_table(long(raw), 0)
+    message = arrived(headers=headers)
+    assert is_sendable(message), "as a request that goes back to its queue"
+    assert is_sendable(Message(body=b"{}", headers=headers_to_pass_on(message.headers))), "as a retry"
+    again = headers_to_pass_on(storable_headers(message.headers))
+    assert again == headers_to_pass_on(message.headers), "as a replay"
+
+
+def test_a_time_before_1970_is_read_and_sent_as_it_is() -> None:
+    headers, _ = data.decode_table(long(ODD["a time before 1970"]), 0)
+    assert headers == {"born": datetime(1, 1, 1, tzinfo=UTC)}
+    pieces: list[bytes] = []
+    data.encode_table(pieces, headers)
+    assert b"".join(pieces) == long(ODD["a time before 1970"])
+
+
+def test_two_names_that_cannot_be_sent_stay_two() -> None:
+    passed_on = headers_to_pass_on({b"\xff": 1, b"\xfe": 2, "?": 3, b"\xff" * 255: 4, b"\xfe" * 255: 5})
+    assert sorted(passed_on.values()) == [1, 2, 3, 4, 5]
+    assert all(len(name.encode()) <= 255 for name in passed_on)
+
+
+def test_a_size_is_what_pika_sends() -> None:
+    headers = {"text": "ü", "n": 1, "f": 1.5, "t": True, "v": None, "b": b"xy", "d": Decimal("1.5"), b"\xff": 2**40}
+    headers |= {"when": datetime(2026, 1, 1, tzinfo=UTC), "table": {"a": [1, "x", {"b": None}]}}  # type: ignore[dict-item]
+    pieces: list[bytes] = []
+    size = data.encode_table(pieces, headers)
+    assert 0 <= fitting.size_of(headers) - size <= 30, "never less; pika writes small numbers in fewer bytes"
+
+
+LARGE = {
+    "one long text": {"trace": "s" * 130_500},
+    "one that JSON makes longer": {"raw": b"\xff" * 40_000},
+    "many": {f"h{number}": "s" * 1300 for number in range(99)},
+    "so many that some are left out": {f"name-{number}" * 10: number for number in range(2000)},
+    "a large table": {"a": "b", "t": {f"k{number}": "v" * 100 for number in range(1300)}},
+    "a large array": {"a": "b", "t": ["v" * 100] * 1300},
+}
+
+
+@pytest.mark.parametrize("frame", [fitting.USUAL_FRAME, 8192, 4096])
+@pytest.mark.parametrize("headers", LARGE.values(), ids=LARGE)
+def test_headers_that_are_too_large_are_shortened_and_say_so(
+    headers: dict[str, Any], frame: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_smallest_frame", frame)
+    row = OutboxMessage(
+        message_id="m" * 255, correlation_id="c" * 255, type="t" * 255, consumer="notes", routing_key="q", attempt=2,
+        subject="s" * 255, headers=headers_to_pass_on(headers),
+    )  # fmt: skip
+    row.headers = fitting.fit(row.headers, publishing.room_for_headers(row))
+    row.pk, row.created_at = 2**63 - 1, datetime.now(UTC)
+    assert is_sendable(publishing.publishing_of(row).message)
+    assert fitting.fit(row.headers, publishing.room_for_headers(row)) == row.headers, "no shorter the next time"
+    told = [str(value) for value in row.headers.values() if "fit into AMQP's frame" in str(value)]
+    assert told
+    if frame == fitting.USUAL_FRAME and "h0" in headers:
+        assert len(told) < 10, "no more than needed are touched"
+
+
+def test_the_frame_is_the_one_that_was_agreed_on_or_asked_for(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_smallest_frame", fitting.USUAL_FRAME)
+    fitting.note_frame(0)
+    assert fitting.room() == fitting.USUAL_FRAME - fitting.MARGIN
+    fitting.note_frame(16_384)
+    assert fitting.room() == 16_384 - fitting.MARGIN
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1/?frame_max=8192"]}
+    assert fitting.room() == 8192 - fitting.MARGIN
+
+
+def test_a_connection_takes_note_of_its_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_smallest_frame", fitting.USUAL_FRAME)
+    connection, opened = Connection("test"), pika.ConnectionParameters(frame_max=9000)
+    agreed: Any = type(
+        "", (), {"params": opened, "server_properties": {}, "add_on_connection_blocked_callback": lambda *_: None,
+                 "add_on_connection_unblocked_callback": lambda *_: None},
+    )()  # fmt: skip
+    connection._pika = agreed
+    connection._opened_now(agreed)
+    assert fitting.room() == 9000 - fitting.MARGIN
+
+
+def request(**properties: Any) -> Request:
+    message = arrived(**properties)
+    return Request(Arrival("rpc.ask", message, 1, 1, False, "", "rpc.ask"), properties.get("correlation_id"), 0.0)
+
+
+def test_a_request_whose_headers_just_fit_can_be_dead_lettered_and_put_back() -> None:
+    odd = {"correlation_id": b"\xff" * 255, "reply_to": "r" * 255, "type": "t" * 255, "message_id": "m" * 255}
+    for headers in LARGE.values():
+        came = request(headers={**headers, b"\xff" * 255: 1}, **odd)
+        letter = server._dead_letter(came, "its reply_to is a queue of ours")
+        assert len(b"".join(fitted(letter).encode())) <= fitting.room()
+        assert letter.headers["x-death"][0]["queue"] == "rpc.ask"
+        back = fitted(came.arrival.message)
+        assert len(b"".join(back.encode())) <= fitting.room()
+
+
+# --- In the database -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_event_whose_headers_do_not_fit_is_refused_at_the_call() -> None:
+    class Odd(Event, type="test.large", headers=["text"]):
+        text: str
+
+    with transaction.atomic():
+        with pytest.raises(ValueError, match=r"test\.large: its headers take 140\d+ bytes"):
+            outbox.add(Odd(text="x" * 140_000))
+        outbox.add(Odd(text="x" * 100_000))
+
+
+def retrying(**columns: Any) -> InboxMessage:
+    return InboxMessage.objects.create(
+        consumer="notes", message_id="m-1", type="test.noted", state="retrying", attempt=2, body=b"{}", **columns
+    )
+
+
+def carrier(origin: str, **columns: Any) -> OutboxMessage:
+    return OutboxMessage.objects.create(
+        message_id="m-1", type="test.noted", routing_key="tests.notes", consumer="notes", body=b"{}", origin=origin,
+        **{"attempt": 2, **columns},
+    )  # fmt: skip
+
+
+FAILURES = [Outcome(Fate.UNSENDABLE, "too long"), Outcome(Fate.REFUSED, "406 too large", 406)]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("origin", [Origin.RETRY, Origin.TURN, Origin.REPLAY, Origin.RECONCILE])
+@pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: outcome.fate.value)
+def test_a_message_whose_next_attempt_cannot_be_sent_is_dead_with_that_reason(origin: str, outcome: Outcome) -> None:
+    waiting = retrying(reason="an earlier failure")
+    leases.write([Mark(carrier(origin), outcome, ())])
+    waiting.refresh_from_db()
+    assert (waiting.state, waiting.reason) == ("dead", f"its attempt 2 cannot be sent: {outcome.reason}")
+    assert waiting.failure_group
+    assert waiting.body == b"{}"
+    assert OutboxMessage.objects.get().state == "failed"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_lost_message_that_cannot_be_sent_again_is_dead_and_not_looked_for_any_more() -> None:
+    leases.write([Mark(carrier(Origin.RECONCILE, attempt=1, headers={"a": 1}), FAILURES[0], ())])
+    row = InboxMessage.objects.get()
+    assert (row.state, row.attempt, row.body, row.headers) == ("dead", 1, b"{}", {"a": 1})
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("change", [{"attempt": 3}, {"state": "handled"}])
+def test_a_message_that_has_gone_on_does_not_die_of_an_attempt_that_cannot_be_sent(change: dict[str, Any]) -> None:
+    there = retrying()
+    InboxMessage.objects.update(**change)
+    leases.write([Mark(carrier(Origin.RECONCILE), FAILURES[0], ())])
+    there.refresh_from_db()
+    assert there.state != "dead"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_mark_without_its_lease_makes_nothing_dead() -> None:
+    there, row = retrying(), carrier(Origin.RETRY)
+    row.lease_token = "0192f0c1-0000-7000-8000-000000000000"
+    leases.write([Mark(row, FAILURES[0], ())])
+    there.refresh_from_db()
+    assert there.state == "retrying"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("pass_on", ["retry", "replay"])
+def test_a_message_with_headers_that_just_fit_gets_its_next_attempt(pass_on: str) -> None:
+    def fails(event: Event, delivery: Delivery) -> None:
+        raise ZeroDivisionError
+
+    with registered(_consumer(fails)):
+        message = Message(
+            body=Noted(text="x").encode(), id="m" * 200, type="test.noted", app_id="elsewhere",
+            correlation_id="c" * 255, headers=LARGE["one long text"],
+        )  # fmt: skip
+        delivery = Delivery(consumer="fails", queue="tests.fails", message=message, message_id="m" * 255)
+        handling.handle(consumers.get("fails"), delivery)
+    if pass_on == "replay":
+        OutboxMessage.objects.all().delete()
+        with transaction.atomic():
+            outbox.send_again(InboxMessage.objects.get(), "tests.fails", Origin.REPLAY)
+    row = OutboxMessage.objects.get()
+    assert is_sendable(publishing.publishing_of(row).message)
+    assert "shortened from" in row.headers["trace"]
+    assert inbox.InboxMessage.objects.get().headers["trace"] == "s" * 130_500, "kept whole as it came"
+
+
+def _consumer(handler: Callable[..., None]) -> consumers.Consumer:
+    return consumers.Consumer(name="fails", queue="tests.fails", events=(Noted,), handler=handler)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_retry_that_could_not_be_sent_is_replayed_and_not_published_by_hand() -> None:
+    there, row = retrying(), carrier(Origin.RETRY, state="failed")
+    assert list(hasten.waiting(Wanted())) == [row]
+    there.state = "dead"
+    there.save()
+    assert not hasten.waiting(Wanted()).exists()
