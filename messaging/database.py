@@ -72,6 +72,17 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
             guard_callbacks(_log_failure, since=before)
 
 
+def give_back_pooled() -> None:
+    """Give this thread's connections back to their pools, where OPTIONS has one: other threads may wait for them.
+
+    A pool has four connections unless the project says otherwise, and a consumer has more threads than that. Those
+    without a pool are kept.
+    """
+    for each in connections.all(initialized_only=True):
+        if each.settings_dict.get("OPTIONS", {}).get("pool") and not each.in_atomic_block:
+            each.close()
+
+
 #: Whether transactions of a driver's connection are stricter than READ COMMITTED, as far as it was asked.
 _stricter: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 

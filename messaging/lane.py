@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from django.db import connections
 
-from messaging import conf, effects, events, handling, ledger, sending, threads
+from messaging import conf, database, effects, events, handling, ledger, sending, threads
 from messaging.broker.connection import Connection
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
@@ -138,6 +138,7 @@ class Lane:
                     arrivals = self._next()
                     if arrivals:
                         self._handle_all(arrivals)
+                        database.give_back_pooled()
                 except BaseException:
                     # The thread must go on: it holds deliveries, and the process looks as if it handled them.
                     log.exception("consumer.fault", consumer=self.consumer.name)

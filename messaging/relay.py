@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from django.db import DatabaseError, InterfaceError
 
-from messaging import conf, consumers, leases, topology
+from messaging import conf, consumers, database, leases, topology
 from messaging.broker.publisher import Fate, Outcome, Publisher
 from messaging.broker.reply_codes import NOT_FOUND
 from messaging.declarer import NOTICE, Declarer
@@ -141,6 +141,7 @@ class Relay:
             while not self._finished():
                 try:
                     self._turn()
+                    database.give_back_pooled()
                 except (DatabaseError, InterfaceError) as error:
                     self._tell("relay.database_error", error)
                     self._rest(DATABASE_PAUSE)

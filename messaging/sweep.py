@@ -11,7 +11,7 @@ from functools import partial
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import Q
 
-from messaging import conf, effects, ledger, ordering, sending, threads
+from messaging import conf, database, effects, ledger, ordering, sending, threads
 from messaging.consumers import Consumer
 from messaging.loggers import get_logger
 from messaging.news import News
@@ -81,6 +81,7 @@ class Sweeper:
                 try:
                     _, reached = ordering.release_due(self._consumers, after=reached, limit=KEYS_AT_ONCE)
                     _carry_out(self._consumers, self._stopping)
+                    database.give_back_pooled()
                 except (DatabaseError, InterfaceError) as error:
                     if reasons.is_due(reason := str(error).strip()):
                         log.warning("sweep.database_error", reason=reason)

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from django.db import close_old_connections, connections
 
-from messaging import conf, relay_thread, threads, topology
+from messaging import conf, database, relay_thread, threads, topology
 from messaging.broker.connection import Connection
 from messaging.broker.request_queue import Request, RequestQueue
 from messaging.declarer import Declarer
@@ -194,6 +194,7 @@ class RpcServer:
             close_old_connections()
             with structlog.contextvars.bound_contextvars(**_context(procedure, request.arrival.message)):
                 ending = _serve(procedure, requests, request)
+            database.give_back_pooled()
         except BaseException:
             # A fault of our own: nobody can be answered, and a repeat would end the same way.
             log.exception("rpc.fault", procedure=procedure.name)

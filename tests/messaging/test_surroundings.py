@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections
 
 from messaging import surroundings
+from messaging.database import give_back_pooled
 from tests.support.environment import ROOT
 
 
@@ -130,6 +131,22 @@ def test_uwsgi_without_threads_is_refused_unless_a_relay_of_its_own_runs(uwsgi: 
 def test_uwsgi_with_threads_is_supported(option: str, uwsgi: Any) -> None:
     uwsgi(**{option: b"2"})
     assert refused() == []
+
+
+def test_connections_of_a_pool_are_given_back_between_messages_and_others_kept(
+    database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread of a consumer would keep one: a pool of four, Django's default, leaves the fifth thread without."""
+    closed: list[str] = []
+    monkeypatch.setattr(connections["default"], "close", lambda: closed.append("default"))
+    give_back_pooled()
+    assert closed == []
+    monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "pool", {"max_size": 2})
+    give_back_pooled()
+    assert closed == ["default"]
+    monkeypatch.setattr(connections["default"], "in_atomic_block", True)
+    give_back_pooled()
+    assert closed == ["default"]
 
 
 # --- In processes of their own -----------------------------------------------------------------------------

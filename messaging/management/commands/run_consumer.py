@@ -53,6 +53,7 @@ class Command(CommandWithExamples):
         chosen = self._chosen(options)
         with database.atomic():
             InboxMessage.objects.exists()  # a missing database or table is told here, once, not for each message
+        database.give_back_pooled()
         worker = Worker(
             chosen,
             concurrency=options["concurrency"],

@@ -27,6 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         with database.atomic():
             OutboxMessage.objects.exists()  # a missing database or table is told here, once, not every second
+        database.give_back_pooled()
         relay = Relay()
         started = time.monotonic()
         self.stdout.write(broker_line())
