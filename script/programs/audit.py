@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-mutation.lock")
 SERVICE = "https://api.osv.dev/v1"
 #: Seconds to wait for each answer.
 PATIENCE = 20

@@ -82,7 +82,7 @@ def test_every_package_of_both_locks_is_asked_about_with_its_version(
 
     versions = {each["package"]["name"]: each["version"] for each in asked}
     assert {each["package"]["ecosystem"] for each in asked} == {"PyPI"}
-    for lock in ("requirements.lock", "requirements-dev.lock"):
+    for lock in audit.LOCKS:
         lines = [line for line in (ROOT / lock).read_text().splitlines() if "==" in line and line[0].isalnum()]
         assert lines
         for line in lines:
