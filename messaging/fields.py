@@ -67,6 +67,12 @@ def is_secret(annotation: Any) -> bool:
     return any(is_secret(inner) for inner in get_args(annotation))
 
 
+def secrets(model: type[BaseModel]) -> frozenset[str]:
+    """Return every name of those fields that hold secrets."""
+    held = {name: field for name, field in model.model_fields.items() if is_secret(field.annotation)}
+    return frozenset(held) | {field.serialization_alias or name for name, field in held.items()}
+
+
 def without_json(model: BaseModel) -> str:
     """Return the name of the field that has no JSON form; empty where it is none of them alone."""
     for name in type(model).model_fields:

@@ -11,6 +11,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from messaging import events
 from messaging.admin import payload, words
 from messaging.admin.filters import ConsumerFilter, ReceivedFilter, TypeFilter
 from messaging.admin.links import admin_url
@@ -96,7 +97,7 @@ class InboxMessageAdmin(MessageAdmin):
         """Return the body, which is kept of a message that is retrying or dead."""
         if row.body is None:
             return "Not kept here once a message is handled. The outbox keeps what this project published."
-        text = payload.written(bytes(row.body), unmasked=unmasked)
+        text = payload.written(bytes(row.body), unmasked=unmasked, secrets=events.secrets_of(row.type))
         return f"Only its beginning was kept: it was too large.\n{text}" if row.body_truncated else text
 
     @admin.display(description="failure group")

@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
-from messaging import database
+from messaging import database, events
 from messaging.admin import operations, payload, words
 from messaging.admin.operations import Operation
 from messaging.admin.read_only import ReadOnly
@@ -184,7 +184,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
     def body_text(self, row: Any, unmasked: bool) -> str:
         """Return the body as the page shows it."""
-        return payload.written(bytes(row.body or b""), unmasked=unmasked)
+        return payload.written(bytes(row.body or b""), unmasked=unmasked, secrets=events.secrets_of(row.type))
 
     def headers_text(self, row: Any, unmasked: bool) -> str:
         """Return the headers as the page shows them; empty where there are none."""

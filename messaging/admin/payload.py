@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.auth.models import User as AnyUser
 from django.template.defaultfilters import filesizeformat
 
-from messaging.masking import masked
+from messaging.masking import MASK, masked
 
 #: Characters of a body that a page shows.
 TEXT_LIMIT = 20_000
@@ -24,16 +25,18 @@ def may_be_seen_by(user: AnyUser | AnonymousUser) -> bool:
     return user.has_perm("messaging.view_payload")
 
 
-def written(body: bytes, *, unmasked: bool) -> str:
+def written(body: bytes, *, unmasked: bool, secrets: Collection[str] = ()) -> str:
     """Return a body as text: JSON indented, other text as it is, anything else in hexadecimal; at most TEXT_LIMIT.
 
-    Without `unmasked`, values under personal keys are hidden, and a body that is not JSON altogether: where nothing
-    says what is what, everything may be personal.
+    Without `unmasked`, values under personal keys and under those of `secrets` are hidden, and a body that is not JSON
+    altogether: where nothing says what is what, everything may be personal.
     """
     if not body:
         return "(empty)"
     try:
         payload = json.loads(body)
+        if secrets and not unmasked and isinstance(payload, dict):
+            payload = {name: MASK if name in secrets else value for name, value in payload.items()}
         return written_json(payload, unmasked=unmasked)
     # Deep nesting ends in RecursionError; a bad byte in UnicodeDecodeError, a ValueError.
     except (ValueError, RecursionError):

@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from messaging import consumers, events, outbox
+from messaging.admin import payload
 from messaging.consumers import consumer, exchange_of
 from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
 from messaging.exceptions import Undecodable
@@ -262,6 +263,19 @@ def test_what_no_schema_says_comes_back_too() -> None:
 
 def test_an_event_is_read_by_its_fields_names_as_well_as_by_their_aliases() -> None:
     assert Aliased.decode(b'{"order": "W"}', 1) == Aliased.decode(b'{"orderNumber": "W"}', 1) == Aliased(order="W")
+
+
+def test_secrets_stay_hidden_on_pages_whatever_their_fields_are_called() -> None:
+    class Pin(Event, type="test.pin"):
+        pin: SecretStr | None = Field(alias="thePin")
+        text: str
+
+    body = checked_body(Pin(pin="hush", text="open"))
+
+    shown = payload.written(body, unmasked=False, secrets=events.secrets_of("test.pin"))
+    assert "hush" not in shown
+    assert "open" in shown
+    assert "hush" in payload.written(body, unmasked=True, secrets=events.secrets_of("test.pin"))
 
 
 def test_secrets_stay_hidden_from_whoever_prints_an_event() -> None:
