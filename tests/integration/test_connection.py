@@ -333,7 +333,7 @@ def test_a_frozen_broker_neither_hangs_a_method_nor_the_stop(
     with pytest.raises(BrokerUnavailable, match="did not answer"):
         connection.call("queue_declare", queue="x")
     connection.stop()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert not connection._thread.is_alive()
 
 

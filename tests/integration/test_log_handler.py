@@ -255,12 +255,13 @@ def test_with_the_broker_frozen_or_blocked_nobody_waits_and_memory_is_bounded(
         log.info("before")
         eventually(lambda: listener.texts() == ["before"])
     with broken(breakable_broker, fault):
-        slowest = 0.0
+        slow = 0
         for number in range(3000):
             began = time.monotonic()
             log.info("line %d", number)
-            slowest = max(slowest, time.monotonic() - began)
-        assert slowest < AT_ONCE
+            slow += time.monotonic() - began > AT_ONCE
+        # A machine may stand still for a moment; lines that wait for the broker would all be slow.
+        assert slow < 30
         assert len(handler_of(log)._waiting) <= 1000
         assert handler_of(log).dropped >= 3000 - 1000 - 2 * log_handler.BATCH
         began = time.monotonic()

@@ -1,7 +1,6 @@
 """Quotes: asked once, never waited for twice, replaced by the flat rate."""
 
 import threading
-import time
 from decimal import Decimal
 from typing import Any
 
@@ -100,7 +99,7 @@ def test_once_the_rest_is_over_one_visitor_tries_and_the_others_do_not_wait(
 
     def slow(name: str, payload: Any, *, timeout: float) -> Any:
         trying.set()
-        assert answered.wait(10)
+        assert answered.wait(60)
         return good
 
     monkeypatch.setattr(shipping.rpc, "call", slow)
@@ -108,9 +107,8 @@ def test_once_the_rest_is_over_one_visitor_tries_and_the_others_do_not_wait(
     visitor = threading.Thread(target=lambda: (prices.append(quote()), connection.close()))
     visitor.start()
     assert trying.wait(10)
-    started = time.monotonic()
     assert quote().is_flat_rate
-    assert time.monotonic() - started < 0.5
+    assert visitor.is_alive(), "the other one waited for the answer, too"
     answered.set()
     visitor.join(10)
     assert not prices[0].is_flat_rate
