@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, cached_property
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -115,7 +116,7 @@ class MessagingSettings(BaseModel):
     @field_validator("management_url")
     @classmethod
     def _management_url_can_be_understood(cls, url: str) -> str:
-        if url:
+        if url := url.strip():
             _check_management_url(url)
         return url
 
@@ -149,6 +150,8 @@ class MessagingSettings(BaseModel):
 
 def _check_management_url(url: str) -> None:
     """Raise ValueError, without repeating a password, where `url` is not an address of HTTP."""
+    if re.search(r"[\s'\"]", url):
+        raise ValueError("MANAGEMENT_URL has a blank or a quotation mark in it: leave it out")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -160,6 +163,8 @@ def _check_management_url(url: str) -> None:
         raise ValueError("MANAGEMENT_URL is an address such as http://host:15672")
     if "?" in url or "#" in url:
         raise ValueError("MANAGEMENT_URL has no '?' and no '#'; in a password write them as %3F and %23")
+    if "@" in parts.netloc and not (parts.username and parts.password):
+        raise ValueError("MANAGEMENT_URL names a user and a password, or neither: http://user:password@host:15672")
 
 
 @cache

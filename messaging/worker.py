@@ -108,7 +108,7 @@ class Worker:
             if self._connection.refused and not self._connection.generation:
                 raise BrokerRefused(self._connection.last_error)
             if self._burst and self._connection.never_reached:
-                raise BrokerUnavailable(self._connection.last_error)
+                raise self._connection.unavailable()
             relay_thread.revive()
             now = time.monotonic()
             if now >= next_open and self._open_lanes():

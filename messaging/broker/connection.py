@@ -164,15 +164,16 @@ class Connection:
             if given_up():
                 return False
             if self.never_reached:
-                raise self._unavailable()(self.last_error)
+                raise self.unavailable()
         return True
 
-    def _unavailable(self) -> type[BrokerUnavailable]:
+    def unavailable(self) -> BrokerUnavailable:
+        """Return the error that says why the latest attempt to connect failed."""
         if self.refused:
-            return BrokerRefused
+            return BrokerRefused(self.last_error)
         if self.limited:
-            return LimitReached
-        return BrokerSilent if self.silent else BrokerUnavailable
+            return LimitReached(self.last_error)
+        return (BrokerSilent if self.silent else BrokerUnavailable)(self.last_error)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread, soon."""

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from messaging import conf, tls
 from messaging.addresses import BrokerAddress, bracketed
-from messaging.broker.refusals import describe
+from messaging.broker.refusals import GUEST_IS_LOCAL, describe
 from messaging.exceptions import BrokerUnavailable
 
 #: Seconds until one address has answered its first question; whoever asks can do without.
@@ -180,6 +180,8 @@ class Management:
         user = self.address.user
         if b"Not management user" in content:
             return f"tells nothing to user {user}, who lacks the tag: rabbitmqctl set_user_tags {user} management"
+        if b"via localhost" in content:
+            return f"refused user {user}; {GUEST_IS_LOCAL}"
         if b"virtual host" in content:
             return self._no_entry()
         return f"refused user {user}"

@@ -30,6 +30,9 @@ TRANSIENT_QUEUES = "transient_nonexcl_queues"
 _LIMIT = re.compile(r"(\blimit\b.* is reached|\bhas reached the .*(limit of|channel_max) \(\d+\))\.?$", re.DOTALL)
 #: RabbitMQ's words for a vhost whose processes do not run.
 _VHOST_DOWN = re.compile(r"\bvhost '.*' is down\b", re.DOTALL)
+#: How our own sentences about the two begin: waiting helps, and no other address or account is needed.
+AT_A_LIMIT = "the broker is at a limit"
+VHOST_IS_DOWN = "the virtual host does not run there"
 #: How pika quotes what ended a log-in.
 _CLOSED_BY_BROKER = re.compile(r"ConnectionClosedByBroker: \((\d+)\) (.*)", re.DOTALL)
 #: RabbitMQ's `loopback_users`, as it is installed (https://www.rabbitmq.com/docs/access-control#loopback-users).
@@ -78,9 +81,9 @@ def _described(error: BaseException, address: BrokerAddress | None = None) -> st
     _, words = _closed_by_broker(error)
     match error:
         case _ if is_limit(error):
-            return f"the broker is at a limit: {words}"
+            return f"{AT_A_LIMIT}: {words}"
         case _ if _VHOST_DOWN.search(words):
-            return f"the virtual host does not run there, `rabbitmqctl restart_vhost` starts it: {words}"
+            return f"{VHOST_IS_DOWN}, `rabbitmqctl restart_vhost` starts it: {words}"
         case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError() if not is_refusal(error):
             return f"the connection ended during the log-in: {_text_at_log_in(error)}"
         case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():

@@ -11,8 +11,8 @@ from django.core.management.base import CommandError
 from messaging import conf
 from messaging.broker import reply_codes
 from messaging.broker.differences import difference
-from messaging.broker.refusals import TRANSIENT_QUEUES, says_limit
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, LimitReached, ThreadNotStarted
+from messaging.broker.refusals import AT_A_LIMIT, TRANSIENT_QUEUES, VHOST_IS_DOWN, says_limit
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, ThreadNotStarted
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -30,11 +30,6 @@ def broker_unreachable(reason: object) -> CommandError:
     why = str(reason).rstrip(".")
     if isinstance(reason, BrokerSilent):
         return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
-    if isinstance(reason, LimitReached):
-        return CommandError(
-            f"RabbitMQ: {why}. Raise the limit, or try again once others have left, as consumers and relays do.",
-            returncode=EXIT_UNREACHABLE,
-        )
     if isinstance(reason, ThreadNotStarted):
         return CommandError(f"{why}. Raise the limit (ulimit -u, or the container's).", returncode=EXIT_UNREACHABLE)
     if TRANSIENT_QUEUES in why:
@@ -42,8 +37,17 @@ def broker_unreachable(reason: object) -> CommandError:
             f"RabbitMQ refuses: {why}. Leave --transient out, or put deprecated_features.permit.{TRANSIENT_QUEUES} = "
             "true into its configuration."
         )
-    what = "the certificates" if why.startswith("TLS: ") else "AMQP_URL"
-    return CommandError(f"RabbitMQ: {why}. Check {what}.", returncode=EXIT_UNREACHABLE)
+    return CommandError(f"RabbitMQ: {why}. {what_to_do(reason)}", returncode=EXIT_UNREACHABLE)
+
+
+def what_to_do(reason: object) -> str:
+    """Return in a sentence what helps where the broker could not be used for `reason`."""
+    why = str(reason)
+    if AT_A_LIMIT in why:
+        return "Raise the limit, or try again once others have left, as consumers and relays do."
+    if VHOST_IS_DOWN in why:
+        return "Start it, and try again, as consumers and relays do."
+    return f"Check {'the certificates' if why.startswith('TLS: ') else 'AMQP_URL'}."
 
 
 def broker_line() -> str:

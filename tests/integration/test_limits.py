@@ -117,7 +117,7 @@ def test_long_running_commands_wait_for_room_and_others_say_what_is_reached(
     for process, role in commands:
         process.wait_for_line(r"^Broker: amqp://warren:\*\*\*@127\.0\.0\.1:\d+/test-\w+$")
         process.wait_for_line(rf"amqp\.unreachable.*connection limit \(0\) is reached.*role=.?{role}")
-    for command in (["listen", "q"], ["publish", "x", "--queue", "q"]):
+    for command in (["listen", "q"], ["publish", "x", "--queue", "q"], ["call", "fib", "30"]):
         said = mq(*command)
         assert said.code == 3
         assert "connection limit (0) is reached" in said.err

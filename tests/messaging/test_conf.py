@@ -176,6 +176,10 @@ def test_the_password_of_an_address_is_not_shown(settings: Any) -> None:
         "http://user:sec#ret@localhost",
         "http://user:secret@localhost/?vhost=a",
         "http://user:secret@[::1",
+        "'http://user:secret@localhost'",
+        "http://user:sec ret@localhost",
+        "http://user@localhost",
+        "http://:secret@localhost",
     ],
 )
 def test_a_malformed_management_address_is_refused_without_repeating_it(settings: Any, url: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
-from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, positive
+from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, positive, what_to_do
 from messaging.management.messages.selection import age, counted
 from messaging.management.tables import Layout, write_table
 from messaging.operations import audit
@@ -68,7 +68,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         raise CommandError(str(error), returncode=EXIT_USAGE) from None
     except BrokerUnavailable as error:
         raise CommandError(
-            f"RabbitMQ: {error}. Without a look at its queues nobody can say what is lost. Check AMQP_URL.",
+            f"RabbitMQ: {error}. Without a look at its queues nobody can say what is lost. {what_to_do(error)}",
             returncode=EXIT_UNREACHABLE,
         ) from None
     rows = [

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import rpc
 from messaging.exceptions import BodyTooLarge
-from messaging.management.arguments import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE
+from messaging.management.arguments import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, what_to_do
 from messaging.management.tables import printable
 from messaging.rpc import client, wire
 from messaging.rpc.procedures import request_queue
@@ -140,7 +140,7 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
                 return CommandError(
                     f"RabbitMQ: {_sentence(error)} It may be frozen, overworked or full.", returncode=EXIT_TIMED_OUT
                 )
-            return CommandError(f"RabbitMQ: {_sentence(error)} Check AMQP_URL.", returncode=EXIT_UNREACHABLE)
+            return CommandError(f"RabbitMQ: {_sentence(error)} {what_to_do(error)}", returncode=EXIT_UNREACHABLE)
         case rpc.ConnectionLost():
             return CommandError(
                 f"RabbitMQ: {_sentence(error)} Executed or not, nobody knows.", returncode=EXIT_UNREACHABLE

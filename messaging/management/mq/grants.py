@@ -69,7 +69,7 @@ def _wanted(users: list[str]) -> Iterator[Grant]:
         name, _, wanted = each.partition("=")
         if not name or not wanted:
             raise CommandError(f"--user {each!r}: write NAME=ROLE, such as shop=web.", returncode=EXIT_USAGE)
-        yield grant(name, [_known(known, role) for role in wanted.split(",")])
+        yield grant(name, [_known(known, role.strip()) for role in wanted.split(",") if role.strip()])
 
 
 def _known(known: dict[str, Role], name: str) -> Role:
