@@ -38,6 +38,10 @@ _NO_ANSWER = "whoever was sending it ended before its answer was written down: i
 #: Seconds beyond its timeout for which an effect is not taken for abandoned: a live sender writes its answer in them.
 MARGIN = 5.0
 
+#: Effects that this process took in a claim whose commit was not answered, and by which token: they may be *sending*,
+#: and were never begun.
+_never_begun: dict[int, uuid.UUID] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
@@ -79,31 +83,52 @@ def of_messages(consumer: str, message_ids: Collection[str]) -> Q:
 
 
 def claim(which: Q, limit: int) -> list[Claimed]:
-    """Take up to `limit` effects that are due, of `which`: intended ones, and those whose sender's time is over.
+    """Take up to `limit` effects that are due, of `which`: intended ones, those whose sender's time is over, and those
+    that this process took before without learning that it had.
 
     What may have been done and can be neither repeated nor asked for becomes *unknown* here. Two processes never get
     the same one. Kinds that this code does not know are left alone.
     """
-    kinds = {kind.name: kind for kind in effects.registered()}
-    due = Q(state=State.INTENDED, send_at__lte=Now()) | Q(state=State.SENDING, sending_until__lte=Now())
     token = uuid.uuid4()
     claimed: list[Claimed] = []
-    with database.atomic():
-        rows = Effect.objects.filter(which, due, name__in=kinds).order_by("pk")
-        abandoned: list[Effect] = []
-        for row in rows.select_for_update(skip_locked=True)[:limit]:
-            kind, doubtful = kinds[row.name], row.state == State.SENDING
-            if doubtful and not kind.can_repeat:
-                abandoned.append(row)
-            else:
-                claimed.append(Claimed(row, kind, doubtful, time.monotonic() + kind.timeout.total_seconds()))
-        for each in claimed:
-            if each.doubtful:
-                # No row yet: its sender died. One that wrote down an answer has a row of this token.
-                _write_attempt(each.row, Outcome.DOUBTFUL, _NO_ANSWER, replace=False)
-        _take(claimed, token)
-        _give_up(abandoned)
+    try:
+        with database.atomic():
+            _claim(which, limit, token, claimed)
+    except BaseException:
+        # The commit may have arrived all the same. What was in doubt before stays so.
+        _never_begun.update({each.row.pk: token for each in claimed if not each.doubtful})
+        raise
+    for each in claimed:
+        _never_begun.pop(each.row.pk, None)
     return claimed
+
+
+def _claim(which: Q, limit: int, token: uuid.UUID, claimed: list[Claimed]) -> None:
+    """Take what is due with `token` and add it to `claimed`, in the caller's transaction."""
+    kinds = {kind.name: kind for kind in effects.registered()}
+    due = Q(state=State.INTENDED, send_at__lte=Now()) | Q(state=State.SENDING, sending_until__lte=Now())
+    if mine := list(_never_begun):
+        due |= Q(state__in=[State.SENDING, State.UNKNOWN], pk__in=mine, token__in=list(_never_begun.values()))
+    rows = Effect.objects.filter(which, due, name__in=kinds).order_by("pk")
+    abandoned: list[Effect] = []
+    never_begun: list[Effect] = []
+    for row in rows.select_for_update(skip_locked=True)[:limit]:
+        kind, doubtful = kinds[row.name], row.state == State.SENDING
+        if row.token is not None and row.token == _never_begun.get(row.pk):
+            doubtful = False
+            never_begun.append(row)
+        if doubtful and not kind.can_repeat:
+            abandoned.append(row)
+        else:
+            claimed.append(Claimed(row, kind, doubtful, time.monotonic() + kind.timeout.total_seconds()))
+    if never_begun:
+        _take_back(never_begun)
+    for each in claimed:
+        if each.doubtful:
+            # No row yet: its sender died. One that wrote down an answer has a row of this token.
+            _write_attempt(each.row, Outcome.DOUBTFUL, _NO_ANSWER, replace=False)
+    _take(claimed, token)
+    _give_up(abandoned)
 
 
 def note(results: Sequence[tuple[Claimed, Result]]) -> None:
@@ -172,6 +197,21 @@ def close(inbox_ids: Collection[int]) -> None:
     still_open = Effect.objects.filter(inbox_message_id=OuterRef("pk"), state__in=Effect.OPEN)
     InboxMessage.objects.filter(~Exists(still_open), pk__in=inbox_ids, state=InboxMessage.State.EFFECTS_DUE).update(
         state=InboxMessage.State.HANDLED, changed_at=Now()
+    )
+
+
+def _take_back(rows: Sequence[Effect]) -> None:
+    """Undo claims of effects that were never begun, as if they had not been made; another process may have taken them
+    for abandoned meanwhile."""
+    for row in rows:
+        EffectAttempt.objects.filter(effect=row, token=_never_begun[row.pk]).delete()
+        row.attempts -= 1
+    ids = [row.pk for row in rows]
+    Effect.objects.filter(pk__in=ids).update(attempts=F("attempts") - 1)
+    unknown = [row for row in rows if row.state == State.UNKNOWN]
+    Effect.objects.filter(pk__in=[row.pk for row in unknown]).update(error="", failure_group="")
+    InboxMessage.objects.filter(pk__in=_lock(unknown), state=InboxMessage.State.HANDLED).update(
+        state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
     )
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Q
 
 from messaging import database, effects, handling, ledger, sending
@@ -335,6 +335,61 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for(declare: Declare
 def test_one_that_died_before_it_began_is_sent_by_the_sweep(declare: Declare, outside: Outside) -> None:
     handled()
     assert carried_out().state == "done"
+
+
+def leave_the_next_commit_unanswered(*, arrives: bool) -> None:
+    """Let the connection end at the next commit, after it was made or before."""
+    here: Any = connections["default"]
+
+    def commit() -> None:
+        del here.commit
+        here.commit() if arrives else here.rollback()
+        raise OperationalError("server closed the connection unexpectedly")
+
+    here.commit = commit
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["made", "not made"])
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["at once", "given up by another process meanwhile"])
+def test_one_whose_claim_got_no_answer_was_not_begun_and_is_sent(
+    declare: Declare, outside: Outside, arrives: bool, meanwhile: bool
+) -> None:
+    handled()
+    leave_the_next_commit_unanswered(arrives=arrives)
+    with pytest.raises(OperationalError):
+        ledger.claim(Q(), 10)
+    assert Effect.objects.get().state == ("sending" if arrives else "intended")
+    if meanwhile and arrives:
+        mine = dict(ledger._never_begun)
+        ledger._never_begun.clear()
+        everything_due()
+        assert ledger.claim(Q(), 10) == []
+        assert (Effect.objects.get().state, inbox_state()) == ("unknown", "handled")
+        ledger._never_begun.update(mine)
+
+    sweep([CONSUMER])
+
+    effect = Effect.objects.get()
+    assert (effect.state, effect.attempts, effect.error, len(outside.calls)) == ("done", 1, "", 1)
+    assert inbox_state() == "handled"
+    assert attempts_kept() == []
+    assert ledger._never_begun == {}
+
+
+def test_one_that_was_in_doubt_before_a_claim_without_an_answer_stays_in_doubt(
+    declare: Declare, outside: Outside
+) -> None:
+    declare(honours_keys=True)
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    assert carried_out().state == "sending"
+    everything_due()
+    leave_the_next_commit_unanswered(arrives=True)
+    with pytest.raises(OperationalError):
+        ledger.claim(Q(), 10)
+    declare(honours_keys=False)  # by now
+    assert carried_out().state == "unknown"
+    assert len(outside.calls) == 1
 
 
 @pytest.mark.parametrize("honours_keys", [False, True])
