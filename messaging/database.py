@@ -14,6 +14,7 @@ from django.db import (
     DEFAULT_DB_ALIAS,
     DatabaseError,
     InterfaceError,
+    OperationalError,
     connections,
     models,
     router,
@@ -34,6 +35,9 @@ _ADVISORY = 0x5741_5252
 #: disk_full and io_error; read_only_sql_transaction (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _DISK_FAILS = {"53100", "58030", sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _READ_ONLY = {"25006", sqlite3.SQLITE_READONLY}
+#: The server ended the connection: idle_in_transaction_session_timeout, transaction_timeout. Class 25 has no error of
+#: its own in Django: psycopg makes InternalErrors of them.
+_ENDED = {"25P03", "25P04"}
 
 
 def alias() -> str:
@@ -201,6 +205,19 @@ def is_serialization_failure(error: BaseException) -> bool:
     """Whether `error` means that a transaction met another one, under REPEATABLE READ or SERIALIZABLE: run again, it
     will succeed (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html)."""
     return _code(error) == "40001"
+
+
+def passes(error: BaseException | None) -> bool:
+    """Whether `error` is the database's and may be over in a moment: it is away or busy, ended the connection, or may
+    only be read for now.
+
+    What the code does on a connection that has ended fails in its own way: the errors before it count too.
+    """
+    while isinstance(error, DatabaseError | InterfaceError):
+        if isinstance(error, OperationalError | InterfaceError) or _code(error) in _ENDED | _READ_ONLY:
+            return True
+        error = error.__context__ if isinstance(error.__context__, DatabaseError | InterfaceError) else None
+    return False
 
 
 def takes_no_rows(error: BaseException) -> bool:

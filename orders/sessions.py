@@ -2,8 +2,8 @@
 
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import UpdateError
-from django.db import InternalError, OperationalError
 
+from messaging import database
 from orders.models import VisitorSession
 
 
@@ -22,6 +22,6 @@ class SessionStore(db.SessionStore):
             super().save(must_create)
         except UpdateError as error:
             failure = error.__context__
-            if isinstance(failure, OperationalError | InternalError):
+            if failure is not None and database.passes(failure):
                 raise failure from failure.__cause__
             raise

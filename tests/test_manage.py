@@ -72,11 +72,18 @@ def test_blanks_around_the_items_of_a_list_are_left_out() -> None:
 
 
 def test_a_database_that_is_away_is_said_with_what_to_check() -> None:
-    done = manage("run_consumer", "sms", DATABASE_URL=f"postgres://u:secret@{NOBODY}/x", CONN_MAX_AGE="60")
+    done = manage("migrate", DATABASE_URL=f"postgres://u:secret@{NOBODY}/x", CONN_MAX_AGE="60")
     assert done.returncode == 3
     assert "refused" in done.stderr
     assert "is DATABASE_URL right" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_burst_does_not_wait_for_a_database_that_is_away() -> None:
+    done = manage("run_consumer", "sms", "--burst", DATABASE_URL=f"postgres://u:secret@{NOBODY}/x", CONN_MAX_AGE="60")
+    assert done.returncode == 3
+    assert "The database is out of reach: " in done.stderr
     assert "secret" not in done.stderr
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.db.models import Model
 
 from messaging import database
+from messaging.loggers import get_logger
 from messaging.management.arguments import EXIT_UNREACHABLE
+
+log = get_logger(__name__)
+
+#: Seconds between two tries to reach the database, and after which the reason is said again.
+PAUSE = 1.0
+SAID_AGAIN = 60.0
+#: In PostgreSQL's refusals of an address or account, which no waiting mends.
+_REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in")
 
 
 @contextmanager
@@ -38,3 +49,33 @@ def cure(error: BaseException) -> str:
     if isinstance(error, ProgrammingError) or "no such" in str(error):
         return "Did `manage.py migrate` run?"
     return ""
+
+
+def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patiently: bool) -> bool:
+    """Wait until the table of `model` can be read, as long as the database is away; return False where told to stop.
+
+    The reason is logged at once, and each minute. Raises CommandError with exit code 3 where the database is away and
+    `patiently` is not said, or refuses this account; the database's own error where the table is missing, and any of
+    SQLite's: a file is there or not.
+    """
+    say_due = 0.0
+    while not should_stop():
+        try:
+            with database.atomic():
+                model._default_manager.exists()
+        except (OperationalError, InterfaceError) as error:
+            if database.is_sqlite():
+                raise
+            reason = " ".join(str(error).split())
+            if not patiently or any(each in reason for each in _REFUSALS):
+                raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
+            if time.monotonic() >= say_due:
+                say_due = time.monotonic() + SAID_AGAIN
+                log.warning("database.unreachable", reason=reason, tried_again_in_seconds=PAUSE)
+            time.sleep(PAUSE)
+        else:
+            database.give_back_pooled()
+            if say_due:
+                log.info("database.reached")
+            return True
+    return False

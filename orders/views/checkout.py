@@ -8,13 +8,14 @@ from typing import Any
 
 import structlog
 from django.contrib import messages
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
+from messaging import database
 from orders import destinations
 from orders.addresses import address_of
 from orders.cart import Cart
@@ -117,7 +118,9 @@ def _place(request: HttpRequest) -> HttpResponse:
     except TooManyTries as refusal:
         often = f"{TOO_OFTEN} Press the button again in {refusal.in_words}."
         return too_many(_render(request, offer, form, [often]), refusal.wait)
-    except OperationalError:
+    except (DatabaseError, InterfaceError) as error:
+        if not database.passes(error):
+            raise
         return unavailable(_render(request, offer, form, [BUSY]))
     try:
         order = place_order(
@@ -138,10 +141,12 @@ def _place(request: HttpRequest) -> HttpResponse:
     except Refused as refusal:
         counted.were_right()
         return _show_again(request, f"{refusal} Nothing was ordered. Check the new total.")
-    except OperationalError as error:
+    except (DatabaseError, InterfaceError) as error:
+        if not database.passes(error):
+            raise
         # Not even we know: the connection may have been lost after the commit, before its answer.
         log.error("order_not_confirmed", error=str(error))
-        with suppress(DatabaseError):
+        with suppress(DatabaseError, InterfaceError):
             counted.were_right()  # the button may be pressed again as often as it takes
         return unavailable(_render(request, offer, form, [BUSY]))
     request.session.pop(_DRAFT_KEY, None)

@@ -6,20 +6,19 @@ import math
 import sys
 from datetime import timedelta
 
-from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.template import loader
 from django.views import defaults
 
+from messaging import database
+
 #: Seconds after which it is worth another try.
 RETRY_AFTER = 5
-#: PostgreSQL takes no writes: its disk is nearly full, or another server has taken its place.
-_READ_ONLY = "25006"
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer for an error that nobody caught: 503 where the database is away or busy, which passes, else 500."""
-    if _passes(sys.exc_info()[1]):
+    if database.passes(sys.exc_info()[1]):
         return unavailable(HttpResponse(loader.get_template("503.html").render()))
     return defaults.server_error(request)
 
@@ -36,8 +35,3 @@ def too_many(response: HttpResponse, wait: timedelta) -> HttpResponse:
     response.status_code = 429
     response.headers["Retry-After"] = str(math.ceil(wait.total_seconds()))
     return response
-
-
-def _passes(error: BaseException | None) -> bool:
-    read_only = isinstance(error, InternalError) and getattr(error.__cause__, "sqlstate", "") == _READ_ONLY
-    return read_only or isinstance(error, OperationalError | InterfaceError)

@@ -1,11 +1,15 @@
 """What a visitor sees when the shop itself fails."""
 
+import time
 from collections.abc import Callable
 
+import psycopg
 import pytest
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError, connection, transaction
+from django.db.models import QuerySet
 from django.test import Client
 
+from orders.models import Product
 from orders.views import catalogue
 
 
@@ -40,6 +44,52 @@ def test_a_fault_of_our_own_is_none_that_passes(visitor: Client, monkeypatch: py
     assert "Retry-After" not in page.headers
     assert "Something broke" in page.text
     assert "secret" not in page.text
+
+
+def _idle_too_long() -> InternalError:
+    """What Django makes of PostgreSQL's idle_in_transaction_session_timeout."""
+    error = InternalError("terminating connection due to idle-in-transaction timeout")
+    error.__cause__ = psycopg.errors.IdleInTransactionSessionTimeout()
+    return error
+
+
+def _after(first: Exception) -> Exception:
+    """What Django says of statements behind that error, in the same transaction."""
+    error = ProgrammingError("Cannot open a new connection in an atomic block.")
+    error.__context__ = first
+    return error
+
+
+@pytest.mark.parametrize("error", [_idle_too_long(), _after(_idle_too_long()), _after(OperationalError("gone"))])
+def test_a_connection_that_the_server_ended_is_one_that_passes(
+    visitor: Client, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(catalogue.Product.objects, "on_sale", _raise(error))
+    assert visitor.get("/p/tea/").status_code == 503
+
+
+@pytest.mark.parametrize("error", [ProgrammingError("no such column"), _after(ProgrammingError("no such column"))])
+def test_a_statement_that_is_wrong_does_not_pass(
+    visitor: Client, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(catalogue.Product.objects, "on_sale", _raise(error))
+    assert visitor.get("/p/tea/").status_code == 500
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.django_db(transaction=True)
+def test_a_request_that_was_idle_in_its_transaction_for_too_long_is_told_to_come_back(
+    visitor: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def idle_too_long() -> QuerySet[Product]:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                cursor.execute("SET idle_in_transaction_session_timeout = 1")
+            time.sleep(0.2)  # the server measures it
+            return Product.objects.filter(pk__in=list(Product.objects.values_list("pk", flat=True)))
+
+    monkeypatch.setattr(catalogue.Product.objects, "on_sale", idle_too_long)
+    assert visitor.get("/p/tea/").status_code == 503
 
 
 def _raise(error: Exception) -> Callable[..., None]:

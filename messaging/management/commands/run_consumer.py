@@ -8,11 +8,12 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging import consumers, database, topology
+from messaging import consumers, topology
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
 from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
+from messaging.management.database_errors import wait_for_table
 from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
 from messaging.models import InboxMessage
@@ -51,9 +52,6 @@ class Command(CommandWithExamples):
             known = ", ".join(each.name for each in _all_declared()) or "none"
             raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)
         chosen = self._chosen(options)
-        with database.atomic():
-            InboxMessage.objects.exists()  # a missing database or table is told here, once, not for each message
-        database.give_back_pooled()
         worker = Worker(
             chosen,
             concurrency=options["concurrency"],
@@ -63,6 +61,8 @@ class Command(CommandWithExamples):
         )
         self._banner(worker)
         with shown_log(), StopSignals() as signals:
+            if not wait_for_table(InboxMessage, lambda: signals.received, patiently=not options["burst"]):
+                return
             try:
                 summary = worker.run(lambda: self._told_to_stop(signals))
             except BrokerUnavailable as error:

@@ -10,8 +10,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging import conf, database, threads
+from messaging import conf, threads
 from messaging.management.arguments import broker_line, broker_unreachable
+from messaging.management.database_errors import wait_for_table
 from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
 from messaging.relay import Relay
@@ -25,9 +26,6 @@ class Command(BaseCommand):
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with database.atomic():
-            OutboxMessage.objects.exists()  # a missing database or table is told here, once, not every second
-        database.give_back_pooled()
         relay = Relay()
         started = time.monotonic()
         self.stdout.write(broker_line())
@@ -35,6 +33,8 @@ class Command(BaseCommand):
         self.stdout.flush()
         thread = threading.Thread(target=relay.run, name="relay", daemon=True)
         with shown_log(), StopSignals() as signals:
+            if not wait_for_table(OutboxMessage, lambda: signals.received, patiently=True):
+                return
             if not threads.start(thread.name, thread.start, lambda: signals.received):
                 return
             while not signals.received and thread.is_alive():

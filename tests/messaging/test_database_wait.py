@@ -1,0 +1,72 @@
+"""Processes that serve wait for a database that is away at their start, and say so."""
+
+from typing import Any
+
+import pytest
+from django.core.management import CommandError
+from django.db import OperationalError, ProgrammingError, connection
+from structlog.testing import capture_logs
+
+from messaging.management import database_errors
+from messaging.management.database_errors import wait_for_table
+from messaging.models import InboxMessage
+from tests.support.missing_table import missing_table
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets nothing listen where the database is, until `undo` is called on what this returns."""
+    monkeypatch.setattr(database_errors, "PAUSE", 0.0)
+    connection.close()
+    patch = pytest.MonkeyPatch()
+    patch.setitem(connection.settings_dict, "PORT", "1")
+    yield patch
+    patch.undo()
+
+
+@pytest.mark.only_on("postgresql")
+def test_it_is_waited_for_and_the_reason_is_said_again(away: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_errors, "SAID_AGAIN", 0.0)
+    looks = []
+
+    def back_at_the_third_look() -> bool:
+        looks.append(1)
+        if len(looks) == 3:
+            away.undo()
+        return False
+
+    with capture_logs() as lines:
+        assert wait_for_table(InboxMessage, back_at_the_third_look, patiently=True)
+    assert [line["event"] for line in lines] == ["database.unreachable"] * 2 + ["database.reached"]
+    assert "refused" in lines[0]["reason"]
+
+
+@pytest.mark.only_on("postgresql")
+def test_it_is_said_once_a_minute_and_a_signal_ends_the_wait(away: Any) -> None:
+    looks = iter([False] * 3 + [True])
+    with capture_logs() as lines:
+        assert not wait_for_table(InboxMessage, lambda: next(looks), patiently=True)
+    assert len(lines) == 1
+
+
+@pytest.mark.only_on("postgresql")
+def test_without_patience_it_is_exit_code_3(away: Any) -> None:
+    with pytest.raises(CommandError, match=r"out of reach.*refused") as ended:
+        wait_for_table(InboxMessage, lambda: False, patiently=False)
+    assert ended.value.returncode == 3
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_database_that_does_not_exist_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "NAME", "no_such_database")
+    with pytest.raises(CommandError, match="does not exist") as ended:
+        wait_for_table(InboxMessage, lambda: False, patiently=True)
+    assert ended.value.returncode == 3
+
+
+def test_a_missing_table_is_not_waited_for() -> None:
+    with missing_table(InboxMessage), pytest.raises((OperationalError, ProgrammingError), match="inboxmessage"):
+        wait_for_table(InboxMessage, lambda: False, patiently=True)
