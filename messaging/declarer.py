@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from messaging.broker.connection import Connection
+from messaging.broker.queue_answers import CURE
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import ChannelClosed, QueueSilent
 from messaging.loggers import get_logger
 from messaging.news import News
 from messaging.routing import Binding
@@ -49,6 +50,9 @@ class Declarer:
         self.refused: dict[str, str] = {}
         #: What stands otherwise than wanted, and what the broker said about it.
         self.differing: dict[str, str] = {}
+        #: Queues that exist and do not answer, and what was asked. They are asked again after ASK_AGAIN_SOON.
+        self.silent: dict[str, str] = {}
+        self._silent_until: dict[str, float] = {}
         #: What did not stand, or not as it should, the last time, and why.
         self.problems: dict[str, str] = {}
 
@@ -90,8 +94,14 @@ class Declarer:
             if name in self.differing and self._stands(method, what):
                 return
             self.differing.pop(name, None)
+            if time.monotonic() < self._silent_until.get(name, 0.0):
+                return
+            self.silent.pop(name, None)
             try:
                 self._connection.call(method, **what, **how)
+            except QueueSilent as error:
+                self.silent[name] = str(error)
+                self._silent_until[name] = time.monotonic() + ASK_AGAIN_SOON
             except ChannelClosed as error:
                 self._take_no(problems, name, error, stands=lambda: self._stands(method, what))
             else:
@@ -146,6 +156,8 @@ class Declarer:
             return
         for name, reason in self._news("differs", self.differing):
             log.error("topology.differs", name=name, reason=reason)
+        for name, reason in self._news("silent", self.silent):
+            log.error("topology.queue_silent", name=name, reason=reason, cure=CURE)
         for name, reason in self._news("problem", self.problems):
             log.error("topology.problem", name=name, reason=reason)
         new = [name for name in self.refused if name not in self._told_refused]

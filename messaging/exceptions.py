@@ -37,6 +37,10 @@ class ThreadNotStarted(BrokerUnavailable):
     """The system let this process start no thread for its connection to the broker: a limit on processes is reached."""
 
 
+class QueueSilent(BrokerSilent):
+    """A queue exists and does not answer, while the broker answers other questions."""
+
+
 class BrokerRefused(BrokerUnavailable):
     """The broker answered and said no: user, password or virtual host are wrong."""
 

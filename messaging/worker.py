@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from messaging import conf, database, relay_thread, threads, topology
-from messaging.broker.connection import Connection
+from messaging.broker.connection import Connection, opened
+from messaging.broker.declaring import is_stream
+from messaging.broker.queue_answers import CURE, ask_queues
 from messaging.consumers import Consumer
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
@@ -25,6 +27,11 @@ log = get_logger(__name__)
 TICK = 0.1
 #: Seconds before a subscription that ended unasked is opened again.
 REOPEN_PAUSE = 1.0
+#: Seconds before a queue that cannot be consumed is looked at again.
+UNUSABLE_PAUSE = 30.0
+#: Seconds after which a queue counts as silent that has not answered the wish to consume; and before it is named again.
+BEGIN_PATIENCE = 10.0
+SAY_AGAIN = 60.0
 #: Looks at an empty queue, one after the other, that end a burst.
 EMPTY_LOOKS = 3
 
@@ -73,6 +80,10 @@ class Worker:
             )
             for consumer in consumers
         ]
+        #: Until when a queue that cannot be consumed is left alone, by the monotonic clock.
+        self._unusable_until: dict[str, float] = {}
+        #: When a consumer whose queue does not answer is named again.
+        self._told_late: dict[str, float] = {}
         self._sweeper = Sweeper([consumer for consumer in consumers if consumer.fenced])
 
     def run(self, should_stop: Callable[[], bool]) -> Summary:
@@ -113,6 +124,7 @@ class Worker:
             now = time.monotonic()
             if now >= next_open and self._open_lanes():
                 next_open = now + REOPEN_PAUSE
+            self._say_what_does_not_begin(now)
             if now >= next_bind:
                 next_bind = now + conf.get().declare_interval
                 for lane in self.lanes:
@@ -125,18 +137,60 @@ class Worker:
 
     def _open_lanes(self) -> bool:
         """Open each subscription that is not; a queue that was deleted is declared again first."""
-        closed = [lane for lane in self.lanes if not lane.subscription.active]
+        now = time.monotonic()
+        closed = [
+            lane
+            for lane in self.lanes
+            if not lane.subscription.active and now >= self._unusable_until.get(lane.consumer.queue, 0.0)
+        ]
         if not closed or not self._connection.is_open:
             return False
         try:
             self._declarer.declare(topology.wanted(lane.consumer for lane in closed))
+            usable = [lane for lane in closed if self._is_usable(lane)]
         except BrokerUnavailable as error:
             if self._news.is_due(str(error)):
                 log.warning("worker.broker_error", reason=str(error))
             return True
-        for lane in closed:
+        for lane in usable:
             lane.subscription.open()
         return True
+
+    def _is_usable(self, lane: Lane) -> bool:
+        """Whether the lane's queue can be consumed. One that cannot is said, and left alone for UNUSABLE_PAUSE: over a
+        quorum queue without a leader RabbitMQ closes the connection of all lanes. Raises BrokerUnavailable."""
+        reason = "" if lane.consumer.broadcast else self._why_unusable(lane)
+        if reason:
+            self._unusable_until[lane.consumer.queue] = time.monotonic() + UNUSABLE_PAUSE
+            log.error("consumer.queue_unusable", consumer=lane.consumer.name, queue=lane.consumer.queue, reason=reason)
+        return not reason
+
+    def _why_unusable(self, lane: Lane) -> str:
+        queue = lane.consumer.queue
+        if queue in self._declarer.silent:
+            return f"it exists but does not answer: {CURE}"
+        if queue in self._declarer.differing and is_stream(self._connection, queue):
+            return (
+                "it is a stream, which shows nothing of what came while its consumer did not run: give the consumer "
+                "another queue, or delete the stream"
+            )
+        if lane.subscription.failures:
+            with opened("probe") as connection:
+                silent = ask_queues(connection, [queue], quorum=[queue])[queue].silent
+            return f"it exists but does not answer ({silent.rstrip('.')}): {CURE}" if silent else ""
+        return ""
+
+    def _say_what_does_not_begin(self, now: float) -> None:
+        """Name, each minute, the queues that have not answered the wish to consume."""
+        for lane in self.lanes:
+            asked_at = lane.subscription.asked_at
+            late = asked_at is not None and now - asked_at > BEGIN_PATIENCE and self._connection.is_open
+            if late and now >= self._told_late.get(lane.consumer.name, 0.0):
+                self._told_late[lane.consumer.name] = now + SAY_AGAIN
+                reason = f"it exists but does not answer: {CURE}"
+                log.error(
+                    "consumer.queue_silent", consumer=lane.consumer.name, queue=lane.subscription.queue, reason=reason
+                )
 
     def _lost(self, reason: str) -> None:
         for lane in self.lanes:

@@ -6,9 +6,11 @@ from script.environment import documented_variables
 
 #: Nobody answers here: a test that wants a broker asks for the `vhost` fixture.
 NO_BROKER = "amqp://127.0.0.1:1/"
+#: Nor here: without it the usual port of that host would be asked, where the developer's own broker may answer.
+NO_MANAGEMENT = "http://127.0.0.1:1"
 
 os.environ.update(documented_variables())
-os.environ.update(SECRET_KEY="only-for-tests", AMQP_URL=NO_BROKER, RELAY_THREAD="0")
+os.environ.update(SECRET_KEY="only-for-tests", AMQP_URL=NO_BROKER, AMQP_MANAGEMENT_URL=NO_MANAGEMENT, RELAY_THREAD="0")
 os.environ.setdefault("DATABASE_URL", "sqlite:///:memory:")
 
 from project.settings import *  # noqa: E402, F403

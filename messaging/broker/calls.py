@@ -12,10 +12,14 @@ from django.utils.asyncio import async_unsafe
 from pika.channel import Channel
 
 from messaging.broker.refusals import channel_closed, describe
-from messaging.exceptions import BrokerSilent, BrokerUnavailable
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, QueueSilent
 
 #: Seconds that a broker may take to answer one method.
 CALL_TIMEOUT = 5.0
+#: Seconds in which it must answer something else if only a queue is silent.
+OTHER_ANSWER = 2.0
+#: Channels left waiting for silent queues before the connection is given up, and they with it.
+MOST_LEFT = 100
 
 
 class Link(Protocol):
@@ -41,13 +45,16 @@ class Calls:
         self._one_at_a_time = threading.Lock()
         self._channel: Channel | None = None
         self._answer: Future[Any] = Future()
+        #: Channels of this connection that wait for a silent queue.
+        self._left = 0
 
     @async_unsafe("This waits for RabbitMQ's answer. In a coroutine write `await sync_to_async(function)(…)`.")
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         """Call `method` of a channel, from any thread, and return the answer's method frame.
 
         Raises ChannelClosed where the broker refuses it, BrokerUnavailable where there is no connection, and its kind
-        BrokerSilent where no answer comes in time; the connection then counts as dead.
+        BrokerSilent where no answer comes in time; the connection then counts as dead. QueueSilent where only the queue
+        that it is about does not answer.
         """
         with self._one_at_a_time:
             answer: Future[Any] = Future()
@@ -55,14 +62,40 @@ class Calls:
             try:
                 return answer.result(CALL_TIMEOUT)
             except FutureTimeout:
+                if "queue" in arguments and self._answers_others():
+                    raise QueueSilent(
+                        f"Queue {arguments['queue']} exists but does not answer ({method}, {CALL_TIMEOUT:g} s)."
+                    ) from None
                 self._connection.reset(f"no answer to {method} within {CALL_TIMEOUT:g} s")
                 raise BrokerSilent(f"The broker did not answer {method} within {CALL_TIMEOUT:g} s.") from None
 
+    def _answers_others(self) -> bool:
+        """Whether the broker answers what is not about a queue, on another channel: then the queue is silent, and the
+        connection is not dead."""
+        self._left += 1
+        if self._left > MOST_LEFT:
+            return False
+        answer: Future[Any] = Future()
+        question = {"exchange": "amq.direct", "passive": True}
+        self._connection.call_soon(lambda: self._perform_elsewhere("exchange_declare", question, answer))
+        try:
+            answer.result(OTHER_ANSWER)
+        except ChannelClosed:
+            return True  # a refusal is an answer
+        except (FutureTimeout, BrokerUnavailable):
+            return False
+        return True
+
     # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _perform_elsewhere(self, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
+        self._channel = None  # it waits for its queue, for ever perhaps
+        self._perform(method, arguments, answer)
 
     def lost(self, reason: str) -> None:
         """Take note that the connection is gone."""
         self._channel = None
+        self._left = 0
         self._fail(BrokerUnavailable(reason))
 
     def _perform(self, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:

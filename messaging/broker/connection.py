@@ -101,6 +101,10 @@ class Connection:
         self.blocked = False
         #: What the broker calls itself, such as "RabbitMQ 3.10.8".
         self.server = ""
+        #: What its cluster is called; empty where it does not say.
+        self.cluster = ""
+        #: What this connection calls itself there.
+        self.name = f"{settings.app_id} {role} {socket.gethostname()}:{os.getpid()}"
         self.last_error = ""
         #: Every address was refused: user, password, vhost or an option of the URL are wrong. Waiting will not help.
         self.refused = False
@@ -144,6 +148,11 @@ class Connection:
     def usable(self) -> bool:
         """Whether it is open and the broker takes messages (it does not while a memory or disk alarm lasts)."""
         return self.is_open and not self.blocked
+
+    @property
+    def user(self) -> str:
+        """The account that it enters the broker with."""
+        return self._address.user
 
     @property
     def never_reached(self) -> bool:
@@ -256,9 +265,7 @@ class Connection:
             parameters.heartbeat = settings.heartbeat
         parameters.socket_timeout = settings.connect_timeout
         parameters.stack_timeout = settings.connect_timeout
-        parameters.client_properties = {
-            "connection_name": f"{settings.app_id} {self._role} {socket.gethostname()}:{os.getpid()}"
-        }
+        parameters.client_properties = {"connection_name": self.name}
         return parameters
 
     def _opened_now(self, connection: Any) -> None:
@@ -269,6 +276,7 @@ class Connection:
         self.blocked = False
         self.server = _server(connection.server_properties)
         fitting.note_frame(connection.params.frame_max)
+        self.cluster = str(connection.server_properties.get("cluster_name") or "")
         self._refusals = 0
         self.refused = False
         self.silent = False

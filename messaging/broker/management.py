@@ -10,7 +10,7 @@ import base64
 import http.client
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
@@ -98,6 +98,20 @@ class Management:
             "policy,operator_policy,effective_policy_definition,state"
         )
         return list(self._pages("queues", columns=columns))
+
+    def knows_queue(self, name: str) -> bool:
+        """Whether there is such a queue."""
+        status, content = self._request(f"/queues/{self._vhost}/{quote(name, safe='')}?columns=name")
+        if status == _NOT_FOUND:
+            return False
+        self._decoded(status, content)
+        return True
+
+    def shows_connections_of(self, user: str) -> bool:
+        """Whether `connections` has those of that account."""
+        if self.overview().get("disable_stats"):
+            return False
+        return user == self.address.user or bool(self.tags() & {"monitoring", "administrator"})
 
     def exchanges(self) -> list[dict[str, Any]]:
         """Every exchange."""
@@ -256,8 +270,9 @@ def addresses() -> list[Address]:
     return list(dict.fromkeys(_address(broker, settings.management_url) for broker in settings.brokers))
 
 
-def reached() -> Management:
-    """Return the first management API that lets this user look at its virtual host.
+def reached(check: Callable[[Management], None] = lambda _: None) -> Management:
+    """Return the first management API that lets this user look at its virtual host and passes `check`, which raises
+    ManagementUnavailable where it does not.
 
     Raises ManagementUnavailable, with the reason of each address.
     """
@@ -266,6 +281,7 @@ def reached() -> Management:
         management = Management(address)
         try:
             management.knock()
+            check(management)
         except ManagementUnavailable as error:
             reasons.append(str(error))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -76,12 +77,17 @@ class Subscription:
         self.consuming = False
         #: When it ended: whether it had come to consuming.
         self.had_begun = False
+        #: Since when the broker has been asked to send and has not agreed, by the monotonic clock; None: it has.
+        self.asked_at: float | None = None
+        #: Ends, one after the other, before it had come to consuming.
+        self.failures = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Start consuming. Returns at once."""
         self.active = True
+        self.asked_at = time.monotonic()
         self.refusal = None
         self._connection.call_soon(self._open)
 
@@ -133,6 +139,8 @@ class Subscription:
 
     def _consuming(self) -> None:
         self.consuming = self.active
+        self.asked_at = None
+        self.failures = 0
 
     def _arrived(
         self,
@@ -189,6 +197,8 @@ class Subscription:
     def _ended(self, reason: str) -> None:
         self._channel = None
         self.had_begun = self.consuming
+        self.asked_at = None
+        self.failures += not self.had_begun
         was_active, self.active, self.consuming = self.active, False, False
         if was_active:
             self._on_ended(reason)

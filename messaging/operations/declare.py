@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from messaging.broker.connection import opened
+from messaging.broker.queue_answers import CURE
 from messaging.declarer import Declarer
 from messaging.topology import Topology
 
@@ -15,4 +16,10 @@ def declare(wanted: Topology) -> dict[str, str]:
     with opened("topology") as connection:
         declarer = Declarer(connection, quiet=True)
         problems = declarer.declare(wanted)
-        return {**declarer.differing, **dict.fromkeys(declarer.refused, "this user may not declare it"), **problems}
+        silent = {name: f"{reason} {CURE[0].upper()}{CURE[1:]}." for name, reason in declarer.silent.items()}
+        return {
+            **silent,
+            **declarer.differing,
+            **dict.fromkeys(declarer.refused, "this user may not declare it"),
+            **problems,
+        }

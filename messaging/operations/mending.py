@@ -44,6 +44,7 @@ def _declaring(drift: Drift) -> Iterator[Step]:
     requests = [each for each in queues if each.name not in _declared_queues()]
     queues = [each for each in queues if each not in requests]
     yield from _running_consumers(drift)
+    yield from _waking(drift)
     for each in foreign:
         yield Step(
             f"{each.said}. This project did not declare it: another application may use it. Ask its owner, or give "
@@ -90,10 +91,10 @@ def _declaring(drift: Drift) -> Iterator[Step]:
         yield Step(
             f"If it was declared auto-delete, {each.name} went with the last one (404). Else delete it, unless "
             "somebody uses it still (400).",
-            _delete("queues", each.name, query="if-unused=true"),
+            _delete(drift, "queues", each.name, query="if-unused=true"),
         )
         yield Step("Start them again: they declare it as wanted.", "manage.py run_rpc_worker")
-    if changed := [*exchanges, *queues, *missing]:
+    if changed := [*exchanges, *queues, *missing, *_of(drift, Kind.SILENT_QUEUE)]:
         yield from _reconciling(changed)
 
 
@@ -101,6 +102,23 @@ def _running_consumers(drift: Drift) -> Iterator[Step]:
     for each in _of(drift, Kind.UNCONSUMED_QUEUE):
         if each.is_wrong:
             yield Step(f"{each.said}. Keep it running.", f"manage.py run_consumer {each.consumer or '--all'}")
+
+
+def _waking(drift: Drift) -> Iterator[Step]:
+    silent = _of(drift, Kind.SILENT_QUEUE)
+    if not silent:
+        return
+    yield Step(
+        f"{'; '.join(each.said for each in silent)}. Run `rabbitmqctl stop_app` and `rabbitmqctl start_app` on the "
+        "RabbitMQ node that holds it, then look again. What follows is for a queue that still does not answer.",
+        "manage.py mq topology diff",
+    )
+    for each in silent:
+        yield Step(
+            f"Delete {each.name}: nobody can read what is in it, and `messages reconcile` sends it again.",
+            _delete(drift, "queues", each.name),
+        )
+    yield Step("Declare again what was deleted.", "manage.py mq topology declare")
 
 
 def _replacing(finding: Finding) -> str:
@@ -126,19 +144,19 @@ def _taking_away(drift: Drift) -> Iterator[Step]:
     for each in _of(drift, Kind.EXTRA_BINDING):
         if each.binding is not None and replaced.isdisjoint({each.binding.source, each.binding.destination}):
             path = ("e", each.binding.source, "q", each.binding.destination, each.binding.properties_key)
-            yield Step(f"{each.said}. Take it away, unless somebody needs it.", _delete("bindings", *path))
+            yield Step(f"{each.said}. Take it away, unless somebody needs it.", _delete(drift, "bindings", *path))
     for each in _of(drift, Kind.ABANDONED_QUEUE):
         if each.is_wrong:
             yield Step(
                 f"{each.said}. Look at what is in it; does anybody need it, or run older code?",
                 f"manage.py mq peek {shlex.quote(each.name)}",
             )
-            yield Step(f"If not: delete {each.name}, with all that is in it.", _delete("queues", each.name))
+            yield Step(f"If not: delete {each.name}, with all that is in it.", _delete(drift, "queues", each.name))
 
 
-def _delete(what: str, *path: str, query: str = "") -> str:
+def _delete(drift: Drift, what: str, *path: str, query: str = "") -> str:
     """Return the line that deletes it by the management API, which asks for the password."""
-    address = management.addresses()[0]
+    address = drift.address or management.addresses()[0]
     where = "/".join(quote(each, safe="") for each in (address.vhost, *path))
     target = f"{address}/api/{what}/{where}" + (f"?{query}" if query else "")
     return shlex.join(["curl", "-fsS", "-u", address.user, "-X", "DELETE", target])

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from messaging import conf, consumers, database, outbox
+from messaging.broker.queue_answers import CURE
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
 from messaging.loggers import get_logger
@@ -33,6 +34,8 @@ class Report:
 
     findings: list[Finding] = field(default_factory=list)
     sent_again: int = 0
+    #: Consumers whose queue exists and does not answer, and why that is thought.
+    silent: dict[str, str] = field(default_factory=dict)
     #: Consumers of which it cannot be said yet whether something is lost, and why.
     undecided: dict[str, str] = field(default_factory=dict)
 
@@ -48,7 +51,7 @@ class Report:
     @property
     def is_well(self) -> bool:
         """Whether nothing is left that a person should look at."""
-        return len(self.findings) == self.sent_again
+        return len(self.findings) == self.sent_again and not self.silent
 
 
 def reconcile(
@@ -76,9 +79,10 @@ def reconcile(
     concerned = consumers.named(names) if names else consumers.registered()
     if broadcasts := [each.name for each in concerned if each.broadcast]:
         raise UnknownConsumer(f"{broadcasts[0]!r} is a broadcast: nobody remembers what its processes got.")
-    seen = sightings.look(concerned)
+    silent = sightings.silent(concerned)
+    seen = sightings.look([each for each in concerned if each.name not in silent])
     limit = conf.get().reconcile_limit if limit is None else limit
-    report = Report()
+    report = Report(silent=silent)
     for consumer in concerned:
         account = _account(report, consumer, seen.get(consumer.name), since, limit + 1)
         missing = [*account.lost, *lost.without_a_carrier(consumer, limit + 1)]
@@ -110,6 +114,9 @@ def _account(
 ) -> Account:
     """Return what became of the consumer's messages; where that cannot be said yet, note why."""
     wait = sightings.patience(consumer).total_seconds()
+    if consumer.name in report.silent:
+        report.undecided[consumer.name] = f"queue {consumer.queue} exists but does not answer: {CURE}"
+        return Account()
     if seen is None:
         report.undecided[consumer.name] = f"queue {consumer.queue} is not empty"
         return Account()

@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 
 from django.db.models import Q
 
-from messaging import conf, database
+from messaging import conf, database, topology
 from messaging.broker.connection import Connection, opened
-from messaging.broker.reply_codes import NOT_FOUND
+from messaging.broker.queue_answers import ask_queues, is_missing
 from messaging.consumers import Consumer
 from messaging.exceptions import ChannelClosed
 from messaging.loggers import get_logger
@@ -30,6 +30,17 @@ LOOKS = 5
 PAUSE = 0.1
 #: Sightings that are kept while they are too young to count, at most about.
 KEPT = 4
+
+
+def silent(concerned: Sequence[Consumer]) -> dict[str, str]:
+    """Return, by consumer, why its queue counts as existing without answering: what it holds cannot be judged.
+
+    Raises BrokerUnavailable.
+    """
+    quorum = {each.queue for each in concerned if topology.queue_arguments(each)["x-queue-type"] == "quorum"}
+    with opened("reconcile") as connection:
+        answers = ask_queues(connection, [each.queue for each in concerned], quorum=quorum)
+    return {each.name: answers[each.queue].silent for each in concerned if answers[each.queue].silent}
 
 
 def look(concerned: Sequence[Consumer]) -> dict[str, QueueSighting]:
@@ -83,7 +94,7 @@ def _is_empty(connection: Connection, queue: str) -> bool:
         except ChannelClosed as error:
             # One that is gone took its messages along. One whose node is down is not found either, but RabbitMQ says
             # so; of one that this user may not see nobody knows.
-            gone = error.code == NOT_FOUND and "no queue" in error.text
+            gone = is_missing(error)
             if not gone:
                 log.warning("reconcile.queue_not_seen", queue=queue, reason=str(error))
             return gone

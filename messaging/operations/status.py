@@ -10,6 +10,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from messaging import consumers, database
+from messaging.broker.queue_answers import CURE
 from messaging.exceptions import BrokerSilent, BrokerUnavailable
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.operations import rights, standing
@@ -109,7 +110,7 @@ def _broker() -> Broker:
                 alarms=seen.alarms(),
                 how=seen.how,
                 without_rights=rights.without_any_right(),
-                queues=standing.counted_now(queues) if seen.is_complete else queues,
+                queues=seen.counted_now(queues) if seen.is_complete else queues,
             )
     except BrokerUnavailable as error:
         return Broker(unreachable=str(error), silent=isinstance(error, BrokerSilent))
@@ -168,12 +169,21 @@ def _wrong_at(broker: Broker) -> list[str]:
         queue = there.get(consumer.queue)
         if queue is None:
             wrong.append(f"queue {consumer.queue} is not there: `manage.py mq topology declare`")
+        elif queue.silent:
+            wrong.append(f"queue {queue.name} exists but does not answer ({queue.silent.rstrip('.')}): {CURE}")
+        elif queue.type == "stream":
+            wrong.append(
+                f"queue {queue.name} is a stream, from which consumer {consumer.name} misses what comes while it does "
+                "not run: give it another queue, or delete the stream"
+            )
         elif queue.consumers == 0:
             cure = f"`manage.py run_consumer {consumer.name}`"
             wrong.append(f"nobody consumes {queue.name}, {queue.ready or 0} wait: {cure}")
     others = set(there) - {each.queue for each in consumers.registered()}
     for name in sorted(others):
-        if there[name].consumers == 0 and there[name].ready:
+        if there[name].silent:
+            wrong.append(f"queue {name} exists but does not answer ({there[name].silent.rstrip('.')}): {CURE}")
+        elif there[name].consumers == 0 and there[name].ready:
             wrong.append(f"nobody consumes {name}, {there[name].ready} wait")
     return wrong
 

@@ -96,6 +96,8 @@ def _advice(report: Report, *, repaired: bool) -> str:
         advice.append("more is lost than is sent again at once: repeat it, or raise --limit")
     elif report.left:
         advice.append("what is lost is sent again with --repair")
+    if report.silent:
+        advice.append(f"no answer from the queue of {', '.join(report.silent)}: `manage.py mq topology plan`")
     if report.of(Trouble.STUCK):
         advice.append(
             "what is stuck says what it waits for, or why it fails: `messages replay`, `cancel` and `settle` help"

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from messaging.management.mq import lists
-from messaging.operations.standing import Queue, counted_now
+from messaging.operations.standing import Queue
 
 #: So many queues are asked for their counts of this moment; of more, those of the last 5 seconds must do.
 COUNTED_NOW = 100
@@ -39,7 +39,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         found = standing.queues(names)
         chosen = [each for each in found if not names or each.name in names]
         if standing.is_complete and len(chosen) <= COUNTED_NOW:
-            chosen = counted_now(chosen)
+            chosen = standing.counted_now(chosen)
         lists.write(command, COLUMNS, [_row(each) for each in chosen], [asdict(each) for each in chosen],
                     options=options, beneath=2)  # fmt: skip
         lists.refuse_unknown("queue", names, {each.name for each in found}, is_complete=standing.is_complete)
@@ -59,5 +59,6 @@ def how(queue: Queue) -> str:
         "exclusive" if queue.exclusive else None,
         "auto-delete" if queue.auto_delete else None,
         f"policy {queue.policy}" if queue.policy else None,
+        "does not answer" if queue.silent else None,
     ]
     return " ".join(word for word in words if word)

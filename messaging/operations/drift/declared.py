@@ -8,6 +8,7 @@ from typing import Any
 
 from messaging import routing, topology
 from messaging.broker.differences import difference
+from messaging.broker.queue_answers import CURE
 from messaging.broker.reply_codes import ACCESS_REFUSED
 from messaging.broker.request_queue import ARGUMENTS as REQUEST_QUEUE_ARGUMENTS
 from messaging.exceptions import ChannelClosed
@@ -65,6 +66,9 @@ def queues(wanted: topology.Topology, live: Mapping[str, standing.Queue]) -> Ite
                 consumer=consumer,
             )
             continue
+        if there.silent:
+            yield _silent_queue(there, consumer)
+            continue
         if said := _other_queue_properties(queue.arguments, there):
             # By AMQP alone the arguments cannot be seen, and the name has to do.
             is_ours = there.arguments is None or was_declared_here(there)
@@ -73,6 +77,9 @@ def queues(wanted: topology.Topology, live: Mapping[str, standing.Queue]) -> Ite
     for procedure in procedures.registered():
         there = live.get(procedure.queue)
         # That it is not there only means that nobody serves it now.
+        if there is not None and there.silent:
+            yield _silent_queue(there, "")
+            continue
         if there is None or procedure.plain_queue:
             continue
         if said := _other_queue_properties(REQUEST_QUEUE_ARGUMENTS, there, auto_delete=True):
@@ -91,6 +98,16 @@ def _other_queue(name: str, said: str, consumer: str, *, is_ours: bool = True) -
         else "It is used as it is. Another application declared it: ask its owner before you delete it.",
         consumer=consumer,
         is_ours=is_ours,
+    )
+
+
+def _silent_queue(queue: standing.Queue, consumer: str) -> Finding:
+    return Finding(
+        kind=Kind.SILENT_QUEUE,
+        name=queue.name,
+        said=f"queue {queue.name} exists but does not answer ({queue.silent.rstrip('.')})",
+        hint=f"{CURE[0].upper()}{CURE[1:]}.",
+        consumer=consumer,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from messaging import consumers
+from messaging.broker.management import Address
 from messaging.operations import standing
 
 
@@ -61,6 +62,8 @@ class Drift:
     """What was found, and what nobody could see."""
 
     how: str
+    #: The management API that told it; None where AMQP did.
+    address: Address | None = None
     findings: list[Finding] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
 

@@ -21,18 +21,19 @@ def look() -> Drift:
 def compare(seen: Standing) -> Drift:
     """Return how what was seen differs from what is wanted."""
     wanted = topology.wanted(consumers.registered())
-    drift = Drift(seen.how)
+    drift = Drift(seen.how, seen.address)
     queues = seen.queues()
     live_exchanges = {exchange.name: exchange for exchange in seen.exchanges()}
     # Last: whatever was declared meanwhile is not taken for an end without its bindings.
     live_bindings = _bindings(seen)
     if live_bindings is not None:
-        queues = _counted_now(queues, wanted)
+        queues = _counted_now(seen, queues, wanted)
     live_queues = {queue.name: queue for queue in queues}
     drift.findings += declared.exchanges(wanted, live_exchanges)
     drift.findings += declared.queues(wanted, live_queues)
     if isinstance(seen, ByAmqp):
-        drift.findings += declared.told_by_refusals(seen, wanted, drift, set(live_exchanges), set(live_queues))
+        answering = {queue.name for queue in queues if not queue.silent}
+        drift.findings += declared.told_by_refusals(seen, wanted, drift, set(live_exchanges), answering)
         drift.findings = [each for each in drift.findings if each.name not in seen.unseen]
         drift.unseen += [f"{name}: this user may not look at it" for name in sorted(seen.unseen)]
     if live_bindings is None:
@@ -60,10 +61,10 @@ def _bindings(seen: Standing) -> list[Binding] | None:
         return None
 
 
-def _counted_now(queues: list[Queue], wanted: topology.Topology) -> list[Queue]:
+def _counted_now(seen: Standing, queues: list[Queue], wanted: topology.Topology) -> list[Queue]:
     """Return the queues, with the counts of this moment where these say whether something is wrong: what has just been
     sent is found now, and not in five seconds."""
     asked = {queue.name for queue in wanted.queues}
     asked |= {queue.name for queue in abandoned.among(wanted, queues)}
-    counted = {queue.name: queue for queue in standing.counted_now([each for each in queues if each.name in asked])}
+    counted = {queue.name: queue for queue in seen.counted_now([each for each in queues if each.name in asked])}
     return [counted.get(queue.name, queue) for queue in queues]

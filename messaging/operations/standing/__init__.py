@@ -14,7 +14,7 @@ from messaging.operations.standing.facts import (
     Queue,
     Standing,
 )
-from messaging.operations.standing.looking import counted_now, looking
+from messaging.operations.standing.looking import looking
 
 __all__ = [
     "Binding",
@@ -25,7 +25,6 @@ __all__ = [
     "OpenConnection",
     "Queue",
     "Standing",
-    "counted_now",
     "known_queues",
     "looking",
 ]

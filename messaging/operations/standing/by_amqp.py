@@ -9,6 +9,8 @@ from typing import Any
 from messaging import consumers, topology
 from messaging.broker.connection import Connection
 from messaging.broker.declaring import exchange_type
+from messaging.broker.management import Address
+from messaging.broker.queue_answers import QueueAnswer, ask_queues
 from messaging.broker.reply_codes import NOT_FOUND, RESOURCE_LOCKED
 from messaging.exceptions import ChannelClosed
 from messaging.operations.standing.facts import Binding, CannotBeSeen, Consumer, Exchange, OpenConnection, Queue
@@ -20,6 +22,7 @@ class ByAmqp:
     """What AMQP tells: whether a queue or exchange of a name is there, and how many wait in a queue."""
 
     is_complete = False
+    address: Address | None = None
 
     def __init__(self, connection: Connection, why: str) -> None:
         self.connection = connection
@@ -37,15 +40,12 @@ class ByAmqp:
 
     def queues(self, names: Collection[str] = ()) -> list[Queue]:
         """Return those of the project's queues, and of `names`, that are there."""
-        found = (self._queue(name) for name in _each_once(known_queues(), names))
-        return sorted((queue for queue in found if queue is not None), key=lambda queue: queue.name)
+        return sorted(self._asked(_each_once(known_queues(), names)), key=lambda queue: queue.name)
 
-    def counted_now(self, queue: Queue) -> Queue:
-        """Return the queue with its counts of this moment, as far as this user may see them."""
-        found = self._queue(queue.name)
-        if found is None or found.ready is None:
-            return queue
-        return replace(queue, ready=found.ready, consumers=found.consumers)
+    def counted_now(self, queues: list[Queue]) -> list[Queue]:
+        """Return the queues with their counts of this moment, as far as this user may see them."""
+        asked = {found.name: found for found in self._asked([each.name for each in queues if not each.exclusive])}
+        return [_counted(queue, asked.get(queue.name)) for queue in queues]
 
     def exchanges(self, names: Collection[str] = ()) -> list[Exchange]:
         """Return those of the project's exchanges, and of `names`, that are there."""
@@ -73,15 +73,20 @@ class ByAmqp:
         """AMQP shows none."""
         return False
 
-    def _queue(self, name: str) -> Queue | None:
-        try:
-            found = self.connection.call("queue_declare", queue=name, passive=True).method
-        except ChannelClosed as error:
-            if error.code == RESOURCE_LOCKED:
-                return Queue(name=name, exclusive=True)
-            self._note(name, error)
-            return None
-        return Queue(name=name, ready=found.message_count, consumers=found.consumer_count)
+    def _asked(self, names: Collection[str]) -> list[Queue]:
+        answers = ask_queues(self.connection, names, quorum=_our_quorum_queues())
+        found = (self._queue(name, answer) for name, answer in answers.items())
+        return [queue for queue in found if queue is not None]
+
+    def _queue(self, name: str, answer: QueueAnswer) -> Queue | None:
+        if answer.silent:
+            return Queue(name=name, silent=answer.silent)
+        if answer.refusal is None:
+            return Queue(name=name, ready=answer.ready, consumers=answer.consumers)
+        if answer.refusal.code == RESOURCE_LOCKED:
+            return Queue(name=name, exclusive=True)
+        self._note(name, answer.refusal)
+        return None
 
     def _is_there(self, name: str) -> bool:
         try:
@@ -100,6 +105,18 @@ def known_queues() -> list[str]:
     """Return the names of the queues that this project declares: its consumers' and its procedures'."""
     wanted = topology.wanted(consumers.registered())
     return [*(queue.name for queue in wanted.queues), *(each.queue for each in procedures.registered())]
+
+
+def _our_quorum_queues() -> set[str]:
+    """Those that may be asked for a message: no queue of another application's is."""
+    wanted = topology.wanted(consumers.registered())
+    return {queue.name for queue in wanted.queues if queue.arguments["x-queue-type"] == "quorum"}
+
+
+def _counted(queue: Queue, now: Queue | None) -> Queue:
+    if now is None or (now.ready is None and not now.silent):
+        return queue
+    return replace(queue, ready=now.ready, consumers=now.consumers, silent=now.silent)
 
 
 def _each_once(*names: Iterable[str]) -> list[str]:

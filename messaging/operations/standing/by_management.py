@@ -6,7 +6,10 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from messaging.broker.management import Management
+from messaging.broker.connection import Connection
+from messaging.broker.management import Address, Management
+from messaging.exceptions import BrokerUnavailable
+from messaging.operations.standing.by_amqp import ByAmqp
 from messaging.operations.standing.facts import Binding, Consumer, Exchange, OpenConnection, Queue
 
 
@@ -15,8 +18,10 @@ class ByManagement:
 
     is_complete = True
 
-    def __init__(self, management: Management) -> None:
+    def __init__(self, management: Management, connection: Connection) -> None:
         self._management = management
+        self._connection = connection
+        self.address: Address | None = management.address
         self.how = f"By the management API at {management.address}; what it says is unacked may be 5 s old."
 
     def server(self) -> str:
@@ -31,6 +36,17 @@ class ByManagement:
     def queues(self, names: Collection[str] = ()) -> list[Queue]:
         """Return every queue, by name."""
         return sorted((_queue(each) for each in self._management.queues()), key=lambda queue: queue.name)
+
+    def counted_now(self, queues: list[Queue]) -> list[Queue]:
+        """Return the queues with what waits in them, and how many consume, at this moment, and whether they answer.
+
+        What the management API says may be five seconds old, and it asks no queue. What AMQP does not tell this user
+        stays as it was.
+        """
+        try:
+            return ByAmqp(self._connection, "").counted_now(queues)
+        except BrokerUnavailable:
+            return queues
 
     def exchanges(self, names: Collection[str] = ()) -> list[Exchange]:
         """Return every exchange, by name."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from messaging.broker.management import Address
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
@@ -27,6 +29,8 @@ class Queue:
     ready: int | None = None
     unacked: int | None = None
     consumers: int | None = None
+    #: It exists and does not answer, and this is why that is thought; empty: it answers, or was not asked.
+    silent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +93,16 @@ class Standing(Protocol):
     how: str
     #: Whether it sees everything.
     is_complete: bool
+    #: The management API that tells it; None where AMQP does.
+    address: Address | None
 
     def server(self) -> str: ...
 
     def alarms(self) -> str | None: ...
 
     def queues(self, names: Collection[str] = ()) -> list[Queue]: ...
+
+    def counted_now(self, queues: list[Queue]) -> list[Queue]: ...
 
     def exchanges(self, names: Collection[str] = ()) -> list[Exchange]: ...
 

@@ -1,4 +1,4 @@
-"""Which way of looking there is: the management API's where it answers, else AMQP's."""
+"""Which way of looking there is: the management API's where it answers and is our broker's, else AMQP's."""
 
 from __future__ import annotations
 
@@ -6,37 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from messaging.broker.connection import opened
+from messaging.broker.identity import check_same_broker
 from messaging.broker.management import ManagementUnavailable, reached
-from messaging.exceptions import BrokerUnavailable
 from messaging.operations.standing.by_amqp import ByAmqp
 from messaging.operations.standing.by_management import ByManagement
-from messaging.operations.standing.facts import Queue, Standing
+from messaging.operations.standing.facts import Standing
 
 
 @contextmanager
 def looking() -> Iterator[Standing]:
-    """Yield what stands, by the management API where it lets this user look, else by AMQP alone.
+    """Yield what stands, by the management API where it lets this user look and is that of the broker which AMQP leads
+    to, else by AMQP alone.
 
-    Raises BrokerUnavailable where neither lets us in.
+    Raises BrokerUnavailable where AMQP does not let us in: nothing then says which broker a management API is of.
     """
-    try:
-        management = reached()
-    except ManagementUnavailable as error:
-        with opened("look") as connection:
-            yield ByAmqp(connection, str(error))
-    else:
-        yield ByManagement(management)
-
-
-def counted_now(queues: list[Queue]) -> list[Queue]:
-    """Return the queues with what waits in them, and how many consume, at this moment.
-
-    What the management API says may be five seconds old, and whoever has just sent a message wants to see it. What
-    AMQP does not tell this user stays as it was.
-    """
-    try:
-        with opened("look") as connection:
-            amqp = ByAmqp(connection, "")
-            return [queue if queue.exclusive else amqp.counted_now(queue) for queue in queues]
-    except BrokerUnavailable:
-        return queues
+    with opened("look") as connection:
+        try:
+            management = reached(lambda found: check_same_broker(found, connection))
+        except ManagementUnavailable as error:
+            seen: Standing = ByAmqp(connection, str(error))
+        else:
+            seen = ByManagement(management, connection)
+        yield seen

@@ -1,0 +1,92 @@
+"""A management API is asked whose it is: at the usual port of the host another broker's may answer."""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from messaging.operations import drift, status
+from script.services.rabbitmq import RabbitMQNode
+from script.services.tcp_proxy import TcpProxy
+from tests.support.amqp import plain_channel
+from tests.support.command_line import mq
+
+ANOTHER = "is the management API of another broker"
+
+
+@pytest.fixture
+def elsewhere(_breakable_node: RabbitMQNode, vhost: str, settings: Any) -> Iterator[RabbitMQNode]:
+    """Another broker, with the same virtual host, whose management API is the one that is asked."""
+    _breakable_node.start()
+    name = unquote(urlsplit(vhost).path[1:])
+    _breakable_node.add_vhost(name)
+    address = _breakable_node.management_url.replace("://", f"://warren:{_breakable_node.password}@")
+    settings.MESSAGING = {**settings.MESSAGING, "MANAGEMENT_URL": address}
+    with plain_channel(_breakable_node.url(name)) as channel:
+        channel.queue_declare("not ours")
+        yield _breakable_node
+    _breakable_node.delete_vhost(name)
+
+
+@pytest.mark.django_db
+def test_another_brokers_api_is_not_believed_even_where_both_have_one_name(elsewhere: RabbitMQNode) -> None:
+    said = mq("queues")
+
+    assert ANOTHER in said.err
+    assert "By AMQP alone" in said.err
+    assert "not ours" not in said.out
+    assert ANOTHER in drift.look().how
+    assert ANOTHER in status.look().broker.how
+
+
+def test_another_brokers_api_is_named_by_its_cluster(elsewhere: RabbitMQNode) -> None:
+    [before] = [elsewhere.api("GET", "/cluster-name")["name"]]
+    elsewhere.ctl("set_cluster_name", "somebody@else")
+    try:
+        assert f"{ANOTHER}, somebody@else; AMQP_URL leads to {before}" in mq("queues").err
+    finally:
+        elsewhere.ctl("set_cluster_name", before)
+
+
+@pytest.fixture
+def may_not_declare(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[str]:
+    """An account that may look, and declare nothing."""
+    name = unquote(urlsplit(vhost).path[1:])
+    for path, body in (
+        (f"/users/{name}", {"password": "secret", "tags": "management"}),
+        (f"/permissions/{name}/{name}", {"configure": "^$", "write": ".*", "read": ".*"}),
+    ):
+        broker.api("PUT", path, body)
+    url = vhost.replace(f"warren:{broker.password}@", f"{name}:secret@")
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+    yield name
+    broker.api("DELETE", f"/users/{name}")
+
+
+def test_an_account_that_may_not_declare_is_known_by_its_connection(may_not_declare: str) -> None:
+    assert mq("queues").err.startswith("By the management API")
+
+
+def test_for_an_account_that_may_not_declare_another_brokers_api_is_not_believed(
+    elsewhere: RabbitMQNode, may_not_declare: str
+) -> None:
+    assert ANOTHER in mq("queues").err
+
+
+def test_ports_do_not_matter_behind_a_proxy(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+    web = urlsplit(broker.management_url).port
+    assert web is not None
+    with TcpProxy(lambda: broker.port) as amqp, TcpProxy(lambda: web) as management:
+        url = vhost.replace(f":{broker.port}/", f":{amqp.port}/")
+        settings.MESSAGING = {
+            **settings.MESSAGING, "AMQP_URLS": [url], "MANAGEMENT_URL": f"http://127.0.0.1:{management.port}",
+        }  # fmt: skip
+        assert mq("queues").err.startswith("By the management API")
+
+
+def test_without_amqp_no_management_api_is_believed(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+    url = vhost.replace(f":{broker.port}/", ":1/")
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+
+    assert mq("queues").code == 3
