@@ -92,7 +92,7 @@ def test_one_address_cannot_lock_a_guest_out(order_of: OrderOf, tea: Product, cl
     number = order_of(tea).number
     answers = [find(client, number, f"00{guess:02}", REMOTE_ADDR="10.0.0.1") for guess in range(20)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 15
-    assert answers[-1].headers["Retry-After"] == "900"
+    assert int(answers[-1].headers["Retry-After"]) in range(800, 901)
     assert find(Client(), number, "8000", REMOTE_ADDR="10.0.0.2").status_code == 302
 
 
