@@ -103,7 +103,7 @@ def read_by_settings():
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     readers = {function.name for function in functions if "env." in ast.unparse(function)}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
-        reads = ast.unparse(call.func).startswith("env.") or ast.unparse(call.func) in readers
+        reads = re.fullmatch(r"env\.\w+", ast.unparse(call.func)) or ast.unparse(call.func) in readers
         name = call.args[0]
         if reads and isinstance(name, ast.Constant):
             yield name.value
