@@ -12,6 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from messaging.admin import payload
+from messaging.admin.addresses import WithoutNul
 from messaging.admin.filters import AtFilter
 from messaging.admin.links import admin_url
 from messaging.admin.messages import time_of
@@ -24,7 +25,7 @@ NAMED = 100
 
 
 @admin.register(OperatorAction)
-class OperatorActionAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class OperatorActionAdmin(ReadOnly, WithoutNul):
     """What people did."""
 
     list_display = ["action", "actor", "about_masked", "changed", "when"]

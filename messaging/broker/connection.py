@@ -7,6 +7,7 @@ and its answer).
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import random
@@ -43,6 +44,8 @@ LIMIT_PAUSE = 3.0
 STABLE_AFTER = 60.0
 #: Seconds between two looks at whether an errand's connection will come to anything.
 LOOK_EVERY = 0.1
+#: What the system says to a process that has no more file descriptors or memory: waiting may help.
+_USED_UP = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN}
 #: Seconds that closing may take; a dead peer never answers.
 CLOSE_TIMEOUT = 1.0
 
@@ -253,6 +256,9 @@ class Connection:
                 custom_ioloop=self._ioloop,
             )
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _USED_UP:
+                self._lost(f"this process is at a limit: {error.strerror}", refused=False)
+                return
             # TLS contexts fail in constructors, with errors of any kind. The next attempt would fail likewise.
             self._lost(f"the address cannot be used: {describe(error, self._address)}", refused=True)
 

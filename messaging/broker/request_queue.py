@@ -54,6 +54,8 @@ class Request:
     correlation_id: Any
     #: When it arrived here, by the monotonic clock.
     arrived_at: float
+    #: As it came, where that is no text: a name of any bytes.
+    reply_to: Any = None
 
     @property
     def returns(self) -> int:
@@ -140,7 +142,7 @@ class RequestQueue(Subscription):
         body: bytes,
     ) -> None:
         arrival = self._arrival(opened, method, properties, body)
-        request = Request(arrival, properties.correlation_id, time.monotonic())
+        request = Request(arrival, properties.correlation_id, time.monotonic(), properties.reply_to)
         if arrival.redelivered:
             log.warning(
                 "rpc.came_back", queue=self.queue, correlation_id=arrival.message.correlation_id, before=request.returns
@@ -176,7 +178,11 @@ class RequestQueue(Subscription):
         try:
             properties = fitted(message)
             properties.correlation_id = request.correlation_id
-            channel.basic_publish("", queue, message.body, properties, mandatory=True)
+            if properties.reply_to:  # the request itself, which is put back or dead-lettered
+                properties.reply_to = request.reply_to
+            is_reply = queue == request.arrival.message.reply_to
+            to = request.reply_to if is_reply else queue
+            channel.basic_publish("", to, message.body, properties, mandatory=True)
         except pika.exceptions.AMQPConnectionError:
             raise
         except Exception as error:

@@ -14,6 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from messaging.admin import words
+from messaging.admin.addresses import WithoutNul
 from messaging.admin.story import story_url
 from messaging.operations import outcome
 from orders import services, sms
@@ -48,7 +49,7 @@ class TextMessageInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg
 
 
 @admin.register(Order)
-class OrderAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class OrderAdmin(ReadOnly, WithoutNul):
     """Orders change through the shop's functions only; the action calls one."""
 
     list_display = ["number", "messages_worst", "status", "customer_name", "total", "currency", "placed_at"]

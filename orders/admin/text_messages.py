@@ -11,6 +11,7 @@ from django.utils.safestring import SafeString
 from phonenumber_field.phonenumber import to_python
 
 from messaging.admin import words
+from messaging.admin.addresses import WithoutNul
 from messaging.models import Effect
 from messaging.operations.effect_trouble import is_overdue
 from orders import sms
@@ -40,7 +41,7 @@ def sending_pill(effect: Effect | None) -> SafeString | str:
 
 
 @admin.register(TextMessage)
-class TextMessageAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class TextMessageAdmin(ReadOnly, WithoutNul):
     """Text messages, to read. Phone numbers are masked."""
 
     list_display = ["order", "kind", "masked_phone", "sending", "body", "created_at"]

@@ -1,7 +1,7 @@
 """Events that a client published which never heard of Warren: told apart, named, and handled once like our own."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pika
@@ -170,3 +170,26 @@ def test_what_simple_clients_say_of_a_json_body_is_understood(
         eventually(lambda: inbox() == {"1": state})
     assert notes("x") == (state == "handled")
     assert timeline.for_message("1").entries[0].kind == "received"
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("frame", ["", "?frame_max=8192"])
+def test_odd_headers_that_nearly_fill_a_frame_come_with_the_next_attempt(vhost: str, settings: Any, frame: str) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [vhost + frame]}
+    seen: list[dict[Any, Any]] = []
+
+    def second_time(event: Noted, delivery: Delivery) -> None:
+        seen.append(dict(delivery.message.headers))
+        if delivery.attempt == 1:
+            raise ZeroDivisionError
+        note(event.text)
+
+    odd = {"born": datetime(1, 1, 1, tzinfo=UTC), b"\xff" * 200: [b"\x00\xff"], "trace": "s" * 128_000}
+    with running_relay(), running_worker(known(second_time, retry=RetryPolicy(first_delay=timedelta(seconds=0.1)))):
+        publish(vhost, "x", message_id="1", headers=odd)
+        eventually(lambda: inbox() == {"1": "handled"})
+    assert notes("x") == 1
+    assert seen[0]["trace"] == odd["trace"]
+    assert seen[1]["born"] == "0001-01-01 00:00:00+00:00"
+    assert "shortened from 128000 bytes" in seen[1]["trace"]
+    assert (len(seen[1]["trace"]) < 8192) is bool(frame)

@@ -1,5 +1,6 @@
 """A thread that cannot start: who commits hears nothing of it, nothing half-built stays, and it is tried again."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from messaging.retry import RetryPolicy
 from messaging.rpc import client as rpc_client
 from orders import sms_gateway
 from tests.support.consuming import Noted
+from tests.support.waiting import eventually
 
 FOREVER = 3600.0
 REFUSED = "can't start new thread"
@@ -204,6 +206,39 @@ def test_a_connection_that_got_no_thread_can_be_started_again(limit: Limit, sett
     assert connection._thread.is_alive()
     connection.stop()
     assert not connection._thread.is_alive()
+
+
+def test_a_connection_whose_host_name_gets_no_thread_to_be_resolved_by_tries_again(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://localhost:1/"]}
+
+    def refuse(timer: threading.Timer) -> None:
+        raise RuntimeError(REFUSED)
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Timer, "start", refuse)
+        connection = Connection("test").start()
+        eventually(lambda: REFUSED in connection.last_error)
+        assert not connection.refused
+    eventually(lambda: "connection refused" in connection.last_error)
+    connection.stop()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_process_without_file_descriptors_is_not_refused_by_the_broker(
+    number: int, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://localhost:1/"]}
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(number, "Too many open files")
+
+    monkeypatch.setattr("pika.SelectConnection", fails)
+    connection = Connection("test")
+    monkeypatch.setattr(connection._ioloop, "call_later", lambda *_: None)
+    connection._connect()
+    assert (connection.refused, connection.last_error) == (False, "this process is at a limit: Too many open files")
 
 
 def test_a_call_that_gets_no_thread_was_not_sent_and_the_next_begins_anew(
