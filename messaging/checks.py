@@ -62,6 +62,29 @@ def check_events(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register(TAG)
+def check_fields(**kwargs: Any) -> list[CheckMessage]:
+    """The types of an event's fields must be known: else it can be neither made nor read."""
+    return [
+        Error(
+            f"{event.__qualname__} ({event.event_type}) has a field whose type cannot be found: {problem}.",
+            hint="Import the type, outside `if TYPE_CHECKING:`, in the module that declares the event.",
+            obj=event,
+            id="messaging.E006",
+        )
+        for event in events.registered()
+        if (problem := _unresolved(event))
+    ]
+
+
+def _unresolved(event: type[events.Event]) -> str:
+    try:
+        event.model_rebuild()
+    except NameError as error:
+        return str(error).partition("\n")[0]
+    return ""
+
+
+@register(TAG)
 def check_bindings(**kwargs: Any) -> list[CheckMessage]:
     """A pattern may take more than the consumer's events: what it does not handle is dead there."""
     return [

@@ -108,6 +108,8 @@ class Event(BaseModel):
             cls.event_exchange = _checked_exchange(cls, exchange)
         if key is not _INHERITED:
             cls.event_key = key
+        if isinstance(headers, str):
+            raise ImproperlyConfigured(f'{_name(cls)}: headers is a list of fields, such as ["{headers}"]')
         if headers is not _INHERITED:
             cls.event_headers = tuple(headers)
         if not type:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Self
 
 import pika
+from django.utils.asyncio import async_unsafe
 from pika import spec
 from pika.channel import Channel
 
@@ -132,6 +133,7 @@ class Publisher:
         """Whether a publish would be sent now: connected, channel in confirm mode, broker not blocked."""
         return self._channel is not None and self.connection.usable
 
+    @async_unsafe("This waits for RabbitMQ's confirms. In a coroutine write `await sync_to_async(function)(…)`.")
     def publish(self, publishings: Sequence[Publishing], timeout: float) -> list[Outcome]:
         """Send all, wait up to `timeout` seconds for the broker's word on all, return an outcome for each.
 

@@ -96,7 +96,7 @@ def _has_schema(what: Any, mode: Any) -> bool:
     # A result may be anything that can be turned into JSON, a query set for instance.
     try:
         TypeAdapter(what).json_schema(mode=mode)
-    except (PydanticUserError, NameError, KeyError):  # the last one of a partial of an object
+    except (PydanticUserError, NameError, KeyError, TypeError):  # the last two of a partial of an object
         return False
     return True
 

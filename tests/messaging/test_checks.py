@@ -82,6 +82,19 @@ def test_a_consumer_of_an_event_without_a_type_would_wait_for_ever() -> None:
     assert "Untyped" in error.msg
 
 
+def test_an_event_with_a_field_of_an_unknown_type_is_pointed_out() -> None:
+    class Unresolved(Event, type="test.unresolved"):
+        missing: "NeverImported"  # type: ignore[name-defined]  # noqa: F821
+
+    try:
+        [error] = messages()
+    finally:
+        del events._registry["test.unresolved"]
+
+    assert error.id == "messaging.E006"
+    assert "NeverImported" in error.msg
+
+
 def test_a_pattern_that_takes_more_than_the_consumer_handles_is_pointed_out() -> None:
     with registered():
         consumer("notes", Noted, keys=["test.*"])(lambda event, delivery: None)

@@ -384,7 +384,8 @@ def test_a_secret_is_in_no_key_and_no_header(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"), [({"version": 2}, "no type"), ({"type": "test.odd", "version": 0}, "version"),
-                          ({"type": "test.odd", "version": "2"}, "version"), ({"type": 5}, "type")],
+                          ({"type": "test.odd", "version": "2"}, "version"), ({"type": 5}, "type"),
+                          ({"type": "test.odd", "headers": "format"}, "list of fields")],
 )  # fmt: skip
 def test_a_declaration_that_means_nothing_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=said):
