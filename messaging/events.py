@@ -284,6 +284,8 @@ def checked_body(event: Event) -> bytes:
     try:
         arrives = _read_back(event, body)
     except Exception as error:
+        if (name := fields.without_number(event)) is not None:
+            raise ValueError(f"{event.event_type}: field {name} holds NaN or infinity: no number to JSON") from None
         raise ValueError(
             f"{event.event_type} cannot be read again, so it is not published: {functions.text_of(error)}"
         ) from error

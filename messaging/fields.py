@@ -88,6 +88,11 @@ def is_finite(value: object) -> bool:
     return math.isfinite(value) if isinstance(value, float) else all(map(is_finite, _within(value)))
 
 
+def without_number(model: BaseModel) -> str | None:
+    """Return the name of the first field that holds a number which JSON cannot say; None where none does."""
+    return next((name for name in type(model).model_fields if not is_finite(vars(model).get(name))), None)
+
+
 def holds_secret(value: object) -> bool:
     """Whether there is a secret in a value, a model for instance."""
     return isinstance(value, Secret | SecretStr | SecretBytes) or any(map(holds_secret, _within(value)))

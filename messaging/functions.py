@@ -68,10 +68,13 @@ def require_run(answer: object, what: str) -> None:
 
 
 def require_awaited(answer: object, what: str) -> None:
-    """Raise NotRun where a function returned what has to be awaited, and close that."""
-    if isinstance(answer, Awaitable | AsyncIterator):
-        _close(answer)
-        raise NotRun(f"{what} returned {kind_of(answer)}, which was not awaited. {_ASYNC_CURE}")
+    """Raise NotRun where a function returned what has to be awaited, or several in a list, and close that."""
+    answers = answer if isinstance(answer, list | tuple | set | frozenset) else [answer]
+    waiting = [each for each in answers if isinstance(each, Awaitable | AsyncIterator)]
+    for each in waiting:
+        _close(each)
+    if waiting:
+        raise NotRun(f"{what} returned {kind_of(waiting[0])}, which was not awaited. {_ASYNC_CURE}")
 
 
 def path(function: Any) -> str:

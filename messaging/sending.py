@@ -107,11 +107,11 @@ def _found(answer: object) -> str | None:
 
 def _reference(claimed: Claimed, answer: object) -> str:
     """Return what the ledger keeps of an effect's answer. Never raises: it was done, whatever came back."""
-    if answer is None or isinstance(answer, str):
-        return answer or ""
+    if answer is None:
+        return ""
     if isinstance(answer, bytes):
         return answer.decode(errors="replace")
-    if not isinstance(answer, int | float | Decimal | uuid.UUID) or isinstance(answer, bool):
+    if not isinstance(answer, str | int | float | Decimal | uuid.UUID) or isinstance(answer, bool):
         log.warning(
             "effect.odd_answer",
             effect=claimed.row.name,

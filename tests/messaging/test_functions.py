@@ -118,7 +118,8 @@ def decorated(*given: Any) -> Any:
 
 RETURNS_WORK: list[Callable[..., Any]] = [
     decorated, lambda *given: asynchronous(), lambda *given: asynchronous_generator(), lambda *given: generator(),
-    lambda *given: map(str, []), a_future, lambda *given: take_note, lambda *given: partial(take_note),
+    lambda *given: map(str, []), lambda *given: [asynchronous(), asynchronous()], a_future,
+    lambda *given: take_note, lambda *given: partial(take_note),
 ]  # fmt: skip
 
 
