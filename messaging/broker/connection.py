@@ -117,6 +117,8 @@ class Connection:
         self.limited = False
         #: Why no attempt to connect has succeeded since the connection was open.
         self._news = News()
+        #: The last connection was open and ended at a limit, such as one on channels: the next may end at once, too.
+        self._opened_in_vain = False
         self._ioloop = IOLoop()
         #: Of the I/O thread.
         self.thread_name = f"amqp-{role}"
@@ -290,13 +292,17 @@ class Connection:
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(connection, False))
         self._ioloop.call_later(STABLE_AFTER, lambda: self._stable(connection))
-        log.info("amqp.connected", role=self._role, **({"after": self.last_error} if self.last_error else {}))
+        if not self._opened_in_vain:
+            self._say_connected()
         self.last_error = ""
-        self._news.forget()
         self._opened.set()
         if self._on_open:
             self._on_open(connection)
         self._changed()
+
+    def _say_connected(self) -> None:
+        log.info("amqp.connected", role=self._role, **({"after": self.last_error} if self.last_error else {}))
+        self._news.forget()
 
     def _set_blocked(self, connection: pika.SelectConnection, blocked: bool) -> None:
         if connection is self._pika:
@@ -313,6 +319,9 @@ class Connection:
     def _stable(self, connection: pika.SelectConnection) -> None:
         if connection is self._pika:
             self.succeeded()
+            if self._opened_in_vain:
+                self._opened_in_vain = False
+                self._say_connected()
 
     def _ended(self, connection: pika.SelectConnection, error: BaseException) -> None:
         if connection is self._pika:
@@ -342,7 +351,9 @@ class Connection:
         if self._stopping:
             self._finish()
             return
-        if was_open or self._news.is_due(reason):
+        if was_open:
+            self._opened_in_vain = limited
+        if (was_open and not limited) or self._news.is_due(reason):
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
         self._refusals = self._refusals + 1 if refused else 0
         self.refused = self._refusals >= self._address_count

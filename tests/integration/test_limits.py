@@ -81,16 +81,24 @@ def test_a_limit_on_a_users_connections_is_named_and_waited_out(broker: RabbitMQ
         assert connection.wait_until_open(SOON)
 
 
-def test_a_limit_on_a_users_channels_is_named_and_waited_out(broker: RabbitMQNode, user: str) -> None:
+def test_a_limit_on_a_users_channels_is_named_and_waited_out(
+    broker: RabbitMQNode, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
     broker.ctl("set_user_limits", user, '{"max-channels": 0}')
-    with connecting() as connection:
+    with connecting() as connection, caplog.at_level("INFO"):
         connection.reach()
         with pytest.raises(BrokerUnavailable, match=r"maximum allowed user limit of \(0\)"):
             connection.call("exchange_declare", exchange="amq.topic", passive=True)
         assert (connection.limited, connection.refused) == (True, False)
+        for _ in range(3):
+            assert connection.wait_until_open(SOON)
+            with pytest.raises(BrokerUnavailable):
+                connection.call("exchange_declare", exchange="amq.topic", passive=True)
         broker.ctl("clear_user_limits", user, "all")
         assert connection.wait_until_open(SOON)
         connection.call("exchange_declare", exchange="amq.topic", passive=True)
+    # Each time it was open, and lost: once is said.
+    assert [caplog.text.count(event) for event in ("amqp.connected", "amqp.lost")] == [1, 1]
 
 
 def test_a_connection_without_a_free_channel_stays_and_says_so(vhost: str, settings: Any) -> None:
