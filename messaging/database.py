@@ -72,6 +72,9 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
         if outermost and not for_handler:
             _read_committed(here)
         yield
+        if here.closed_in_transaction:
+            # Django would leave the block as if it had committed.
+            raise InterfaceError("the connection was closed inside the transaction, which the database rolled back")
         if ours:
             guard_callbacks(_log_failure, since=before)
 

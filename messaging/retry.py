@@ -67,7 +67,7 @@ def rest_after(policy: RetryPolicy, attempt: int, error: BaseException) -> timed
         if isinstance(rest, timedelta):
             return _bounded(rest)
         raise TypeError(f"delay_after returned {functions.kind_of(rest)}; it returns a timedelta, or None to give up")
-    except Exception:
+    except BaseException:
         log.exception("retry.policy_failed", policy=type(policy).__name__, attempt=attempt)
         return RetryPolicy.delay_after(policy, attempt, error)
 

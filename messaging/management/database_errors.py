@@ -13,12 +13,12 @@ from django.db.models import Model
 from messaging import database
 from messaging.loggers import get_logger
 from messaging.management.arguments import EXIT_UNREACHABLE
+from messaging.news import News
 
 log = get_logger(__name__)
 
-#: Seconds between two tries to reach the database, and after which the reason is said again.
+#: Seconds between two tries to reach the database.
 PAUSE = 1.0
-SAID_AGAIN = 60.0
 #: In PostgreSQL's refusals of an address or account, which no waiting mends.
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in")
 
@@ -58,7 +58,7 @@ def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patie
     `patiently` is not said, or refuses this account; the database's own error where the table is missing, and any of
     SQLite's: a file is there or not.
     """
-    say_due = 0.0
+    reasons = News()
     while not should_stop():
         try:
             with database.atomic():
@@ -69,13 +69,12 @@ def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patie
             reason = " ".join(str(error).split())
             if not patiently or any(each in reason for each in _REFUSALS):
                 raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
-            if time.monotonic() >= say_due:
-                say_due = time.monotonic() + SAID_AGAIN
+            if reasons.is_due(reason):
                 log.warning("database.unreachable", reason=reason, tried_again_in_seconds=PAUSE)
             time.sleep(PAUSE)
         else:
             database.give_back_pooled()
-            if say_due:
+            if reasons.forget():
                 log.info("database.reached")
             return True
     return False

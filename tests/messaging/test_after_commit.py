@@ -17,6 +17,7 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.lane import Lane
 from messaging.models import DeliveryAttempt, InboxMessage
+from messaging.retry import RetryPolicy
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.waiting import eventually
 
@@ -130,6 +131,17 @@ def test_reading_a_message_that_tries_to_end_the_thread_is_a_failed_attempt() ->
     message = a_message(type="test.strict", body=b'{"text":"hello"}')
     assert handling.handle(a_consumer(events=(Strict,)), a_delivery(message)) == "retrying"
     assert "SystemExit" in InboxMessage.objects.get().reason
+
+
+def test_a_retry_policy_that_tries_to_end_the_thread_is_replaced_by_the_usual_one() -> None:
+    class Leaving(RetryPolicy):
+        def delay_after(self, *_: Any) -> Any:
+            raise SystemExit(1)
+
+    def handler(event: Noted, delivery: Any) -> None:
+        raise ValueError
+
+    assert handling.handle(a_consumer(handler, retry=Leaving()), a_delivery()) == "retrying"
 
 
 class FakeSubscription:

@@ -281,11 +281,12 @@ def test_a_handler_that_loses_its_connection_each_time_has_failed(lose: Callable
     assert notes() == 0
 
 
+@pytest.mark.parametrize("lose", [closing_its_connections, ending_its_backend])
 @pytest.mark.parametrize("kind", [{"broadcast": True, "queue": ""}, {"fenced": False}], ids=["broadcast", "unfenced"])
-def test_without_an_inbox_row_it_ends_as_well(kind: dict[str, Any]) -> None:
+def test_without_an_inbox_row_it_ends_as_well(kind: dict[str, Any], lose: Callable[[], None]) -> None:
     def handler(event: Noted, delivery: Delivery) -> None:
-        ending_its_backend()
         note("never")
+        lose()
 
     assert handling.handle(a_consumer(handler, **kind), a_delivery()) in {"dropped", "dead"}
     assert notes() == 0
