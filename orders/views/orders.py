@@ -104,7 +104,10 @@ def find(request: HttpRequest) -> HttpResponse:
         try:
             found = find_order(**form.cleaned_data, address=address_of(request))
         except TooManyTries as refusal:
-            form.add_error(None, f"{refusal} Instead of four digits, the whole number may be looked at now.")
+            hint = (
+                " Or enter the whole phone number instead of four digits." if refusal.key.startswith("order:") else ""
+            )
+            form.add_error(None, f"{refusal}{hint}")
             return too_many(render(request, "orders/find.html", {"form": form}), refusal.wait)
         else:
             if found:
