@@ -108,7 +108,8 @@ def _of_effect(effect: Effect) -> Iterator[Fact]:
         case EffectTrouble.FAILED:
             yield Fact("failed", f"{about} failed")
         case EffectTrouble.FAILING:
-            yield Fact("failing", f"{about} failed {effect.attempts} times, to be tried again")
+            times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
+            yield Fact("failing", f"{about} failed {times}, to be tried again")
         case _ if is_overdue(effect):
             yield Fact("overdue", f"{about} overdue, not done")
         case _ if effect.given_up:

@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from messaging import effects
 from messaging.admin.story import lines
 from messaging.delivery import Delivery
-from messaging.exceptions import Reject
+from messaging.effects import Sending
+from messaging.exceptions import NotDone, Reject
 from messaging.models import OutboxMessage
-from messaging.operations import outcome, timeline
+from messaging.operations import outcome, status, timeline
+from messaging.retry import RetryPolicy
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.consuming import Noted, a_consumer, registered
 from tests.support.running import IMPATIENT, add, running_relay, running_worker
@@ -87,3 +91,27 @@ def test_a_message_whose_handler_rejects_it_is_not_said_to_be_handled(vhost: str
         add(Noted(text="hello"), subject="W-1")
         eventually(lambda: said_of("W-1") == ["test.noted dead at notes"], report=lambda: said_of("W-1"))
     assert told("W-1")[-1] == "notes: dead, will not be tried again"
+
+
+def test_a_message_whose_effect_fails_is_not_said_to_be_all_well(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(sending: Sending) -> str:
+        raise NotDone("the gateway answered 429")
+
+    def texting(event: Noted, delivery: Delivery) -> None:
+        delivery.effect("text", {})
+
+    monkeypatch.setattr(effects, "_registry", {})
+    effects.effect("text", retry=RetryPolicy(max_attempts=9, first_delay=timedelta(minutes=5)))(refuse)
+    consumer = a_consumer(texting)
+    with registered(consumer), running_relay(), running_worker(consumer):
+        add(Noted(text="hello"), subject="W-1")
+        eventually(
+            lambda: said_of("W-1") == ["text of notes failed once, to be tried again"], report=lambda: said_of("W-1")
+        )
+        wrong = status.look().wrong
+
+    assert wrong == ["effects that failed and are to be tried again: 1; `manage.py messages list --groups` says why"]
+    handled, intended, failed, again = told("W-1")[-4:]
+    assert (handled, intended) == ("notes: handled", "notes: text intended")
+    assert failed == "notes: text attempt 1 failed: surely not done"
+    assert again.startswith("notes: text to be tried again in ")

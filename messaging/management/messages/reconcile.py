@@ -13,6 +13,7 @@ from messaging.management.tables import Layout, write_table
 from messaging.operations import audit
 from messaging.operations.findings import Trouble
 from messaging.operations.reconcile import Report, reconcile
+from messaging.operations.stuck import TOLD
 
 HELP = "name lost, doubled and stuck messages; send lost ones again"
 EXAMPLES = """
@@ -86,8 +87,13 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
 
 
 def _summary(report: Report) -> str:
-    counts = ", ".join(f"{len(report.of(trouble))} {trouble}" for trouble in Trouble)
+    counts = ", ".join(f"{_counted(len(report.of(trouble)))} {trouble}" for trouble in Trouble)
     return f"{counts}. {counted(report.sent_again, 'message')} sent again."
+
+
+def _counted(number: int) -> str:
+    # Of each kind of finding no more are named.
+    return f"{number} or more" if number >= TOLD else str(number)
 
 
 def _advice(report: Report, *, repaired: bool) -> str:
