@@ -34,7 +34,7 @@ def test_staff_find_an_order_s_messages_by_its_number_and_read_their_story(
     expect(page.get_by_role("heading", name=f"The story of {number}")).to_be_visible()
     lines = page.locator("#content-main ol").get_by_role("listitem")
     expect(lines).to_have_count(4)
-    for what in ("order.placed written", "published", "sms: handled", "red_packet: handled"):
+    for what in ("order.placed written", "published, confirmed by RabbitMQ", "sms: handled", "red_packet: handled"):
         expect(lines.get_by_role("link", name=what, exact=True)).to_be_visible()
     page.get_by_role("link", name="sms: handled").click()
     expect(page.get_by_role("heading", name="Attempt 1")).to_be_visible()

@@ -111,7 +111,7 @@ def test_a_message_whose_effect_fails_is_not_said_to_be_all_well(vhost: str, mon
         wrong = status.look().wrong
 
     assert wrong == ["effects that failed and are to be tried again: 1; `manage.py messages list --groups` says why"]
-    handled, intended, failed, again = told("W-1")[-4:]
-    assert (handled, intended) == ("notes: handled", "notes: text intended")
+    *before, failed, again = told("W-1")
+    assert {"notes: handled", "notes: text intended"} < set(before)
     assert failed == "notes: text attempt 1 failed: surely not done"
     assert again.startswith("notes: text to be tried again in ")
