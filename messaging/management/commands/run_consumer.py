@@ -62,6 +62,7 @@ class Command(CommandWithExamples):
         self._banner(worker)
         with shown_log(), StopSignals() as signals:
             if not wait_for_table(InboxMessage, lambda: signals.received, patiently=not options["burst"]):
+                self.stdout.write("Stopped before the database was reached.")
                 return
             try:
                 summary = worker.run(lambda: self._told_to_stop(signals))

@@ -34,6 +34,7 @@ class Command(BaseCommand):
         thread = threading.Thread(target=relay.run, name="relay", daemon=True)
         with shown_log(), StopSignals() as signals:
             if not wait_for_table(OutboxMessage, lambda: signals.received, patiently=True):
+                self.stdout.write("Stopped before the database was reached.")
                 return
             if not threads.start(thread.name, thread.start, lambda: signals.received):
                 return
