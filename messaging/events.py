@@ -25,8 +25,8 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 #: Options that a declaration leaves to its parent.
 _INHERITED: Any = object()
 
-#: A number that may be too large for a float, which would then be infinite.
-_HUGE = re.compile(rb"\d{300}|[eE]\+?\d{3}")
+#: Numbers that may be too large for a float, which would then be infinite.
+_HUGE = re.compile(rb"\d{300}"), re.compile(rb"\d[eE]\+?\d{3}")
 
 _registry: dict[type_name, type[Event]] = {}
 
@@ -195,7 +195,7 @@ class Event(BaseModel):
             raise Undecodable(f"{cls.event_type} does not fit its schema: {_first_problem(error)}") from None
         except ValueError as error:
             raise Undecodable(f"{cls.event_type}: its payload has no JSON form: {functions.text_of(error)}") from None
-        if _HUGE.search(body) and not fields.is_finite(event):
+        if any(each.search(body) for each in _HUGE) and not fields.is_finite(event):
             raise Undecodable(f"{cls.event_type} does not fit its schema: a number is too large")
         return event
 

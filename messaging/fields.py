@@ -111,6 +111,8 @@ def difference(here: BaseModel, there: BaseModel) -> str | None:
 
     A default is alike whatever comes back for it: pydantic does not bring defaults to their type.
     """
+    if _is_same(vars(here), vars(there)) and here.model_extra == there.model_extra:
+        return None
     values, others = ({**vars(each), **(each.model_extra or {})} for each in (here, there))
     defaults = {name: field.default for name, field in type(here).model_fields.items()}
     for name in [*defaults, *(here.model_extra or {})]:
