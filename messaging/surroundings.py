@@ -53,6 +53,17 @@ def are_checked() -> bool:
     return program.name in {"manage.py", "django-admin"} or program.parts[-2:] == ("django", "__main__.py")
 
 
+def green_threads() -> str:
+    """Return why no handler can run here: threads are those of gevent or eventlet. Empty where they are real."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    name = "gevent" if gevent and gevent.is_module_patched("threading") else ""
+    name = "eventlet" if eventlet and eventlet.is_monkey_patched("thread") else name
+    return name and (
+        f"{name} has replaced the threads of this process, and a handler in one of those cannot be interrupted when "
+        "its time is over: run consumers and RPC servers without its monkey patches (a web server may have them)."
+    )
+
+
 def _engine() -> Iterator[Unsupported]:
     alias = database.alias()
     engine = str(settings.DATABASES.get(alias, {}).get("ENGINE") or "")

@@ -67,7 +67,7 @@ PAGES = [
 def replay(client: Client, root: str) -> Any:
     """Press "Replay" on the page of the dead message, and confirm, as a browser would."""
     page = client.get(f"{root}inboxmessage/{ID}/change/").content.decode()
-    action = re.search(r'action="([^"]*operate/replay/[^"]*)".*?name="row" value="([^"]+)"', page, re.DOTALL)
+    action = re.search(r'formaction="([^"]*operate/replay/[^"]*)"[^>]* name="row" value="([^"]+)"', page, re.DOTALL)
     assert action is not None
     asked = client.post(action[1], {"row": action[2]}).content.decode()
     rows = re.findall(r'name="row" value="([^"]+)"', asked)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
 from django.db import connection, connections
 
 from messaging import surroundings
@@ -131,6 +132,22 @@ def test_uwsgi_without_threads_is_refused_unless_a_relay_of_its_own_runs(uwsgi: 
 def test_uwsgi_with_threads_is_supported(option: str, uwsgi: Any) -> None:
     uwsgi(**{option: b"2"})
     assert refused() == []
+
+
+@pytest.mark.parametrize(
+    ("patching", "asked"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+)
+@pytest.mark.parametrize("command", ["run_consumer --all", "run_rpc_worker"])
+def test_no_handler_runs_on_green_threads(
+    patching: str, asked: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType(patching)
+    monkeypatch.setitem(sys.modules, patching, module)
+    setattr(module, asked, lambda name: False)
+    assert surroundings.green_threads() == ""
+    setattr(module, asked, lambda name: True)
+    with pytest.raises(CommandError, match=f"{patching.partition('.')[0]} has replaced the threads"):
+        call_command(*command.split(), skip_checks=True)
 
 
 def test_connections_of_a_pool_are_given_back_between_messages_and_others_kept(

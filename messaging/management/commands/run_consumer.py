@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging import consumers, topology
+from messaging import consumers, surroundings, topology
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.handling import Verdict
@@ -48,6 +48,8 @@ class Command(CommandWithExamples):
         parser.add_argument("--burst", action="store_true", help="leave once the queues are empty")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if reason := surroundings.green_threads():
+            raise CommandError(reason)
         if bool(options["names"]) == options["all"]:
             known = ", ".join(each.name for each in _all_declared()) or "none"
             raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from messaging import surroundings
 from messaging.exceptions import BrokerRefused
 from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
 from messaging.management.examples import CommandWithExamples
@@ -42,6 +43,8 @@ class Command(CommandWithExamples):
         parser.add_argument("--max-messages", type=positive, metavar="N", help="leave after N requests")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if reason := surroundings.green_threads():
+            raise CommandError(reason)
         try:
             chosen = procedures.named(options["names"]) if options["names"] else procedures.registered()
         except UnknownProcedure as error:
