@@ -69,7 +69,6 @@ async def asynchronous() -> int:
         (Quote(), "secret"),
         ({"a": [SecretStr("hush")]}, "secret"), (b"\xff", "utf-8"), ("\ud800", "surrogates"), (object(), "object"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_a_result_that_would_arrive_as_another_is_a_bad_result(result: Any, said: str) -> None:
     found = error_of(ask(lambda: result, b"{}"))
