@@ -5,6 +5,7 @@ from datetime import timedelta
 from io import StringIO
 from itertools import count
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -12,7 +13,7 @@ from django.db import connection
 from django.utils import timezone
 
 from messaging import database
-from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from messaging.operations.prune import Pruned, prune
 from messaging.tasks import prune_messages
 from tests.support.consuming import a_consumer, registered
@@ -243,3 +244,14 @@ def _printed(*arguments: str) -> str:
     out = StringIO()
     call_command("messages", *arguments, stdout=out)
     return out.getvalue()
+
+
+def test_the_attempts_of_an_effect_go_with_it_and_are_counted() -> None:
+    row = inbox_row()
+    effect = Effect.objects.create(
+        inbox_message=row, consumer="notes", message_id=row.message_id, name="text", state="done"
+    )
+    effect.failed_attempts.create(token=uuid4(), number=1, outcome="not done", error="busy")
+
+    assert prune(dry_run=True) == prune() == Pruned(outbox=0, inbox=1, attempts=2, effects=1)
+    assert not EffectAttempt.objects.exists()
