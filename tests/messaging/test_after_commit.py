@@ -116,7 +116,7 @@ def test_a_transaction_of_the_projects_around_ours_keeps_its_callbacks_as_they_a
         view()
 
 
-class Strict(Event, type="test.leaves_its_thread"):
+class LeavesItsThread(Event, type="test.leaves_its_thread"):
     """An event whose reading runs code of the project's."""
 
     text: str
@@ -129,7 +129,7 @@ class Strict(Event, type="test.leaves_its_thread"):
 
 def test_reading_a_message_that_tries_to_end_the_thread_is_a_failed_attempt() -> None:
     message = a_message(type="test.leaves_its_thread", body=b'{"text":"hello"}')
-    assert handling.handle(a_consumer(events=(Strict,)), a_delivery(message)) == "retrying"
+    assert handling.handle(a_consumer(events=(LeavesItsThread,)), a_delivery(message)) == "retrying"
     assert "SystemExit" in InboxMessage.objects.get().reason
 
 
