@@ -66,7 +66,7 @@ def test_a_tutorials_program_of_today_finds_what_we_declared(vhost: str, lesson:
 
 @pytest.mark.parametrize("durable", [False, True])
 def test_an_exchange_of_a_tutorials_program_is_used_whether_it_is_durable_or_not(vhost: str, durable: bool) -> None:
-    """Go's are durable, the others' are not."""
+    """The tutorials of today declare it transient; an application of one's own may have declared it durable."""
     with plain_channel(vhost) as channel:
         channel.exchange_declare("logs", "fanout", durable=durable)
         queue = channel.queue_declare("", exclusive=True).method.queue
