@@ -10,10 +10,13 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging.broker.connection import opened
 from messaging.broker.declaring import is_stream
+from messaging.operations import status
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.command_line import mq
+from tests.support.consuming import a_consumer, registered
 from tests.support.processes import ProcessStarter
+from tests.support.running import running_worker
 from tests.support.waiting import eventually
 
 STREAM = {"x-queue-type": "stream"}
@@ -110,3 +113,18 @@ def test_a_listener_goes_on_behind_the_last_message_when_its_connection_comes_ba
 
     assert process.wait() == 0
     assert [process.output.count(f"message {number}") for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_consumer_does_not_read_a_stream_that_has_the_name_of_its_queue(
+    vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer = a_consumer()
+    with plain_channel(vhost) as channel:
+        channel.queue_declare(consumer.queue, durable=True, arguments=STREAM)
+
+    with registered(consumer), running_worker(consumer):
+        eventually(lambda: "it is a stream, which shows nothing of what came" in caplog.text)
+        wrong = status.look().wrong
+
+    assert any("is a stream, from which consumer notes misses" in each for each in wrong)

@@ -258,3 +258,10 @@ def test_what_would_weaken_tls_is_refused(settings: Any, wrong: dict[str, Any], 
     settings.MESSAGING = wrong
     with pytest.raises(ImproperlyConfigured, match=said):
         conf.get()
+
+
+def test_no_test_meets_a_broker_at_the_usual_ports() -> None:
+    """One may run on the developer's machine. A test that wants a broker asks for the `vhost` fixture."""
+    ports = {broker.port for broker in conf.get().brokers} | {each.port for each in management.addresses()}
+
+    assert ports == {1}
