@@ -1,10 +1,12 @@
 """Functions that a project hands in: what would not run is refused when it is declared, and never counts as done."""
 
 import asyncio
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from asgiref.sync import async_to_sync
@@ -140,7 +142,7 @@ def test_a_handler_that_returns_work_has_failed_and_wrote_nothing(handler: Calla
 
 
 def test_what_a_handler_has_done_may_be_returned() -> None:
-    for answer in (None, True, 3, "x", [1], {"a": 1}, object()):
+    for answer in (None, True, 3, "x", [1], {"a": 1}, object(), Mock(), MagicMock(), [MagicMock()], io.StringIO()):
         functions.require_run(answer, "it")
 
 
