@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from django.utils.functional import Promise
 
@@ -16,11 +17,13 @@ LONGEST = 255
 def checked(what: str, given: Any, *, characters: int | None = LONGEST, octets: int | None = None) -> str:
     """Return the text that is `given` for the argument `what`.
 
-    Raises ValueError, in one sentence that names `what`: for what is no text, for more than so many `characters` or
-    `octets` (bytes in UTF-8), and for characters that a database or AMQP does not take.
+    An id that is a whole number or a UUID is its text.
+
+    Raises ValueError, in one sentence that names `what`: for what else is no text, for more than so many `characters`
+    or `octets` (bytes in UTF-8), and for characters that a database or AMQP does not take.
     """
-    if isinstance(given, Promise):
-        given = str(given)  # a translation that was put off until now
+    if isinstance(given, Promise | UUID) or (isinstance(given, int) and not isinstance(given, bool)):
+        given = str(given)  # a promise is a translation that was put off until now
     if not isinstance(given, str):
         raise ValueError(f"{what} is text, not {type(given).__name__}: {given!r:.60}")
     if "\x00" in given:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 import structlog
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 NUL, HALF, LONG = "a\x00b", "a\ud800b", "s" * 256
 #: Values that no argument takes which is stored and sent.
-ODD = (NUL, HALF, LONG, 17, None)
+ODD = (NUL, HALF, LONG, 1.5, True, None)
 
 
 @contextmanager
@@ -66,6 +67,13 @@ def test_what_is_short_in_characters_and_too_long_for_amqp_in_bytes_is_refused()
 
 def test_a_translated_subject_is_taken_as_text() -> None:
     assert OutboxMessage.objects.get(pk=add(subject=gettext_lazy("Orders")).pk).subject == "Orders"
+
+
+@pytest.mark.parametrize("argument", ["subject", "correlation_id", "ordering_key"])
+@pytest.mark.parametrize("id", [17, UUID(int=1)])
+def test_an_id_of_a_row_is_taken_as_its_text(argument: str, id: Any) -> None:
+    row = add(**{argument: id})
+    assert getattr(row, argument) == getattr(OutboxMessage.objects.get(), argument) == str(id)
 
 
 @pytest.mark.parametrize("priority", [-1, 256, 1.5, True, "3"])
