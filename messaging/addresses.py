@@ -110,6 +110,8 @@ def _read(text: str) -> BrokerAddress:
     if "," in parts.hostname:
         raise ValueError("AMQP_URL: the name of a host has no comma")
     user, password = _account(parts)
+    if "@" in parts.path and "@" not in parts.netloc:
+        raise ValueError("AMQP_URL: in a user name or password write '/' as %2F, in the name of a vhost '@' as %40")
     return BrokerAddress(
         scheme=parts.scheme,
         host=parts.hostname,
@@ -177,8 +179,10 @@ def _options(query: str) -> dict[str, int]:
                 "TLS_KEY_FILE"
             )
         if name not in OPTIONS:
+            # A '?' in a password makes an option of its end: only what can be a name is repeated.
+            said = name if name.isidentifier() else "***"
             raise ValueError(
-                f"AMQP_URL: the option {name} is not read; after '?' may come {', '.join(OPTIONS)}. Times are in "
+                f"AMQP_URL: the option {said} is not read; after '?' may come {', '.join(OPTIONS)}. Times are in "
                 "settings.MESSAGING"
             )
         if name in found:

@@ -68,6 +68,8 @@ def test_settings_that_are_no_dict_of_names_are_refused(settings: Any, wrong: An
         "amqp://@localhost/",
         "amqp://user@localhost/",
         "amqp://user:@localhost/",
+        "amqp://user:12?sec-ret@localhost/",
+        "amqp://user:12/sec@localhost",
         "amqp://user:sec",
         "ret@localhost/",
         "amqp://user:secret@localhost,other/",
@@ -98,7 +100,7 @@ def test_a_malformed_address_is_refused_without_repeating_it(settings: Any, url:
 
 
 @pytest.mark.parametrize(
-    "url", ["amqp://h", "amqp://h/", "amqp://h/%2F", "amqps://u:p%40%2F@h:5671/v", "amqp://[::1]/"]
+    "url", ["amqp://h", "amqp://h/", "amqp://h/%2F", "amqps://u:p%40%2F@h:5671/v", "amqp://[::1]/", "amqp://u:p@h/a@b"]
 )
 def test_usual_addresses_are_taken(settings: Any, url: str) -> None:
     settings.MESSAGING = {"AMQP_URLS": [url]}
