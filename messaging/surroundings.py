@@ -14,6 +14,8 @@ from pathlib import Path
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.connection import ConnectionDoesNotExist
 
 from messaging import conf, database
 
@@ -21,9 +23,9 @@ from messaging import conf, database
 SUPPORTED = {"sqlite", "postgresql"}
 #: The first that has RETURNING (https://www.sqlite.org/lang_returning.html).
 OLDEST_SQLITE = (3, 35)
-#: Packages that give each tenant a schema, by their engines and routers, and the settings that they are known by.
+#: Packages that give each tenant a schema, by their engines and routers, and a setting that they are known by.
 TENANT_PACKAGES = ("django_tenants", "tenant_schemas", "django_pgschemas")
-TENANT_SETTINGS = ("TENANT_APPS", "TENANT_MODEL")
+TENANT_SETTING = "TENANT_APPS"
 #: What a connection of such a package can do, whatever its name.
 TENANT_METHODS = ("set_tenant", "set_schema")
 
@@ -66,24 +68,29 @@ def green_threads() -> str:
 
 def _engine() -> Iterator[Unsupported]:
     alias = database.alias()
-    engine = str(settings.DATABASES.get(alias, {}).get("ENGINE") or "")
-    if engine in {"", "django.db.backends.dummy"}:
-        return  # no database at all: Django says so where one is needed
-    if _vendor(alias, engine) not in SUPPORTED:
+    engine, here = _engine_name(alias), _connection(alias)
+    if here is None or engine == "django.db.backends.dummy":
+        return  # no database, or no driver: Django says so where one is needed
+    if here.vendor not in SUPPORTED:
         yield Unsupported(
             "messaging.E101",
             f"messaging needs SQLite or PostgreSQL, and the database {alias!r} is {engine}: it would publish events "
             "and never handle one, so use django.db.backends.postgresql or django.db.backends.sqlite3.",
         )
-    elif connections[alias].vendor == "sqlite":
+    elif here.vendor == "sqlite":
         yield from _sqlite()
 
 
-def _vendor(alias: str, engine: str) -> str:
+def _engine_name(alias: str) -> str:
+    return str(settings.DATABASES.get(alias, {}).get("ENGINE") or "")
+
+
+def _connection(alias: str) -> BaseDatabaseWrapper | None:
+    """Return Django's connection, which need not be open; None where it cannot be made: its driver is missing."""
     try:
-        return connections[alias].vendor
-    except ImproperlyConfigured:  # its driver is not installed
-        return engine.rpartition(".")[2].removesuffix("3")
+        return connections[alias]
+    except (ImproperlyConfigured, ConnectionDoesNotExist):
+        return None
 
 
 def _sqlite() -> Iterator[Unsupported]:
@@ -109,17 +116,17 @@ def _tenants() -> Iterator[Unsupported]:
 def _tenant_sign() -> str:
     """Return what shows that tenants have schemas; empty where nothing does."""
     alias = database.alias()
-    engine = str(settings.DATABASES.get(alias, {}).get("ENGINE") or "")
+    engine, here = _engine_name(alias), _connection(alias)
     routers = [each if isinstance(each, str) else type(each).__module__ for each in settings.DATABASE_ROUTERS]
     apps = list(settings.INSTALLED_APPS)
     for place, names in (("ENGINE", [engine]), ("DATABASE_ROUTERS", routers), ("INSTALLED_APPS", apps)):
         for name in names:
             if name.partition(".")[0] in TENANT_PACKAGES:
                 return f"{place}: {name}"
-    if found := [name for name in TENANT_SETTINGS if hasattr(settings, name)]:
-        return found[0]
-    if _vendor(alias, engine) == "postgresql":
-        methods = [name for name in TENANT_METHODS if hasattr(connections[alias], name)]
+    if hasattr(settings, TENANT_SETTING):
+        return TENANT_SETTING
+    if here is not None and here.vendor == "postgresql":
+        methods = [name for name in TENANT_METHODS if hasattr(here, name)]
         return f"{engine} has {methods[0]}" if methods else ""
     return ""
 
@@ -138,7 +145,8 @@ def _threads() -> Iterator[Unsupported]:
     # uWSGI's own module exists in its processes alone. Without the option its workers never run a Python thread.
     uwsgi = sys.modules.get("uwsgi")
     options = {str(name, "ascii") if isinstance(name, bytes) else name for name in getattr(uwsgi, "opt", {})}
-    if uwsgi and conf.get().relay_thread and not options & {"enable-threads", "threads"}:
+    runs_threads = options & {"enable-threads", "threads"} or any(name.startswith("gevent") for name in options)
+    if uwsgi and conf.get().relay_thread and not runs_threads:
         yield Unsupported(
             "messaging.E105",
             "uWSGI runs without threads, so nothing would publish the events of this process at once: start it with "

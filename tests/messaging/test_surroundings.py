@@ -7,6 +7,7 @@ import sys
 import types
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.core.checks import run_checks
@@ -82,6 +83,13 @@ def test_a_project_that_has_no_database_yet_is_left_to_django(database: Any) -> 
     assert refused() == []
 
 
+def test_a_project_whose_driver_is_not_installed_is_left_to_django(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = mock.MagicMock()
+    missing.__getitem__.side_effect = ImproperlyConfigured("Error loading psycopg2 or psycopg module")
+    monkeypatch.setattr(surroundings, "connections", missing)
+    surroundings.require()
+
+
 def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
     assert refused() == (["messaging.E102"] if connection.vendor == "sqlite" else [])
@@ -102,6 +110,11 @@ def test_a_schema_for_each_tenant_is_refused(
     given = {name: getattr(settings, name) for name in ("DATABASES", "DATABASE_ROUTERS", "INSTALLED_APPS")}
     monkeypatch.setattr(surroundings, "settings", types.SimpleNamespace(**{**given, **found}))
     assert [each.id for each in surroundings.unsupported()] == ["messaging.E103"]
+
+
+def test_tenants_that_a_column_keeps_apart_are_supported(settings: Any) -> None:
+    settings.TENANT_MODEL = "accounts.Tenant"
+    assert refused() == []
 
 
 @pytest.mark.parametrize("engine", ["django_tenants.postgresql_backend", "tenant_schemas.postgresql_backend"])
@@ -128,7 +141,7 @@ def test_uwsgi_without_threads_is_refused_unless_a_relay_of_its_own_runs(uwsgi: 
     assert refused() == []
 
 
-@pytest.mark.parametrize("option", ["enable_threads", "threads"])
+@pytest.mark.parametrize("option", ["enable_threads", "threads", "gevent"])
 def test_uwsgi_with_threads_is_supported(option: str, uwsgi: Any) -> None:
     uwsgi(**{option: b"2"})
     assert refused() == []
