@@ -24,6 +24,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
+from messaging import functions
 from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
 from messaging.moments import as_written
@@ -138,7 +139,7 @@ class _Guarded(RaisesNothing):
         try:
             self._callback()
         except BaseException as error:
-            self._failed(getattr(self._callback, "__qualname__", repr(self._callback)), error)
+            self._failed(functions.name(self._callback), error)
 
 
 def guard_callbacks(failed: CallbackFailed, *, since: int = 0) -> None:
@@ -156,7 +157,7 @@ def _raises_nothing(callback: object) -> bool:
 
 
 def _log_failure(callback: str, error: BaseException) -> None:
-    log.error("callback.failed", callback=callback, reason=repr(error), exc_info=error)
+    log.error("callback.failed", callback=callback, reason=functions.text_of(error), exc_info=error)
 
 
 @contextmanager

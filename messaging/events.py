@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema, to_json
 
 from messaging import fields, functions
-from messaging.exceptions import Undecodable
+from messaging.exceptions import NotRun, Undecodable
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING, Exchange
 
@@ -206,10 +206,13 @@ class Event(BaseModel):
             raise Undecodable(f"{said} has no upcast to version {older + 1}")
         try:
             found: object = cls._upcasts[older](payload)
-            functions.require_run(found, "it")
         except Exception as error:
             # It reads a payload that no schema has checked.
             raise Undecodable(f"{said} does not fit its upcast: {type(error).__name__}") from error
+        try:
+            functions.require_run(found, "its upcast")
+        except NotRun as error:
+            raise Undecodable(f"{said}: {error}") from None
         if not isinstance(found, dict):
             raise Undecodable(
                 f"{said}: its upcast returned {functions.kind_of(found)}; it returns the new payload, a dict"

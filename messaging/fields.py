@@ -4,11 +4,12 @@ it comes back as it was."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from functools import cache
 from inspect import signature
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel, Secret, SecretBytes, SecretStr, SerializationInfo
 from pydantic.fields import FieldInfo
@@ -103,7 +104,9 @@ def _within(value: object) -> Iterable[object]:
         return value.values()
     if isinstance(value, list | tuple | set | frozenset):
         return value
-    return vars(value).values() if isinstance(value, BaseModel) or is_dataclass(value) else ()
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in dataclass_fields(value)]
+    return vars(value).values() if isinstance(value, BaseModel) else ()
 
 
 def difference(here: BaseModel, there: BaseModel) -> str | None:
@@ -114,10 +117,12 @@ def difference(here: BaseModel, there: BaseModel) -> str | None:
     if _is_same(vars(here), vars(there)) and here.model_extra == there.model_extra:
         return None
     values, others = ({**vars(each), **(each.model_extra or {})} for each in (here, there))
-    defaults = {name: field.default for name, field in type(here).model_fields.items()}
-    for name in [*defaults, *(here.model_extra or {})]:
-        value = values.get(name)
-        if value is not defaults.get(name) and not _is_same(value, others.get(name)):
+    known = type(here).model_fields
+    for name in [*known, *(here.model_extra or {})]:
+        value, field = values.get(name), known.get(name)
+        is_default = field is not None and value is field.default
+        any_sequence = field is not None and _takes_any_sequence(field.annotation)
+        if not is_default and not _is_same(value, others.get(name), any_sequence=any_sequence):
             return name
     return None
 
@@ -145,9 +150,29 @@ def _read_by(name: str, field: FieldInfo) -> set[Any]:
     return {name, *(alias.choices if isinstance(alias, AliasChoices) else [alias])}
 
 
-def _is_same(here: object, there: object) -> bool:
+def _is_same(here: object, there: object, *, any_sequence: bool = False) -> bool:
+    """Whether a value came back as it was. With `any_sequence` a list is like a tuple."""
     try:
         # A number that is none is not even equal to itself.
-        return bool(here == there or (here != here and there != there))
+        if here == there or (here != here and there != there):
+            return True
     except Exception:
         return False
+    if type(here) is not type(there) and not (any_sequence and {type(here), type(there)} == {list, tuple}):
+        return False
+    match here, there:
+        case BaseModel(), BaseModel():
+            return difference(here, there) is None
+        case ((list() | tuple()), (list() | tuple())):
+            pairs = zip(here, there, strict=False)
+            return len(here) == len(there) and all(_is_same(*pair, any_sequence=any_sequence) for pair in pairs)
+        case dict(), dict():
+            return here.keys() == there.keys() and all(
+                _is_same(value, there[name], any_sequence=any_sequence) for name, value in here.items()
+            )
+    # Objects that are equal to themselves alone cannot be compared.
+    return type(here).__eq__ is object.__eq__
+
+
+def _takes_any_sequence(annotation: Any) -> bool:
+    return get_origin(annotation) is Sequence or any(map(_takes_any_sequence, get_args(annotation)))

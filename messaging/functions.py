@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Generator
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, get_type_hints
@@ -70,11 +71,14 @@ def require_run(answer: object, what: str) -> None:
 
 
 def require_awaited(answer: object, what: str) -> None:
-    """Raise NotRun where a function returned what has to be awaited, or several in a list, and close that."""
+    """Raise NotRun where a function returned what has to be awaited or waited for, or several in a list, and close
+    that."""
     answers = answer if isinstance(answer, list | tuple | set | frozenset) else [answer]
-    waiting = [each for each in answers if isinstance(each, Awaitable | AsyncGenerator)]
+    waiting = [each for each in answers if isinstance(each, Awaitable | AsyncGenerator | Future)]
     for each in waiting:
         _close(each)
+    if waiting and isinstance(waiting[0], Future):
+        raise NotRun(f"{what} returned a Future, whose work may not have run. Wait for it: `future.result()`.")
     if waiting:
         raise NotRun(f"{what} returned {kind_of(waiting[0])}, which was not awaited. {_ASYNC_CURE}")
 
@@ -82,23 +86,22 @@ def require_awaited(answer: object, what: str) -> None:
 def path(function: Any) -> str:
     """Return where a function was defined, module and name. A partial counts as its function, an object that can be
     called as its class."""
-    while isinstance(function, partial):
-        function = function.func
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{module(function)}.{name(function)}"
 
 
 def module(function: Any) -> str:
-    """Return the name of the module in which a function was defined."""
-    while isinstance(function, partial):
-        function = function.func
-    return str((function if hasattr(function, "__qualname__") else type(function)).__module__)
+    """Return the name of the module in which a function was defined; see `path`."""
+    return str(_defined(function).__module__)
+
+
+def name(function: Any) -> str:
+    """Return the name by which a function was defined; see `path`."""
+    return str(_defined(function).__qualname__)
 
 
 def type_hints(function: Any) -> dict[str, Any]:
     """Return the annotations of a function, as types. Raises NameError for one that names nothing."""
-    while isinstance(function, partial):
-        function = function.func
+    function = _within_partials(function)
     hinted = function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
     return get_type_hints(hinted, include_extras=True)
 
@@ -117,9 +120,19 @@ def text_of(value: object) -> str:
     return f"({kind_of(value)} whose text cannot be made)"
 
 
-def _is(kind: Any, function: Any) -> bool:
+def _within_partials(function: Any) -> Any:
     while isinstance(function, partial):
         function = function.func
+    return function
+
+
+def _defined(function: Any) -> Any:
+    function = _within_partials(function)
+    return function if hasattr(function, "__qualname__") else type(function)
+
+
+def _is(kind: Any, function: Any) -> bool:
+    function = _within_partials(function)
     # Of an object that can be called, what counts is its method.
     called = getattr(type(function), "__call__", None)  # noqa: B004
     return bool(kind(function) or (not inspect.isroutine(function) and kind(called)))
@@ -128,7 +141,7 @@ def _is(kind: Any, function: Any) -> bool:
 def _close(answer: object) -> None:
     """Let go of work that will not run, so that Python does not warn of it."""
     with suppress(BaseException):
-        if isinstance(answer, asyncio.Future):
+        if isinstance(answer, asyncio.Future | Future):
             answer.cancel()
         elif inspect.iscoroutine(answer) or inspect.isgenerator(answer):
             answer.close()

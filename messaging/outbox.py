@@ -127,8 +127,9 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
         if row.consumer and row.headers:
             row.headers = fitting.fit(row.headers, publishing.room_for_headers(row))
     if delay:
+        publish_at = database.in_future(delay.total_seconds())
         for row in rows:
-            row.publish_at = database.in_future(delay.total_seconds())
+            row.publish_at = publish_at
         return OutboxMessage.objects.bulk_create(rows)
 
     token = relay_thread.lease_token()
@@ -138,9 +139,9 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
         # Born leased to this process: its relay publishes them without a claim. Should the process die first,
         # the lease ends and any relay claims them. What does not fit into the relay's memory is born free.
         handing = _HandingOver(rows, leased_at, before=_waiting_for_commit())
+        lease_until = database.in_future(conf.get().lease)
         for row in handing.leased:
-            row.lease_token = token
-            row.lease_until = database.in_future(conf.get().lease)
+            row.lease_token, row.lease_until = token, lease_until
     OutboxMessage.objects.bulk_create(rows)
     if handing is not None:
         _at_commit(handing)

@@ -1,7 +1,7 @@
 """An event comes back as it left, under the names that its document says; what cannot is refused where it is added."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -27,8 +27,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, core_schema
 
-from messaging import consumers, events, outbox
+from messaging import consumers, events, fields, outbox
 from messaging.admin import payload
 from messaging.consumers import consumer, exchange_of
 from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
@@ -252,6 +253,48 @@ def test_an_event_comes_back_as_it_left_and_its_document_says_so(event: Event, w
     assert sorted(json.loads(body)) == written
     documented = asyncapi.document(title="t", version="1")["components"]["schemas"]
     assert sorted(documented[type(event).__name__]["properties"]) == written
+
+
+class Amount:
+    """A type of a project's own, which says nothing of equality."""
+
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda given: given if isinstance(given, Amount) else Amount(given),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda amount: amount.cents),
+        )
+
+
+class Sum(Event, type="test.sum"):
+    amounts: list[Amount]
+
+
+class Line(BaseModel):
+    words: Sequence[str]
+
+
+class Lines(Event, type="test.lines"):
+    lines: Sequence[Line] | None
+
+
+@pytest.mark.parametrize(
+    ("event", "body"),
+    [
+        (Sum(amounts=[Amount(5)]), b'{"amounts":[5]}'),
+        (Lines(lines=(Line(words=("a",)),)), b'{"lines":[{"words":["a"]}]}'),
+    ],
+)
+def test_values_that_cannot_be_compared_or_may_be_any_sequence_travel(event: Event, body: bytes) -> None:
+    assert checked_body(event) == body
+
+
+def test_a_longer_sequence_is_another_one() -> None:
+    here, there = (Lines(lines=[Line(words=words)]) for words in (["a", "b"], ("a",)))
+    assert fields.difference(here, there) == "lines"
 
 
 def test_what_no_schema_says_comes_back_too() -> None:

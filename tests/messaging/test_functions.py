@@ -4,6 +4,7 @@ import asyncio
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial, wraps
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -121,7 +122,8 @@ def decorated(*given: Any) -> Any:
 RETURNS_WORK: list[Callable[..., Any]] = [
     decorated, lambda *given: asynchronous(), lambda *given: asynchronous_generator(), lambda *given: generator(),
     lambda *given: map(str, []), lambda *given: [asynchronous(), asynchronous()], a_future,
-    lambda *given: take_note, lambda *given: partial(take_note),
+    lambda *given: take_note, lambda *given: partial(take_note), lambda *given: Future(),
+    lambda *given: [Future()],
 ]  # fmt: skip
 
 

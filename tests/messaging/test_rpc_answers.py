@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any
@@ -161,6 +162,15 @@ def test_an_oversized_result_is_an_error(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
 
     assert error_of(ask(lambda: "x" * 2000, b"{}"))[0] == "TooLarge"
+
+
+@dataclass(slots=True)
+class Slotted:
+    found: int | None
+
+
+def test_a_data_class_with_slots_is_a_result() -> None:
+    assert ask(lambda: [Slotted(None)], b"{}").body == b'[{"found":null}]'
 
 
 def test_a_result_without_a_json_form_is_an_error() -> None:
