@@ -16,6 +16,8 @@ class Tries:
 
     #: Whether the handler was called in the present try.
     called: bool = False
+    #: Whether it has returned: an effect that is intended after that would not be written down.
+    returned: bool = False
     #: How often the connection to the database ended after that.
     losses: int = 0
 
@@ -54,7 +56,13 @@ class Delivery:
         It is written down in the handler's transaction and carried out after its commit, before the message is
         acknowledged; if the handler fails, nothing was intended. One of each name for one message.
 
-        Raises UnknownEffect, and ValueError for a second one of that name, and a payload that is no JSON object, that a
+        Raises RuntimeError once the handler has returned (in a callback of `on_commit`, or a thread of its own),
+        UnknownEffect, and ValueError for a second one of that name, and a payload that is no JSON object, that a
         database does not store, or that would be read as another (keys that are numbers).
         """
+        if self.tries.returned:
+            raise RuntimeError(
+                f"the effect {name!r} was intended after the handler had returned, so it will not be carried out: "
+                "intend it in the handler itself"
+            )
         self.intended.append(effects.intended(name, {} if payload is None else payload, beside=self.intended))

@@ -224,13 +224,14 @@ def _call(consumer: Consumer, event: Event | None, delivery: Delivery) -> None:
         answer: object = consumer.handler(event, delivery)  # type: ignore[func-returns-value]
         functions.require_run(answer, "the handler")
 
-    delivery.tries.called = True
+    delivery.tries.called, delivery.tries.returned = True, False
     with _thread_goes_on("the handler"):
         watchdog.run(
             run,
             seconds=consumer.handler_timeout,
             name=f"{consumer.name} {delivery.message_id}",
         )
+    delivery.tries.returned = True
 
 
 @contextmanager
@@ -276,16 +277,18 @@ def _count_start(delivery: Delivery) -> Verdict | None:
 
 def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: float) -> Verdict:
     """Record the failure and what follows from it, retry or death, in one transaction."""
-    reason = functions.text_of(error) if isinstance(error, Undecodable | Reject) else inbox.describe(error)
+    rejected = isinstance(error, Undecodable | Reject)
+    # Before the transaction: the text of an error, and a policy, are the project's code, and may break a transaction.
+    described, trace = inbox.describe(error), inbox.trace(error)
+    reason = functions.text_of(error) if rejected else described
+    rest = rest_after(consumer.retry, delivery.attempt - inbox.attempts_before(delivery), error)
     with database.atomic():
         ordering.lock(consumer, delivery.message.ordering_key)
-        rest = rest_after(consumer.retry, delivery.attempt - inbox.attempts_before(delivery), error)
         row_id = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
         if row_id is None:
             return Verdict.DUPLICATE
-        rejected = isinstance(error, Undecodable | Reject)
         outcome = DeliveryAttempt.Outcome.REJECTED if rejected else DeliveryAttempt.Outcome.FAILED
-        inbox.record(row_id, delivery, outcome, seconds=seconds, error=error)
+        inbox.record(row_id, delivery, outcome, seconds=seconds, error=described, traceback=trace)
         if rest is None:
             ordering.release_next(consumer, delivery.message.ordering_key)
         else:

@@ -108,7 +108,8 @@ def record(
     outcome: DeliveryAttempt.Outcome,
     *,
     seconds: float = 0.0,
-    error: BaseException | None = None,
+    error: str = "",
+    traceback: str = "",
 ) -> None:
     """Write down one try of the handler."""
     DeliveryAttempt.objects.create(
@@ -118,8 +119,8 @@ def record(
         duration=timedelta(seconds=seconds),
         process=process_name(),
         redelivered=delivery.redelivered,
-        error=describe(error) if error else "",
-        traceback=_trace(error) if error else "",
+        error=error,
+        traceback=traceback,
     )
 
 
@@ -141,7 +142,8 @@ def describe(error: BaseException) -> str:
     return storable_text(f"{type(error).__name__}: {text_of(error)}".rstrip(": "))[:REASON_LIMIT]
 
 
-def _trace(error: BaseException) -> str:
+def trace(error: BaseException) -> str:
+    """Return the error's traceback, storable in any database."""
     return storable_text("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
 
 

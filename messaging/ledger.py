@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -91,9 +91,11 @@ def claim(which: Q, limit: int) -> list[Claimed]:
     """
     token = uuid.uuid4()
     claimed: list[Claimed] = []
+    can_repeat: dict[str, bool] = {}
     try:
-        with database.atomic():
-            _claim(which, limit, token, claimed)
+        while (unasked := _claim(which, limit, token, claimed, can_repeat)) is not None:
+            # Not in the transaction: `honours_keys` is the project's code, and may break one.
+            can_repeat[unasked.name] = unasked.can_repeat
     except BaseException:
         # The commit may have arrived all the same. What was in doubt before stays so.
         _never_begun.update({each.row.pk: token for each in claimed if not each.doubtful})
@@ -103,24 +105,30 @@ def claim(which: Q, limit: int) -> list[Claimed]:
     return claimed
 
 
-def _claim(which: Q, limit: int, token: uuid.UUID, claimed: list[Claimed]) -> None:
-    """Take what is due with `token` and add it to `claimed`, in the caller's transaction."""
+@database.atomic()
+def _claim(
+    which: Q, limit: int, token: uuid.UUID, claimed: list[Claimed], can_repeat: Mapping[str, bool]
+) -> EffectKind | None:
+    """Take what is due with `token` and add it to `claimed`; where it depends on a kind that `can_repeat` does not
+    name yet, take nothing and return that kind."""
     kinds = {kind.name: kind for kind in effects.registered()}
     due = Q(state=State.INTENDED, send_at__lte=Now()) | Q(state=State.SENDING, sending_until__lte=Now())
     if mine := list(_never_begun):
         due |= Q(state__in=[State.SENDING, State.UNKNOWN], pk__in=mine, token__in=list(_never_begun.values()))
-    rows = Effect.objects.filter(which, due, name__in=kinds).order_by("pk")
+    found = Effect.objects.filter(which, due, name__in=kinds).order_by("pk")
+    rows = list(found.select_for_update(skip_locked=True)[:limit])
+    never_begun = [row for row in rows if row.token is not None and row.token == _never_begun.get(row.pk)]
+    doubtful = {row.pk for row in rows if row.state == State.SENDING and row not in never_begun}
+    for row in rows:
+        if row.pk in doubtful and row.name not in can_repeat:
+            return kinds[row.name]
     abandoned: list[Effect] = []
-    never_begun: list[Effect] = []
-    for row in rows.select_for_update(skip_locked=True)[:limit]:
-        kind, doubtful = kinds[row.name], row.state == State.SENDING
-        if row.token is not None and row.token == _never_begun.get(row.pk):
-            doubtful = False
-            never_begun.append(row)
-        if doubtful and not kind.can_repeat:
+    for row in rows:
+        kind = kinds[row.name]
+        if row.pk in doubtful and not can_repeat[row.name]:
             abandoned.append(row)
         else:
-            claimed.append(Claimed(row, kind, doubtful, time.monotonic() + kind.timeout.total_seconds()))
+            claimed.append(Claimed(row, kind, row.pk in doubtful, time.monotonic() + kind.timeout.total_seconds()))
     if never_begun:
         _take_back(never_begun)
     for each in claimed:
@@ -129,6 +137,7 @@ def _claim(which: Q, limit: int, token: uuid.UUID, claimed: list[Claimed]) -> No
             _write_attempt(each.row, Outcome.DOUBTFUL, _NO_ANSWER, replace=False)
     _take(claimed, token)
     _give_up(abandoned)
+    return None
 
 
 def note(results: Sequence[tuple[Claimed, Result]]) -> None:

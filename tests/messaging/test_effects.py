@@ -19,7 +19,7 @@ from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
-from messaging.models import Effect, EffectAttempt, InboxMessage
+from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.sweep import sweep
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
@@ -255,6 +255,36 @@ def test_whether_keys_are_honoured_may_depend_on_the_configuration(declare: Decl
     honoured[0] = False
     assert carried_out().state == "unknown"
     assert len(outside.calls) == 1
+
+
+def _breaks_its_transaction() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nothing_of_that_name")
+    return True
+
+
+@pytest.mark.parametrize("say", [lambda: bool(connections.close_all()), _breaks_its_transaction])
+def test_who_asks_the_database_whether_keys_are_honoured_cannot_break_the_claim(
+    declare: Declare, outside: Outside, say: Callable[[], bool]
+) -> None:
+    """In the claim's transaction it would: the claim would be repeated for ever, and all effects would wait."""
+    declare(honours_keys=True)
+    outside.after = [ConnectionResetError("gone")]
+    handled()
+    assert carried_out().state == "sending"
+    declare(honours_keys=say)
+    assert carried_out().state == "unknown"
+    assert len(outside.calls) == 1
+
+
+def test_an_effect_that_is_intended_after_the_handler_has_returned_is_an_error_that_shows(declare: Declare) -> None:
+    def late(event: Noted, delivery: Delivery) -> None:
+        transaction.on_commit(lambda: delivery.effect("text", {"to": "whoever"}))
+
+    declare()
+    assert handling.handle(a_consumer(late), a_delivery()) == "handled"
+    assert not Effect.objects.exists()
+    assert "intended after the handler had returned" in DeliveryAttempt.objects.get().error
 
 
 @pytest.mark.parametrize("error", [IndexError(), SystemExit(1)], ids=lambda error: type(error).__name__)

@@ -17,6 +17,7 @@ from messaging.delivery import Delivery
 from messaging.exceptions import Reject, RetryLater
 from messaging.handling import DatabaseAway
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.retry import RetryPolicy
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.missing_table import missing_table
 from tests.support.waiting import eventually
@@ -321,6 +322,39 @@ def test_one_that_takes_the_database_away_from_all_each_time_has_failed_in_the_e
             handling.handle(a_consumer(handler), delivery)
     assert handling.handle(a_consumer(handler), delivery) == "retrying"
     assert "ended 3 times" in InboxMessage.objects.get().reason
+
+
+def broken_statement() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nothing_of_that_name")
+
+
+class Asking(Exception):
+    """An error whose text asks the database, as that of a query set does."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self.ask = ask
+
+    def __str__(self) -> str:
+        return str(self.ask())
+
+
+class Undecided(RetryPolicy):
+    def delay_after(self, attempt: int, error: BaseException) -> timedelta | None:
+        assert isinstance(error, Asking)
+        error.ask()
+        return timedelta(hours=1)
+
+
+@pytest.mark.parametrize("ask", [broken_statement, connections.close_all])
+@pytest.mark.parametrize("retry", [RetryPolicy(), Undecided()], ids=["text", "policy"])
+def test_a_failure_whose_own_code_breaks_its_database_is_a_failed_attempt(
+    ask: Callable[[], object], retry: RetryPolicy
+) -> None:
+    """In our transaction it would break that: the message would be tried for ever, and all behind it would wait."""
+    assert handling.handle(a_consumer(raising(Asking(ask)), retry=retry), a_delivery()) == "retrying"
+    assert "Asking" in InboxMessage.objects.get().reason
+    assert DeliveryAttempt.objects.get().outcome == "failed"
 
 
 def test_a_handler_whose_other_database_is_away_has_failed() -> None:
