@@ -2,7 +2,7 @@
 
 pika raises on a time after the year 9999 (a publisher that counts milliseconds), on a float that is no number and on
 tables nested too deep. The error comes out of its loop and takes the connection with it; the message comes again, and
-the consumer would never get past it.
+the consumer would never get past it. Tables are cut off at a depth at which they can also be stored, measured and sent.
 
 Of a float it reads the whole part alone, and it sends no float at all, nor a time before 1970. Other clients do: the
 next attempt of such a message shall have what the first one had, and an event be routed by one.
@@ -13,11 +13,24 @@ from __future__ import annotations
 import calendar
 import math
 import struct
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from pika import data
+
+#: Levels of tables and arrays in each other that are read.
+DEEPEST = 32
+
+
+class _Nesting(threading.local):
+    """How deep the value is that this thread reads."""
+
+    depth = 0
+
+
+_nesting = _Nesting()
 
 _read: Callable[[bytes, int], tuple[Any, int]] = data.decode_value
 _write: Callable[[list[bytes], Any], int] = data.encode_value
@@ -31,10 +44,19 @@ def _read_or_describe(encoded: bytes, offset: int) -> tuple[Any, int]:
     if kind == b"T":
         # RabbitMQ and most clients have it signed; pika does not.
         return _time(struct.unpack_from(">q", encoded, offset + 1)[0]), offset + 9
+    if kind in {b"F", b"A"}:
+        return _read_nested(encoded, offset)
+    return _read(encoded, offset)
+
+
+def _read_nested(encoded: bytes, offset: int) -> tuple[Any, int]:
+    if _nesting.depth >= DEEPEST:
+        return "nested too deep", offset + 5 + struct.unpack_from(">I", encoded, offset + 1)[0]
+    _nesting.depth += 1
     try:
         return _read(encoded, offset)
-    except (ValueError, OverflowError, OSError, RecursionError):
-        return _describe(encoded, offset)
+    finally:
+        _nesting.depth -= 1
 
 
 def _time(seconds: int) -> datetime | int:
@@ -42,15 +64,6 @@ def _time(seconds: int) -> datetime | int:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
         return seconds
-
-
-def _describe(encoded: bytes, offset: int) -> tuple[Any, int]:
-    """Return what can be said of an unreadable value, and the offset behind it."""
-    kind, start = encoded[offset : offset + 1], offset + 1
-    match kind:
-        case b"F" | b"A":
-            return "nested too deep", start + 4 + struct.unpack_from(">I", encoded, start)[0]
-    raise ValueError(f"a header of type {kind!r} cannot be read")
 
 
 def _write_floats_too(pieces: list[bytes], value: Any) -> int:

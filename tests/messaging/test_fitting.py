@@ -39,7 +39,16 @@ def field(name: bytes, value: bytes) -> bytes:
     return bytes([len(name)]) + name + value
 
 
+def nested(kind: bytes, levels: int) -> bytes:
+    value = b"V"
+    for _ in range(levels):
+        value = kind + long(value if kind == b"A" else field(b"t", value))
+    return field(b"t", value)
+
+
 ODD = {
+    "arrays in arrays": nested(b"A", 2000),
+    "tables in tables": nested(b"F", 400),
     "a time before 1970": field(b"born", ZERO),
     "in a table": field(b"t", b"F" + long(field(b"born", ZERO))),
     "in an array": field(b"t", b"A" + long(ZERO)),
@@ -78,6 +87,7 @@ def test_whatever_header_arrived_can_be_passed_on(raw: bytes) -> None:
     assert is_sendable(Message(body=b"{}", headers=headers_to_pass_on(message.headers))), "as a retry"
     again = headers_to_pass_on(storable_headers(message.headers))
     assert again == headers_to_pass_on(message.headers), "as a replay"
+    assert fitted(message).encode(), "as a request that goes back or is dead-lettered"
 
 
 def test_a_time_before_1970_is_read_and_sent_as_it_is() -> None:
