@@ -7,10 +7,10 @@ from datetime import timedelta
 from enum import StrEnum
 
 from django.db.models import Q
-from django.utils.timezone import now
 
 from messaging import database
 from messaging.models import Effect
+from messaging.moments import now
 
 #: Seconds after which an effect that nobody carries out is overdue, unless the caller says otherwise.
 OVERDUE = 60.0

@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.utils.timezone import now
-
 from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.moments import now
 from messaging.operations.effect_trouble import OVERDUE, EffectTrouble, first_trouble, is_overdue
 
 #: States, the worst first: those that wait for a person, those that go on by themselves, those that a person ended.

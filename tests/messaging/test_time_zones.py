@@ -16,9 +16,9 @@ from django.test import Client
 from django.utils import timezone
 
 from messaging import database, handling, outbox
-from messaging.models import InboxMessage, OutboxMessage
+from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.moments import MomentField
-from messaging.operations import lost, prune, sightings, status, stuck, timeline
+from messaging.operations import lost, outcome, prune, sightings, status, stuck, timeline
 from messaging.operations.findings import Trouble
 from tests.support.consuming import Moody, Noted, a_consumer, a_delivery, a_message, registered
 
@@ -44,6 +44,13 @@ def zone(request: pytest.FixtureRequest, settings: Any) -> Iterator[str]:
 def a_row(**columns: Any) -> OutboxMessage:
     usual = {"message_id": "m-1", "type": "test.noted", "subject": "n-1", "routing_key": "test.noted", "body": b"{}"}
     return OutboxMessage.objects.create(**{**usual, **columns})
+
+
+def an_effect(**columns: Any) -> Effect:
+    message = InboxMessage.objects.get()
+    return Effect.objects.create(
+        inbox_message=message, consumer=message.consumer, message_id=message.message_id, name="sms", **columns
+    )
 
 
 def an_hour_ago(aware: bool = True) -> datetime:
@@ -114,6 +121,7 @@ def test_what_was_lost_or_is_stuck_is_found() -> None:
         sighting = sightings._note(consumer, database.now())
         sightings.remember(consumer, database.now())
     assert sighting.empty_at is not None
+    assert [fact.state for fact in outcome.of_subjects(["n-1"])["n-1"]] == ["overdue", "unhandled"]
     boxes = status._boxes()
     assert boxes.overdue
     assert boxes.oldest_age is not None
@@ -152,18 +160,23 @@ def test_no_command_fails_over_a_time(command: str) -> None:
 @pytest.mark.parametrize(
     "page",
     ["outboxmessage/", "outboxmessage/?since=1h", "outboxmessage/{outbox}/change/", "inboxmessage/?since=10min",
-     "inboxmessage/{inbox}/change/", "outboxmessage/story/?subject=n-1", "effect/", "operatoraction/?since=1d"],
+     "inboxmessage/{inbox}/change/", "outboxmessage/story/?subject=n-1", "effect/", "effect/{effect}/change/",
+     "operatoraction/?since=1d"],
 )  # fmt: skip
 def test_no_page_fails_over_a_time(page: str, zone: str) -> None:
     consumer = a_consumer()
     with registered(consumer):
         delivery = a_delivery(a_message(headers={"subject": "n-1"}))
         assert handling.handle(consumer, delivery) == "handled"
-    ids = {"inbox": InboxMessage.objects.get().pk, "outbox": a_row(publish_at=an_hour_ago()).pk}
+    ids = {
+        "inbox": InboxMessage.objects.get().pk,
+        "outbox": a_row(publish_at=an_hour_ago()).pk,
+        "effect": an_effect(send_at=an_hour_ago()).pk,
+    }
     client = Client()
     client.force_login(User.objects.create_superuser("root", "", "x"))
     answer = client.get(ADMIN + page.format(**ids))
     assert answer.status_code == 200
-    if "change" in page:
+    if "change" in page and "effect" not in page:
         there = timezone.localtime(InboxMessage.objects.get().received_at)
         assert f"{there:%H:%M:}" in answer.content.decode()
