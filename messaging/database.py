@@ -55,7 +55,8 @@ def connection() -> BaseDatabaseWrapper:
 def atomic(*, for_handler: bool = False) -> Iterator[None]:
     """Run a transaction, on a new connection where the old one broke.
 
-    Only after an error is the connection looked at: a ping for each message would double its round trips.
+    Only after an error is a connection looked at: a ping for each message would double its round trips. Those to other
+    databases, which a handler may use, are looked at too: else none of its messages would succeed in this thread again.
 
     Transactions of our own are READ COMMITTED, whatever the project's are: our locks and leases are made for it, and a
     stricter level would only fail them. With `for_handler` the level is the project's.
@@ -64,8 +65,9 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
     `guard_callbacks`. Inside a transaction of the project's, its callbacks are left alone.
     """
     here = connection()
-    if here.errors_occurred:
-        here.close_if_unusable_or_obsolete()
+    for each in connections.all(initialized_only=True):
+        if each.errors_occurred:
+            each.close_if_unusable_or_obsolete()
     before = len(here.run_on_commit)
     ours = not has_transaction(here)
     outermost = not here.in_atomic_block

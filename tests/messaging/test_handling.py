@@ -369,11 +369,36 @@ def test_a_connection_that_ended_while_nothing_was_handled_costs_nothing() -> No
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
-    with closing(connection.copy()) as other, other.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+    _end(pid)
     delivery = a_delivery()
     assert handling.handle(CONSUMER, delivery) == "handled"
     assert delivery.tries.losses == 0
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_handler_gets_a_new_connection_to_its_other_database_after_that_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(connections.settings, "reports", connection.settings_dict)
+    consumer = a_consumer(_reading_reports)
+    with closing(connection.copy()) as reports:
+        connections["reports"] = reports
+        try:
+            assert handling.handle(consumer, a_delivery()) == "handled"
+            _end(reports.connection.info.backend_pid)
+            assert handling.handle(consumer, a_delivery()) == "handled"
+        finally:
+            del connections["reports"]
+
+
+def _reading_reports(event: Noted, delivery: Delivery) -> None:
+    with connections["reports"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _end(pid: int) -> None:
+    with closing(connection.copy()) as other, other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
 def _losing_its_connection() -> Any:
