@@ -7,7 +7,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Generator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import AsyncContextDecorator, ContextDecorator, suppress
 from functools import partial
 from typing import Any, get_type_hints
 
@@ -56,11 +56,11 @@ def check_runs(function: Any, what: str) -> None:
 
 def require_run(answer: object, what: str) -> None:
     """Raise NotRun where a function returned work that still has to be run, and close that: a coroutine, a generator,
-    `map` or `filter`, a function that was not called."""
+    `map` or `filter`, what `@contextmanager` makes, a function that was not called."""
     require_awaited(answer, what)
     # Not every iterator: an open file has nothing to run, and a MagicMock, which a project's tests let an API return,
     # counts as one. So for AsyncGenerator below.
-    if isinstance(answer, Generator | map | filter):
+    if isinstance(answer, Generator | map | filter | ContextDecorator | AsyncContextDecorator):
         _close(answer)
         raise NotRun(f"{what} returned {kind_of(answer)}, whose work did not run. Run it to its end before you return.")
     if inspect.isroutine(answer) or isinstance(answer, partial):

@@ -5,6 +5,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial, wraps
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -123,7 +124,7 @@ RETURNS_WORK: list[Callable[..., Any]] = [
     decorated, lambda *given: asynchronous(), lambda *given: asynchronous_generator(), lambda *given: generator(),
     lambda *given: map(str, []), lambda *given: [asynchronous(), asynchronous()], a_future,
     lambda *given: take_note, lambda *given: partial(take_note), lambda *given: Future(),
-    lambda *given: [Future()],
+    lambda *given: [Future()], contextmanager(generator), asynccontextmanager(asynchronous_generator),
 ]  # fmt: skip
 
 
