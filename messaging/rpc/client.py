@@ -53,7 +53,7 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
     which uses `acall`. What may have been executed is never tried again: whoever calls knows whether that is harmless.
     The clocks of caller and server may differ.
     """
-    if not (math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
+    if not (isinstance(timeout, int | float) and math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
     deadline = time.monotonic() + timeout
     body = wire.encode(payload)

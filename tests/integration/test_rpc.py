@@ -283,7 +283,7 @@ def test_a_database_connection_that_broke_is_replaced(transactional_db: None) ->
     server.stop()
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e12])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e12, "3", None])
 def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):
         rpc.call("double", 1, timeout=timeout)
