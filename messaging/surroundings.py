@@ -40,7 +40,7 @@ class Unsupported:
 
 def unsupported() -> list[Unsupported]:
     """Return what this project has that `messaging` does not support. Asks no database."""
-    return [*_engine(), *_tenants(), *_autocommit(), *_threads()]
+    return [*_engine(), *_tenants(), *_autocommit(), *_threads(), *_time_zone()]
 
 
 def require() -> None:
@@ -151,4 +151,14 @@ def _threads() -> Iterator[Unsupported]:
             "messaging.E105",
             "uWSGI runs without threads, so nothing would publish the events of this process at once: start it with "
             "--enable-threads, or set MESSAGING['RELAY_THREAD'] to False and run `manage.py run_relay`.",
+        )
+
+
+def _time_zone() -> Iterator[Unsupported]:
+    # Django takes that for the machine's own, as far as it asks itself; its tools for times do not.
+    if not settings.TIME_ZONE:
+        yield Unsupported(
+            "messaging.E106",
+            "messaging shows times in the project's time zone, and settings.TIME_ZONE is empty: name the zone there, "
+            'such as "Europe/Berlin" or "UTC".',
         )

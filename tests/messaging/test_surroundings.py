@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
@@ -107,7 +108,8 @@ def test_a_schema_for_each_tenant_is_refused(
     found: dict[str, Any], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Not Django's own: it would look for the apps and the routers.
-    given = {name: getattr(settings, name) for name in ("DATABASES", "DATABASE_ROUTERS", "INSTALLED_APPS")}
+    names = ("DATABASES", "DATABASE_ROUTERS", "INSTALLED_APPS", "TIME_ZONE")
+    given = {name: getattr(settings, name) for name in names}
     monkeypatch.setattr(surroundings, "settings", types.SimpleNamespace(**{**given, **found}))
     assert [each.id for each in surroundings.unsupported()] == ["messaging.E103"]
 
@@ -132,6 +134,13 @@ def test_a_connection_that_changes_its_schema_is_refused_whatever_its_name(monke
 def test_a_database_without_djangos_transactions_is_refused(database: Any) -> None:
     database("AUTOCOMMIT", False)
     assert refused() == ["messaging.E104"]
+
+
+@pytest.mark.parametrize("zone", [None, ""])
+def test_a_project_without_a_time_zone_is_refused(zone: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not by the fixture: it would have Django look for the zone.
+    monkeypatch.setattr(django_settings, "TIME_ZONE", zone)
+    assert refused() == ["messaging.E106"]
 
 
 def test_uwsgi_without_threads_is_refused_unless_a_relay_of_its_own_runs(uwsgi: Any, settings: Any) -> None:
