@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from messaging import conf, database, relay_thread, threads, topology
 from messaging.broker.connection import Connection, opened
 from messaging.broker.declaring import is_stream
-from messaging.broker.queue_answers import CURE, ask_queues
+from messaging.broker.queue_answers import CURE, SILENT, ask_queues
 from messaging.consumers import Consumer
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
@@ -29,9 +29,6 @@ TICK = 0.1
 REOPEN_PAUSE = 1.0
 #: Seconds before a queue that cannot be consumed is looked at again.
 UNUSABLE_PAUSE = 30.0
-#: Seconds after which a queue counts as silent that has not answered the wish to consume; and before it is named again.
-BEGIN_PATIENCE = 10.0
-SAY_AGAIN = 60.0
 #: Looks at an empty queue, one after the other, that end a burst.
 EMPTY_LOOKS = 3
 
@@ -82,8 +79,6 @@ class Worker:
         ]
         #: Until when a queue that cannot be consumed is left alone, by the monotonic clock.
         self._unusable_until: dict[str, float] = {}
-        #: When a consumer whose queue does not answer is named again.
-        self._told_late: dict[str, float] = {}
         self._sweeper = Sweeper([consumer for consumer in consumers if consumer.fenced])
 
     def run(self, should_stop: Callable[[], bool]) -> Summary:
@@ -124,7 +119,7 @@ class Worker:
             now = time.monotonic()
             if now >= next_open and self._open_lanes():
                 next_open = now + REOPEN_PAUSE
-            self._say_what_does_not_begin(now)
+            self._say_what_does_not_begin()
             if now >= next_bind:
                 next_bind = now + conf.get().declare_interval
                 for lane in self.lanes:
@@ -168,7 +163,7 @@ class Worker:
     def _why_unusable(self, lane: Lane) -> str:
         queue = lane.consumer.queue
         if queue in self._declarer.silent:
-            return f"it exists but does not answer: {CURE}"
+            return SILENT
         if queue in self._declarer.differing and is_stream(self._connection, queue):
             return (
                 "it is a stream, which shows nothing of what came while its consumer did not run: give the consumer "
@@ -180,17 +175,12 @@ class Worker:
             return f"it exists but does not answer ({silent.rstrip('.')}): {CURE}" if silent else ""
         return ""
 
-    def _say_what_does_not_begin(self, now: float) -> None:
+    def _say_what_does_not_begin(self) -> None:
         """Name, each minute, the queues that have not answered the wish to consume."""
         for lane in self.lanes:
-            asked_at = lane.subscription.asked_at
-            late = asked_at is not None and now - asked_at > BEGIN_PATIENCE and self._connection.is_open
-            if late and now >= self._told_late.get(lane.consumer.name, 0.0):
-                self._told_late[lane.consumer.name] = now + SAY_AGAIN
-                reason = f"it exists but does not answer: {CURE}"
-                log.error(
-                    "consumer.queue_silent", consumer=lane.consumer.name, queue=lane.subscription.queue, reason=reason
-                )
+            queue = lane.subscription.queue
+            if lane.subscription.begins_late() and self._news.is_due(f"silent: {queue}"):
+                log.error("consumer.queue_silent", consumer=lane.consumer.name, queue=queue, reason=SILENT)
 
     def _lost(self, reason: str) -> None:
         for lane in self.lanes:

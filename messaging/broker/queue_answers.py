@@ -31,6 +31,8 @@ CURE = (
     "restart the RabbitMQ node that holds it; if it still does not answer, delete it and declare it again: "
     "`manage.py mq topology plan` prints the steps"
 )
+#: What is said of one where that is all that is known.
+SILENT = f"it exists but does not answer: {CURE}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ from messaging.message import Message
 
 log = get_logger(__name__)
 
+#: Seconds after which a queue counts as silent that has not answered the wish to consume.
+BEGIN_PATIENCE = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -94,6 +97,12 @@ class Subscription:
     def cancel(self) -> None:
         """Stop receiving; what has arrived can still be acknowledged. Returns at once."""
         self._connection.call_soon(self._cancel)
+
+    def begins_late(self) -> bool:
+        """Whether the broker was asked to send over BEGIN_PATIENCE ago, and has not agreed: the queue is silent."""
+        return (
+            self.asked_at is not None and time.monotonic() - self.asked_at > BEGIN_PATIENCE and self._connection.is_open
+        )
 
     def is_current(self, arrival: Arrival) -> bool:
         """Whether `arrival` can still be acknowledged: once its channel is gone the broker delivers it again."""

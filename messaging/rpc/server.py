@@ -21,6 +21,7 @@ from django.db import close_old_connections, connections
 
 from messaging import conf, database, relay_thread, threads, topology
 from messaging.broker.connection import Connection
+from messaging.broker.queue_answers import SILENT
 from messaging.broker.request_queue import Request, RequestQueue
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
@@ -111,6 +112,7 @@ class RpcServer:
             relay_thread.revive()
             if time.monotonic() >= next_open and self._open_queues():
                 next_open = time.monotonic() + REOPEN_PAUSE
+            self._say_what_does_not_begin()
             if not announced and all(each.consuming for each in self._queues):
                 announced = True
                 on_serving()
@@ -130,6 +132,12 @@ class RpcServer:
         for each in closed:
             each.open()
         return True
+
+    def _say_what_does_not_begin(self) -> None:
+        """Name, each minute, the queues that have not answered the wish to consume."""
+        for each in self._queues:
+            if each.begins_late() and self._news.is_due(f"silent: {each.queue}"):
+                log.error("rpc.queue_silent", queue=each.queue, reason=SILENT)
 
     def _finish(self) -> int:
         for each in self._queues:

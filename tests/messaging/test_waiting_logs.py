@@ -1,7 +1,8 @@
 """A reason that lasts is logged when it is new, and again after a while; not at each look."""
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,12 +11,16 @@ from structlog.testing import capture_logs
 
 from messaging import news, turns
 from messaging.broker.connection import Connection
+from messaging.broker.subscription import BEGIN_PATIENCE, Subscription
 from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable
 from messaging.lane import Lane
 from messaging.news import News
 from messaging.relay import Relay
+from messaging.rpc.procedures import Procedure
+from messaging.rpc.server import RpcServer
 from messaging.turns import Turns
+from messaging.worker import Worker
 from script.services.ports import free_port
 from tests.support.consuming import a_consumer
 from tests.support.waiting import eventually
@@ -53,10 +58,31 @@ def database_that_is_away() -> None:
     assert Turns("notes", threading.Event(), None).take(attempt) == "handled"
 
 
+def look_at_silent(server: Worker | RpcServer, queues: Sequence[Subscription]) -> None:
+    """As when a connection is open, and the queues have not answered the wish to consume."""
+    server._connection._opened.set()
+    for queue in queues:
+        queue.asked_at = time.monotonic() - BEGIN_PATIENCE - 1
+    for _ in range(3):
+        server._say_what_does_not_begin()
+
+
+def consumer_whose_queue_is_silent() -> None:
+    worker = Worker([a_consumer()])
+    look_at_silent(worker, [lane.subscription for lane in worker.lanes])
+
+
+def procedure_whose_queue_is_silent() -> None:
+    server = RpcServer([Procedure("double", "rpc.double", float, lambda given: ((), {}))])
+    look_at_silent(server, server._queues)
+
+
 WAITING: list[tuple[str, Callable[[], None]]] = [
     ("consumer.ended", lane_that_cannot_consume),
     ("relay.broker_error", relay_without_an_answer),
     ("topology.problem", queue_that_is_missing),
+    ("consumer.queue_silent", consumer_whose_queue_is_silent),
+    ("rpc.queue_silent", procedure_whose_queue_is_silent),
     ("consumer.database_away", database_that_is_away),
 ]
 
