@@ -73,7 +73,7 @@ def consumer_whose_queue_is_silent() -> None:
 
 
 def procedure_whose_queue_is_silent() -> None:
-    server = RpcServer([Procedure("double", "rpc.double", float, lambda given: ((), {}))])
+    server = RpcServer([Procedure(name="double", queue="rpc.double", function=float, _bind=lambda given: ((), {}))])
     look_at_silent(server, server._queues)
 
 
