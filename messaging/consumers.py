@@ -166,9 +166,11 @@ def consumer(
     def register(handler: AnyHandler) -> AnyHandler:
         functions.check(handler, f"the handler of consumer {name!r}", takes="event, delivery")
         where = "" if broadcast else queue or f"{_app_label(handler)}.{name}"
-        if len(where.encode()) > MAX_SHORT_STRING:
+        if not texts.is_short(where):
             # A relay that cannot declare it could publish nothing at all.
-            raise ImproperlyConfigured(f"consumer {name!r}: the name of its queue has at most {MAX_SHORT_STRING} bytes")
+            raise ImproperlyConfigured(
+                f"consumer {name!r}: the name of its queue is a text of at most {MAX_SHORT_STRING} bytes, without NUL"
+            )
         other = _registry.get(name)
         if other is not None and functions.path(other.handler) != functions.path(handler):
             raise ImproperlyConfigured(
@@ -262,8 +264,10 @@ def _check_bindings(consumer: Consumer) -> None:
         raise ImproperlyConfigured(f"consumer {consumer.name!r}: keys mean nothing to a {types.pop()} exchange")
     if consumer.headers and "headers" not in types:
         raise ImproperlyConfigured(f"consumer {consumer.name!r}: only a headers exchange looks at headers")
-    if any(not isinstance(key, str) or len(key.encode()) > MAX_SHORT_STRING for key in consumer.keys):
-        raise ImproperlyConfigured(f"consumer {consumer.name!r}: a key is a text of at most {MAX_SHORT_STRING} bytes")
+    if not all(map(texts.is_short, consumer.keys)):
+        raise ImproperlyConfigured(
+            f"consumer {consumer.name!r}: a key is a text of at most {MAX_SHORT_STRING} bytes, without NUL"
+        )
     _check_table(consumer, "headers", consumer.headers)
     for event in consumer.events:
         if exchange_of(event).type == "direct" and fields_in(event.event_key) and not consumer.keys:
@@ -308,7 +312,7 @@ def _check_queue(consumer: Consumer) -> None:
 def _check_table(consumer: Consumer, what: str, table: Mapping[str, Any]) -> None:
     """Raise ImproperlyConfigured for what AMQP cannot say: a relay that cannot declare it could publish nothing."""
     for name, value in table.items():
-        if not isinstance(name, str) or len(name.encode()) > MAX_SHORT_STRING or not _is_sendable(value):
+        if not texts.is_short(name) or not _is_sendable(value):
             raise ImproperlyConfigured(
                 f"consumer {consumer.name!r}: {what} hold texts, numbers of 64 bits, truths and None, not "
                 f"{name!r:.60}: {type(value).__name__}"

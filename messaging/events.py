@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, to_json
 
-from messaging import fields, functions
+from messaging import fields, functions, texts
 from messaging.exceptions import NotRun, Undecodable
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING, Exchange
@@ -121,8 +121,10 @@ class Event(BaseModel):
             raise ImproperlyConfigured(f'{_name(cls)}: type is a text such as "order.placed", not {type!r:.60}')
         if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version < 2**31:
             raise ImproperlyConfigured(f"{_name(cls)}: version is a whole number from 1, not {version!r:.60}")
-        if not 1 <= len(type.encode()) <= MAX_SHORT_STRING:
-            raise ImproperlyConfigured(f"{cls.__qualname__}: an event's type is also a routing key, 255 bytes at most")
+        if not texts.is_short(type):
+            raise ImproperlyConfigured(
+                f"{cls.__qualname__}: an event's type is also a routing key, 255 bytes at most and without NUL"
+            )
         if {"*", "#"} & set(type.split(".")):
             raise ImproperlyConfigured(f"{cls.__qualname__}: in a routing key '*' and '#' are wildcards: {type!r}")
         other = _registry.get(type)
@@ -343,7 +345,8 @@ def _checked_exchange(event: type[Event], exchange: str | Exchange | None) -> Ex
         exchange = Exchange(exchange) if isinstance(exchange, str) and exchange else exchange or None
     except ValueError as error:
         raise ImproperlyConfigured(f"{_name(event)}: {error}") from None
-    assert not isinstance(exchange, str)
+    if exchange is not None and not isinstance(exchange, Exchange):
+        raise ImproperlyConfigured(f"{_name(event)}: exchange is a name or an Exchange, not {exchange!r:.60}")
     for other in _registry.values():
         theirs = other.event_exchange
         if exchange and theirs and theirs.name == exchange.name and theirs.type != exchange.type:

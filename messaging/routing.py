@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from messaging import texts
+
 ExchangeType = Literal["direct", "fanout", "topic", "headers"]
 EXCHANGE_TYPES: tuple[ExchangeType, ...] = get_args(ExchangeType)
 
@@ -28,8 +30,8 @@ class Exchange:
     def __post_init__(self) -> None:
         if self.type not in EXCHANGE_TYPES:
             raise ValueError(f"exchange {self.name!r}: type is {self.type!r}; it is one of {', '.join(EXCHANGE_TYPES)}")
-        if not 1 <= len(self.name.encode()) <= MAX_SHORT_STRING:
-            raise ValueError(f"exchange {self.name!r:.60}: a name has 1 to {MAX_SHORT_STRING} bytes")
+        if not (self.name and texts.is_short(self.name)):
+            raise ValueError(f"exchange {self.name!r:.60}: a name has 1 to {MAX_SHORT_STRING} bytes, and no NUL")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,14 @@ def checked(what: str, given: Any, *, characters: int | None = LONGEST, octets: 
     return given
 
 
+def is_short(given: object) -> bool:
+    """Whether `given` is a text that AMQP takes for a name or a key, and that every database stores."""
+    try:
+        return isinstance(given, str) and given == checked("it", given, octets=LONGEST)
+    except ValueError:
+        return False
+
+
 def checked_json(what: str, given: Any) -> None:
     """Raise ValueError, in one sentence that names `what`, where `given` has no JSON form that all databases store, and
     that is read as it was: its keys are texts."""

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import ArgsKwargs
 
-from messaging import conf, functions
+from messaging import conf, functions, texts
 from messaging.retry import is_limit
 from messaging.rpc.exceptions import UnknownProcedure
 
@@ -30,8 +30,6 @@ REPLY_QUEUE_PREFIX = "rpc.reply."
 
 _TAKEN_PREFIXES = ("amq.", REPLY_QUEUE_PREFIX)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
-#: Longest name of a queue, in bytes: an AMQP short string.
-_MAX_QUEUE_NAME = 255
 
 _registry: dict[str, Procedure] = {}
 
@@ -97,9 +95,10 @@ def procedure(
             f"procedure name {name!r}: use up to 200 letters, digits, dots, dashes and underscores"
         )
     queue = queue or f"{QUEUE_PREFIX}{name}"
-    if len(queue.encode()) > _MAX_QUEUE_NAME or queue.startswith(_TAKEN_PREFIXES):
+    if not texts.is_short(queue) or queue.startswith(_TAKEN_PREFIXES):
         raise ImproperlyConfigured(
-            f"procedure {name!r}: the name of a queue has 255 bytes at most and none of {_TAKEN_PREFIXES} in front"
+            f"procedure {name!r}: the name of a queue has 255 bytes at most, no NUL, and none of {_TAKEN_PREFIXES} in "
+            "front"
         )
     if timeout is not None and not is_limit(timeout):
         raise ImproperlyConfigured(f"procedure {name!r}: timeout is a positive time, such as timedelta(seconds=5)")

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.utils.translation import gettext_lazy
 
-from messaging import effects, ledger, outbox, rpc, texts
+from messaging import consumers, effects, ledger, outbox, rpc, texts
 from messaging.broker.properties import to_pika
 from messaging.delivery import Delivery
 from messaging.events import Event, _registry
@@ -135,6 +135,27 @@ def test_a_payload_is_kept_as_it_was_when_it_was_intended() -> None:
 def test_the_name_of_an_effect_can_be_stored(name: str) -> None:
     with pytest.raises(ImproperlyConfigured):
         effects.effect(name)
+
+
+def declare_event(**declared: Any) -> None:
+    class Odd(Event, **{"type": "test.odd", **declared}):
+        pass
+
+
+DECLARE: list[Callable[[Any], Any]] = [
+    lambda name: consumers.consumer("odd", Noted, queue=name)(lambda event, delivery: None),
+    lambda name: consumers.consumer("odd", Noted, keys=[name])(lambda event, delivery: None),
+    lambda name: rpc.procedure("odd", queue=name)(lambda: None),
+    lambda name: declare_event(exchange=name),
+    lambda name: declare_event(type=name),
+]
+
+
+@pytest.mark.parametrize("name", [NUL, HALF, "ü" * 128, 17], ids=ascii)
+@pytest.mark.parametrize("declare", DECLARE)
+def test_a_declared_name_can_be_stored_and_sent(declare: Callable[[Any], Any], name: Any) -> None:
+    with pytest.raises(ImproperlyConfigured):
+        declare(name)
 
 
 @pytest.mark.parametrize(("name", "queue"), [("ask", "ü" * 128), ("ask", NUL), ("ask", HALF), ("n" * 255, None)])
