@@ -20,7 +20,7 @@ from messaging.broker.connection import Connection, opened
 from messaging.broker.glance import Glance
 from messaging.broker.refusals import channel_closed, describe
 from messaging.broker.reply_codes import NOT_FOUND
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, ThreadNotStarted
 
 #: Queues asked at a time: each takes a channel.
 AT_A_TIME = 100
@@ -52,7 +52,7 @@ def ask_queues(connection: Connection, names: Iterable[str], *, quorum: Collecti
     message, too, which goes back at once.
 
     A silent queue costs `CALL_TIMEOUT`, however many are silent. Raises BrokerUnavailable, BrokerSilent where the
-    broker itself does not answer.
+    broker itself does not answer, ThreadNotStarted.
     """
     found: dict[str, QueueAnswer] = {}
     remaining = iter(dict.fromkeys(names))
@@ -62,9 +62,8 @@ def ask_queues(connection: Connection, names: Iterable[str], *, quorum: Collecti
         _see_that_it_answers(connection)
     doubtful = [name for name in found if name in quorum and found[name] == QueueAnswer()]
     if doubtful:
-        with ThreadPoolExecutor(PROBES) as probes:
-            for name, silent in zip(doubtful, probes.map(_why_silent, doubtful), strict=True):
-                found[name] = replace(found[name], silent=silent)
+        for name, silent in zip(doubtful, _why_each_is_silent(doubtful), strict=True):
+            found[name] = replace(found[name], silent=silent)
     return found
 
 
@@ -133,6 +132,15 @@ def _see_that_it_answers(connection: Connection) -> None:
         connection.call("exchange_declare", exchange="amq.direct", passive=True)
     except ChannelClosed:
         return  # a refusal is an answer
+
+
+def _why_each_is_silent(names: Collection[str]) -> list[str]:
+    """Return `_why_silent` of each. Raises ThreadNotStarted."""
+    with ThreadPoolExecutor(PROBES) as probes:
+        try:
+            return list(probes.map(_why_silent, names))
+        except RuntimeError as error:
+            raise ThreadNotStarted(f"this process could not start a thread to ask its queues ({error})") from error
 
 
 def _why_silent(name: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 from django.db import DatabaseError, transaction
 
 from messaging import leases, ledger, outbox, relay, relay_thread, rpc, sending, threads, watchdog
+from messaging.broker import queue_answers
 from messaging.broker.connection import Connection
 from messaging.effects import EffectKind
 from messaging.exceptions import NotDone, ThreadNotStarted
@@ -288,3 +289,9 @@ def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings:
     with handler._changed:
         assert handler._runs()
     handler.close()
+
+
+def test_queues_that_get_no_thread_to_be_asked_by_are_no_fault_that_ends_a_consumer(limit: Limit) -> None:
+    """A worker waits out what is a BrokerUnavailable."""
+    with pytest.raises(ThreadNotStarted, match=REFUSED):
+        queue_answers._why_each_is_silent(["one", "two"])
