@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.db.models import Case, CharField, IntegerField, OuterRef, QuerySet, Subquery, Value, When
+from django.db.models import Case, CharField, Exists, IntegerField, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -20,9 +20,6 @@ from messaging.admin.operations import ON_INBOX
 from messaging.admin.read_only import ReadOnly
 from messaging.models import DeliveryAttempt, Effect, InboxMessage
 from messaging.operations.effect_trouble import EffectTrouble
-
-#: The troubles that an effect's own row tells, the worst first.
-EFFECT_TROUBLES = (EffectTrouble.UNKNOWN, EffectTrouble.FAILED, EffectTrouble.FAILING)
 
 
 class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
@@ -71,27 +68,40 @@ class InboxMessageAdmin(MessageAdmin):
     changed = time_of("changed_at", "changed")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[InboxMessage]:
-        """Return the messages, each with the worst trouble of its effects: of a handled one, too."""
-        ranks = [When(trouble.which, then=Value(trouble.value)) for trouble in EFFECT_TROUBLES]
-        order = [When(trouble.which, then=Value(rank)) for rank, trouble in enumerate(EFFECT_TROUBLES)]
+        """Return the messages, each with the worst trouble of its effects, of a handled one, too, and with whether
+        something that was to be run after its commit failed."""
+        ranks = [When(trouble.which, then=Value(trouble.value)) for trouble in EffectTrouble]
+        order = [When(trouble.which, then=Value(rank)) for rank, trouble in enumerate(EffectTrouble)]
         troubled = (
-            Effect.objects.filter(Effect.FOR_A_PERSON | Effect.FAILING, inbox_message=OuterRef("pk"))
-            .order_by(Case(*order, output_field=IntegerField()))
+            Effect.objects.filter(inbox_message=OuterRef("pk"))
             .annotate(trouble=Case(*ranks, output_field=CharField()))
+            .exclude(trouble=None)
+            .order_by(Case(*order, output_field=IntegerField()))
+        )
+        failed_later = DeliveryAttempt.objects.filter(
+            ~Q(error=""), inbox_message=OuterRef("pk"), outcome=DeliveryAttempt.Outcome.HANDLED
         )
         rows: QuerySet[InboxMessage] = super().get_queryset(request)
-        return rows.annotate(effect_trouble=Subquery(troubled.values("trouble")[:1]))
+        return rows.annotate(
+            effect_trouble=Subquery(troubled.values("trouble")[:1]), callback_failed=Exists(failed_later)
+        )
 
     def pill_of(self, row: InboxMessage) -> SafeString:
-        """Return the state; of a handled one whose effect is in trouble, that."""
-        trouble = getattr(row, "effect_trouble", None)
-        if trouble and row.state in {InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE}:
-            return words.pill(trouble, f"handled, effect {trouble}")
+        """Return the state; of a handled one whose effect is in trouble, or a callback of which failed, that."""
+        if row.state in {InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE}:
+            if trouble := getattr(row, "effect_trouble", None):
+                return words.pill(trouble, f"handled, effect {trouble}")
+            if getattr(row, "callback_failed", False):
+                return words.pill("failed", "handled, callback failed")
         return words.pill(row.state)
 
     def explain(self, row: InboxMessage) -> words.Explanation:
         """Return what the row's state means."""
-        return words.explain_inbox(row, effect_trouble=getattr(row, "effect_trouble", None) or "")
+        return words.explain_inbox(
+            row,
+            effect_trouble=getattr(row, "effect_trouble", None) or "",
+            callback_failed=getattr(row, "callback_failed", False),
+        )
 
     def body_text(self, row: InboxMessage, unmasked: bool) -> str:
         """Return the body, which is kept of a message that is retrying or dead."""

@@ -12,7 +12,7 @@ from django.utils.timezone import localtime
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.moments import now
-from messaging.operations.effect_trouble import is_overdue
+from messaging.operations.effect_trouble import EffectTrouble, is_overdue
 from messaging.operations.story import Kind
 
 #: Icon and tone of each state, outcome and kind of entry.
@@ -143,7 +143,9 @@ def explain_outbox(row: OutboxMessage) -> Explanation:
         case OutboxMessage.State.FAILED:
             return Explanation(
                 "The broker refuses this very message; the last error says why.",
-                "Nothing by itself: mend the cause, then publish it now, or cancel it.",
+                f"Nothing by itself: mend the cause, then replay the message at {row.consumer}."
+                if row.consumer
+                else "Nothing by itself: mend the cause, then publish it now, or cancel it.",
             )
         case OutboxMessage.State.CANCELLED:
             return Explanation(
@@ -163,14 +165,21 @@ def explain_outbox(row: OutboxMessage) -> Explanation:
             )
 
 
-def explain_inbox(row: InboxMessage, *, effect_trouble: str = "") -> Explanation:
-    """Say what a consumer has done about a message. `effect_trouble` is the worst that an effect of it has."""
+def explain_inbox(row: InboxMessage, *, effect_trouble: str = "", callback_failed: bool = False) -> Explanation:
+    """Say what a consumer has done about a message. `effect_trouble` is the worst that an effect of it has;
+    `callback_failed`: a callback of `on_commit` did."""
     match row.state:
         case InboxMessage.State.HANDLED | InboxMessage.State.EFFECTS_DUE if effect_trouble:
             return Explanation(
                 f"{row.consumer} handled it, and its changes in the database are committed. An effect of it "
-                f"outside the database is {effect_trouble}.",
+                f"outside the database {'has' if effect_trouble == EffectTrouble.FAILED else 'is'} {effect_trouble}.",
                 "The story below leads to that effect, whose page says what to do.",
+            )
+        case InboxMessage.State.HANDLED if callback_failed:
+            return Explanation(
+                f"{row.consumer} handled it, and its changes in the database are committed. A function that its "
+                "handler registered with `transaction.on_commit` failed after that.",
+                "Nothing by itself: the attempt below says what failed. Do by hand what it left undone.",
             )
         case InboxMessage.State.HANDLED:
             return Explanation(

@@ -126,7 +126,18 @@ def test_a_list_of_effects_is_filtered_by_trouble(admin_client: Any) -> None:
         assert row.error in page
 
 
-@pytest.mark.parametrize("trouble", [EffectTrouble.UNKNOWN, EffectTrouble.FAILED, EffectTrouble.FAILING])
+def test_a_message_whose_callback_failed_is_not_just_handled(admin_client: Any) -> None:
+    row = InboxMessage.objects.create(consumer="sms", message_id="m", state="handled")
+    row.attempts.create(number=1, outcome="handled", error="after the commit, in send_mail: OSError: away")
+
+    page = admin_client.get(f"/admin/messaging/inboxmessage/{row.pk}/change/").content.decode()
+
+    assert "Do by hand what it left undone" in page
+    for shown in (page, admin_client.get("/admin/messaging/inboxmessage/").content.decode()):
+        assert "handled, callback failed" in shown
+
+
+@pytest.mark.parametrize("trouble", EffectTrouble)
 def test_a_message_is_not_just_handled_where_its_effect_is_in_trouble(
     admin_client: Any, trouble: EffectTrouble
 ) -> None:
