@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from string import Formatter
@@ -24,9 +23,6 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
 #: Options that a declaration leaves to its parent.
 _INHERITED: Any = object()
-
-#: Numbers that may be too large for a float, which would then be infinite.
-_HUGE = re.compile(rb"\d{300}"), re.compile(rb"\d[eE]\+?\d{3}")
 
 _registry: dict[type_name, type[Event]] = {}
 
@@ -197,7 +193,7 @@ class Event(BaseModel):
             raise Undecodable(f"{cls.event_type} does not fit its schema: {_first_problem(error)}") from None
         except ValueError as error:
             raise Undecodable(f"{cls.event_type}: its payload has no JSON form: {functions.text_of(error)}") from None
-        if any(each.search(body) for each in _HUGE) and not fields.is_finite(event):
+        if fields.is_too_large(body, event):
             raise Undecodable(f"{cls.event_type} does not fit its schema: a number is too large")
         return event
 

@@ -4,6 +4,7 @@ it comes back as it was."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
@@ -19,6 +20,9 @@ from pydantic.fields import FieldInfo
 BY_ALIAS_OR_NAME: dict[str, Any] = (
     {"by_alias": True, "by_name": True} if "by_name" in signature(BaseModel.model_validate_json).parameters else {}
 )
+
+#: Numbers that may be too large for a float.
+_HUGE = re.compile(rb"\d{300}"), re.compile(rb"\d[eE]\+?\d{3}")
 
 
 def let_travel(schema: Any) -> None:
@@ -87,6 +91,11 @@ def without_json(model: BaseModel) -> str:
 def is_finite(value: object) -> bool:
     """Whether each number in a value, a model for instance, is one that JSON can say: neither NaN nor infinite."""
     return math.isfinite(value) if isinstance(value, float) else all(map(is_finite, _within(value)))
+
+
+def is_too_large(body: bytes, read: object) -> bool:
+    """Whether a number in this JSON is infinite in what was `read` from it: a float has no room for it."""
+    return any(each.search(body) for each in _HUGE) and not is_finite(read)
 
 
 def without_number(model: BaseModel) -> str | None:

@@ -56,8 +56,12 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """Return the value of a JSON text. Raises ValueError, also for NaN, bad UTF-8 and bottomless nesting."""
-    return from_json(body, allow_inf_nan=False)
+    """Return the value of a JSON text. Raises ValueError, also for NaN, numbers that are too large for a float, bad
+    UTF-8 and bottomless nesting."""
+    value = from_json(body, allow_inf_nan=False)
+    if fields.is_too_large(body, value):
+        raise ValueError("a number in it is too large")
+    return value
 
 
 def encode_error(type: str, message: str) -> bytes:

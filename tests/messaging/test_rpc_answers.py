@@ -118,7 +118,9 @@ def test_a_bare_value_is_an_argument() -> None:
     assert ask(double, b" 30 ").body == b"60"
 
 
-@pytest.mark.parametrize("body", [b"", b"abc", b"\xff\xfe", b"[" * 100_000, b'{"number": NaN}', b"{", b"\x00"])
+@pytest.mark.parametrize(
+    "body", [b"", b"abc", b"\xff\xfe", b"[" * 100_000, b'{"number": NaN}', b"[-1e999]", b"{", b"\x00"]
+)
 def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
     assert error_of(ask(double, body))[0] == "BadRequest"
 
