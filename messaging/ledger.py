@@ -34,7 +34,7 @@ _OUTCOMES = {
     State.SENDING: Outcome.DOUBTFUL,
     State.UNKNOWN: Outcome.UNKNOWN,
 }
-_NO_ANSWER = "whoever was sending it ended before its answer was written down: it may have been done or not"
+_NO_ANSWER = "the process that was sending it ended before its answer was written down: it may have been done or not"
 #: Seconds beyond its timeout for which an effect is not taken for abandoned: a live sender writes its answer in them.
 MARGIN = 5.0
 

@@ -235,7 +235,7 @@ class Effect(models.Model):
 
     #: Something is still to be done about it, by itself.
     OPEN = (State.INTENDED, State.SENDING)
-    #: Which effects were tried in vain and are still to be tried again.
+    #: Effects of which an attempt failed and another one follows.
     FAILING = Q(state__in=OPEN) & (~Q(error="") | Q(attempts__gt=1))
     #: Which effects nothing more comes of until a person has settled them.
     FOR_A_PERSON = Q(state=State.UNKNOWN) | Q(state=State.FAILED, given_up=False)
@@ -290,7 +290,7 @@ class Effect(models.Model):
 
     @property
     def is_failing(self) -> bool:
-        """Whether it was tried in vain and is still to be tried again: FAILING of one row."""
+        """Whether an attempt failed and another one follows: FAILING of one row."""
         return self.state in self.OPEN and (bool(self.error) or self.attempts > 1)
 
 

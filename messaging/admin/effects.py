@@ -136,7 +136,7 @@ class EffectAdmin(MessageAdmin):
         )
 
     def pill_of(self, row: Effect) -> SafeString:
-        """Return the state; of one that was tried in vain and is to be tried again, that it is failing."""
+        """Return the state; of one of which an attempt failed and another one follows, that it is failing."""
         return words.effect_pill(row)
 
     def explain(self, row: Effect) -> words.Explanation:

@@ -12,7 +12,7 @@ from django.utils.timezone import localtime
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.moments import now
-from messaging.operations.effect_trouble import EffectTrouble, is_overdue
+from messaging.operations.effect_trouble import EffectTrouble, failed_attempts, is_overdue
 from messaging.operations.story import Kind
 
 #: Icon and tone of each state, outcome and kind of entry.
@@ -81,10 +81,9 @@ def pill(state: str, word: str = "") -> SafeString:
 
 
 def effect_pill(effect: Effect) -> SafeString:
-    """Return an effect's state; *failing* where it was tried in vain and is to be tried again."""
+    """Return an effect's state; *failing* where an attempt failed and another one follows."""
     if effect.is_failing:
-        times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
-        return pill("failing", f"{effect.get_state_display()}, tried {times} in vain")
+        return pill("failing", f"{effect.get_state_display()}, {failed_attempts(effect)}")
     if is_overdue(effect):
         return pill("overdue", f"{effect.get_state_display()}, overdue")
     return pill(effect.state, "given up" if effect.given_up else "")
@@ -218,8 +217,7 @@ def explain_effect(effect: Effect) -> Explanation:
     """Say how far an effect has come."""
     match effect.state:
         case Effect.State.INTENDED:
-            times = "1 attempt" if effect.attempts == 1 else f"{effect.attempts} attempts"
-            tried = f"{times} failed; it was surely not done." if effect.attempts else "Not begun yet."
+            tried = f"{failed_attempts(effect)}; it was surely not done." if effect.attempts else "Not begun yet."
             again = "tried again" if effect.attempts else "begun"
             if effect.send_at > now():
                 return Explanation(tried, f"It is {again} at {short_moment(effect.send_at)}, if its consumer runs.")

@@ -21,7 +21,7 @@ class EffectTrouble(StrEnum):
 
     UNKNOWN = "unknown"
     FAILED = "failed"
-    #: Tried in vain, and to be tried again.
+    #: An attempt failed, and another one follows.
     FAILING = "failing"
     #: Due, and nobody carries it out.
     OVERDUE = "overdue"
@@ -64,6 +64,11 @@ def is_overdue(effect: Effect) -> bool:
     due = {Effect.State.INTENDED.value: effect.send_at, Effect.State.SENDING.value: effect.sending_until}
     since = due.get(effect.state)
     return since is not None and since < now() - timedelta(seconds=OVERDUE)
+
+
+def failed_attempts(effect: Effect) -> str:
+    """Say how many attempts failed: "3 attempts failed"."""
+    return "1 attempt failed" if effect.attempts == 1 else f"{effect.attempts} attempts failed"
 
 
 def first_trouble(effect: Effect) -> EffectTrouble | None:

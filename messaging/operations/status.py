@@ -202,7 +202,7 @@ def _wrong_in(boxes: Boxes) -> list[str]:
         ("unroutable", boxes.unroutable, "`manage.py messages list --state unroutable`"),
         ("dead", boxes.dead, "`manage.py messages list --groups`, then replay or discard"),
         (
-            "retried in vain for over a minute",
+            "failing for over a minute",
             boxes.failing_for_long,
             "`manage.py messages list --state retrying` says why",
         ),

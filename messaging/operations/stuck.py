@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from messaging import conf, database, ordering
 from messaging.consumers import Consumer
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
-from messaging.operations.effect_trouble import EffectTrouble, first_trouble
+from messaging.operations.effect_trouble import EffectTrouble, failed_attempts, first_trouble
 from messaging.operations.effect_trouble import overdue as effects_overdue
 from messaging.operations.findings import Finding, Trouble, about_inbox
 
@@ -77,7 +77,7 @@ def _why(effect: Effect) -> str:
         case EffectTrouble.FAILED:
             return f"it failed, and is not tried again{error}"
         case EffectTrouble.FAILING:
-            return f"it was tried {effect.attempts} times in vain, and is to be tried again{error}"
+            return f"{failed_attempts(effect)}, and it is to be tried again{error}"
     return "is due, and nobody does it: does its consumer run?"
 
 

@@ -13,7 +13,7 @@ from phonenumber_field.phonenumber import to_python
 from messaging.admin import words
 from messaging.admin.addresses import WithoutNul
 from messaging.models import Effect
-from messaging.operations.effect_trouble import is_overdue
+from messaging.operations.effect_trouble import failed_attempts, is_overdue
 from orders import sms
 from orders.admin.read_only import ReadOnly
 from orders.models import TextMessage
@@ -24,8 +24,7 @@ def sending_pill(effect: Effect | None) -> SafeString | str:
     if effect is None:
         return "in the database"
     if effect.is_failing:
-        times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
-        return words.pill("failing", f"not sent yet, tried {times} in vain")
+        return words.pill("failing", f"not sent yet, {failed_attempts(effect)}")
     if is_overdue(effect):
         return words.pill("overdue", "not sent yet, overdue")
     match effect.state:

@@ -154,4 +154,4 @@ def test_an_effects_page_shows_its_attempts(admin_client: Any) -> None:
     page = admin_client.get(f"/admin/messaging/effect/{row.pk}/change/").content.decode()
 
     assert "the gateway answered 503" in page
-    assert "tried 3 times in vain" in page
+    assert "3 attempts failed" in page

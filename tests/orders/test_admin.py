@@ -95,7 +95,7 @@ def told(client: Client, address: str) -> list[str]:
             "intended",
             {"attempts": 3, "error": "busy"},
             "text_message of sms failed 3 times, to be tried again",
-            "not sent yet, tried 3 times in vain",
+            "not sent yet, 3 attempts failed",
         ),
         ("intended", {}, "text_message of sms not done yet", "not sent yet"),
         ("intended", {"send_at": LONG_AGO}, "text_message of sms overdue, not done", "not sent yet, overdue"),
