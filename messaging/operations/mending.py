@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from messaging import conf, consumers, topology
-from messaging.broker import management
 from messaging.operations.drift import Drift, Finding, Kind
 
 MISSING = {Kind.MISSING_EXCHANGE, Kind.MISSING_QUEUE, Kind.MISSING_BINDING, Kind.UNROUTED_EVENT}
@@ -91,7 +90,7 @@ def _declaring(drift: Drift) -> Iterator[Step]:
         yield Step(
             f"If it was declared auto-delete, {each.name} went with the last one (404). Else delete it, unless "
             "somebody uses it still (400).",
-            _delete(drift, "queues", each.name, query="if-unused=true"),
+            _delete(drift, "queues", each.name, if_unused=True),
         )
         yield Step("Start them again: they declare it as wanted.", "manage.py run_rpc_worker")
     if changed := [*exchanges, *queues, *missing, *_of(drift, Kind.SILENT_QUEUE)]:
@@ -114,8 +113,9 @@ def _waking(drift: Drift) -> Iterator[Step]:
         "manage.py mq topology diff",
     )
     for each in silent:
+        lost = "`messages reconcile` sends it again" if each.consumer else "it is lost"
         yield Step(
-            f"Delete {each.name}: nobody can read what is in it, and `messages reconcile` sends it again.",
+            f"Delete {each.name}: nobody can read what is in it, and {lost}.",
             _delete(drift, "queues", each.name),
         )
     yield Step("Declare again what was deleted.", "manage.py mq topology declare")
@@ -154,12 +154,15 @@ def _taking_away(drift: Drift) -> Iterator[Step]:
             yield Step(f"If not: delete {each.name}, with all that is in it.", _delete(drift, "queues", each.name))
 
 
-def _delete(drift: Drift, what: str, *path: str, query: str = "") -> str:
-    """Return the line that deletes it by the management API, which asks for the password."""
-    address = drift.address or management.addresses()[0]
-    where = "/".join(quote(each, safe="") for each in (address.vhost, *path))
-    target = f"{address}/api/{what}/{where}" + (f"?{query}" if query else "")
-    return shlex.join(["curl", "-fsS", "-u", address.user, "-X", "DELETE", target])
+def _delete(drift: Drift, what: str, *path: str, if_unused: bool = False) -> str:
+    """Return the line that deletes it by the management API, which asks for the password. Where it is not known to be
+    our broker's, the line is one to be run beside the broker: another one may have a queue of that name."""
+    if drift.address is None:
+        words = ["rabbitmqctl", "delete_queue", "-p", conf.get().brokers[0].vhost, path[-1]]
+        return shlex.join([*words, "--if-unused"] if if_unused else words)
+    where = "/".join(quote(each, safe="") for each in (drift.address.vhost, *path))
+    target = f"{drift.address}/api/{what}/{where}" + ("?if-unused=true" if if_unused else "")
+    return shlex.join(["curl", "-fsS", "-u", drift.address.user, "-X", "DELETE", target])
 
 
 def _left_to_people(drift: Drift) -> Iterator[Step]:
