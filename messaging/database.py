@@ -71,15 +71,31 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
     before = len(here.run_on_commit)
     ours = not has_transaction(here)
     outermost = not here.in_atomic_block
-    with transaction.atomic(using=alias()):
-        if outermost and not for_handler:
-            _read_committed(here)
-        yield
-        if here.closed_in_transaction:
-            # Django would leave the block as if it had committed.
-            raise InterfaceError("the connection was closed inside the transaction, which the database rolled back")
-        if ours:
-            guard_callbacks(_log_failure, since=before)
+    try:
+        with transaction.atomic(using=alias()):
+            if outermost and not for_handler:
+                _read_committed(here)
+            yield
+            if here.closed_in_transaction:
+                # Django would leave the block as if it had committed.
+                raise InterfaceError("the connection was closed inside the transaction, which the database rolled back")
+            if ours:
+                guard_callbacks(_log_failure, since=before)
+    except DatabaseError as error:
+        if not for_handler and is_read_only(error):
+            connect_anew()
+        raise
+
+
+def connect_anew() -> None:
+    """Close this thread's connection, so that the next statement opens a new one; not inside a transaction.
+
+    A connection may be read-only where others are not: a handler left its session so, or its server is no longer the
+    primary.
+    """
+    here = connection()
+    if not here.in_atomic_block:
+        here.close()
 
 
 def give_back_pooled() -> None:

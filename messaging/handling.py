@@ -70,6 +70,7 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
         try:
             verdict = _way(consumer)(consumer, delivery)
         except DatabaseAway:
+            database.connect_anew()
             raise
         except Exception as error:
             if not _is_of_the_message(error):
@@ -90,6 +91,7 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
         with database.atomic(for_handler=True):
             verdicts = [_run_one_of(consumer, delivery) for delivery in deliveries]
     except DatabaseAway:
+        database.connect_anew()
         raise
     except Exception as error:
         # Once a handler was called it may be what ended the connection: each shows alone.

@@ -364,6 +364,26 @@ def test_a_handler_whose_other_database_is_away_has_failed() -> None:
     assert handling.handle(a_consumer(handler), a_delivery()) == "retrying"
 
 
+def _become_read_only(*_: object) -> None:
+    """As a handler may leave its session, or a primary becomes after a failover."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_connection_that_may_only_read_is_replaced_when_others_may_write() -> None:
+    assert handling.handle(a_consumer(_become_read_only), a_delivery()) == "handled"
+    for handle in (handling.handle, lambda consumer, delivery: handling.handle_together(consumer, [delivery])):
+        with pytest.raises(DatabaseAway, match="read-only"):
+            handle(CONSUMER, a_delivery())
+        assert handling.handle(CONSUMER, a_delivery()) == "handled"
+        _become_read_only()
+    with pytest.raises(DatabaseError), database.atomic():
+        DeliveryAttempt.objects.all().delete()
+    with database.atomic():
+        DeliveryAttempt.objects.all().delete()
+
+
 @pytest.mark.only_on("postgresql")
 def test_a_connection_that_ended_while_nothing_was_handled_costs_nothing() -> None:
     with connection.cursor() as cursor:
