@@ -302,15 +302,13 @@ def checked_body(event: Event) -> bytes:
 def routing_key_of(event: Event) -> str:
     """Return the routing key that `event` is published with; a field that is None is an empty text in it.
 
-    Raises ValueError where it is longer than AMQP allows, 255 bytes.
+    Raises ValueError for one that AMQP or a database does not take, such as one of over 255 bytes.
     """
     if not event.event_key:
         return event.event_type
     found = event.model_dump(mode="json", by_alias=False, include=set(fields_in(event.event_key)))
     key = event.event_key.format_map({name: "" if value is None else value for name, value in found.items()})
-    if len(key.encode()) > MAX_SHORT_STRING:
-        raise ValueError(f"{event.event_type}: its routing key has over {MAX_SHORT_STRING} bytes: {key[:60]}…")
-    return key
+    return texts.checked(f"{event.event_type}: its routing key", key, octets=MAX_SHORT_STRING)
 
 
 def routing_headers_of(event: Event) -> dict[str, Any]:

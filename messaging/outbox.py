@@ -73,7 +73,7 @@ def add(
             subject=subject,
             correlation_id=correlation_id,
             exchange=exchange_of(type(event)).name,
-            routing_key=_routing_key(event),
+            routing_key=routing_key_of(event),
             ordering_key=ordering_key,
             priority=priority,
             body=_checked_body(event),
@@ -235,10 +235,6 @@ def _checked_body(event: Event) -> bytes:
             "(MESSAGING['MAX_BODY_BYTES']). Store the data and send its key."
         )
     return body
-
-
-def _routing_key(event: Event) -> str:
-    return texts.checked(f"{event.event_type}: its routing key", routing_key_of(event), octets=MAX_SHORT_STRING)
 
 
 def _routing_headers(event: Event) -> dict[str, Any]:
