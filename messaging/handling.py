@@ -282,7 +282,7 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
     rejected = isinstance(error, Undecodable | Reject)
     # Before the transaction: the text of an error, and a policy, are the project's code, and may break a transaction.
     described, trace = inbox.describe(error), inbox.trace(error)
-    reason = functions.text_of(error) if rejected else described
+    reason = (functions.text_of(error) if rejected else "") or described
     rest = rest_after(consumer.retry, delivery.attempt - inbox.attempts_before(delivery), error)
     with database.atomic():
         ordering.lock(consumer, delivery.message.ordering_key)

@@ -46,6 +46,11 @@ def test_reject_is_death_at_once() -> None:
     assert not OutboxMessage.objects.exists()
 
 
+def test_a_reject_that_says_nothing_is_named() -> None:
+    assert handling.handle(a_consumer(raising(Reject())), a_delivery()) == "dead"
+    assert InboxMessage.objects.get().reason == "Reject"
+
+
 def test_retry_later_comes_again_when_the_handler_said() -> None:
     consumer = a_consumer(raising(RetryLater("gateway busy", after=timedelta(hours=1))))
     assert handling.handle(consumer, a_delivery()) == "retrying"
