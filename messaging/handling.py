@@ -288,6 +288,9 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
         ordering.lock(consumer, delivery.message.ordering_key)
         row_id = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
         if row_id is None:
+            if delivery.tries.called:
+                # Another process took the message meanwhile; or it counts as handled, as the handler sent a COMMIT.
+                log.error("message.failure_not_counted", reason=reason, exc_info=error)
             return Verdict.DUPLICATE
         outcome = DeliveryAttempt.Outcome.REJECTED if rejected else DeliveryAttempt.Outcome.FAILED
         inbox.record(row_id, delivery, outcome, seconds=seconds, error=described, traceback=trace)

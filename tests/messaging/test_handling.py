@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, IntegrityError, OperationalError, connection, connections
 from django.utils import timezone
+from structlog.testing import capture_logs
 
 from messaging import database, handling, inbox
 from messaging.delivery import Delivery
@@ -44,6 +45,19 @@ def test_reject_is_death_at_once() -> None:
     assert handling.handle(a_consumer(raising(Reject("no such order"))), a_delivery()) == "dead"
     assert InboxMessage.objects.get().reason == "no such order"
     assert not OutboxMessage.objects.exists()
+
+
+def test_a_handler_that_fails_after_a_commit_of_its_own_is_in_the_log() -> None:
+    """The message counts as handled: its row was committed along."""
+
+    def handler(event: Noted, delivery: Delivery) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("COMMIT")
+        raise ValueError("too late")
+
+    with capture_logs() as lines:
+        assert handling.handle(a_consumer(handler), a_delivery()) == "duplicate"
+    assert [line["reason"] for line in lines if line["log_level"] == "error"] == ["ValueError: too late"]
 
 
 def test_a_reject_that_says_nothing_is_named() -> None:
