@@ -66,11 +66,24 @@ class _Schemas:
             wanted.append((_of_result(each), "serialization", _result_of(each.function)))
         inputs: Any = [(name, mode, TypeAdapter(what)) for name, mode, what in wanted if _has_schema(what, mode)]
         found, rest = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
-        self._found: dict[str, Document] = {name: schema for (name, _), schema in found.items()}
-        self.components: Document = dict(sorted(rest.get("$defs", {}).items()))
+        self._found: dict[str, Document] = {name: _as_asyncapi(schema) for (name, _), schema in found.items()}
+        self.components: Document = _as_asyncapi(dict(sorted(rest.get("$defs", {}).items())))
 
     def __getitem__(self, name: str) -> Document:
         return self._found.get(name, {})
+
+
+def _as_asyncapi(schema: Any) -> Any:
+    """Return a JSON schema of pydantic's with discriminators as AsyncAPI has them: the name of the property alone
+    (https://www.asyncapi.com/docs/reference/specification/v3.0.0#schemaObject). pydantic writes OpenAPI's object."""
+    if isinstance(schema, list):
+        return [_as_asyncapi(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {name: _as_asyncapi(each) for name, each in schema.items()}
+    if "oneOf" in schema and "discriminator" in schema:
+        plain["discriminator"] = schema["discriminator"]["propertyName"]
+    return plain
 
 
 def _of_event(event: type[Event]) -> str:

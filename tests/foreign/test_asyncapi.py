@@ -6,10 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from django.core.management import call_command
+from pydantic import BaseModel, Field
 
 from messaging import consumers, events
 from messaging.consumers import consumer
@@ -52,6 +53,15 @@ def everything(monkeypatch: pytest.MonkeyPatch) -> None:
         pages: tuple[int, str] = (1, "a")
 
     Report.upcast(from_version=2)(lambda payload: payload)
+
+    class Card(BaseModel):
+        by: Literal["card"]
+
+    class Cash(BaseModel):
+        by: Literal["cash"]
+
+    class Paid(Event, type="paid"):
+        payment: Card | Cash = Field(discriminator="by")
 
     class Shout(Event, type="Ruf ä", exchange=Exchange("logs", "fanout")):
         text: str

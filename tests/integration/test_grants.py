@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import consumers, outbox, rpc, topology
+from messaging import conf, consumers, outbox, rpc, topology
 from messaging.broker.connection import Connection
 from messaging.declarer import Declarer
 from messaging.delivery import Delivery
@@ -68,7 +68,7 @@ Try = Callable[[BlockingChannel], Any]
 
 
 def everything() -> dict[str, Try]:
-    event, exchange, dead = "test.noted", topology.wanted([]).exchanges[0].name, topology.dead_letter_queue()
+    event, exchange, dead = "test.noted", conf.get().exchange, topology.dead_letter_queue()
     arguments = topology.queue_arguments()
     reply, request = f"rpc.reply.{uuid.uuid4()}", request_queue("shipping.quote")
     tries: dict[str, Try] = {

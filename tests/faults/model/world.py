@@ -640,6 +640,8 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(patch.object(sending, "connections", SimpleNamespace(close_all=lambda: None)))
         for module, name in ((lane, "LINGER"), (lane, "FAULT_PAUSE"), (turns, "DATABASE_PAUSE"), (sightings, "PAUSE")):
             stack.enter_context(patch.object(module, name, 0.0))
+        # Each queue of the model answers.
+        stack.enter_context(patch.object(sightings, "silent", lambda concerned: {}))
         stack.enter_context(_boundaries_at_transactions())
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:
