@@ -170,8 +170,11 @@ class Worker:
                 "another queue, or delete the stream"
             )
         if lane.subscription.failures:
-            with opened("probe") as connection:
-                silent = ask_queues(connection, [queue], quorum=[queue])[queue].silent
+            try:
+                with opened("probe") as connection:
+                    silent = ask_queues(connection, [queue], quorum=[queue])[queue].silent
+            except BrokerUnavailable:
+                return ""  # it cannot be told. At a limit of connections this process may have the last one
             return f"it exists but does not answer ({silent.rstrip('.')}): {CURE}" if silent else ""
         return ""
 
