@@ -10,7 +10,7 @@ import uuid
 
 from messaging.broker.connection import Connection
 from messaging.broker.reply_codes import ACCESS_REFUSED
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import ChannelClosed, QueueSilent
 
 #: An exchange that every virtual host has. Without the right to read it the refusal names it.
 _SOURCE = "amq.fanout"
@@ -44,4 +44,6 @@ def _refused(connection: Connection, method: str, name: str, **arguments: object
         connection.call(method, **arguments)
     except ChannelClosed as error:
         return error.code == ACCESS_REFUSED and f"'{name}'" in error.text
+    except QueueSilent:
+        return False  # RabbitMQ has asked the queue, after it checked the rights
     return False

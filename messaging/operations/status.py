@@ -109,7 +109,7 @@ def _broker() -> Broker:
                 server=seen.server(),
                 alarms=seen.alarms(),
                 how=seen.how,
-                without_rights=rights.without_any_right(),
+                without_rights=rights.without_any_right(seen.connection),
                 queues=seen.counted_now(queues) if seen.is_complete else queues,
             )
     except BrokerUnavailable as error:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from messaging import conf, topology
+from messaging.broker.connection import opened
 from messaging.operations import rights
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
@@ -43,14 +44,19 @@ def test_an_account_without_any_right_is_wrong_in_status(allow: Callable[..., No
     assert "`manage.py mq grants`" in said.out
 
 
+def without_any_right() -> str:
+    with opened("test") as connection:
+        return rights.without_any_right(connection)
+
+
 def test_an_account_with_the_rights_of_one_role_is_not(vhost: str, allow: Callable[..., None]) -> None:
     with plain_channel(vhost) as channel:
         channel.basic_publish("", NOTES.queue, b"stays")
     exchange = topology.wanted([NOTES]).exchanges[0].name
     allow(configure=exchange)
-    assert rights.without_any_right() == ""
+    assert without_any_right() == ""
     allow(write=exchange)
-    assert rights.without_any_right() == ""
+    assert without_any_right() == ""
     allow(read=NOTES.queue)
-    assert rights.without_any_right() == ""
+    assert without_any_right() == ""
     assert queue_length(vhost, NOTES.queue) == 1  # nothing was taken to find out

@@ -20,7 +20,7 @@ class ByManagement:
 
     def __init__(self, management: Management, connection: Connection) -> None:
         self._management = management
-        self._connection = connection
+        self.connection = connection
         self.address: Address | None = management.address
         self.how = f"By the management API at {management.address}; what it says is unacked may be 5 s old."
 
@@ -44,7 +44,7 @@ class ByManagement:
         stays as it was.
         """
         try:
-            return ByAmqp(self._connection, "").counted_now(queues)
+            return ByAmqp(self.connection, "").counted_now(queues)
         except BrokerUnavailable:
             return queues
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from messaging.broker.connection import Connection
 from messaging.broker.management import Address
 
 
@@ -95,6 +96,8 @@ class Standing(Protocol):
     is_complete: bool
     #: The management API that tells it; None where AMQP does.
     address: Address | None
+    #: The connection that it goes by, or that showed whose management API it is.
+    connection: Connection
 
     def server(self) -> str: ...
 

@@ -1,0 +1,30 @@
+"""What the broker's answers say of an account's rights."""
+
+from typing import Any
+
+import pytest
+
+from messaging.broker.rights import may_read
+from messaging.exceptions import ChannelClosed, QueueSilent
+
+
+class Asked:
+    """A connection whose broker answers each question so."""
+
+    def __init__(self, answer: Exception) -> None:
+        self._answer = answer
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        raise self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "may"),
+    [
+        (ChannelClosed(403, "ACCESS_REFUSED - read access to queue 'orders.sms' in vhost '/' refused"), False),
+        (ChannelClosed(406, "PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'orders.sms'"), True),
+        (QueueSilent("Queue orders.sms exists but does not answer."), True),
+    ],
+)
+def test_an_account_may_read_a_queue_unless_that_is_refused(answer: Exception, may: bool) -> None:
+    assert may_read(Asked(answer), "orders.sms") is may  # type: ignore[arg-type]
