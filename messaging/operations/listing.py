@@ -40,9 +40,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureGroup:
-    """Failures of one kind: dead messages, or effects that failed, are failing or are unknown (`state`).
+    """Failures of one kind: dead messages, or effects that failed, are failing, unknown or overdue (`state`).
 
-    `reason` is that of the newest. Of effects, `type` is their name.
+    `reason` is that of the newest. Of effects, `type` is their name. Those that are overdue without having failed have
+    no `group`.
     """
 
     group: str
@@ -63,8 +64,8 @@ def newest(wanted: Wanted, limit: int, *, states: Collection[str] = ()) -> list[
 
 
 def failure_groups(wanted: Wanted, limit: int) -> list[FailureGroup]:
-    """Return the failures that are `wanted`, by group: dead messages, and effects that failed for good, are failing or
-    are unknown. The largest group comes first; at most `limit`."""
+    """Return the failures that are `wanted`, by group: dead messages, and effects that failed for good, are failing,
+    unknown or overdue. The largest group comes first; at most `limit`."""
     groups = [*_groups_of_dead(wanted, limit), *_groups_of_effects(wanted, limit)]
     return sorted(groups, key=lambda each: (each.count, each.newest), reverse=True)[:limit]
 
@@ -76,10 +77,13 @@ def _groups_of_dead(wanted: Wanted, limit: int) -> Iterator[FailureGroup]:
 
 
 def _groups_of_effects(wanted: Wanted, limit: int) -> Iterator[FailureGroup]:
-    for trouble in (EffectTrouble.UNKNOWN, EffectTrouble.FAILED, EffectTrouble.FAILING):
+    for trouble in EffectTrouble:
         effects = Effect.objects.filter(wanted.of_effects, trouble.which)
+        if trouble is EffectTrouble.OVERDUE:
+            effects = effects.exclude(EffectTrouble.FAILING.which)
         for each in _largest(effects, "name", "error", limit):
-            yield FailureGroup(**each, box="effects", state=trouble.value)
+            reason = each.pop("reason") or "is due, and no process carries it out: does its consumer run?"
+            yield FailureGroup(**each, reason=reason, box="effects", state=trouble.value)
 
 
 def _largest(rows: QuerySet[Any], type_field: str, reason_field: str, limit: int) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def test_what_is_well_is_no_trouble(columns: dict[str, Any]) -> None:
         listed("--groups")
 
 
-def test_groups_tell_failed_failing_and_unknown_effects_apart() -> None:
+def test_groups_tell_effects_of_each_trouble_apart() -> None:
     for number, trouble in enumerate([*TROUBLED, EffectTrouble.FAILED]):
         effect(number, **TROUBLED[trouble])
 
@@ -89,6 +89,7 @@ def test_groups_tell_failed_failing_and_unknown_effects_apart() -> None:
         ("unknown", 1, "the gateway answered 500"),
         ("failed", 2, "the gateway answered 400"),
         ("failing", 1, "the gateway answered 429"),
+        ("overdue", 1, "is due, and no process carries it out: does its consumer run?"),
     }
 
 
