@@ -22,6 +22,7 @@ from messaging.broker.requester import Requester
 from messaging.exceptions import BodyTooLarge, ThreadNotStarted
 from messaging.loggers import get_logger
 from messaging.message import Message, new_id, request_headers, whole_number
+from messaging.news import News
 from messaging.routing import MAX_SHORT_STRING
 from messaging.rpc import wire
 from messaging.rpc.exceptions import BadReply, ConnectionLost, NoBroker, NoServer, RpcError, RpcTimeout
@@ -154,6 +155,8 @@ class RpcClient:
         self._needs_fresh_queue = False
         #: By how many milliseconds the servers' clock at a queue is ahead of ours, as far as it is known.
         self._ahead: dict[str, int] = {}
+        #: What was said of clocks.
+        self._news = News()
         #: Replies that nobody waited for: late, repeated, or somebody else's.
         self.ignored_replies = 0
 
@@ -256,7 +259,9 @@ class RpcClient:
         self._ahead[call.queue] = ahead
         if abs(ahead - known) >= WORTH_SAYING:
             said = self._clocks(call.queue).strip() or "they agree again"
-            log.warning("rpc.clocks_differ", queue=call.queue, reason=said)
+            # Several servers of one queue may have clocks of their own: each reply would make a line.
+            if self._news.is_due(f"{call.queue}: {said}"):
+                log.warning("rpc.clocks_differ", queue=call.queue, reason=said)
         return ahead > known
 
     def _replied(self, reply: Message) -> None:

@@ -1,0 +1,23 @@
+"""What a caller says of clocks that differ from its own."""
+
+import time
+
+from structlog.testing import capture_logs
+
+from messaging.message import Message
+from messaging.rpc import wire
+from messaging.rpc.client import RpcClient, _Call
+
+
+def test_two_servers_whose_clocks_differ_do_not_flood_the_log() -> None:
+    client = RpcClient()
+    call = _Call(name="double", queue="rpc.double", body=b"1", deadline=time.monotonic() + 60, headers={})
+    with capture_logs() as said:
+        for _ in range(5):
+            for ahead in (10_000, 0):
+                reply = Message(body=b"2", headers={wire.CLOCK_HEADER: wire.now_ms() + ahead})
+                client._compare_clocks(call, reply)
+    reasons = [line["reason"] for line in said if line["event"] == "rpc.clocks_differ"]
+    assert len(reasons) == 2
+    assert "10.0 s ahead" in reasons[0]
+    assert reasons[1] == "they agree again"
