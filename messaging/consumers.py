@@ -154,6 +154,8 @@ def consumer(
         raise ImproperlyConfigured(f"consumer {name!r}: timeout is a positive time, such as timedelta(seconds=30)")
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise ImproperlyConfigured(f"consumer {name!r}: retry is a RetryPolicy, such as RetryPolicy(max_attempts=5)")
+    if retry is not None:
+        functions.check_runs(retry.delay_after, f"delay_after of the retry policy of consumer {name!r}")
     if batch < 1:
         raise ImproperlyConfigured(f"consumer {name!r}: batch is at least 1")
     if isinstance(keys, str):

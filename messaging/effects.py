@@ -112,6 +112,8 @@ def effect(
         raise ImproperlyConfigured(f"effect {name!r}: timeout is a positive time, such as timedelta(seconds=10)")
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise ImproperlyConfigured(f"effect {name!r}: retry is a RetryPolicy, such as RetryPolicy(max_attempts=5)")
+    if retry is not None:
+        functions.check_runs(retry.delay_after, f"delay_after of the retry policy of effect {name!r}")
     if ask is not None:
         functions.check(ask, f"`ask` of effect {name!r}", takes="sending")
     if not isinstance(honours_keys, bool):

@@ -62,6 +62,7 @@ def rest_after(policy: RetryPolicy, attempt: int, error: BaseException) -> timed
     numbers of the policy count."""
     try:
         rest: object = policy.delay_after(attempt, error)
+        functions.require_run(rest, "delay_after")
         if rest is None:
             return None
         if isinstance(rest, timedelta):

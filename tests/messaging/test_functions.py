@@ -20,6 +20,7 @@ from messaging.effects import effect
 from messaging.events import Event
 from messaging.exceptions import NotRun, Reject
 from messaging.models import DeliveryAttempt, InboxMessage
+from messaging.retry import RetryPolicy
 from messaging.rpc import procedure, procedures
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
 
@@ -79,6 +80,17 @@ def test_a_function_that_would_not_run_is_refused_when_it_is_declared(
 ) -> None:
     with pytest.raises(ImproperlyConfigured, match="def"):
         declare(function)
+
+
+@pytest.mark.parametrize(
+    "declare", [lambda **options: consumer("taking", Noted, **options), partial(effect, "texting")]
+)
+def test_a_retry_policy_that_would_not_run_is_refused_when_it_is_declared(declare: Callable[..., Any]) -> None:
+    class Patient(RetryPolicy):
+        async def delay_after(self, attempt: int, error: BaseException) -> Any: ...  # type: ignore[override]
+
+    with pytest.raises(ImproperlyConfigured, match="is an async function"):
+        declare(retry=Patient())
 
 
 @pytest.mark.parametrize("function", ASYNCHRONOUS)
