@@ -50,9 +50,9 @@ def add(
     outbox's database) if it is one of the outbox's own.
 
     Raises OutsideTransaction where there is no transaction to commit with, or where it may be another database's that
-    the event reports; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for an argument, or a routing key or header
-    made of an event's fields, that a database or AMQP would not take: see `texts.checked`. It is the same on all
-    databases.
+    the event reports; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for what is no event, and for an argument, or a
+    routing key or header made of an event's fields, that a database or AMQP would not take: see `texts.checked`. It is
+    the same on all databases.
     """
     _require_transaction()
     _require_own_transaction(using)
@@ -61,6 +61,9 @@ def add(
     ordering_key = texts.checked("ordering_key", ordering_key)
     _check_priority(priority)
     _check_delay(delay)
+    for event in events:
+        if not isinstance(event, Event):
+            raise ValueError(f"outbox.add() takes events, each an argument of its own, not {event!r:.60}")
     if ordering_key:
         # The ids of the rows then have the order of the commits.
         database.take_turns("add", ordering_key)

@@ -93,6 +93,13 @@ def test_an_event_outside_a_transaction_is_refused() -> None:
     assert not OutboxMessage.objects.exists()
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("given", [Noted, [Noted(text="x")], {"text": "x"}, None])
+def test_what_is_no_event_is_refused(given: Any) -> None:
+    with transaction.atomic(), pytest.raises(ValueError, match="takes events, each an argument of its own, not"):
+        outbox.add(given)
+
+
 @pytest.mark.django_db(transaction=True)
 def test_an_event_is_refused_where_it_may_report_a_change_in_another_database(reports: str) -> None:
     """As under ATOMIC_REQUESTS: the transaction of the outbox's database is open around that of the other one."""
