@@ -43,11 +43,13 @@ def failing(error: BaseException, ran: list[str]) -> Callable[..., None]:
 @pytest.mark.parametrize("error", [ConnectionError("no mail server"), *LEAVING], ids=lambda error: type(error).__name__)
 def test_a_message_whose_callback_fails_is_handled_and_its_story_says_what_failed(error: BaseException) -> None:
     ran: list[str] = []
+    handling.handle(a_consumer(), a_delivery(a_message(id="m-0")))
     with capture_logs() as lines:
         verdict = handling.handle(a_consumer(failing(error, ran)), a_delivery(a_message(id="m-1")))
     assert verdict == "handled"
-    assert (ran, notes("hello"), InboxMessage.objects.get().state) == (["m-1"], 1, "handled")
-    attempt = DeliveryAttempt.objects.get()
+    assert (ran, notes("hello"), InboxMessage.objects.get(message_id="m-1").state) == (["m-1"], 2, "handled")
+    other, attempt = DeliveryAttempt.objects.order_by("pk")
+    assert other.error == ""
     assert attempt.outcome == "handled"
     assert attempt.error.startswith("after the commit, in ")
     assert type(error).__name__ in attempt.error

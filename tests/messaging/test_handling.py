@@ -478,3 +478,13 @@ def test_one_without_an_id_begins_no_count_with_each_delivery() -> None:
     unidentified = a_delivery(a_message(id=""), redelivered=True, identified=False)
     assert handling.handle(a_consumer(raising(RuntimeError())), unidentified) == "retrying"
     assert InboxMessage.objects.get().starts == 0
+
+
+def test_the_handler_of_a_broadcast_gets_the_event() -> None:
+    heard: list[str] = []
+
+    def handler(event: Noted, delivery: Delivery) -> None:
+        heard.append(event.text)
+
+    assert handling.handle(a_consumer(handler, broadcast=True, queue=""), a_delivery()) == "handled"
+    assert heard == ["hello"]

@@ -1,6 +1,9 @@
 """What becomes of a row that was not published: when it is tried again."""
 
+import uuid
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,10 +18,7 @@ pytestmark = pytest.mark.django_db
 
 def rest_after(attempts: int, fate: Fate, *, late: bool = False) -> float:
     """Seconds until a row that was tried so often before, and now ended like this, is tried again."""
-    row = OutboxMessage.objects.create(
-        message_id=new_id(), type="test.noted", exchange="orders.events", routing_key="test.noted", body=b"{}",
-        publish_attempts=attempts,
-    )  # fmt: skip
+    row = a_row(publish_attempts=attempts)
     leases.write([Mark(row, Outcome(fate, "as it were", late=late), ())])
     row.refresh_from_db()
     assert (row.state, row.publish_attempts) == (OutboxMessage.State.PENDING, attempts + 1)
@@ -47,3 +47,30 @@ def test_rows_that_never_get_their_confirm_come_due_together_however_old_they_ar
     # A run over the end of a rest has two of them.
     assert len(ends) <= 2
     assert all((each - now()).total_seconds() <= most for each in due)
+
+
+def test_rows_that_are_marked_together_keep_the_moments_of_their_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    rows = [a_row() for _ in range(3)]
+    moments = (99.5, 99.1, 100.0)
+    leases.write([
+        Mark(row, Outcome(Fate.CONFIRMED), ("notes",), at) for row, at in zip(rows, moments, strict=True)
+    ])  # fmt: skip
+    first, second, third = (OutboxMessage.objects.get(pk=row.pk).published_at for row in rows)
+    assert [round((third - each).total_seconds(), 2) for each in (first, second)] == [0.5, 0.9]
+
+
+def test_rows_that_are_given_back_untried_rest_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "GIVEN_BACK_AT_ONCE", 2)
+    token = uuid.uuid4()
+    rows = [a_row(lease_token=token, lease_until=database.in_future(30)) for _ in range(5)]
+    leases.give_back(rows, rest=300)
+    for row in OutboxMessage.objects.all():
+        assert (row.lease_token, row.lease_until, row.publish_attempts) == (None, None, 0)
+        assert row.last_error.startswith("not tried: ")
+        assert row.publish_at > database.now() + timedelta(seconds=100)
+
+
+def a_row(**changes: Any) -> OutboxMessage:
+    facts = {"message_id": new_id(), "type": "test.noted", "exchange": "orders.events", "routing_key": "test.noted"}
+    return OutboxMessage.objects.create(**{**facts, "body": b"{}", **changes})

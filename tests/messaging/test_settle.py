@@ -40,9 +40,11 @@ def calls() -> Iterator[list[Sending]]:
 
 
 def an_effect(state: str, *, inbox_state: str = "handled", **changes: Any) -> Effect:
-    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state=inbox_state)
-    facts = {"consumer": "notes", "message_id": "m-1", "name": "text", "attempts": 3, "error": "no answer"}
-    return Effect.objects.create(**{"inbox_message": row, "state": state, **facts, **changes})
+    facts = {"consumer": "notes", "message_id": "m-1", "name": "text", "attempts": 3, "error": "no answer", **changes}
+    row = InboxMessage.objects.create(
+        consumer=facts["consumer"], message_id=facts["message_id"], state=inbox_state
+    )  # fmt: skip
+    return Effect.objects.create(**{"inbox_message": row, "state": state, **facts})
 
 
 def settled(effect: Effect, verdict: Verdict, **options: Any) -> Effect | None:
@@ -187,3 +189,19 @@ def test_who_settled_what_is_written_with_it() -> None:
     assert (action.actor, action.action, action.about, action.changed) == (WHO, "settle", "effect m-1:notes:text", 1)
     assert action.details == {"verdict": "done", "reference": "SM1", "note": "seen"}
     assert action.messages.get().message_id == "m-1"
+
+
+def test_the_effects_of_other_messages_stay_as_they_are(calls: list[Sending]) -> None:
+    effect = an_effect("unknown")
+    other = an_effect("unknown", message_id="m-2")
+    assert settled(effect, Verdict.NOT_DONE)
+    other.refresh_from_db()
+    assert (other.state, other.inbox_message.state) == ("unknown", "handled")
+
+
+def test_the_effects_of_one_message_at_one_consumer_are_claimed_and_no_others(calls: list[Sending]) -> None:
+    wanted = an_effect("intended")
+    an_effect("intended", message_id="m-2")
+    an_effect("intended", consumer="copies")
+    claimed = ledger.claim(ledger.of_messages("notes", ["m-1"]), 10)
+    assert [each.row for each in claimed] == [wanted]

@@ -540,6 +540,8 @@ class Channel:
 
     def basic_nack(self, tag: int, requeue: bool) -> None:
         assert requeue
+        if self.broker.world.is_dying:
+            return  # what Python still runs of a killed process reaches no broker
         self.broker.world.is_given_back(self.queue)
         self._requeue([self.unacked.pop(tag)])
 

@@ -397,6 +397,11 @@ class World:
             process.fault = None
             self.meanwhile(fault.what, process.name, what)
 
+    @property
+    def is_dying(self) -> bool:
+        """Whether the process that makes the present step was killed in it."""
+        return self._current is not None and self._current.dead
+
     def die(self) -> None:
         """The process is killed by what it does."""
         assert self._current
