@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from messaging.models import DeliveryAttempt, InboxMessage
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from orders.models import Order
 from tests.foreign.conftest import ANSWERED, handle_all, inbox, shipped, texts
 from tests.support.processes import ProcessStarter, RunningProcess
@@ -77,7 +77,8 @@ def test_the_shops_events_come_to_a_queue_of_its_own(
     assert properties["contentType"] == "application/json"
     assert properties["deliveryMode"] == 2
     assert len(properties["messageId"]) == 36
-    assert properties["timestamp"] == int(orders[0].placed_at.timestamp())
+    written = OutboxMessage.objects.get(message_id=properties["messageId"]).created_at
+    assert properties["timestamp"] == int(written.timestamp())
     headers = properties["headers"]
     assert (headers["x-event-version"], headers["x-attempt"], headers["x-subject"]) == (1, 1, orders[0].number)
 
