@@ -143,7 +143,7 @@ def _of_effect(entry: Entry) -> str:
         case Kind.EFFECT_DONE:
             return "done" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
         case Kind.EFFECT_NOT_DONE:
-            return f"attempt {entry.attempt} failed: surely not done"
+            return f"attempt {entry.attempt} failed: not done"
         case Kind.EFFECT_DOUBTFUL:
             return f"attempt {entry.attempt} is in doubt: done or not"
         case Kind.EFFECT_DONE_LATE:

@@ -217,7 +217,7 @@ def explain_effect(effect: Effect) -> Explanation:
     """Say how far an effect has come."""
     match effect.state:
         case Effect.State.INTENDED:
-            tried = f"{failed_attempts(effect)}; it was surely not done." if effect.attempts else "Not begun yet."
+            tried = f"{failed_attempts(effect)}; it was not done." if effect.attempts else "Not begun yet."
             again = "tried again" if effect.attempts else "begun"
             if effect.send_at > now():
                 return Explanation(tried, f"It is {again} at {short_moment(effect.send_at)}, if its consumer runs.")
@@ -239,7 +239,7 @@ def explain_effect(effect: Effect) -> Explanation:
             )
         case Effect.State.FAILED:
             return Explanation(
-                "It was surely not done; the error says why.",
+                "It was not done; the error says why.",
                 "Nothing by itself. Mend the cause, then say that it was not done: it is carried out again. Or give "
                 "it up.",
             )

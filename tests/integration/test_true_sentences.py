@@ -113,5 +113,5 @@ def test_a_message_whose_effect_fails_is_not_said_to_be_all_well(vhost: str, mon
     assert wrong == ["effects that failed and are to be tried again: 1; `manage.py messages list --groups` says why"]
     *before, failed, again = told("W-1")
     assert {"notes: handled", "notes: text intended"} < set(before)
-    assert failed == "notes: text attempt 1 failed: surely not done"
+    assert failed == "notes: text attempt 1 failed: not done"
     assert again.startswith("notes: text to be tried again in ")
