@@ -482,7 +482,7 @@ def test_an_event_that_cannot_be_published_is_refused_when_it_is_declared(keywor
 
 def test_a_key_or_a_priority_that_amqp_has_no_room_for_is_refused_where_the_event_is_added() -> None:
     with transaction.atomic():
-        with pytest.raises(ValueError, match="255 bytes"):
+        with pytest.raises(ValueError, match="routing key has 256 bytes"):
             outbox.add(Logged(severity="x" * 256))
         with pytest.raises(ValueError, match="priority"):
             outbox.add(Announced(text="x"), priority=256)
