@@ -397,9 +397,18 @@ def test_one_whose_claim_got_no_answer_was_not_begun_and_is_sent(
         assert (Effect.objects.get().state, inbox_state()) == ("unknown", "handled")
         ledger._never_begun.update(mine)
 
-    sweep([CONSUMER])
-
+    done = InboxMessage.objects.create(consumer="notes", message_id="another", state="handled")
+    taken = ledger.claim(Q(), 10)
     effect = Effect.objects.get()
+    assert [(each.row.attempts, each.doubtful) for each in taken] == [(1, False)]
+    assert (effect.state, effect.attempts, effect.error, effect.failure_group) == ("sending", 1, "", "")
+    assert effect.inbox_message.state == "effects_due"
+    done.refresh_from_db()
+    assert done.state == "handled"
+    done.delete()
+
+    ledger.note(sending.carry_out(taken))
+    effect.refresh_from_db()
     assert (effect.state, effect.attempts, effect.error, len(outside.calls)) == ("done", 1, "", 1)
     assert inbox_state() == "handled"
     assert attempts_kept() == []
