@@ -149,15 +149,17 @@ class Publisher:
         if any(outcome and outcome.fate in {Fate.CONFIRMED, Fate.SENT} for outcome in list(batch.outcomes)):
             self.connection.succeeded()
         if not done:
-            reason = f"no confirm within {timeout:g} s"
-            if self.connection.blocked:
-                reason += ": a memory or disk alarm blocks the broker"
-            else:
+            blocked = self.connection.blocked
+            reason = f"no confirm within {timeout:g} s" + (
+                ": a memory or disk alarm blocks the broker" if blocked else ""
+            )
+            # Before the connection is given up, by which the I/O thread settles the rest as lost: they are late.
+            outcomes = [outcome or Outcome(Fate.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
+            if not blocked:
                 # At once, and not only when the connection has been given up: nothing more is sent by it.
                 self._channel = None
                 self.connection.reset(reason)
-            # The I/O thread may be settling this very moment: a slot it has filled stays as it is.
-            return [outcome or Outcome(Fate.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
+            return outcomes
         return [outcome for outcome in batch.outcomes if outcome is not None]
 
     # --- on the I/O thread ---------------------------------------------------------------------------------

@@ -150,16 +150,24 @@ def test_only_real_success_makes_the_pauses_between_reconnects_small_again(publi
     assert publisher.connection._failures == 0
 
 
-def test_a_frozen_broker_gives_no_word_within_the_deadline(breakable_broker: RabbitMQNode, settings: Any) -> None:
+def test_a_frozen_broker_gives_no_confirm_within_the_deadline_and_each_outcome_is_late(
+    breakable_broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_MAX": 0.3, "CONNECT_TIMEOUT": 1.0}
     with plain_channel(settings.MESSAGING["AMQP_URLS"][0]) as channel:
         channel.queue_declare("q", durable=True)
     publisher = Publisher("test").start()
     eventually(lambda: publisher.ready)
     breakable_broker.pause()
-    began = time.monotonic()
-    assert fates(publisher, to("q"), timeout=0.5) == ["unknown"]
-    assert time.monotonic() - began < 60
+    reset = publisher.connection.reset
+
+    def reset_before_anything_else_happens(reason: str) -> None:
+        reset(reason)
+        eventually(lambda: publisher.connection.last_error == reason)
+
+    monkeypatch.setattr(publisher.connection, "reset", reset_before_anything_else_happens)
+    [outcome] = publisher.publish([to("q")], 0.5)
+    assert (outcome.fate, outcome.late) == (Fate.UNKNOWN, True)
     assert not publisher.ready, "nothing more is sent by a connection that was given up"
     breakable_broker.resume()
     eventually(lambda: publisher.ready, within=20)
