@@ -39,7 +39,7 @@ LEFT_ALONE = f"not tried: where it goes, others get no confirm; one of them is t
 
 #: Seconds to which the moment of a confirm is kept, and for which at most it is put before the time of its mark:
 #: reconciling goes through the rows in the order of these moments.
-MOMENT = 0.02
+MOMENT = 0.001
 LONGEST_BACK = 1.0
 
 #: Rows whose leases one statement ends.
@@ -161,7 +161,8 @@ def _confirmed_at(marks: Sequence[Mark]) -> Combinable:
     now = time.monotonic()
     moments: dict[int, list[int]] = {}
     for mark in marks:
-        moments.setdefault(round(min(now - mark.at, LONGEST_BACK) / MOMENT), []).append(mark.row.pk)
+        # Rounded towards now: no row was published before it was due.
+        moments.setdefault(int(min(now - mark.at, LONGEST_BACK) / MOMENT), []).append(mark.row.pk)
     earlier = [(database.in_future(-steps * MOMENT), ids) for steps, ids in moments.items()]
     if len(earlier) == 1:
         return earlier[0][0]
