@@ -15,7 +15,8 @@ class MessagingConfig(AppConfig):
 
         Raises ImproperlyConfigured for a wrong value, and in a server for surroundings that are not supported; a
         command of Django's has those from its checks."""
-        from messaging import checks, conf, relay_thread, surroundings  # noqa: F401  (`checks` registers itself)
+        from messaging import checks, conf, surroundings  # noqa: F401  (`checks` registers itself)
+        from messaging.relay import thread as relay_thread
 
         conf.get()
         if not surroundings.are_checked():

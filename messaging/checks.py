@@ -9,13 +9,15 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info, Warning, register
 
-from messaging import conf, consumers, database, events, surroundings, topology
-from messaging.addresses import GUEST, BrokerAddress
+from messaging import conf, consumers, database, events, surroundings
 from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable
-from messaging.operations import dead_letters, drift
 from messaging.routing import Binding, takes
+from messaging.topology import desired as topology
+from messaging.topology import drift
+from messaging.validation.addresses import GUEST, BrokerAddress
+from messaging.worker import dead_letters
 
 TAG = "messaging"
 #: Each loss of a connection, and each deploy, may cost a message one of its deliveries.

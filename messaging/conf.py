@@ -12,8 +12,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from messaging import texts, tls
-from messaging.addresses import BrokerAddress, broker_address
+from messaging import tls
+from messaging.validation import texts
+from messaging.validation.addresses import BrokerAddress, broker_address
 
 
 class MessagingSettings(BaseModel):

@@ -13,12 +13,13 @@ from typing import Any, Literal, TypeVar, get_args
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import conf, functions, texts
+from messaging import conf
 from messaging.delivery import Delivery
 from messaging.events import Event, fields_in, typed_parent, untyped
 from messaging.exceptions import UnknownConsumer
 from messaging.retry import RetryPolicy, is_limit
 from messaging.routing import MAX_MANY_WORDS, MAX_SHORT_STRING, Binding, Exchange, takes
+from messaging.validation import functions, texts
 
 #: What a handler looks like: `def sms(event: OrderPlaced, delivery: Delivery) -> None`.
 Handler = Callable[[Any, Delivery], None]

@@ -24,10 +24,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
-from messaging import functions
 from messaging.loggers import get_logger
 from messaging.models import OutboxMessage
 from messaging.moments import as_written
+from messaging.validation import functions
 
 log = get_logger(__name__)
 

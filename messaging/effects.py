@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import functions, texts
 from messaging.exceptions import UnknownEffect
 from messaging.loggers import get_logger
 from messaging.retry import RetryPolicy, is_limit
+from messaging.validation import functions, texts
 
 log = get_logger(__name__)
 

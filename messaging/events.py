@@ -13,10 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, to_json
 
-from messaging import fields, functions, texts
 from messaging.exceptions import NotRun, Undecodable
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING, Exchange
+from messaging.validation import fields, functions, texts
 
 type_name = str
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]

@@ -12,8 +12,8 @@ from typing import Any
 import structlog
 from uuid6 import uuid7
 
-from messaging import fitting, texts
 from messaging.exceptions import Undecodable
+from messaging.validation import fitting, texts
 
 # Headers for the machinery begin with "x-": a headers exchange ignores those when it matches bindings.
 VERSION_HEADER = "x-event-version"

@@ -11,13 +11,16 @@ from typing import Any
 from django.db import connections, transaction
 from django.utils.asyncio import async_unsafe
 
-from messaging import conf, database, fitting, publishing, relay, relay_thread, texts
+from messaging import conf, database
 from messaging.consumers import MAX_PRIORITY, exchange_of
 from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.message import headers_to_pass_on, new_id, request_headers
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.relay import publishing, relay
+from messaging.relay import thread as relay_thread
 from messaging.routing import MAX_SHORT_STRING
+from messaging.validation import fitting, texts
 
 #: Longest delay of an event. One beyond the calendar could not be stored.
 MAX_DELAY = timedelta(days=36_500)

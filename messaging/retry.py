@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from messaging import functions
 from messaging.exceptions import Reject, RetryLater, Undecodable
 from messaging.loggers import get_logger
+from messaging.validation import functions
 
 log = get_logger(__name__)
 

@@ -9,12 +9,12 @@ from typing import Any
 from celery import shared_task
 
 from messaging import consumers
+from messaging.actions import prune, replay
+from messaging.actions.selection import Wanted
 from messaging.exceptions import ReplayStopped
-from messaging.operations import prune, replay
-from messaging.operations.findings import Trouble
-from messaging.operations.reconcile import reconcile
-from messaging.operations.wanted import Wanted
-from messaging.sweep import sweep
+from messaging.reconcile.findings import Trouble
+from messaging.reconcile.reconcile import reconcile
+from messaging.worker.sweep import sweep
 
 
 @shared_task(name="messaging.prune")  # type: ignore[untyped-decorator]

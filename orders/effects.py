@@ -8,8 +8,8 @@ from django.conf import settings
 
 from messaging.effects import Sending, effect
 from messaging.exceptions import NotDone, RetryLater
-from messaging.functions import text_of
 from messaging.retry import RetryPolicy, rest_after
+from messaging.validation.functions import text_of
 from orders import sms
 
 #: About four hours: longer than an outage of a gateway, and a text later than that is of no use.

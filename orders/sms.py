@@ -16,8 +16,8 @@ from django.utils.timezone import localtime
 
 from messaging.delivery import Delivery
 from messaging.effects import Sending
-from messaging.functions import check_runs
 from messaging.models import Effect
+from messaging.validation.functions import check_runs
 from orders.models import Order, TextMessage
 from orders.money import written
 from orders.sms_gateway import SmsGateway

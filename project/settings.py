@@ -16,8 +16,8 @@ import structlog
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging.addresses import hidden, without_options
 from messaging.masking import mask_event
+from messaging.validation.addresses import hidden, without_options
 from project.celery_tls import celery_tls
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -117,6 +117,7 @@ INSTALLED_APPS = [
     "django_structlog",
     "phonenumber_field",
     "messaging",
+    "messaging.mq",
     "messaging.tutorial",
     "orders",
 ]
@@ -364,5 +365,5 @@ LOGGING: dict[str, Any] = {
     },
 }
 if MESSAGING["LOG_TO_BROKER"]:
-    LOGGING["handlers"]["broker"] = {"class": "messaging.operations.log_handler.BrokerHandler"}
+    LOGGING["handlers"]["broker"] = {"class": "messaging.monitoring.log_handler.BrokerHandler"}
     LOGGING["root"]["handlers"].append("broker")

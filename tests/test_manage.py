@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from messaging.management.commands import messages, mq
+from messaging.management.commands import messages
+from messaging.mq.management.commands import mq
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = "127.0.0.1:1"

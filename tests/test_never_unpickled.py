@@ -12,12 +12,12 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.utils.module_loading import import_string
 
-from messaging import topology
+from messaging import procedures
 from messaging.broker.properties import to_pika
 from messaging.models import InboxMessage
-from messaging.operations import dead_letters
-from messaging.rpc import procedures
 from messaging.rpc.answering import answer
+from messaging.topology import desired as topology
+from messaging.worker import dead_letters
 from tests.support.amqp import plain_channel
 from tests.support.consuming import a_consumer, a_message, notes
 from tests.support.environment import ROOT

@@ -13,6 +13,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
+from messaging.actions import settle
+from messaging.actions.settle import SETTLES, Verdict
 from messaging.admin import payload, words
 from messaging.admin.filters import ChangedFilter, ConsumerFilter, TroubleFilter
 from messaging.admin.links import admin_url
@@ -20,8 +22,6 @@ from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.operations import NOTE_LIMIT
 from messaging.admin.read_only import ReadOnly
 from messaging.models import Effect, EffectAttempt
-from messaging.operations import settle
-from messaging.operations.settle import SETTLES, Verdict
 
 _VERDICTS = {
     Verdict.DONE: "It was done.",

@@ -10,9 +10,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from messaging import consumers, events
+from messaging.history.effect_trouble import EffectTrouble
 from messaging.message import storable_text
 from messaging.moments import now
-from messaging.operations.effect_trouble import EffectTrouble
 
 
 class KnownValuesFilter(admin.SimpleListFilter):

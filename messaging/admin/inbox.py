@@ -18,8 +18,8 @@ from messaging.admin.links import admin_url
 from messaging.admin.messages import MessageAdmin, action_of, time_of
 from messaging.admin.operations import ON_INBOX
 from messaging.admin.read_only import ReadOnly
+from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import DeliveryAttempt, Effect, InboxMessage
-from messaging.operations.effect_trouble import EffectTrouble
 
 
 class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]

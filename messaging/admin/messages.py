@@ -16,14 +16,15 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from messaging import database, events
+from messaging.actions import audit
 from messaging.admin import operations, payload, words
 from messaging.admin.addresses import WithoutNul
 from messaging.admin.operations import Operation
 from messaging.admin.read_only import ReadOnly
 from messaging.admin.story import lines, may_read_stories, story_url
+from messaging.history import timeline
 from messaging.masking import masked_text
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.operations import audit, timeline
 
 
 def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[Any], str]:

@@ -12,11 +12,12 @@ from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 
+from messaging.actions import cancel, discard, replay
+from messaging.actions import publish_now as hasten
+from messaging.actions.replay import Fate
+from messaging.actions.selection import Wanted
 from messaging.admin.links import admin_url
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations import cancel, discard, hasten, replay
-from messaging.operations.replay import Fate
-from messaging.operations.wanted import Wanted
 
 #: Rows that one request changes: it must not take long, and Django takes no form of more than a thousand fields. The
 #: commands know no limit.

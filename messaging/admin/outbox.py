@@ -16,8 +16,8 @@ from messaging.admin.filters import CreatedFilter, TypeFilter
 from messaging.admin.messages import MessageAdmin, action_of, time_of
 from messaging.admin.operations import ON_OUTBOX
 from messaging.admin.story import lines, may_read_stories
+from messaging.history import timeline
 from messaging.models import OutboxMessage
-from messaging.operations import timeline
 
 
 @admin.register(OutboxMessage)

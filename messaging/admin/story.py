@@ -15,10 +15,10 @@ from django.utils.timezone import localtime
 
 from messaging.admin import words
 from messaging.admin.links import admin_url
+from messaging.history.story import Entry, Kind, Story
 from messaging.masking import masked_text
 from messaging.models import OutboxMessage
 from messaging.moments import now
-from messaging.operations.story import Entry, Kind, Story
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
+from messaging.history.effect_trouble import EffectTrouble, failed_attempts, is_overdue
+from messaging.history.story import Kind
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.moments import now
-from messaging.operations.effect_trouble import EffectTrouble, failed_attempts, is_overdue
-from messaging.operations.story import Kind
 
 #: Icon and tone of each state, outcome and kind of entry.
 LOOKS = {

@@ -21,8 +21,7 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf, fitting, news, threads
-from messaging.addresses import BrokerAddress
+from messaging import conf, news, threads
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
 from messaging.broker.parameters import parameters_of
@@ -30,6 +29,8 @@ from messaging.broker.refusals import describe, is_limit, is_refusal, is_silence
 from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached, ThreadNotStarted
 from messaging.loggers import get_logger, quiet_pika
 from messaging.news import News
+from messaging.validation import fitting
+from messaging.validation.addresses import BrokerAddress
 
 log = get_logger(__name__)
 

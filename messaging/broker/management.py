@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from messaging import conf, tls
-from messaging.addresses import BrokerAddress, bracketed
 from messaging.broker.refusals import GUEST_IS_LOCAL, describe
 from messaging.exceptions import BrokerUnavailable
+from messaging.validation.addresses import BrokerAddress, bracketed
 
 #: Seconds until one address has answered its first question; whoever asks can do without.
 FIRST_ANSWER = 3.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pika
 
 from messaging import tls
-from messaging.addresses import BrokerAddress
+from messaging.validation.addresses import BrokerAddress
 
 
 def parameters_of(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pika
 
-from messaging import fitting
 from messaging.message import Message, hashed
+from messaging.validation import fitting
 
 PERSISTENT = 2
 #: Bytes of headers and properties that surely fit RabbitMQ's usual frame; see `fitting.room` for what is agreed on.

@@ -11,9 +11,9 @@ from enum import IntEnum
 from pika import exceptions
 from pika.adapters.utils import connection_workflow
 
-from messaging.addresses import BrokerAddress
 from messaging.broker import reply_codes
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.validation.addresses import BrokerAddress
 
 #: AMQP reply codes by which a broker says no to a connection: access refused, not allowed (no such vhost).
 REFUSED_CODES = {403, 530}

@@ -1,5 +1,6 @@
 """RPC over the broker: questions to other processes, for instance what shipping costs. Never for effects."""
 
+from messaging.procedures import procedure
 from messaging.rpc.client import acall, call
 from messaging.rpc.exceptions import (
     BadReply,
@@ -10,7 +11,6 @@ from messaging.rpc.exceptions import (
     RpcError,
     RpcTimeout,
 )
-from messaging.rpc.procedures import procedure
 
 __all__ = [
     "BadReply",

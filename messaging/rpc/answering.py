@@ -9,12 +9,15 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
-from messaging import conf, consumers, functions, topology, watchdog
+from messaging import conf, consumers, procedures
+from messaging import procedure_values as wire
 from messaging.broker.request_queue import Request
 from messaging.exceptions import HandlerTimeout
 from messaging.message import Message, whole_number
-from messaging.rpc import procedures, wire
-from messaging.rpc.procedures import Arguments, Procedure
+from messaging.procedures import Arguments, Procedure
+from messaging.topology import desired as topology
+from messaging.validation import functions
+from messaging.worker import time_limit as watchdog
 
 
 class Ending(StrEnum):

@@ -17,16 +17,17 @@ from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
 from django.utils.asyncio import async_unsafe
 
-from messaging import conf, forks, texts
+from messaging import conf, forks
+from messaging import procedure_values as wire
 from messaging.broker.requester import Requester
 from messaging.exceptions import BodyTooLarge, ThreadNotStarted
 from messaging.loggers import get_logger
 from messaging.message import Message, new_id, request_headers, whole_number
 from messaging.news import News
+from messaging.procedures import REPLY_QUEUE_PREFIX, request_queue
 from messaging.routing import MAX_SHORT_STRING
-from messaging.rpc import wire
 from messaging.rpc.exceptions import BadReply, ConnectionLost, NoBroker, NoServer, RpcError, RpcTimeout
-from messaging.rpc.procedures import REPLY_QUEUE_PREFIX, request_queue
+from messaging.validation import texts
 
 log = get_logger(__name__)
 

@@ -19,18 +19,20 @@ from typing import Any
 import structlog
 from django.db import close_old_connections, connections
 
-from messaging import conf, database, relay_thread, threads, topology
+from messaging import conf, database, threads
+from messaging import procedure_values as wire
 from messaging.broker.connection import Connection
 from messaging.broker.queue_answers import SILENT
 from messaging.broker.request_queue import Request, RequestQueue
-from messaging.declarer import Declarer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.loggers import get_logger
 from messaging.message import REQUEST_ID_HEADER, Message, headers_to_pass_on, new_id
 from messaging.news import News
-from messaging.rpc import wire
+from messaging.procedures import Procedure
+from messaging.relay import thread as relay_thread
 from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
-from messaging.rpc.procedures import Procedure
+from messaging.topology import desired as topology
+from messaging.topology.declarer import Declarer
 
 log = get_logger(__name__)
 

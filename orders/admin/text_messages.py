@@ -12,8 +12,8 @@ from phonenumber_field.phonenumber import to_python
 
 from messaging.admin import words
 from messaging.admin.addresses import WithoutNul
+from messaging.history.effect_trouble import failed_attempts, is_overdue
 from messaging.models import Effect
-from messaging.operations.effect_trouble import failed_attempts, is_overdue
 from orders import sms
 from orders.admin.read_only import ReadOnly
 from orders.models import TextMessage

@@ -6,9 +6,9 @@ import os
 import pika
 from pika.exceptions import AMQPError
 
-from messaging.addresses import broker_address, hidden
 from messaging.broker.parameters import parameters_of
 from messaging.broker.refusals import describe
+from messaging.validation.addresses import broker_address, hidden
 from script.services.owned import ServiceError
 
 #: Seconds a broker may take to let us in.

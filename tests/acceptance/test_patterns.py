@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from messaging import conf
-from messaging.addresses import broker_address
+from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import queue_length, unacknowledged
 from tests.support.command_line import mq

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pika
 import pytest
 
-from messaging import topology
-from messaging.addresses import broker_address
+from messaging.topology import desired as topology
 from messaging.tutorial.lessons import LESSONS
+from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.processes import ProcessStarter

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from messaging import consumers, events
+from messaging import consumers, events, procedures
 from messaging.models import InboxMessage
-from messaging.rpc import client, procedures
+from messaging.rpc import client
 from messaging.tutorial.lessons import LESSONS, Lesson
 from tests.support.consuming import registered
 from tests.support.rpc import RunningServer

@@ -29,7 +29,7 @@ def opened_for_batches() -> None:
 
 def given_up_soon() -> None:
     """In a process: a message is given up at its second counted start, to spare a test the starts between."""
-    from messaging import handling
+    from messaging.worker import handling
 
     handling.CRASH_LIMIT = 1
 

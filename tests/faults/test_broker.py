@@ -11,7 +11,7 @@ import pytest
 
 from messaging.delivery import Delivery
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations.reconcile import reconcile
+from messaging.reconcile.reconcile import reconcile
 from orders.models import Order, Product
 from script.services.rabbitmq import USER, RabbitMQNode
 from tests.faults.shop import (

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from messaging import handling
 from messaging.message import new_id
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.worker import handling
 from orders.models import Product
 from tests.faults import notebook
 from tests.faults.shop import CONSUMING, environment, open_shop

@@ -20,8 +20,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
-from messaging.operations.findings import Trouble
-from messaging.operations.reconcile import reconcile
+from messaging.reconcile.findings import Trouble
+from messaging.reconcile.reconcile import reconcile
 from orders.models import Order, Product, RedPacket, TextMessage
 from script.services.postgresql import PostgreSQLCluster
 from tests.faults import notebook

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from messaging import consumers, effects, ledger
+from messaging import consumers, effects
 from messaging.models import Effect, InboxMessage
 from messaging.retry import RetryPolicy
-from messaging.sweep import Sweeper
+from messaging.worker import ledger
+from messaging.worker.sweep import Sweeper
 from orders import effects as shop_effects
 from orders.models import Order, Product, TextMessage
 from orders.timeline import timeline_of

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings as django_settings
 
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations.reconcile import reconcile
+from messaging.reconcile.reconcile import reconcile
 from orders.models import Product
 from script.services.rabbitmq import RabbitMQNode
 from tests.faults.shop import CONSUMING, assert_each_once, environment, everything_arrived, place, situation

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 
+from messaging.actions import cancel, prune, replay
+from messaging.actions import publish_now as hasten
+from messaging.actions.selection import Wanted
 from messaging.delivery import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import cancel, hasten, lost, prune, replay, sightings
-from messaging.operations.reconcile import reconcile
-from messaging.operations.wanted import Wanted
-from messaging.sweep import sweep
+from messaging.reconcile import empty_queues as sightings
+from messaging.reconcile import lost
+from messaging.reconcile.reconcile import reconcile
+from messaging.worker.sweep import sweep
 from orders.models import Product, TextMessage
 from script.shopper import Page, Shopper
 from tests.faults.shop import (

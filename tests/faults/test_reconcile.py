@@ -13,7 +13,7 @@ from django.db.models import DateTimeField, F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from messaging import consumers, database, effects, handling, inbox
+from messaging import consumers, database, effects
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import BrokerUnavailable
@@ -25,10 +25,12 @@ from messaging.models import (
     OutboxMessage,
     QueueSighting,
 )
-from messaging.operations import lost, sightings
-from messaging.operations.findings import Trouble
-from messaging.operations.reconcile import Report, reconcile
-from messaging.sweep import sweep
+from messaging.reconcile import empty_queues as sightings
+from messaging.reconcile import lost
+from messaging.reconcile.findings import Trouble
+from messaging.reconcile.reconcile import Report, reconcile
+from messaging.worker import handling, inbox
+from messaging.worker.sweep import sweep
 from tests.support.amqp import plain_channel
 from tests.support.consuming import (
     Noted,

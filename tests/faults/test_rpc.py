@@ -20,9 +20,11 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import rpc, topology
+from messaging import procedure_values as wire
+from messaging import procedures, rpc
 from messaging.exceptions import BodyTooLarge
-from messaging.rpc import client, procedures, wire
+from messaging.rpc import client
+from messaging.topology import desired as topology
 from orders.models import Product, QuietService
 from script.services.rabbitmq import RabbitMQNode
 from script.shopper import Shopper

@@ -6,9 +6,10 @@ from decimal import Decimal
 
 import pytest
 
-from messaging import consumers, topology
+from messaging import consumers
 from messaging.models import InboxMessage
-from messaging.operations.declare import declare
+from messaging.topology import desired as topology
+from messaging.topology.declare import declare
 from orders.management.demo_order import place_demo_order
 from orders.models import Order, Product, TextMessage
 from script.services import foreign_clients

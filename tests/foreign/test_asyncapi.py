@@ -12,12 +12,12 @@ import pytest
 from django.core.management import call_command
 from pydantic import BaseModel, Field
 
-from messaging import consumers, events
+from messaging import consumers, events, procedures
 from messaging.consumers import consumer
 from messaging.events import Event
-from messaging.operations import asyncapi
 from messaging.routing import Exchange
-from messaging.rpc import procedure, procedures
+from messaging.rpc import procedure
+from messaging.topology import asyncapi
 from script.services import foreign_clients
 
 Document = dict[str, Any]

@@ -7,10 +7,12 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from messaging import conf, message, topology
+from messaging import conf, message, procedures
+from messaging import procedure_values as wire
 from messaging.broker import properties, request_queue
 from messaging.models import InboxMessage
-from messaging.rpc import answering, procedures, server, wire
+from messaging.rpc import answering, server
+from messaging.topology import desired as topology
 from orders.models import Order
 from script.services import foreign_clients
 from script.services.rabbitmq import RabbitMQNode

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from messaging import declarer as declaring
-from messaging import topology
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
-from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.topology import declarer as declaring
+from messaging.topology import desired as topology
+from messaging.topology.declarer import Declarer
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy

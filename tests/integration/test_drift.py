@@ -14,10 +14,12 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import consumers, topology
-from messaging.operations import drift, mending, standing
-from messaging.operations.drift import Kind
-from messaging.operations.replace import NotReplaced, replace
+from messaging import consumers
+from messaging.topology import desired as topology
+from messaging.topology import drift, mending
+from messaging.topology import existing as standing
+from messaging.topology.drift import Kind
+from messaging.topology.replace import NotReplaced, replace
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length

@@ -16,19 +16,20 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import OperationalError, transaction
 
-from messaging import consumers, events, outbox, topology
+from messaging import consumers, events, outbox
 from messaging.broker.connection import opened
 from messaging.consumers import Consumer, consumer
-from messaging.declarer import Declarer
 from messaging.delivery import Delivery
 from messaging.events import Event, routing_key_of
 from messaging.exceptions import UnknownConsumer
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations.findings import Finding, Trouble
-from messaging.operations.reconcile import _copies, reconcile
+from messaging.reconcile.findings import Finding, Trouble
+from messaging.reconcile.reconcile import _copies, reconcile
 from messaging.retry import RetryPolicy
 from messaging.routing import Exchange
-from messaging.worker import Worker
+from messaging.topology import desired as topology
+from messaging.topology.declarer import Declarer
+from messaging.worker.worker import Worker
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.accounts import accounts_at
 from tests.support.amqp import plain_channel

@@ -12,9 +12,10 @@ from django.test import Client
 from messaging import consumers, effects
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
+from messaging.history import timeline
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
-from messaging.operations import dead_letters, timeline
 from messaging.retry import RetryPolicy
+from messaging.worker import dead_letters
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, note, notes, registered, take_note
 from tests.support.running import IMPATIENT, RunningWorker, running_relay, running_worker

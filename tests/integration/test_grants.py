@@ -15,15 +15,16 @@ from django.core.management import CommandError, call_command
 from django.db import transaction
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import conf, consumers, outbox, rpc, topology
+from messaging import conf, consumers, outbox, rpc
 from messaging.broker.connection import Connection
-from messaging.declarer import Declarer
 from messaging.delivery import Delivery
 from messaging.exceptions import ChannelClosed
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations import dead_letters
+from messaging.procedures import request_queue
 from messaging.rpc import client
-from messaging.rpc.procedures import request_queue
+from messaging.topology import desired as topology
+from messaging.topology.declarer import Declarer
+from messaging.worker import dead_letters
 from orders.models import Product, RedPacket, TextMessage
 from script.services.rabbitmq import RabbitMQNode
 from script.shopper import Shopper

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from messaging import conf, topology
+from messaging import conf
 from messaging.broker.connection import Connection
-from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable, LimitReached
+from messaging.topology import desired as topology
+from messaging.topology.declarer import Declarer
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq
 from tests.support.consuming import a_consumer

@@ -17,8 +17,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import topology
 from messaging.broker import management
+from messaging.topology import desired as topology
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel

@@ -17,9 +17,10 @@ import pytest
 import structlog
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import conf, topology
-from messaging.operations import log_handler
-from messaging.operations.log_handler import BrokerHandler
+from messaging import conf
+from messaging.monitoring import log_handler
+from messaging.monitoring.log_handler import BrokerHandler
+from messaging.topology import desired as topology
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.environment import ROOT, process_environment
@@ -198,7 +199,7 @@ def test_a_deleted_exchange_is_made_again(vhost: str, log: logging.Logger) -> No
     with listening(vhost) as listener:
         log.info("after")
         eventually(lambda: "after" in listener.texts())
-        assert ("messaging.operations.log_handler.warning", 1) in [
+        assert ("messaging.monitoring.log_handler.warning", 1) in [
             (key, line.get("count")) for key, line in listener.lines
         ]
 
@@ -367,7 +368,7 @@ def test_its_own_connection_is_no_reason_to_write_to_it(vhost: str, transactiona
     with listening(vhost) as listener:
         done = short_process(
             "logging.getLogger('one').error('only line')",
-            "import time; from messaging.operations.log_handler import _handlers; (handler,) = _handlers",
+            "import time; from messaging.monitoring.log_handler import _handlers; (handler,) = _handlers",
             "while handler._waiting or handler._sending: time.sleep(0.05)",
         )
         assert done.returncode == 0

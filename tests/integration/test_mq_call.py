@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from django.core.management import call_command
 
-from messaging.rpc import client, procedure, procedures
+from messaging import procedures
+from messaging.rpc import client, procedure
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq
 from tests.support.processes import ProcessStarter

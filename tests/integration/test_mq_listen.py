@@ -17,9 +17,9 @@ from pika.exceptions import ChannelClosedByBroker
 
 from messaging import routing
 from messaging.broker.connection import opened
-from messaging.management.commands import mq as mq_command
-from messaging.management.mq import listen
-from messaging.management.mq.sources import Source, Wish, find
+from messaging.mq import listen
+from messaging.mq.management.commands import mq as mq_command
+from messaging.mq.sources import Source, Wish, find
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length, unacknowledged
 from tests.support.command_line import mq

@@ -15,11 +15,12 @@ import pytest
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils import timezone
 
-from messaging import leases, relay, topology
-from messaging.declarer import Declarer
 from messaging.message import new_id
 from messaging.models import OutboxMessage
-from messaging.relay import Relay
+from messaging.relay import leases, relay
+from messaging.relay.relay import Relay
+from messaging.topology import desired as topology
+from messaging.topology.declarer import Declarer
 from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from messaging import conf, topology
+from messaging import conf
 from messaging.broker.connection import opened
-from messaging.operations import rights
+from messaging.topology import desired as topology
+from messaging.topology import rights
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.command_line import mq

@@ -18,9 +18,10 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import rpc
+from messaging import procedure_values as wire
+from messaging import procedures, rpc
 from messaging.models import OutboxMessage
-from messaging.rpc import client, procedure, procedures, wire
+from messaging.rpc import client, procedure
 from messaging.rpc.answering import Ending
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.rpc import RunningServer, got, raw_channel

@@ -9,10 +9,12 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import topology
+from messaging import procedure_values as wire
+from messaging import procedures
 from messaging.broker import request_queue
-from messaging.rpc import procedure, procedures, wire
+from messaging.rpc import procedure
 from messaging.rpc.answering import Ending
+from messaging.topology import desired as topology
 from tests.support.rpc import RunningServer, got, raw_channel, raw_request
 from tests.support.waiting import eventually
 

@@ -13,9 +13,10 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import rpc, topology
+from messaging import rpc
 from messaging.broker.refusals import describe
 from messaging.rpc import client
+from messaging.topology import desired as topology
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import unacknowledged
 from tests.support.classic import OLDER, TODAY, ClassicCentre, ClassicServer

@@ -13,11 +13,11 @@ import pytest
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
-from messaging import leases, silence
 from messaging.broker.publisher import Outcome
 from messaging.message import new_id
 from messaging.models import OutboxMessage
-from messaging.relay import Relay
+from messaging.relay import leases, silence
+from messaging.relay.relay import Relay
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Erased, Noted, a_consumer, registered

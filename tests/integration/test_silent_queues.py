@@ -9,9 +9,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from messaging.consumers import Consumer
-from messaging.operations import drift, mending, status
-from messaging.operations.drift import Kind
-from messaging.operations.reconcile import reconcile
+from messaging.monitoring import status
+from messaging.reconcile.reconcile import reconcile
+from messaging.topology import drift, mending
+from messaging.topology.drift import Kind
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq

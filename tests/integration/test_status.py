@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.operations import status
+from messaging.monitoring import status
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.consuming import Noted, a_consumer, a_dead_message, registered

@@ -10,7 +10,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging.broker.connection import opened
 from messaging.broker.declaring import is_stream
-from messaging.operations import status
+from messaging.monitoring import status
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.command_line import mq
@@ -93,7 +93,7 @@ def test_a_listener_that_the_broker_refuses_for_ever_ends(
     channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody may have known beforehand that it is a stream."""
-    monkeypatch.setattr("messaging.management.mq.listen.is_stream", lambda *_: False)
+    monkeypatch.setattr("messaging.mq.listen.is_stream", lambda *_: False)
 
     said = mq("listen", "history", "--auto-ack")
 

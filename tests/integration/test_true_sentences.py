@@ -12,8 +12,9 @@ from messaging.admin.story import lines
 from messaging.delivery import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject
+from messaging.history import outcome, timeline
 from messaging.models import OutboxMessage
-from messaging.operations import outcome, status, timeline
+from messaging.monitoring import status
 from messaging.retry import RetryPolicy
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.consuming import Noted, a_consumer, registered

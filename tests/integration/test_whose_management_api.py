@@ -6,7 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from messaging.operations import drift, status
+from messaging.monitoring import status
+from messaging.topology import drift
 from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel

@@ -14,12 +14,14 @@ import pytest
 from django.db import OperationalError, connection, connections
 from structlog.testing import capture_logs
 
-from messaging import consumers, lane, turns
+from messaging import consumers
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import Reject, RetryLater
 from messaging.message import Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.worker import consumer_threads as lane
+from messaging.worker import database_wait as turns
 from script.services.rabbitmq import RabbitMQNode
 from tests.support import amqp
 from tests.support.amqp import plain_channel
@@ -38,7 +40,7 @@ def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytes
         if name in request.fixturenames:
             request.getfixturevalue(name)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
-    monkeypatch.setattr("messaging.worker.REOPEN_PAUSE", 0.2)
+    monkeypatch.setattr("messaging.worker.worker.REOPEN_PAUSE", 0.2)
     monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.1)
     monkeypatch.setattr(lane, "FAULT_PAUSE", 0.1)
     with registered():

@@ -13,8 +13,8 @@ from django.utils.timezone import now
 
 from messaging.admin import words
 from messaging.admin.story import title
+from messaging.history.story import Entry, Kind
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
-from messaging.operations.story import Entry, Kind
 
 pytestmark = pytest.mark.django_db
 

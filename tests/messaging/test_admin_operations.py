@@ -10,10 +10,10 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from messaging import database, outbox
+from messaging.actions import replay
 from messaging.admin import operations
 from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import replay
 from tests.support.consuming import a_consumer, a_dead_message, registered
 
 pytestmark = pytest.mark.django_db

@@ -10,14 +10,17 @@ from django.db import transaction
 from pydantic import field_validator
 from structlog.testing import capture_logs
 
-from messaging import database, handling, inbox, lane, turns
+from messaging import database
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival
 from messaging.consumers import Consumer
 from messaging.events import Event
-from messaging.lane import Lane
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
+from messaging.worker import consumer_threads as lane
+from messaging.worker import database_wait as turns
+from messaging.worker import handling, inbox
+from messaging.worker.consumer_threads import Lane
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.waiting import eventually
 

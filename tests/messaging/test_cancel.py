@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from messaging import database, handling, leases
+from messaging import database
+from messaging.actions import cancel, replay
+from messaging.actions.cancel import Cancelled
+from messaging.actions.selection import Wanted
 from messaging.broker.publisher import Fate, Outcome
 from messaging.consumers import Consumer
-from messaging.leases import Mark
 from messaging.models import InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import cancel, replay
-from messaging.operations.cancel import Cancelled
-from messaging.operations.wanted import Wanted
+from messaging.relay import leases
+from messaging.relay.leases import Mark
+from messaging.worker import handling
 from tests.support.consuming import Moody, Noted, a_consumer, a_dead_message, a_delivery, delivery_of, notes, registered
 from tests.support.running import InThread, add
 

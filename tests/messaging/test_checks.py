@@ -6,11 +6,12 @@ import pytest
 from django.core.checks import CheckMessage, run_checks
 from django.db import connection
 
-from messaging import events, topology
+from messaging import events
 from messaging.consumers import consumer
 from messaging.events import Event
-from messaging.operations import drift
 from messaging.routing import Exchange
+from messaging.topology import desired as topology
+from messaging.topology import drift
 from tests.support.consuming import Noted, a_consumer, registered
 from tests.support.processes import ProcessStarter
 

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf
-from messaging.addresses import broker_address
 from messaging.broker import management
 from messaging.broker.parameters import parameters_of
+from messaging.validation.addresses import broker_address
 
 GOOD = {"AMQP_URLS": ["amqp://user:secret@localhost:5672/shop"]}
 

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import conf, consumers, topology
+from messaging import conf, consumers
 from messaging.consumers import consumer
 from messaging.delivery import Delivery
 from messaging.events import Event
 from messaging.exceptions import UnknownConsumer
 from messaging.routing import Binding, Exchange
+from messaging.topology import desired as topology
 from tests.support.consuming import Noted, a_consumer, registered
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from messaging import handling
+from messaging.actions import discard, replay
+from messaging.actions.selection import Wanted
 from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OperatorAction
-from messaging.operations import discard, replay
-from messaging.operations.wanted import Wanted
+from messaging.worker import handling
 from tests.support.consuming import a_consumer, a_dead_message, a_delivery, a_message, notes, registered
 
 pytestmark = pytest.mark.django_db(transaction=True)

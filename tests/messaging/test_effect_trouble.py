@@ -8,11 +8,13 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils.timezone import now
 
-from messaging.inbox import failure_group
+from messaging.actions.selection import Wanted
+from messaging.history import listing
+from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, InboxMessage
-from messaging.operations import listing, status, stuck
-from messaging.operations.effect_trouble import EffectTrouble
-from messaging.operations.wanted import Wanted
+from messaging.monitoring import status
+from messaging.reconcile import stuck
+from messaging.worker.inbox import failure_group
 
 pytestmark = pytest.mark.django_db
 

@@ -14,14 +14,16 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Q
 
-from messaging import database, effects, handling, ledger, sending
+from messaging import database, effects
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage
 from messaging.retry import RetryPolicy
-from messaging.sweep import sweep
+from messaging.worker import effect_runner as sending
+from messaging.worker import handling, ledger
+from messaging.worker.sweep import sweep
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
 from tests.support.running import InThread
 

@@ -29,13 +29,14 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, core_schema
 
-from messaging import consumers, events, fields, outbox
+from messaging import consumers, events, outbox
 from messaging.admin import payload
 from messaging.consumers import consumer, exchange_of
 from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
 from messaging.exceptions import Undecodable
-from messaging.operations import asyncapi
 from messaging.routing import Exchange
+from messaging.topology import asyncapi
+from messaging.validation import fields
 
 Value = TypeVar("Value")
 NAN, INFINITE = float("nan"), float("inf")

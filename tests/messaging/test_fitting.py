@@ -11,7 +11,9 @@ import pytest
 from django.db import transaction
 from pika import data
 
-from messaging import consumers, fitting, handling, inbox, leases, outbox, publishing
+from messaging import consumers, outbox
+from messaging.actions import publish_now as hasten
+from messaging.actions.selection import Wanted
 from messaging.broker.connection import Connection
 from messaging.broker.properties import check_size, fitted, from_pika, to_pika
 from messaging.broker.publisher import Fate, Outcome
@@ -19,12 +21,13 @@ from messaging.broker.request_queue import Request
 from messaging.broker.subscription import Arrival
 from messaging.delivery import Delivery
 from messaging.events import Event
-from messaging.leases import Mark
 from messaging.message import Message, headers_to_pass_on, storable_headers
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations import hasten
-from messaging.operations.wanted import Wanted
+from messaging.relay import leases, publishing
+from messaging.relay.leases import Mark
 from messaging.rpc import server
+from messaging.validation import fitting
+from messaging.worker import handling, inbox
 from tests.support.consuming import Noted, registered
 
 Origin = OutboxMessage.Origin

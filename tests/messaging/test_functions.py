@@ -14,14 +14,16 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import consumers, effects, functions, handling
+from messaging import consumers, effects, procedures
 from messaging.consumers import consumer
 from messaging.effects import effect
 from messaging.events import Event
 from messaging.exceptions import NotRun, Reject
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
-from messaging.rpc import procedure, procedures
+from messaging.rpc import procedure
+from messaging.validation import functions
+from messaging.worker import handling
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from messaging import leases, outbox, relay, relay_thread
+from messaging import outbox
 from messaging.models import OutboxMessage
-from messaging.relay import Relay
+from messaging.relay import leases, relay
+from messaging.relay import thread as relay_thread
+from messaging.relay.relay import Relay
 from tests.support.consuming import Noted
 
 pytestmark = pytest.mark.django_db(transaction=True)

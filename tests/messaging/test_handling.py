@@ -13,12 +13,13 @@ from django.db import DatabaseError, IntegrityError, OperationalError, connectio
 from django.utils import timezone
 from structlog.testing import capture_logs
 
-from messaging import database, handling, inbox
+from messaging import database
 from messaging.delivery import Delivery
 from messaging.exceptions import Reject, RetryLater
-from messaging.handling import DatabaseAway
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy
+from messaging.worker import handling, inbox
+from messaging.worker.handling import DatabaseAway
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.missing_table import missing_table
 from tests.support.waiting import eventually

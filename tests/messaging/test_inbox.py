@@ -10,11 +10,11 @@ import psycopg
 import pytest
 from django.db import InternalError, connection, transaction
 
-from messaging import handling, inbox
 from messaging.delivery import Delivery
-from messaging.handling import DatabaseAway, Verdict
 from messaging.message import Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.worker import handling, inbox
+from messaging.worker.handling import DatabaseAway, Verdict
 from tests.support.consuming import (
     Noted,
     a_consumer,

@@ -10,9 +10,11 @@ from django.contrib.auth.models import Group
 from django.db import connection, connections
 from psycopg import IsolationLevel
 
-from messaging import database, handling, leases
+from messaging import database
 from messaging.delivery import Delivery
 from messaging.models import DeliveryAttempt, OutboxMessage
+from messaging.relay import leases
+from messaging.worker import handling
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, notes
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.only_on("postgresql")]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from messaging import database, leases
+from messaging import database
 from messaging.broker.publisher import Fate, Outcome
-from messaging.leases import Mark
 from messaging.message import new_id
 from messaging.models import OutboxMessage
+from messaging.relay import leases
+from messaging.relay.leases import Mark
 
 pytestmark = pytest.mark.django_db
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from messaging.broker.management import Address
-from messaging.operations import mending
-from messaging.operations.drift import Drift, Finding, Kind
+from messaging.topology import mending
+from messaging.topology.drift import Drift, Finding, Kind
 
 OURS = Address(scheme="http", host="mq.example", port=15672, prefix="", user="warren", password="x", vhost="shop")
 

@@ -15,8 +15,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from messaging import handling
 from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.worker import handling
 from tests.support.consuming import a_consumer, a_delivery, a_message
 from tests.support.environment import ROOT, process_environment
 from tests.support.processes import ProcessStarter

@@ -13,11 +13,12 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from messaging import consumers, database, handling
+from messaging import consumers, database
+from messaging.actions import replay
 from messaging.consumers import Consumer
 from messaging.management.messages.replay import WHO_PUBLISHES
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import replay
+from messaging.worker import handling
 from tests.support.consuming import a_consumer, a_dead_message, delivery_of, registered
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually

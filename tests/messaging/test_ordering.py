@@ -9,15 +9,16 @@ import pytest
 from django.db import transaction
 from structlog.testing import capture_logs
 
-from messaging import database, handling, inbox, ordering, outbox
+from messaging import database, outbox
+from messaging.actions.cancel import cancel
+from messaging.actions.selection import Wanted
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.exceptions import Reject
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations.cancel import cancel
-from messaging.operations.stuck import stuck
-from messaging.operations.wanted import Wanted
-from messaging.sweep import Sweeper, sweep
+from messaging.reconcile.stuck import stuck
+from messaging.worker import handling, inbox, ordering
+from messaging.worker.sweep import Sweeper, sweep
 from tests.support.consuming import Erased, Noted, a_consumer, delivery_of, registered
 from tests.support.running import InThread, add
 from tests.support.waiting import eventually, locks_waited_for

@@ -13,11 +13,13 @@ from django.db import connection, connections, transaction
 from django.test import TestCase
 from django.utils import timezone
 
-from messaging import leases, outbox, relay_thread
+from messaging import outbox
 from messaging.broker.publisher import Fate, Outcome
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.models import OutboxMessage
-from messaging.publishing import publishing_of
+from messaging.relay import leases
+from messaging.relay import thread as relay_thread
+from messaging.relay.publishing import publishing_of
 from tests.support.consuming import Noted
 
 FOREVER = 3600.0

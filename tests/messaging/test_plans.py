@@ -7,10 +7,11 @@ import pytest
 from django.db import connection, transaction
 from django.db.models import Q
 
-from messaging import leases, ledger, ordering
 from messaging.models import InboxMessage
-from messaging.operations import status
-from messaging.sweep import sweep
+from messaging.monitoring import status
+from messaging.relay import leases
+from messaging.worker import ledger, ordering
+from messaging.worker.sweep import sweep
 from tests.support.consuming import Noted, a_consumer, a_delivery
 from tests.support.running import add
 

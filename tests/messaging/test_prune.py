@@ -13,8 +13,8 @@ from django.db import connection
 from django.utils import timezone
 
 from messaging import database
+from messaging.actions.prune import Pruned, prune
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
-from messaging.operations.prune import Pruned, prune
 from messaging.tasks import prune_messages
 from tests.support.consuming import a_consumer, registered
 

@@ -3,9 +3,9 @@
 import pytest
 from pika import exceptions
 
-from messaging.addresses import broker_address
 from messaging.broker.refusals import describe, is_limit, is_refusal, says_limit
 from messaging.exceptions import ChannelClosed
+from messaging.validation.addresses import broker_address
 
 HERE = broker_address("amqp://shop:secret@mq.example/v")
 

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from messaging import database, handling, leases, outbox
+from messaging import database, outbox
+from messaging.actions import discard, replay
+from messaging.actions import publish_now as hasten
+from messaging.actions.replay import Fate, Pace, Replayed
+from messaging.actions.selection import Wanted
 from messaging.consumers import Consumer
 from messaging.exceptions import ReplayStopped
 from messaging.models import ActionOnMessage, Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import discard, hasten, replay
-from messaging.operations.replay import Fate, Pace, Replayed
-from messaging.operations.wanted import Wanted
+from messaging.relay import leases
 from messaging.tasks import replay_messages
+from messaging.worker import handling
 from tests.support.consuming import (
     Moody,
     a_consumer,
@@ -403,7 +406,7 @@ def test_without_its_audit_line_nothing_is_replayed(consumer: Consumer, monkeypa
     def refusing(*_: Any, **__: Any) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr("messaging.operations.audit.record", refusing)
+    monkeypatch.setattr("messaging.actions.audit.record", refusing)
     with pytest.raises(RuntimeError):
         replayed()
     assert states() == {("dead", 1)}

@@ -8,12 +8,13 @@ from django.contrib.auth.models import Group
 from django.db import models, transaction
 from django.test import Client
 
-from messaging import handling, outbox
+from messaging import outbox
+from messaging.actions.replay import replay
+from messaging.actions.selection import Wanted
 from messaging.exceptions import Reject
+from messaging.history import timeline
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
-from messaging.operations import timeline
-from messaging.operations.replay import replay
-from messaging.operations.wanted import Wanted
+from messaging.worker import handling
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, delivery_of, notes, registered
 from tests.support.replica import REPLICA, empty_replica
 

@@ -10,11 +10,12 @@ import structlog
 from django.db import transaction
 from django.test import Client
 
-from messaging import handling, outbox
+from messaging import outbox
 from messaging.delivery import Delivery
-from messaging.handling import Verdict
 from messaging.masking import MaskedHandler
 from messaging.models import OutboxMessage
+from messaging.worker import handling
+from messaging.worker.handling import Verdict
 from orders import shipping
 from orders.models import Product
 from script.shopper import Shopper

@@ -14,12 +14,14 @@ import pytest
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 from pydantic_core import from_json
 
+from messaging import procedure_values as wire
+from messaging import procedures
 from messaging.broker.request_queue import RETURNS_HEADER, Request
 from messaging.broker.subscription import Arrival
 from messaging.message import Message
-from messaging.operations import asyncapi
-from messaging.rpc import RemoteError, procedure, procedures, wire
+from messaging.rpc import RemoteError, procedure
 from messaging.rpc.answering import Answer, answer, seconds_late, why_unanswerable
+from messaging.topology import asyncapi
 
 
 class Unspeakable(Exception):

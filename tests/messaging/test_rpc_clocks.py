@@ -4,8 +4,8 @@ import time
 
 from structlog.testing import capture_logs
 
+from messaging import procedure_values as wire
 from messaging.message import Message
-from messaging.rpc import wire
 from messaging.rpc.client import RpcClient, _Call
 
 

@@ -10,9 +10,10 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
 
-from messaging.rpc import procedure, procedures
+from messaging import procedures
+from messaging.procedures import Procedure
+from messaging.rpc import procedure
 from messaging.rpc.exceptions import UnknownProcedure
-from messaging.rpc.procedures import Procedure
 
 
 @pytest.fixture(autouse=True)

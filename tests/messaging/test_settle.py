@@ -6,14 +6,17 @@ from typing import Any
 import pytest
 from django.db.models import Q
 
-from messaging import effects, ledger, sending
+from messaging import effects
+from messaging.actions import settle
+from messaging.actions.settle import Verdict
 from messaging.effects import Sending
 from messaging.exceptions import NotDone
+from messaging.history import timeline
+from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, EffectAttempt, InboxMessage, OperatorAction
-from messaging.operations import settle, timeline
-from messaging.operations.effect_trouble import EffectTrouble
-from messaging.operations.settle import Verdict
-from messaging.sweep import sweep
+from messaging.worker import effect_runner as sending
+from messaging.worker import ledger
+from messaging.worker.sweep import sweep
 from tests.support.consuming import QUICKLY, a_consumer
 from tests.support.running import InThread
 

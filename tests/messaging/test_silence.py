@@ -1,6 +1,6 @@
 """What a relay remembers of destinations that gave no word."""
 
-from messaging.silence import MEMORY, PAUSE, Silences
+from messaging.relay.silence import MEMORY, PAUSE, Silences
 
 NOTES, OTHERS, WELL = frozenset({"tests.notes"}), frozenset({"tests.others"}), frozenset({"tests.well"})
 

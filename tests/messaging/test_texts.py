@@ -13,16 +13,19 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.utils.translation import gettext_lazy
 
-from messaging import consumers, effects, ledger, outbox, rpc, texts
+from messaging import consumers, effects, outbox, rpc
+from messaging.actions import audit, settle
+from messaging.actions.selection import Wanted
+from messaging.actions.settle import Verdict
 from messaging.broker.properties import to_pika
 from messaging.delivery import Delivery
 from messaging.events import Event, _registry
+from messaging.history import listing, timeline
 from messaging.message import Message, request_headers
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import audit, listing, settle, timeline
-from messaging.operations.settle import Verdict
-from messaging.operations.wanted import Wanted
-from messaging.publishing import publishing_of
+from messaging.relay.publishing import publishing_of
+from messaging.validation import texts
+from messaging.worker import ledger
 from tests.support.consuming import Noted
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -10,16 +10,21 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, transaction
 
-from messaging import leases, ledger, outbox, relay, relay_thread, rpc, sending, threads, watchdog
+from messaging import outbox, rpc, threads
 from messaging.broker import queue_answers
 from messaging.broker.connection import Connection
 from messaging.effects import EffectKind
 from messaging.exceptions import NotDone, ThreadNotStarted
 from messaging.models import Effect, OutboxMessage
-from messaging.operations import log_handler
-from messaging.relay import Relay
+from messaging.monitoring import log_handler
+from messaging.relay import leases, relay
+from messaging.relay import thread as relay_thread
+from messaging.relay.relay import Relay
 from messaging.retry import RetryPolicy
 from messaging.rpc import client as rpc_client
+from messaging.worker import effect_runner as sending
+from messaging.worker import ledger
+from messaging.worker import time_limit as watchdog
 from orders import sms_gateway
 from tests.support.consuming import Noted
 from tests.support.waiting import eventually

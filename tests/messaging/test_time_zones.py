@@ -15,11 +15,16 @@ from django.db.models import Max
 from django.test import Client
 from django.utils import timezone
 
-from messaging import database, handling, outbox
+from messaging import database, outbox
+from messaging.actions import prune
+from messaging.history import outcome, timeline
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.moments import MomentField
-from messaging.operations import lost, outcome, prune, sightings, status, stuck, timeline
-from messaging.operations.findings import Trouble
+from messaging.monitoring import status
+from messaging.reconcile import empty_queues as sightings
+from messaging.reconcile import lost, stuck
+from messaging.reconcile.findings import Trouble
+from messaging.worker import handling
 from tests.support.consuming import Moody, Noted, a_consumer, a_delivery, a_message, registered
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from messaging.history import timeline
+from messaging.history.story import Kind, Story
 from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.operations import timeline
-from messaging.operations.story import Kind, Story
 
 pytestmark = pytest.mark.django_db
 

@@ -5,10 +5,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from messaging import worker
 from messaging.broker.queue_answers import QueueAnswer
 from messaging.exceptions import LimitReached
-from messaging.worker import Worker
+from messaging.worker import worker
+from messaging.worker.worker import Worker
 from tests.support.consuming import a_consumer
 
 pytestmark = pytest.mark.django_db

@@ -9,18 +9,19 @@ import pytest
 from django.db import OperationalError
 from structlog.testing import capture_logs
 
-from messaging import news, turns
+from messaging import news
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import BEGIN_PATIENCE, Subscription
-from messaging.declarer import Declarer
 from messaging.exceptions import BrokerUnavailable
-from messaging.lane import Lane
 from messaging.news import News
-from messaging.relay import Relay
-from messaging.rpc.procedures import Procedure
+from messaging.procedures import Procedure
+from messaging.relay.relay import Relay
 from messaging.rpc.server import RpcServer
-from messaging.turns import Turns
-from messaging.worker import Worker
+from messaging.topology.declarer import Declarer
+from messaging.worker import database_wait as turns
+from messaging.worker.consumer_threads import Lane
+from messaging.worker.database_wait import Turns
+from messaging.worker.worker import Worker
 from script.services.ports import free_port
 from tests.support.consuming import a_consumer
 from tests.support.waiting import eventually

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from messaging import handling, watchdog
 from messaging.delivery import Delivery
 from messaging.exceptions import HandlerTimeout
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.worker import handling
+from messaging.worker import time_limit as watchdog
 from tests.support.consuming import Noted, a_consumer, a_delivery, note, notes
 from tests.support.environment import ROOT, process_environment
 

@@ -10,13 +10,14 @@ from django.core.management.base import SystemCheckError
 from django.db import transaction
 from django.utils import timezone
 
-from messaging import consumers, handling
+from messaging import consumers
 from messaging.delivery import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import RetryLater
 from messaging.message import Message
 from messaging.models import Effect, OutboxMessage
-from messaging.sweep import sweep
+from messaging.worker import handling
+from messaging.worker.sweep import sweep
 from orders import effects
 from orders.models import Order, Product, TextMessage
 from orders.services import cancel_order

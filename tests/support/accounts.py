@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from django.core.management import call_command
 
-from messaging.addresses import broker_address
+from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 
 

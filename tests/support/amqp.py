@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging.addresses import broker_address
 from messaging.broker.properties import to_pika
 from messaging.message import Message
 from messaging.models import OutboxMessage
-from messaging.publishing import publishing_of
+from messaging.relay.publishing import publishing_of
+from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 
 

@@ -9,15 +9,16 @@ from uuid import uuid4
 
 from django.contrib.auth.models import Group
 
-from messaging import consumers, handling
+from messaging import consumers
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.events import Event
 from messaging.exceptions import Reject
 from messaging.message import Message, new_id
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.publishing import publishing_of
+from messaging.relay.publishing import publishing_of
 from messaging.retry import RetryPolicy
+from messaging.worker import handling
 
 QUICKLY = RetryPolicy(max_attempts=3, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))
 

@@ -97,21 +97,25 @@ def _first_delivery(call: Call) -> bool:
 POINTS = {
     # The web process, or whoever adds an event.
     "order-not-committed": Failpoint("messaging.outbox.add", before=False),
-    "committed-not-handed-over": Failpoint("messaging.relay_thread.hand_over", before=True),
+    "committed-not-handed-over": Failpoint("messaging.relay.thread.hand_over", before=True),
     # The relay, on its thread or in `run_relay`.
-    "claimed-not-published": Failpoint("messaging.leases.claim", before=False, only=lambda call: bool(call.result)),
-    "confirmed-not-marked": Failpoint("messaging.leases.write", before=True, only=_confirmed),
+    "claimed-not-published": Failpoint(
+        "messaging.relay.leases.claim", before=False, only=lambda call: bool(call.result)
+    ),
+    "confirmed-not-marked": Failpoint("messaging.relay.leases.write", before=True, only=_confirmed),
     # The consumer.
-    "handled-not-committed": Failpoint("messaging.handling._run", before=False, only=_first_delivery),
+    "handled-not-committed": Failpoint("messaging.worker.handling._run", before=False, only=_first_delivery),
     "committed-not-acked": Failpoint(
-        "messaging.lane.Lane._done", before=True, only=lambda call: call.arguments[2] != "duplicate"
+        "messaging.worker.consumer_threads.Lane._done", before=True, only=lambda call: call.arguments[2] != "duplicate"
     ),
     # The RPC server.
     "worked-not-replied": Failpoint("messaging.broker.request_queue.RequestQueue.finish", before=True),
     # Its effects.
-    "committed-effect-not-claimed": Failpoint("messaging.lane.Lane._look_after_effects", before=True),
-    "claimed-not-sent": Failpoint("messaging.sending.carry_out", before=True),
-    "answered-not-noted": Failpoint("messaging.ledger.note", before=True),
+    "committed-effect-not-claimed": Failpoint(
+        "messaging.worker.consumer_threads.Lane._look_after_effects", before=True
+    ),
+    "claimed-not-sent": Failpoint("messaging.worker.effect_runner.carry_out", before=True),
+    "answered-not-noted": Failpoint("messaging.worker.ledger.note", before=True),
 }
 
 
@@ -121,7 +125,7 @@ POINTS = {
 def ack_before_commit() -> None:
     """Acknowledges a delivery when it is taken. A consumer killed in its handler then loses the message."""
     from messaging.broker.subscription import Subscription
-    from messaging.lane import Lane
+    from messaging.worker.consumer_threads import Lane
 
     take, ack = Lane._take, Subscription.ack
 
@@ -139,7 +143,7 @@ def ack_before_commit() -> None:
 def mark_before_confirm() -> None:
     """Marks rows as published and publishes them afterwards, whatever comes of it. A dead broker then loses them."""
     from messaging.broker.publisher import Fate, Outcome
-    from messaging.relay import Relay
+    from messaging.relay.relay import Relay
 
     send = Relay._send
 
@@ -160,8 +164,8 @@ def no_inbox() -> None:
     The shop's own handlers ask first whether there is a text or red packet, so there it shows as a second delivery
     attempt *handled* of one inbox row; a handler that does not ask has its effect twice.
     """
-    from messaging import inbox
     from messaging.models import InboxMessage
+    from messaging.worker import inbox
 
     admit, start = inbox.admit, inbox.start
 

@@ -10,7 +10,7 @@ import pika
 from django.conf import settings
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging.rpc import procedures
+from messaging import procedures
 from messaging.rpc.server import RpcServer, Summary
 from tests.support.waiting import eventually
 

@@ -12,8 +12,8 @@ from messaging import outbox
 from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.models import OutboxMessage
-from messaging.relay import Relay
-from messaging.worker import Summary, Worker
+from messaging.relay.relay import Relay
+from messaging.worker.worker import Summary, Worker
 from tests.support.amqp import plain_channel
 
 #: So short that a test sees a deadline pass.

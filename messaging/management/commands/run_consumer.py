@@ -8,18 +8,19 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging import consumers, surroundings, topology
+from messaging import consumers, surroundings
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
-from messaging.handling import Verdict
 from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
 from messaging.management.database_errors import wait_for_table
 from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
 from messaging.models import InboxMessage
-from messaging.operations import dead_letters
 from messaging.shutdown import StopSignals
-from messaging.worker import Summary, Worker
+from messaging.topology import desired as topology
+from messaging.worker import dead_letters
+from messaging.worker.handling import Verdict
+from messaging.worker.worker import Summary, Worker
 
 EXAMPLES = """
 examples:

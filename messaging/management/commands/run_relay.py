@@ -15,7 +15,7 @@ from messaging.management.arguments import broker_line, broker_unreachable
 from messaging.management.database_errors import wait_for_table
 from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
-from messaging.relay import Relay
+from messaging.relay.relay import Relay
 from messaging.shutdown import StopSignals
 
 

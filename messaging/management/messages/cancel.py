@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.actions import audit, cancel
 from messaging.management.messages.selection import add_choice, chosen, counted
-from messaging.operations import audit, cancel
 
 HELP = "what waits, and no broker has yet, shall not be published or handled"
 EXAMPLES = """

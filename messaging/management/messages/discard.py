@@ -7,8 +7,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.actions import audit, discard
 from messaging.management.messages.selection import add_choice, chosen, counted
-from messaging.operations import audit, discard
 
 HELP = "nothing more shall come of dead messages"
 EXAMPLES = """

@@ -6,11 +6,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.history import listing
 from messaging.management.arguments import EXIT_USAGE, positive
 from messaging.management.messages.selection import add_filters, wanted
 from messaging.management.messages.unmasked import add_unmasked, words_for
 from messaging.management.tables import Layout, write_table
-from messaging.operations import listing
 
 HELP = "the newest rows of outbox, inbox and effects; or what failed, by kind of failure"
 EXAMPLES = """

@@ -6,9 +6,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from messaging.actions.prune import BATCH, prune
 from messaging.management.arguments import positive
 from messaging.management.messages.selection import counted
-from messaging.operations.prune import BATCH, prune
 
 HELP = "delete what is finished and old"
 EXAMPLES = """

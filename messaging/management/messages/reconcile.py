@@ -6,14 +6,14 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.actions import audit
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, positive, what_to_do
 from messaging.management.messages.selection import age, counted
 from messaging.management.tables import Layout, write_table
-from messaging.operations import audit
-from messaging.operations.findings import Trouble
-from messaging.operations.reconcile import Report, reconcile
-from messaging.operations.stuck import TOLD
+from messaging.reconcile.findings import Trouble
+from messaging.reconcile.reconcile import Report, reconcile
+from messaging.reconcile.stuck import TOLD
 
 HELP = "name lost, doubled and stuck messages; send lost ones again"
 EXAMPLES = """

@@ -10,12 +10,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.actions import audit, replay
+from messaging.actions import publish_now as hasten
+from messaging.actions.replay import Pace, Replayed
+from messaging.actions.selection import Wanted
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, positive
 from messaging.management.messages.selection import add_choice, chosen
 from messaging.management.tables import Layout, write_table
-from messaging.operations import audit, hasten, replay
-from messaging.operations.replay import Pace, Replayed
-from messaging.operations.wanted import Wanted
 from messaging.shutdown import StopSignals
 
 HELP = "let dead messages run again, and what rests go now"

@@ -9,9 +9,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from messaging.actions.selection import Wanted
 from messaging.management.arguments import EXIT_USAGE
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations.wanted import Wanted
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

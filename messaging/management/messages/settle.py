@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.actions import audit, settle
+from messaging.actions.settle import Verdict
 from messaging.management.arguments import EXIT_USAGE
 from messaging.models import Effect
-from messaging.operations import audit, settle
-from messaging.operations.settle import Verdict
 
 HELP = "say what became of an effect that nobody knows of"
 EXAMPLES = """

@@ -6,10 +6,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging.history import timeline
+from messaging.history.story import Entry
 from messaging.management.messages.unmasked import add_unmasked, words_for
 from messaging.management.tables import Layout, write_table
-from messaging.operations import timeline
-from messaging.operations.story import Entry
 
 HELP = "what happened to a message, or about a subject"
 EXAMPLES = """

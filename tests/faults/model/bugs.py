@@ -13,18 +13,21 @@ from unittest.mock import patch
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from messaging import database, handling, inbox, leases, ledger, ordering, outbox, sending
+from messaging import database, outbox
+from messaging.actions import prune, replay
 from messaging.broker.publisher import Fate, Outcome, Publisher
 from messaging.broker.subscription import Subscription
 from messaging.delivery import Delivery
 from messaging.effects import EffectKind
-from messaging.handling import Verdict
-from messaging.lane import Lane
-from messaging.leases import Mark
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.operations import prune, replay
-from messaging.publishing import expected_queues
-from messaging.relay import Relay
+from messaging.relay import leases
+from messaging.relay.leases import Mark
+from messaging.relay.publishing import expected_queues
+from messaging.relay.relay import Relay
+from messaging.worker import effect_runner as sending
+from messaging.worker import handling, inbox, ledger, ordering
+from messaging.worker.consumer_threads import Lane
+from messaging.worker.handling import Verdict
 
 
 @dataclass(frozen=True)

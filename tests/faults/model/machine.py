@@ -8,9 +8,11 @@ from functools import partial
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from messaging.operations import cancel, discard, hasten, prune, reconcile, replay
-from messaging.operations.findings import Trouble
-from messaging.operations.wanted import Wanted
+from messaging.actions import cancel, discard, prune, replay
+from messaging.actions import publish_now as hasten
+from messaging.actions.selection import Wanted
+from messaging.reconcile import reconcile
+from messaging.reconcile.findings import Trouble
 from tests.faults.model import world as worlds
 from tests.faults.model.broker import WEATHERS, Weather
 from tests.faults.model.invariants import Judge

@@ -24,7 +24,9 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from messaging import effects, lane, leases, ledger, outbox, relay, relay_thread, sending, sweep, turns, worker
+from messaging import effects, outbox
+from messaging.actions import settle
+from messaging.actions.settle import Verdict
 from messaging.broker import connection as connections_to_the_broker
 from messaging.broker import publisher
 from messaging.consumers import Consumer
@@ -32,15 +34,20 @@ from messaging.delivery import Delivery
 from messaging.effects import EffectKind, Sending
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater
-from messaging.handling import CRASH_LIMIT
-from messaging.leases import Mark
-from messaging.ledger import Claimed, Result
 from messaging.models import Effect, InboxMessage, OutboxMessage, QueueSighting
-from messaging.operations import dead_letters, settle, sightings
-from messaging.operations.settle import Verdict
-from messaging.relay import Relay
+from messaging.reconcile import empty_queues as sightings
+from messaging.relay import leases, relay
+from messaging.relay import thread as relay_thread
+from messaging.relay.leases import Mark
+from messaging.relay.relay import Relay
 from messaging.retry import RetryPolicy
-from messaging.worker import Worker
+from messaging.worker import consumer_threads as lane
+from messaging.worker import database_wait as turns
+from messaging.worker import dead_letters, ledger, sweep, worker
+from messaging.worker import effect_runner as sending
+from messaging.worker.handling import CRASH_LIMIT
+from messaging.worker.ledger import Claimed, Result
+from messaging.worker.worker import Worker
 from tests.faults.model.broker import Broker, Copy, Link
 from tests.support.consuming import registered
 

@@ -1,0 +1,1 @@
+"""What an operator can do with messages and effects: one file for each action."""

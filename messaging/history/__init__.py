@@ -1,0 +1,1 @@
+"""Reads only: what happened to a message, and which messages there are."""

@@ -1,0 +1,1 @@
+"""Says how the system is, and changes nothing."""

@@ -1,0 +1,56 @@
+"""`manage.py mq purge`: delete the messages that wait in a queue."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from messaging.broker.connection import opened
+from messaging.management.arguments import EXIT_USAGE, broker_told_in_one_line
+from messaging.mq.named_values import check_short
+from messaging.mq.sources import find_queue
+
+HELP = "delete the messages that wait in a queue"
+EXAMPLES = """
+examples:
+  manage.py mq purge hello                 asks first
+  manage.py mq purge hello --yes           does not
+
+What consumers hold unacknowledged stays. Events purged from a consumer's queue are missed: `messages reconcile` names
+them, and sends them again.
+
+exit codes: 0 done, 1 no such queue, refused, or not wanted after all, 2 wrong arguments, 3 broker unreachable,
+7 it did not answer in time, 130 interrupted
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this sub-command."""
+    parser.add_argument("queue", metavar="QUEUE", help="a queue; APP_ID in front may be left away")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def run(command: BaseCommand, options: dict[str, Any]) -> None:
+    """Purge, and say how many are gone. Raises CommandError where that cannot be."""
+    check_short("the name", options["queue"])
+    if not options["yes"] and not sys.stdin.isatty():
+        raise CommandError("Nobody can be asked here: say --yes.", returncode=EXIT_USAGE)
+    with broker_told_in_one_line(), opened("mq purge") as connection:
+        queue = find_queue(connection, options["queue"])
+        if not options["yes"]:
+            _ask(command, queue, connection.call("queue_declare", queue=queue, passive=True).method.message_count)
+        purged = connection.call("queue_purge", queue=queue).method.message_count
+    command.stdout.write(f"{purged} deleted from {queue}.")
+
+
+def _ask(command: BaseCommand, queue: str, count: int) -> None:
+    try:
+        answer = input(f"Delete the {count} messages that wait in {queue}? [y/N] ")
+    except (EOFError, KeyboardInterrupt):
+        command.stdout.write("")  # whoever leaves leaves the cursor behind the question
+        answer = ""
+    if answer.strip().lower() not in {"y", "yes"}:
+        raise CommandError("Nothing was deleted.")

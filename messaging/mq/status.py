@@ -1,0 +1,159 @@
+"""`manage.py mq status`: broker, queues, outbox, inbox and effects on one screen, what is wrong first."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE
+from messaging.management.database_errors import told_in_one_line
+from messaging.management.tables import write_facts, write_grid
+from messaging.moments import now
+from messaging.monitoring import status
+from messaging.monitoring.status import Status
+
+HELP = "broker, queues, outbox, inbox and effects on one screen, what is wrong first"
+EXAMPLES = """
+examples:
+  manage.py mq status                              one look; for cron: 0 means all is well
+  manage.py mq status --watch                      again every 2 seconds, until Ctrl-C
+  manage.py mq status --watch 10 --json            a JSON object every 10 seconds
+
+exit codes: 0 all is well, 2 wrong arguments, 3 broker or database unreachable, 6 something is wrong,
+7 the broker did not answer in time, 130 interrupted; --watch ends with 0 by Ctrl-C
+"""
+DEFAULT_PAUSE = 2.0
+SHORTEST_PAUSE = 0.2
+#: Home, clear what is below: the old screen is overwritten without a flicker.
+REDRAW = "\x1b[H\x1b[J"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this sub-command."""
+    parser.add_argument(
+        "--watch", nargs="?", type=_seconds, const=DEFAULT_PAUSE, metavar="S",
+        help=f"look again every S seconds (default {DEFAULT_PAUSE:g}) until Ctrl-C",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object a look")
+
+
+def run(command: BaseCommand, options: dict[str, Any]) -> None:
+    """Show the status, once or again and again. Raises CommandError where something is wrong."""
+    if options["watch"] is not None:
+        _watch(command, options["watch"], as_json=options["json"])
+        return
+    with told_in_one_line():
+        found = status.look()
+    _write(command, found, as_json=options["json"])
+    if found.broker.unreachable:
+        code = EXIT_TIMED_OUT if found.broker.silent else EXIT_UNREACHABLE
+        raise CommandError(_first(found), returncode=code)
+    if found.wrong:
+        raise CommandError(f"{len(found.wrong)} wrong: {_first(found)}", returncode=EXIT_UNHEALTHY)
+
+
+def _watch(command: BaseCommand, pause: float, *, as_json: bool) -> None:
+    try:
+        while True:
+            try:
+                with told_in_one_line():
+                    found = status.look()
+            except CommandError as error:
+                _clear(command, as_json=as_json)
+                command.stdout.write(f"{_clock()}  {error}")
+            else:
+                _clear(command, as_json=as_json)
+                _write(command, found, as_json=as_json)
+            command.stdout.flush()
+            time.sleep(pause)
+    except KeyboardInterrupt:
+        return
+
+
+def _clear(command: BaseCommand, *, as_json: bool) -> None:
+    if command.stdout.isatty() and not as_json:
+        command.stdout.write(REDRAW, ending="")
+
+
+def _write(command: BaseCommand, found: Status, *, as_json: bool) -> None:
+    if as_json:
+        write_facts(command.stdout, [_facts(found)])
+        return
+    out = command.stdout
+    for line in _lines(found):
+        out.write(line)
+    rows = [(each.name, each.type, each.ready, each.unacked, each.consumers) for each in found.broker.queues]
+    if rows:
+        write_grid(out, ("queue", "type", "ready", "unacked", "consumers"), rows)
+    if not out.isatty():
+        out.write("")
+    out.flush()
+
+
+def _lines(found: Status) -> Iterator[str]:
+    broker, boxes = found.broker, found.boxes
+    yield f"{_clock()}  {f'{len(found.wrong)} WRONG' if found.wrong else 'all is well'}"
+    for each in found.wrong:
+        yield f"  ! {each}"
+    if broker.server:
+        alarms = "alarms unknown" if broker.alarms is None else broker.alarms or "no alarm"
+        yield f"broker   {broker.server}, {alarms}. {broker.how}"
+    age = f", the oldest for {_age(boxes.oldest_age)}" if boxes.oldest_age is not None else ""
+    yield f"outbox   {boxes.pending} pending, {boxes.unroutable} unroutable, {boxes.failed} failed{age}"
+    yield f"inbox    {boxes.retrying} retrying, {boxes.waiting} waiting for their turn, {boxes.dead} dead"
+    yield f"effects  {', '.join(f'{count} {trouble}' for trouble, count in boxes.effects.items())}"
+
+
+def _facts(found: Status) -> dict[str, Any]:
+    broker, boxes = found.broker, found.boxes
+    counts = {name: getattr(boxes, name).number for name in
+              ("pending", "unroutable", "failed", "retrying", "waiting", "dead", "failing_for_long")}  # fmt: skip
+    return {
+        "at": now(),
+        "wrong": found.wrong,
+        "broker": {
+            "reachable": not broker.unreachable, "why_not": broker.unreachable, "server": broker.server,
+            "alarms": broker.alarms, "how": broker.how,
+        },
+        "queues": [asdict(queue) for queue in broker.queues],
+        "outbox": {
+            **{name: counts[name] for name in ("pending", "unroutable", "failed")},
+            "oldest_seconds": boxes.oldest_age.total_seconds() if boxes.oldest_age is not None else None,
+        },
+        "inbox": {name: counts[name] for name in ("retrying", "waiting", "dead", "failing_for_long")},
+        "effects": {trouble.value: count.number for trouble, count in boxes.effects.items()},
+        "counted_up_to": status.COUNTED,
+    }  # fmt: skip
+
+
+def _first(found: Status) -> str:
+    return found.wrong[0]
+
+
+def _clock() -> str:
+    return timezone.localtime(now()).replace(tzinfo=None).isoformat(" ", timespec="seconds")
+
+
+def _age(age: timedelta) -> str:
+    seconds = int(age.total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not SHORTEST_PAUSE <= number <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {SHORTEST_PAUSE:g} to 86400")
+    return number

@@ -1,1 +1,0 @@
-"""What looks after the messages once they are on their way: records, pruning, timelines, health."""

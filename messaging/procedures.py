@@ -1,0 +1,160 @@
+"""Procedures: functions that other processes may call. A declaration; `server` is what runs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from pydantic import ConfigDict, TypeAdapter
+from pydantic_core import ArgsKwargs
+
+from messaging import conf
+from messaging.retry import is_limit
+from messaging.rpc.exceptions import UnknownProcedure
+from messaging.validation import functions, texts
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+#: What a call passes on: positional arguments, keyword arguments.
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+#: In front of the names of request queues.
+QUEUE_PREFIX = "rpc."
+#: In front of the names of reply queues, which a server may write to.
+REPLY_QUEUE_PREFIX = "rpc.reply."
+
+_TAKEN_PREFIXES = ("amq.", REPLY_QUEUE_PREFIX)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+_registry: dict[str, Procedure] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Procedure:
+    """A function that can be called over the broker, and the queue its requests come by."""
+
+    name: str
+    queue: str
+    function: Callable[..., Any]
+    _bind: Callable[[ArgsKwargs], Arguments]
+    #: Whether its queue is declared as the tutorials' servers declare theirs.
+    plain_queue: bool = False
+    #: How long it may take; None means the project's setting.
+    timeout: timedelta | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that it may take."""
+        return self.timeout.total_seconds() if self.timeout else conf.get().procedure_timeout
+
+    def bind(self, payload: Any) -> Arguments:
+        """Return the arguments that `payload` stands for, checked against the function's annotations.
+
+        A JSON object holds keyword arguments; any other JSON value is the one positional argument.
+        Raises pydantic.ValidationError.
+        """
+        return self._bind(ArgsKwargs((), payload) if isinstance(payload, dict) else ArgsKwargs((payload,)))
+
+    @property
+    def positional(self) -> list[str]:
+        """The names of the parameters that a positional argument can be for, in their order."""
+        by_position = {Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD}
+        return [each.name for each in signature(self.function).parameters.values() if each.kind in by_position]
+
+    def run(self, arguments: Arguments) -> Any:
+        """Call the function and return its result. Raises what it raises."""
+        positional, named = arguments
+        return self.function(*positional, **named)
+
+
+def procedure(
+    name: str, queue: str | None = None, *, plain_queue: bool = False, timeout: timedelta | None = None
+) -> Callable[[AnyFunction], AnyFunction]:
+    """Declare the decorated function as the procedure `name`, to be run by `manage.py run_rpc_worker`.
+
+    Its parameters are annotated; a call's JSON is converted to those types, or refused before the function runs.
+    It returns anything pydantic can turn into JSON. What it raises reaches the caller as `RemoteError`. A request
+    can be run twice (its server died between running it and saying so): declare questions, not effects.
+    Past its `timeout` (default: `PROCEDURE_TIMEOUT`) HandlerTimeout is raised in it, and is the answer.
+    Requests come by the queue `rpc.<name>` unless `queue` says otherwise. It is durable and goes with its last server:
+    so a call that nobody serves fails at once, with NoServer. With `plain_queue` an existing queue is used whatever it
+    is, and a missing one is declared as the RabbitMQ tutorials do (durable, quorum): their servers can be mixed in. It
+    stays when its servers leave, and a call that nobody serves ends by its timeout only.
+
+    Raises ImproperlyConfigured for a bad or taken name or queue, a timeout that is none, and an async function.
+    """
+    if not isinstance(name, str):
+        raise ImproperlyConfigured(f'a procedure has a name: write @procedure("shipping.quote"), not {name!r:.100}')
+    if not _NAME.fullmatch(name):
+        raise ImproperlyConfigured(
+            f"procedure name {name!r}: use up to 200 letters, digits, dots, dashes and underscores"
+        )
+    queue = queue or f"{QUEUE_PREFIX}{name}"
+    if not texts.is_short(queue) or queue.startswith(_TAKEN_PREFIXES):
+        raise ImproperlyConfigured(
+            f"procedure {name!r}: the name of a queue has 255 bytes at most, no NUL, and none of {_TAKEN_PREFIXES} in "
+            "front"
+        )
+    if timeout is not None and not is_limit(timeout):
+        raise ImproperlyConfigured(f"procedure {name!r}: timeout is a positive time, such as timedelta(seconds=5)")
+
+    def register(function: AnyFunction) -> AnyFunction:
+        if not callable(function):
+            raise ImproperlyConfigured(f"procedure {name!r} is {functions.kind_of(function)}, and no function")
+        functions.check_runs(function, f"procedure {name!r}")
+        for other in _registry.values():
+            is_same = other.name == name and functions.path(other.function) == functions.path(function)
+            if not is_same and (other.name == name or other.queue == queue):
+                raise ImproperlyConfigured(f"two procedures claim the name {name!r} or the queue {queue!r}")
+        _registry[name] = Procedure(
+            name=name,
+            queue=queue,
+            function=function,
+            _bind=_binder(function),
+            plain_queue=plain_queue,
+            timeout=timeout,
+        )
+        return function
+
+    return register
+
+
+def registered() -> list[Procedure]:
+    """Return every procedure, by name."""
+    return [_registry[name] for name in sorted(_registry)]
+
+
+def get(name: str) -> Procedure:
+    """Return the procedure of that name. Raises UnknownProcedure, listing the names that exist."""
+    try:
+        return _registry[name]
+    except KeyError:
+        known = ", ".join(sorted(_registry)) or "none"
+        raise UnknownProcedure(f"There is no procedure {name!r}. Registered: {known}.") from None
+
+
+def named(names: Iterable[str]) -> list[Procedure]:
+    """Return the procedures of those names, each once. Raises UnknownProcedure."""
+    return [get(name) for name in dict.fromkeys(names)]
+
+
+def request_queue(name: str) -> str:
+    """Return the queue that requests for `name` go to; it need not be a procedure of this process."""
+    return _registry[name].queue if name in _registry else f"{QUEUE_PREFIX}{name}"
+
+
+def _binder(function: Callable[..., Any]) -> Callable[[ArgsKwargs], Arguments]:
+    # Arguments are checked apart from the call, so that the caller's mistake can be told from the procedure's own.
+    @wraps(function)
+    def bind(*positional: Any, **named: Any) -> Arguments:
+        return positional, named
+
+    # Not `validate_call`: before pydantic 2.12 an argument named "self" collides with one of its own.
+    bind.__annotations__ = functions.type_hints(function)
+    return TypeAdapter(bind, config=ConfigDict(populate_by_name=True)).validate_python  # type: ignore[arg-type]

@@ -1,0 +1,202 @@
+"""What is lost: published for a consumer, and never come to it, though its queue was seen empty since.
+
+The row knows who was registered for a message when it was published: a consumer deployed today does not receive
+yesterday, unless asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
+
+from messaging import conf, database
+from messaging.consumers import Consumer
+from messaging.models import InboxMessage, OutboxMessage
+from messaging.reconcile.empty_queues import patience
+from messaging.reconcile.findings import Finding, Trouble
+
+#: Rows that are checked at a time.
+PAGE = 1000
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the messages for one consumer."""
+
+    #: In the order of publishing.
+    lost: list[Finding] = field(default_factory=list)
+    #: All that was published before then is accounted for, but for what is lost.
+    until: datetime | None = None
+    #: Something that was in the queue when that was seen empty has come only now: a process is still at it.
+    still_arriving: bool = False
+
+    def stop_before(self, moment: datetime) -> None:
+        """Note that what was published then is not accounted for."""
+        # A little earlier: SQLite compares times as texts, and its own have fewer digits than ours.
+        before = moment - timedelta(milliseconds=1)
+        self.until = min(self.until or before, before)
+
+
+def look_through(consumer: Consumer, begin: datetime | None, end: datetime, limit: int) -> Account:
+    """Look through what was published for the consumer from `begin` (None: ever) and before `end`, in pages, until
+    about `limit` lost messages are found."""
+    account = Account(until=end)
+    wait = patience(consumer)
+    for page in _pages(_addressed_to(consumer), begin, end):
+        rows = [row for row in page if row.consumer or consumer.name in row.expected_consumers]
+        traces, newest, now = _known(consumer, [row.message_id for row in rows])
+        for row in rows:
+            trace = traces.get(row.message_id)
+            if row.pk < newest.get(row.message_id, row.pk):
+                continue  # what a newer row brings to this consumer, this one need not
+            if not _is_missing(row, trace):
+                account.still_arriving |= trace is not None and trace.received_at > now - wait
+            elif _is_begun(trace, now - wait) or _was_sent_again(row, now):
+                account.stop_before(_published_at(row))
+            else:
+                why = f"published, attempt {row.attempt} has not come, and queue {consumer.queue} was empty since"
+                account.lost.append(_finding(consumer, row, why))
+        if len(account.lost) >= limit:
+            account.stop_before(_published_at(page[-1]))
+            break
+    return account
+
+
+def earlier(consumer: Consumer, since: timedelta, limit: int) -> list[Finding]:
+    """Return what was published before the consumer was there, not longer ago than `since`, up to `limit` messages."""
+    found: list[Finding] = []
+    with database.atomic():
+        end = database.now()
+    events = OutboxMessage.objects.filter(_is_event_of(consumer), origin=OutboxMessage.Origin.EVENT)
+    for page in _pages(events, end - since, end):
+        rows = [row for row in page if consumer.name not in row.expected_consumers and _is_for(consumer, row)]
+        traces, newest, _ = _known(consumer, [row.message_id for row in rows])
+        for row in rows:
+            if row.message_id not in traces and row.message_id not in newest:
+                found.append(_finding(consumer, row, "published before this consumer was there"))
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def without_a_carrier(consumer: Consumer, limit: int) -> Iterator[Finding]:
+    """Yield what waits for an attempt that no outbox row has brought or will bring."""
+    with database.atomic():
+        found = list(_without_a_carrier(consumer).order_by("changed_at", "pk")[:limit])
+    for row in found:
+        whole = row.body is not None and not row.body_truncated
+        yield Finding(
+            trouble=Trouble.LOST if whole else Trouble.STUCK,
+            message_id=row.message_id,
+            type=row.type,
+            subject=row.subject,
+            consumer=row.consumer,
+            since=row.changed_at,
+            why=f"attempt {row.attempt} is expected, and nothing brings it",
+            inbox_id=row.pk if whole else None,
+        )
+
+
+def still_lost(consumer: Consumer, findings: Sequence[Finding]) -> list[Finding]:
+    """Return those that have neither come nor been sent by somebody else in the meantime."""
+    ids = [finding.message_id for finding in findings]
+    traces, newest, _ = _known(consumer, ids)
+    rows = OutboxMessage.objects.filter(pk__in=[finding.outbox_id for finding in findings if finding.outbox_id])
+    missing = {
+        row.pk
+        for row in rows.defer("body", "headers")
+        if row.pk >= newest.get(row.message_id, row.pk) and _is_missing(row, traces.get(row.message_id))
+    }
+    waiting = _without_a_carrier(consumer).filter(pk__in=[finding.inbox_id for finding in findings if finding.inbox_id])
+    uncarried = set(waiting.values_list("pk", flat=True))
+    return [finding for finding in findings if finding.outbox_id in missing or finding.inbox_id in uncarried]
+
+
+def _without_a_carrier(consumer: Consumer) -> QuerySet[InboxMessage]:
+    carriers = OutboxMessage.objects.filter(
+        Q(consumer=consumer.name) | Q(consumer=""), message_id=OuterRef("message_id"), attempt=OuterRef("attempt")
+    )
+    return InboxMessage.objects.filter(
+        ~Exists(carriers),
+        consumer=consumer.name,
+        state=InboxMessage.State.RETRYING,
+        changed_at__lt=database.in_future(-patience(consumer).total_seconds()),
+    )
+
+
+def _is_missing(row: OutboxMessage, trace: InboxMessage | None) -> bool:
+    """Whether the attempt that an outbox row brings has left no trace in the inbox."""
+    return trace is None or (trace.state == InboxMessage.State.RETRYING and trace.attempt == row.attempt)
+
+
+def _known(
+    consumer: Consumer, message_ids: Collection[str]
+) -> tuple[dict[str, InboxMessage], dict[str, int], datetime]:
+    """Return the inbox rows of these messages at the consumer, the newest outbox row that brings each to this consumer
+    alone, and the time."""
+    with database.atomic():
+        inbox = InboxMessage.objects.filter(consumer=consumer.name, message_id__in=message_ids)
+        traces = {row.message_id: row for row in inbox.defer("body", "headers")}
+        addressed = OutboxMessage.objects.filter(consumer=consumer.name, message_id__in=message_ids)
+        newest = dict(addressed.order_by("pk").values_list("message_id", "pk"))
+        return traces, newest, database.now()
+
+
+def _addressed_to(consumer: Consumer) -> QuerySet[OutboxMessage]:
+    return OutboxMessage.objects.filter(Q(consumer=consumer.name) | _is_event_of(consumer))
+
+
+def _is_event_of(consumer: Consumer) -> Q:
+    return Q(consumer="", type__in=[event.event_type for event in consumer.events])
+
+
+def _is_for(consumer: Consumer, row: OutboxMessage) -> bool:
+    return consumer.receives(row.type, row.exchange, row.routing_key, row.headers)
+
+
+def _is_begun(trace: InboxMessage | None, before: datetime) -> bool:
+    # Its start is noted, and its handler may be at it.
+    return trace is not None and trace.changed_at > before
+
+
+def _was_sent_again(row: OutboxMessage, now: datetime) -> bool:
+    interval = timedelta(seconds=conf.get().reconcile_interval)
+    return row.origin == OutboxMessage.Origin.RECONCILE and _published_at(row) > now - interval
+
+
+def _pages(rows: QuerySet[OutboxMessage], begin: datetime | None, end: datetime) -> Iterator[list[OutboxMessage]]:
+    """Yield the published ones of `rows`, in the order of publishing."""
+    rows = rows.filter(state=OutboxMessage.State.PUBLISHED, published_at__lt=end).defer("body")
+    beyond = Q(published_at__gte=begin) if begin else Q()
+    while True:
+        with database.atomic():
+            page = list(rows.filter(beyond).order_by("published_at", "pk")[:PAGE])
+        if page:
+            yield page
+        if len(page) < PAGE:
+            return
+        # As the database has it: an equal time that went through Python would not be equal to SQLite's.
+        last = Subquery(OutboxMessage.objects.filter(pk=page[-1].pk).values("published_at"))
+        # And said so that an index leads there: by the two alternatives alone it would be read from its beginning.
+        beyond = Q(published_at__gte=last) & (Q(published_at__gt=last) | Q(pk__gt=page[-1].pk))
+
+
+def _published_at(row: OutboxMessage) -> datetime:
+    at: datetime = row.published_at or row.created_at
+    return at
+
+
+def _finding(consumer: Consumer, row: OutboxMessage, why: str) -> Finding:
+    return Finding(
+        trouble=Trouble.LOST,
+        message_id=row.message_id,
+        type=row.type,
+        subject=row.subject,
+        consumer=consumer.name,
+        since=_published_at(row),
+        why=why,
+        outbox_id=row.pk,
+    )

@@ -1,0 +1,327 @@
+"""An AsyncAPI 3 document of what this project says and hears over the broker, from what is registered.
+
+Three kinds of operations: it sends events, it receives them as consumers, and it answers requests as procedures. The
+same code always gives the same document, on every machine
+(https://www.asyncapi.com/docs/reference/specification/v3.0.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter
+
+from messaging import consumers, events, procedures
+from messaging import procedure_values as wire
+from messaging.consumers import Consumer, exchange_of
+from messaging.events import Event
+from messaging.message import ATTEMPT_HEADER, SUBJECT_HEADER, VERSION_HEADER
+from messaging.procedures import Procedure
+from messaging.routing import Exchange
+from messaging.topology import desired as topology
+from messaging.validation import functions
+
+SPECIFICATION = "3.0.0"
+AMQP_BINDING = "0.3.0"
+#: What may not stand in the name of a channel, a message or an operation.
+_ODD = re.compile(r"[^A-Za-z0-9._-]")
+
+Document = dict[str, Any]
+
+
+def document(*, title: str, version: str) -> Document:
+    """Return the document. `version` is that of the application's interface, which nothing here can know."""
+    all_consumers = sorted([*consumers.registered(), *consumers.broadcasting()], key=lambda each: each.name)
+    all_events, all_procedures = events.registered(), procedures.registered()
+    schemas = _Schemas(all_events, all_procedures)
+    channels: Document = {}
+    operations: Document = {}
+    messages = {_message(event): _event_message(event, schemas) for event in all_events}
+    for event in all_events:
+        _add_event(event, channels, operations)
+    for consumer in all_consumers:
+        _add_consumer(consumer, channels, operations)
+    for procedure in all_procedures:
+        _add_procedure(procedure, channels, operations, messages, schemas)
+    return {
+        "asyncapi": SPECIFICATION,
+        "info": {"title": title, "version": version},
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages, "schemas": schemas.components},
+    }
+
+
+class _Schemas:
+    """The JSON schemas of everything that travels; types that several share stand once, under `components`."""
+
+    def __init__(self, all_events: Sequence[type[Event]], all_procedures: Sequence[Procedure]) -> None:
+        wanted: list[tuple[str, str, Any]] = [(_of_event(each), "serialization", each) for each in all_events]
+        for each in all_procedures:
+            wanted.append((_of_arguments(each), "validation", each.function))
+            wanted.append((_of_result(each), "serialization", _result_of(each.function)))
+        inputs: Any = [(name, mode, TypeAdapter(what)) for name, mode, what in wanted if _has_schema(what, mode)]
+        found, rest = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+        self._found: dict[str, Document] = {name: _as_asyncapi(schema) for (name, _), schema in found.items()}
+        self.components: Document = _as_asyncapi(dict(sorted(rest.get("$defs", {}).items())))
+
+    def __getitem__(self, name: str) -> Document:
+        return self._found.get(name, {})
+
+
+def _as_asyncapi(schema: Any) -> Any:
+    """Return a JSON schema of pydantic's with discriminators as AsyncAPI has them: the name of the property alone
+    (https://www.asyncapi.com/docs/reference/specification/v3.0.0#schemaObject). pydantic writes OpenAPI's object."""
+    if isinstance(schema, list):
+        return [_as_asyncapi(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {name: _as_asyncapi(each) for name, each in schema.items()}
+    if "oneOf" in schema and "discriminator" in schema:
+        plain["discriminator"] = schema["discriminator"]["propertyName"]
+    return plain
+
+
+def _of_event(event: type[Event]) -> str:
+    return f"event {event.event_type}"
+
+
+def _of_arguments(procedure: Procedure) -> str:
+    return f"arguments {procedure.name}"
+
+
+def _of_result(procedure: Procedure) -> str:
+    return f"result {procedure.name}"
+
+
+def _result_of(function: Callable[..., Any]) -> Any:
+    try:
+        return functions.type_hints(function).get("return", Any)
+    except NameError:  # imported for type checkers alone
+        return Any
+
+
+def _has_schema(what: Any, mode: Any) -> bool:
+    # A result may be anything that can be turned into JSON, a query set for instance.
+    try:
+        TypeAdapter(what).json_schema(mode=mode)
+    except (PydanticUserError, NameError, KeyError, TypeError):  # the last two of a partial of an object
+        return False
+    return True
+
+
+# --- Events --------------------------------------------------------------------------------------------------
+
+
+def _event_message(event: type[Event], schemas: _Schemas) -> Document:
+    # AsyncAPI has no place for AMQP's properties but among the headers.
+    header: Document = {
+        "messageId": {
+            "type": "string",
+            "description": "the AMQP property message_id: with app_id it tells the event from every other",
+        },
+        "appId": {"type": "string", "description": "the AMQP property app_id: who published it"},
+        VERSION_HEADER: {"type": "integer", "enum": event.versions(), "description": "of the schema; absent: 1"},
+        ATTEMPT_HEADER: {"type": "integer", "minimum": 1, "description": "of one consumer; absent: 1"},
+        SUBJECT_HEADER: {"type": "string", "description": "what it is about: a business key"},
+    }
+    header |= {name: {"description": f"the body's {_written(event, name)}"} for name in event.event_headers}
+    return {
+        "name": event.event_type,
+        "title": event.__name__,
+        **_described(inspect.getdoc(event)),
+        "contentType": "application/json",
+        "headers": {"type": "object", "properties": header},
+        "payload": schemas[_of_event(event)],
+        "bindings": {"amqp": {"messageType": event.event_type, "bindingVersion": AMQP_BINDING}},
+        "x-event-version": event.event_version,
+    }
+
+
+def _message(event: type[Event]) -> str:
+    return _id(f"event.{event.event_type}")
+
+
+def _add_event(event: type[Event], channels: Document, operations: Document) -> None:
+    name = _message(event)
+    address, fields = _address(event)
+    channels[name] = {
+        "address": address,
+        "messages": {name: _ref("components", "messages", name)},
+        **({"parameters": {each: {"location": _location(event, each)} for each in fields}} if fields else {}),
+        "bindings": {"amqp": _by_routing_key(exchange_of(event))},
+    }
+    operations[_id(f"send.{event.event_type}")] = {
+        "action": "send",
+        "channel": _ref("channels", name),
+        "messages": [_ref("channels", name, "messages", name)],
+        "bindings": {"amqp": _operation(deliveryMode=2, mandatory=True, timestamp=True)},
+    }
+
+
+def _address(event: type[Event]) -> tuple[str, list[str]]:
+    """Return the routing key of an event, with fields in braces, and their names, each once."""
+    if not event.event_key:
+        return event.event_type, []
+    parts = [(text, name) for text, name, _, _ in Formatter().parse(event.event_key)]
+    address = "".join(text + (f"{{{name}}}" if name is not None else "") for text, name in parts)
+    return address, list(dict.fromkeys(name for _, name in parts if name is not None))
+
+
+def _location(event: type[Event], field: str) -> str:
+    return f"$message.payload#/{_written(event, field)}"
+
+
+def _written(event: type[Event], field: str) -> str:
+    """Return the name of a field in the body."""
+    return event.model_fields[field].serialization_alias or field
+
+
+# --- Consumers -----------------------------------------------------------------------------------------------
+
+
+def _add_consumer(consumer: Consumer, channels: Document, operations: Document) -> None:
+    name = _id(f"queue.{consumer.queue or consumer.name}")
+    ids = [_message(event) for event in consumer.events]
+    channels[name] = {
+        # Each process of a broadcast has a queue whose name the broker makes up.
+        "address": consumer.queue or None,
+        "messages": {each: _ref("components", "messages", each) for each in ids},
+        "bindings": {"amqp": _queue(consumer.queue, exclusive=consumer.broadcast)},
+        "x-bindings": [
+            {"exchange": each.exchange, "key": each.key, **_if_any("arguments", each.arguments)}
+            for each in consumer.bindings
+        ],
+        **({} if consumer.broadcast else {"x-arguments": topology.queue_arguments(consumer)}),
+    }
+    operations[_id(f"receive.{consumer.name}")] = {
+        "action": "receive",
+        "channel": _ref("channels", name),
+        "messages": [_ref("channels", name, "messages", each) for each in ids],
+        **_described(inspect.getdoc(consumer.handler)),
+        "bindings": {"amqp": _operation(ack=True)},
+    }
+
+
+# --- Procedures ----------------------------------------------------------------------------------------------
+
+
+def _add_procedure(
+    procedure: Procedure, channels: Document, operations: Document, messages: Document, schemas: _Schemas
+) -> None:
+    request, reply, error = (_id(f"{what}.{procedure.name}") for what in ("request", "reply", "error"))
+    correlated = {"correlationId": {"location": "$message.header#/correlationId"}}
+    messages[request] = {
+        "name": request,
+        "headers": _properties("replyTo", "correlationId"),
+        "payload": _request(procedure, schemas),
+        **correlated,
+    }
+    messages[reply] = {
+        "name": reply,
+        "headers": _properties("correlationId", **{wire.STATUS_HEADER: {"const": wire.OK}}),
+        "payload": schemas[_of_result(procedure)],
+        **correlated,
+    }
+    messages[error] = {
+        "name": error,
+        "headers": _properties("correlationId", **{wire.STATUS_HEADER: {"const": wire.ERROR}}),
+        "payload": _ERROR,
+        **correlated,
+    }
+    asked, answered = _id(f"queue.{procedure.queue}"), _id(f"replies.{procedure.name}")
+    channels[asked] = {
+        "address": procedure.queue,
+        "messages": {request: _ref("components", "messages", request)},
+        "bindings": {"amqp": _queue(procedure.queue, durable=True, auto_delete=not procedure.plain_queue)},
+    }
+    channels[answered] = {
+        "address": None,
+        "messages": {each: _ref("components", "messages", each) for each in (reply, error)},
+        "bindings": {"amqp": _queue("", exclusive=True)},
+    }
+    operations[_id(f"answer.{procedure.name}")] = {
+        "action": "receive",
+        "channel": _ref("channels", asked),
+        "messages": [_ref("channels", asked, "messages", request)],
+        **_described(inspect.getdoc(procedure.function)),
+        "bindings": {"amqp": _operation(ack=True)},
+        "reply": {
+            "address": {
+                "location": "$message.header#/replyTo",
+                "description": "The AMQP properties reply_to and correlation_id of the request.",
+            },
+            "channel": _ref("channels", answered),
+            "messages": [_ref("channels", answered, "messages", each) for each in (reply, error)],
+        },
+    }
+
+
+def _request(procedure: Procedure, schemas: _Schemas) -> Document:
+    """Return what a request's body may be: an object of arguments, or any other value as the only one."""
+    named = schemas[_of_arguments(procedure)]
+    parameters = list(inspect.signature(procedure.function).parameters.values())
+    required = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL]
+    first = parameters[0] if parameters else None
+    if first is None or len(required) > 1 or first.name not in named.get("properties", {}):
+        return named
+    return {"anyOf": [named, named["properties"][first.name]]}
+
+
+_ERROR: Document = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        }
+    },
+}
+
+
+def _properties(*texts: str, **headers: Document) -> Document:
+    return {"type": "object", "properties": {**{name: {"type": "string"} for name in texts}, **headers}}
+
+
+# --- Bindings ------------------------------------------------------------------------------------------------
+
+
+def _by_routing_key(exchange: Exchange) -> Document:
+    stands = {"name": exchange.name, "type": exchange.type, "durable": True, "autoDelete": False}
+    return {"is": "routingKey", "exchange": stands, "bindingVersion": AMQP_BINDING}
+
+
+def _queue(name: str, *, exclusive: bool = False, durable: bool = True, auto_delete: bool = False) -> Document:
+    stands: Document = {"name": name} if name else {}
+    stands |= {"durable": durable and not exclusive, "exclusive": exclusive, "autoDelete": auto_delete}
+    return {"is": "queue", "queue": stands, "bindingVersion": AMQP_BINDING}
+
+
+def _operation(**fields: int | bool) -> Document:
+    return {**fields, "bindingVersion": AMQP_BINDING}
+
+
+def _described(text: str | None) -> Document:
+    return {"description": text} if text else {}
+
+
+def _if_any(name: str, value: Mapping[str, Any]) -> Document:
+    return {name: dict(value)} if value else {}
+
+
+def _ref(*path: str) -> dict[str, str]:
+    return {"$ref": "/".join(["#", *(each.replace("~", "~0").replace("/", "~1") for each in path)])}
+
+
+def _id(name: str) -> str:
+    """Return `name` as the document may call a thing; different names stay different."""
+    plain = _ODD.sub("_", name)
+    return plain if plain == name else f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"

@@ -1,0 +1,53 @@
+"""What the broker itself gives up (over the delivery limit, or over a queue's length), or a server of calls refuses,
+becomes a dead inbox row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from messaging import consumers, events
+from messaging.consumers import Consumer
+from messaging.delivery import Delivery
+from messaging.loggers import get_logger
+from messaging.topology import desired as topology
+from messaging.worker import inbox
+
+log = get_logger(__name__)
+
+NAME = "dead_letters"
+#: The reasons that RabbitMQ has; a server of calls that refuses a request has words of its own.
+BY_THE_BROKER = {"delivery_limit", "expired", "maxlen", "rejected"}
+
+
+def consumer() -> Consumer:
+    """Return the built-in consumer of the dead-letter queue, which `run_consumer --all` runs with the others."""
+    return Consumer(name=NAME, queue=topology.dead_letter_queue(), events=(), handler=record, fenced=False)
+
+
+def record(_: None, delivery: Delivery) -> None:
+    """Make the message dead at the consumer whose queue it died in. A handled one stays handled, and so does one
+    that waits for a later attempt."""
+    queue, cause, routing_key = _death(delivery)
+    message = events.named(delivery.message, routing_key)
+    there = replace(delivery, queue=queue, consumer=_consumer_of(queue), message=message)
+    reason = f"{'the broker gave it' if cause in BY_THE_BROKER else 'given'} up in queue {queue}: {cause}"
+    if inbox.bury(there, reason) is not None:
+        log.error("message.dead", message_id=there.message_id, consumer=there.consumer, reason=reason)
+
+
+def _death(delivery: Delivery) -> tuple[str, str, str]:
+    """Return the queue of the latest death, its cause and the message's routing key there, from the header RabbitMQ
+    writes, newest first (https://www.rabbitmq.com/docs/dlx#effects). Who publishes here directly may have written
+    anything."""
+    deaths: Any = delivery.message.headers.get("x-death")
+    latest = deaths[0] if isinstance(deaths, list) and deaths else None
+    if not isinstance(latest, dict):
+        return delivery.queue, "published to the dead-letter queue directly", ""
+    keys = latest.get("routing-keys")
+    routing_key = keys[0] if isinstance(keys, list) and keys and isinstance(keys[0], str) else ""
+    return str(latest.get("queue", delivery.queue))[:255], str(latest.get("reason", "unknown"))[:100], routing_key
+
+
+def _consumer_of(queue: str) -> str:
+    return next((each.name for each in consumers.registered() if each.queue == queue), queue)

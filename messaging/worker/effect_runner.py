@@ -1,0 +1,174 @@
+"""Sending: effects are carried out, several at once, each within its time, and what came of it is said."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+
+from django.db import connections
+
+from messaging.effects import Sending
+from messaging.exceptions import NotDone, Reject, RetryLater
+from messaging.loggers import get_logger
+from messaging.retry import rest_after
+from messaging.validation import functions
+from messaging.worker.inbox import describe
+from messaging.worker.ledger import Claimed, Result, State
+
+log = get_logger(__name__)
+
+#: Effects that are under way at a time, and therefore claimed at a time: the time of each runs from its claim.
+PARALLEL = 8
+#: How long an effect rests for which no thread could be started.
+NOT_BEGUN_REST = timedelta(seconds=5)
+
+
+def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
+    """Do what was claimed, all at once, and return what each came to. Touches no row.
+
+    Never raises for what the outside does, and never takes longer than the effects' time-outs: a call that does not
+    return is left to itself, and its effect is doubtful. What cannot be begun in time is not begun: others may take
+    it for abandoned by then.
+    """
+    calls = [_Call(each) for each in claimed]
+    results = [(call.claimed, call.result()) for call in calls]
+    for each, result in results:
+        _log(each, result)
+    return results
+
+
+class _Call:
+    """One effect's function on a thread of its own: nothing else can be sure to end in time."""
+
+    def __init__(self, claimed: Claimed) -> None:
+        self.claimed = claimed
+        self._result: Result | None = None
+        self._thread = threading.Thread(target=self._run, name=f"effect-{claimed.row.pk}", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._result = _not_begun(claimed, error)
+
+    def result(self) -> Result:
+        if self._result is not None:
+            return self._result
+        self._thread.join(max(0.0, self.claimed.deadline - time.monotonic()))
+        if self._result is not None:
+            return self._result
+        return _doubtful(
+            self.claimed, TimeoutError(f"no answer within {self.claimed.kind.timeout.total_seconds():g} s")
+        )
+
+    def _run(self) -> None:
+        try:
+            self._result = _attempt(self.claimed)
+        finally:
+            connections.close_all()
+
+
+def _attempt(claimed: Claimed) -> Result:
+    kind, doubtful = claimed.kind, claimed.doubtful
+    try:
+        if doubtful and not kind.honours_keys() and kind.ask is not None:
+            found = _found(kind.ask(_sending(claimed)))
+            if found is not None:
+                return Result(state=State.DONE, reference=found)
+            doubtful = False
+        answer: object = kind.send(_sending(claimed))
+        functions.require_run(answer, "the effect's function")
+        return Result(state=State.DONE, reference=_reference(claimed, answer))
+    except (Reject, NotDone, RetryLater) as error:
+        return _doubtful(claimed, error) if doubtful else _not_done(claimed, error)
+    except BaseException as error:
+        return _doubtful(claimed, error)
+
+
+def _found(answer: object) -> str | None:
+    """Return what `ask` says: the outside's reference of what was done, or None where it surely was not.
+
+    Raises TypeError for an answer that tells neither: with False, zero or an empty text some mean the one, and some
+    the other.
+    """
+    functions.require_run(answer, "`ask`")
+    if answer is None:
+        return None
+    named = isinstance(answer, str | int | uuid.UUID) and not isinstance(answer, bool)
+    if not named or not answer:
+        raise TypeError(
+            f"`ask` returned {answer!r:.60}, which does not tell whether it was done: it returns the reference as text "
+            "if it was, and None if it surely was not"
+        )
+    return functions.text_of(answer)
+
+
+def _reference(claimed: Claimed, answer: object) -> str:
+    """Return what the ledger keeps of an effect's answer. Never raises: it was done, whatever came back."""
+    if answer is None:
+        return ""
+    if isinstance(answer, bytes):
+        return answer.decode(errors="replace")
+    if not isinstance(answer, str | int | float | Decimal | uuid.UUID) or isinstance(answer, bool):
+        log.warning(
+            "effect.odd_answer",
+            effect=claimed.row.name,
+            message_id=claimed.row.message_id,
+            reason=f"its function returned {functions.kind_of(answer)}; it returns the reference as text, or None",
+        )
+    return functions.text_of(answer)
+
+
+def _not_done(claimed: Claimed, error: BaseException) -> Result:
+    rest = rest_after(claimed.kind.retry, claimed.row.attempts, error)
+    if rest is None:
+        return Result(state=State.FAILED, error=describe(error))
+    return Result(state=State.INTENDED, error=describe(error), rest=rest)
+
+
+def _not_begun(claimed: Claimed, error: BaseException) -> Result:
+    """No thread could be started for it: what is known of it stays as it was, whatever its retry policy says."""
+    state = State.SENDING if claimed.doubtful else State.INTENDED
+    return Result(state=state, error=f"not begun: {error}", rest=NOT_BEGUN_REST)
+
+
+def _doubtful(claimed: Claimed, error: BaseException) -> Result:
+    """It may have been done: it stays *sending* until it is asked for or repeated, or is *unknown*."""
+    rest = rest_after(claimed.kind.retry, claimed.row.attempts, error)
+    if rest is None or not claimed.kind.can_repeat:
+        return Result(state=State.UNKNOWN, error=describe(error))
+    return Result(state=State.SENDING, error=describe(error), rest=rest)
+
+
+def _sending(claimed: Claimed) -> Sending:
+    """Return what the effect's function gets. Raises NotDone where too little of its time is left to begin."""
+    row, left = claimed.row, claimed.deadline - time.monotonic()
+    if left < claimed.kind.timeout.total_seconds() / 2:
+        raise NotDone("its time was over before it was begun")
+    return Sending(
+        key=row.key,
+        payload=row.payload,
+        attempt=row.attempts,
+        timeout=left,
+        message_id=row.message_id,
+    )
+
+
+_WORDS = {
+    State.DONE: "effect.done",
+    State.INTENDED: "effect.again",
+    State.SENDING: "effect.doubtful",
+    State.FAILED: "effect.failed",
+    State.UNKNOWN: "effect.unknown",
+}
+
+
+def _log(claimed: Claimed, result: Result) -> None:
+    row = claimed.row
+    about = log.bind(effect=row.name, message_id=row.message_id, consumer=row.consumer, attempt=row.attempts)
+    if result.state == State.DONE:
+        about.info(_WORDS[result.state])
+    else:
+        about.warning(_WORDS[result.state], reason=result.error, rest_seconds=round(result.rest.total_seconds(), 1))

@@ -1,0 +1,241 @@
+"""The inbox: one row for each message at each consumer, the fence that lets its effects happen once.
+
+A delivery may run only if its attempt is the one the row expects. Whoever moves the row first wins; every other
+delivery of that attempt, however it came about, is a duplicate. `handled` is never overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import traceback
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from django.db.models.functions import Now
+
+from messaging import conf, database
+from messaging.delivery import Delivery
+from messaging.message import storable_headers, storable_text
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.validation.functions import text_of
+
+State = InboxMessage.State
+Outcome = DeliveryAttempt.Outcome
+
+#: Characters of a reason that are kept.
+REASON_LIMIT = 1000
+#: Characters of a traceback that are kept, from its end: the failing line is there.
+TRACEBACK_LIMIT = 20_000
+
+
+def admit(delivery: Delivery) -> int | None:
+    """Take the fence for a delivery about to be handled, in the handler's own transaction; return the row's id.
+
+    The row says *handled* from here on, and stays so if the transaction commits. Another process with the same
+    attempt waits here, and then finds it taken. Returns None for a duplicate.
+    """
+    return _move(delivery, state=State.HANDLED, attempt=delivery.attempt)
+
+
+def wait(delivery: Delivery) -> int | None:
+    """Put the message aside until the earlier ones of its ordering key are settled. Returns None for a duplicate."""
+    return _move(delivery, state=State.WAITING, attempt=delivery.attempt, **_kept(delivery))
+
+
+def start(delivery: Delivery) -> tuple[int, int] | None:
+    """Count the start of a delivery that came before, to be committed before the work.
+
+    Returns the row's id and how many starts of this attempt were committed, this one included: were it the message
+    that kills its process, the count would grow with each death. Returns None for a duplicate.
+    """
+    kept = ("changed_at",)  # and not the reason and the body that an attempt before may have left
+    row_id = _move(delivery, columns=kept, state=State.RETRYING, attempt=delivery.attempt, starts=1)
+    if row_id is None:
+        return None
+    return row_id, InboxMessage.objects.values_list("starts", flat=True).get(pk=row_id)
+
+
+def expect_next(delivery: Delivery, reason: str) -> int | None:
+    """Move the row on after a failure, so that only the next attempt may run. Returns None for a duplicate."""
+    return _move(delivery, state=State.RETRYING, attempt=delivery.attempt + 1, **_letter(delivery, reason))
+
+
+def bury(delivery: Delivery, reason: str) -> int | None:
+    """Make the message dead, with reason and body, for a person to look at. Returns None for a duplicate."""
+    return _move(delivery, state=State.DEAD, attempt=delivery.attempt, **_letter(delivery, reason))
+
+
+def leave_dead(row: OutboxMessage, reason: str, *, kind: str) -> bool:
+    """Make the message that an outbox row was to bring to one consumer again dead there, in the caller's transaction:
+    else it would wait for ever. Return whether that changed anything.
+
+    `kind` is what such failures have in common. A message that has come after all stays as it is.
+    """
+    reason = storable_text(reason)[:REASON_LIMIT]
+    letter = {"reason": reason, "failure_group": failure_group(row.consumer, row.type, kind)}
+    there = InboxMessage.objects.filter(consumer=row.consumer, message_id=row.message_id)
+    moved = there.filter(state=State.RETRYING, attempt=row.attempt).update(state=State.DEAD, changed_at=Now(), **letter)
+    if moved or row.origin != OutboxMessage.Origin.RECONCILE or there.exists():
+        return bool(moved)
+    # It was lost on its way, and would be found missing again.
+    missing = InboxMessage(
+        consumer=row.consumer,
+        message_id=row.message_id,
+        type=row.type,
+        version=row.version,
+        subject=row.subject,
+        correlation_id=row.correlation_id,
+        ordering_key=row.ordering_key,
+        position=row.position,
+        priority=row.priority,
+        state=State.DEAD,
+        attempt=row.attempt,
+        body=row.body,
+        headers=row.headers,
+        **letter,
+    )
+    InboxMessage.objects.bulk_create([missing], ignore_conflicts=True)
+    return True
+
+
+def record(
+    row_id: int,
+    delivery: Delivery,
+    outcome: DeliveryAttempt.Outcome,
+    *,
+    seconds: float = 0.0,
+    error: str = "",
+    traceback: str = "",
+) -> None:
+    """Write down one try of the handler."""
+    DeliveryAttempt.objects.create(
+        inbox_message_id=row_id,
+        number=delivery.attempt,
+        outcome=outcome,
+        duration=timedelta(seconds=seconds),
+        process=process_name(),
+        redelivered=delivery.redelivered,
+        error=error,
+        traceback=traceback,
+    )
+
+
+def add_error(row_id: int, delivery: Delivery, text: str) -> None:
+    """Write down what failed after the commit of an attempt that was handled, where its story tells of it."""
+    handled = DeliveryAttempt.objects.filter(inbox_message_id=row_id, number=delivery.attempt, outcome=Outcome.HANDLED)
+    for attempt in handled:
+        attempt.error = "; ".join(filter(None, [attempt.error, storable_text(text)[:REASON_LIMIT]]))
+        attempt.save(update_fields=["error"])
+
+
+def process_name() -> str:
+    """Return host:pid of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def describe(error: BaseException) -> str:
+    """Return the error in one line, storable in any database."""
+    return storable_text(f"{type(error).__name__}: {text_of(error)}".rstrip(": "))[:REASON_LIMIT]
+
+
+def trace(error: BaseException) -> str:
+    """Return the error's traceback, storable in any database."""
+    return storable_text("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
+
+
+def attempts_before(delivery: Delivery) -> int:
+    """Return how many attempts there were before a person replayed the message last: the policy starts anew."""
+    row = InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id)
+    return row.values_list("attempts_before", flat=True).first() or 0
+
+
+def failure_group(consumer: str, type: str, reason: str) -> str:
+    """Return the name that failures of one kind share: same consumer and type, and a reason that differs only in
+    numbers, ids and quoted values."""
+    kind = _PARTICULAR.sub("…", reason)
+    return hashlib.sha256("\0".join((consumer, type, kind)).encode()).hexdigest()[:12]
+
+
+#: What tells one failure from another of its kind: quoted values, numbers, ids (of which some have no digit: W-PBQWPX).
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=[\w-]*\d)[\w-]+|\b[A-Z]+(?:-[A-Z]+)+\b")
+
+
+def _letter(delivery: Delivery, reason: str) -> dict[str, Any]:
+    """Return what is kept of a message that did not succeed: why, and enough to replay it."""
+    reason = storable_text(reason)[:REASON_LIMIT]
+    group = failure_group(delivery.consumer, delivery.message.type, reason)
+    return {"reason": reason, "failure_group": group, **_kept(delivery)}
+
+
+def _kept(delivery: Delivery) -> dict[str, Any]:
+    """Return what another delivery of the message is made of."""
+    limit = conf.get().max_body_bytes
+    return {
+        "body": delivery.message.body[:limit],
+        "body_truncated": len(delivery.message.body) > limit,
+        "headers": storable_headers(delivery.message.headers),
+    }
+
+
+_MOVED = ("state", "attempt", "changed_at", "reason", "failure_group", "body", "body_truncated", "headers")
+
+
+def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any) -> int | None:
+    """Insert the row, or change `columns` of it where it expects this very attempt; return its id, or None for a
+    duplicate.
+
+    One statement, so that of two processes with the same attempt only one gets through: the other waits on the
+    unique index, and then finds the row moved.
+    """
+    message = delivery.message
+    connection = database.connection()
+    row = InboxMessage(
+        consumer=delivery.consumer,
+        message_id=delivery.message_id,
+        identified=delivery.identified,
+        type=message.type,
+        version=_version(delivery),
+        subject=message.subject,
+        correlation_id=message.correlation_id,
+        app_id=message.app_id,
+        ordering_key=message.ordering_key,
+        position=_position(delivery),
+        priority=message.priority,
+        **change,
+    )
+    # What has a default in the database (the times) is left to it.
+    fields = [f for f in row._meta.concrete_fields if not f.primary_key and not f.has_db_default()]
+    table = connection.ops.quote_name(row._meta.db_table)
+    names = ", ".join(f'"{f.column}"' for f in fields)
+    values = [f.get_db_prep_save(getattr(row, f.attname), connection) for f in fields]
+    moved = ", ".join(f'"{name}" = EXCLUDED."{name}"' for name in columns)
+    sql = (
+        f"INSERT INTO {table} ({names}) VALUES ({', '.join(['%s'] * len(values))}) "  # noqa: S608
+        f"ON CONFLICT (consumer, message_id) DO UPDATE SET {moved}, starts = "
+        # The starts of one attempt add up; a new attempt begins at none.
+        f"CASE WHEN EXCLUDED.attempt = {table}.attempt THEN {table}.starts + EXCLUDED.starts ELSE 0 END "
+        f"WHERE {table}.state = %s AND {table}.attempt = %s RETURNING id"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(sql, [*values, State.RETRYING, delivery.attempt])
+        found = cursor.fetchone()
+    return found[0] if found else None
+
+
+def _position(delivery: Delivery) -> int | None:
+    try:
+        return delivery.message.position if delivery.message.ordering_key else None
+    except ValueError:
+        return None
+
+
+def _version(delivery: Delivery) -> int:
+    # An odd version header makes the message dead; its row must still be writable.
+    try:
+        return delivery.message.version
+    except ValueError:
+        return 1
