@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
+from messaging.exceptions import RemoteError
 from messaging.message import Message
-from messaging.rpc.exceptions import RemoteError
 from messaging.validation import fields
 
 #: When the caller stops waiting: milliseconds since 1970, UTC, by the server's clock as far as the caller knows it.

@@ -15,8 +15,8 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import ArgsKwargs
 
 from messaging import conf
+from messaging.exceptions import UnknownProcedure
 from messaging.retry import is_limit
-from messaging.rpc.exceptions import UnknownProcedure
 from messaging.validation import functions, texts
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])

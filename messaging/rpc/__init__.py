@@ -1,8 +1,6 @@
 """RPC over the broker: questions to other processes, for instance what shipping costs. Never for effects."""
 
-from messaging.procedures import procedure
-from messaging.rpc.client import acall, call
-from messaging.rpc.exceptions import (
+from messaging.exceptions import (
     BadReply,
     ConnectionLost,
     NoBroker,
@@ -11,6 +9,8 @@ from messaging.rpc.exceptions import (
     RpcError,
     RpcTimeout,
 )
+from messaging.procedures import procedure
+from messaging.rpc.client import acall, call
 
 __all__ = [
     "BadReply",

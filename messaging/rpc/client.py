@@ -20,13 +20,21 @@ from django.utils.asyncio import async_unsafe
 from messaging import conf, forks
 from messaging import procedure_values as wire
 from messaging.broker.requester import Requester
-from messaging.exceptions import BodyTooLarge, ThreadNotStarted
+from messaging.exceptions import (
+    BadReply,
+    BodyTooLarge,
+    ConnectionLost,
+    NoBroker,
+    NoServer,
+    RpcError,
+    RpcTimeout,
+    ThreadNotStarted,
+)
 from messaging.loggers import get_logger
 from messaging.message import Message, new_id, request_headers, whole_number
 from messaging.news import News
 from messaging.procedures import REPLY_QUEUE_PREFIX, request_queue
 from messaging.routing import MAX_SHORT_STRING
-from messaging.rpc.exceptions import BadReply, ConnectionLost, NoBroker, NoServer, RpcError, RpcTimeout
 from messaging.validation import texts
 
 log = get_logger(__name__)

@@ -11,9 +11,9 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
 
 from messaging import procedures
+from messaging.exceptions import UnknownProcedure
 from messaging.procedures import Procedure
 from messaging.rpc import procedure
-from messaging.rpc.exceptions import UnknownProcedure
 
 
 @pytest.fixture(autouse=True)

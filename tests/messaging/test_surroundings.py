@@ -343,9 +343,10 @@ for each in pkgutil.walk_packages(messaging.__path__, "messaging."):
         importlib.import_module(each.name)
 from django.core.management import call_command
 from django.db import transaction
-from messaging import outbox, relay_thread
+from messaging import outbox
+from messaging.relay import thread as relay_thread
 from messaging.events import Event
-from messaging.operations import audit
+from messaging.actions import audit
 class Noted(Event, type="windows.noted"):
     text: str
 call_command("migrate", verbosity=0)

@@ -114,7 +114,7 @@ def test_one_that_does_not_listen_ends_its_process_which_says_where_it_was() -> 
     program = """
 import django, threading
 django.setup()
-from messaging import watchdog
+from messaging.worker import time_limit as watchdog
 def deaf():
     threading.Event().wait()
 watchdog.run(deaf, seconds=0.1, name="sms 123")

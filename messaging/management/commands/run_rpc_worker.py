@@ -9,12 +9,11 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from messaging import procedures, surroundings
-from messaging.exceptions import BrokerRefused
+from messaging.exceptions import BrokerRefused, UnknownProcedure
 from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
 from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
 from messaging.rpc.answering import Ending
-from messaging.rpc.exceptions import UnknownProcedure
 from messaging.rpc.server import RpcServer, Summary
 from messaging.shutdown import StopSignals
 
