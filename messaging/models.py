@@ -14,7 +14,32 @@ from messaging.moments import MomentField
 from messaging.primary import PrimaryQuerySet
 
 
-class OutboxMessage(models.Model):
+class MessageColumns(models.Model):
+    """The columns that belong to the message itself, the same in outbox and inbox."""
+
+    message_id = models.CharField(max_length=MAX_ID_LENGTH)
+    type = models.CharField(max_length=255)
+    version = models.PositiveIntegerField(default=1)
+    subject = models.CharField(max_length=255, blank=True)
+    correlation_id = models.CharField(max_length=MAX_ID_LENGTH, blank=True)
+    #: Messages with the same key are handled in the order of their transactions; empty: in any order.
+    ordering_key = models.CharField(max_length=255, blank=True)
+    #: Place of the message among those of its key: the id of its first outbox row, and empty in that row.
+    position = models.BigIntegerField(null=True, blank=True)
+    #: From 0 to 255, for queues that have priorities; empty: none.
+    priority = models.PositiveSmallIntegerField(null=True, blank=True)
+    attempt = models.PositiveIntegerField(default=1)
+    headers = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        abstract = True
+
+    def message_columns(self) -> dict[str, Any]:
+        """Return these columns by name, for another row of the same message."""
+        return {field.name: getattr(self, field.name) for field in MessageColumns._meta.fields}
+
+
+class OutboxMessage(MessageColumns):
     """A message written with the transaction it reports, and how far it has come on its way to the broker."""
 
     class State(models.TextChoices):
@@ -39,26 +64,13 @@ class OutboxMessage(models.Model):
         #: Its turn among the messages of its ordering key has come.
         TURN = "turn", "turn"
 
-    #: Not unique: a retry or replay is a new row with the same message id.
-    message_id = models.CharField(max_length=MAX_ID_LENGTH)
-    type = models.CharField(max_length=255)
-    version = models.PositiveIntegerField(default=1)
-    subject = models.CharField(max_length=255, blank=True)
-    correlation_id = models.CharField(max_length=MAX_ID_LENGTH, blank=True)
+    # The message id is not unique here: a retry or replay is a new row with the same message id.
     exchange = models.CharField(max_length=255, blank=True)
     routing_key = models.CharField(max_length=255)
     #: The one consumer that a retry or replay is addressed to; empty: whoever is bound.
     consumer = models.CharField(max_length=255, blank=True)
-    attempt = models.PositiveIntegerField(default=1)
     origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.EVENT)
-    #: Messages with the same key are handled in the order of their transactions; empty: in any order.
-    ordering_key = models.CharField(max_length=255, blank=True)
-    #: Place of the message among those of its key: the id of its first row, and empty there.
-    position = models.BigIntegerField(null=True, blank=True)
-    #: From 0 to 255, for queues that have priorities; empty: none.
-    priority = models.PositiveSmallIntegerField(null=True, blank=True)
     body = models.BinaryField()
-    headers = models.JSONField(default=dict, blank=True)
 
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
     created_at = MomentField(db_default=Now())
@@ -104,8 +116,13 @@ class OutboxMessage(models.Model):
     def __str__(self) -> str:
         return f"{self.type} {self.subject or self.message_id}"
 
+    @property
+    def place(self) -> int | None:
+        """The message's place among those of its ordering key; None without one."""
+        return (self.position or self.pk) if self.ordering_key else None
 
-class InboxMessage(models.Model):
+
+class InboxMessage(MessageColumns):
     """One message at one consumer: the fence that lets its effects happen once, and its dead letter."""
 
     class State(models.TextChoices):
@@ -124,21 +141,14 @@ class InboxMessage(models.Model):
     SETTLED = (State.EFFECTS_DUE, State.HANDLED, State.DEAD, State.DISCARDED)
 
     consumer = models.CharField(max_length=255)
-    message_id = models.CharField(max_length=MAX_ID_LENGTH)
     #: False: the publisher gave no id, so two deliveries of it cannot be told from two messages.
     identified = models.BooleanField(default=True)
+    #: Empty for a foreign publisher that sent none.
     type = models.CharField(max_length=255, blank=True)
-    version = models.PositiveIntegerField(default=1)
-    subject = models.CharField(max_length=255, blank=True)
-    correlation_id = models.CharField(max_length=MAX_ID_LENGTH, blank=True)
     app_id = models.CharField(max_length=255, blank=True)
-    ordering_key = models.CharField(max_length=255, blank=True)
-    position = models.BigIntegerField(null=True, blank=True)
-    priority = models.PositiveSmallIntegerField(null=True, blank=True)
 
     state = models.CharField(max_length=11, choices=State.choices)
-    #: The attempt that is expected (retrying) or was the last one (handled, dead).
-    attempt = models.PositiveIntegerField(default=1)
+    # `attempt` is the one that is expected (retrying) or was the last one (handled, dead).
     #: Starts of that attempt that were committed before the work: more than one means a process died in it.
     starts = models.PositiveIntegerField(default=0)
     #: Attempts before it was replayed last: the retry policy counts from there.
@@ -153,7 +163,6 @@ class InboxMessage(models.Model):
     #: Kept of a message that is retrying, waiting or dead: the replay needs them.
     body = models.BinaryField(null=True, blank=True)
     body_truncated = models.BooleanField(default=False)
-    headers = models.JSONField(default=dict, blank=True)
 
     objects = PrimaryQuerySet["InboxMessage"].as_manager()
 

@@ -92,34 +92,27 @@ def add(
     return write(rows, delay=delay)
 
 
-def send_again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> OutboxMessage:
-    """Write a message that one consumer has, or had, to that consumer's queue once more; see `again`.
+def resend(
+    *rows: OutboxMessage | InboxMessage,
+    consumer: str,
+    queue: str,
+    origin: OutboxMessage.Origin,
+    delay: timedelta | None = None,
+) -> list[OutboxMessage]:
+    """Write the messages of `rows` with the current transaction once more, to the queue of one consumer alone.
 
+    Each is for the attempt that its row names, and its body must be whole. All rows go in one statement.
     Raises OutsideTransaction.
     """
-    return write([again(row, queue, origin)])[0]
-
-
-def again(row: InboxMessage, queue: str, origin: OutboxMessage.Origin) -> OutboxMessage:
-    """Return the outbox row that brings a message to one consumer's queue again, for the attempt that its inbox row
-    expects. The row's body must be whole."""
-    return OutboxMessage(
-        message_id=row.message_id,
-        type=row.type,
-        version=row.version,
-        subject=row.subject,
-        correlation_id=row.correlation_id,
-        exchange="",
-        routing_key=queue,
-        consumer=row.consumer,
-        attempt=row.attempt,
-        origin=origin,
-        ordering_key=row.ordering_key,
-        position=row.position,
-        priority=row.priority,
-        body=row.body or b"",
-        headers=headers_to_pass_on(row.headers),
-    )
+    again = []
+    for row in rows:
+        columns = row.message_columns() | {"headers": headers_to_pass_on(row.headers)}
+        if isinstance(row, OutboxMessage):
+            columns["position"] = row.place
+        again.append(
+            OutboxMessage(**columns, routing_key=queue, consumer=consumer, origin=origin, body=row.body or b"")
+        )
+    return write(again, delay=delay)
 
 
 def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[OutboxMessage]:

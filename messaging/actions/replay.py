@@ -281,7 +281,8 @@ class _Run:
             )
             for row in rows:
                 row.attempt += 1
-                outbox.send_again(row, consumers.get(row.consumer).queue, OutboxMessage.Origin.REPLAY)
+                queue = consumers.get(row.consumer).queue
+                outbox.resend(row, consumer=row.consumer, queue=queue, origin=OutboxMessage.Origin.REPLAY)
         self._open.update({row.pk: row.attempt for row in rows})
         self.result.replayed += len(rows)
         self.result.missed += len(page) - len(rows)

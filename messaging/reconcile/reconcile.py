@@ -6,7 +6,7 @@ data. Looking is cheap however much there is: for each queue it is remembered un
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -144,7 +144,9 @@ def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> lis
         with database.one_of_many():
             database.take_turns("reconcile", consumer.name)
             mine = lost.still_lost(consumer, page)
-            outbox.write(list(_copies(consumer, mine)))
+            outbox.resend(
+                *_rows(mine), consumer=consumer.name, queue=consumer.queue, origin=OutboxMessage.Origin.RECONCILE
+            )
             ids = [finding.message_id for finding in mine]
             if ids:
                 audit.record(audit.Action.RECONCILE, actor=by, about=f"lost to {consumer.name}", message_ids=ids)
@@ -154,29 +156,12 @@ def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> lis
     return sent
 
 
-def _copies(consumer: Consumer, findings: Sequence[Finding]) -> Iterator[OutboxMessage]:
-    """Yield an outbox row for each: the same message and attempt, for this consumer's queue alone."""
+def _rows(findings: Sequence[Finding]) -> list[OutboxMessage | InboxMessage]:
+    """Return what is stored of each message: its inbox row at the consumer, else its outbox row."""
     published = OutboxMessage.objects.in_bulk([finding.outbox_id for finding in findings if finding.outbox_id])
     received = InboxMessage.objects.in_bulk([finding.inbox_id for finding in findings if finding.inbox_id])
-    for finding in findings:
-        if finding.inbox_id is not None:
-            yield outbox.again(received[finding.inbox_id], consumer.queue, OutboxMessage.Origin.RECONCILE)
-        elif finding.outbox_id is not None:
-            row = published[finding.outbox_id]
-            yield OutboxMessage(
-                message_id=row.message_id,
-                type=row.type,
-                version=row.version,
-                subject=row.subject,
-                correlation_id=row.correlation_id,
-                exchange="",
-                routing_key=consumer.queue,
-                consumer=consumer.name,
-                attempt=row.attempt,
-                origin=OutboxMessage.Origin.RECONCILE,
-                ordering_key=row.ordering_key,
-                position=(row.position or row.pk) if row.ordering_key else None,
-                priority=row.priority,
-                body=row.body,
-                headers=row.headers,
-            )
+    return [
+        received[finding.inbox_id] if finding.inbox_id else published[finding.outbox_id]
+        for finding in findings
+        if finding.inbox_id or finding.outbox_id
+    ]

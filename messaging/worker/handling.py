@@ -20,8 +20,8 @@ from messaging.delivery import Delivery
 from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
 from messaging.loggers import get_logger
-from messaging.message import Message, headers_to_pass_on
-from messaging.models import DeliveryAttempt, OutboxMessage
+from messaging.message import Message
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import rest_after
 from messaging.validation import functions
 from messaging.worker import inbox, ledger, ordering
@@ -209,14 +209,14 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event) -> Verdict:
     with _no_fault_of_the_message(handled=False):
         if ordering.must_wait(consumer, delivery):
             return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
-        row_id = inbox.admit(delivery)
-    if row_id is None:
+        row = inbox.admit(delivery)
+    if row is None:
         return Verdict.DUPLICATE
     _call(consumer, event, delivery)
-    database.guard_callbacks(partial(_callback_failed, delivery, row_id))
+    database.guard_callbacks(partial(_callback_failed, delivery, row))
     with _no_fault_of_the_message(handled=True):
-        ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
-        inbox.record(row_id, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
+        ledger.write(row.pk, delivery.consumer, delivery.message_id, delivery.intended)
+        inbox.record(row, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
         ordering.release_next(consumer, delivery.message.ordering_key)
     return Verdict.HANDLED
 
@@ -251,14 +251,14 @@ def _thread_goes_on(what: str) -> Iterator[None]:
         raise RuntimeError(f"{what} tried to end its thread: {inbox.describe(error)}") from error
 
 
-def _callback_failed(delivery: Delivery, row_id: int | None, callback: str, error: BaseException) -> None:
+def _callback_failed(delivery: Delivery, row: InboxMessage | None, callback: str, error: BaseException) -> None:
     """Say that a callback of `on_commit` failed, in the log and in the message's story. The message is handled."""
     reason = inbox.describe(error)
     log.error("message.callback_failed", **_context(delivery), callback=callback, reason=reason, exc_info=error)
-    if row_id is None:
+    if row is None:
         return
     try:
-        inbox.add_error(row_id, delivery, f"after the commit, in {callback}: {reason}")
+        inbox.add_error(row, delivery, f"after the commit, in {callback}: {reason}")
     except (DatabaseError, InterfaceError) as refused:
         log.warning("message.callback_not_recorded", **_context(delivery), reason=inbox.describe(refused))
 
@@ -266,15 +266,14 @@ def _callback_failed(delivery: Delivery, row_id: int | None, callback: str, erro
 def _count_start(delivery: Delivery) -> Verdict | None:
     """Commit the start of a message that came before; return a verdict where it must not run."""
     with database.atomic():
-        counted = inbox.start(delivery)
-        if counted is None:
+        row = inbox.start(delivery)
+        if row is None:
             return Verdict.DUPLICATE
-        row_id, starts = counted
-        if starts > 1:
-            inbox.record(row_id, delivery, DeliveryAttempt.Outcome.CRASHED)
-        if starts <= CRASH_LIMIT:
+        if row.starts > 1:
+            inbox.record(row, delivery, DeliveryAttempt.Outcome.CRASHED)
+        if row.starts <= CRASH_LIMIT:
             return None
-        reason = f"its handling was started {starts - 1} times and never ended: it kills its process"
+        reason = f"its handling was started {row.starts - 1} times and never ended: it kills its process"
         inbox.bury(delivery, reason)
     log.error("message.dead", reason=reason)
     return Verdict.DEAD
@@ -289,18 +288,20 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
     rest = rest_after(consumer.retry, delivery.attempt - inbox.attempts_before(delivery), error)
     with database.atomic():
         ordering.lock(consumer, delivery.message.ordering_key)
-        row_id = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
-        if row_id is None:
+        row = inbox.bury(delivery, reason) if rest is None else inbox.expect_next(delivery, reason)
+        if row is None:
             if delivery.tries.called:
                 # Another process took the message meanwhile; or it counts as handled, as the handler sent a COMMIT.
                 log.error("message.failure_not_counted", reason=reason, exc_info=error)
             return Verdict.DUPLICATE
         outcome = DeliveryAttempt.Outcome.REJECTED if rejected else DeliveryAttempt.Outcome.FAILED
-        inbox.record(row_id, delivery, outcome, seconds=seconds, error=described, traceback=trace)
+        inbox.record(row, delivery, outcome, seconds=seconds, error=described, traceback=trace)
         if rest is None:
             ordering.release_next(consumer, delivery.message.ordering_key)
         else:
-            outbox.write([_next_attempt(delivery)], delay=rest)
+            outbox.resend(
+                row, consumer=row.consumer, queue=delivery.queue, origin=OutboxMessage.Origin.RETRY, delay=rest
+            )
     if rest is None:
         log.error("message.dead", reason=reason)
         return Verdict.DEAD
@@ -359,28 +360,6 @@ def _bury_bare(delivery: Delivery, error: Exception) -> Verdict:
     except Exception as refused:
         raise DatabaseAway(f"it takes no rows: {refused}".strip()) from refused
     return Verdict.DUPLICATE if moved is None else Verdict.DEAD
-
-
-def _next_attempt(delivery: Delivery) -> OutboxMessage:
-    """Return the row for the next attempt: the same message, addressed to this consumer's queue alone."""
-    message = delivery.message
-    return OutboxMessage(
-        message_id=delivery.message_id,
-        type=message.type,
-        version=message.version,
-        subject=message.subject,
-        correlation_id=message.correlation_id,
-        exchange="",
-        routing_key=delivery.queue,
-        consumer=delivery.consumer,
-        attempt=delivery.attempt + 1,
-        origin=OutboxMessage.Origin.RETRY,
-        ordering_key=message.ordering_key,
-        position=message.position if message.ordering_key else None,
-        priority=message.priority,
-        body=message.body,
-        headers=headers_to_pass_on(message.headers),
-    )
 
 
 def _context(delivery: Delivery) -> dict[str, str | int]:

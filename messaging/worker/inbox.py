@@ -32,8 +32,8 @@ REASON_LIMIT = 1000
 TRACEBACK_LIMIT = 20_000
 
 
-def admit(delivery: Delivery) -> int | None:
-    """Take the fence for a delivery about to be handled, in the handler's own transaction; return the row's id.
+def admit(delivery: Delivery) -> InboxMessage | None:
+    """Take the fence for a delivery about to be handled, in the handler's own transaction; return the row.
 
     The row says *handled* from here on, and stays so if the transaction commits. Another process with the same
     attempt waits here, and then finds it taken. Returns None for a duplicate.
@@ -41,30 +41,31 @@ def admit(delivery: Delivery) -> int | None:
     return _move(delivery, state=State.HANDLED, attempt=delivery.attempt)
 
 
-def wait(delivery: Delivery) -> int | None:
+def wait(delivery: Delivery) -> InboxMessage | None:
     """Put the message aside until the earlier ones of its ordering key are settled. Returns None for a duplicate."""
     return _move(delivery, state=State.WAITING, attempt=delivery.attempt, **_kept(delivery))
 
 
-def start(delivery: Delivery) -> tuple[int, int] | None:
+def start(delivery: Delivery) -> InboxMessage | None:
     """Count the start of a delivery that came before, to be committed before the work.
 
-    Returns the row's id and how many starts of this attempt were committed, this one included: were it the message
-    that kills its process, the count would grow with each death. Returns None for a duplicate.
+    Returns the row; its `starts` include this one. A message that kills its process adds one with each death.
+    Returns None for a duplicate.
     """
     kept = ("changed_at",)  # and not the reason and the body that an attempt before may have left
-    row_id = _move(delivery, columns=kept, state=State.RETRYING, attempt=delivery.attempt, starts=1)
-    if row_id is None:
+    row = _move(delivery, columns=kept, state=State.RETRYING, attempt=delivery.attempt, starts=1)
+    if row is None:
         return None
-    return row_id, InboxMessage.objects.values_list("starts", flat=True).get(pk=row_id)
+    row.refresh_from_db(fields=["starts"])
+    return row
 
 
-def expect_next(delivery: Delivery, reason: str) -> int | None:
+def expect_next(delivery: Delivery, reason: str) -> InboxMessage | None:
     """Move the row on after a failure, so that only the next attempt may run. Returns None for a duplicate."""
     return _move(delivery, state=State.RETRYING, attempt=delivery.attempt + 1, **_letter(delivery, reason))
 
 
-def bury(delivery: Delivery, reason: str) -> int | None:
+def bury(delivery: Delivery, reason: str) -> InboxMessage | None:
     """Make the message dead, with reason and body, for a person to look at. Returns None for a duplicate."""
     return _move(delivery, state=State.DEAD, attempt=delivery.attempt, **_letter(delivery, reason))
 
@@ -82,28 +83,13 @@ def leave_dead(row: OutboxMessage, reason: str, *, kind: str) -> bool:
     if moved or row.origin != OutboxMessage.Origin.RECONCILE or there.exists():
         return bool(moved)
     # It was lost on its way, and would be found missing again.
-    missing = InboxMessage(
-        consumer=row.consumer,
-        message_id=row.message_id,
-        type=row.type,
-        version=row.version,
-        subject=row.subject,
-        correlation_id=row.correlation_id,
-        ordering_key=row.ordering_key,
-        position=row.position,
-        priority=row.priority,
-        state=State.DEAD,
-        attempt=row.attempt,
-        body=row.body,
-        headers=row.headers,
-        **letter,
-    )
+    missing = InboxMessage(**row.message_columns(), consumer=row.consumer, state=State.DEAD, body=row.body, **letter)
     InboxMessage.objects.bulk_create([missing], ignore_conflicts=True)
     return True
 
 
 def record(
-    row_id: int,
+    row: InboxMessage,
     delivery: Delivery,
     outcome: DeliveryAttempt.Outcome,
     *,
@@ -113,7 +99,7 @@ def record(
 ) -> None:
     """Write down one try of the handler."""
     DeliveryAttempt.objects.create(
-        inbox_message_id=row_id,
+        inbox_message=row,
         number=delivery.attempt,
         outcome=outcome,
         duration=timedelta(seconds=seconds),
@@ -124,9 +110,9 @@ def record(
     )
 
 
-def add_error(row_id: int, delivery: Delivery, text: str) -> None:
+def add_error(row: InboxMessage, delivery: Delivery, text: str) -> None:
     """Write down what failed after the commit of an attempt that was handled, where its story tells of it."""
-    handled = DeliveryAttempt.objects.filter(inbox_message_id=row_id, number=delivery.attempt, outcome=Outcome.HANDLED)
+    handled = DeliveryAttempt.objects.filter(inbox_message=row, number=delivery.attempt, outcome=Outcome.HANDLED)
     for attempt in handled:
         attempt.error = "; ".join(filter(None, [attempt.error, storable_text(text)[:REASON_LIMIT]]))
         attempt.save(update_fields=["error"])
@@ -184,8 +170,8 @@ def _kept(delivery: Delivery) -> dict[str, Any]:
 _MOVED = ("state", "attempt", "changed_at", "reason", "failure_group", "body", "body_truncated", "headers")
 
 
-def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any) -> int | None:
-    """Insert the row, or change `columns` of it where it expects this very attempt; return its id, or None for a
+def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any) -> InboxMessage | None:
+    """Insert the row, or change `columns` of it where it expects this very attempt; return it, or None for a
     duplicate.
 
     One statement, so that of two processes with the same attempt only one gets through: the other waits on the
@@ -223,7 +209,10 @@ def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any)
     with connection.cursor() as cursor:
         cursor.execute(sql, [*values, State.RETRYING, delivery.attempt])
         found = cursor.fetchone()
-    return found[0] if found else None
+    if not found:
+        return None
+    [row.pk] = found
+    return row
 
 
 def _position(delivery: Delivery) -> int | None:

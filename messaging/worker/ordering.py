@@ -49,7 +49,7 @@ def release_next(consumer: Consumer, key: str) -> bool:
     if row is None or has_predecessors(consumer, row):
         return False
     InboxMessage.objects.filter(pk=row.pk).update(state=State.RETRYING, reason="", changed_at=Now())
-    outbox.send_again(row, consumer.queue, OutboxMessage.Origin.TURN)
+    outbox.resend(row, consumer=consumer.name, queue=consumer.queue, origin=OutboxMessage.Origin.TURN)
     return True
 
 

@@ -603,7 +603,7 @@ def test_a_message_that_was_handled_twice_is_named(vhost: str) -> None:
     handling.handle(consumer, delivery)
     row = InboxMessage.objects.get(message_id=delivery.message_id)
     assert named().findings == []
-    inbox.record(row.pk, delivery, DeliveryAttempt.Outcome.HANDLED)
+    inbox.record(row, delivery, DeliveryAttempt.Outcome.HANDLED)
     (finding,) = named().findings
     assert (finding.trouble, finding.message_id) == ("doubled", delivery.message_id)
     DeliveryAttempt.objects.update(finished_at=database.in_future(-7200))

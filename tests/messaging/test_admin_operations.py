@@ -122,13 +122,13 @@ def test_a_replay_that_stops_over_failures_is_an_error_that_says_why_and_what_is
     grant("replay_message")
     monkeypatch.setattr(replay, "SIZE", 10)
     rows = [a_dead_message(consumer) for _ in range(25)]
-    send_again = outbox.send_again
+    resend = outbox.resend
 
-    def dies_again(row: InboxMessage, *told: Any) -> None:
-        send_again(row, *told)
+    def dies_again(row: InboxMessage, **told: Any) -> None:
+        resend(row, **told)
         InboxMessage.objects.filter(pk=row.pk).update(state="dead")
 
-    monkeypatch.setattr(outbox, "send_again", dies_again)
+    monkeypatch.setattr(outbox, "resend", dies_again)
     data = {"row": [row.pk for row in rows], "confirmed": "yes"}
     response = staff.post(f"{INBOX}operate/replay/", data, follow=True)
 

@@ -209,7 +209,7 @@ def test_returns_of_the_database_are_no_starts_of_a_redelivered_message(monkeypa
     left = [handling.CRASH_LIMIT + 1]
     admit = inbox.admit
 
-    def away(*given: Any) -> int | None:
+    def away(*given: Any) -> InboxMessage | None:
         if left[0]:
             left[0] -= 1
             raise handling.DatabaseAway("the server is away")

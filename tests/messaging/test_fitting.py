@@ -268,7 +268,7 @@ def test_a_message_with_headers_that_just_fit_gets_its_next_attempt(pass_on: str
     if pass_on == "replay":
         OutboxMessage.objects.all().delete()
         with transaction.atomic():
-            outbox.send_again(InboxMessage.objects.get(), "tests.fails", Origin.REPLAY)
+            outbox.resend(InboxMessage.objects.get(), consumer="fails", queue="tests.fails", origin=Origin.REPLAY)
     row = OutboxMessage.objects.get()
     assert is_sendable(publishing.publishing_of(row).message)
     assert "shortened from" in row.headers["trace"]

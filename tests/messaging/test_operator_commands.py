@@ -180,7 +180,7 @@ def test_a_lock_that_others_hold_is_told_from_a_database_that_was_not_migrated(
     def locked(*_: Any, **__: Any) -> None:
         raise OperationalError("deadlock detected")
 
-    monkeypatch.setattr("messaging.outbox.send_again", locked)
+    monkeypatch.setattr("messaging.outbox.resend", locked)
     code, words = refused("replay", "--all")
     assert code == 1
     assert words == "The database refuses: deadlock detected. Repeat the command: it goes on where it was."

@@ -357,10 +357,10 @@ def test_no_more_than_the_rate_go_in_a_second_however_slow_the_database_was(
 ) -> None:
     def slowly(*told: Any, **more: Any) -> None:
         seconds_pass(0.1)
-        send_again(*told, **more)
+        resend(*told, **more)
 
-    send_again = outbox.send_again
-    monkeypatch.setattr(outbox, "send_again", slowly)
+    resend = outbox.resend
+    monkeypatch.setattr(outbox, "resend", slowly)
     for number in range(10):
         a_dead_message(consumer, f"m{number}")
 

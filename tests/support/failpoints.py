@@ -169,12 +169,13 @@ def no_inbox() -> None:
 
     admit, start = inbox.admit, inbox.start
 
-    def found(delivery: Any) -> int:
-        row = InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id)
-        return row.values_list("pk", flat=True).get()
+    def found(delivery: Any) -> InboxMessage:
+        row = InboxMessage.objects.get(consumer=delivery.consumer, message_id=delivery.message_id)
+        row.starts = 1
+        return row
 
     inbox.admit = lambda delivery: admit(delivery) or found(delivery)
-    inbox.start = lambda delivery: start(delivery) or (found(delivery), 1)
+    inbox.start = lambda delivery: start(delivery) or found(delivery)
 
 
 # --- In the process ----------------------------------------------------------------------------------------

@@ -150,12 +150,11 @@ def acknowledged_before_the_commit() -> Iterator[None]:
 def only_redelivered_messages_are_looked_up() -> Iterator[None]:
     admit = inbox.admit
 
-    def trusting(delivery: Any) -> int | None:
-        row_id = admit(delivery)
-        if row_id is None and not delivery.redelivered:
-            known = InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id)
-            return known.values_list("pk", flat=True).get()
-        return row_id
+    def trusting(delivery: Any) -> InboxMessage | None:
+        row = admit(delivery)
+        if row is None and not delivery.redelivered:
+            return InboxMessage.objects.get(consumer=delivery.consumer, message_id=delivery.message_id)
+        return row
 
     with patch.object(inbox, "admit", trusting):
         yield
@@ -170,12 +169,12 @@ def the_inbox_row_is_in_a_transaction_of_its_own() -> Iterator[None]:
             return whole(delivery, run)
         consumer, delivery, event = run.args
         with database.atomic():
-            row_id = inbox.admit(delivery)
-        if row_id is None:
+            row = inbox.admit(delivery)
+        if row is None:
             return Verdict.DUPLICATE
         with database.atomic():
             handling._call(consumer, event, delivery)
-            ledger.write(row_id, delivery.consumer, delivery.message_id, delivery.intended)
+            ledger.write(row.pk, delivery.consumer, delivery.message_id, delivery.intended)
         return Verdict.HANDLED
 
     with patch.object(handling, "_try", split):
