@@ -14,8 +14,7 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable
 from messaging.routing import Binding, takes
-from messaging.topology import desired as topology
-from messaging.topology import drift
+from messaging.topology import desired, drift
 from messaging.validation.addresses import GUEST, BrokerAddress
 from messaging.worker import dead_letters
 
@@ -33,7 +32,7 @@ def check_surroundings(**kwargs: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_consumers(**kwargs: Any) -> list[CheckMessage]:
     """No consumer may take the name or the queue of the built-in one that records dead letters."""
-    queue = topology.dead_letter_queue()
+    queue = desired.dead_letter_queue()
     return [
         Error(
             f"Consumer {each.name!r} with queue {each.queue!r} takes the place of the one that records what the "
@@ -91,7 +90,7 @@ def check_bindings(**kwargs: Any) -> list[CheckMessage]:
     """A pattern may take more than the consumer's events: what it does not handle is dead there."""
     return [
         Error(
-            f"Consumer {each.name!r} is bound by {topology.describe(binding)!r}, which also takes "
+            f"Consumer {each.name!r} is bound by {desired.describe(binding)!r}, which also takes "
             f"{event.__qualname__} ({event.event_type}): each would be dead there.",
             hint="Name that event in the consumer too, or take a narrower key, or give the events an exchange of "
             "their own.",
@@ -108,7 +107,7 @@ def check_bindings(**kwargs: Any) -> list[CheckMessage]:
 @register(TAG)
 def check_exchanges(**kwargs: Any) -> list[CheckMessage]:
     """The exchange of the project and that of its logs are topic exchanges; an event may not take one for another."""
-    own = {conf.get().exchange, topology.log_exchange().name}
+    own = {conf.get().exchange, desired.log_exchange().name}
     return [
         Error(
             f"{event.__qualname__} ({event.event_type}) calls {exchange.name} a {exchange.type} exchange, "
@@ -127,7 +126,7 @@ def check_logs(**kwargs: Any) -> list[CheckMessage]:
     """A consumer writes a line or more for each message: that of the logs themselves would never come to an end."""
     if not conf.get().log_to_broker:
         return []
-    exchange = topology.log_exchange().name
+    exchange = desired.log_exchange().name
     return [
         Error(
             f"Consumer {each.name!r} takes its events from {exchange}, where its own log goes: a line about each line.",

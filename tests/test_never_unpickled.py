@@ -16,7 +16,7 @@ from messaging import procedures
 from messaging.broker.properties import to_pika
 from messaging.models import InboxMessage
 from messaging.rpc.answering import answer
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.worker import dead_letters
 from tests.support.amqp import plain_channel
 from tests.support.consuming import a_consumer, a_message, notes
@@ -79,7 +79,7 @@ def test_a_pickled_message_ends_dead_and_nothing_of_it_runs(
     bad = a_message(body=body, content_type=content_type)
     with running_worker(consumer, dead_letters.consumer()), plain_channel(vhost) as channel:
         eventually(lambda: _is_declared(vhost, consumer.queue))
-        for queue, message in ((consumer.queue, bad), (topology.dead_letter_queue(), bad), (consumer.queue, good)):
+        for queue, message in ((consumer.queue, bad), (desired.dead_letter_queue(), bad), (consumer.queue, good)):
             channel.basic_publish("", queue, message.body, to_pika(message), mandatory=True)
         eventually(lambda: notes("hello") == 1)
         eventually(lambda: InboxMessage.objects.filter(message_id=bad.id, state=InboxMessage.State.DEAD).count() == 2)

@@ -30,8 +30,8 @@ from messaging.loggers import get_logger
 from messaging.masking import mask_event, masked_text
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from messaging.topology.desired import Topology
 
 #: Lines, and bytes of them, that wait in memory; more are dropped.
@@ -67,7 +67,7 @@ class _Line:
 
 
 class BrokerHandler(logging.Handler):
-    """Publishes each record to the exchange `topology.log_exchange()` by the key `<logger>.<level>`, as JSON.
+    """Publishes each record to the exchange `desired.log_exchange()` by the key `<logger>.<level>`, as JSON.
 
     `time`, `level`, `logger`, `text` and `process` (host:pid) are in every line, and whatever the record has besides:
     `message_id`, `request_id`, `exception`. It is masked like every other log. Not persistent, and nobody need listen.
@@ -168,7 +168,7 @@ class BrokerHandler(logging.Handler):
     # --- on our own thread ---------------------------------------------------------------------------------
 
     def _send_all(self, publisher: Publisher) -> None:
-        declarer = Declarer(publisher.connection)
+        declaration = Declaration(publisher.connection)
         declared = 0
         threads.start("logs", publisher.start, lambda: self._publisher is not publisher)
         while self._publisher is publisher:
@@ -178,7 +178,7 @@ class BrokerHandler(logging.Handler):
                     continue
                 if declared != publisher.connection.generation:
                     # A fresh broker has no such exchange. Who may not declare it finds it there.
-                    declarer.declare(Topology(exchanges=(topology.log_exchange(),), queues=(), bindings=()))
+                    declaration.declare(Topology(exchanges=(desired.log_exchange(),), queues=(), bindings=()))
                     declared = publisher.connection.generation
                 if not self._send_some(publisher):
                     declared = 0  # it may have been deleted
@@ -305,7 +305,7 @@ def _dropped(count: int) -> _Line:
 
 def _publishing(number: int, line: _Line) -> Publishing:
     message = Message(body=line.body, app_id=conf.get().app_id, timestamp=datetime.now(UTC), persistent=False)
-    exchange = topology.log_exchange().name
+    exchange = desired.log_exchange().name
     return Publishing(key=str(number), exchange=exchange, routing_key=line.key, message=message, mandatory=False)
 
 

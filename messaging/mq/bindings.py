@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 
 from messaging import consumers
 from messaging.mq import lists
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology.existing import Binding, CannotBeSeen, Standing
 
 HELP = "bindings: from which exchange to which queue, by which key"
@@ -53,5 +53,5 @@ def _bindings(command: BaseCommand, standing: Standing) -> list[Binding]:
         lists.say(command, f"{error}: these are what this project declares, and nobody has seen whether they stand.")
         return [
             Binding(source=each.exchange, destination=each.queue, key=each.key, arguments=dict(each.arguments))
-            for each in topology.wanted(consumers.registered()).bindings
+            for each in desired.topology(consumers.registered()).bindings
         ]

@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf, consumers
 from messaging.management.arguments import EXIT_USAGE
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology.permissions import Grant, Role, grant, roles
 
 HELP = "print the least rights that each kind of process needs, as rabbitmqctl lines or JSON"
@@ -113,7 +113,7 @@ def _definitions(grants: list[Grant], vhost: str) -> dict[str, Any]:
                 "internal": False,
                 "arguments": {},
             }
-            for each in topology.wanted(consumers.registered()).exchanges
+            for each in desired.topology(consumers.registered()).exchanges
             if each.name in named
         ],
         "permissions": [

@@ -15,7 +15,7 @@ from messaging.broker.differences import Difference
 from messaging.management.arguments import EXIT_USAGE
 from messaging.mq.keys import said_of_bindings
 from messaging.routing import Binding, Exchange
-from messaging.topology import desired as topology
+from messaging.topology import desired
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def find(connection: Connection, wish: Wish) -> Source:
             meant.append(source)
     if meant:
         return meant[0]
-    logs = topology.log_exchange()
+    logs = desired.log_exchange()
     if wish.may_be_exchange and logs.name in {wish.name, f"{conf.get().app_id}.{wish.name}"}:
         return _logs_before_the_first_line(connection, logs, wish)
     kinds = " and no ".join(

@@ -13,10 +13,8 @@ from messaging.exceptions import BrokerUnavailable, ChannelClosed
 from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_USAGE, broker_refuses, broker_unreachable, positive
 from messaging.management.tables import write_facts, write_grid
 from messaging.mq.lists import in_words, say
-from messaging.topology import desired as topology
-from messaging.topology import drift, mending
-from messaging.topology.declare import declare
-from messaging.topology.replace import NotReplaced, replace
+from messaging.topology import desired, drift, mending
+from messaging.topology.declare import NotReplaced, declare, replace
 
 HELP = "what has to stand on the broker: show it, declare it, compare it with what stands, plan how to mend that"
 EXAMPLES = """
@@ -74,7 +72,7 @@ def _show(command: BaseCommand, options: dict[str, Any]) -> None:
 
 
 def _wanted_facts() -> list[dict[str, Any]]:
-    wanted = topology.wanted(consumers.registered())
+    wanted = desired.topology(consumers.registered())
     by_queue = {each.queue: each.name for each in consumers.registered()}
     return [
         *({"kind": "exchange", "name": each.name, "type": each.type} for each in wanted.exchanges),
@@ -104,7 +102,7 @@ def _declare(command: BaseCommand, options: dict[str, Any]) -> None:
     if options["replace"]:
         _replace(command, options["replace"], options["wait"])
         return
-    wanted = topology.wanted(consumers.registered())
+    wanted = desired.topology(consumers.registered())
     problems = declare(wanted)
     if options["json"]:
         write_facts(command.stdout, [{"name": name, "problem": reason} for name, reason in problems.items()])
@@ -123,7 +121,7 @@ def _replace(command: BaseCommand, name: str, patience: int) -> None:
         raise CommandError(str(error)) from None
     except ChannelClosed as error:
         raise broker_refuses(error) from None
-    command.stdout.write(f"Replaced {name}." if needed else f"{name} stood as wanted: nothing was deleted.")
+    command.stdout.write(f"Replaced {name}." if needed else f"{name} does not differ: nothing was deleted.")
 
 
 def _diff(command: BaseCommand, options: dict[str, Any]) -> None:

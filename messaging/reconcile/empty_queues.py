@@ -22,7 +22,7 @@ from messaging.consumers import Consumer
 from messaging.exceptions import ChannelClosed
 from messaging.loggers import get_logger
 from messaging.models import QueueSighting
-from messaging.topology import desired as topology
+from messaging.topology import desired
 
 log = get_logger(__name__)
 
@@ -38,7 +38,7 @@ def silent(concerned: Sequence[Consumer]) -> dict[str, str]:
 
     Raises BrokerUnavailable.
     """
-    quorum = {each.queue for each in concerned if topology.queue_arguments(each)["x-queue-type"] == "quorum"}
+    quorum = {each.queue for each in concerned if desired.queue_arguments(each)["x-queue-type"] == "quorum"}
     with opened("reconcile") as connection:
         answers = ask_queues(connection, [each.queue for each in concerned], quorum=quorum)
     return {each.name: answers[each.queue].silent for each in concerned if answers[each.queue].silent}

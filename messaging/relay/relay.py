@@ -22,8 +22,8 @@ from messaging.relay import leases
 from messaging.relay.leases import Mark
 from messaging.relay.publishing import destination, expected_queues, is_for_whoever_listens, publishing_of
 from messaging.relay.silence import Destination, Silences
-from messaging.topology import desired as topology
-from messaging.topology.declarer import NOTICE, Declarer
+from messaging.topology import desired
+from messaging.topology.declare import PAUSE_AFTER_DELETION, Declaration
 
 log = get_logger(__name__)
 
@@ -86,7 +86,7 @@ class Relay:
         self._declared_generation = 0
         self._declare_due = 0.0
         self._publisher = Publisher("relay", on_change=self.wake)
-        self._declarer = Declarer(self._publisher.connection)
+        self._declaration = Declaration(self._publisher.connection)
         self._silences = Silences()
         self._news = News()
         self.published = 0
@@ -279,7 +279,7 @@ class Relay:
         fresh = connection.generation != self._declared_generation
         if not fresh and time.monotonic() < self._declare_due:
             return
-        problems = self._declarer.declare(topology.wanted(consumers.registered()))
+        problems = self._declaration.declare(desired.topology(consumers.registered()))
         self._declared_generation = connection.generation
         self._declare_due = time.monotonic() + (1.0 if problems else self._settings.declare_interval)
 
@@ -395,14 +395,14 @@ class Relay:
         queues = expected_queues(row)
         if outcome.fate is Fate.CONFIRMED and not row.consumer:
             # Confirmed by the queues that are bound. One that should be bound, and is not, was not asked.
-            problems = self._declarer.problems
+            problems = self._declaration.problems
             missing = [f"{name}: {problems[queue]}" for name, queue in queues.items() if queue in problems]
             if missing:
                 outcome = Outcome(Fate.RETURNED, f"not every queue took it: {'; '.join(missing)}")
         if outcome.fate is Fate.RETURNED and not queues and is_for_whoever_listens(row):
             outcome = Outcome(Fate.CONFIRMED)
         if outcome.fate is Fate.RETURNED or outcome.code == NOT_FOUND:
-            self._declare_due = min(self._declare_due, time.monotonic() + NOTICE)
+            self._declare_due = min(self._declare_due, time.monotonic() + PAUSE_AFTER_DELETION)
         if outcome.fate is Fate.CONFIRMED:
             self.published += 1
         _log_outcome(row, outcome)

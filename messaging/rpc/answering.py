@@ -15,7 +15,7 @@ from messaging.broker.request_queue import Request
 from messaging.exceptions import HandlerTimeout
 from messaging.message import Message, whole_number
 from messaging.procedures import Arguments, Procedure
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.validation import functions
 from messaging.worker import time_limit as watchdog
 
@@ -77,7 +77,7 @@ def why_unanswerable(reply_to: str) -> str:
         return ""
     ours = {each.queue for each in consumers.registered()} | {each.queue for each in procedures.registered()}
     prefixes = (f"{conf.get().app_id}.", procedures.QUEUE_PREFIX)
-    if reply_to in ours or reply_to == topology.dead_letter_queue() or reply_to.startswith(prefixes):
+    if reply_to in ours or reply_to == desired.dead_letter_queue() or reply_to.startswith(prefixes):
         return f"its reply_to {reply_to!r:.300} is a queue of ours, and no queue of replies"
     return ""
 

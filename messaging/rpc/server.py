@@ -31,8 +31,8 @@ from messaging.news import News
 from messaging.procedures import Procedure
 from messaging.relay import thread as relay_thread
 from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 
 log = get_logger(__name__)
 
@@ -70,7 +70,7 @@ class RpcServer:
         self.procedures = list(procedures)
         self.prefetch = prefetch or concurrency
         self._connection = Connection("rpc server", on_lost=self._lost)
-        self._declarer = Declarer(self._connection)
+        self._declaration = Declaration(self._connection)
         self._news = News()
         self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
         self._queues = [self._request_queue(procedure) for procedure in self.procedures]
@@ -126,7 +126,7 @@ class RpcServer:
             return False
         try:
             # Where requests go that cannot be answered; consumers declare it too, but may never have run.
-            self._declarer.declare(replace(topology.wanted([]), exchanges=()))
+            self._declaration.declare(replace(desired.topology([]), exchanges=()))
         except BrokerUnavailable as error:
             if self._news.is_due(str(error)):
                 log.warning("rpc.broker_error", reason=str(error))
@@ -224,7 +224,7 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
     message = request.arrival.message
     if reason := why_unanswerable(message.reply_to):
         log.warning("rpc.unanswerable", reason=reason)
-        requests.finish(request, {topology.dead_letter_queue(): _dead_letter(request, reason)})
+        requests.finish(request, {desired.dead_letter_queue(): _dead_letter(request, reason)})
         return Ending.UNANSWERABLE
     if late := seconds_late(request):
         log.warning(
@@ -239,7 +239,7 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
         log.error("rpc.given_up", reason=reason)
         reply = _reply(refusal("ServerLost", reason), message)
         letter = _dead_letter(request, reason)
-        requests.finish(request, {topology.dead_letter_queue(): letter, message.reply_to: reply})
+        requests.finish(request, {desired.dead_letter_queue(): letter, message.reply_to: reply})
         return Ending.GIVEN_UP
     started = time.monotonic()
     result = answer(procedure, message)

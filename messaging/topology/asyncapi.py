@@ -23,7 +23,7 @@ from messaging.events import Event
 from messaging.message import ATTEMPT_HEADER, SUBJECT_HEADER, VERSION_HEADER
 from messaging.procedures import Procedure
 from messaging.routing import Exchange
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.validation import functions
 
 SPECIFICATION = "3.0.0"
@@ -198,7 +198,7 @@ def _add_consumer(consumer: Consumer, channels: Document, operations: Document) 
             {"exchange": each.exchange, "key": each.key, **_if_any("arguments", each.arguments)}
             for each in consumer.bindings
         ],
-        **({} if consumer.broadcast else {"x-arguments": topology.queue_arguments(consumer)}),
+        **({} if consumer.broadcast else {"x-arguments": desired.queue_arguments(consumer)}),
     }
     operations[_id(f"receive.{consumer.name}")] = {
         "action": "receive",

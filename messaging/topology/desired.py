@@ -27,7 +27,7 @@ class Topology:
     bindings: tuple[Binding, ...]
 
 
-def wanted(consumers: Iterable[Consumer]) -> Topology:
+def topology(consumers: Iterable[Consumer]) -> Topology:
     """Return what `consumers`, and every registered event, need on the broker."""
     consumers = list(consumers)
     exchanges = {exchange_of(event) for event in registered_events()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from messaging import conf, consumers
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology.drift import Drift, Finding, Kind
 
 MISSING = {Kind.MISSING_EXCHANGE, Kind.MISSING_QUEUE, Kind.MISSING_BINDING, Kind.UNROUTED_EVENT}
@@ -172,7 +172,7 @@ def _left_to_people(drift: Drift) -> Iterator[Step]:
 
 
 def _declared_queues() -> set[str]:
-    return {queue.name for queue in topology.wanted(consumers.registered()).queues}
+    return {queue.name for queue in desired.topology(consumers.registered()).queues}
 
 
 def _of(drift: Drift, *kinds: Kind) -> list[Finding]:

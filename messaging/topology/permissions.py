@@ -17,7 +17,7 @@ from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
 from messaging.events import registered as registered_events
 from messaging.procedures import REPLY_QUEUE_PREFIX
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.worker import dead_letters
 
 NOTHING = "^$"
@@ -117,7 +117,7 @@ def _publisher(name: str, purpose: str) -> Role:
     keys: dict[str, set[str]] = {}
     for event in registered_events():
         keys.setdefault(exchange_of(event).name, set()).add(_key_of(event))
-    queues = {re.escape(queue.name) for queue in topology.wanted(consumers.registered()).queues}
+    queues = {re.escape(queue.name) for queue in desired.topology(consumers.registered()).queues}
     return Role(
         name=name,
         purpose=purpose,
@@ -179,7 +179,7 @@ def _rpc_caller() -> Role:
 
 def _logging(role: Role) -> Role:
     """Return `role` for a process that writes its log to the broker, too."""
-    exchange = topology.log_exchange().name
+    exchange = desired.log_exchange().name
     return replace(
         role,
         write=role.write | {re.escape(exchange)},
@@ -188,7 +188,7 @@ def _logging(role: Role) -> Role:
 
 
 def _log_reader() -> Role:
-    exchange = topology.log_exchange().name
+    exchange = desired.log_exchange().name
     return Role(
         name="log-reader",
         purpose="manage.py mq listen logs: follows the logs of all processes, by a queue of its own",
@@ -200,7 +200,7 @@ def _log_reader() -> Role:
 
 
 def _operator() -> Role:
-    wanted = topology.wanted(consumers.registered())
+    wanted = desired.topology(consumers.registered())
     exchanges = {re.escape(each.name) for each in wanted.exchanges}
     queues = {re.escape(each.name) for each in wanted.queues}
     anything = {each.name: frozenset({_ANY}) for each in wanted.exchanges}

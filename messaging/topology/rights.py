@@ -5,7 +5,7 @@ from __future__ import annotations
 from messaging import conf, consumers
 from messaging.broker.connection import Connection
 from messaging.broker.rights import may_declare, may_read, may_write
-from messaging.topology import desired as topology
+from messaging.topology import desired
 
 
 def without_any_right(connection: Connection) -> str:
@@ -14,7 +14,7 @@ def without_any_right(connection: Connection) -> str:
 
     An account of one role has the rights of that role alone, so less than all is no fault. Raises BrokerUnavailable.
     """
-    wanted = topology.wanted(consumers.registered())
+    wanted = desired.topology(consumers.registered())
     for exchange in wanted.exchanges:
         if may_declare(connection, exchange.name, exchange.type) or may_write(connection, exchange.name):
             return ""

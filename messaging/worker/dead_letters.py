@@ -10,7 +10,7 @@ from messaging import consumers, events
 from messaging.consumers import Consumer
 from messaging.delivery import Delivery
 from messaging.loggers import get_logger
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.worker import inbox
 
 log = get_logger(__name__)
@@ -22,7 +22,7 @@ BY_THE_BROKER = {"delivery_limit", "expired", "maxlen", "rejected"}
 
 def consumer() -> Consumer:
     """Return the built-in consumer of the dead-letter queue, which `run_consumer --all` runs with the others."""
-    return Consumer(name=NAME, queue=topology.dead_letter_queue(), events=(), handler=record, fenced=False)
+    return Consumer(name=NAME, queue=desired.dead_letter_queue(), events=(), handler=record, fenced=False)
 
 
 def record(_: None, delivery: Delivery) -> None:

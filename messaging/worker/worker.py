@@ -17,8 +17,8 @@ from messaging.exceptions import BrokerRefused, BrokerUnavailable
 from messaging.loggers import get_logger
 from messaging.news import News
 from messaging.relay import thread as relay_thread
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from messaging.worker.consumer_threads import Lane
 from messaging.worker.handling import Verdict
 from messaging.worker.sweep import Sweeper
@@ -65,7 +65,7 @@ class Worker:
         self._remaining = max_messages
         self._budget_lock = threading.Lock()
         self._connection = Connection("consumer", on_lost=self._lost)
-        self._declarer = Declarer(self._connection)
+        self._declaration = Declaration(self._connection)
         self._news = News()
         turn = threading.Lock() if database.is_sqlite() else None
         self.lanes = [
@@ -143,7 +143,7 @@ class Worker:
         if not closed or not self._connection.is_open:
             return False
         try:
-            self._declarer.declare(topology.wanted(lane.consumer for lane in closed))
+            self._declaration.declare(desired.topology(lane.consumer for lane in closed))
             usable = [lane for lane in closed if self._is_usable(lane)]
         except BrokerUnavailable as error:
             if self._news.is_due(str(error)):
@@ -164,9 +164,9 @@ class Worker:
 
     def _why_unusable(self, lane: Lane) -> str:
         queue = lane.consumer.queue
-        if queue in self._declarer.silent:
+        if queue in self._declaration.silent:
             return SILENT
-        if queue in self._declarer.differing and is_stream(self._connection, queue):
+        if queue in self._declaration.differing and is_stream(self._connection, queue):
             return (
                 "it is a stream, which shows nothing of what came while its consumer did not run: give the consumer "
                 "another queue, or delete the stream"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pika
 import pytest
 
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.tutorial.lessons import LESSONS
 from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
@@ -48,7 +48,7 @@ def test_every_lesson_works_on_a_fresh_vhost_and_leaves_nothing(
     assert checking.lines[0] == "hello: sent 'Hello World!', received it; queue hello had 1 message before and 0 after"
     assert checking.lines[-1] == "All 9 lessons work."
     # Every server of procedures declares where it puts what it cannot answer; that is no lesson's.
-    assert standing(broker, vhost) == {topology.dead_letter_queue()}
+    assert standing(broker, vhost) == {desired.dead_letter_queue()}
 
 
 def test_it_prints_what_is_typed_and_where(vhost: str, run_process: ProcessStarter) -> None:

@@ -24,7 +24,7 @@ from messaging import procedure_values as wire
 from messaging import procedures, rpc
 from messaging.exceptions import BodyTooLarge
 from messaging.rpc import client
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from orders.models import Product, QuietService
 from script.services.rabbitmq import RabbitMQNode
 from script.shopper import Shopper
@@ -157,7 +157,7 @@ def reply_queue(broker: RabbitMQNode, url: str) -> str:
 
 def dead_letter(channel: BlockingChannel) -> tuple[Any, bytes]:
     """The next dead letter: the latest of its deaths, and its body."""
-    _, properties, body = eventually(lambda: got(channel, topology.dead_letter_queue()))
+    _, properties, body = eventually(lambda: got(channel, desired.dead_letter_queue()))
     return properties.headers["x-death"][0], body
 
 
@@ -289,7 +289,7 @@ def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_mo
         assert runs("double 1005", *workers) == 1
         # RabbitMQ 3.10 closes the connection; others just send it back.
         assert sum(worker.output.count("amqp.lost") for worker in workers) <= lost + 1
-        assert count(channel, topology.dead_letter_queue()) == 0
+        assert count(channel, desired.dead_letter_queue()) == 0
 
 
 # --- What a procedure may do ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from messaging import consumers
 from messaging.models import InboxMessage
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology.declare import declare
 from orders.management.demo_order import place_demo_order
 from orders.models import Order, Product, TextMessage
@@ -47,7 +47,7 @@ def amqp_tool(vhost: str, run_process: ProcessStarter) -> Callable[..., RunningP
 @pytest.fixture
 def orders(vhost: str, transactional_db: None) -> list[Order]:
     """Two orders, whose own events wait in the outbox, and the shop's exchange and queues."""
-    assert declare(topology.wanted(consumers.registered())) == {}
+    assert declare(desired.topology(consumers.registered())) == {}
     product = Product.objects.create(
         sku="TEA", slug="tea", name="Tea", price=Decimal("38.00"), stock=10, weight_grams=250
     )

@@ -12,7 +12,7 @@ from messaging import procedure_values as wire
 from messaging.broker import properties, request_queue
 from messaging.models import InboxMessage
 from messaging.rpc import answering, server
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from orders.models import Order
 from script.services import foreign_clients
 from script.services.rabbitmq import RabbitMQNode
@@ -99,7 +99,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert f"(`x-expires` {request_queue.ARGUMENTS['x-expires']})" in PAGE
     assert server.MAX_RETURNS + 1 == 2
     assert "two servers were lost" in PAGE
-    for argument in {**topology.queue_arguments(), **topology.wanted([]).queues[0].arguments}:
+    for argument in {**desired.queue_arguments(), **desired.topology([]).queues[0].arguments}:
         assert f"`{argument}`" in PAGE
 
 

@@ -15,9 +15,9 @@ import pytest
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
-from messaging.topology import declarer as declaring
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import declare
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy
@@ -369,10 +369,10 @@ def test_a_topology_is_declared_as_often_as_one_likes(vhost: str) -> None:
     with connecting() as connection:
         connection.wait_until_open(5)
         for _ in range(2):
-            assert Declarer(connection).declare(topology.wanted([a_consumer()])) == {}
+            assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
     with plain_channel(vhost) as channel:
         channel.queue_declare("tests.notes", passive=True)
-        channel.queue_declare(topology.dead_letter_queue(), passive=True)
+        channel.queue_declare(desired.dead_letter_queue(), passive=True)
 
 
 def test_a_queue_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str) -> None:
@@ -381,27 +381,27 @@ def test_a_queue_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str) ->
         channel.exchange_declare("orders.events", "topic", durable=True)
     with connecting() as connection:
         connection.wait_until_open(5)
-        assert Declarer(connection).declare(topology.wanted([a_consumer()])) == {}
+        assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
 
 
 @pytest.mark.parametrize("ask_again", [300.0, 0.0])
 def test_what_stands_otherwise_is_told_once_and_made_as_wanted_once_it_is_gone(
     vhost: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, ask_again: float
 ) -> None:
-    monkeypatch.setattr(declaring, "ASK_AGAIN", ask_again)
+    monkeypatch.setattr(declare, "TRY_AGAIN", ask_again)
     with plain_channel(vhost) as channel, connecting() as connection:
         connection.wait_until_open(5)
-        otherwise = {**topology.queue_arguments(), "x-delivery-limit": 20}
+        otherwise = {**desired.queue_arguments(), "x-delivery-limit": 20}
         channel.queue_declare("tests.notes", durable=True, arguments=otherwise)
-        declarer = Declarer(connection)
+        declaration = Declaration(connection)
         for _ in range(3):
-            assert declarer.declare(topology.wanted([a_consumer()])) == {}
+            assert declaration.declare(desired.topology([a_consumer()])) == {}
         [told] = [record.getMessage() for record in caplog.records if "topology.differs" in record.getMessage()]
         for word in ("tests.notes", "x-delivery-limit", "'1000'", "'20'"):
             assert word in told
         channel.queue_delete("tests.notes")
-        assert declarer.declare(topology.wanted([a_consumer()])) == {}
-        channel.queue_declare("tests.notes", durable=True, arguments=topology.queue_arguments())
+        assert declaration.declare(desired.topology([a_consumer()])) == {}
+        channel.queue_declare("tests.notes", durable=True, arguments=desired.queue_arguments())
 
 
 def test_an_exchange_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str) -> None:
@@ -409,7 +409,7 @@ def test_an_exchange_that_stands_otherwise_is_left_as_it_is_and_works(vhost: str
         channel.exchange_declare("orders.events", "direct", durable=True)
     with connecting() as connection:
         connection.wait_until_open(5)
-        assert Declarer(connection).declare(topology.wanted([a_consumer()])) == {}
+        assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
 
 
 def test_who_may_not_configure_uses_what_is_there_and_says_once_what_is_not(
@@ -418,17 +418,17 @@ def test_who_may_not_configure_uses_what_is_there_and_says_once_what_is_not(
     name = vhost.rpartition("/")[2]
     with connecting() as connection:
         connection.wait_until_open(5)
-        Declarer(connection).declare(topology.wanted([a_consumer()]))
+        Declaration(connection).declare(desired.topology([a_consumer()]))
     broker.api("PUT", f"/users/reader-{name}", {"password": "reader", "tags": ""})
     broker.api("PUT", f"/permissions/{name}/reader-{name}", {"configure": "", "write": ".*", "read": ".*"})
     try:
         to(settings, f"amqp://reader-{name}:reader@{vhost.partition('@')[2]}")
         with connecting() as connection:
             connection.wait_until_open(5)
-            assert Declarer(connection).declare(topology.wanted([a_consumer()])) == {}
-            declarer = Declarer(connection)
+            assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
+            declaration = Declaration(connection)
             for _ in range(3):
-                problems = declarer.declare(topology.wanted([a_consumer(name="missing")]))
+                problems = declaration.declare(desired.topology([a_consumer(name="missing")]))
                 assert list(problems) == ["tests.missing"]
                 assert "may not declare" in problems["tests.missing"]
             said = [record.getMessage() for record in caplog.records]

@@ -15,11 +15,10 @@ from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import consumers
-from messaging.topology import desired as topology
-from messaging.topology import drift, mending
+from messaging.topology import desired, drift, mending
 from messaging.topology import existing as standing
+from messaging.topology.declare import NotReplaced, replace
 from messaging.topology.drift import Kind
-from messaging.topology.replace import NotReplaced, replace
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
@@ -99,16 +98,16 @@ def unrouted_event(channel: BlockingChannel) -> None:
 
 
 def abandoned_queue(channel: BlockingChannel) -> None:
-    channel.queue_declare("orders.formerly", durable=True, arguments=topology.queue_arguments())
+    channel.queue_declare("orders.formerly", durable=True, arguments=desired.queue_arguments())
 
 
-def wanted() -> topology.Topology:
-    return topology.wanted(consumers.registered())
+def wanted() -> desired.Topology:
+    return desired.topology(consumers.registered())
 
 
 def declare_otherwise(channel: BlockingChannel, queue: str, *keys: str) -> None:
     channel.queue_delete(queue)
-    channel.queue_declare(queue, durable=True, arguments={**topology.queue_arguments(), "x-delivery-limit": 20})
+    channel.queue_declare(queue, durable=True, arguments={**desired.queue_arguments(), "x-delivery-limit": 20})
     for key in keys:
         channel.queue_bind(queue, EXCHANGE, key)
 
@@ -207,7 +206,7 @@ def test_a_policy_by_which_messages_leave_a_queue_is_found(
 def test_a_policy_that_takes_no_message_away_is_none_of_our_business(
     channel: BlockingChannel, broker: RabbitMQNode, vhost: str
 ) -> None:
-    limit = topology.queue_arguments()["x-delivery-limit"] + 1
+    limit = desired.queue_arguments()["x-delivery-limit"] + 1
     # What is over a length is refused there, and waits in the outbox.
     harmless = {"delivery-limit": limit, "queue-leader-locator": "balanced", "max-length": 100_000}
     with policy(broker, vhost, "^orders[.]", **harmless):
@@ -325,13 +324,13 @@ def an_mqtt_session(channel: BlockingChannel) -> None:
 
 
 def a_queue_that_dead_letters_elsewhere(channel: BlockingChannel) -> None:
-    arguments = {**topology.queue_arguments(), "x-dead-letter-routing-key": "billing.dead_letters"}
+    arguments = {**desired.queue_arguments(), "x-dead-letter-routing-key": "billing.dead_letters"}
     channel.queue_declare("orders.billing", durable=True, arguments=arguments)
     channel.queue_bind("orders.billing", EXCHANGE, "order.placed")
 
 
 def a_queue_of_another_project_with_our_app_id(channel: BlockingChannel) -> None:
-    channel.queue_declare("billing.invoices", durable=True, arguments=topology.queue_arguments())
+    channel.queue_declare("billing.invoices", durable=True, arguments=desired.queue_arguments())
     channel.queue_bind("billing.invoices", EXCHANGE, "order.placed")
 
 

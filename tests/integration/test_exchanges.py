@@ -27,8 +27,8 @@ from messaging.reconcile.findings import Finding, Trouble
 from messaging.reconcile.reconcile import _copies, reconcile
 from messaging.retry import RetryPolicy
 from messaging.routing import Exchange
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from messaging.worker.worker import Worker
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.accounts import accounts_at
@@ -375,9 +375,9 @@ def test_a_queue_has_the_kind_name_and_arguments_that_its_consumer_asks_for(hear
         add(Announced(text="hello"))
         eventually(lambda: OutboxMessage.objects.get().state == "published")
 
-    assert topology.queue_arguments(short)["x-queue-type"] == "classic"
+    assert desired.queue_arguments(short)["x-queue-type"] == "classic"
     with plain_channel(vhost) as channel:
-        channel.queue_declare("tests.short", durable=True, arguments=topology.queue_arguments(short))
+        channel.queue_declare("tests.short", durable=True, arguments=desired.queue_arguments(short))
 
 
 def test_a_queue_that_the_broker_will_not_make_is_a_problem_that_says_why_once(
@@ -385,9 +385,9 @@ def test_a_queue_that_the_broker_will_not_make_is_a_problem_that_says_why_once(
 ) -> None:
     odd = heard.consumer("odd", Announced, queue_type="quorum", arguments={"x-queue-mode": 5})
     with opened("test") as connection:
-        declarer = Declarer(connection)
+        declaration = Declaration(connection)
         for _ in range(3):
-            assert "x-queue-mode" in declarer.declare(topology.wanted([odd]))["tests.odd"]
+            assert "x-queue-mode" in declaration.declare(desired.topology([odd]))["tests.odd"]
     told = [record.getMessage() for record in caplog.records if "'event': 'topology." in record.getMessage()]
     assert len(told) == 1
 

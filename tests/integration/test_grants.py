@@ -22,8 +22,8 @@ from messaging.exceptions import ChannelClosed
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.procedures import request_queue
 from messaging.rpc import client
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from messaging.worker import dead_letters
 from orders.models import Product, RedPacket, TextMessage
 from script.services.rabbitmq import RabbitMQNode
@@ -69,8 +69,8 @@ Try = Callable[[BlockingChannel], Any]
 
 
 def everything() -> dict[str, Try]:
-    event, exchange, dead = "test.noted", conf.get().exchange, topology.dead_letter_queue()
-    arguments = topology.queue_arguments()
+    event, exchange, dead = "test.noted", conf.get().exchange, desired.dead_letter_queue()
+    arguments = desired.queue_arguments()
     reply, request = f"rpc.reply.{uuid.uuid4()}", request_queue("shipping.quote")
     tries: dict[str, Try] = {
         "publish the event": lambda channel: channel.basic_publish(exchange, event, b"{}"),
@@ -98,7 +98,7 @@ def everything() -> dict[str, Try]:
         ),
     }
     for name, queue in {"the queue": NOTES.queue, "the other queue": OTHERS.queue, "the dead letters": dead}.items():
-        how = topology.wanted([]).queues[0].arguments if queue == dead else arguments
+        how = desired.topology([]).queues[0].arguments if queue == dead else arguments
         tries |= {
             f"read {name}": lambda channel, queue=queue: channel.basic_get(queue),
             f"consume {name}": lambda channel, queue=queue: channel.basic_consume(queue, lambda *_: None),
@@ -173,7 +173,7 @@ def test_with_logs_over_the_broker_every_role_writes_them_and_one_reads(
     def tail(channel: BlockingChannel) -> None:
         channel.queue_bind(channel.queue_declare("", exclusive=True).method.queue, logs, "orders.#")
 
-    logs = topology.log_exchange().name
+    logs = desired.log_exchange().name
     tries: dict[str, Try] = {
         "write": lambda channel: channel.basic_publish(logs, "orders.sms.error", b"{}"),
         "tail": tail,
@@ -325,7 +325,7 @@ def test_dead_letters_are_recorded_by_one_who_may_only_read_them(
     database: None, accounts: Accounts, settings: Any, vhost: str
 ) -> None:
     with plain_channel(vhost) as channel:
-        channel.basic_publish("", topology.dead_letter_queue(), b"{}", pika.BasicProperties(message_id="gone"))
+        channel.basic_publish("", desired.dead_letter_queue(), b"{}", pika.BasicProperties(message_id="gone"))
     as_user(settings, accounts["consumer-dead_letters"])
     with running_worker(dead_letters.consumer()):
         eventually(lambda: InboxMessage.objects.filter(message_id="gone", state=InboxMessage.State.DEAD).exists())
@@ -338,7 +338,7 @@ def test_a_relay_that_may_not_configure_still_sees_that_a_queue_is_gone(
     with running_relay() as relay:
         with plain_channel(vhost) as channel:
             channel.queue_delete(OTHERS.queue)
-        eventually(lambda: relay._declarer.problems)
+        eventually(lambda: relay._declaration.problems)
         with transaction.atomic():
             [row] = outbox.add(Noted(text="hello"))
         eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.UNROUTABLE)
@@ -353,8 +353,8 @@ def test_what_was_refused_is_not_asked_for_again_on_the_same_connection(accounts
     connection = Connection("test").start()
     try:
         assert connection.wait_until_open(10)
-        declarer = Declarer(connection)
-        wanted = topology.wanted(consumers.registered())
+        declaration = Declaration(connection)
+        wanted = desired.topology(consumers.registered())
         refusals: Counter[str] = Counter()
         call = connection.call
 
@@ -366,15 +366,15 @@ def test_what_was_refused_is_not_asked_for_again_on_the_same_connection(accounts
                 raise
 
         connection.call = counting  # type: ignore[method-assign]
-        assert declarer.declare(wanted) == {}
+        assert declaration.declare(wanted) == {}
         assert set(refusals) == {"exchange_declare", "queue_declare", "queue_bind"}
         refusals.clear()
-        assert declarer.declare(wanted) == {}
+        assert declaration.declare(wanted) == {}
         assert not refusals
 
         connection.reset("the test wants a fresh one")
         eventually(lambda: connection.generation == 2)
-        assert declarer.declare(wanted) == {}
+        assert declaration.declare(wanted) == {}
         assert refusals
     finally:
         connection.stop()

@@ -13,8 +13,8 @@ import pytest
 from messaging import conf
 from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, LimitReached
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq
 from tests.support.consuming import a_consumer
@@ -145,12 +145,12 @@ def test_a_limit_on_queues_is_told_in_the_brokers_words_and_heals(limit: Callabl
     assert "raise the limit" in said.err
     with connecting() as connection:
         connection.reach()
-        declarer = Declarer(connection, quiet=True)
-        wanted = topology.wanted([a_consumer()])
-        problems = declarer.declare(wanted)
+        declaration = Declaration(connection, quiet=True)
+        wanted = desired.topology([a_consumer()])
+        problems = declaration.declare(wanted)
         assert "queue limit in vhost" in problems[a_consumer().queue]
         limit()
-        assert declarer.declare(wanted) == {}
+        assert declaration.declare(wanted) == {}
 
 
 def test_a_request_queue_that_has_no_room_is_not_taken_for_one_that_differs(

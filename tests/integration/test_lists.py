@@ -18,7 +18,7 @@ from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging.broker import management
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
@@ -192,7 +192,7 @@ def test_without_the_plugin_what_is_known_by_name_is_looked_for(
 def test_amqp_alone_never_claims_to_have_seen_a_binding(vhost: str, without_management: None) -> None:
     with registered(a_consumer()):
         bindings, beside = told("bindings")
-        declared = topology.wanted([a_consumer()]).bindings
+        declared = desired.topology([a_consumer()]).bindings
 
     assert [(each["source"], each["destination"]) for each in bindings] == [
         (each.exchange, each.queue) for each in declared

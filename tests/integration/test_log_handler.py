@@ -20,7 +20,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging import conf
 from messaging.monitoring import log_handler
 from messaging.monitoring.log_handler import BrokerHandler
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.environment import ROOT, process_environment
@@ -376,6 +376,6 @@ def test_its_own_connection_is_no_reason_to_write_to_it(vhost: str, transactiona
 
 
 def test_the_exchange_belongs_to_the_topology_where_logs_go_there(settings: Any) -> None:
-    assert topology.log_exchange() not in topology.wanted([]).exchanges
+    assert desired.log_exchange() not in desired.topology([]).exchanges
     settings.MESSAGING = {**settings.MESSAGING, "LOG_TO_BROKER": True}
-    assert topology.log_exchange() in topology.wanted([]).exchanges
+    assert desired.log_exchange() in desired.topology([]).exchanges

@@ -19,8 +19,8 @@ from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import leases, relay
 from messaging.relay.relay import Relay
-from messaging.topology import desired as topology
-from messaging.topology.declarer import Declarer
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel
@@ -294,11 +294,11 @@ def test_a_retry_for_a_consumer_that_this_code_does_not_know_is_published_and_st
 def test_a_retry_reaches_its_queue_although_the_consumers_bindings_cannot_be_made(
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def not_bound(declarer: Declarer, _: topology.Topology) -> dict[str, str]:
-        declarer.problems = {"tests.notes": "binding test.noted failed"}
-        return declarer.problems
+    def not_bound(declaration: Declaration, _: desired.Topology) -> dict[str, str]:
+        declaration.problems = {"tests.notes": "binding test.noted failed"}
+        return declaration.problems
 
-    monkeypatch.setattr(Declarer, "declare", not_bound)
+    monkeypatch.setattr(Declaration, "declare", not_bound)
     _declare(vhost, "tests.notes")
     row = a_row(exchange="", routing_key="tests.notes", consumer="notes", attempt=2)
     with running_relay():
@@ -337,7 +337,7 @@ def test_one_missing_queue_among_several_is_noticed_and_named(broker: RabbitMQNo
             assert "not every queue took it: others: this user may not declare it" in row.last_error
             assert "notes" not in row.last_error
             with plain_channel(vhost) as channel:
-                channel.queue_declare("tests.others", durable=True, arguments=topology.queue_arguments())
+                channel.queue_declare("tests.others", durable=True, arguments=desired.queue_arguments())
                 channel.queue_bind("tests.others", "orders.events", "test.noted")
             eventually(all_published)
     # The queue that took it at once has it once more, with the same id: its inbox knows it.

@@ -9,8 +9,7 @@ import pytest
 
 from messaging import conf
 from messaging.broker.connection import opened
-from messaging.topology import desired as topology
-from messaging.topology import rights
+from messaging.topology import desired, rights
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.command_line import mq
@@ -53,7 +52,7 @@ def without_any_right() -> str:
 def test_an_account_with_the_rights_of_one_role_is_not(vhost: str, allow: Callable[..., None]) -> None:
     with plain_channel(vhost) as channel:
         channel.basic_publish("", NOTES.queue, b"stays")
-    exchange = topology.wanted([NOTES]).exchanges[0].name
+    exchange = desired.topology([NOTES]).exchanges[0].name
     allow(configure=exchange)
     assert without_any_right() == ""
     allow(write=exchange)

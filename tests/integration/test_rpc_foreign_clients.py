@@ -14,7 +14,7 @@ from messaging import procedures
 from messaging.broker import request_queue
 from messaging.rpc import procedure
 from messaging.rpc.answering import Ending
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from tests.support.rpc import RunningServer, got, raw_channel, raw_request
 from tests.support.waiting import eventually
 
@@ -90,7 +90,7 @@ def test_a_request_without_reply_to_is_dead_and_never_run(
 ) -> None:
     channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(correlation_id="x", expiration="60000"))
 
-    _, properties, body = eventually(lambda: got(channel, topology.dead_letter_queue()))
+    _, properties, body = eventually(lambda: got(channel, desired.dead_letter_queue()))
     assert body == b"5"
     assert properties.headers["x-death"][0]["queue"] == "rpc.double"
     assert "no reply_to" in properties.headers["x-death"][0]["reason"]
@@ -106,7 +106,7 @@ def test_a_forged_reply_to_reaches_no_queue_of_ours(channel: BlockingChannel, ca
         channel.queue_declare(victim, durable=True)
     channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to=victim))
 
-    assert eventually(lambda: got(channel, topology.dead_letter_queue()))[2] == b"5"
+    assert eventually(lambda: got(channel, desired.dead_letter_queue()))[2] == b"5"
     assert channel.queue_declare(victim, passive=True).method.message_count == 0
     assert calls == []
 

@@ -16,7 +16,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging import rpc
 from messaging.broker.refusals import describe
 from messaging.rpc import client
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import unacknowledged
 from tests.support.classic import OLDER, TODAY, ClassicCentre, ClassicServer
@@ -162,10 +162,10 @@ def test_a_request_without_reply_to_is_dead_once_and_does_not_come_back(
     worker = serving(run_process)
     channel.basic_publish("", "rpc_queue", b"30", pika.BasicProperties(correlation_id="x"))
 
-    _, properties, body = eventually(lambda: got(channel, topology.dead_letter_queue()))
+    _, properties, body = eventually(lambda: got(channel, desired.dead_letter_queue()))
     assert (body, properties.headers["x-death"][0]["queue"]) == (b"30", "rpc_queue")
     assert raw_request(channel, "rpc_queue", b"30")[1] == 832040
-    assert (waiting(channel, "rpc_queue"), waiting(channel, topology.dead_letter_queue())) == (0, 0)
+    assert (waiting(channel, "rpc_queue"), waiting(channel, desired.dead_letter_queue())) == (0, 0)
     assert worker.stop() == 0
     worker.wait_for_line(r"Stopped\. 1 handled, 0 failed, 0 expired, 1 unanswerable, 0 given up")
 
@@ -190,7 +190,7 @@ def test_nobody_can_have_the_answer_sent_into_a_tutorial_queue(
     serving(run_process)
     channel.basic_publish("", "rpc_queue", b"30", pika.BasicProperties(reply_to="compute_queue"))
 
-    assert eventually(lambda: got(channel, topology.dead_letter_queue()))[2] == b"30"
+    assert eventually(lambda: got(channel, desired.dead_letter_queue()))[2] == b"30"
 
 
 def test_where_a_broker_permits_no_transient_queue_that_is_said() -> None:

@@ -10,8 +10,7 @@ from messaging import events
 from messaging.consumers import consumer
 from messaging.events import Event
 from messaging.routing import Exchange
-from messaging.topology import desired as topology
-from messaging.topology import drift
+from messaging.topology import desired, drift
 from tests.support.consuming import Noted, a_consumer, registered
 from tests.support.processes import ProcessStarter
 
@@ -47,7 +46,7 @@ def test_a_consumer_may_not_take_the_name_of_the_built_in_one() -> None:
 
 
 def test_a_consumer_may_not_take_the_queue_of_the_built_in_one() -> None:
-    with registered(a_consumer(queue=topology.dead_letter_queue()), a_consumer(name="others")):
+    with registered(a_consumer(queue=desired.dead_letter_queue()), a_consumer(name="others")):
         [error] = messages()
 
     assert error.id == "messaging.E001"

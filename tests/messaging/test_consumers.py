@@ -12,7 +12,7 @@ from messaging.delivery import Delivery
 from messaging.events import Event
 from messaging.exceptions import UnknownConsumer
 from messaging.routing import Binding, Exchange
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from tests.support.consuming import Noted, a_consumer, registered
 
 
@@ -120,7 +120,7 @@ def test_a_name_given_twice_is_one_consumer() -> None:
 
 
 def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:
-    wanted = topology.wanted([a_consumer()])
+    wanted = desired.topology([a_consumer()])
     for queue in wanted.queues:
         assert queue.arguments["x-queue-type"] == "quorum"
         assert queue.arguments["x-delivery-limit"] > 0
@@ -128,13 +128,13 @@ def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:
 
 def test_the_dead_letter_queue_never_gives_up_what_it_holds() -> None:
     # It has nowhere to pass it on to: at its limit the broker would drop the message.
-    dead_letters, ordinary = topology.wanted([a_consumer()]).queues
-    assert dead_letters.name == topology.dead_letter_queue()
+    dead_letters, ordinary = desired.topology([a_consumer()]).queues
+    assert dead_letters.name == desired.dead_letter_queue()
     assert dead_letters.arguments["x-delivery-limit"] > 1_000_000 > ordinary.arguments["x-delivery-limit"]
 
 
 def test_classic_queues_are_declared_without_what_only_quorum_queues_know(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "QUEUE_TYPE": "classic"}
-    for queue in topology.wanted([a_consumer()]).queues:
+    for queue in desired.topology([a_consumer()]).queues:
         assert queue.arguments["x-queue-type"] == "classic"
         assert "x-delivery-limit" not in queue.arguments

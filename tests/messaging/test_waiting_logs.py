@@ -17,7 +17,7 @@ from messaging.news import News
 from messaging.procedures import Procedure
 from messaging.relay.relay import Relay
 from messaging.rpc.server import RpcServer
-from messaging.topology.declarer import Declarer
+from messaging.topology.declare import Declaration
 from messaging.worker import database_wait as turns
 from messaging.worker.consumer_threads import Lane
 from messaging.worker.database_wait import Turns
@@ -42,10 +42,10 @@ def relay_without_an_answer() -> None:
 
 
 def queue_that_is_missing() -> None:
-    declarer = Declarer(Connection("test"))
-    declarer.problems = {"orders.sms": "it is not there"}
+    declaration = Declaration(Connection("test"))
+    declaration.problems = {"orders.sms": "it is not there"}
     for _ in range(3):
-        declarer._tell()
+        declaration._log()
 
 
 def database_that_is_away() -> None:

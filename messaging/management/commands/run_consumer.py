@@ -17,7 +17,7 @@ from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
 from messaging.models import InboxMessage
 from messaging.shutdown import StopSignals
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.worker import dead_letters
 from messaging.worker.handling import Verdict
 from messaging.worker.worker import Summary, Worker
@@ -86,7 +86,7 @@ class Command(CommandWithExamples):
 
     def _banner(self, worker: Worker) -> None:
         for lane in worker.lanes:
-            events = ", ".join(map(topology.describe, lane.consumer.bindings)) or "what the broker gave up"
+            events = ", ".join(map(desired.describe, lane.consumer.bindings)) or "what the broker gave up"
             queue = f"queue {lane.consumer.queue}" if lane.consumer.queue else "a queue of this process"
             self.stdout.write(
                 f"{lane.consumer.name}: {queue} ← {events}; "

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from django.apps import apps
 
 from messaging import conf, procedures
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology import existing as standing
 from messaging.topology.drift.findings import Finding, Kind
 
@@ -22,7 +22,7 @@ _OUR_TYPES = {"quorum", "classic"}
 
 
 def queues(
-    wanted: topology.Topology, live: Iterable[standing.Queue], bindings: Iterable[standing.Binding]
+    wanted: desired.Topology, live: Iterable[standing.Queue], bindings: Iterable[standing.Binding]
 ) -> Iterator[Finding]:
     """Yield a finding for each queue that a consumer left behind, and a note for each that another application bound
     to an exchange of ours."""
@@ -51,7 +51,7 @@ def queues(
             )
 
 
-def among(wanted: topology.Topology, live: Iterable[standing.Queue]) -> list[standing.Queue]:
+def among(wanted: desired.Topology, live: Iterable[standing.Queue]) -> list[standing.Queue]:
     """Return those of the `live` queues that this project declared once, and declares no more."""
     declared, prefixes = _declared(wanted), _prefixes()
     return [
@@ -64,7 +64,7 @@ def among(wanted: topology.Topology, live: Iterable[standing.Queue]) -> list[sta
 def was_declared_here(queue: standing.Queue) -> bool:
     """Whether a queue has the arguments that only this project declares queues with."""
     arguments = queue.arguments or {}
-    ours = ("", topology.dead_letter_queue())
+    ours = ("", desired.dead_letter_queue())
     dead_letters = tuple(arguments.get(name) for name in _OUR_DEAD_LETTERS)
     return dead_letters == ours and queue.type in _OUR_TYPES and arguments.get("x-queue-type") == queue.type
 
@@ -73,11 +73,11 @@ def _lasts(queue: standing.Queue) -> bool:
     return bool(queue.durable) and not (queue.exclusive or queue.auto_delete)
 
 
-def _declared(wanted: topology.Topology) -> set[str]:
+def _declared(wanted: desired.Topology) -> set[str]:
     return {queue.name for queue in wanted.queues} | {each.queue for each in procedures.registered()}
 
 
-def _bound(wanted: topology.Topology, bindings: Iterable[standing.Binding]) -> dict[str, set[str]]:
+def _bound(wanted: desired.Topology, bindings: Iterable[standing.Binding]) -> dict[str, set[str]]:
     """Return which of our exchanges each queue is bound to."""
     exchanges = {exchange.name for exchange in wanted.exchanges}
     found: dict[str, set[str]] = {}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from messaging import routing
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology import existing as standing
 from messaging.topology.drift.findings import Finding, Kind, consumer_of
 
 
 def missing(
-    wanted: topology.Topology,
+    wanted: desired.Topology,
     live: Iterable[standing.Binding],
     exchanges: Mapping[str, standing.Exchange],
     queues: Mapping[str, standing.Queue],
@@ -21,7 +21,7 @@ def missing(
     for binding in wanted.bindings:
         ends_stand = binding.exchange in exchanges and binding.queue in queues
         if ends_stand and _wanted_identity(binding) not in there:
-            what = topology.describe(binding)
+            what = desired.describe(binding)
             yield Finding(
                 kind=Kind.MISSING_BINDING,
                 name=binding.queue,
@@ -32,7 +32,7 @@ def missing(
             )
 
 
-def surplus(wanted: topology.Topology, live: Iterable[standing.Binding]) -> Iterator[Finding]:
+def surplus(wanted: desired.Topology, live: Iterable[standing.Binding]) -> Iterator[Finding]:
     """Yield a finding for each binding of a queue of ours that no consumer declares. One to an exchange of another
     application is a note: that application may have made it."""
     queues = {queue.name for queue in wanted.queues}
@@ -44,7 +44,7 @@ def surplus(wanted: topology.Topology, live: Iterable[standing.Binding]) -> Iter
 
 
 def _surplus(binding: standing.Binding, *, is_ours: bool) -> Finding:
-    what = binding.key or topology.describe(
+    what = binding.key or desired.describe(
         routing.Binding(binding.source, binding.destination, arguments=binding.arguments)
     )
     said = f"queue {binding.destination} is also bound to {binding.source} by {what}"

@@ -12,7 +12,7 @@ from messaging.broker.queue_answers import CURE
 from messaging.broker.reply_codes import ACCESS_REFUSED
 from messaging.broker.request_queue import ARGUMENTS as REQUEST_QUEUE_ARGUMENTS
 from messaging.exceptions import ChannelClosed
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology import existing as standing
 from messaging.topology.drift.abandoned import was_declared_here
 from messaging.topology.drift.findings import Drift, Finding, Kind, consumer_of
@@ -28,7 +28,7 @@ COMPARED = {
 }  # fmt: skip
 
 
-def exchanges(wanted: topology.Topology, live: Mapping[str, standing.Exchange]) -> Iterator[Finding]:
+def exchanges(wanted: desired.Topology, live: Mapping[str, standing.Exchange]) -> Iterator[Finding]:
     """Yield a finding for each exchange that is missing, or was seen to stand otherwise."""
     for exchange in wanted.exchanges:
         there = live.get(exchange.name)
@@ -52,7 +52,7 @@ def _other_exchange(name: str, said: str) -> Finding:
     )
 
 
-def queues(wanted: topology.Topology, live: Mapping[str, standing.Queue]) -> Iterator[Finding]:
+def queues(wanted: desired.Topology, live: Mapping[str, standing.Queue]) -> Iterator[Finding]:
     """The same for queues, those of procedures too; and for those that nobody consumes."""
     for queue in wanted.queues:
         there, consumer = live.get(queue.name), consumer_of(queue.name)
@@ -164,7 +164,7 @@ def _word(value: Any) -> str:
 
 
 def told_by_refusals(
-    seen: ByAmqp, wanted: topology.Topology, drift: Drift, exchanges: set[str], queues: set[str]
+    seen: ByAmqp, wanted: desired.Topology, drift: Drift, exchanges: set[str], queues: set[str]
 ) -> Iterator[Finding]:
     """Yield how what is there differs: AMQP says so to whoever declares it again, which changes nothing."""
     for exchange in wanted.exchanges:

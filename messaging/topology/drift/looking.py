@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from messaging import consumers
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology import existing as standing
 from messaging.topology.drift import abandoned, bindings, declared, events, policies
 from messaging.topology.drift.findings import Drift
@@ -21,7 +21,7 @@ def look() -> Drift:
 
 def compare(seen: Standing) -> Drift:
     """Return how what was seen differs from what is wanted."""
-    wanted = topology.wanted(consumers.registered())
+    wanted = desired.topology(consumers.registered())
     drift = Drift(seen.how, seen.address)
     queues = seen.queues()
     live_exchanges = {exchange.name: exchange for exchange in seen.exchanges()}
@@ -62,7 +62,7 @@ def _bindings(seen: Standing) -> list[Binding] | None:
         return None
 
 
-def _counted_now(seen: Standing, queues: list[Queue], wanted: topology.Topology) -> list[Queue]:
+def _counted_now(seen: Standing, queues: list[Queue], wanted: desired.Topology) -> list[Queue]:
     """Return the queues, with the counts of this moment where these say whether something is wrong: what has just been
     sent is found now, and not in five seconds."""
     asked = {queue.name for queue in wanted.queues}

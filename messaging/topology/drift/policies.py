@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology import existing as standing
 from messaging.topology.drift.findings import Finding, Kind, consumer_of
 
@@ -28,7 +28,7 @@ OF_EXCHANGES = {
 
 
 def harmful(
-    wanted: topology.Topology,
+    wanted: desired.Topology,
     exchanges: Mapping[str, standing.Exchange],
     queues: Mapping[str, standing.Queue],
     policies: Mapping[str, Mapping[str, Any]],

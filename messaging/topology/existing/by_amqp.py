@@ -14,7 +14,7 @@ from messaging.broker.queue_answers import QueueAnswer, ask_queues
 from messaging.broker.reply_codes import NOT_FOUND, RESOURCE_LOCKED
 from messaging.exceptions import ChannelClosed
 from messaging.routing import MAX_SHORT_STRING
-from messaging.topology import desired as topology
+from messaging.topology import desired
 from messaging.topology.existing.facts import Binding, CannotBeSeen, Consumer, Exchange, OpenConnection, Queue
 
 
@@ -49,7 +49,7 @@ class ByAmqp:
 
     def exchanges(self, names: Collection[str] = ()) -> list[Exchange]:
         """Return those of the project's exchanges, and of `names`, that are there."""
-        known = [each.name for each in topology.wanted(consumers.registered()).exchanges]
+        known = [each.name for each in desired.topology(consumers.registered()).exchanges]
         found = [name for name in _each_once(known, names) if self._is_there(name)]
         return [Exchange(name=name, type=exchange_type(self.connection, name) or None) for name in sorted(found)]
 
@@ -103,13 +103,13 @@ class ByAmqp:
 
 def known_queues() -> list[str]:
     """Return the names of the queues that this project declares: its consumers' and its procedures'."""
-    wanted = topology.wanted(consumers.registered())
+    wanted = desired.topology(consumers.registered())
     return [*(queue.name for queue in wanted.queues), *(each.queue for each in procedures.registered())]
 
 
 def _our_quorum_queues() -> set[str]:
     """Those that may be asked for a message: no queue of another application's is."""
-    wanted = topology.wanted(consumers.registered())
+    wanted = desired.topology(consumers.registered())
     return {queue.name for queue in wanted.queues if queue.arguments["x-queue-type"] == "quorum"}
 
 
