@@ -15,8 +15,7 @@ import pytest
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, ChannelClosed
-from messaging.topology import declare
-from messaging.topology import desired
+from messaging.topology import declare, desired
 from messaging.topology.declare import Declaration
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
