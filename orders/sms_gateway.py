@@ -1,48 +1,43 @@
-"""An SMS gateway that is spoken to over HTTP: one text a request, and what is known of it afterwards.
+"""A client for an SMS gateway over HTTP: it sends one text per request, and says what is known afterwards.
 
-What counts is whether the text was sent. A text is surely not sent while no connection stands, and where the gateway
-says so; it is sent where the gateway names it. Everything else is doubtful. Which answer means what is written down
-in docs/configuration.md.
+A text was surely not sent before the first byte of its request left, or if the gateway says so. It was sent if the
+gateway answers with its id. Everything else is in doubt. docs/configuration.md lists the meaning of each answer.
 
-Each text has a connection of its own: one that is kept open may be closed by the gateway just as the next request is
-written to it, and then nobody knows whether that one was read.
+Each text has a connection of its own. The gateway may close an idle connection just as the next request is written to
+it, and then the client cannot know whether that request was read.
 """
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import httpx
+
 from messaging.exceptions import NotDone, Reject, RetryLater
 
-#: Share of the time that connecting may take, so that what was not begun is known while there is time to say so.
+#: Share of the time that connecting may take, so that a failed connection is known while there is time to record it.
 CONNECTING = 0.5
 #: Bytes of an answer that are read.
 LONGEST_ANSWER = 64 * 1024
-#: Interim answers (1xx) that may come before the final one.
-MOST_INTERIM_ANSWERS = 20
-#: Longest rest that a gateway can ask for.
-LONGEST_REST = timedelta(hours=1)
+#: Longest delay that a gateway can ask for.
+LONGEST_DELAY = timedelta(hours=1)
 
-#: 4xx that a person can mend at the gateway or in the settings, and that no text is to blame for: wrong token, no
-#: credit, wrong path; and those that only mean "later". Nothing was sent.
+#: 4xx with a cause that is not the text: a wrong token, no credit, a wrong path, or merely "later". Nothing was sent.
 _MENDABLE = {401, 402, 403, 404, 405, 407, 408, 410, 421, 423, 425, 429}
-#: "It is elsewhere; send it there." 302 and 303 may also mean that it was done, and its result is elsewhere.
+#: "Send it to another address." 302 and 303 may also mean that it was sent, and the result is at another address.
 _MOVED = {301, 307, 308}
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -50,15 +45,15 @@ _OUR_HEADERS = {"authorization", "host", "connection", "content-type", "content-
 
 
 class MaybeSent(Exception):
-    """The text may have been sent or not: there was no answer, or none that says."""
+    """The text may have been sent or not: the gateway did not answer, or its answer does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmsGateway:
-    """Where texts are posted to, as `{"to": …, "text": …}`, and with what.
+    """Where texts are posted to, as `{"to": …, "text": …}`, and with which headers.
 
-    `ask_url`, if there is one, tells of a key whether it was sent; "{key}" in it stands for the key. Both answer
-    with a JSON object that has an `id`.
+    `ask_url`, if given, says whether the text with a key was sent; "{key}" in it stands for the key. Both addresses
+    answer with a JSON object that has an `id`.
     """
 
     url: str
@@ -68,32 +63,31 @@ class SmsGateway:
     ask_url: str = ""
 
     def send(self, to: str, text: str, *, key: str, timeout: float) -> str:
-        """Send a text and return the gateway's id of it. Begins to send within `timeout` seconds, or not at all.
+        """Send a text and return the gateway's id for it. Sending begins within `timeout` seconds, or not at all.
 
-        Raises NotDone, RetryLater and Reject where it surely was not sent, MaybeSent where nobody knows.
+        Raises NotDone, RetryLater or Reject if it surely was not sent, and MaybeSent if that is unknown.
         """
-        body = json.dumps({"to": to, "text": text}).encode()
-        answer = self._exchange("POST", self.url, key, timeout, body)
+        answer = self._exchange("POST", self.url, key, timeout, json.dumps({"to": to, "text": text}).encode())
         if 200 <= answer.status < 300:
             return _id_in(answer)
-        raise self._why_not(answer)
+        raise self._error_for(answer)
 
     def ask(self, key: str, *, timeout: float) -> str | None:
-        """Return the gateway's id of the text with this key, or None where it says that it knows of none.
+        """Return the gateway's id for the text with this key, or None if the gateway says that there is no such text.
 
-        Raises what `send` raises where it does not say.
+        Raises the errors of `send` if the gateway does not say.
         """
-        address = self.ask_url.replace("{key}", quote(_header_safe(key), safe=""))
-        answer = self._exchange("GET", address, key, timeout)
+        url = self.ask_url.replace("{key}", quote(_header_safe(key), safe=""))
+        answer = self._exchange("GET", url, key, timeout)
         if 200 <= answer.status < 300:
             return _id_in(answer)
-        # A page that a web server has for any wrong address says nothing about texts.
+        # A web server's own page for any wrong address says nothing about texts.
         if answer.status == 404 and answer.content is not None:
             return None
         raise MaybeSent(f"asked whether it was sent, the gateway answered {answer.status}")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield (which, what) is wrong with the settings, `which` being url, token, key_header or ask_url."""
+        """Yield (setting, problem) for each wrong setting: url, token, key_header or ask_url."""
         if problem := _problem_with(self.url):
             yield "url", problem
         if not self.token:
@@ -109,170 +103,113 @@ class SmsGateway:
                 yield "ask_url", "does not say {key} where the key belongs"
 
     def _exchange(self, method: str, url: str, key: str, timeout: float, body: bytes | None = None) -> _Answer:
-        deadline = time.monotonic() + timeout
-        for which, what in self.problems():
-            raise NotDone(f"SMS_GATEWAY_{which.upper()} {what}")
-        address = urlsplit(url)
-        connection = _connected(address.scheme, address.hostname or "", address.port, timeout * CONNECTING)
-        try:
-            if time.monotonic() >= deadline:
-                # The process stood still meanwhile. Others may take the text for abandoned by now.
-                raise NotDone("there was no time left to send it")
-            headers = {
-                "Authorization": f"Bearer {self.token}",
-                self.key_header: _header_safe(key),
-                "Content-Type": "application/json",
-                "Accept": "application/json",
-                "Connection": "close",
-            }
-            target = (address.path or "/") + (f"?{address.query}" if address.query else "")
-            return _answer(connection, method, target, body, headers, deadline)
-        finally:
-            connection.close()
+        for setting, problem in self.problems():
+            raise NotDone(f"SMS_GATEWAY_{setting.upper()} {problem}")
+        headers = {
+            "Authorization": f"Bearer {self.token}",
+            self.key_header: _header_safe(key),
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "Connection": "close",
+        }
+        return _Exchange(httpx.Request(method, url, headers=headers, content=body), timeout).answer()
 
-    def _why_not(self, answer: _Answer) -> Exception:
-        status, later = answer.status, _retry_after(answer.headers)
-        said = f"the gateway answered {status}"
-        if status in {429, 503} and later is not None:
-            return RetryLater(f"{said}: again in {later.total_seconds():.0f} s", after=later)
+    def _error_for(self, answer: _Answer) -> Exception:
+        status, delay = answer.status, _retry_after(answer.headers)
+        reason = f"the gateway answered {status}"
+        if status in {429, 503} and delay is not None:
+            return RetryLater(f"{reason}: again in {delay.total_seconds():.0f} s", after=delay)
         if status in _MENDABLE or status in _MOVED:
-            return NotDone(said)
+            return NotDone(reason)
         if status == 409 and self.honours_keys:
-            # By custom: an earlier request with this key is still under way.
-            return MaybeSent(said)
+            # By convention, an earlier request with this key is still in progress.
+            return MaybeSent(reason)
         if 400 <= status < 500:
-            return Reject(said)
-        # A 500 may come after the work. So may a 502, 503 or 504: a proxy says it when the gateway behind it broke off.
-        return MaybeSent(said)
+            return Reject(reason)
+        # A 500 may come after the text was sent. So may a 502, 503 or 504, if a proxy lost the gateway behind it.
+        return MaybeSent(reason)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
-    headers: HTTPMessage
+    headers: Mapping[str, str]
     #: The body, if it is a JSON object.
     content: dict[str, Any] | None
 
 
-class _FinalResponse(HTTPResponse):
-    """The final answer to a request. Any number of interim ones may precede it, of statuses that a client need not
-    know (RFC 9110, 15.2); `http.client` itself skips 100 alone."""
+class _Exchange:
+    """One request and its answer, on a thread of its own.
 
-    def begin(self) -> None:
-        """Read up to the final answer's headers. Raises HTTPException where none follows MOST_INTERIM_ANSWERS."""
-        for _ in range(MOST_INTERIM_ANSWERS + 1):
-            super().begin()
-            # After 101 the connection speaks another protocol: no answer follows.
-            if self.status >= 200 or self.status == HTTPStatus.SWITCHING_PROTOCOLS:
-                return
-            self.headers = self.msg = None  # type: ignore[assignment]  # as before the first answer
-        raise HTTPException("only interim answers")
-
-
-def _connected(scheme: str, host: str, port: int | None, patience: float) -> HTTPConnection:
-    """Return a connection that stands, TLS included. Raises NotDone after `patience` seconds: nothing was sent."""
-    connection = (
-        HTTPSConnection(host, port, timeout=patience, context=_trust())
-        if scheme == "https"
-        else HTTPConnection(host, port, timeout=patience)
-    )
-    connection.response_class = _FinalResponse
-    opening = _Opening(connection)
-    error = opening.result(patience)
-    if error is not None:
-        raise NotDone(f"the gateway cannot be reached: {_named(error)}") from None
-    return connection
-
-
-class _Opening:
-    """Connects, on a thread of its own: nothing else bounds a name's resolution, or the tries of several addresses."""
-
-    def __init__(self, connection: HTTPConnection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._given_up = False
-        self._error: Exception | None = TimeoutError()
-        self._thread = threading.Thread(target=self._run, name="sms-connect", daemon=True)
-
-    def result(self, patience: float) -> Exception | None:
-        """Return what went wrong, if anything did, after `patience` seconds at most."""
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            return OSError(errno.EAGAIN, f"no thread could be started for it ({error})")
-        self._thread.join(patience)
-        with self._lock:
-            self._given_up = True
-            return self._error
-
-    def _run(self) -> None:
-        error: Exception | None = None
-        try:
-            self._connection.connect()
-        except Exception as refused:
-            error = refused
-        with self._lock:
-            if not self._given_up:
-                self._error = error
-                return
-        self._connection.close()
-
-
-def _answer(
-    connection: HTTPConnection, method: str, target: str, body: bytes | None, headers: dict[str, str], deadline: float
-) -> _Answer:
-    """Speak, and return what comes back until `deadline` (monotonic). Whatever goes wrong here leaves a doubt."""
-    connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
-    connection.sock = _Line(connection.sock, deadline)
-    try:
-        connection.request(method, target, body, headers)
-        response = connection.getresponse()
-        received = b""
-        while len(received) <= LONGEST_ANSWER:
-            more = response.read1(LONGEST_ANSWER)
-            if not more:
-                break
-            received += more
-        return _Answer(response.status, response.headers, _object_in(received))
-    except (OSError, HTTPException, ValueError) as error:
-        raise MaybeSent(f"no answer to be understood: {_named(error)}") from None
-
-
-class _Line:
-    """A socket, as far as `http.client` needs one, from which nothing is read after `deadline` (monotonic).
-
-    A socket's own time-out begins anew with each byte: a gateway that lets them drip could hold the thread for days.
+    Only a thread bounds the whole time: a name's resolution and the attempts at several addresses have no timeout
+    together, and a read timeout begins anew with each byte of an answer that drips in.
     """
 
-    def __init__(self, line: socket.socket, deadline: float) -> None:
-        self._line = line
-        self._deadline = deadline
-        self.sendall = line.sendall
-        self.close = line.close
+    def __init__(self, request: httpx.Request, timeout: float) -> None:
+        self._connecting = timeout * CONNECTING
+        self._deadline = time.monotonic() + timeout
+        request.extensions = {
+            "timeout": httpx.Timeout(timeout, connect=self._connecting).as_dict(),
+            "trace": self._trace,
+        }
+        self._request = request
+        self._lock = threading.Lock()
+        #: Whether the first byte of the request may have left.
+        self._begun = False
+        #: Whether the request must not begin any more.
+        self._given_up = False
+        self._socket: socket.socket | None = None
+        self._answer: _Answer | None = None
+        self._error: Exception = TimeoutError()
 
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reading(self._line, self._deadline))
+    def answer(self) -> _Answer:
+        """Return the answer. Raises NotDone if the request did not begin, MaybeSent if no answer came to it in time."""
+        thread = threading.Thread(target=self._run, name="sms-gateway", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise NotDone(f"no thread could be started to send it: {error}") from None
+        thread.join(self._connecting)
+        with self._lock:
+            self._given_up = True
+        if self._begun:
+            thread.join(max(0.0, self._deadline - time.monotonic()))
+            self._hang_up()
+        if self._answer is not None:
+            return self._answer
+        if self._begun:
+            raise MaybeSent(f"no answer that can be understood: {_description(self._error)}")
+        raise NotDone(f"the gateway cannot be reached: {_description(self._error)}")
 
+    def _run(self) -> None:
+        # The transport alone: a client would follow proxies of the environment, and log addresses.
+        try:
+            with httpx.HTTPTransport(verify=_system_certificates()) as transport:
+                response = transport.handle_request(self._request)
+                received = b""
+                for piece in response.iter_raw():
+                    received += piece
+                    if len(received) > LONGEST_ANSWER:
+                        break
+            self._answer = _Answer(response.status_code, response.headers, _object_in(received))
+        except Exception as error:
+            self._error = error
 
-class _Reading(io.RawIOBase):
-    def __init__(self, line: socket.socket, deadline: float) -> None:
-        self._line = line
-        self._deadline = deadline
-        self._file = line.makefile("rb", buffering=0)
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+            self._socket = info["return_value"].get_extra_info("socket")
+        elif event == "http11.send_request_headers.started":
+            with self._lock:
+                # If this process stood still while it connected, others may by now consider the text abandoned.
+                if self._given_up or time.monotonic() >= self._deadline:
+                    raise TimeoutError
+                self._begun = True
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no whole answer in time")
-        self._line.settimeout(left)
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    def _hang_up(self) -> None:
+        """End the connection, and with it the thread if it still reads."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _object_in(body: bytes) -> dict[str, Any] | None:
@@ -284,25 +221,25 @@ def _object_in(body: bytes) -> dict[str, Any] | None:
 
 
 def _id_in(answer: _Answer) -> str:
-    """Return the id in a good answer. Raises MaybeSent where there is none: such an answer says nothing."""
+    """Return the id in a good answer. Raises MaybeSent if there is none: such an answer says nothing."""
     reference = answer.content.get("id") if answer.content else None
     if isinstance(reference, bool) or not isinstance(reference, str | int) or not str(reference).strip():
-        raise MaybeSent(f"the gateway answered {answer.status}, but not as agreed: no JSON object with an id")
+        raise MaybeSent(f"the gateway answered {answer.status}, but without a JSON object that has an id")
     return str(reference).strip()
 
 
-def _retry_after(headers: HTTPMessage) -> timedelta | None:
-    """Return the rest that the gateway asks for, in seconds or until a date, within reason."""
+def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    """Return the delay that the gateway asks for, in seconds or until a date, within reason."""
     text = headers.get("Retry-After", "").strip()
     try:
         seconds = int(text) if text.isdecimal() else (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
         return None
-    return timedelta(seconds=min(max(seconds, 1), LONGEST_REST.total_seconds()))
+    return timedelta(seconds=min(max(seconds, 1), LONGEST_DELAY.total_seconds()))
 
 
 def _header_safe(key: str) -> str:
-    # Ids of our own messages stay as they are; a foreign one may hold anything.
+    # The ids of our own messages stay as they are; a foreign id may hold any character.
     return quote(key, safe=":")
 
 
@@ -314,7 +251,7 @@ def _problem_with(url: str) -> str:
         port = address.port
     except ValueError:
         return "is no address"
-    # None is repeated: there may be a secret in it.
+    # No message repeats the address: it may hold a secret.
     if address.scheme not in {"http", "https"} or not address.hostname or port == 0:
         return "must be an address such as https://sms.example/messages"
     if address.username is not None or address.password is not None:
@@ -324,8 +261,10 @@ def _problem_with(url: str) -> str:
     return ""
 
 
-def _named(error: BaseException) -> str:
-    """Return what happened, without what the other side said: it may repeat the text, or the number."""
+def _description(error: BaseException) -> str:
+    """Return what went wrong, without any word of the other side: it may repeat the text or the phone number."""
+    while deeper := error.__cause__ or error.__context__:
+        error = deeper
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, socket.gaierror):
@@ -338,6 +277,6 @@ def _named(error: BaseException) -> str:
 
 
 @cache
-def _trust() -> ssl.SSLContext:
-    """The certificates of the system, read once: that takes longer than a text."""
+def _system_certificates() -> ssl.SSLContext:
+    """Return the system's certificates. They are read once, as that takes longer than sending a text."""
     return ssl.create_default_context()

@@ -25,7 +25,7 @@ from messaging.rpc import client as rpc_client
 from messaging.worker import effect_runner as sending
 from messaging.worker import ledger
 from messaging.worker import time_limit as watchdog
-from orders import sms_gateway
+from orders.sms_gateway import SmsGateway
 from tests.support.consuming import Noted
 from tests.support.waiting import eventually
 
@@ -281,7 +281,7 @@ def test_an_effect_that_got_no_thread_was_not_begun_and_costs_no_try(limit: Limi
 
 def test_a_text_that_got_no_thread_for_its_connection_was_surely_not_sent(limit: Limit) -> None:
     with pytest.raises(NotDone, match=REFUSED):
-        sms_gateway._connected("http", "127.0.0.1", 1, 1.0)
+        SmsGateway(url="http://127.0.0.1:1/", token="t").send("+8613800138000", "hello", key="k", timeout=1)
 
 
 def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings: Any) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from messaging.exceptions import NotDone, Reject, RetryLater
-from orders import sms_gateway
 from orders.sms_gateway import MaybeSent, SmsGateway
 from script.services.ports import free_port
 from script.services.sms_gateway import SmsGateway as Stub
@@ -303,7 +302,6 @@ def test_interim_answers_that_come_one_by_one_are_skipped() -> None:
     [
         INTERIM % 103,
         (INTERIM % 103)[:30],
-        (INTERIM % 103) * 1000 + http(201, {"id": "x"}),
         INTERIM % 101 + http(201, {"id": "x"}),
         http(202),
         http(300, {"id": "x"}),
@@ -389,16 +387,15 @@ def test_a_name_server_that_never_answers_was_sent_nothing(monkeypatch: pytest.M
 def test_nothing_is_begun_once_the_time_is_over(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that was frozen while it connected: another one may have taken its text over."""
     requests = len(stub.ledger.requests())
-    now = time.monotonic
-    connected = sms_gateway._connected
+    now, connect = time.monotonic, socket.create_connection
 
-    def connected_late(*arguments: Any) -> Any:
-        connection = connected(*arguments)
-        monkeypatch.setattr(sms_gateway.time, "monotonic", lambda: now() + 100)
+    def connect_late(*arguments: Any, **options: Any) -> socket.socket:
+        connection = connect(*arguments, **options)
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 100)
         return connection
 
-    monkeypatch.setattr(sms_gateway, "_connected", connected_late)
-    with pytest.raises(NotDone, match="no time left"):
+    monkeypatch.setattr(socket, "create_connection", connect_late)
+    with pytest.raises(NotDone, match="took too long"):
         SmsGateway(url=stub.url, token=stub.token).send(PHONE, TEXT, key="frozen", timeout=5)
     assert len(stub.ledger.requests()) == requests
 
