@@ -1,4 +1,4 @@
-"""The app's start: configuration is read and consumers are registered."""
+"""The app's start: read the configuration, register checks and declarations."""
 
 from django.apps import AppConfig
 from django.utils.module_loading import autodiscover_modules
@@ -10,16 +10,17 @@ class MessagingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Read `settings.MESSAGING`, so that a wrong value fails here by name, and find every app's
-        `events`, `effects`, `consumers` and `procedures` modules.
+        """Read `settings.MESSAGING`, and import every app's `events`, `effects`, `consumers` and `procedures`.
 
-        Raises ImproperlyConfigured for a wrong value, and in a server for surroundings that are not supported; a
-        command of Django's has those from its checks."""
-        from messaging import checks, conf, surroundings  # noqa: F401  (`checks` registers itself)
+        Raises ImproperlyConfigured for a wrong value, and in a server also for an environment that is not supported;
+        in a management command Django's checks refuse that.
+        """
+        from messaging import conf
+        from messaging.checks import environment
         from messaging.relay import thread as relay_thread
 
         conf.get()
-        if not surroundings.are_checked():
-            surroundings.require()
+        if not environment.is_checked_by_django():
+            environment.require_supported()
         relay_thread.install()
         autodiscover_modules("events", "effects", "consumers", "procedures")

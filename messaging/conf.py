@@ -12,8 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from messaging import tls
-from messaging.validation import texts
+from messaging.validation import texts, tls
 from messaging.validation.addresses import BrokerAddress, broker_address
 
 

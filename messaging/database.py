@@ -24,9 +24,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.models import OutboxMessage
-from messaging.moments import as_written
+from messaging.models.fields import as_written
 from messaging.validation import functions
 
 log = get_logger(__name__)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging.exceptions import UnknownEffect
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.retry import RetryPolicy, is_limit
 from messaging.validation import functions, texts
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import structlog
 from uuid6 import uuid7
 
 from messaging.exceptions import Undecodable
-from messaging.validation import fitting, texts
 
 # Headers for the machinery begin with "x-": a headers exchange ignores those when it matches bindings.
 VERSION_HEADER = "x-event-version"
@@ -141,50 +138,3 @@ def identity(message_id: str, app_id: str, *, own_app_id: str) -> str:
 def hashed(raw: bytes) -> str:
     """Return a text that stands for `raw`, and for nothing else."""
     return f"{HASHED}{hashlib.sha256(raw).hexdigest()}"
-
-
-def request_headers() -> dict[str, str]:
-    """Return the header that names the web request in which this is called; none outside of one. Whoever sent the
-    request may have chosen its id."""
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
-    return {REQUEST_ID_HEADER: texts.fitted(request_id)} if request_id else {}
-
-
-def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return AMQP headers as JSON: tables, arrays and numbers as they are, all else (bytes, times) as text; each under
-    a name that can be sent again."""
-    stored: dict[str, Any] = {}
-    for name, value in headers.items():
-        stored[fitting.name_of(name, stored)] = _storable(value)
-    return stored
-
-
-def storable_text(text: str) -> str:
-    """Return `text` as every database takes it: none holds half of a surrogate pair, and PostgreSQL no NUL."""
-    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")
-
-
-def headers_to_pass_on(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers that the next attempt of a message keeps, so that they fit into an AMQP frame.
-
-    Those of the machinery are written anew, and what a broker added on the way is history. CC and BCC would make
-    the broker route copies elsewhere (https://www.rabbitmq.com/docs/sender-selected).
-    """
-    kept = {
-        name: value
-        for name, value in storable_headers(headers).items()
-        if name == REQUEST_ID_HEADER or not (name.startswith("x-") or name in {"CC", "BCC"})
-    }
-    return fitting.fit(kept, fitting.room_for_headers())
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return storable_headers(value)
-    if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, int) and -(2**63) <= value < 2**63:
-        return value
-    return storable_text(str(value))

@@ -15,12 +15,13 @@ from messaging import conf, database
 from messaging.consumers import MAX_PRIORITY, exchange_of
 from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
-from messaging.message import headers_to_pass_on, new_id, request_headers
+from messaging.headers import fit_headers, headers_to_pass_on, request_headers, size_of
+from messaging.message import new_id
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import publishing, relay
 from messaging.relay import thread as relay_thread
 from messaging.routing import MAX_SHORT_STRING
-from messaging.validation import fitting, texts
+from messaging.validation import texts
 
 #: Longest delay of an event. One beyond the calendar could not be stored.
 MAX_DELAY = timedelta(days=36_500)
@@ -124,7 +125,7 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
     _require_transaction()
     for row in rows:
         if row.consumer and row.headers:
-            row.headers = fitting.fit(row.headers, publishing.room_for_headers(row))
+            row.headers = fit_headers(row.headers, publishing.room_for_headers(row))
     if delay:
         publish_at = database.in_future(delay.total_seconds())
         for row in rows:
@@ -244,7 +245,7 @@ def _routing_headers(event: Event) -> dict[str, Any]:
 
 
 def _check_headers_fit(row: OutboxMessage) -> None:
-    size, room = fitting.size_of(row.headers), publishing.room_for_headers(row)
+    size, room = size_of(row.headers), publishing.room_for_headers(row)
     if size > room:
         raise ValueError(f"{row.type}: its headers take {size} bytes; AMQP's frame has room for {room}")
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from messaging.exceptions import Reject, RetryLater, Undecodable
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.validation import functions
 
 log = get_logger(__name__)

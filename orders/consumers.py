@@ -3,8 +3,7 @@ is now, and does nothing that was done before."""
 
 from __future__ import annotations
 
-from messaging.consumers import consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery, consumer
 from messaging.exceptions import Reject
 from messaging.retry import RetryPolicy
 from orders import red_packets

@@ -14,7 +14,7 @@ from django.utils.formats import date_format
 from django.utils.module_loading import import_string
 from django.utils.timezone import localtime
 
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.effects import Sending
 from messaging.models import Effect
 from messaging.validation.functions import check_runs

@@ -8,9 +8,10 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Any
 
-from messaging.loggers import get_logger
-from messaging.message import storable_headers, storable_text
+from messaging.headers import storable_headers
+from messaging.logs import get_logger
 from messaging.models import ActionOnMessage, OperatorAction
+from messaging.validation.texts import storable_text
 
 log = get_logger(__name__)
 

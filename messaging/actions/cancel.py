@@ -15,9 +15,9 @@ from messaging.actions.pages import pages
 from messaging.actions.publish_now import LEASED
 from messaging.actions.selection import Wanted
 from messaging.consumers import Consumer
-from messaging.loggers import get_logger
-from messaging.message import storable_text
+from messaging.logs import get_logger
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.validation.texts import storable_text
 from messaging.worker import inbox, ordering
 
 log = get_logger(__name__)

@@ -9,9 +9,9 @@ from messaging import database
 from messaging.actions import audit
 from messaging.actions.pages import pages
 from messaging.actions.selection import Wanted
-from messaging.loggers import get_logger
-from messaging.message import storable_text
+from messaging.logs import get_logger
 from messaging.models import InboxMessage
+from messaging.validation.texts import storable_text
 
 log = get_logger(__name__)
 

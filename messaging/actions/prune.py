@@ -12,7 +12,7 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast
 
 from messaging import conf, consumers, database
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 
 log = get_logger(__name__)

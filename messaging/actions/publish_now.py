@@ -9,7 +9,7 @@ from messaging import database
 from messaging.actions import audit
 from messaging.actions.pages import pages
 from messaging.actions.selection import Wanted
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.models import InboxMessage, OutboxMessage
 
 log = get_logger(__name__)

@@ -20,7 +20,7 @@ from messaging import consumers, database, outbox
 from messaging.actions import audit
 from messaging.actions.pages import SIZE, pages
 from messaging.actions.selection import Wanted
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.models import Effect, InboxMessage, OutboxMessage
 
 log = get_logger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 from django.db.models import Q
 
 from messaging import database
-from messaging.message import storable_text
+from messaging.validation.texts import storable_text
 
 #: Ids that a description spells out.
 NAMED = 3

@@ -6,10 +6,10 @@ from enum import StrEnum
 
 from messaging import database
 from messaging.actions import audit
-from messaging.loggers import get_logger
-from messaging.message import storable_text
+from messaging.logs import get_logger
 from messaging.models import Effect
 from messaging.validation import texts
+from messaging.validation.texts import storable_text
 from messaging.worker import ledger
 from messaging.worker.ledger import Result
 

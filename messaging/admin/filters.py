@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
@@ -11,8 +11,7 @@ from django.http import HttpRequest
 
 from messaging import consumers, events
 from messaging.history.effect_trouble import EffectTrouble
-from messaging.message import storable_text
-from messaging.moments import now
+from messaging.validation.texts import storable_text
 
 
 class KnownValuesFilter(admin.SimpleListFilter):
@@ -84,7 +83,7 @@ class TimeFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         chosen = self.spans.get(self.value() or "")
-        return queryset.filter(**{f"{self.column}__gte": now() - chosen[1]}) if chosen else queryset
+        return queryset.filter(**{f"{self.column}__gte": datetime.now(UTC) - chosen[1]}) if chosen else queryset
 
 
 class CreatedFilter(TimeFilter):

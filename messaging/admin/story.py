@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from urllib.parse import urlencode
 
 from django.http import HttpRequest
@@ -18,7 +18,6 @@ from messaging.admin.links import admin_url
 from messaging.history.story import Entry, Kind, Story
 from messaging.masking import masked_text
 from messaging.models import OutboxMessage
-from messaging.moments import now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,17 +190,17 @@ def _under_way(entry: Entry) -> str:
 
 
 def _is_due(entry: Entry) -> bool:
-    return entry.due is None or entry.due <= now()
+    return entry.due is None or entry.due <= datetime.now(UTC)
 
 
 def _due_for(entry: Entry) -> str:
     """Say for how long it has been due; never that it happens now: nobody knows whether broker and worker run."""
-    return f"due for {words.span(now() - entry.due)}" if entry.due else "due"
+    return f"due for {words.span(datetime.now(UTC) - entry.due)}" if entry.due else "due"
 
 
 def _when(entry: Entry) -> str:
     assert entry.due is not None, "what is due at no time is due"
-    return f"in {words.span(entry.due - now())}, not before {localtime(entry.due):%H:%M:%S}"
+    return f"in {words.span(entry.due - datetime.now(UTC))}, not before {localtime(entry.due):%H:%M:%S}"
 
 
 def _row_url(entry: Entry) -> str:

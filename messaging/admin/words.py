@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.utils.formats import date_format
 from django.utils.html import format_html
@@ -13,7 +13,6 @@ from django.utils.timezone import localtime
 from messaging.history.effect_trouble import EffectTrouble, failed_attempts, is_overdue
 from messaging.history.story import Kind
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.moments import now
 
 #: Icon and tone of each state, outcome and kind of entry.
 LOOKS = {
@@ -103,7 +102,7 @@ def moment(time: datetime) -> str:
 def short_moment(time: datetime) -> str:
     """Return a time to the second, without the year where it is this one."""
     local = localtime(time)
-    return date_format(local, "j M H:i:s" if local.year == localtime(now()).year else "j M Y H:i:s")
+    return date_format(local, "j M H:i:s" if local.year == localtime(datetime.now(UTC)).year else "j M Y H:i:s")
 
 
 def clock(time: datetime) -> str:
@@ -128,7 +127,7 @@ def span(time: timedelta) -> str:
 
 def explain_outbox(row: OutboxMessage) -> Explanation:
     """Say how far a message has come on its way to the broker."""
-    due = short_moment(row.publish_at) if row.publish_at > now() else ""
+    due = short_moment(row.publish_at) if row.publish_at > datetime.now(UTC) else ""
     match row.state:
         case OutboxMessage.State.PUBLISHED:
             audience = ", ".join(row.expected_consumers) or "whoever is bound to its type"
@@ -219,7 +218,7 @@ def explain_effect(effect: Effect) -> Explanation:
         case Effect.State.INTENDED:
             tried = f"{failed_attempts(effect)}; it was not done." if effect.attempts else "Not begun yet."
             again = "tried again" if effect.attempts else "begun"
-            if effect.send_at > now():
+            if effect.send_at > datetime.now(UTC):
                 return Explanation(tried, f"It is {again} at {short_moment(effect.send_at)}, if its consumer runs.")
             return Explanation(
                 tried,

@@ -21,15 +21,14 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf, news, threads
+from messaging import conf, logs, processes
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
 from messaging.broker.parameters import parameters_of
 from messaging.broker.refusals import describe, is_limit, is_refusal, is_silence
 from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached, ThreadNotStarted
-from messaging.loggers import get_logger, quiet_pika
-from messaging.news import News
-from messaging.validation import fitting
+from messaging.headers import note_frame_max
+from messaging.logs import Throttle, get_logger, quiet_pika
 from messaging.validation.addresses import BrokerAddress
 
 log = get_logger(__name__)
@@ -117,7 +116,7 @@ class Connection:
         #: The latest attempt, or connection, ended because a limit of the broker is reached. Waiting helps.
         self.limited = False
         #: Why no attempt to connect has succeeded since the connection was open.
-        self._news = News()
+        self._throttle = Throttle()
         #: The last connection was open and ended at a limit, such as one on channels: the next may end at once, too.
         self._opened_in_vain = False
         self._ioloop = IOLoop()
@@ -143,7 +142,7 @@ class Connection:
         """Close the connection and end the I/O thread, within `CLOSE_TIMEOUT`."""
         self._stopping = True
         self.call_soon(self._close)
-        threads.join(self._thread, CLOSE_TIMEOUT + 0.5)
+        processes.join(self._thread, CLOSE_TIMEOUT + 0.5)
 
     @property
     def is_open(self) -> bool:
@@ -284,7 +283,7 @@ class Connection:
         self.generation += 1
         self.blocked = False
         self.server = _server(connection.server_properties)
-        fitting.note_frame(connection.params.frame_max)
+        note_frame_max(connection.params.frame_max)
         self.cluster = str(connection.server_properties.get("cluster_name") or "")
         self._refusals = 0
         self.refused = False
@@ -303,14 +302,14 @@ class Connection:
 
     def _say_connected(self) -> None:
         log.info("amqp.connected", role=self._role, **({"after": self.last_error} if self.last_error else {}))
-        self._news.forget()
+        self._throttle.reset()
 
     def _set_blocked(self, connection: pika.SelectConnection, blocked: bool) -> None:
         if connection is self._pika:
             self.blocked = blocked
             log.warning("amqp.blocked" if blocked else "amqp.unblocked", role=self._role)
             if blocked:
-                self._ioloop.call_later(news.SAY_AGAIN, lambda: self._still_blocked(connection))
+                self._ioloop.call_later(logs.REPEAT_AFTER, lambda: self._still_blocked(connection))
             self._changed()
 
     def _still_blocked(self, connection: pika.SelectConnection) -> None:
@@ -354,7 +353,7 @@ class Connection:
             return
         if was_open:
             self._opened_in_vain = limited
-        if (was_open and not limited) or self._news.is_due(reason):
+        if (was_open and not limited) or self._throttle.allows(reason):
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
         self._refusals = self._refusals + 1 if refused else 0
         self.refused = self._refusals >= self._address_count

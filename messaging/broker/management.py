@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from messaging import conf, tls
+from messaging import conf
 from messaging.broker.refusals import GUEST_IS_LOCAL, describe
 from messaging.exceptions import BrokerUnavailable
+from messaging.validation import tls
 from messaging.validation.addresses import BrokerAddress, bracketed
 
 #: Seconds until one address has answered its first question; whoever asks can do without.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pika
 
-from messaging import tls
+from messaging.validation import tls
 from messaging.validation.addresses import BrokerAddress
 
 

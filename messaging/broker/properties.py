@@ -7,12 +7,12 @@ from typing import Any
 
 import pika
 
+from messaging.headers import MARGIN, USUAL_FRAME, fit_headers, room_in_frame
 from messaging.message import Message, hashed
-from messaging.validation import fitting
 
 PERSISTENT = 2
-#: Bytes of headers and properties that surely fit RabbitMQ's usual frame; see `fitting.room` for what is agreed on.
-MAX_PROPERTIES = fitting.USUAL_FRAME - fitting.MARGIN
+#: Bytes of headers and properties that surely fit RabbitMQ's usual frame; see `room_in_frame` for what is agreed on.
+MAX_PROPERTIES = USUAL_FRAME - MARGIN
 
 
 def to_pika(message: Message) -> pika.BasicProperties:
@@ -55,7 +55,7 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
 def check_size(properties: pika.BasicProperties) -> None:
     """Raise ValueError for properties that do not fit one frame: over those the broker closes the connection, on the
     innocent too, and again at each repetition."""
-    headers, room = properties.headers, fitting.room()
+    headers, room = properties.headers, room_in_frame()
     # Measuring costs a second encoding; only what could be too large is measured.
     if headers and len(repr(headers)) > room / 8:
         size = sum(map(len, properties.encode()))
@@ -68,7 +68,7 @@ def fitted(message: Message) -> pika.BasicProperties:
     properties = to_pika(message)
     if headers := properties.headers:
         properties.headers = None
-        properties.headers = fitting.fit(headers, fitting.room() - sum(map(len, properties.encode())))
+        properties.headers = fit_headers(headers, room_in_frame() - sum(map(len, properties.encode())))
     return properties
 
 

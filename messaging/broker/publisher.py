@@ -19,7 +19,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.properties import check_size, to_pika
 from messaging.broker.refusals import channel_closed, describe
 from messaging.exceptions import BrokerSilent, ChannelClosed
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.message import OUTBOX_ID_HEADER, Message
 
 log = get_logger(__name__)

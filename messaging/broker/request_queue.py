@@ -24,9 +24,8 @@ from messaging.broker.refusals import channel_closed, describe, says_limit
 from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import ChannelClosed
-from messaging.loggers import get_logger
+from messaging.logs import Throttle, get_logger
 from messaging.message import Message
-from messaging.news import News
 
 log = get_logger(__name__)
 
@@ -87,7 +86,7 @@ class RequestQueue(Subscription):
         self._on_request = on_request
         self._plain = plain
         #: Why it is not served, since it last was.
-        self._news = News()
+        self._throttle = Throttle()
         #: In what the queue differs from how it would be declared here, in the broker's words, once that was said.
         self._difference = ""
         #: Only look whether the queue exists, whatever its properties.
@@ -130,7 +129,7 @@ class RequestQueue(Subscription):
 
     def _consuming(self) -> None:
         super()._consuming()
-        self._news.forget()
+        self._throttle.reset()
         log.info("rpc.serving", queue=self.queue)
 
     def _arrived(
@@ -225,10 +224,10 @@ class RequestQueue(Subscription):
 
     def lost(self, reason: str) -> None:
         """Take note that the connection is gone, which says so itself. I/O thread only."""
-        self._news.is_due(reason)
+        self._throttle.allows(reason)
         super().lost(reason)
 
     def _say_why(self, reason: str) -> None:
         # It is opened again every second.
-        if self._news.is_due(reason):
+        if self._throttle.allows(reason):
             log.warning("rpc.queue_lost", queue=self.queue, reason=reason)

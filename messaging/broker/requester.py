@@ -14,7 +14,7 @@ from pika.channel import Channel
 from messaging.broker.connection import Connection
 from messaging.broker.properties import from_pika, to_pika
 from messaging.broker.refusals import channel_closed, describe
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.message import Message
 
 log = get_logger(__name__)

@@ -16,7 +16,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.properties import from_pika
 from messaging.broker.refusals import channel_closed
 from messaging.exceptions import ChannelClosed
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.message import Message
 
 log = get_logger(__name__)

@@ -3,14 +3,13 @@ reconciling."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from django.db.models import Q
 
 from messaging import database
 from messaging.models import Effect
-from messaging.moments import now
 
 #: Seconds after which an effect that nobody carries out is overdue, unless the caller says otherwise.
 OVERDUE = 60.0
@@ -63,7 +62,7 @@ def is_overdue(effect: Effect) -> bool:
     """Whether one effect has been due for longer than OVERDUE, by this machine's clock."""
     due = {Effect.State.INTENDED.value: effect.send_at, Effect.State.SENDING.value: effect.sending_until}
     since = due.get(effect.state)
-    return since is not None and since < now() - timedelta(seconds=OVERDUE)
+    return since is not None and since < datetime.now(UTC) - timedelta(seconds=OVERDUE)
 
 
 def failed_attempts(effect: Effect) -> str:

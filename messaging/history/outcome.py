@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from messaging.history.effect_trouble import OVERDUE, EffectTrouble, first_trouble, is_overdue
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.moments import now
 
 #: States, the worst first: those that wait for a person, those that go on by themselves, those that a person ended.
 WORST_FIRST = (
@@ -74,7 +73,7 @@ def _of_outbox(rows: _Rows) -> Iterator[Fact]:
                         yield Fact("unhandled", f"{sent.type} not handled by {consumer} yet")
             case OutboxMessage.State.FAILED:
                 yield Fact("failed", f"{about} refused by RabbitMQ")
-            case OutboxMessage.State.PENDING if sent.publish_at < now() - timedelta(seconds=OVERDUE):
+            case OutboxMessage.State.PENDING if sent.publish_at < datetime.now(UTC) - timedelta(seconds=OVERDUE):
                 yield Fact("overdue", f"{about} overdue, not published")
             case OutboxMessage.State.PENDING:
                 yield Fact("pending", f"{about} not published yet")

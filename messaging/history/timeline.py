@@ -11,8 +11,8 @@ from django.db.models import Q
 from messaging.actions import audit
 from messaging.history.story import Entry, Kind, Story
 from messaging.history.story_entries import Rows, entries_of
-from messaging.message import storable_text
 from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
+from messaging.validation.texts import storable_text
 
 #: Rows of each table that a story reads, the newest ones.
 ROW_LIMIT = 500

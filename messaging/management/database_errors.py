@@ -11,9 +11,8 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.db.models import Model
 
 from messaging import database
-from messaging.loggers import get_logger
+from messaging.logs import Throttle, get_logger
 from messaging.management.arguments import EXIT_UNREACHABLE
-from messaging.news import News
 
 log = get_logger(__name__)
 
@@ -58,7 +57,7 @@ def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patie
     `patiently` is not said, or refuses this account; the database's own error where the table is missing, and any of
     SQLite's: a file is there or not.
     """
-    reasons = News()
+    reasons = Throttle()
     while not should_stop():
         try:
             with database.atomic():
@@ -69,12 +68,12 @@ def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patie
             reason = " ".join(str(error).split())
             if not patiently or any(each in reason for each in _REFUSALS):
                 raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
-            if reasons.is_due(reason):
+            if reasons.allows(reason):
                 log.warning("database.unreachable", reason=reason, tried_again_in_seconds=PAUSE)
             time.sleep(PAUSE)
         else:
             database.give_back_pooled()
-            if reasons.forget():
+            if reasons.reset():
                 log.info("database.reached")
             return True
     return False

@@ -23,10 +23,10 @@ from typing import Any
 
 import structlog
 
-from messaging import conf, forks, threads
+from messaging import conf, processes
 from messaging.broker.publisher import Fate, Publisher, Publishing
 from messaging.exceptions import BrokerUnavailable
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.masking import mask_event, masked_text
 from messaging.message import Message
 from messaging.routing import MAX_SHORT_STRING
@@ -156,7 +156,7 @@ class BrokerHandler(logging.Handler):
             except Exception:
                 # The settings are wrong, which the process will say itself, or it ends, and no thread starts any more.
                 self._publisher = None
-                self._start_due = time.monotonic() + threads.PAUSE
+                self._start_due = time.monotonic() + processes.PAUSE
                 return False
             self._thread = thread
         return True
@@ -170,7 +170,7 @@ class BrokerHandler(logging.Handler):
     def _send_all(self, publisher: Publisher) -> None:
         declaration = Declaration(publisher.connection)
         declared = 0
-        threads.start("logs", publisher.start, lambda: self._publisher is not publisher)
+        processes.start_thread("logs", publisher.start, lambda: self._publisher is not publisher)
         while self._publisher is publisher:
             try:
                 if not publisher.ready:
@@ -320,4 +320,4 @@ def _begin_anew_after_fork() -> None:
         handler._begin()
 
 
-forks.in_each_child(_begin_anew_after_fork)
+processes.in_each_child(_begin_anew_after_fork)

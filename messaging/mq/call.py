@@ -11,8 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging import procedure_values as wire
-from messaging import rpc
+from messaging import procedures, rpc
 from messaging.exceptions import BodyTooLarge
 from messaging.management.arguments import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, what_to_do
 from messaging.management.tables import printable
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Call, and print what was answered in the order of the values."""
     name, queue = options["name"], options["queue"]
-    values = options["values"] or [wire.NO_ARGUMENTS]
+    values = options["values"] or [procedures.NO_ARGUMENTS]
     calls: list[Future[Any]] = []
     failures: list[CommandError] = []
     try:
@@ -185,7 +184,7 @@ def _text(value: Any) -> str:
 
 def _json_value(text: str) -> Any:
     try:
-        return wire.decode(text.encode(errors="surrogateescape"))
+        return procedures.decode(text.encode(errors="surrogateescape"))
     except ValueError as error:
         quoted = json.dumps(text, ensure_ascii=False)
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error}); a text is written '{quoted}'") from None

@@ -26,8 +26,8 @@ from messaging.management.tables import reader_left
 from messaging.mq.message_lines import write_message
 from messaging.mq.named_values import TYPE_HELP, VALUES_HELP, add_declare, check_short, named_values
 from messaging.mq.sources import Source, Wish, find, stands
+from messaging.processes import StopSignals
 from messaging.routing import EXCHANGE_TYPES
-from messaging.shutdown import StopSignals
 
 HELP = "print what a queue or an exchange brings, a line for each message"
 EXAMPLES = """

@@ -8,8 +8,9 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from messaging.broker.subscription import Arrival
+from messaging.headers import storable_headers
 from messaging.management.tables import json_line, one_line
-from messaging.message import Message, storable_headers
+from messaging.message import Message
 
 
 def write_message(command: BaseCommand, arrival: Arrival, *, as_json: bool) -> None:

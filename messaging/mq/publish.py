@@ -24,7 +24,7 @@ from messaging.message import Message
 from messaging.mq import bodies, keys
 from messaging.mq.batches import STOPPED_FIRST, Sending
 from messaging.mq.named_values import VALUES_HELP, add_declare, check_short, named_values
-from messaging.shutdown import StopSignals
+from messaging.processes import StopSignals
 
 HELP = "send messages to a queue or an exchange, and say what became of them"
 EXAMPLES = """

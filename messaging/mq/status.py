@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -15,7 +15,6 @@ from django.utils import timezone
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE
 from messaging.management.database_errors import told_in_one_line
 from messaging.management.tables import write_facts, write_grid
-from messaging.moments import now
 from messaging.monitoring import status
 from messaging.monitoring.status import Status
 
@@ -116,7 +115,7 @@ def _facts(found: Status) -> dict[str, Any]:
     counts = {name: getattr(boxes, name).number for name in
               ("pending", "unroutable", "failed", "retrying", "waiting", "dead", "failing_for_long")}  # fmt: skip
     return {
-        "at": now(),
+        "at": datetime.now(UTC),
         "wrong": found.wrong,
         "broker": {
             "reachable": not broker.unreachable, "why_not": broker.unreachable, "server": broker.server,
@@ -138,7 +137,7 @@ def _first(found: Status) -> str:
 
 
 def _clock() -> str:
-    return timezone.localtime(now()).replace(tzinfo=None).isoformat(" ", timespec="seconds")
+    return timezone.localtime(datetime.now(UTC)).replace(tzinfo=None).isoformat(" ", timespec="seconds")
 
 
 def _age(age: timedelta) -> str:

@@ -20,7 +20,7 @@ from messaging.broker.connection import Connection, opened
 from messaging.broker.queue_answers import ask_queues, is_missing
 from messaging.consumers import Consumer
 from messaging.exceptions import ChannelClosed
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.models import QueueSighting
 from messaging.topology import desired
 

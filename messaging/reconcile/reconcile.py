@@ -16,7 +16,7 @@ from messaging.actions.pages import pages
 from messaging.broker.queue_answers import CURE
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.models import InboxMessage, OutboxMessage, QueueSighting
 from messaging.reconcile import empty_queues as sightings
 from messaging.reconcile import lost

@@ -20,10 +20,10 @@ from django.db.models.functions import Now
 from messaging import database
 from messaging.broker.publisher import Fate, Outcome
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND
-from messaging.loggers import get_logger
-from messaging.message import storable_text
+from messaging.logs import get_logger
 from messaging.models import OutboxMessage
 from messaging.relay.silence import PAUSE
+from messaging.validation.texts import storable_text
 from messaging.worker import inbox
 
 log = get_logger(__name__)

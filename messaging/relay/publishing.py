@@ -6,6 +6,7 @@ from typing import Any
 
 from messaging import conf, consumers
 from messaging.broker.publisher import Publishing
+from messaging.headers import room_in_frame, size_of
 from messaging.message import (
     ATTEMPT_HEADER,
     ORDERING_KEY_HEADER,
@@ -17,7 +18,6 @@ from messaging.message import (
 )
 from messaging.models import OutboxMessage
 from messaging.relay.silence import Destination
-from messaging.validation import fitting
 
 #: The largest id of a row.
 LARGEST_ID = 2**63 - 1
@@ -42,10 +42,10 @@ def publishing_of(row: OutboxMessage) -> Publishing:
 def room_for_headers(row: OutboxMessage) -> int:
     """Return how many bytes the headers of `row` may take beside its columns, which travel in the same frame. It need
     not be stored yet."""
-    own = fitting.size_of(_own_headers(row, LARGEST_ID))
+    own = size_of(_own_headers(row, LARGEST_ID))
     texts = (row.correlation_id, row.message_id, row.type, conf.get().app_id, Message(body=b"").content_type)
     # Each short text has its length in front; flags, delivery mode, priority and time take a few bytes more.
-    return fitting.room() - own - sum(1 + len(text.encode(errors="replace")) for text in texts) - 16
+    return room_in_frame() - own - sum(1 + len(text.encode(errors="replace")) for text in texts) - 16
 
 
 def _own_headers(row: OutboxMessage, pk: int) -> dict[str, Any]:

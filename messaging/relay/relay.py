@@ -15,9 +15,8 @@ from messaging import conf, consumers, database
 from messaging.broker.publisher import Fate, Outcome, Publisher
 from messaging.broker.reply_codes import NOT_FOUND
 from messaging.exceptions import BrokerUnavailable, ThreadNotStarted
-from messaging.loggers import get_logger
+from messaging.logs import Throttle, get_logger
 from messaging.models import OutboxMessage
-from messaging.news import News
 from messaging.relay import leases
 from messaging.relay.leases import Mark
 from messaging.relay.publishing import destination, expected_queues, is_for_whoever_listens, publishing_of
@@ -88,7 +87,7 @@ class Relay:
         self._publisher = Publisher("relay", on_change=self.wake)
         self._declaration = Declaration(self._publisher.connection)
         self._silences = Silences()
-        self._news = News()
+        self._throttle = Throttle()
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -160,7 +159,7 @@ class Relay:
 
     def _tell(self, event: str, error: Exception) -> None:
         reason = str(error).strip()
-        if self._news.is_due(f"{event} {reason}"):
+        if self._throttle.allows(f"{event} {reason}"):
             log.warning(event, reason=reason)
 
     def _turn(self) -> None:

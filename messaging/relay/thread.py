@@ -18,8 +18,8 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
 from django.db import connections
 
-from messaging import conf, forks
-from messaging.loggers import get_logger
+from messaging import conf, processes
+from messaging.logs import get_logger
 from messaging.models import OutboxMessage
 from messaging.relay import leases, relay
 from messaging.relay.relay import Relay
@@ -177,5 +177,5 @@ def _on_request(sender: Any, **kwargs: Any) -> None:
 def install() -> None:
     """Connect to the process's life: its requests, its forks, its end."""
     request_started.connect(_on_request, dispatch_uid="messaging.relay.thread")
-    forks.in_each_child(_forget_after_fork)
+    processes.in_each_child(_forget_after_fork)
     atexit.register(stop)

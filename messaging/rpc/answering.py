@@ -10,7 +10,6 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 from messaging import conf, consumers, procedures
-from messaging import procedure_values as wire
 from messaging.broker.request_queue import Request
 from messaging.exceptions import HandlerTimeout
 from messaging.message import Message, whole_number
@@ -52,7 +51,7 @@ def answer(procedure: Procedure, request: Message) -> Answer:
     if not request.has_plain_body:
         return refusal("BadRequest", f"content encoding {request.content_encoding!r:.50} is not understood")
     try:
-        arguments = procedure.bind(wire.decode(request.body))
+        arguments = procedure.bind(procedures.decode(request.body))
     except ValidationError as error:
         return refusal("BadArguments", _problems(procedure, error))
     except ValueError as error:
@@ -85,9 +84,9 @@ def why_unanswerable(reply_to: str) -> str:
 def seconds_late(request: Request) -> float | None:
     """Return by how much the caller's deadline is past; None where it is not, or there is none."""
     message = request.arrival.message
-    deadline = whole_number(message.headers.get(wire.DEADLINE_HEADER))
+    deadline = whole_number(message.headers.get(procedures.DEADLINE_HEADER))
     if deadline is not None:
-        late = (wire.now_ms() - deadline) / 1000
+        late = (procedures.now_ms() - deadline) / 1000
     elif message.expiration.isdecimal():
         # While it was queued the broker counted; since then this process has held it.
         late = time.monotonic() - request.arrived_at - int(message.expiration) / 1000
@@ -98,7 +97,7 @@ def seconds_late(request: Request) -> float | None:
 
 def refusal(type: str, message: str, cause: BaseException | None = None) -> Answer:
     """Return the answer that says what went wrong."""
-    return Answer(wire.encode_error(type, message), error=type, cause=cause)
+    return Answer(procedures.encode_error(type, message), error=type, cause=cause)
 
 
 def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
@@ -111,7 +110,7 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
         result = procedure.run(arguments)
         ran = True
         functions.require_awaited(result, "the procedure")
-        bodies.append(wire.encode(result))
+        bodies.append(procedures.encode(result))
 
     try:
         watchdog.run(run_and_encode, seconds=procedure.seconds, name=name)

@@ -17,8 +17,7 @@ from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
 from django.utils.asyncio import async_unsafe
 
-from messaging import conf, forks
-from messaging import procedure_values as wire
+from messaging import conf, procedures, processes
 from messaging.broker.requester import Requester
 from messaging.exceptions import (
     BadReply,
@@ -30,9 +29,9 @@ from messaging.exceptions import (
     RpcTimeout,
     ThreadNotStarted,
 )
-from messaging.loggers import get_logger
-from messaging.message import Message, new_id, request_headers, whole_number
-from messaging.news import News
+from messaging.headers import request_headers
+from messaging.logs import Throttle, get_logger
+from messaging.message import Message, new_id, whole_number
 from messaging.procedures import REPLY_QUEUE_PREFIX, request_queue
 from messaging.routing import MAX_SHORT_STRING
 from messaging.validation import texts
@@ -49,7 +48,7 @@ WORTH_SAYING = 1000
     "rpc.call() waits for its reply, and an event loop would stand still meanwhile. In a coroutine write "
     "`await rpc.acall(…)`, with the same arguments."
 )
-def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
+def call(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
     """Call the procedure `name` on whichever server takes the request, and return its result, decoded from JSON.
 
     `payload` is anything pydantic turns into JSON: a mapping for keyword arguments, another value, None
@@ -66,7 +65,7 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
     if not (isinstance(timeout, int | float) and math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
     deadline = time.monotonic() + timeout
-    body = wire.encode(payload)
+    body = procedures.encode(payload)
     if len(body) > conf.get().max_body_bytes:
         raise BodyTooLarge(f"{name}: the request has {len(body)} bytes, the limit is {conf.get().max_body_bytes}.")
     waiting = _Call(
@@ -89,7 +88,7 @@ def call(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: 
         raise
 
 
-async def acall(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
+async def acall(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
     """Call a procedure from a coroutine: `call` on a thread of its own, with the same arguments, result and errors.
 
     A coroutine that is cancelled leaves the call to itself: it may have been executed.
@@ -102,7 +101,7 @@ def _result(name: str, reply: Message) -> Any:
     if len(reply.body) > limit:
         raise BadReply(f"{name}: the reply has {len(reply.body)} bytes, the limit is {limit}")
     try:
-        return wire.result_of(reply)
+        return procedures.result_of(reply)
     except ValueError as error:
         raise BadReply(f"{name}: the reply is not JSON: {error}") from None
 
@@ -128,7 +127,7 @@ class _Call:
     def request(self, ahead: int) -> Message:
         """Return the request, for a server whose clock is `ahead` milliseconds ahead of this host's."""
         left_ms = max(1, int((self.deadline - time.monotonic()) * 1000))
-        self.sent_at = wire.now_ms()
+        self.sent_at = procedures.now_ms()
         return Message(
             body=self.body,
             id=new_id(),
@@ -140,8 +139,8 @@ class _Call:
             persistent=False,
             headers={
                 **self.headers,
-                wire.CLOCK_HEADER: self.sent_at,
-                wire.DEADLINE_HEADER: self.sent_at + left_ms + ahead,
+                procedures.CLOCK_HEADER: self.sent_at,
+                procedures.DEADLINE_HEADER: self.sent_at + left_ms + ahead,
             },
         )
 
@@ -165,7 +164,7 @@ class RpcClient:
         #: By how many milliseconds the servers' clock at a queue is ahead of ours, as far as it is known.
         self._ahead: dict[str, int] = {}
         #: What was said of clocks.
-        self._news = News()
+        self._throttle = Throttle()
         #: Replies that nobody waited for: late, repeated, or somebody else's.
         self.ignored_replies = 0
 
@@ -253,23 +252,23 @@ class RpcClient:
         if call is None:
             return False
         is_further_ahead = self._compare_clocks(call, reply)
-        if wire.is_expired(reply) and is_further_ahead:
+        if procedures.is_expired(reply) and is_further_ahead:
             self._send(call)
-        return wire.is_expired(reply)
+        return procedures.is_expired(reply)
 
     def _compare_clocks(self, call: _Call, reply: Message) -> bool:
         """Learn from a reply how the server's clock differs from ours; return whether it is further ahead than was
         known. The server wrote its time between the request and now: what lies in between is no difference."""
-        clock = whole_number(reply.headers.get(wire.CLOCK_HEADER))
+        clock = whole_number(reply.headers.get(procedures.CLOCK_HEADER))
         if clock is None:
             return False
-        known, now = self._ahead.get(call.queue, 0), wire.now_ms()
+        known, now = self._ahead.get(call.queue, 0), procedures.now_ms()
         ahead = clock - now if clock > now else min(0, clock - call.sent_at)
         self._ahead[call.queue] = ahead
         if abs(ahead - known) >= WORTH_SAYING:
             said = self._clocks(call.queue).strip() or "they agree again"
             # Several servers of one queue may have clocks of their own: each reply would make a line.
-            if self._news.is_due(f"{call.queue}: {said}"):
+            if self._throttle.allows(f"{call.queue}: {said}"):
                 log.warning("rpc.clocks_differ", queue=call.queue, reason=said)
         return ahead > known
 
@@ -368,5 +367,5 @@ def _forget_after_fork() -> None:
 
 
 setting_changed.connect(_forget_settings)
-forks.in_each_child(_forget_after_fork)
+processes.in_each_child(_forget_after_fork)
 atexit.register(close)

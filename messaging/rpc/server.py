@@ -19,15 +19,14 @@ from typing import Any
 import structlog
 from django.db import close_old_connections, connections
 
-from messaging import conf, database, threads
-from messaging import procedure_values as wire
+from messaging import conf, database, procedures, processes
 from messaging.broker.connection import Connection
 from messaging.broker.queue_answers import SILENT
 from messaging.broker.request_queue import Request, RequestQueue
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
-from messaging.loggers import get_logger
-from messaging.message import REQUEST_ID_HEADER, Message, headers_to_pass_on, new_id
-from messaging.news import News
+from messaging.headers import headers_to_pass_on
+from messaging.logs import Throttle, get_logger
+from messaging.message import REQUEST_ID_HEADER, Message, new_id
 from messaging.procedures import Procedure
 from messaging.relay import thread as relay_thread
 from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
@@ -71,7 +70,7 @@ class RpcServer:
         self.prefetch = prefetch or concurrency
         self._connection = Connection("rpc server", on_lost=self._lost)
         self._declaration = Declaration(self._connection)
-        self._news = News()
+        self._throttle = Throttle()
         self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
         self._queues = [self._request_queue(procedure) for procedure in self.procedures]
         self._counting = threading.Lock()
@@ -102,8 +101,8 @@ class RpcServer:
 
     def _start(self, should_stop: Callable[[], bool]) -> bool:
         """Start all threads, the handlers' before the connection that brings them work; return whether all run."""
-        workers = all(threads.start(each.name, each.start, should_stop) for each in self.threads)
-        return workers and threads.start("connection", self._connection.start, should_stop)
+        workers = all(processes.start_thread(each.name, each.start, should_stop) for each in self.threads)
+        return workers and processes.start_thread("connection", self._connection.start, should_stop)
 
     def _supervise(self, should_stop: Callable[[], bool], on_serving: Callable[[], None]) -> None:
         next_open = 0.0
@@ -128,7 +127,7 @@ class RpcServer:
             # Where requests go that cannot be answered; consumers declare it too, but may never have run.
             self._declaration.declare(replace(desired.topology([]), exchanges=()))
         except BrokerUnavailable as error:
-            if self._news.is_due(str(error)):
+            if self._throttle.allows(str(error)):
                 log.warning("rpc.broker_error", reason=str(error))
             return True
         for each in closed:
@@ -138,7 +137,7 @@ class RpcServer:
     def _say_what_does_not_begin(self) -> None:
         """Name, each minute, the queues that have not answered the wish to consume."""
         for each in self._queues:
-            if each.begins_late() and self._news.is_due(f"silent: {each.queue}"):
+            if each.begins_late() and self._throttle.allows(f"silent: {each.queue}"):
                 log.error("rpc.queue_silent", queue=each.queue, reason=SILENT)
 
     def _finish(self) -> int:
@@ -148,7 +147,7 @@ class RpcServer:
             self._requests.put(None)
         deadline = time.monotonic() + conf.get().stop_timeout
         for thread in self.threads:
-            threads.join(thread, deadline - time.monotonic())
+            processes.join(thread, deadline - time.monotonic())
         self._connection.stop()
         return self._busy
 
@@ -231,7 +230,7 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
             "rpc.expired", seconds_late=round(late, 3), returns=request.returns, **_if_late_on_arrival(request, late)
         )
         # A caller whose clock differs waits still; one that sent no clock is not told, as others never were.
-        told = {message.reply_to: _late(message)} if wire.CLOCK_HEADER in message.headers else {}
+        told = {message.reply_to: _late(message)} if procedures.CLOCK_HEADER in message.headers else {}
         requests.finish(request, told)
         return Ending.EXPIRED
     if request.returns > MAX_RETURNS:
@@ -253,12 +252,12 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
 
 
 def _reply(result: Answer, request: Message) -> Message:
-    return _message(result.body, wire.ERROR if result.error else wire.OK, request)
+    return _message(result.body, procedures.ERROR if result.error else procedures.OK, request)
 
 
 def _late(request: Message) -> Message:
     text = "by the clock of this server its deadline is past: it was not run"
-    return _message(wire.encode_error("Expired", text), wire.EXPIRED, request)
+    return _message(procedures.encode_error("Expired", text), procedures.EXPIRED, request)
 
 
 def _if_late_on_arrival(request: Request, late: float) -> dict[str, str]:
@@ -268,11 +267,11 @@ def _if_late_on_arrival(request: Request, late: float) -> dict[str, str]:
 
 
 def _message(body: bytes, status: str, request: Message) -> Message:
-    headers: dict[str, Any] = {wire.STATUS_HEADER: status}
+    headers: dict[str, Any] = {procedures.STATUS_HEADER: status}
     if request.request_id:
         headers[REQUEST_ID_HEADER] = request.request_id
-    if wire.CLOCK_HEADER in request.headers:
-        headers[wire.CLOCK_HEADER] = wire.now_ms()
+    if procedures.CLOCK_HEADER in request.headers:
+        headers[procedures.CLOCK_HEADER] = procedures.now_ms()
     return Message(
         body=body,
         id=new_id(),

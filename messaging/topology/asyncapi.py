@@ -17,7 +17,6 @@ from typing import Any
 from pydantic import PydanticUserError, TypeAdapter
 
 from messaging import consumers, events, procedures
-from messaging import procedure_values as wire
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
 from messaging.message import ATTEMPT_HEADER, SUBJECT_HEADER, VERSION_HEADER
@@ -225,13 +224,13 @@ def _add_procedure(
     }
     messages[reply] = {
         "name": reply,
-        "headers": _properties("correlationId", **{wire.STATUS_HEADER: {"const": wire.OK}}),
+        "headers": _properties("correlationId", **{procedures.STATUS_HEADER: {"const": procedures.OK}}),
         "payload": schemas[_of_result(procedure)],
         **correlated,
     }
     messages[error] = {
         "name": error,
-        "headers": _properties("correlationId", **{wire.STATUS_HEADER: {"const": wire.ERROR}}),
+        "headers": _properties("correlationId", **{procedures.STATUS_HEADER: {"const": procedures.ERROR}}),
         "payload": _ERROR,
         **correlated,
     }

@@ -12,8 +12,7 @@ from messaging.broker.declaring import is_stream
 from messaging.broker.queue_answers import CURE
 from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
 from messaging.exceptions import ChannelClosed, MessagingError, QueueSilent
-from messaging.loggers import get_logger
-from messaging.news import News
+from messaging.logs import Throttle, get_logger
 from messaging.routing import Binding, Exchange
 from messaging.topology import desired
 from messaging.topology.desired import Queue, Topology
@@ -53,7 +52,7 @@ class Declaration:
         self._generation = connection.generation
         self._tried_at = time.monotonic()
         #: What was logged of each name, by log event.
-        self._logged: dict[str, dict[str, News]] = {}
+        self._logged: dict[str, dict[str, Throttle]] = {}
         self._logged_refused: set[str] = set()
         #: What this account may not declare, by name; a binding by exchange, key and queue.
         self.refused: dict[str, str] = {}
@@ -161,8 +160,8 @@ class Declaration:
     def _due(self, kind: str, reasons: Mapping[str, str]) -> list[tuple[str, str]]:
         # A reason that had gone in between is logged again.
         before = self._logged.get(kind, {})
-        logged = self._logged[kind] = {name: before.get(name, News()) for name in reasons}
-        return [(name, reason) for name, reason in reasons.items() if logged[name].is_due(reason)]
+        logged = self._logged[kind] = {name: before.get(name, Throttle()) for name in reasons}
+        return [(name, reason) for name, reason in reasons.items() if logged[name].allows(reason)]
 
 
 def declare(topology: Topology) -> dict[str, str]:

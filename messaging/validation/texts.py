@@ -80,3 +80,8 @@ def fitted(given: object, octets: int = LONGEST) -> str:
     """
     text = str(given).encode(errors="replace").replace(b"\x00", b"?")
     return text[:octets].decode(errors="ignore")
+
+
+def storable_text(text: str) -> str:
+    """Return `text` as every database takes it: none holds half of a surrogate pair, and PostgreSQL no NUL."""
+    return text.encode(errors="replace").decode().replace("\x00", "\ufffd")

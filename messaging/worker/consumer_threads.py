@@ -14,16 +14,14 @@ from typing import TypeVar
 
 from django.db import connections
 
-from messaging import conf, database, effects, events, threads
+from messaging import conf, database, effects, events, processes
 from messaging.broker.connection import Connection
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.exceptions import ChannelClosed, Undecodable
-from messaging.loggers import get_logger
+from messaging.logs import Throttle, get_logger
 from messaging.message import identity, new_id
-from messaging.news import News
 from messaging.worker import effect_runner as sending
 from messaging.worker import handling, ledger
 from messaging.worker.database_wait import Turns
@@ -64,7 +62,7 @@ class Lane:
         #: Deliveries being handled now.
         self.busy = 0
         #: Why the subscription ended, since it was last consuming.
-        self._news = News()
+        self._throttle = Throttle()
         self.subscription = self._subscription(max(prefetch, consumer.batch))
         self.threads = [
             threading.Thread(target=self._work, name=f"{consumer.name}-{number}", daemon=True)
@@ -76,7 +74,7 @@ class Lane:
     def start(self, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Start the handler threads; they wait for deliveries. Return False where `given_up` came before all had
         started."""
-        return all(threads.start(thread.name, thread.start, given_up) for thread in self.threads)
+        return all(processes.start_thread(thread.name, thread.start, given_up) for thread in self.threads)
 
     def stop(self) -> None:
         """Take no further delivery: what has not been begun goes back to the queue at once."""
@@ -88,7 +86,7 @@ class Lane:
     def join(self, deadline: float) -> None:
         """Wait until `deadline` (monotonic) for what has been begun."""
         for thread in self.threads:
-            threads.join(thread, deadline - time.monotonic())
+            processes.join(thread, deadline - time.monotonic())
 
     def bind_again(self) -> None:
         """Bind the queue of a broadcast once more; those of others are looked after by the relays. Returns at once."""
@@ -127,8 +125,8 @@ class Lane:
     def _ended(self, reason: str) -> None:
         # It is opened again every second.
         if self.subscription.had_begun:
-            self._news.forget()
-        if self._news.is_due(reason) and not self._stopping.is_set():
+            self._throttle.reset()
+        if self._throttle.allows(reason) and not self._stopping.is_set():
             log.warning("consumer.ended", consumer=self.consumer.name, queue=self.subscription.queue, reason=reason)
 
     # --- on a handler thread -------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ from typing import TypeVar
 from django.db import DatabaseError, InterfaceError
 
 from messaging import database
-from messaging.loggers import get_logger
+from messaging.logs import Throttle, get_logger
 from messaging.models import InboxMessage
-from messaging.news import News
 from messaging.worker.handling import DatabaseAway
 
 log = get_logger(__name__)
@@ -38,7 +37,7 @@ class Turns:
         The delivery stays unacknowledged all the while: to requeue it would eat the queue's delivery limit, and
         no attempt of the message's own is counted.
         """
-        reasons = News()
+        reasons = Throttle()
         while True:
             try:
                 with self._mine():
@@ -47,13 +46,13 @@ class Turns:
                 # A full disk can still be read, and is found full again each second.
                 self._tell(reasons, error)
             else:
-                if reasons.forget():
+                if reasons.reset():
                     log.info("consumer.database_back", consumer=self._consumer)
                 return result
             if self._stopping.is_set() or not self._wait(reasons):
                 return None
 
-    def _wait(self, reasons: News) -> bool:
+    def _wait(self, reasons: Throttle) -> bool:
         while not self._stopping.wait(DATABASE_PAUSE):
             try:
                 with database.atomic():
@@ -65,9 +64,9 @@ class Turns:
             return True
         return False
 
-    def _tell(self, reasons: News, error: BaseException) -> None:
+    def _tell(self, reasons: Throttle, error: BaseException) -> None:
         reason = str(error).strip() or type(error).__name__
-        if reasons.is_due(reason):
+        if reasons.allows(reason):
             log.warning("consumer.database_away", consumer=self._consumer, reason=reason)
 
     def _mine(self) -> AbstractContextManager[None]:

@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from messaging import consumers, events
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
-from messaging.loggers import get_logger
+from messaging.consumers import Consumer, Delivery
+from messaging.logs import get_logger
 from messaging.topology import desired
 from messaging.worker import inbox
 

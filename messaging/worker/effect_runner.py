@@ -13,7 +13,7 @@ from django.db import connections
 
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.retry import rest_after
 from messaging.validation import functions
 from messaging.worker.inbox import describe

@@ -15,11 +15,10 @@ import structlog
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
 from messaging import conf, database, events, outbox
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from messaging.message import Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import rest_after

@@ -18,10 +18,11 @@ from typing import Any
 from django.db.models.functions import Now
 
 from messaging import conf, database
-from messaging.delivery import Delivery
-from messaging.message import storable_headers, storable_text
+from messaging.consumers import Delivery
+from messaging.headers import storable_headers
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.validation.functions import text_of
+from messaging.validation.texts import storable_text
 
 State = InboxMessage.State
 Outcome = DeliveryAttempt.Outcome

@@ -17,9 +17,9 @@ from django.db.models.functions import Now
 
 from messaging import database, effects
 from messaging.effects import EffectKind, Intended
-from messaging.loggers import get_logger
-from messaging.message import storable_text
+from messaging.logs import get_logger
 from messaging.models import Effect, EffectAttempt, InboxMessage
+from messaging.validation.texts import storable_text
 from messaging.worker.inbox import failure_group
 
 log = get_logger(__name__)

@@ -11,10 +11,9 @@ from functools import partial
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import Q
 
-from messaging import conf, database, effects, threads
+from messaging import conf, database, effects, processes
 from messaging.consumers import Consumer
-from messaging.loggers import get_logger
-from messaging.news import News
+from messaging.logs import Throttle, get_logger
 from messaging.worker import effect_runner as sending
 from messaging.worker import ledger, ordering
 from messaging.worker.database_wait import Turns
@@ -74,10 +73,10 @@ class Sweeper:
     def stop(self, timeout: float) -> None:
         """Stop, and wait up to `timeout` seconds for an effect under way."""
         self._stopping.set()
-        threads.join(self._thread, timeout)
+        processes.join(self._thread, timeout)
 
     def _run(self) -> None:
-        reached, reasons = ordering.BEGINNING, News()
+        reached, reasons = ordering.BEGINNING, Throttle()
         try:
             while not self._stopping.wait(conf.get().poll_interval):
                 try:
@@ -85,7 +84,7 @@ class Sweeper:
                     _carry_out(self._consumers, self._stopping)
                     database.give_back_pooled()
                 except (DatabaseError, InterfaceError) as error:
-                    if reasons.is_due(reason := str(error).strip()):
+                    if reasons.allows(reason := str(error).strip()):
                         log.warning("sweep.database_error", reason=reason)
                 except BaseException:
                     # Neither a fault of our own nor `sys.exit` in a project's code may end the thread that effects

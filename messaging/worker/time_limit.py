@@ -18,9 +18,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from messaging import conf, database, forks, threads
+from messaging import conf, database, processes
 from messaging.exceptions import HandlerTimeout
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 
 log = get_logger(__name__)
 
@@ -130,12 +130,12 @@ class _Watchdog:
         try:
             thread.start()
         except RuntimeError as error:
-            self._start_due = time.monotonic() + threads.PAUSE
+            self._start_due = time.monotonic() + processes.PAUSE
             log.error(
                 "watchdog.not_started",
                 reason=str(error),
                 consequence="no handler is told that its time is over",
-                again_in_seconds=threads.PAUSE,
+                again_in_seconds=processes.PAUSE,
             )
         else:
             self._thread = thread
@@ -188,4 +188,4 @@ def _forget_after_fork() -> None:
     _watchdog = _Watchdog()
 
 
-forks.in_each_child(_forget_after_fork)
+processes.in_each_child(_forget_after_fork)

@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from messaging import conf, database, threads
+from messaging import conf, database, processes
 from messaging.broker.connection import Connection, opened
 from messaging.broker.declaring import is_stream
 from messaging.broker.queue_answers import CURE, SILENT, ask_queues
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
-from messaging.loggers import get_logger
-from messaging.news import News
+from messaging.logs import Throttle, get_logger
 from messaging.relay import thread as relay_thread
 from messaging.topology import desired
 from messaging.topology.declare import Declaration
@@ -66,7 +65,7 @@ class Worker:
         self._budget_lock = threading.Lock()
         self._connection = Connection("consumer", on_lost=self._lost)
         self._declaration = Declaration(self._connection)
-        self._news = News()
+        self._throttle = Throttle()
         turn = threading.Lock() if database.is_sqlite() else None
         self.lanes = [
             Lane(
@@ -104,8 +103,8 @@ class Worker:
         """Start all threads, the handlers' before the connection that brings them work; return whether all run."""
         return (
             all(lane.start(should_stop) for lane in self.lanes)
-            and threads.start("sweeper", self._sweeper.start, should_stop)
-            and threads.start("connection", self._connection.start, should_stop)
+            and processes.start_thread("sweeper", self._sweeper.start, should_stop)
+            and processes.start_thread("connection", self._connection.start, should_stop)
         )
 
     def _supervise(self, should_stop: Callable[[], bool]) -> None:
@@ -146,7 +145,7 @@ class Worker:
             self._declaration.declare(desired.topology(lane.consumer for lane in closed))
             usable = [lane for lane in closed if self._is_usable(lane)]
         except BrokerUnavailable as error:
-            if self._news.is_due(str(error)):
+            if self._throttle.allows(str(error)):
                 log.warning("worker.broker_error", reason=str(error))
             return True
         for lane in usable:
@@ -184,7 +183,7 @@ class Worker:
         """Name, each minute, the queues that have not answered the wish to consume."""
         for lane in self.lanes:
             queue = lane.subscription.queue
-            if lane.subscription.begins_late() and self._news.is_due(f"silent: {queue}"):
+            if lane.subscription.begins_late() and self._throttle.allows(f"silent: {queue}"):
                 log.error("consumer.queue_silent", consumer=lane.consumer.name, queue=queue, reason=SILENT)
 
     def _lost(self, reason: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.utils import timezone
 
-from messaging.primary import PrimaryQuerySet
+from messaging.models.querysets import PrimaryQuerySet
 
 
 class Guess(models.Model):

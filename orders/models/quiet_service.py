@@ -7,7 +7,7 @@ from datetime import timedelta
 from django.db import models
 from django.db.models.functions import Now
 
-from messaging.primary import PrimaryQuerySet
+from messaging.models.querysets import PrimaryQuerySet
 
 
 class QuietServiceQuerySet(PrimaryQuerySet["QuietService"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib.sessions.models import Session
 
-from messaging.primary import PrimaryQuerySet
+from messaging.models.querysets import PrimaryQuerySet
 
 
 class VisitorSession(Session):

@@ -8,8 +8,7 @@ from datetime import timedelta
 
 from django.contrib.auth.models import Group
 
-from messaging.consumers import consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery, consumer
 from messaging.events import Event
 from messaging.retry import RetryPolicy
 from tests.support.consuming import Noted, note

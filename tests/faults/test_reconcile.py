@@ -14,8 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from messaging import consumers, database, effects
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.exceptions import BrokerUnavailable
 from messaging.models import (
     DeliveryAttempt,

@@ -20,7 +20,6 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import procedure_values as wire
 from messaging import procedures, rpc
 from messaging.exceptions import BodyTooLarge
 from messaging.rpc import client
@@ -130,7 +129,7 @@ def runs(what: str, *workers: RunningProcess) -> int:
     return sum(worker.lines.count(f"runs {what}") for worker in workers)
 
 
-def outcome(name: str, payload: Any = wire.NO_ARGUMENTS, *, timeout: float = LONG) -> str:
+def outcome(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float = LONG) -> str:
     """What a caller is told: the name of the error, or the result."""
     try:
         return repr(rpc.call(name, payload, timeout=timeout))
@@ -228,7 +227,7 @@ def test_a_request_whose_deadline_is_past_is_not_run(channel: BlockingChannel, s
     expired = served.worker.output.count("rpc.expired")
     channel.basic_publish(
         "", "rpc.double", b"1001",
-        pika.BasicProperties(reply_to="amq.gen-x", headers={wire.DEADLINE_HEADER: deadline}),
+        pika.BasicProperties(reply_to="amq.gen-x", headers={procedures.DEADLINE_HEADER: deadline}),
     )  # fmt: skip
 
     eventually(lambda: served.worker.output.count("rpc.expired") == expired + 1)
@@ -238,7 +237,7 @@ def test_a_request_whose_deadline_is_past_is_not_run(channel: BlockingChannel, s
 @pytest.mark.parametrize("deadline", [2**62, "soon", None, True])
 def test_a_deadline_in_the_far_future_or_none_is_answered(channel: BlockingChannel, deadline: Any) -> None:
     """F77."""
-    assert raw_request(channel, "rpc.double", b"21", headers={wire.DEADLINE_HEADER: deadline})[1] == EXPECTED
+    assert raw_request(channel, "rpc.double", b"21", headers={procedures.DEADLINE_HEADER: deadline})[1] == EXPECTED
 
 
 def test_a_request_without_reply_to_is_dead_with_its_reason_and_never_run(
@@ -310,7 +309,7 @@ def test_whatever_a_procedure_returns_or_raises_the_caller_is_told(served: Serve
         rpc.call(name, timeout=LONG)
 
     assert caught.value.type == error
-    assert len(caught.value.message) <= wire.MAX_ERROR_TEXT
+    assert len(caught.value.message) <= procedures.MAX_ERROR_TEXT
     served.worker.wait_for_line(rf"rpc\.failed.*error={error}.*procedure={name}")
 
 
@@ -501,7 +500,7 @@ def test_repeated_and_foreign_replies_are_counted_and_the_right_one_is_taken(
         (b"<html>", {}),
         (b"", {}),
         (b"[" * 100_000, {}),
-        (b"1", {"content_encoding": "gzip", "headers": {wire.STATUS_HEADER: "error"}}),
+        (b"1", {"content_encoding": "gzip", "headers": {procedures.STATUS_HEADER: "error"}}),
         (b'"' + b"x" * 2_000_000 + b'"', {}),
     ],
     ids=["no JSON", "empty", "deep", "error without one", "oversize"],

@@ -8,7 +8,6 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from messaging import conf, message, procedures
-from messaging import procedure_values as wire
 from messaging.broker import properties, request_queue
 from messaging.models import InboxMessage
 from messaging.rpc import answering, server
@@ -83,7 +82,7 @@ def test_every_example_is_run_by_these_tests() -> None:
 
 
 def test_every_header_of_ours_is_on_the_page() -> None:
-    ours = {value for module in (message, wire, request_queue) for name, value in vars(module).items()
+    ours = {value for module in (message, procedures, request_queue) for name, value in vars(module).items()
             if name.endswith("_HEADER")}  # fmt: skip
     assert {each for each in ours if f"`{each}`" not in PAGE} == set()
 
@@ -95,7 +94,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert f"(`PROCEDURE_TIMEOUT`, {settings.procedure_timeout:g} s)" in PAGE
     assert f"{settings.delivery_limit} (`DELIVERY_LIMIT`)" in PAGE
     assert f"{properties.MAX_PROPERTIES >> 10} KiB together" in PAGE
-    assert f"at most {wire.MAX_ERROR_TEXT} characters" in PAGE
+    assert f"at most {procedures.MAX_ERROR_TEXT} characters" in PAGE
     assert f"(`x-expires` {request_queue.ARGUMENTS['x-expires']})" in PAGE
     assert server.MAX_RETURNS + 1 == 2
     assert "two servers were lost" in PAGE

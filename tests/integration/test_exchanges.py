@@ -18,8 +18,7 @@ from django.db import OperationalError, transaction
 
 from messaging import consumers, events, outbox
 from messaging.broker.connection import opened
-from messaging.consumers import Consumer, consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery, consumer
 from messaging.events import Event, routing_key_of
 from messaging.exceptions import UnknownConsumer
 from messaging.models import InboxMessage, OutboxMessage

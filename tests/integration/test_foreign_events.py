@@ -10,8 +10,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from messaging import consumers, effects
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.history import timeline
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy

@@ -17,7 +17,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import conf, consumers, outbox, rpc
 from messaging.broker.connection import Connection
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.exceptions import ChannelClosed
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.procedures import request_queue

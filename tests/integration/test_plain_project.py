@@ -50,7 +50,7 @@ MESSAGING = {"AMQP_URLS": ["amqp://127.0.0.1:1/"]}
 """
 #: What a program of such a project may run into.
 FAILS = """
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
 from structlog.contextvars import bound_contextvars
 def risky():
     log = get_logger("messaging.risky")

@@ -18,7 +18,6 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.db import connection
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import procedure_values as wire
 from messaging import procedures, rpc
 from messaging.models import OutboxMessage
 from messaging.rpc import client, procedure
@@ -312,13 +311,13 @@ def answered(name: str, payload: Any) -> Any:
 @pytest.fixture
 def set_servers_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the clock of servers so many seconds ahead; their callers, in the same process, keep theirs."""
-    own = wire.now_ms
+    own = procedures.now_ms
 
     def set_ahead(seconds: float) -> None:
         def now_ms() -> int:
             return own() + round(seconds * 1000) * threading.current_thread().name.startswith("rpc-")
 
-        monkeypatch.setattr(wire, "now_ms", now_ms)
+        monkeypatch.setattr(procedures, "now_ms", now_ms)
 
     return set_ahead
 

@@ -9,7 +9,6 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import procedure_values as wire
 from messaging import procedures
 from messaging.broker import request_queue
 from messaging.rpc import procedure
@@ -120,7 +119,7 @@ def test_a_requester_that_is_gone_costs_nothing(channel: BlockingChannel, server
 
 
 def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int], server: RunningServer) -> None:
-    headers = {wire.DEADLINE_HEADER: wire.now_ms() - 1}
+    headers = {procedures.DEADLINE_HEADER: procedures.now_ms() - 1}
     reply_to = channel.queue_declare("", exclusive=True).method.queue
     channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to=reply_to, headers=headers))
 
@@ -132,12 +131,12 @@ def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int
 def test_a_caller_that_sent_its_clock_is_told_the_servers_and_that_it_was_late(
     channel: BlockingChannel, calls: list[int]
 ) -> None:
-    before = wire.now_ms()
-    headers = {wire.CLOCK_HEADER: before - 10_000, wire.DEADLINE_HEADER: before - 7_000}
+    before = procedures.now_ms()
+    headers = {procedures.CLOCK_HEADER: before - 10_000, procedures.DEADLINE_HEADER: before - 7_000}
     properties, answer = raw_request(channel, "rpc.double", b"5", headers=headers)
 
-    assert properties.headers[wire.STATUS_HEADER] == "expired"
-    assert before <= properties.headers[wire.CLOCK_HEADER] <= wire.now_ms()
+    assert properties.headers[procedures.STATUS_HEADER] == "expired"
+    assert before <= properties.headers[procedures.CLOCK_HEADER] <= procedures.now_ms()
     assert answer["error"]["type"] == "Expired"
     assert calls == []
 
@@ -147,12 +146,12 @@ def test_a_redelivered_request_past_its_deadline_is_skipped(vhost: str, calls: l
         # Another server takes the request, and dies with it after the deadline.
         declare_request_queue(dying)
         dying.basic_consume("rpc.double", lambda *arrived: None)
-        deadline = wire.now_ms() + 200
-        properties = pika.BasicProperties(reply_to="amq.gen-x", headers={wire.DEADLINE_HEADER: deadline})
+        deadline = procedures.now_ms() + 200
+        properties = pika.BasicProperties(reply_to="amq.gen-x", headers={procedures.DEADLINE_HEADER: deadline})
         channel.basic_publish("", "rpc.double", b"5", properties)
         eventually(lambda: channel.queue_declare("rpc.double", passive=True).method.message_count == 0)
         server = RunningServer()
-        eventually(lambda: wire.now_ms() > deadline)
+        eventually(lambda: procedures.now_ms() > deadline)
         dying.connection.close()
 
         assert raw_request(channel, "rpc.double", b"6")[1] == 12

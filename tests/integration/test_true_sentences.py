@@ -9,7 +9,7 @@ import pytest
 
 from messaging import effects
 from messaging.admin.story import lines
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject
 from messaging.history import outcome, timeline

@@ -15,8 +15,7 @@ from django.db import OperationalError, connection, connections
 from structlog.testing import capture_logs
 
 from messaging import consumers
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.exceptions import Reject, RetryLater
 from messaging.message import Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage

@@ -7,8 +7,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf, consumers
-from messaging.consumers import consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery, consumer
 from messaging.events import Event
 from messaging.exceptions import UnknownConsumer
 from messaging.routing import Binding, Exchange

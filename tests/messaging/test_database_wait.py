@@ -7,7 +7,7 @@ from django.core.management import CommandError
 from django.db import OperationalError, ProgrammingError, connection
 from structlog.testing import capture_logs
 
-from messaging import news
+from messaging import logs
 from messaging.management import database_errors
 from messaging.management.database_errors import wait_for_table
 from messaging.models import InboxMessage
@@ -29,7 +29,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.only_on("postgresql")
 def test_it_is_waited_for_and_the_reason_is_said_again(away: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(news, "SAY_AGAIN", 0.0)
+    monkeypatch.setattr(logs, "REPEAT_AFTER", 0.0)
     looks = []
 
     def back_at_the_third_look() -> bool:

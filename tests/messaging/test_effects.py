@@ -15,8 +15,7 @@ from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Q
 
 from messaging import database, effects
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage

@@ -14,7 +14,7 @@ from django.utils import timezone
 from structlog.testing import capture_logs
 
 from messaging import database
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.exceptions import Reject, RetryLater
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy

@@ -14,7 +14,8 @@ from pika import data, spec
 from messaging.broker import header_fields
 from messaging.broker.properties import from_pika, to_pika
 from messaging.exceptions import Undecodable
-from messaging.message import Message, headers_to_pass_on, identity, new_id, storable_headers
+from messaging.headers import headers_to_pass_on, storable_headers
+from messaging.message import Message, identity, new_id
 
 header_fields.install()
 short = st.binary(max_size=255) | st.text(max_size=60)

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.test import Client
 
 from messaging import outbox
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.masking import MaskedHandler
 from messaging.models import OutboxMessage
 from messaging.worker import handling

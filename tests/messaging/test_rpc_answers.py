@@ -14,7 +14,6 @@ import pytest
 from pydantic import AfterValidator, BaseModel, Field, SecretStr
 from pydantic_core import from_json
 
-from messaging import procedure_values as wire
 from messaging import procedures
 from messaging.broker.request_queue import RETURNS_HEADER, Request
 from messaging.broker.subscription import Arrival
@@ -36,7 +35,7 @@ def ask(function: Callable[..., Any], body: bytes, **properties: Any) -> Answer:
 
 def error_of(found: Answer) -> tuple[str, str]:
     with pytest.raises(RemoteError) as caught:
-        wire.result_of(Message(body=found.body, headers={wire.STATUS_HEADER: wire.ERROR}))
+        procedures.result_of(Message(body=found.body, headers={procedures.STATUS_HEADER: procedures.ERROR}))
     assert caught.value.type == found.error
     return caught.value.type, caught.value.message
 
@@ -79,7 +78,7 @@ def test_a_result_that_would_arrive_as_another_is_a_bad_result(result: Any, said
     assert found[0] == "BadResult"
     assert said in found[1]
     with pytest.raises(ValueError, match=said):
-        wire.encode({"argument": result})
+        procedures.encode({"argument": result})
 
 
 def test_a_coroutine_is_a_bad_result_and_is_closed() -> None:
@@ -205,13 +204,15 @@ def test_what_a_procedure_raises_is_its_answer(raised: BaseException, message: s
 
 
 def test_a_result_that_looks_like_an_error_is_a_result() -> None:
-    body = wire.encode_error("ValueError", "not at all")
+    body = procedures.encode_error("ValueError", "not at all")
 
-    assert wire.result_of(Message(body=body, headers={wire.STATUS_HEADER: wire.OK})) == from_json(body)
+    assert procedures.result_of(Message(body=body, headers={procedures.STATUS_HEADER: procedures.OK})) == from_json(
+        body
+    )
 
 
 def test_a_reply_without_our_headers_is_a_result() -> None:
-    assert wire.result_of(Message(body=b"832040")) == 832040
+    assert procedures.result_of(Message(body=b"832040")) == 832040
 
 
 @pytest.mark.parametrize(
@@ -238,15 +239,15 @@ def arrived(seconds_ago: float, **properties: Any) -> Request:
 
 
 def test_a_request_past_its_deadline_is_late() -> None:
-    assert seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: wire.now_ms() - 1000}))
-    assert not seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: wire.now_ms() + 60_000}))
+    assert seconds_late(arrived(0, headers={procedures.DEADLINE_HEADER: procedures.now_ms() - 1000}))
+    assert not seconds_late(arrived(0, headers={procedures.DEADLINE_HEADER: procedures.now_ms() + 60_000}))
 
 
 @pytest.mark.parametrize("said", [str, float])
 def test_a_deadline_is_read_in_the_ways_in_which_clients_say_a_number(said: Callable[[int], Any]) -> None:
-    assert seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: said(wire.now_ms() - 1000)}))
-    assert not seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: said(wire.now_ms() + 60_000)}))
-    assert seconds_late(arrived(0, headers={wire.DEADLINE_HEADER: True})) is None
+    assert seconds_late(arrived(0, headers={procedures.DEADLINE_HEADER: said(procedures.now_ms() - 1000)}))
+    assert not seconds_late(arrived(0, headers={procedures.DEADLINE_HEADER: said(procedures.now_ms() + 60_000)}))
+    assert seconds_late(arrived(0, headers={procedures.DEADLINE_HEADER: True})) is None
 
 
 def test_without_our_header_the_expiration_counts_from_its_arrival() -> None:
@@ -256,7 +257,7 @@ def test_without_our_header_the_expiration_counts_from_its_arrival() -> None:
 
 def test_without_either_a_request_is_never_late() -> None:
     assert seconds_late(arrived(3600)) is None
-    assert seconds_late(arrived(3600, headers={wire.DEADLINE_HEADER: "soon"})) is None
+    assert seconds_late(arrived(3600, headers={procedures.DEADLINE_HEADER: "soon"})) is None
 
 
 def test_arguments_whose_check_would_end_the_servers_thread_are_an_error() -> None:

@@ -4,7 +4,7 @@ import time
 
 from structlog.testing import capture_logs
 
-from messaging import procedure_values as wire
+from messaging import procedures
 from messaging.message import Message
 from messaging.rpc.client import RpcClient, _Call
 
@@ -15,7 +15,7 @@ def test_two_servers_whose_clocks_differ_do_not_flood_the_log() -> None:
     with capture_logs() as said:
         for _ in range(5):
             for ahead in (10_000, 0):
-                reply = Message(body=b"2", headers={wire.CLOCK_HEADER: wire.now_ms() + ahead})
+                reply = Message(body=b"2", headers={procedures.CLOCK_HEADER: procedures.now_ms() + ahead})
                 client._compare_clocks(call, reply)
     reasons = [line["reason"] for line in said if line["event"] == "rpc.clocks_differ"]
     assert len(reasons) == 2

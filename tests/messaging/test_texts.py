@@ -18,10 +18,11 @@ from messaging.actions import audit, settle
 from messaging.actions.selection import Wanted
 from messaging.actions.settle import Verdict
 from messaging.broker.properties import to_pika
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.events import Event, _registry
+from messaging.headers import request_headers
 from messaging.history import listing, timeline
-from messaging.message import Message, request_headers
+from messaging.message import Message
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.relay.publishing import publishing_of
 from messaging.validation import texts

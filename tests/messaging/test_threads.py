@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, transaction
 
-from messaging import outbox, rpc, threads
+from messaging import outbox, processes, rpc
 from messaging.broker import queue_answers
 from messaging.broker.connection import Connection
 from messaging.effects import EffectKind
@@ -43,7 +43,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Limit]:
         raise RuntimeError(REFUSED)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    monkeypatch.setattr(threads, "PAUSE", 0.0)
+    monkeypatch.setattr(processes, "PAUSE", 0.0)
     monkeypatch.setattr(relay_thread, "PAUSE", 0.0)
     yield lambda: monkeypatch.setattr(threading.Thread, "start", real)
     monkeypatch.setattr(threading.Thread, "start", real)
@@ -191,10 +191,10 @@ def test_a_thread_is_started_again_until_it_starts_or_nobody_wants_it(limit: Lim
             limit()
         threading.Thread(target=lambda: None).start()
 
-    assert threads.start("it", begin, lambda: False)
+    assert processes.start_thread("it", begin, lambda: False)
     assert len(tries) == 3
-    assert not threads.start("it", begin, lambda: True)
-    threads.join(threading.Thread(target=lambda: None), 1)
+    assert not processes.start_thread("it", begin, lambda: True)
+    processes.join(threading.Thread(target=lambda: None), 1)
 
 
 def test_a_connection_that_got_no_thread_can_be_started_again(limit: Limit, settings: Any) -> None:

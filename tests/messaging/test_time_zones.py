@@ -19,7 +19,7 @@ from messaging import database, outbox
 from messaging.actions import prune
 from messaging.history import outcome, timeline
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.moments import MomentField
+from messaging.models.fields import UTCDateTimeField
 from messaging.monitoring import status
 from messaging.reconcile import empty_queues as sightings
 from messaging.reconcile import lost, stuck
@@ -70,7 +70,7 @@ def test_each_time_of_a_row_is_such_a_moment() -> None:
         if isinstance(field, models.DateTimeField)
     ]
     assert len(times) > 10
-    assert [str(field) for field in times if not isinstance(field, MomentField)] == []
+    assert [str(field) for field in times if not isinstance(field, UTCDateTimeField)] == []
 
 
 def test_a_time_that_the_database_wrote_is_now() -> None:

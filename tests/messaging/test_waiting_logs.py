@@ -9,11 +9,11 @@ import pytest
 from django.db import OperationalError
 from structlog.testing import capture_logs
 
-from messaging import news
+from messaging import logs
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import BEGIN_PATIENCE, Subscription
 from messaging.exceptions import BrokerUnavailable
-from messaging.news import News
+from messaging.logs import Throttle
 from messaging.procedures import Procedure
 from messaging.relay.relay import Relay
 from messaging.rpc.server import RpcServer
@@ -92,7 +92,7 @@ WAITING: list[tuple[str, Callable[[], None]]] = [
 def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many lines three looks in a row make, depending on how soon a reason is said again."""
     again, lines = request.param
-    monkeypatch.setattr(news, "SAY_AGAIN", again)
+    monkeypatch.setattr(logs, "REPEAT_AFTER", again)
     monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.0)
     return lines
 
@@ -106,7 +106,7 @@ def test_who_waits_logs_why_and_says_it_again_after_a_while(lines: int, event: s
 
 
 def test_a_broker_that_refuses_is_named_again_and_again(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(news, "SAY_AGAIN", AT_ONCE)
+    monkeypatch.setattr(logs, "REPEAT_AFTER", AT_ONCE)
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://u:x@127.0.0.1:{free_port()}/"]}
     with capture_logs() as said:
         connection = Connection("test")
@@ -118,7 +118,7 @@ def test_a_broker_that_refuses_is_named_again_and_again(settings: Any, monkeypat
 
 
 def test_reasons_that_never_repeat_are_not_remembered_for_ever() -> None:
-    reasons = News()
-    for number in range(3 * news.REMEMBERED):
-        assert reasons.is_due(str(number))
-    assert len(reasons._said_at) <= news.REMEMBERED
+    reasons = Throttle()
+    for number in range(3 * logs.REMEMBERED):
+        assert reasons.allows(str(number))
+    assert len(reasons._logged_at) <= logs.REMEMBERED

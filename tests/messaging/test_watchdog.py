@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.exceptions import HandlerTimeout
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import handling

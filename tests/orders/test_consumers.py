@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 from django.db import transaction
 
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.exceptions import Reject
 from orders import consumers
 from orders.events import OrderCancelled, OrderPlaced, OrderShipped

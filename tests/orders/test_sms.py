@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from messaging import consumers
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import RetryLater
 from messaging.message import Message

@@ -10,8 +10,7 @@ from uuid import uuid4
 from django.contrib.auth.models import Group
 
 from messaging import consumers
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.events import Event
 from messaging.exceptions import Reject
 from messaging.message import Message, new_id

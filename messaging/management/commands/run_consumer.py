@@ -8,7 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging import consumers, surroundings
+from messaging import consumers
+from messaging.checks import environment
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
@@ -16,7 +17,7 @@ from messaging.management.database_errors import wait_for_table
 from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
 from messaging.models import InboxMessage
-from messaging.shutdown import StopSignals
+from messaging.processes import StopSignals
 from messaging.topology import desired
 from messaging.worker import dead_letters
 from messaging.worker.handling import Verdict
@@ -49,7 +50,7 @@ class Command(CommandWithExamples):
         parser.add_argument("--burst", action="store_true", help="leave once the queues are empty")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if reason := surroundings.green_threads():
+        if reason := environment.green_threads():
             raise CommandError(reason)
         if bool(options["names"]) == options["all"]:
             known = ", ".join(each.name for each in _all_declared()) or "none"

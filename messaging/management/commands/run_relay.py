@@ -10,13 +10,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging import conf, threads
+from messaging import conf, processes
 from messaging.management.arguments import broker_line, broker_unreachable
 from messaging.management.database_errors import wait_for_table
 from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
+from messaging.processes import StopSignals
 from messaging.relay.relay import Relay
-from messaging.shutdown import StopSignals
 
 
 class Command(BaseCommand):
@@ -36,7 +36,7 @@ class Command(BaseCommand):
             if not wait_for_table(OutboxMessage, lambda: signals.received, patiently=True):
                 self.stdout.write("Stopped before the database was reached.")
                 return
-            if not threads.start(thread.name, thread.start, lambda: signals.received):
+            if not processes.start_thread(thread.name, thread.start, lambda: signals.received):
                 return
             while not signals.received and thread.is_alive():
                 if relay.refusal:

@@ -8,14 +8,15 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging import procedures, surroundings
+from messaging import procedures
+from messaging.checks import environment
 from messaging.exceptions import BrokerRefused, UnknownProcedure
 from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
 from messaging.management.examples import CommandWithExamples
 from messaging.management.terminal_log import shown_log
+from messaging.processes import StopSignals
 from messaging.rpc.answering import Ending
 from messaging.rpc.server import RpcServer, Summary
-from messaging.shutdown import StopSignals
 
 EXAMPLES = """
 examples:
@@ -41,7 +42,7 @@ class Command(CommandWithExamples):
         parser.add_argument("--max-messages", type=positive, metavar="N", help="leave after N requests")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if reason := surroundings.green_threads():
+        if reason := environment.green_threads():
             raise CommandError(reason)
         try:
             chosen = procedures.named(options["names"]) if options["names"] else procedures.registered()

@@ -17,7 +17,7 @@ from messaging.actions.selection import Wanted
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, positive
 from messaging.management.messages.selection import add_choice, chosen
 from messaging.management.tables import Layout, write_table
-from messaging.shutdown import StopSignals
+from messaging.processes import StopSignals
 
 HELP = "let dead messages run again, and what rests go now"
 EXAMPLES = """

@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 from messaging.management.arguments import positive
 from messaging.management.database_errors import told_in_one_line
 from messaging.management.examples import CommandWithExamples
-from messaging.shutdown import StopSignals
+from messaging.processes import StopSignals
 from orders.exceptions import Refused
 from orders.management.demo_order import place_demo_order
 from orders.models import Product

@@ -17,7 +17,7 @@ from messaging import database, outbox
 from messaging.actions import prune, replay
 from messaging.broker.publisher import Fate, Outcome, Publisher
 from messaging.broker.subscription import Subscription
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.effects import EffectKind
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases

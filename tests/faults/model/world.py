@@ -29,8 +29,7 @@ from messaging.actions import settle
 from messaging.actions.settle import Verdict
 from messaging.broker import connection as connections_to_the_broker
 from messaging.broker import publisher
-from messaging.consumers import Consumer
-from messaging.delivery import Delivery
+from messaging.consumers import Consumer, Delivery
 from messaging.effects import EffectKind, Sending
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater

@@ -17,7 +17,7 @@ from messaging.management.examples import CommandWithExamples
 from messaging.management.interrupts import told_when_interrupted
 from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.management.terminal_log import quiet_log
-from messaging.shutdown import StopSignals
+from messaging.processes import StopSignals
 from messaging.tutorial.cleanup import Found, look, made_by, named, remove
 from messaging.tutorial.lessons import LESSONS, ExchangeMade, Lesson, QueueMade, find
 from messaging.tutorial.rehearsals import rehearse

@@ -12,6 +12,7 @@ from django.db import transaction
 from pika import data
 
 from messaging import consumers, outbox
+from messaging import headers as sizes
 from messaging.actions import publish_now as hasten
 from messaging.actions.selection import Wanted
 from messaging.broker.connection import Connection
@@ -19,14 +20,14 @@ from messaging.broker.properties import check_size, fitted, from_pika, to_pika
 from messaging.broker.publisher import Fate, Outcome
 from messaging.broker.request_queue import Request
 from messaging.broker.subscription import Arrival
-from messaging.delivery import Delivery
+from messaging.consumers import Delivery
 from messaging.events import Event
-from messaging.message import Message, headers_to_pass_on, storable_headers
+from messaging.headers import headers_to_pass_on, storable_headers
+from messaging.message import Message
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases, publishing
 from messaging.relay.leases import Mark
 from messaging.rpc import server
-from messaging.validation import fitting
 from messaging.worker import handling, inbox
 from tests.support.consuming import Noted, registered
 
@@ -112,7 +113,7 @@ def test_a_size_is_what_pika_sends() -> None:
     headers |= {"when": datetime(2026, 1, 1, tzinfo=UTC), "table": {"a": [1, "x", {"b": None}]}}  # type: ignore[dict-item]
     pieces: list[bytes] = []
     size = data.encode_table(pieces, headers)
-    assert 0 <= fitting.size_of(headers) - size <= 30, "never less; pika writes small numbers in fewer bytes"
+    assert 0 <= sizes.size_of(headers) - size <= 30, "never less; pika writes small numbers in fewer bytes"
 
 
 LARGE = {
@@ -125,38 +126,38 @@ LARGE = {
 }
 
 
-@pytest.mark.parametrize("frame", [fitting.USUAL_FRAME, 8192, 4096])
+@pytest.mark.parametrize("frame", [sizes.USUAL_FRAME, 8192, 4096])
 @pytest.mark.parametrize("headers", LARGE.values(), ids=LARGE)
 def test_headers_that_are_too_large_are_shortened_and_say_so(
     headers: dict[str, Any], frame: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "_smallest_frame", frame)
+    monkeypatch.setattr(sizes, "_smallest_frame", frame)
     row = OutboxMessage(
         message_id="m" * 255, correlation_id="c" * 255, type="t" * 255, consumer="notes", routing_key="q", attempt=2,
         subject="s" * 255, headers=headers_to_pass_on(headers),
     )  # fmt: skip
-    row.headers = fitting.fit(row.headers, publishing.room_for_headers(row))
+    row.headers = sizes.fit_headers(row.headers, publishing.room_for_headers(row))
     row.pk, row.created_at = 2**63 - 1, datetime.now(UTC)
     assert is_sendable(publishing.publishing_of(row).message)
-    assert fitting.fit(row.headers, publishing.room_for_headers(row)) == row.headers, "no shorter the next time"
+    assert sizes.fit_headers(row.headers, publishing.room_for_headers(row)) == row.headers, "no shorter the next time"
     told = [str(value) for value in row.headers.values() if "fit into AMQP's frame" in str(value)]
     assert told
-    if frame == fitting.USUAL_FRAME and "h0" in headers:
+    if frame == sizes.USUAL_FRAME and "h0" in headers:
         assert len(told) < 10, "no more than needed are touched"
 
 
 def test_the_frame_is_the_one_that_was_agreed_on_or_asked_for(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_smallest_frame", fitting.USUAL_FRAME)
-    fitting.note_frame(0)
-    assert fitting.room() == fitting.USUAL_FRAME - fitting.MARGIN
-    fitting.note_frame(16_384)
-    assert fitting.room() == 16_384 - fitting.MARGIN
+    monkeypatch.setattr(sizes, "_smallest_frame", sizes.USUAL_FRAME)
+    sizes.note_frame_max(0)
+    assert sizes.room_in_frame() == sizes.USUAL_FRAME - sizes.MARGIN
+    sizes.note_frame_max(16_384)
+    assert sizes.room_in_frame() == 16_384 - sizes.MARGIN
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1/?frame_max=8192"]}
-    assert fitting.room() == 8192 - fitting.MARGIN
+    assert sizes.room_in_frame() == 8192 - sizes.MARGIN
 
 
 def test_a_connection_takes_note_of_its_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_smallest_frame", fitting.USUAL_FRAME)
+    monkeypatch.setattr(sizes, "_smallest_frame", sizes.USUAL_FRAME)
     connection, opened = Connection("test"), pika.ConnectionParameters(frame_max=9000)
     agreed: Any = type(
         "", (), {"params": opened, "server_properties": {}, "add_on_connection_blocked_callback": lambda *_: None,
@@ -164,7 +165,7 @@ def test_a_connection_takes_note_of_its_frame(monkeypatch: pytest.MonkeyPatch) -
     )()  # fmt: skip
     connection._pika = agreed
     connection._opened_now(agreed)
-    assert fitting.room() == 9000 - fitting.MARGIN
+    assert sizes.room_in_frame() == 9000 - sizes.MARGIN
 
 
 def request(**properties: Any) -> Request:
@@ -177,10 +178,10 @@ def test_a_request_whose_headers_just_fit_can_be_dead_lettered_and_put_back() ->
     for headers in LARGE.values():
         came = request(headers={**headers, b"\xff" * 255: 1}, **odd)
         letter = server._dead_letter(came, "its reply_to is a queue of ours")
-        assert len(b"".join(fitted(letter).encode())) <= fitting.room()
+        assert len(b"".join(fitted(letter).encode())) <= sizes.room_in_frame()
         assert letter.headers["x-death"][0]["queue"] == "rpc.ask"
         back = fitted(came.arrival.message)
-        assert len(b"".join(back.encode())) <= fitting.room()
+        assert len(b"".join(back.encode())) <= sizes.room_in_frame()
 
 
 # --- In the database -----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
 
-from messaging import surroundings
+from messaging.checks import environment
 from messaging.database import give_back_pooled
 from tests.support.environment import ROOT
 
@@ -48,29 +48,29 @@ def uwsgi(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
 
 def refused() -> list[str]:
     """The ids of what is refused; `check` has the same, and a server does not start."""
-    found = surroundings.unsupported()
+    found = environment.unsupported()
     errors = {each.id for each in run_checks(tags=["messaging"])}
     for each in found:
         assert each.id in errors
-        assert each.said.count(". ") == 0
+        assert each.msg.count(". ") == 0
         with pytest.raises(ImproperlyConfigured, match="messaging"):
-            surroundings.require()
+            environment.require_supported()
     return [each.id for each in found]
 
 
 def test_the_project_itself_is_supported() -> None:
     assert refused() == []
-    surroundings.require()
+    environment.require_supported()
 
 
 @pytest.mark.parametrize("vendor", ["mysql", "oracle", "microsoft", "cockroachdb", "unknown"])
 def test_a_database_of_another_kind_is_refused(vendor: str, monkeypatch: pytest.MonkeyPatch, database: Any) -> None:
     database("ENGINE", f"some.{vendor}")
     monkeypatch.setattr(connections["default"], "vendor", vendor)
-    assert [each.id for each in surroundings.unsupported()] == ["messaging.E101"]
-    assert "SQLite or PostgreSQL" in surroundings.unsupported()[0].said
+    assert [each.id for each in environment.unsupported()] == ["messaging.E101"]
+    assert "SQLite or PostgreSQL" in environment.unsupported()[0].msg
     with pytest.raises(ImproperlyConfigured, match=f"some.{vendor}"):
-        surroundings.require()
+        environment.require_supported()
 
 
 @pytest.mark.parametrize("engine", ["django.contrib.gis.db.backends.postgis", "django_prometheus.db.backends.sqlite3"])
@@ -87,8 +87,8 @@ def test_a_project_that_has_no_database_yet_is_left_to_django(database: Any) -> 
 def test_a_project_whose_driver_is_not_installed_is_left_to_django(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = mock.MagicMock()
     missing.__getitem__.side_effect = ImproperlyConfigured("Error loading psycopg2 or psycopg module")
-    monkeypatch.setattr(surroundings, "connections", missing)
-    surroundings.require()
+    monkeypatch.setattr(environment, "connections", missing)
+    environment.require_supported()
 
 
 def test_an_old_sqlite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,8 +110,8 @@ def test_a_schema_for_each_tenant_is_refused(
     # Not Django's own: it would look for the apps and the routers.
     names = ("DATABASES", "DATABASE_ROUTERS", "INSTALLED_APPS", "TIME_ZONE")
     given = {name: getattr(settings, name) for name in names}
-    monkeypatch.setattr(surroundings, "settings", types.SimpleNamespace(**{**given, **found}))
-    assert [each.id for each in surroundings.unsupported()] == ["messaging.E103"]
+    monkeypatch.setattr(environment, "settings", types.SimpleNamespace(**{**given, **found}))
+    assert [each.id for each in environment.unsupported()] == ["messaging.E103"]
 
 
 def test_tenants_that_a_column_keeps_apart_are_supported(settings: Any) -> None:
@@ -128,7 +128,7 @@ def test_the_engine_of_a_package_for_tenants_is_refused(engine: str, database: A
 def test_a_connection_that_changes_its_schema_is_refused_whatever_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections["default"], "set_schema", lambda name: None, raising=False)
     monkeypatch.setattr(connections["default"], "vendor", "postgresql")
-    assert [each.id for each in surroundings.unsupported()] == ["messaging.E103"]
+    assert [each.id for each in environment.unsupported()] == ["messaging.E103"]
 
 
 def test_a_database_without_djangos_transactions_is_refused(database: Any) -> None:
@@ -166,7 +166,7 @@ def test_no_handler_runs_on_green_threads(
     module = types.ModuleType(patching)
     monkeypatch.setitem(sys.modules, patching, module)
     setattr(module, asked, lambda name: False)
-    assert surroundings.green_threads() == ""
+    assert environment.green_threads() == ""
     setattr(module, asked, lambda name: True)
     with pytest.raises(CommandError, match=f"{patching.partition('.')[0]} has replaced the threads"):
         call_command(*command.split(), skip_checks=True)

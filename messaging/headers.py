@@ -1,47 +1,81 @@
-"""Fitting: headers that arrived are made to fit before they are passed on, to a retry, a replay or a dead-letter queue.
+"""AMQP headers: what can be stored as JSON and sent again, and what fits into one frame.
 
-AMQP sends the headers and properties of a message in one frame. What arrived in one need not fit another: headers of
-ours come on top, values that JSON has no form for become longer texts, and the next broker may allow smaller frames.
-Over a frame that is too large a broker closes the whole connection, again at each repetition.
+AMQP sends the headers and properties of a message in one frame. Headers that arrived in one frame need not fit another:
+ours are added, values without a JSON form become longer texts, and the next broker may allow smaller frames. A broker
+closes the connection over a frame that is too large, again at each repetition.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import structlog
 from django.core.signals import setting_changed
 
 from messaging import conf
-from messaging.loggers import get_logger
+from messaging.logs import get_logger
+from messaging.message import REQUEST_ID_HEADER
 from messaging.routing import MAX_SHORT_STRING
+from messaging.validation import texts
 
 log = get_logger(__name__)
 
 #: RabbitMQ's frame unless it is configured otherwise, and the largest that pika asks for.
 USUAL_FRAME = 128 * 1024
-#: Bytes of a frame that are left to AMQP itself, and to what a broker adds on the way.
+#: Bytes of a frame that are left for AMQP itself, and for headers that a broker adds.
 MARGIN = 1024
-#: Bytes that are left to the properties of a message and to headers of ours, until they are known exactly.
+#: Bytes that are left for a message's properties and our headers while their size is not known.
 RESERVED = 4096
 #: The header that says how many others were left out.
 LEFT_OUT = "headers-left-out"
-#: Texts are shortened to no less than so many bytes.
+#: A text is shortened to this many bytes at the least.
 SHORTEST = 200
 
 _smallest_frame = USUAL_FRAME
 
 
-def note_frame(octets: int) -> None:
-    """Take note of the frame that a connection of this process has agreed on with the broker: the smallest counts."""
+def request_headers() -> dict[str, str]:
+    """Return the header with the id of the current web request; none outside of one. The client may have chosen the
+    id."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    return {REQUEST_ID_HEADER: texts.fitted(request_id)} if request_id else {}
+
+
+def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return AMQP headers as JSON that can be sent again: tables, arrays and numbers stay, all else (bytes, times)
+    becomes text."""
+    stored: dict[str, Any] = {}
+    for name, value in headers.items():
+        stored[header_name(name, stored)] = _storable(value)
+    return stored
+
+
+def headers_to_pass_on(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that the next attempt of a message keeps, so that they fit into a frame.
+
+    Our own are written anew, and a broker's describe the past. CC and BCC would make the broker route copies elsewhere
+    (https://www.rabbitmq.com/docs/sender-selected).
+    """
+    kept = {
+        name: value
+        for name, value in storable_headers(headers).items()
+        if name == REQUEST_ID_HEADER or not (name.startswith("x-") or name in {"CC", "BCC"})
+    }
+    return fit_headers(kept, room_for_headers())
+
+
+def note_frame_max(octets: int) -> None:
+    """Remember the largest frame that a connection of this process agreed on with the broker: the smallest counts."""
     global _smallest_frame
     if octets:  # 0 means no limit
         _smallest_frame = min(_smallest_frame, octets)
 
 
-def room() -> int:
+def room_in_frame() -> int:
     """Return how many bytes the headers and properties of one message may take, as far as this process knows: from its
     connections so far, and from `frame_max` in its addresses."""
     asked_for = [address.frame_max for address in conf.get().brokers if address.frame_max]
@@ -49,8 +83,8 @@ def room() -> int:
 
 
 def room_for_headers() -> int:
-    """Return how many bytes headers may take beside properties that are not known yet."""
-    return max(room() - RESERVED, room() // 4)
+    """Return how many bytes headers may take while the size of the properties is not known."""
+    return max(room_in_frame() - RESERVED, room_in_frame() // 4)
 
 
 def size_of(value: Any) -> int:
@@ -75,11 +109,11 @@ def size_of(value: Any) -> int:
     return 5 + len(str(value).encode(errors="replace"))
 
 
-def fit(headers: Mapping[Any, Any], room: int) -> dict[Any, Any]:
+def fit_headers(headers: Mapping[Any, Any], room: int) -> dict[Any, Any]:
     """Return `headers` so that they take at most `room` bytes.
 
-    The largest values are shortened first, and no more than needed; each says so at its end. Where that is not enough,
-    the largest headers are left out, and LEFT_OUT says how many. Headers that fit are returned as they are.
+    The largest values are shortened first, and no more than needed; each says so at its end. If that is not enough, the
+    largest headers are left out, and LEFT_OUT says how many. Headers that fit are returned unchanged.
     """
     kept = dict(headers)
     over = size_of(kept) - room
@@ -100,9 +134,9 @@ def fit(headers: Mapping[Any, Any], room: int) -> dict[Any, Any]:
     return kept
 
 
-def name_of(name: Any, taken: Mapping[str, Any] = {}) -> str:
-    """Return a header's name as it can be stored and sent, and as none that is `taken`: what is not UTF-8, or NUL, is
-    a "?", and no name is longer than AMQP allows."""
+def header_name(name: Any, taken: Mapping[str, Any] = {}) -> str:
+    """Return a header's name so that it can be stored and sent, and differs from those `taken`: bytes that are not
+    UTF-8, and NUL, become "?", and it is cut to the length that AMQP allows."""
     text = name.decode(errors="replace").replace("\ufffd", "?") if isinstance(name, bytes) else str(name)
     text = found = _cut(text.encode(errors="replace").replace(b"\x00", b"?"), MAX_SHORT_STRING)
     number = 1
@@ -113,12 +147,24 @@ def name_of(name: Any, taken: Mapping[str, Any] = {}) -> str:
     return found
 
 
+def _storable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return storable_headers(value)
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    return texts.storable_text(str(value))
+
+
 def _size_of_entry(name: Any, value: Any) -> int:
     return 1 + len(name if isinstance(name, bytes) else str(name).encode(errors="replace")) + size_of(value)
 
 
 def _shortened(value: Any, over: int) -> Any:
-    """Return `value` as a text that takes `over` bytes less, if it can."""
+    """Return `value` as a text that takes `over` bytes less, if possible."""
     size = size_of(value)
     if isinstance(value, Mapping | list | tuple):
         return f"left out: its {size} bytes did not fit into AMQP's frame"
@@ -131,7 +177,7 @@ def _shortened(value: Any, over: int) -> Any:
 
 
 def _leave_out(kept: dict[Any, Any], over: int) -> int:
-    """Remove the largest headers of `kept`, until it takes `over` bytes less; return how many these were."""
+    """Remove the largest headers of `kept` until it takes `over` bytes less; return how many."""
     if over <= 0:
         return 0
     count = len(kept)

@@ -15,7 +15,7 @@ from django.utils import timezone
 _PLAIN = "django.db.models.DateTimeField"
 
 
-class MomentField(models.DateTimeField):  # type: ignore[type-arg]
+class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
     """A time that is an aware datetime in Python, also in projects with `USE_TZ = False`.
 
     Django's own is naive there, in the time of `TIME_ZONE`; and on SQLite the database's clock (`Now()`), which writes
@@ -55,8 +55,3 @@ def as_written(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
         # Of the two hours with the same name, when summer time ends, the driver's `fold` says which it is.
         return value.replace(tzinfo=ZoneInfo(connection.timezone_name)).astimezone(UTC)
     return value
-
-
-def now() -> datetime:
-    """Return the time by this process's clock, aware whatever USE_TZ says."""
-    return datetime.now(UTC)

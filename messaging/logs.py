@@ -1,0 +1,100 @@
+"""Loggers: structlog's if the project has configured it, else the standard library's. And a throttle for their lines.
+
+An unconfigured structlog prints to standard output, where commands write what programs read. Whether to configure it is
+the project's decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import structlog
+
+from messaging.masking import mask_event
+
+#: Seconds after which a reason that lasts is logged again.
+REPEAT_AFTER = 60.0
+#: Most reasons that a throttle remembers: their texts may contain something that changes each time.
+REMEMBERED = 100
+
+
+class Logger:
+    """structlog's logger of a name. Until somebody configures structlog, its lines go to `logging` as text (the event
+    and its fields), by the handlers and levels of LOGGING."""
+
+    def __init__(self, name: str) -> None:
+        self._configured = structlog.get_logger(name)
+        self._plain = structlog.wrap_logger(
+            logging.getLogger(name),
+            wrapper_class=structlog.stdlib.BoundLogger,
+            processors=_TO_LOGGING,
+            cache_logger_on_first_use=True,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        # Decided for each line: modules make their loggers before the project has configured anything.
+        return getattr(self._configured if structlog.is_configured() else self._plain, name)
+
+
+def get_logger(name: str) -> Logger:
+    """Return the logger of that name; a module passes its own."""
+    return Logger(name)
+
+
+def quiet_pika() -> None:
+    """Silence pika's own loggers, unless the project has set their level.
+
+    pika logs each step of each attempt to connect: dozens of lines even when all is well. `messaging.broker` logs what
+    people need to know.
+    """
+    pika = logging.getLogger("pika")
+    if pika.level == logging.NOTSET:
+        pika.setLevel(logging.CRITICAL)
+
+
+class Throttle:
+    """Lets a lasting reason be logged when it begins and then once a minute. For one thread.
+
+    Code that waits for a broker or a database retries every second: a line for each attempt would flood the log, and a
+    line for the first alone would be missed by people who look later.
+    """
+
+    def __init__(self) -> None:
+        self._logged_at: dict[str, float] = {}
+
+    def allows(self, reason: str) -> bool:
+        """Whether `reason` is to be logged now; if so, it counts as logged."""
+        now = time.monotonic()
+        if now - self._logged_at.get(reason, -math.inf) < REPEAT_AFTER:
+            return False
+        if len(self._logged_at) >= REMEMBERED:
+            self._logged_at.clear()
+        self._logged_at[reason] = now
+        return True
+
+    def reset(self) -> bool:
+        """Forget all reasons, because the trouble is over. Return whether any had been logged."""
+        had_logged = bool(self._logged_at)
+        self._logged_at.clear()
+        return had_logged
+
+
+def _as_text(logger: Any, method: str, event: Any) -> tuple[tuple[str], dict[str, Any]]:
+    """Return the arguments for `logging`. The text contains the traceback already, masked."""
+    return (str(_RENDER(logger, method, event)),), {"exc_info": False, "stacklevel": _FRAMES}
+
+
+_RENDER = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
+#: Frames between the line that logs and the call of `logging`: three are structlog's.
+_FRAMES = 4
+_TO_LOGGING: list[Any] = [
+    structlog.stdlib.filter_by_level,
+    structlog.contextvars.merge_contextvars,
+    # Makes tracebacks text, so that they can be masked.
+    structlog.processors.format_exc_info,
+    mask_event,
+    _as_text,
+]

@@ -1,0 +1,120 @@
+"""The inbox: messages received, and each failed attempt to handle one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from messaging.models.columns import MessageColumns
+from messaging.models.fields import UTCDateTimeField
+from messaging.models.querysets import PrimaryQuerySet
+
+
+class InboxMessage(MessageColumns):
+    """One message at one consumer: the fence that lets its effects happen once, and its dead letter."""
+
+    class State(models.TextChoices):
+        #: Handled, and something outside the database is still to be done for it; see Effect.
+        EFFECTS_DUE = "effects_due", "effects due"
+        HANDLED = "handled", "handled"
+        #: Waits for the attempt in `attempt`; no other attempt may run.
+        RETRYING = "retrying", "retrying"
+        #: Waits for earlier messages of its ordering key.
+        WAITING = "waiting", "waiting"
+        DEAD = "dead", "dead"
+        #: Dead, and a person decided that nothing more shall come of it.
+        DISCARDED = "discarded", "discarded"
+
+    #: The handler is through with it; nothing runs it again, unless a person replays a dead one.
+    SETTLED = (State.EFFECTS_DUE, State.HANDLED, State.DEAD, State.DISCARDED)
+
+    consumer = models.CharField(max_length=255)
+    #: False: the publisher gave no id, so two deliveries of it cannot be told from two messages.
+    identified = models.BooleanField(default=True)
+    #: Empty for a foreign publisher that sent none.
+    type = models.CharField(max_length=255, blank=True)
+    app_id = models.CharField(max_length=255, blank=True)
+
+    state = models.CharField(max_length=11, choices=State.choices)
+    # `attempt` is the one that is expected (retrying) or was the last one (handled, dead).
+    #: Starts of that attempt that were committed before the work: more than one means a process died in it.
+    starts = models.PositiveIntegerField(default=0)
+    #: Attempts before it was replayed last: the retry policy counts from there.
+    attempts_before = models.PositiveIntegerField(default=0)
+    received_at = UTCDateTimeField(db_default=Now())
+    changed_at = UTCDateTimeField(db_default=Now())
+
+    #: Why it is dead, or failed last.
+    reason = models.TextField(blank=True)
+    #: Failures of the same consumer, type and kind of reason share it, so that they can be replayed together.
+    failure_group = models.CharField(max_length=16, blank=True)
+    #: Kept of a message that is retrying, waiting or dead: the replay needs them.
+    body = models.BinaryField(null=True, blank=True)
+    body_truncated = models.BooleanField(default=False)
+
+    objects = PrimaryQuerySet["InboxMessage"].as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
+        verbose_name = "inbox message"
+        ordering = ["-id"]
+        constraints = [models.UniqueConstraint(fields=["consumer", "message_id"], name="inbox_fence")]
+        indexes = [
+            models.Index(fields=["message_id"], name="inbox_message_id"),
+            models.Index(fields=["subject"], name="inbox_subject"),
+            models.Index(fields=["state", "changed_at"], name="inbox_state_changed"),
+            models.Index(fields=["failure_group"], name="inbox_failure_group", condition=~Q(failure_group="")),
+            models.Index(
+                fields=["consumer", "ordering_key", "position"],
+                name="inbox_waiting",
+                condition=Q(state="waiting"),
+            ),
+        ]
+        permissions = [
+            ("replay_message", "Can replay dead messages and hasten waiting ones"),
+            ("discard_message", "Can discard dead messages"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type or 'message'} {self.subject or self.message_id} at {self.consumer}"
+
+
+class DeliveryAttempt(models.Model):
+    """One try of a handler: when, where, how it ended."""
+
+    class Outcome(models.TextChoices):
+        HANDLED = "handled", "handled"
+        FAILED = "failed", "failed"
+        REJECTED = "rejected", "rejected"
+        #: The process died in it.
+        CRASHED = "crashed", "crashed"
+
+    inbox_message = models.ForeignKey(InboxMessage, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    finished_at = UTCDateTimeField(db_default=Now())
+    duration = models.DurationField(default=timedelta)
+    #: host:pid of the process.
+    process = models.CharField(max_length=255, blank=True)
+    redelivered = models.BooleanField(default=False)
+    error = models.TextField(blank=True)
+    traceback = models.TextField(blank=True)
+
+    objects = PrimaryQuerySet["DeliveryAttempt"].as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
+        verbose_name = "delivery attempt"
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number}: {self.outcome}"
+
+    @property
+    def started_at(self) -> Any:
+        """When the attempt began, by the database's clock."""
+        return self.finished_at - self.duration

@@ -1,0 +1,71 @@
+"""What operators did, and what reconciling knows of queues."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models.functions import Now
+
+from messaging.message import MAX_ID_LENGTH
+from messaging.models.fields import UTCDateTimeField
+from messaging.models.querysets import PrimaryQuerySet
+
+
+class OperatorAction(models.Model):
+    """What a person did to messages: the audit log. Only ever added to."""
+
+    at = UTCDateTimeField(db_default=Now())
+    #: Name of the user, or of the account that ran a command.
+    actor = models.CharField(max_length=255)
+    #: What was done; see operations/audit.py.
+    action = models.CharField(max_length=20)
+    #: To what, as it was asked for.
+    about = models.TextField(blank=True)
+    #: How many rows it changed.
+    changed = models.PositiveIntegerField(default=0)
+    details = models.JSONField(default=dict, blank=True)
+
+    objects = PrimaryQuerySet["OperatorAction"].as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["at"], name="operator_action_at")]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.actor}"
+
+
+class ActionOnMessage(models.Model):
+    """A message that an operator's action changed or showed, so that its story can tell of it."""
+
+    action = models.ForeignKey(OperatorAction, on_delete=models.CASCADE, related_name="messages")
+    message_id = models.CharField(max_length=MAX_ID_LENGTH)
+
+    objects = PrimaryQuerySet["ActionOnMessage"].as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
+        indexes = [models.Index(fields=["message_id"], name="action_message_id")]
+
+    def __str__(self) -> str:
+        return f"{self.action} of {self.message_id}"
+
+
+class QueueSighting(models.Model):
+    """What reconciling knows of a queue: what was published before it was empty, and left no inbox row, is lost."""
+
+    queue = models.CharField(max_length=255, unique=True)
+    #: It was empty then, and that is long enough ago to tell what is lost.
+    empty_at = UTCDateTimeField(null=True, blank=True)
+    #: Later times at which it was empty (ISO 8601, oldest first), which are not yet that long ago.
+    young = models.JSONField(default=list, blank=True)
+    #: All that was published before then has arrived, or was sent again.
+    checked_until = UTCDateTimeField(null=True, blank=True)
+
+    objects = PrimaryQuerySet["QueueSighting"].as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
+
+    def __str__(self) -> str:
+        return f"{self.queue}, empty at {self.empty_at}"

@@ -1,0 +1,94 @@
+"""The outbox: messages written with the transactions that they report."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from messaging.models.columns import MessageColumns
+from messaging.models.fields import UTCDateTimeField
+from messaging.models.querysets import PrimaryQuerySet
+
+
+class OutboxMessage(MessageColumns):
+    """A message written with the transaction it reports, and how far it has come on its way to the broker."""
+
+    class State(models.TextChoices):
+        PENDING = "pending", "pending"
+        PUBLISHED = "published", "published"
+        #: Some queue that should have it did not take it. Tried again by itself.
+        UNROUTABLE = "unroutable", "unroutable"
+        #: The broker refuses this very message. A person has to look.
+        FAILED = "failed", "failed"
+        #: A person decided that it shall not be published.
+        CANCELLED = "cancelled", "cancelled"
+
+    class Origin(models.TextChoices):
+        """Why the row was written."""
+
+        EVENT = "event", "event"
+        RETRY = "retry", "retry"
+        #: A person let a dead message run again.
+        REPLAY = "replay", "replay"
+        #: It was lost on the way, and is sent again.
+        RECONCILE = "reconcile", "reconcile"
+        #: Its turn among the messages of its ordering key has come.
+        TURN = "turn", "turn"
+
+    # The message id is not unique here: a retry or replay is a new row with the same message id.
+    exchange = models.CharField(max_length=255, blank=True)
+    routing_key = models.CharField(max_length=255)
+    #: The one consumer that a retry or replay is addressed to; empty: whoever is bound.
+    consumer = models.CharField(max_length=255, blank=True)
+    origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.EVENT)
+    body = models.BinaryField()
+
+    state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
+    created_at = UTCDateTimeField(db_default=Now())
+    #: Not before this time: a delay, a retry's rest, or the next try of an unroutable row.
+    publish_at = UTCDateTimeField(db_default=Now())
+    published_at = UTCDateTimeField(null=True, blank=True)
+    publish_attempts = models.PositiveIntegerField(default=0)
+    last_error = models.TextField(blank=True)
+    #: Names of the consumers registered for the message when it was published: who must receive it.
+    expected_consumers = models.JSONField(default=list, blank=True)
+
+    #: Whose turn it is. A mark counts only while the token is still the marker's own.
+    lease_token = models.UUIDField(null=True, blank=True)
+    lease_until = UTCDateTimeField(null=True, blank=True)
+
+    objects = PrimaryQuerySet["OutboxMessage"].as_manager()
+
+    class Meta:
+        base_manager_name = "objects"
+        verbose_name = "outbox message"
+        ordering = ["-id"]
+        permissions = [
+            ("view_payload", "Can see personal and secret values in messages"),
+            ("cancel_message", "Can cancel messages that wait"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["publish_at", "id"],
+                name="outbox_waiting",
+                condition=Q(state__in=["pending", "unroutable"]),
+            ),
+            models.Index(fields=["message_id"], name="outbox_message_id"),
+            models.Index(fields=["published_at", "id"], name="outbox_published", condition=Q(state="published")),
+            models.Index(fields=["subject"], name="outbox_subject"),
+            models.Index(fields=["state", "created_at"], name="outbox_state_created"),
+            models.Index(
+                fields=["ordering_key", "id"],
+                name="outbox_ordering",
+                condition=~Q(ordering_key="") & Q(origin="event"),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.subject or self.message_id}"
+
+    @property
+    def place(self) -> int | None:
+        """The message's place among those of its ordering key; None without one."""
+        return (self.position or self.pk) if self.ordering_key else None
