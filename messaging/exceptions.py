@@ -25,12 +25,15 @@ class UnknownConsumer(MessagingError):
     """No consumer of that name is registered."""
 
 
+# --- The broker cannot be used: the connection is missing or lost -----------------------------------------------
+
+
 class BrokerUnavailable(MessagingError):
     """There is no usable connection to the broker, or it did not answer in time."""
 
 
 class BrokerSilent(BrokerUnavailable):
-    """Somebody took the connection, or has it, and did not answer in time: a broker that is frozen or overworked."""
+    """The broker did not answer in time: it is frozen or overworked."""
 
 
 class ThreadNotStarted(BrokerUnavailable):
@@ -42,24 +45,62 @@ class QueueSilent(BrokerSilent):
 
 
 class BrokerRefused(BrokerUnavailable):
-    """The broker answered and said no: user, password or virtual host are wrong."""
+    """The broker refused the connection: user, password, virtual host or certificate are wrong."""
 
 
 class LimitReached(BrokerUnavailable):
-    """The broker answered that it has no room now: a limit on connections or channels is reached. Waiting helps."""
+    """A limit on connections or channels is reached. Waiting helps."""
 
 
-class ChannelClosed(MessagingError):
-    """The broker refused an operation and closed the channel over it.
+class VhostDown(BrokerUnavailable):
+    """The virtual host exists, and the broker does not run it. Waiting helps."""
 
-    `code` and `text` are the AMQP reply code and text, for instance 404 and
-    "NOT_FOUND - no exchange 'orders' in vhost '/'".
+
+class TransientQueuesForbidden(BrokerUnavailable):
+    """The broker closed the connection over a queue that is neither durable nor exclusive: it permits none."""
+
+
+# --- The broker refused one operation; the connection stays -----------------------------------------------------
+
+
+class OperationRefused(MessagingError):
+    """The broker refused an operation, and closed its channel.
+
+    `text` is what the broker said, for instance "NOT_FOUND - no exchange 'orders' in vhost '/'".
     """
 
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{code} {text}")
-        self.code = code
+    def __init__(self, text: str, number: int = 0) -> None:
+        super().__init__(f"{number} {text}" if number else text)
         self.text = text
+
+    @property
+    def sentence(self) -> str:
+        """The broker's sentence without the name of the refusal."""
+        return (self.text.partition(" - ")[2] or self.text).rstrip(".")
+
+
+class NotFound(OperationRefused):
+    """The exchange or queue is missing. A queue whose node is down is reported so too, in other words."""
+
+
+class AccessRefused(OperationRefused):
+    """This account lacks the right."""
+
+
+class ResourceLocked(OperationRefused):
+    """The queue is exclusive to another connection."""
+
+
+class PreconditionFailed(OperationRefused):
+    """The object exists with other properties, is in use, or cannot be as it was asked for."""
+
+
+class ObjectLimitReached(PreconditionFailed):
+    """The broker holds as many queues or exchanges as it may."""
+
+
+class Unsupported(OperationRefused):
+    """The broker never carries out this operation, such as reading a stream message by message."""
 
 
 class Reject(MessagingError):
@@ -98,7 +139,11 @@ class ReplayStopped(MessagingError):
 
 
 class RpcError(MessagingError):
-    """Parent of every way in which a call can fail."""
+    """Parent of every way in which a call can fail. Its `__cause__` is the broker's error, if there was one."""
+
+    def __init__(self, text: str, *, cause: Exception | None = None) -> None:
+        super().__init__(text)
+        self.__cause__ = cause
 
 
 class NoServer(RpcError):
@@ -108,11 +153,11 @@ class NoServer(RpcError):
 class NoBroker(RpcError):
     """The broker cannot be reached, or takes no messages. The request was not sent.
 
-    `silent`: it may well be there, and did not answer in time, because it is frozen, overworked or full.
+    `silent`: the broker did not answer in time, because it is frozen, overworked or full.
     """
 
-    def __init__(self, text: str, *, silent: bool = False) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, *, silent: bool = False, cause: Exception | None = None) -> None:
+        super().__init__(text, cause=cause)
         self.silent = silent
 
 

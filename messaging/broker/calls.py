@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from django.utils.asyncio import async_unsafe
 from pika.channel import Channel
 
-from messaging.broker.refusals import channel_closed, describe
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, QueueSilent
+from messaging.broker.errors import describe, refused_or_lost
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, OperationRefused, QueueSilent
+
+if TYPE_CHECKING:
+    from messaging.broker.connection import Connection
 
 #: Seconds that a broker may take to answer one method.
 CALL_TIMEOUT = 5.0
@@ -22,25 +24,13 @@ OTHER_ANSWER = 2.0
 MOST_LEFT = 100
 
 
-class Link(Protocol):
-    """What a call needs of the connection that it goes by."""
-
-    last_error: str
-
-    def call_soon(self, function: Callable[[], None]) -> None: ...
-
-    def open_channel(self, on_open: Callable[[Channel], None]) -> bool: ...
-
-    def reset(self, reason: str) -> None: ...
-
-
 class Calls:
     """What any thread asks the broker through one connection: declare, bind, look at.
 
     The broker closes a channel over what it refuses; the next call then opens another, and nobody else loses theirs.
     """
 
-    def __init__(self, connection: Link) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._one_at_a_time = threading.Lock()
         self._channel: Channel | None = None
@@ -52,9 +42,8 @@ class Calls:
     def call(self, method: str, arguments: dict[str, Any]) -> Any:
         """Call `method` of a channel, from any thread, and return the answer's method frame.
 
-        Raises ChannelClosed where the broker refuses it, BrokerUnavailable where there is no connection, and its kind
-        BrokerSilent where no answer comes in time; the connection then counts as dead. QueueSilent where only the queue
-        that it is about does not answer.
+        Raises OperationRefused, BrokerUnavailable if there is no connection, and BrokerSilent if no answer comes in
+        time: the connection then counts as dead. QueueSilent if only the queue in question does not answer.
         """
         with self._one_at_a_time:
             answer: Future[Any] = Future()
@@ -80,7 +69,7 @@ class Calls:
         self._connection.call_soon(lambda: self._perform_elsewhere("exchange_declare", question, answer))
         try:
             answer.result(OTHER_ANSWER)
-        except ChannelClosed:
+        except OperationRefused:
             return True  # a refusal is an answer
         except (FutureTimeout, BrokerUnavailable):
             return False
@@ -92,11 +81,11 @@ class Calls:
         self._channel = None  # it waits for its queue, for ever perhaps
         self._perform(method, arguments, answer)
 
-    def lost(self, reason: str) -> None:
+    def lost(self, error: BrokerUnavailable) -> None:
         """Take note that the connection is gone."""
         self._channel = None
         self._left = 0
-        self._fail(BrokerUnavailable(reason))
+        self._fail(error)
 
     def _perform(self, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
         self._answer = answer
@@ -113,7 +102,7 @@ class Calls:
     def _closed(self, channel: Channel, error: BaseException) -> None:
         if channel is self._channel:
             self._channel = None
-            self._fail(channel_closed(error))
+            self._fail(refused_or_lost(error))
 
     def _send(self, channel: Channel, method: str, arguments: dict[str, Any], answer: Future[Any]) -> None:
         try:

@@ -24,9 +24,9 @@ from pika.channel import Channel
 from messaging import conf, logs, processes
 from messaging.broker import header_fields
 from messaging.broker.calls import Calls
+from messaging.broker.errors import describe, unavailable
 from messaging.broker.parameters import parameters_of
-from messaging.broker.refusals import describe, is_limit, is_refusal, is_silence
-from messaging.exceptions import BrokerRefused, BrokerSilent, BrokerUnavailable, LimitReached, ThreadNotStarted
+from messaging.exceptions import BrokerRefused, BrokerUnavailable, LimitReached, ThreadNotStarted
 from messaging.headers import note_frame_max
 from messaging.logs import Throttle, get_logger, quiet_pika
 from messaging.validation.addresses import BrokerAddress
@@ -108,13 +108,10 @@ class Connection:
         self.cluster = ""
         #: What this connection calls itself there.
         self.name = f"{settings.app_id} {role} {socket.gethostname()}:{os.getpid()}"
-        self.last_error = ""
+        #: Why the latest connection, or attempt to connect, ended; None while it is open.
+        self.error: BrokerUnavailable | None = None
         #: Every address was refused: user, password, vhost or an option of the URL are wrong. Waiting will not help.
         self.refused = False
-        #: The latest attempt ended because nobody said anything in time.
-        self.silent = False
-        #: The latest attempt, or connection, ended because a limit of the broker is reached. Waiting helps.
-        self.limited = False
         #: Why no attempt to connect has succeeded since the connection was open.
         self._throttle = Throttle()
         #: The last connection was open and ended at a limit, such as one on channels: the next may end at once, too.
@@ -134,8 +131,10 @@ class Connection:
         try:
             self._thread.start()
         except RuntimeError as error:
-            self.last_error = f"this process could not start a thread for its connection to the broker ({error})"
-            raise ThreadNotStarted(self.last_error) from error
+            self.error = ThreadNotStarted(
+                f"this process could not start a thread for its connection to the broker ({error})"
+            )
+            raise self.error from error
         return self
 
     def stop(self) -> None:
@@ -148,6 +147,11 @@ class Connection:
     def is_open(self) -> bool:
         """Whether the broker has accepted the connection and it has not ended since."""
         return self._opened.is_set()
+
+    @property
+    def last_error(self) -> str:
+        """Why the latest connection, or attempt to connect, ended; empty while it is open."""
+        return str(self.error or "")
 
     @property
     def usable(self) -> bool:
@@ -183,11 +187,10 @@ class Connection:
 
     def unavailable(self) -> BrokerUnavailable:
         """Return the error that says why the latest attempt to connect failed."""
-        if self.refused:
-            return BrokerRefused(self.last_error)
-        if self.limited:
-            return LimitReached(self.last_error)
-        return (BrokerSilent if self.silent else BrokerUnavailable)(self.last_error)
+        kind = type(self.error or BrokerUnavailable())
+        if kind is BrokerRefused and not self.refused:
+            kind = BrokerUnavailable  # another address may still let us in
+        return kind(self.last_error)
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Run `function` on the I/O thread, soon."""
@@ -196,7 +199,7 @@ class Connection:
     def call(self, method: str, **arguments: Any) -> Any:
         """Call one AMQP method that has an answer, such as `queue_declare`, and return the answer's method frame.
 
-        Raises ChannelClosed where the broker refuses it, BrokerUnavailable where it does not answer.
+        Raises OperationRefused where the broker refuses it, BrokerUnavailable where it does not answer.
         """
         return self._calls.call(method, arguments)
 
@@ -217,13 +220,13 @@ class Connection:
 
     def open_channel(self, on_open: Callable[[Channel], None]) -> bool:
         """Open a channel and hand it to `on_open`; return False where there is no connection, or no channel left on
-        it: `last_error` says which. I/O thread only."""
+        it: `error` says which. I/O thread only."""
         if self._pika is None or not self._pika.is_open:
             return False
         try:
             self._pika.channel(on_open_callback=on_open)
         except pika.exceptions.NoFreeChannels as error:
-            self.last_error = describe(error, self._address)
+            self.error = unavailable(error, self._address)
             return False
         return True
 
@@ -259,10 +262,10 @@ class Connection:
             )
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _USED_UP:
-                self._lost(f"this process is at a limit: {error.strerror}", refused=False)
+                self._lost(BrokerUnavailable(f"this process is at a limit: {error.strerror}"))
                 return
             # TLS contexts fail in constructors, with errors of any kind. The next attempt would fail likewise.
-            self._lost(f"the address cannot be used: {describe(error, self._address)}", refused=True)
+            self._lost(BrokerRefused(f"the address cannot be used: {describe(error, self._address)}"))
 
     def _parameters(self, address: BrokerAddress) -> pika.ConnectionParameters:
         settings = conf.get()
@@ -287,14 +290,12 @@ class Connection:
         self.cluster = str(connection.server_properties.get("cluster_name") or "")
         self._refusals = 0
         self.refused = False
-        self.silent = False
-        self.limited = False
         connection.add_on_connection_blocked_callback(lambda *_: self._set_blocked(connection, True))
         connection.add_on_connection_unblocked_callback(lambda *_: self._set_blocked(connection, False))
         self._ioloop.call_later(STABLE_AFTER, lambda: self._stable(connection))
         if not self._opened_in_vain:
             self._say_connected()
-        self.last_error = ""
+        self.error = None
         self._opened.set()
         if self._on_open:
             self._on_open(connection)
@@ -325,12 +326,7 @@ class Connection:
 
     def _ended(self, connection: pika.SelectConnection, error: BaseException) -> None:
         if connection is self._pika:
-            self._lost(
-                describe(error, self._address),
-                refused=is_refusal(error),
-                silent=is_silence(error),
-                limited=is_limit(error),
-            )
+            self._lost(unavailable(error, self._address))
 
     def _abandon(self, reason: str) -> None:
         connection, self._pika = self._pika, None
@@ -339,13 +335,12 @@ class Connection:
         if connection.is_open:
             # A dead peer never answers the close; pika's heartbeat check then drops the socket.
             connection.close(reply_text=reason[:100])
-        self._lost(reason, refused=False)
+        self._lost(BrokerUnavailable(reason))
 
-    def _lost(self, reason: str, *, refused: bool, silent: bool = False, limited: bool = False) -> None:
+    def _lost(self, error: BrokerUnavailable) -> None:
         self._pika = None
-        self.silent = silent
-        self.limited = limited
-        self._calls.lost(reason)
+        self.error, reason, limited = error, str(error), isinstance(error, LimitReached)
+        self._calls.lost(error)
         was_open = self._opened.is_set()
         self._opened.clear()
         if self._stopping:
@@ -355,9 +350,8 @@ class Connection:
             self._opened_in_vain = limited
         if (was_open and not limited) or self._throttle.allows(reason):
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=reason)
-        self._refusals = self._refusals + 1 if refused else 0
+        self._refusals = self._refusals + 1 if isinstance(error, BrokerRefused) else 0
         self.refused = self._refusals >= self._address_count
-        self.last_error = reason
         # First of all: whatever goes wrong in those who are told, there is a next attempt.
         self._pausing = self._ioloop.call_later(self._pause(), self._connect)
         if was_open and self._on_lost:
@@ -371,7 +365,7 @@ class Connection:
         self._failures += 1  # a refusal counts too: who asks whether anybody let us in must not wait for ever
         if self.refused:
             return settings.reconnect_refused * (0.5 + spread)
-        if self.limited:
+        if isinstance(self.error, LimitReached):
             pause = min(pause, LIMIT_PAUSE)
         return pause * spread
 

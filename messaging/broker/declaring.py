@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from messaging.broker.connection import Connection
-from messaging.broker.differences import difference
-from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED
-from messaging.exceptions import ChannelClosed
+from messaging.broker.errors import difference
+from messaging.exceptions import AccessRefused, NotFound, OperationRefused, PreconditionFailed, ResourceLocked
 
 #: What a queue or exchange may differ in without a message going another way. RabbitMQ compares these first.
 _HOW_IT_IS_KEPT = {"durable", "auto_delete", "x-queue-type"}
@@ -17,25 +16,22 @@ STREAM_OFFSET = "x-stream-offset"
 
 
 def queue_stands(connection: Connection, name: str) -> bool:
-    """Whether there is such a queue, another connection's own included. Raises ChannelClosed, BrokerUnavailable."""
+    """Whether there is such a queue, another connection's own included. Raises OperationRefused, BrokerUnavailable."""
     try:
         connection.call("queue_declare", queue=name, passive=True)
-    except ChannelClosed as error:
-        if error.code == NOT_FOUND:
-            return False
-        if error.code != RESOURCE_LOCKED:
-            raise
+    except NotFound:
+        return False
+    except ResourceLocked:
+        return True
     return True
 
 
 def exchange_stands(connection: Connection, name: str) -> bool:
-    """Whether there is such an exchange. Raises ChannelClosed, BrokerUnavailable."""
+    """Whether there is such an exchange. Raises OperationRefused, BrokerUnavailable."""
     try:
         connection.call("exchange_declare", exchange=name, passive=True)
-    except ChannelClosed as error:
-        if error.code == NOT_FOUND:
-            return False
-        raise
+    except NotFound:
+        return False
     return True
 
 
@@ -55,7 +51,7 @@ def is_stream(connection: Connection, name: str) -> bool:
             consumer_tag=tag,
             arguments={STREAM_OFFSET: "next"},
         )
-    except ChannelClosed:
+    except OperationRefused:
         return False
     connection.call("basic_cancel", consumer_tag=tag)
     return True
@@ -69,9 +65,9 @@ def exchange_type(connection: Connection, name: str) -> str:
     guess = "fanout"
     try:
         connection.call("exchange_declare", exchange=name, exchange_type=guess)
-    except ChannelClosed as error:
-        if error.code == ACCESS_REFUSED:
-            return ""
+    except AccessRefused:
+        return ""
+    except PreconditionFailed as error:
         told = difference(error)
         if told is None:
             raise
@@ -85,7 +81,7 @@ def declare_queue(
 ) -> str:
     """Declare a queue, or use one that exists with another durability or type; return what differs, else "".
 
-    Raises ChannelClosed where it exists with other arguments or this account may not; BrokerUnavailable.
+    Raises OperationRefused where it exists with other arguments or this account may not; BrokerUnavailable.
     """
     typed = {"x-queue-type": queue_type} if queue_type else {}
     how = {"durable": durable, "arguments": {**typed, **arguments}}
@@ -104,7 +100,7 @@ def declare_exchange(
 def _declared(connection: Connection, method: str, what: dict[str, Any], *, strict: bool) -> str:
     try:
         connection.call(method, **what)
-    except ChannelClosed as error:
+    except PreconditionFailed as error:
         differs = difference(error)
         if strict or differs is None or differs.property not in _HOW_IT_IS_KEPT:
             raise

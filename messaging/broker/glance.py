@@ -12,8 +12,8 @@ from pika.channel import Channel
 
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
+from messaging.broker.errors import refused_or_lost
 from messaging.broker.properties import from_pika
-from messaging.broker.refusals import channel_closed
 from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerSilent, BrokerUnavailable
 
@@ -32,7 +32,7 @@ class Glance:
         self._answer: Future[Arrival | None] = Future()
 
     def next(self) -> Arrival | None:
-        """Return the next message, None where there is none. Raises ChannelClosed, BrokerUnavailable."""
+        """Return the next message, None where there is none. Raises OperationRefused, BrokerUnavailable."""
         answer: Future[Arrival | None] = Future()
         self._answer = answer
         self._connection.call_soon(partial(self._get, answer))
@@ -79,4 +79,4 @@ class Glance:
 
     def _closed(self, _: Channel, error: BaseException) -> None:
         if not self._answer.done():
-            self._answer.set_exception(channel_closed(error))
+            self._answer.set_exception(refused_or_lost(error))

@@ -9,7 +9,7 @@ import time
 
 from messaging.broker.connection import Connection
 from messaging.broker.management import Management, ManagementUnavailable
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import OperationRefused
 
 #: Seconds for which a node of a cluster may not know yet what was declared at another one.
 NEWS_TRAVEL = 1.0
@@ -43,7 +43,7 @@ def _knows(management: Management, connection: Connection) -> bool:
     try:
         arguments = {"x-queue-type": "classic"}
         declared = connection.call("queue_declare", queue="", exclusive=True, auto_delete=True, arguments=arguments)
-    except ChannelClosed:
+    except OperationRefused:
         return _knows_connection(management, connection)
     queue = declared.method.queue
     try:

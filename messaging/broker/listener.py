@@ -13,7 +13,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.declaring import STREAM_OFFSET
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import OperationRefused
 from messaging.routing import Binding
 
 #: Seconds between two looks at whether the broker has begun to send.
@@ -26,7 +26,7 @@ class Ended:
 
     reason: str
     #: What the broker refused, where it did. None: the connection is gone, or the queue.
-    refusal: ChannelClosed | None
+    refusal: OperationRefused | None
 
 
 class Listener:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from messaging import conf
-from messaging.broker.refusals import GUEST_IS_LOCAL, describe
+from messaging.broker.errors import GUEST_IS_LOCAL, describe
 from messaging.exceptions import BrokerUnavailable
 from messaging.validation import tls
 from messaging.validation.addresses import BrokerAddress, bracketed

@@ -16,16 +16,16 @@ from pika.channel import Channel
 
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
+from messaging.broker.errors import describe, refused_or_lost
 from messaging.broker.properties import check_size, to_pika
-from messaging.broker.refusals import channel_closed, describe
-from messaging.exceptions import BrokerSilent, ChannelClosed
+from messaging.exceptions import BrokerSilent, OperationRefused
 from messaging.logs import get_logger
 from messaging.message import OUTBOX_ID_HEADER, Message
 
 log = get_logger(__name__)
 
 
-class Fate(Enum):
+class Status(Enum):
     """What became of one publish."""
 
     #: Every queue it was routed to has it.
@@ -46,13 +46,13 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The fate of one publish, and why."""
+    """What became of one publish, and why."""
 
-    fate: Fate
+    status: Status
     reason: str = ""
-    #: AMQP reply code of a refusal.
-    code: int = 0
-    #: No word came although the connection stood.
+    #: Why the broker closed the channel, if `status` is REFUSED.
+    refusal: OperationRefused | None = None
+    #: No confirm came in time, although the connection was open.
     late: bool = False
 
 
@@ -97,7 +97,7 @@ class Publisher:
     """Publishes with confirms, on a connection of its own.
 
     `on_change` is called, from the I/O thread, whenever `ready` may have changed. Without `confirms` the word on a
-    message is that the broker has read it (`Fate.SENT`) or returned it.
+    message is that the broker has read it (`Status.SENT`) or returned it.
     """
 
     def __init__(self, role: str, *, on_change: Callable[[], None] | None = None, confirms: bool = True) -> None:
@@ -146,7 +146,7 @@ class Publisher:
             return []
         self.connection.call_soon(partial(self._send, batch))
         done = batch.done.wait(timeout)
-        if any(outcome and outcome.fate in {Fate.CONFIRMED, Fate.SENT} for outcome in list(batch.outcomes)):
+        if any(outcome and outcome.status in {Status.CONFIRMED, Status.SENT} for outcome in list(batch.outcomes)):
             self.connection.succeeded()
         if not done:
             blocked = self.connection.blocked
@@ -154,7 +154,7 @@ class Publisher:
                 ": a memory or disk alarm blocks the broker" if blocked else ""
             )
             # Before the connection is given up, by which the I/O thread settles the rest as lost: they are late.
-            outcomes = [outcome or Outcome(Fate.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
+            outcomes = [outcome or Outcome(Status.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
             if not blocked:
                 # At once, and not only when the connection has been given up: nothing more is sent by it.
                 self._channel = None
@@ -184,7 +184,7 @@ class Publisher:
     def _send(self, batch: _Batch) -> None:
         channel = self._channel
         if channel is None or not channel.is_open:
-            batch.settle_rest(Outcome(Fate.UNKNOWN, self.connection.last_error or "no channel to the broker"))
+            batch.settle_rest(Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
             return
         for index, publishing in enumerate(batch.publishings):
             try:
@@ -198,10 +198,10 @@ class Publisher:
                     mandatory=publishing.mandatory,
                 )
             except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
-                batch.settle(index, Outcome(Fate.UNKNOWN, describe(error)))
+                batch.settle(index, Outcome(Status.UNKNOWN, describe(error)))
             except Exception as error:
                 # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
-                batch.settle(index, Outcome(Fate.UNSENDABLE, describe(error)))
+                batch.settle(index, Outcome(Status.UNSENDABLE, describe(error)))
             else:
                 place = (batch, index)
                 self._unconfirmed[self._next_tag] = place
@@ -213,7 +213,7 @@ class Publisher:
             channel.basic_qos(callback=partial(self._read, self._next_tag - 1))
 
     def _read(self, tag: int, _: pika.frame.Method) -> None:
-        self._settle(tag, Outcome(Fate.SENT), multiple=True)
+        self._settle(tag, Outcome(Status.SENT), multiple=True)
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, body: bytes) -> None:
         # Comes before the confirm of the same message, which then finds the place settled.
@@ -223,7 +223,7 @@ class Publisher:
             log.error("amqp.returned_unknown", message_id=properties.message_id, routing_key=method.routing_key)
             return
         batch, index = place
-        batch.settle(index, Outcome(Fate.RETURNED, f"{method.reply_code} {method.reply_text}", method.reply_code))
+        batch.settle(index, Outcome(Status.RETURNED, f"{method.reply_code} {method.reply_text}"))
 
     def _place_by_looks(self, method: spec.Basic.Return, body: bytes) -> tuple[_Batch, int] | None:
         looks = ("", method.exchange, method.routing_key, body)
@@ -237,7 +237,7 @@ class Publisher:
     def _confirmed(self, frame: pika.frame.Method) -> None:
         method = frame.method
         nacked = isinstance(method, spec.Basic.Nack)
-        outcome = Outcome(Fate.NACKED, "the broker could not store it") if nacked else Outcome(Fate.CONFIRMED)
+        outcome = Outcome(Status.NACKED, "the broker could not store it") if nacked else Outcome(Status.CONFIRMED)
         self._settle(method.delivery_tag, outcome, multiple=method.multiple)
 
     def _settle(self, up_to: int, outcome: Outcome, *, multiple: bool) -> None:
@@ -263,18 +263,18 @@ class Publisher:
         if self._channel is not None and channel is not self._channel:
             return
         self._channel = None
-        reason = channel_closed(error)
-        if isinstance(reason, ChannelClosed):
-            self._settle_in_flight(Outcome(Fate.REFUSED, str(reason), reason.code))
+        reason = refused_or_lost(error)
+        if isinstance(reason, OperationRefused):
+            self._settle_in_flight(Outcome(Status.REFUSED, str(reason), reason))
         else:
-            self._settle_in_flight(Outcome(Fate.UNKNOWN, str(reason)))
+            self._settle_in_flight(Outcome(Status.UNKNOWN, str(reason)))
         self._changed()
         if connection.is_open:
             self._open_channel(connection)
 
     def _lost(self, reason: str) -> None:
         self._channel = None
-        self._settle_in_flight(Outcome(Fate.UNKNOWN, reason))
+        self._settle_in_flight(Outcome(Status.UNKNOWN, reason))
 
     def _settle_in_flight(self, outcome: Outcome) -> None:
         in_flight = list(self._unconfirmed.values())

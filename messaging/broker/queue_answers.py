@@ -17,10 +17,9 @@ from pika.channel import Channel
 
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection, opened
+from messaging.broker.errors import describe, refused_or_lost
 from messaging.broker.glance import Glance
-from messaging.broker.refusals import channel_closed, describe
-from messaging.broker.reply_codes import NOT_FOUND
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, ThreadNotStarted
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, NotFound, OperationRefused, ThreadNotStarted
 
 #: Queues asked at a time: each takes a channel.
 AT_A_TIME = 100
@@ -42,7 +41,7 @@ class QueueAnswer:
     ready: int = 0
     consumers: int = 0
     #: Why the broker told nothing, such as that there is no such queue.
-    refusal: ChannelClosed | None = None
+    refusal: OperationRefused | None = None
     #: Why the queue counts as existing without answering; empty: it answers.
     silent: str = ""
 
@@ -67,10 +66,10 @@ def ask_queues(connection: Connection, names: Iterable[str], *, quorum: Collecti
     return found
 
 
-def is_missing(refusal: ChannelClosed) -> bool:
+def is_missing(refusal: OperationRefused) -> bool:
     """Whether there is no such queue. One whose node is down, or that has crashed, is not found either, in other
     words."""
-    return refusal.code == NOT_FOUND and "no queue" in refusal.text
+    return isinstance(refusal, NotFound) and "no queue" in refusal.text
 
 
 def _counts(connection: Connection, names: Collection[str]) -> dict[str, QueueAnswer]:
@@ -87,8 +86,8 @@ def _answer(future: Future[Any]) -> QueueAnswer:
         return QueueAnswer(silent=f"no answer within {CALL_TIMEOUT:g} s")
     try:
         counts = future.result().method
-    except ChannelClosed as refusal:
-        exists = refusal.code == NOT_FOUND and not is_missing(refusal)
+    except OperationRefused as refusal:
+        exists = isinstance(refusal, NotFound) and not is_missing(refusal)
         return QueueAnswer(refusal=refusal, silent=refusal.text if exists else "")
     return QueueAnswer(ready=counts.message_count, consumers=counts.consumer_count)
 
@@ -102,7 +101,7 @@ def _ask(connection: Connection, ask: Callable[[Channel, Future[Any]], None]) ->
             _fail(answer, BrokerUnavailable(connection.last_error or "there is no connection to the broker"))
 
     def opened_now(channel: Channel) -> None:
-        channel.add_on_close_callback(lambda _, error: _fail(answer, channel_closed(error)))
+        channel.add_on_close_callback(lambda _, error: _fail(answer, refused_or_lost(error)))
         try:
             ask(channel, answer)
         except Exception as error:
@@ -130,7 +129,7 @@ def _see_that_it_answers(connection: Connection) -> None:
     """Raise BrokerSilent where not the queues are silent, but the broker."""
     try:
         connection.call("exchange_declare", exchange="amq.direct", passive=True)
-    except ChannelClosed:
+    except OperationRefused:
         return  # a refusal is an answer
 
 
@@ -154,6 +153,6 @@ def _why_silent(name: str) -> str:
             except BrokerUnavailable as error:
                 # Over a queue without a leader RabbitMQ closes the connection (541).
                 return str(error) if "INTERNAL_ERROR" in str(error) else ""
-    except (BrokerUnavailable, ChannelClosed):
+    except (BrokerUnavailable, NotFound, OperationRefused):
         return ""
     return ""

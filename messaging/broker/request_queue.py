@@ -18,12 +18,10 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.differences import difference
+from messaging.broker.errors import describe, difference, refused_or_lost
 from messaging.broker.properties import fitted
-from messaging.broker.refusals import channel_closed, describe, says_limit
-from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED
 from messaging.broker.subscription import Arrival, Subscription
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import NotFound, ObjectLimitReached, OperationRefused, PreconditionFailed
 from messaging.logs import Throttle, get_logger
 from messaging.message import Message
 
@@ -195,13 +193,17 @@ class RequestQueue(Subscription):
     def _channel_closed(self, channel: Channel, error: BaseException) -> None:
         if not channel.connection.is_open:
             return  # the connection itself says so, once for all its queues
-        reason = channel_closed(error)
+        reason = refused_or_lost(error)
         declaring = channel is self._channel and self.active and not self.consuming
-        if declaring and isinstance(reason, ChannelClosed):
-            if self._as_it_stands and self._plain and reason.code == NOT_FOUND:
+        if declaring:
+            if self._as_it_stands and self._plain and isinstance(reason, NotFound):
                 self._declare(as_it_stands=False)
                 return
-            if not self._as_it_stands and reason.code == PRECONDITION_FAILED and not says_limit(reason):
+            if (
+                not self._as_it_stands
+                and isinstance(reason, PreconditionFailed)
+                and not isinstance(reason, ObjectLimitReached)
+            ):
                 self._warn_of(reason)
                 self._declare(as_it_stands=True)
                 return
@@ -212,11 +214,11 @@ class RequestQueue(Subscription):
         self._channel = None
         self._open()
 
-    def _warn_of(self, refusal: ChannelClosed) -> None:
+    def _warn_of(self, refusal: OperationRefused) -> None:
         reason = str(difference(refusal) or refusal)
         if reason != self._difference:
             self._difference = reason
-            log.warning("rpc.queue_differs", queue=self.queue, reason=f"{reason}; it is used as it stands")
+            log.warning("rpc.queue_differs", queue=self.queue, reason=f"{reason}; it is used unchanged")
 
     def _ended(self, reason: str) -> None:
         self._as_it_stands = self._plain  # the next one of this name may be as wanted

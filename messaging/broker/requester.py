@@ -12,8 +12,8 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
+from messaging.broker.errors import describe, refused_or_lost
 from messaging.broker.properties import from_pika, to_pika
-from messaging.broker.refusals import channel_closed, describe
 from messaging.logs import get_logger
 from messaging.message import Message
 
@@ -35,7 +35,7 @@ class Requester:
         on_change: Callable[[], None],
         on_reply: Callable[[Message], None],
         on_returned: Callable[[str], None],
-        on_broken: Callable[[str], None],
+        on_broken: Callable[[Exception], None],
     ) -> None:
         self._reply_queue_prefix = reply_queue_prefix
         self._on_change = on_change
@@ -101,7 +101,7 @@ class Requester:
         else:
             self._channel = None
             self._opening = False
-            self._on_broken(self.connection.last_error)
+            self._on_broken(self.connection.unavailable())
 
     def _channel_opened(self, channel: Channel) -> None:
         channel.add_on_close_callback(self._channel_closed)
@@ -139,5 +139,6 @@ class Requester:
             return  # asked for; or the connection went with it, and says so itself
         self._channel = None
         self._opening = False
-        log.warning("rpc.reply_channel_closed", reason=str(channel_closed(error)))
-        self._on_broken(str(channel_closed(error)))
+        reason = refused_or_lost(error)
+        log.warning("rpc.reply_channel_closed", reason=str(reason))
+        self._on_broken(reason)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import uuid
 
 from messaging.broker.connection import Connection
-from messaging.broker.reply_codes import ACCESS_REFUSED
-from messaging.exceptions import ChannelClosed, QueueSilent
+from messaging.exceptions import AccessRefused, OperationRefused, QueueSilent
 
 #: An exchange that every virtual host has. Without the right to read it the refusal names it.
 _SOURCE = "amq.fanout"
@@ -42,8 +41,8 @@ def may_read(connection: Connection, queue: str) -> bool:
 def _refused(connection: Connection, method: str, name: str, **arguments: object) -> bool:
     try:
         connection.call(method, **arguments)
-    except ChannelClosed as error:
-        return error.code == ACCESS_REFUSED and f"'{name}'" in error.text
+    except OperationRefused as error:
+        return isinstance(error, AccessRefused) and f"'{name}'" in error.text
     except QueueSilent:
         return False  # RabbitMQ has asked the queue, after it checked the rights
     return False

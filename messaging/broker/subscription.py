@@ -13,9 +13,9 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
+from messaging.broker.errors import refused_or_lost
 from messaging.broker.properties import from_pika
-from messaging.broker.refusals import channel_closed
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import OperationRefused
 from messaging.logs import get_logger
 from messaging.message import Message
 
@@ -71,7 +71,7 @@ class Subscription:
         self._consumer_tag = ""
         self._opened = 0
         #: What the broker said when it ended the subscription by closing its channel; None for any other end.
-        self.refusal: ChannelClosed | None = None
+        self.refusal: OperationRefused | None = None
         #: What the consumer is declared with when it is opened next.
         self.arguments: dict[str, Any] = {}
         #: Consuming, or about to.
@@ -199,8 +199,8 @@ class Subscription:
 
     def _channel_closed(self, channel: Channel, error: BaseException) -> None:
         if channel is self._channel:
-            reason = channel_closed(error)
-            self.refusal = reason if isinstance(reason, ChannelClosed) else None
+            reason = refused_or_lost(error)
+            self.refusal = reason if isinstance(reason, OperationRefused) else None
             self._ended(str(reason))
 
     def _ended(self, reason: str) -> None:

@@ -9,10 +9,21 @@ from contextlib import contextmanager
 from django.core.management.base import CommandError
 
 from messaging import conf
-from messaging.broker import reply_codes
-from messaging.broker.differences import difference
-from messaging.broker.refusals import AT_A_LIMIT, TRANSIENT_QUEUES, VHOST_IS_DOWN, says_limit
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, ChannelClosed, ThreadNotStarted
+from messaging.broker.errors import TRANSIENT_QUEUES, difference
+from messaging.exceptions import (
+    AccessRefused,
+    BrokerSilent,
+    BrokerUnavailable,
+    LimitReached,
+    NotFound,
+    ObjectLimitReached,
+    OperationRefused,
+    ResourceLocked,
+    ThreadNotStarted,
+    TransientQueuesForbidden,
+    Unsupported,
+    VhostDown,
+)
 
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -20,8 +31,8 @@ EXIT_UNHEALTHY = 6
 EXIT_TIMED_OUT = 7
 #: What a shell says of a program that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
-#: In RabbitMQ's refusals of what belongs to itself.
-_NOBODYS = ("reserved prefix", "default exchange")
+#: RabbitMQ's words for names that belong to itself.
+_RESERVED = ("reserved prefix", "default exchange")
 
 
 def broker_unreachable(reason: object) -> CommandError:
@@ -32,7 +43,7 @@ def broker_unreachable(reason: object) -> CommandError:
         return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
     if isinstance(reason, ThreadNotStarted):
         return CommandError(f"{why}. Raise the limit (ulimit -u, or the container's).", returncode=EXIT_UNREACHABLE)
-    if TRANSIENT_QUEUES in why:
+    if isinstance(reason, TransientQueuesForbidden):
         return CommandError(
             f"RabbitMQ refuses: {why}. Leave --transient out, or put deprecated_features.permit.{TRANSIENT_QUEUES} = "
             "true into its configuration."
@@ -41,13 +52,12 @@ def broker_unreachable(reason: object) -> CommandError:
 
 
 def what_to_do(reason: object) -> str:
-    """Return in a sentence what helps where the broker could not be used for `reason`."""
-    why = str(reason)
-    if AT_A_LIMIT in why:
+    """Return in a sentence what helps if the broker could not be used for `reason`."""
+    if isinstance(reason, LimitReached):
         return "Raise the limit, or try again once others have left, as consumers and relays do."
-    if VHOST_IS_DOWN in why:
+    if isinstance(reason, VhostDown):
         return "Start it, and try again, as consumers and relays do."
-    return f"Check {'the certificates' if why.startswith('TLS: ') else 'AMQP_URL'}."
+    return f"Check {'the certificates' if str(reason).startswith('TLS: ') else 'AMQP_URL'}."
 
 
 def broker_line() -> str:
@@ -55,39 +65,38 @@ def broker_line() -> str:
     return f"Broker: {', '.join(map(str, conf.get().brokers))}"
 
 
-def broker_refuses(error: ChannelClosed) -> CommandError:
+def broker_refuses(error: OperationRefused) -> CommandError:
     """Return the error by which a command ends that the broker says no to: one line, exit code 1."""
-    _, _, text = error.text.partition(" - ")
     if differs := difference(error):
         lost = "messages" if differs.kind == "queue" else "bindings"
-        return CommandError(f"{differs}. Ask for it as it stands, or delete it first: its {lost} go with it.")
-    match error.code:
-        case reply_codes.ACCESS_REFUSED if any(each in text for each in _NOBODYS):
+        return CommandError(f"{differs}. Ask for it as it exists, or delete it first: its {lost} go with it.")
+    match error:
+        case AccessRefused() if any(each in error.text for each in _RESERVED):
             hint = "No account may: take a name of your own, that does not begin with amq."
-        case reply_codes.ACCESS_REFUSED:
+        case AccessRefused():
             hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints the rights that each one needs."
-        case _ if says_limit(error):
+        case ObjectLimitReached():
             hint = "Delete what is not needed, or raise the limit."
-        case reply_codes.NOT_FOUND:
+        case NotFound():
             hint = "Is the name right, and the virtual host?"
-        case reply_codes.RESOURCE_LOCKED:
+        case ResourceLocked():
             hint = "It is another connection's own (exclusive)."
-        case reply_codes.NOT_IMPLEMENTED if "stream" in text:
+        case Unsupported() if "stream" in error.text:
             hint = (
                 "A stream keeps its messages, read or not: `manage.py mq listen NAME --from-start` shows them. They "
                 "leave by its x-max-age or x-max-length-bytes, or when it is deleted."
             )
         case _:
             hint = ""
-    return CommandError(f"RabbitMQ refuses ({error.code}): {(text or error.text).rstrip('.')}. {hint}".rstrip())
+    return CommandError(f"RabbitMQ refuses: {error.sentence}. {hint}".rstrip())
 
 
 @contextmanager
 def broker_told_in_one_line() -> Iterator[None]:
-    """Turn the broker's no, and its absence, into the CommandError that says so."""
+    """Convert broker errors into a CommandError."""
     try:
         yield
-    except ChannelClosed as error:
+    except OperationRefused as error:
         raise broker_refuses(error) from None
     except BrokerUnavailable as error:
         raise broker_unreachable(error) from None

@@ -24,7 +24,7 @@ from typing import Any
 import structlog
 
 from messaging import conf, processes
-from messaging.broker.publisher import Fate, Publisher, Publishing
+from messaging.broker.publisher import Publisher, Publishing, Status
 from messaging.exceptions import BrokerUnavailable
 from messaging.logs import get_logger
 from messaging.masking import mask_event, masked_text
@@ -211,14 +211,14 @@ class BrokerHandler(logging.Handler):
             self._sending = True
         sent = [_dropped(not_told), *lines] if not_told else lines
         outcomes = publisher.publish([_publishing(number, line) for number, line in enumerate(sent)], PUBLISH_TIMEOUT)
-        lost = sum(outcome.fate is not Fate.CONFIRMED for outcome in outcomes)
+        lost = sum(outcome.status is not Status.CONFIRMED for outcome in outcomes)
         with self._changed:
             self._sending = False
             self._drop(min(lost, len(lines)))
             if lost == len(sent):
                 self._not_told += not_told  # nobody was told
             self._changed.notify_all()
-        return not any(outcome.fate is Fate.REFUSED for outcome in outcomes)
+        return not any(outcome.status is Status.REFUSED for outcome in outcomes)
 
 
 def _key(logger: str, level: str) -> str:

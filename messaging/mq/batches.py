@@ -11,8 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
-from messaging.broker.publisher import Fate, Outcome, Publisher, Publishing
-from messaging.exceptions import ChannelClosed
+from messaging.broker.publisher import Outcome, Publisher, Publishing, Status
+from messaging.exceptions import OperationRefused
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNREACHABLE, broker_refuses
 from messaging.management.tables import unwritten
 from messaging.message import Message
@@ -43,7 +43,7 @@ class Sending:
         self._exchange = "" if options["queue"] else options["exchange"]
         self._key = options["queue"] or options["key"]
         self._pattern = pattern
-        self._counts: Counter[Fate] = Counter()
+        self._counts: Counter[Status] = Counter()
         #: The first outcome that is no success, for the line at the end.
         self._trouble: Outcome | None = None
 
@@ -68,11 +68,13 @@ class Sending:
             if self._options["rate"]:
                 due = max(due, time.monotonic()) + len(batch) / self._options["rate"]
             outcomes = self._publisher.publish([self._publishing(body) for body in batch], conf.get().publish_timeout)
-            self._counts.update(outcome.fate for outcome in outcomes)
-            if bad := [each for each in outcomes if each.fate not in {Fate.CONFIRMED, Fate.SENT}]:
+            self._counts.update(outcome.status for outcome in outcomes)
+            if bad := [each for each in outcomes if each.status not in {Status.CONFIRMED, Status.SENT}]:
                 # A returned one says nothing about the next: somebody may listen by then.
-                self._trouble = next((each for each in bad if each.fate is not Fate.RETURNED), self._trouble or bad[0])
-                if self._trouble.fate is not Fate.RETURNED:
+                self._trouble = next(
+                    (each for each in bad if each.status is not Status.RETURNED), self._trouble or bad[0]
+                )
+                if self._trouble.status is not Status.RETURNED:
                     return False
         return True
 
@@ -97,24 +99,26 @@ class Sending:
 
     def _sum(self) -> str:
         if self._options["lines"] or (self._options["count"] or 1) > 1:
-            sent = self._counts.total() - self._counts[Fate.UNSENDABLE]
-            always = {Fate.CONFIRMED, Fate.RETURNED} if self._options["confirm"] else {Fate.RETURNED}
-            told = [fate for fate in Fate if fate in always or (self._counts[fate] and fate is not Fate.SENT)]
-            return f"Sent {sent}: {', '.join(f'{self._counts[fate]} {fate.value}' for fate in told)}."
-        if self._counts[Fate.CONFIRMED]:
+            sent = self._counts.total() - self._counts[Status.UNSENDABLE]
+            always = {Status.CONFIRMED, Status.RETURNED} if self._options["confirm"] else {Status.RETURNED}
+            told = [
+                status for status in Status if status in always or (self._counts[status] and status is not Status.SENT)
+            ]
+            return f"Sent {sent}: {', '.join(f'{self._counts[status]} {status.value}' for status in told)}."
+        if self._counts[Status.CONFIRMED]:
             return "Sent and confirmed."
-        return "Sent." if self._counts[Fate.SENT] else ""
+        return "Sent." if self._counts[Status.SENT] else ""
 
     def _explained(self, trouble: Outcome) -> CommandError:
         code = 1
-        match trouble.fate:
-            case Fate.RETURNED:
+        match trouble.status:
+            case Status.RETURNED:
                 text = self._returned()
-            case Fate.REFUSED:
-                return broker_refuses(ChannelClosed(trouble.code, trouble.reason.removeprefix(f"{trouble.code} ")))
-            case Fate.NACKED:
+            case Status.REFUSED:
+                return broker_refuses(trouble.refusal or OperationRefused(trouble.reason))
+            case Status.NACKED:
                 text = f"Not taken: {trouble.reason}. A queue is full, or failing; the message is not in it."
-            case Fate.UNSENDABLE:
+            case Status.UNSENDABLE:
                 text = f"It cannot be sent: {trouble.reason}."
             case _ if trouble.late:
                 code = EXIT_TIMED_OUT
@@ -125,7 +129,9 @@ class Sending:
         return CommandError(text, returncode=code)
 
     def _returned(self) -> str:
-        what = "the message is" if self._counts[Fate.RETURNED] == 1 else f"{self._counts[Fate.RETURNED]} messages are"
+        what = (
+            "the message is" if self._counts[Status.RETURNED] == 1 else f"{self._counts[Status.RETURNED]} messages are"
+        )
         hint = ""
         if self._options["queue"]:
             why = f"there is no queue {self._key}"

@@ -12,7 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import procedures, rpc
-from messaging.exceptions import BodyTooLarge
+from messaging.exceptions import AccessRefused, BodyTooLarge
 from messaging.management.arguments import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, what_to_do
 from messaging.management.tables import printable
 from messaging.procedures import request_queue
@@ -21,9 +21,6 @@ from messaging.rpc import client
 EXIT_FAILED = 1
 #: Longest --timeout in seconds; a person waits no longer.
 MAX_TIMEOUT = 86_400
-
-#: What RabbitMQ calls it where an account may not do something.
-REFUSED = "ACCESS_REFUSED"
 
 HELP = "call a procedure and print its result"
 EXAMPLES = """
@@ -129,7 +126,7 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
                 f"{error} Does anybody serve {queue}? Look at `manage.py mq queues`, or wait longer with --timeout.",
                 returncode=EXIT_TIMED_OUT,
             )
-        case rpc.NoBroker() | rpc.ConnectionLost() if REFUSED in str(error):
+        case rpc.NoBroker() | rpc.ConnectionLost() if isinstance(error.__cause__, AccessRefused):
             return CommandError(
                 f"RabbitMQ refuses: {_sentence(error)} Use an account that may (AMQP_URL); `manage.py mq grants` "
                 "prints what an rpc-caller needs.",
@@ -140,7 +137,9 @@ def _failure(error: Exception, name: str, queue: str) -> CommandError:
                 return CommandError(
                     f"RabbitMQ: {_sentence(error)} It may be frozen, overworked or full.", returncode=EXIT_TIMED_OUT
                 )
-            return CommandError(f"RabbitMQ: {_sentence(error)} {what_to_do(error)}", returncode=EXIT_UNREACHABLE)
+            return CommandError(
+                f"RabbitMQ: {_sentence(error)} {what_to_do(error.__cause__)}", returncode=EXIT_UNREACHABLE
+            )
         case rpc.ConnectionLost():
             return CommandError(
                 f"RabbitMQ: {_sentence(error)} Executed or not, nobody knows.", returncode=EXIT_UNREACHABLE

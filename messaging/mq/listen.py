@@ -13,7 +13,7 @@ from messaging import conf
 from messaging.broker.declaring import is_stream
 from messaging.broker.listener import Ended, Listener
 from messaging.broker.subscription import Arrival
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import (
     EXIT_USAGE,
     broker_refuses,
@@ -113,9 +113,9 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     with broker_told_in_one_line(), StopSignals() as signals, Listener("mq listen") as listener:
         try:
             _Listening(command, options, listener, wish, lambda: signals.received).run()
-        except (BrokerUnavailable, ChannelClosed) as error:
+        except (BrokerUnavailable, OperationRefused) as error:
             if not signals.received:  # else it was the end that was waited for
-                told = broker_refuses(error) if isinstance(error, ChannelClosed) else broker_unreachable(error)
+                told = broker_refuses(error) if isinstance(error, OperationRefused) else broker_unreachable(error)
                 raise told from None
 
 
@@ -277,7 +277,7 @@ class _Listening:
         return True
 
     def _come_back(self, source: Source, ended: Ended) -> None:
-        """Listen again after an end that nobody asked for. Raises CommandError where that cannot be, ChannelClosed."""
+        """Listen again after an unexpected end. Raises CommandError if that is impossible, OperationRefused."""
         if ended.refusal is not None:
             raise ended.refusal
         since = time.strftime("%H:%M:%S")

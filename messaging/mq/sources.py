@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from messaging import conf
 from messaging.broker.connection import Connection
 from messaging.broker.declaring import declare_exchange, declare_queue, exchange_stands, exchange_type, queue_stands
-from messaging.broker.differences import Difference
+from messaging.broker.errors import Difference
 from messaging.management.arguments import EXIT_USAGE
 from messaging.mq.keys import said_of_bindings
 from messaging.routing import Binding, Exchange
@@ -63,7 +63,7 @@ def find(connection: Connection, wish: Wish) -> Source:
     """Return what `wish` means, declared if it says so.
 
     A name that is not there is also looked for with APP_ID in front of it, and so is one with keys that is a fanout
-    exchange, to which keys mean nothing. Raises CommandError where there is no such thing, ChannelClosed where the
+    exchange, to which keys mean nothing. Raises CommandError where there is no such thing, OperationRefused where the
     broker refuses, BrokerUnavailable.
     """
     if wish.declare:
@@ -102,7 +102,7 @@ def find_queue(connection: Connection, name: str) -> str:
 
 
 def stands(connection: Connection, source: Source) -> bool:
-    """Whether `source` is still there. Raises ChannelClosed, BrokerUnavailable."""
+    """Whether `source` is still there. Raises OperationRefused, BrokerUnavailable."""
     return (queue_stands if source.kind == "queue" else exchange_stands)(connection, source.name)
 
 
@@ -134,7 +134,7 @@ def _declared(connection: Connection, wish: Wish) -> Source:
 def _bound(name: str, type_: str, wish: Wish) -> Source:
     """Return the exchange with the bindings that suit its type; an unknown one is empty."""
     if wish.type and type_ and wish.type != type_:
-        raise CommandError(f"{Difference('exchange', name, 'type', wanted=wish.type, found=type_)}.")
+        raise CommandError(f"{Difference('exchange', name, 'type', asked=wish.type, found=type_)}.")
     type_ = type_ or wish.type or ("headers" if wish.headers else "")
     note = ""
     match type_:

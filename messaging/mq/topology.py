@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import consumers, procedures
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_USAGE, broker_refuses, broker_unreachable, positive
 from messaging.management.tables import write_facts, write_grid
 from messaging.mq.lists import in_words, say
@@ -119,7 +119,7 @@ def _replace(command: BaseCommand, name: str, patience: int) -> None:
         needed = replace(name, patience)
     except NotReplaced as error:
         raise CommandError(str(error)) from None
-    except ChannelClosed as error:
+    except OperationRefused as error:
         raise broker_refuses(error) from None
     command.stdout.write(f"Replaced {name}." if needed else f"{name} does not differ: nothing was deleted.")
 

@@ -19,7 +19,7 @@ from messaging import conf, database
 from messaging.broker.connection import Connection, opened
 from messaging.broker.queue_answers import ask_queues, is_missing
 from messaging.consumers import Consumer
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import OperationRefused
 from messaging.logs import get_logger
 from messaging.models import QueueSighting
 from messaging.topology import desired
@@ -92,7 +92,7 @@ def _is_empty(connection: Connection, queue: str) -> bool:
     for left in reversed(range(LOOKS)):
         try:
             answer = connection.call("queue_declare", queue=queue, passive=True)
-        except ChannelClosed as error:
+        except OperationRefused as error:
             # One that is gone took its messages along. One whose node is down is not found either, but RabbitMQ says
             # so; of one that this user may not see nobody knows.
             gone = is_missing(error)

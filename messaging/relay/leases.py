@@ -18,8 +18,8 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 from messaging import database
-from messaging.broker.publisher import Fate, Outcome
-from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND
+from messaging.broker.publisher import Outcome, Status
+from messaging.exceptions import AccessRefused, NotFound
 from messaging.logs import get_logger
 from messaging.models import OutboxMessage
 from messaging.relay.silence import PAUSE
@@ -117,9 +117,9 @@ def is_full(rows: Sequence[OutboxMessage], limit: int) -> bool:
 def write(marks: Sequence[Mark]) -> None:
     """Write what became of rows, in one transaction."""
     with database.atomic():
-        _write_published([mark for mark in marks if mark.outcome.fate is Fate.CONFIRMED])
+        _write_published([mark for mark in marks if mark.outcome.status is Status.CONFIRMED])
         for mark in marks:
-            if mark.outcome.fate is not Fate.CONFIRMED:
+            if mark.outcome.status is not Status.CONFIRMED:
                 _write_setback(mark)
 
 
@@ -194,15 +194,15 @@ def _write_setback(mark: Mark) -> None:
 def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
     """Return the state a setback leads to, and the seconds until the next try."""
     rest = _rest(mark.row.publish_attempts)
-    match mark.outcome.fate:
-        case Fate.RETURNED:
+    match mark.outcome.status:
+        case Status.RETURNED:
             return State.UNROUTABLE, rest
-        case Fate.REFUSED if mark.outcome.code in {NOT_FOUND, ACCESS_REFUSED}:
+        case Status.REFUSED if isinstance(mark.outcome.refusal, NotFound | AccessRefused):
             # An exchange or a permission is missing: no fault of the row, and it goes through once that is mended.
             return State.UNROUTABLE, rest
-        case Fate.REFUSED | Fate.UNSENDABLE:
+        case Status.REFUSED | Status.UNSENDABLE:
             return State.FAILED, 0
-        case Fate.NACKED:
+        case Status.NACKED:
             return State.PENDING, rest
         case _:
             # The broker's or the network's fault, not the row's: again as soon as there is a connection.

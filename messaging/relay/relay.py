@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from django.db import DatabaseError, InterfaceError
 
 from messaging import conf, consumers, database
-from messaging.broker.publisher import Fate, Outcome, Publisher
-from messaging.broker.reply_codes import NOT_FOUND
-from messaging.exceptions import BrokerUnavailable, ThreadNotStarted
+from messaging.broker.publisher import Outcome, Publisher, Status
+from messaging.exceptions import BrokerUnavailable, NotFound, ThreadNotStarted
 from messaging.logs import Throttle, get_logger
 from messaging.models import OutboxMessage
 from messaging.relay import leases
@@ -334,7 +333,7 @@ class Relay:
 
     def _learn(self, held: Sequence[_Held], outcomes: Sequence[Outcome], alone: Destination | None = None) -> bool:
         """Remember who gave no word of those that were sent, perhaps `alone`; return whether all gave one."""
-        unheard = [each.row for each, outcome in zip(held, outcomes, strict=True) if outcome.fate is Fate.UNKNOWN]
+        unheard = [each.row for each, outcome in zip(held, outcomes, strict=True) if outcome.status is Status.UNKNOWN]
         heard = len(unheard) < len(held)
         if alone and heard:
             self._silences.gave_word(alone)
@@ -368,7 +367,7 @@ class Relay:
         """Send each row that got no word of its own again, alone: the broker closes a channel over one bad row, and
         takes the word on all others with it. Only the guilty one shall suffer."""
         for index, outcome in enumerate(outcomes):
-            if outcome.fate is not Fate.REFUSED:
+            if outcome.status is not Status.REFUSED:
                 continue
             in_time = not self._stopping and time.monotonic() < held[index].publish_before
             if not (in_time and self._wait_until_ready()):
@@ -377,8 +376,8 @@ class Relay:
         else:
             return
         for later in range(index, len(outcomes)):
-            if outcomes[later].fate is Fate.REFUSED:
-                outcomes[later] = Outcome(Fate.UNKNOWN, f"of those sent together one was refused: {outcome.reason}")
+            if outcomes[later].status is Status.REFUSED:
+                outcomes[later] = Outcome(Status.UNKNOWN, f"of those sent together one was refused: {outcome.reason}")
 
     def _send(self, rows: Sequence[OutboxMessage]) -> list[Outcome]:
         timeout = self._settings.publish_timeout
@@ -392,17 +391,17 @@ class Relay:
 
     def _note(self, row: OutboxMessage, outcome: Outcome) -> None:
         queues = expected_queues(row)
-        if outcome.fate is Fate.CONFIRMED and not row.consumer:
+        if outcome.status is Status.CONFIRMED and not row.consumer:
             # Confirmed by the queues that are bound. One that should be bound, and is not, was not asked.
             problems = self._declaration.problems
             missing = [f"{name}: {problems[queue]}" for name, queue in queues.items() if queue in problems]
             if missing:
-                outcome = Outcome(Fate.RETURNED, f"not every queue took it: {'; '.join(missing)}")
-        if outcome.fate is Fate.RETURNED and not queues and is_for_whoever_listens(row):
-            outcome = Outcome(Fate.CONFIRMED)
-        if outcome.fate is Fate.RETURNED or outcome.code == NOT_FOUND:
+                outcome = Outcome(Status.RETURNED, f"not every queue took it: {'; '.join(missing)}")
+        if outcome.status is Status.RETURNED and not queues and is_for_whoever_listens(row):
+            outcome = Outcome(Status.CONFIRMED)
+        if outcome.status is Status.RETURNED or isinstance(outcome.refusal, NotFound):
             self._declare_due = min(self._declare_due, time.monotonic() + PAUSE_AFTER_DELETION)
-        if outcome.fate is Fate.CONFIRMED:
+        if outcome.status is Status.CONFIRMED:
             self.published += 1
         _log_outcome(row, outcome)
         if not self._marks:
@@ -446,7 +445,7 @@ def _without_body(row: OutboxMessage) -> OutboxMessage:
 def _log_outcome(row: OutboxMessage, outcome: Outcome) -> None:
     about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt)
     about = about.bind(to=row.consumer or row.exchange)
-    if outcome.fate is Fate.CONFIRMED:
+    if outcome.status is Status.CONFIRMED:
         about.info("message.published")
     else:
-        about.warning(f"message.{outcome.fate.value}", reason=outcome.reason)
+        about.warning(f"message.{outcome.status.value}", reason=outcome.reason)

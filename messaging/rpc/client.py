@@ -22,6 +22,7 @@ from messaging.broker.requester import Requester
 from messaging.exceptions import (
     BadReply,
     BodyTooLarge,
+    BrokerSilent,
     ConnectionLost,
     NoBroker,
     NoServer,
@@ -195,9 +196,9 @@ class RpcClient:
                 ) from None
             blocked = "it takes no messages (memory or disk alarm)" if connection.blocked else "no connection in time"
             raise NoBroker(
-                f"{call.name}: not sent: {connection.last_error or blocked}",
-                silent=connection.silent or not connection.last_error,
-            ) from None
+                f"{call.name}: not sent: {connection.error or blocked}",
+                silent=connection.error is None or isinstance(connection.error, BrokerSilent),
+            ) from connection.error
         finally:
             connection.call_soon(lambda: self._forget(call))
 
@@ -209,7 +210,8 @@ class RpcClient:
             self._send(call)
         elif self._requester.connection.refused:
             # Not tried again for a while: nobody shall wait for it.
-            self._fail(call, NoBroker(f"{call.name}: not sent: {self._requester.connection.last_error}"))
+            error = self._requester.connection.error
+            self._fail(call, NoBroker(f"{call.name}: not sent: {error}", cause=error))
         else:
             self._requester.prepare()
 
@@ -300,15 +302,16 @@ class RpcClient:
         if call is not None:
             self._fail(call, NoServer(f"{call.name}: nobody serves the queue {call.queue}."))
 
-    def _broken(self, reason: str) -> None:
+    def _broken(self, error: Exception) -> None:
         self._reply_may_be_late = self._needs_fresh_queue = False
         for call in list(self._calls.values()):
             call.failures += 1
             if call.sent:
-                self._fail(call, ConnectionLost(f"{call.name}: the connection broke before the reply: {reason}"))
+                lost = f"{call.name}: the connection broke before the reply: {error}"
+                self._fail(call, ConnectionLost(lost, cause=error))
             elif call.failures >= len(conf.get().amqp_urls):
-                silent = self._requester.connection.silent
-                self._fail(call, NoBroker(f"{call.name}: not sent: {reason}", silent=silent))
+                silent = isinstance(self._requester.connection.error, BrokerSilent)
+                self._fail(call, NoBroker(f"{call.name}: not sent: {error}", silent=silent, cause=error))
             else:
                 self._requester.prepare()
 

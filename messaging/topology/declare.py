@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from messaging import consumers
 from messaging.broker.connection import Connection, opened
 from messaging.broker.declaring import is_stream
 from messaging.broker.queue_answers import CURE
-from messaging.broker.reply_codes import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED
-from messaging.exceptions import ChannelClosed, MessagingError, QueueSilent
+from messaging.exceptions import (
+    AccessRefused,
+    MessagingError,
+    NotFound,
+    OperationRefused,
+    PreconditionFailed,
+    QueueSilent,
+)
 from messaging.logs import Throttle, get_logger
 from messaging.routing import Binding, Exchange
 from messaging.topology import desired
@@ -101,17 +108,17 @@ class Declaration:
             except QueueSilent as error:
                 self.silent[name] = str(error)
                 self._silent_until[name] = time.monotonic() + TRY_AGAIN_SOON
-            except ChannelClosed as error:
+            except OperationRefused as error:
                 self._note_refusal(problems, name, method, error)
             else:
                 return
         if name in self.refused and not self._exists(method, name):
             problems[name] = "this user may not declare it, and it does not exist"
 
-    def _note_refusal(self, problems: dict[str, str], name: str, method: str, error: ChannelClosed) -> None:
-        if error.code == ACCESS_REFUSED:
+    def _note_refusal(self, problems: dict[str, str], name: str, method: str, error: OperationRefused) -> None:
+        if isinstance(error, AccessRefused):
             self.refused[name] = error.text
-        elif error.code != PRECONDITION_FAILED:
+        elif not isinstance(error, PreconditionFailed):
             problems[name] = str(error)
         elif self._exists(method, name):
             self.differing[name] = error.text
@@ -123,9 +130,11 @@ class Declaration:
         """Whether it exists, as far as this account may know."""
         try:
             self._connection.call(method, **{method.partition("_")[0]: name}, passive=True)
-        except ChannelClosed as error:
+        except NotFound:
+            return False
+        except OperationRefused:
             # From 4.3.1 on RabbitMQ shows nothing to an account without any right to the object: it may exist.
-            return error.code != NOT_FOUND
+            return True
         return True
 
     def _bind(self, problems: dict[str, str], binding: Binding) -> None:
@@ -134,14 +143,13 @@ class Declaration:
             return
         try:
             self._connection.call("queue_bind", **_binding_arguments(binding))
-        except ChannelClosed as error:
-            if error.code == ACCESS_REFUSED:
-                # AMQP cannot tell whether a binding exists; a missing one shows as a returned message.
-                self.refused[name] = error.text
-            else:
-                problems.setdefault(
-                    binding.queue, f"binding {desired.describe(binding)} of {binding.exchange} failed: {error}"
-                )
+        except AccessRefused as error:
+            # AMQP cannot tell whether a binding exists; a missing one shows as a returned message.
+            self.refused[name] = error.text
+        except OperationRefused as error:
+            problems.setdefault(
+                binding.queue, f"binding {desired.describe(binding)} of {binding.exchange} failed: {error}"
+            )
 
     def _log(self) -> None:
         if self._quiet:
@@ -186,7 +194,7 @@ def replace(name: str, patience: float) -> bool:
     RabbitMQ changes no object that exists. A queue is deleted only while no message waits in it: `patience` is how many
     seconds to wait for that. The outbox keeps what is published in between, and reconcile sends it again.
 
-    Raises NotReplaced, ChannelClosed for what this account may not do, BrokerUnavailable.
+    Raises NotReplaced, OperationRefused for what this account may not do, BrokerUnavailable.
     """
     topology = desired.topology(consumers.registered())
     part = _part(topology, name)
@@ -245,19 +253,16 @@ def _delete_queue(connection: Connection, name: str, patience: float) -> None:
 def _delete_exchange(connection: Connection, name: str, bindings: Sequence[Binding], topology: Topology) -> None:
     """Delete an exchange to which only our own queues are bound. Raises NotReplaced."""
     for each in bindings:
-        try:
+        with suppress(NotFound):
             connection.call("queue_unbind", **_binding_arguments(each))
-        except ChannelClosed as error:
-            if error.code != NOT_FOUND:
-                raise
     try:
         connection.call("exchange_delete", exchange=name, if_unused=True)
-    except ChannelClosed as error:
+    except OperationRefused as error:
         # Our own bindings are made again, whatever the exchange is.
         Declaration(connection, quiet=True).declare(
             Topology(exchanges=(), queues=topology.queues, bindings=tuple(bindings))
         )
-        if error.code != PRECONDITION_FAILED:
+        if not isinstance(error, PreconditionFailed):
             raise
         raise NotReplaced(
             f"Exchange {name} has bindings that this project does not declare, which would be lost with it. `manage.py "
@@ -268,9 +273,7 @@ def _delete_exchange(connection: Connection, name: str, bindings: Sequence[Bindi
 def _differs(connection: Connection, _: str, method: str, arguments: dict[str, Any]) -> bool:
     try:
         connection.call(method, **arguments)
-    except ChannelClosed as error:
-        if error.code != PRECONDITION_FAILED:
-            raise
+    except PreconditionFailed:
         return True
     return False
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from messaging.broker.connection import Connection
-from messaging.broker.differences import difference
-from messaging.broker.reply_codes import NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED
-from messaging.exceptions import ChannelClosed
+from messaging.broker.errors import difference
+from messaging.exceptions import NotFound, OperationRefused, PreconditionFailed, ResourceLocked
 from messaging.tutorial.lessons import ExchangeMade, Lesson, QueueMade
 
 #: Seconds that the broker may take to notice that a process has left.
@@ -34,7 +33,7 @@ class Found:
 def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None:
     """Return what stands under that name; None for nothing.
 
-    Raises ChannelClosed where the broker will not say, BrokerUnavailable.
+    Raises OperationRefused where the broker will not say, BrokerUnavailable.
     """
     try:
         if isinstance(made, ExchangeMade):
@@ -44,14 +43,12 @@ def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None
         counts = connection.call("queue_declare", queue=made.name, passive=True).method
         if not _is_as_once(connection, made):
             connection.call("queue_declare", queue=made.name, durable=True, arguments=dict(made.arguments))
-    except ChannelClosed as error:
-        if error.code == NOT_FOUND:
-            return None
-        if error.code == PRECONDITION_FAILED:
-            return Found(differs=_in_words(error))
-        if error.code == RESOURCE_LOCKED:
-            return Found(differs="is another connection's own (exclusive)")
-        raise
+    except NotFound:
+        return None
+    except PreconditionFailed as error:
+        return Found(differs=_in_words(error))
+    except ResourceLocked:
+        return Found(differs="is another connection's own (exclusive)")
     return Found(messages=counts.message_count, consumers=counts.consumer_count)
 
 
@@ -61,9 +58,7 @@ def _is_as_once(connection: Connection, made: QueueMade) -> bool:
         return False
     try:
         connection.call("queue_declare", queue=made.name, durable=made.once_durable)
-    except ChannelClosed as error:
-        if error.code != PRECONDITION_FAILED:
-            raise
+    except PreconditionFailed:
         return False
     return True
 
@@ -81,10 +76,12 @@ def remove(connection: Connection, made: QueueMade | ExchangeMade) -> str:
             if connection.call("queue_declare", queue=made.name, passive=True).method.consumer_count:
                 return IN_USE
             connection.call("queue_delete", queue=made.name)
-    except ChannelClosed as error:
-        if error.code == PRECONDITION_FAILED:
-            return IN_USE
-        return "" if error.code == NOT_FOUND else str(error)
+    except PreconditionFailed:
+        return IN_USE
+    except NotFound:
+        return ""
+    except OperationRefused as error:
+        return str(error)
     return ""
 
 
@@ -115,12 +112,8 @@ def named(made: QueueMade | ExchangeMade) -> str:
     return f"{'queue' if isinstance(made, QueueMade) else 'exchange'} {made.name}"
 
 
-def _in_words(refusal: ChannelClosed) -> str:
+def _in_words(refusal: OperationRefused) -> str:
     found = difference(refusal)
     if found is None:
-        return f"stands otherwise: {refusal}"
-    stands, makes = (
-        f"without {found.property}" if each is None else f"with {found.property}={each}"
-        for each in (found.found, found.wanted)
-    )
-    return f"stands {stands}, the lessons make it {makes}"
+        return f"differs: {refusal}"
+    return f"exists {found.stated(found.found)}, the lessons make it {found.stated(found.asked)}"

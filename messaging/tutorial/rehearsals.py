@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from messaging.broker.connection import Connection
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import OperationRefused
 from messaging.tutorial.cleanup import look, made_by, named, remove_all
 from messaging.tutorial.lessons import ExchangeMade, Lesson, QueueMade
 from messaging.tutorial.stage import Actor, Interrupted, Otherwise, Stage
@@ -43,7 +43,7 @@ def rehearse(connection: Connection, lesson: Lesson, stopped: Callable[[], bool]
                 seen = REHEARSALS[lesson.name](stage, waiting)
         finally:
             left = remove_all(connection, new)
-    except ChannelClosed as error:
+    except OperationRefused as error:
         raise Otherwise(f"RabbitMQ refuses: {error}") from None
     if left:
         raise Otherwise(f"{seen}; but afterwards {'; '.join(left)}")

@@ -19,7 +19,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer, Delivery
-from messaging.exceptions import ChannelClosed, Undecodable
+from messaging.exceptions import OperationRefused, Undecodable
 from messaging.logs import Throttle, get_logger
 from messaging.message import identity, new_id
 from messaging.worker import effect_runner as sending
@@ -99,7 +99,7 @@ class Lane:
             return False
         try:
             answer = self._connection.call("queue_declare", queue=self.subscription.queue, passive=True)
-        except ChannelClosed:
+        except OperationRefused:
             return False  # deleted, or not there yet: the worker declares it again
         return not (answer.method.message_count or self.busy or not self._arrivals.empty())
 

@@ -6,8 +6,8 @@ import os
 import pika
 from pika.exceptions import AMQPError
 
+from messaging.broker.errors import describe
 from messaging.broker.parameters import parameters_of
-from messaging.broker.refusals import describe
 from messaging.validation.addresses import broker_address, hidden
 from script.services.owned import ServiceError
 

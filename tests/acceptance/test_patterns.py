@@ -293,5 +293,5 @@ def test_what_an_account_may_not_do_is_one_line(businesses: Callable[..., None])
         said = mq(*arguments)
         assert said.code == 1, arguments
         refusal = said.err.splitlines()[-1] if arguments[0] == "publish" else said.err
-        assert re.search(r"RabbitMQ refuses \(403\): (\w+ )?access to ", refusal)
+        assert re.search(r"RabbitMQ refuses: (\w+ )?access to ", refusal)
         assert "`manage.py mq grants`" in refusal

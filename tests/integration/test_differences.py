@@ -5,39 +5,39 @@ from typing import Any
 import pytest
 
 from messaging.broker.connection import opened
-from messaging.broker.differences import Difference, difference
-from messaging.exceptions import ChannelClosed
+from messaging.broker.errors import Difference, difference
+from messaging.exceptions import OperationRefused
 from tests.support.amqp import plain_channel
 
 #: How it stands, how it is asked for, what is said.
 QUEUES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    ({"durable": True}, {"durable": False}, "stands with durable=true, you asked for it with durable=false"),
-    ({}, {"auto_delete": True}, "stands with auto_delete=false, you asked for it with auto_delete=true"),
+    ({"durable": True}, {"durable": False}, "exists with durable=true, you asked for it with durable=false"),
+    ({}, {"auto_delete": True}, "exists with auto_delete=false, you asked for it with auto_delete=true"),
     (
         {},
         {"arguments": {"x-max-priority": 10}},
-        "stands without x-max-priority, you asked for it with x-max-priority=10",
+        "exists without x-max-priority, you asked for it with x-max-priority=10",
     ),
     (
         {"arguments": {"x-max-priority": 10}},
         {},
-        "stands with x-max-priority=10, you asked for it without x-max-priority",
+        "exists with x-max-priority=10, you asked for it without x-max-priority",
     ),
     (
         {"arguments": {"x-max-priority": 10}},
         {"arguments": {"x-max-priority": 5}},
-        "stands with x-max-priority=10, you asked for it with x-max-priority=5",
+        "exists with x-max-priority=10, you asked for it with x-max-priority=5",
     ),
     (
         {"arguments": {"x-overflow": "drop-head"}},
         {"arguments": {"x-overflow": "reject-publish"}},
-        "stands with x-overflow=drop-head, you asked for it with x-overflow=reject-publish",
+        "exists with x-overflow=drop-head, you asked for it with x-overflow=reject-publish",
     ),
 ]
 
 
-def refusal(method: str, **arguments: Any) -> ChannelClosed:
-    with opened("test") as connection, pytest.raises(ChannelClosed) as refused:
+def refusal(method: str, **arguments: Any) -> OperationRefused:
+    with opened("test") as connection, pytest.raises(OperationRefused) as refused:
         connection.call(method, **arguments)
     return refused.value
 
@@ -55,7 +55,7 @@ def test_an_exchange_of_another_type_is_told(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         channel.exchange_declare("logs", "fanout")
     told = difference(refusal("exchange_declare", exchange="logs", exchange_type="topic"))
-    assert told == Difference("exchange", "logs", "type", wanted="topic", found="fanout")
+    assert told == Difference("exchange", "logs", "type", asked="topic", found="fanout")
 
 
 def test_another_refusal_is_no_difference(vhost: str) -> None:

@@ -18,7 +18,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging import conf, consumers, outbox, rpc
 from messaging.broker.connection import Connection
 from messaging.consumers import Delivery
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import OperationRefused
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.procedures import request_queue
 from messaging.rpc import client
@@ -361,7 +361,7 @@ def test_what_was_refused_is_not_asked_for_again_on_the_same_connection(accounts
         def counting(method: str, **arguments: Any) -> Any:
             try:
                 return call(method, **arguments)
-            except ChannelClosed:
+            except OperationRefused:
                 refusals[method] += 1
                 raise
 

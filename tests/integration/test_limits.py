@@ -90,7 +90,7 @@ def test_a_limit_on_a_users_channels_is_named_and_waited_out(
         connection.reach()
         with pytest.raises(BrokerUnavailable, match=r"maximum allowed user limit of \(0\)"):
             connection.call("exchange_declare", exchange="amq.topic", passive=True)
-        assert (connection.limited, connection.refused) == (True, False)
+        assert (type(connection.error), connection.refused) == (LimitReached, False)
         for _ in range(3):
             assert connection.wait_until_open(SOON)
             with pytest.raises(BrokerUnavailable):

@@ -114,7 +114,7 @@ def test_one_that_is_both_has_to_be_told_apart(stands: None) -> None:
         (["nix"], 1, "There is no queue and no exchange nix, nor app.nix."),
         (["nix", "key"], 1, "There is no exchange nix, nor app.nix."),
         (["nix", "--queue"], 1, "There is no queue nix, nor app.nix."),
-        (["logs", "--type", "topic"], 1, "exchange logs stands with type=fanout, you asked for it with type=topic."),
+        (["logs", "--type", "topic"], 1, "exchange logs exists with type=fanout, you asked for it with type=topic."),
         (["levels"], 2, "levels is a direct exchange: it goes by equal keys: say which"),
         (["offers", "key"], 2, "offers is a headers exchange: it goes by headers, not by keys"),
         (["app.logs", "--header", "a=b"], 2, "app.logs is a topic exchange: it does not go by headers"),
@@ -127,9 +127,9 @@ def test_one_that_is_both_has_to_be_told_apart(stands: None) -> None:
         (
             ["q", "--declare", "--transient", "--argument", "x-max-priority=5"],
             1,
-            "queue q stands without x-max-priority, you asked",
+            "queue q exists without x-max-priority, you asked",
         ),
-        (["logs", "--type", "topic", "--declare", "--transient"], 1, "stands with type=fanout, you asked for it with"),
+        (["logs", "--type", "topic", "--declare", "--transient"], 1, "exists with type=fanout, you asked for it with"),
     ],
 )
 def test_what_cannot_be_listened_to_is_one_line(stands: None, arguments: list[str], code: int, said: str) -> None:

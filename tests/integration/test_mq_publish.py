@@ -161,11 +161,11 @@ def test_what_stands_otherwise_is_told_with_both_sides(vhost: str) -> None:
     assert mq("publish", "x", "--queue", "hello", "--declare", "--transient").code == 0
     said = mq("publish", "x", "--queue", "hello", "--declare", "--argument", "x-max-length=5")
     assert said.code == 1
-    assert "queue hello stands with durable=false, you asked for it with durable=true." in said.err
+    assert "queue hello exists with durable=false, you asked for it with durable=true." in said.err
     assert said.err.endswith("delete it first: its messages go with it.")
     assert mq("publish", "x", "--exchange", "logs", "--declare", "--exchange-type", "fanout").code == 1  # returned
     said = mq("publish", "x", "--exchange", "logs", "--declare", "--exchange-type", "topic")
-    assert "exchange logs stands with type=fanout, you asked for it with type=topic." in said.err
+    assert "exchange logs exists with type=fanout, you asked for it with type=topic." in said.err
     assert said.err.endswith("delete it first: its bindings go with it.")
 
 

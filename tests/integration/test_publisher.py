@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from messaging import conf
-from messaging.broker.publisher import Fate, Publisher, Publishing
+from messaging.broker.publisher import Publisher, Publishing, Status
+from messaging.exceptions import NotFound
 from messaging.message import OUTBOX_ID_HEADER, Message, new_id
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
@@ -35,7 +36,7 @@ def to(queue: str, key: str = "", *, exchange: str = "", **changes: Any) -> Publ
 
 
 def fates(publisher: Publisher, *publishings: Publishing, timeout: float = 5) -> list[str]:
-    return [outcome.fate.value for outcome in publisher.publish(publishings, timeout)]
+    return [outcome.status.value for outcome in publisher.publish(publishings, timeout)]
 
 
 def test_each_message_of_a_batch_gets_its_own_word(publisher: Publisher) -> None:
@@ -77,9 +78,9 @@ def test_a_large_body_arrives_whole(publisher: Publisher, vhost: str) -> None:
 
 def test_a_missing_exchange_refuses_all_that_had_no_word_yet_and_the_channel_comes_back(publisher: Publisher) -> None:
     outcomes = publisher.publish([to("q"), to("q", exchange="nowhere"), to("q")], 5)
-    assert {outcome.fate for outcome in outcomes} <= {Fate.REFUSED, Fate.CONFIRMED}
-    assert outcomes[1].fate is Fate.REFUSED
-    assert outcomes[1].code == 404
+    assert {outcome.status for outcome in outcomes} <= {Status.REFUSED, Status.CONFIRMED}
+    assert outcomes[1].status is Status.REFUSED
+    assert isinstance(outcomes[1].refusal, NotFound)
     eventually(lambda: publisher.ready)
     assert fates(publisher, to("q")) == ["confirmed"]
     assert publisher.connection.generation == 1
@@ -121,7 +122,7 @@ def test_a_connection_lost_in_mid_batch_leaves_no_word_for_what_had_none(
 ) -> None:
     publisher.connection.reset("for a test")
     outcomes = publisher.publish([to("q") for _ in range(10)], 5)
-    assert {outcome.fate for outcome in outcomes} <= {Fate.UNKNOWN, Fate.CONFIRMED}
+    assert {outcome.status for outcome in outcomes} <= {Status.UNKNOWN, Status.CONFIRMED}
     eventually(lambda: publisher.ready)
     assert fates(publisher, to("q")) == ["confirmed"]
 
@@ -133,8 +134,8 @@ def test_a_publish_without_any_connection_is_unknown_at_once(settings: Any) -> N
         eventually(lambda: publisher.connection.last_error)
         began = time.monotonic()
         [outcome] = publisher.publish([to("q")], 60)
-        assert (outcome.fate, outcome.reason) == (
-            Fate.UNKNOWN,
+        assert (outcome.status, outcome.reason) == (
+            Status.UNKNOWN,
             f"connection refused: nothing listens at {conf.get().brokers[0].place}",
         )
         assert time.monotonic() - began < 30
@@ -167,7 +168,7 @@ def test_a_frozen_broker_gives_no_confirm_within_the_deadline_and_each_outcome_i
 
     monkeypatch.setattr(publisher.connection, "reset", reset_before_anything_else_happens)
     [outcome] = publisher.publish([to("q")], 0.5)
-    assert (outcome.fate, outcome.late) == (Fate.UNKNOWN, True)
+    assert (outcome.status, outcome.late) == (Status.UNKNOWN, True)
     assert not publisher.ready, "nothing more is sent by a connection that was given up"
     breakable_broker.resume()
     eventually(lambda: publisher.ready, within=20)

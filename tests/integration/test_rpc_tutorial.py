@@ -14,7 +14,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import rpc
-from messaging.broker.refusals import describe
+from messaging.broker.errors import describe
 from messaging.rpc import client
 from messaging.topology import desired
 from script.services.rabbitmq import RabbitMQNode

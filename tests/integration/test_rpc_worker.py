@@ -170,8 +170,8 @@ def test_a_request_queue_of_another_kind_is_used_as_it_stands_and_made_anew_when
 
     assert worker.output.count("rpc.queue_differs") == 1
     worker.wait_for_line(
-        r"rpc\.queue_differs.*queue rpc\.shipping\.quote stands with auto_delete=false, you asked for it with "
-        r"auto_delete=true; it is used as it stands"
+        r"rpc\.queue_differs.*queue rpc\.shipping\.quote exists with auto_delete=false, you asked for it with "
+        r"auto_delete=true; it is used unchanged"
     )
 
 

@@ -11,7 +11,7 @@ from messaging import database
 from messaging.actions import cancel, replay
 from messaging.actions.cancel import Cancelled
 from messaging.actions.selection import Wanted
-from messaging.broker.publisher import Fate, Outcome
+from messaging.broker.publisher import Outcome, Status
 from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OperatorAction, OutboxMessage
 from messaging.relay import leases
@@ -86,7 +86,7 @@ def test_a_relay_that_was_frozen_past_its_lease_does_not_mark_a_cancelled_row_pu
     (held,) = leases.claim(10, 30)
     OutboxMessage.objects.update(lease_until=database.in_future(-1))
     assert cancelled().outbox == 1
-    leases.write([Mark(held, Outcome(Fate.CONFIRMED), ())])
+    leases.write([Mark(held, Outcome(Status.CONFIRMED), ())])
     assert OutboxMessage.objects.get().state == "cancelled"
 
 

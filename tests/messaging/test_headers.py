@@ -17,11 +17,12 @@ from messaging.actions import publish_now as hasten
 from messaging.actions.selection import Wanted
 from messaging.broker.connection import Connection
 from messaging.broker.properties import check_size, fitted, from_pika, to_pika
-from messaging.broker.publisher import Fate, Outcome
+from messaging.broker.publisher import Outcome, Status
 from messaging.broker.request_queue import Request
 from messaging.broker.subscription import Arrival
 from messaging.consumers import Delivery
 from messaging.events import Event
+from messaging.exceptions import PreconditionFailed
 from messaging.headers import headers_to_pass_on, storable_headers
 from messaging.message import Message
 from messaging.models import InboxMessage, OutboxMessage
@@ -211,12 +212,15 @@ def carrier(origin: str, **columns: Any) -> OutboxMessage:
     )  # fmt: skip
 
 
-FAILURES = [Outcome(Fate.UNSENDABLE, "too long"), Outcome(Fate.REFUSED, "406 too large", 406)]
+FAILURES = [
+    Outcome(Status.UNSENDABLE, "too long"),
+    Outcome(Status.REFUSED, "406 too large", PreconditionFailed("too large", 406)),
+]
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("origin", [Origin.RETRY, Origin.TURN, Origin.REPLAY, Origin.RECONCILE])
-@pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: outcome.fate.value)
+@pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: outcome.status.value)
 def test_a_message_whose_next_attempt_cannot_be_sent_is_dead_with_that_reason(origin: str, outcome: Outcome) -> None:
     waiting = retrying(reason="an earlier failure")
     leases.write([Mark(carrier(origin), outcome, ())])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from messaging import database
-from messaging.broker.publisher import Fate, Outcome
+from messaging.broker.publisher import Outcome, Status
 from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import leases
@@ -17,7 +17,7 @@ from messaging.relay.leases import Mark
 pytestmark = pytest.mark.django_db
 
 
-def rest_after(attempts: int, fate: Fate, *, late: bool = False) -> float:
+def rest_after(attempts: int, fate: Status, *, late: bool = False) -> float:
     """Seconds until a row that was tried so often before, and now ended like this, is tried again."""
     row = a_row(publish_attempts=attempts)
     leases.write([Mark(row, Outcome(fate, "as it were", late=late), ())])
@@ -28,14 +28,14 @@ def rest_after(attempts: int, fate: Fate, *, late: bool = False) -> float:
 
 @pytest.mark.parametrize(("attempts", "late"), [(0, False), (2, False), (0, True)])
 def test_a_row_that_was_unlucky_is_tried_again_at_once(attempts: int, late: bool) -> None:
-    assert rest_after(attempts, Fate.UNKNOWN, late=late) == 0
+    assert rest_after(attempts, Status.UNKNOWN, late=late) == 0
 
 
 @pytest.mark.parametrize(("attempts", "least", "most"), [(3, 0, 1.5), (6, 3.5, 12), (9, 29, 90), (500, 29, 90)])
 def test_a_row_that_always_loses_its_connection_parts_from_those_sent_with_it(
     attempts: int, least: float, most: float
 ) -> None:
-    rests = {rest_after(attempts, Fate.UNKNOWN) for _ in range(20)}
+    rests = {rest_after(attempts, Status.UNKNOWN) for _ in range(20)}
     assert max(rests) - min(rests) > (most - least) / 10
     assert least <= min(rests) <= max(rests) <= most
 
@@ -43,7 +43,7 @@ def test_a_row_that_always_loses_its_connection_parts_from_those_sent_with_it(
 @pytest.mark.parametrize(("attempts", "most"), [(1, 1), (4, 8), (7, 60), (500, 60)])
 def test_rows_that_never_get_their_confirm_come_due_together_however_old_they_are(attempts: int, most: float) -> None:
     now = database.now
-    due = [now() + timedelta(seconds=rest_after(attempts, Fate.UNKNOWN, late=True)) for _ in range(5)]
+    due = [now() + timedelta(seconds=rest_after(attempts, Status.UNKNOWN, late=True)) for _ in range(5)]
     ends = {round(each.timestamp()) % most for each in due}
     # A run over the end of a rest has two of them.
     assert len(ends) <= 2
@@ -55,7 +55,7 @@ def test_rows_that_are_marked_together_keep_the_moments_of_their_confirms(monkey
     rows = [a_row() for _ in range(3)]
     moments = (99.5, 99.1, 100.0)
     leases.write([
-        Mark(row, Outcome(Fate.CONFIRMED), ("notes",), at) for row, at in zip(rows, moments, strict=True)
+        Mark(row, Outcome(Status.CONFIRMED), ("notes",), at) for row, at in zip(rows, moments, strict=True)
     ])  # fmt: skip
     first, second, third = (OutboxMessage.objects.get(pk=row.pk).published_at for row in rows)
     assert [round((third - each).total_seconds(), 2) for each in (first, second)] == [0.5, 0.9]

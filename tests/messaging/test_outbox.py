@@ -14,7 +14,7 @@ from django.test import TestCase
 from django.utils import timezone
 
 from messaging import outbox
-from messaging.broker.publisher import Fate, Outcome
+from messaging.broker.publisher import Outcome, Status
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.models import OutboxMessage
 from messaging.relay import leases
@@ -268,10 +268,10 @@ def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_hol
         outbox.add(Noted(text="x"))
     [stale] = leases.claim(10, -1.0)
     [held] = leases.claim(10, FOREVER)
-    confirmed = Outcome(Fate.CONFIRMED)
+    confirmed = Outcome(Status.CONFIRMED)
 
     leases.write([leases.Mark(stale, confirmed, ())])
-    leases.write([leases.Mark(stale, Outcome(Fate.RETURNED, "312"), ())])
+    leases.write([leases.Mark(stale, Outcome(Status.RETURNED, "312"), ())])
     row = OutboxMessage.objects.get()
     assert (row.state, row.publish_attempts, row.lease_token) == ("pending", 0, held.lease_token)
 

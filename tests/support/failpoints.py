@@ -84,7 +84,7 @@ class Failpoint:
 
 
 def _confirmed(call: Call) -> bool:
-    return any(mark.outcome.fate.value == "confirmed" for mark in call.arguments[0])
+    return any(mark.outcome.status.value == "confirmed" for mark in call.arguments[0])
 
 
 def _first_delivery(call: Call) -> bool:
@@ -142,13 +142,13 @@ def ack_before_commit() -> None:
 
 def mark_before_confirm() -> None:
     """Marks rows as published and publishes them afterwards, whatever comes of it. A dead broker then loses them."""
-    from messaging.broker.publisher import Fate, Outcome
+    from messaging.broker.publisher import Outcome, Status
     from messaging.relay.relay import Relay
 
     send = Relay._send
 
     def mark_and_send(self: Relay, rows: Any) -> list[Outcome]:
-        confirmed = [Outcome(Fate.CONFIRMED) for _ in rows]
+        confirmed = [Outcome(Status.CONFIRMED) for _ in rows]
         for row, outcome in zip(rows, confirmed, strict=True):
             self._note(row, outcome)
         self._write_marks()

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from messaging import procedures, routing
-from messaging.broker.differences import difference
+from messaging.broker.errors import difference
 from messaging.broker.queue_answers import CURE
-from messaging.broker.reply_codes import ACCESS_REFUSED
 from messaging.broker.request_queue import ARGUMENTS as REQUEST_QUEUE_ARGUMENTS
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import AccessRefused, OperationRefused
 from messaging.topology import desired
 from messaging.topology import existing as standing
 from messaging.topology.drift.abandoned import was_declared_here
@@ -182,10 +181,10 @@ def told_by_refusals(
 def _refusal(seen: ByAmqp, method: str, name: str, how: Mapping[str, Any], drift: Drift) -> str:
     try:
         seen.connection.call(method, **how)
-    except ChannelClosed as error:
+    except OperationRefused as error:
         if found := difference(error):
-            return f"{_valued(found.property, found.found)}, wanted {_valued(found.property, found.wanted)}"
-        if error.code == ACCESS_REFUSED:
+            return f"{_valued(found.property, found.found)}, wanted {_valued(found.property, found.asked)}"
+        if isinstance(error, AccessRefused):
             drift.unseen.append(f"{name}: how it was declared; this user may not declare it")
             return ""
         return str(error)

@@ -11,8 +11,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.declaring import exchange_type
 from messaging.broker.management import Address
 from messaging.broker.queue_answers import QueueAnswer, ask_queues
-from messaging.broker.reply_codes import NOT_FOUND, RESOURCE_LOCKED
-from messaging.exceptions import ChannelClosed
+from messaging.exceptions import NotFound, OperationRefused, ResourceLocked
 from messaging.routing import MAX_SHORT_STRING
 from messaging.topology import desired
 from messaging.topology.existing.facts import Binding, CannotBeSeen, Consumer, Exchange, OpenConnection, Queue
@@ -83,7 +82,7 @@ class ByAmqp:
             return Queue(name=name, silent=answer.silent)
         if answer.refusal is None:
             return Queue(name=name, ready=answer.ready, consumers=answer.consumers)
-        if answer.refusal.code == RESOURCE_LOCKED:
+        if isinstance(answer.refusal, ResourceLocked):
             return Queue(name=name, exclusive=True)
         self._note(name, answer.refusal)
         return None
@@ -91,13 +90,13 @@ class ByAmqp:
     def _is_there(self, name: str) -> bool:
         try:
             self.connection.call("exchange_declare", exchange=name, passive=True)
-        except ChannelClosed as error:
+        except OperationRefused as error:
             self._note(name, error)
             return False
         return True
 
-    def _note(self, name: str, error: ChannelClosed) -> None:
-        if error.code != NOT_FOUND:
+    def _note(self, name: str, error: OperationRefused) -> None:
+        if not isinstance(error, NotFound):
             self.unseen.add(name)
 
 

@@ -18,7 +18,7 @@ import pika
 from pika import exceptions, spec
 
 from messaging.broker.properties import PERSISTENT
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.exceptions import BrokerUnavailable, NotFound
 from messaging.message import OUTBOX_ID_HEADER
 
 if TYPE_CHECKING:
@@ -286,12 +286,12 @@ class Link:
             broker.exchanges.add(arguments["exchange"])
         elif method == "queue_declare":
             if arguments.get("passive") and arguments["queue"] not in broker.queues:
-                raise ChannelClosed(404, "NOT_FOUND")
+                raise NotFound("NOT_FOUND")
             queue = broker.queues.setdefault(arguments["queue"], Queue())
             return SimpleNamespace(method=SimpleNamespace(message_count=len(queue.ready)))
         elif method == "queue_bind":
             if arguments["queue"] not in broker.queues:
-                raise ChannelClosed(404, "NOT_FOUND")
+                raise NotFound("NOT_FOUND")
             broker.bindings.add((arguments["exchange"], arguments["routing_key"], arguments["queue"]))
         else:
             raise AssertionError(f"the model's broker knows no {method}")

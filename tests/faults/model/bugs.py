@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 
 from messaging import database, outbox
 from messaging.actions import prune, replay
-from messaging.broker.publisher import Fate, Outcome, Publisher
+from messaging.broker.publisher import Outcome, Publisher, Status
 from messaging.broker.subscription import Subscription
 from messaging.consumers import Delivery
 from messaging.effects import EffectKind
@@ -83,7 +83,7 @@ def marked_before_it_is_confirmed() -> Iterator[None]:
     publish = Relay._publish
 
     def marked_first(relay: Relay, held: Sequence[Any]) -> list[Outcome]:
-        marks = [Mark(each.row, Outcome(Fate.CONFIRMED), tuple(expected_queues(each.row))) for each in held]
+        marks = [Mark(each.row, Outcome(Status.CONFIRMED), tuple(expected_queues(each.row))) for each in held]
         leases.write(marks)
         return publish(relay, held)
 
@@ -103,7 +103,7 @@ def a_timeout_counts_as_published() -> Iterator[None]:
 
     def hopeful(publisher: Publisher, publishings: Any, timeout: float) -> list[Outcome]:
         outcomes = publish(publisher, publishings, timeout)
-        return [Outcome(Fate.CONFIRMED) if each.fate is Fate.UNKNOWN else each for each in outcomes]
+        return [Outcome(Status.CONFIRMED) if each.status is Status.UNKNOWN else each for each in outcomes]
 
     with patch.object(Publisher, "publish", hopeful):
         yield

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from messaging.broker.connection import Connection
-from messaging.exceptions import BrokerUnavailable, ChannelClosed
+from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import EXIT_USAGE, broker_unreachable
 from messaging.management.examples import CommandWithExamples
 from messaging.management.interrupts import told_when_interrupted
@@ -160,7 +160,7 @@ def _look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | str
     """Return what stands there, or why the broker will not say."""
     try:
         return look(connection, made)
-    except ChannelClosed as error:
+    except OperationRefused as error:
         return str(error)
 
 

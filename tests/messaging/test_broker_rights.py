@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from messaging.broker.rights import may_read
-from messaging.exceptions import ChannelClosed, QueueSilent
+from messaging.exceptions import AccessRefused, PreconditionFailed, QueueSilent
 
 
 class Asked:
@@ -21,8 +21,8 @@ class Asked:
 @pytest.mark.parametrize(
     ("answer", "may"),
     [
-        (ChannelClosed(403, "ACCESS_REFUSED - read access to queue 'orders.sms' in vhost '/' refused"), False),
-        (ChannelClosed(406, "PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'orders.sms'"), True),
+        (AccessRefused("ACCESS_REFUSED - read access to queue 'orders.sms' in vhost '/' refused"), False),
+        (PreconditionFailed("PRECONDITION_FAILED - invalid arg 'x-priority' for queue 'orders.sms'"), True),
         (QueueSilent("Queue orders.sms exists but does not answer."), True),
     ],
 )

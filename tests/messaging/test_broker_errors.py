@@ -1,10 +1,23 @@
-"""What the broker's refusals are told as: a limit is no refusal, and its own words reach whoever reads."""
+"""Broker errors have types: a limit is no refusal, and RabbitMQ's own words reach the reader."""
 
 import pytest
 from pika import exceptions
 
-from messaging.broker.refusals import describe, is_limit, is_refusal, says_limit
-from messaging.exceptions import ChannelClosed
+from messaging.broker.errors import describe, refused_or_lost, unavailable
+from messaging.exceptions import (
+    AccessRefused,
+    BrokerRefused,
+    BrokerUnavailable,
+    LimitReached,
+    MessagingError,
+    NotFound,
+    ObjectLimitReached,
+    OperationRefused,
+    PreconditionFailed,
+    ResourceLocked,
+    Unsupported,
+    VhostDown,
+)
 from messaging.validation.addresses import broker_address
 
 HERE = broker_address("amqp://shop:secret@mq.example/v")
@@ -34,8 +47,8 @@ LIMITS = [
 @pytest.mark.parametrize("words", LIMITS)
 def test_a_limit_is_told_in_the_brokers_words_and_is_no_refusal(closed: type[BaseException], words: str) -> None:
     error = closed(530, f"NOT_ALLOWED - {words}")
-    assert (is_limit(error), is_refusal(error)) == (True, False)
-    assert describe(error, HERE) == f"the broker is at a limit: {words} (mq.example:5672)"
+    told = unavailable(error, HERE)
+    assert (type(told), str(told)) == (LimitReached, f"the broker is at a limit: {words} (mq.example:5672)")
 
 
 @pytest.mark.parametrize(
@@ -51,15 +64,16 @@ def test_a_limit_is_told_in_the_brokers_words_and_is_no_refusal(closed: type[Bas
 )
 def test_what_waiting_cannot_heal_is_a_refusal_in_the_brokers_words(text: str, said: str) -> None:
     error = at_log_in(530, text)
-    assert (is_limit(error), is_refusal(error)) == (False, True)
-    assert describe(error) == said
+    told = unavailable(error)
+    assert (type(told), str(told)) == (BrokerRefused, said)
 
 
 def test_a_virtual_host_that_is_down_is_waited_for() -> None:
     error = at_log_in(541, "INTERNAL_ERROR - access to vhost 'v' refused for user 'shop': vhost 'v' is down")
-    assert (is_limit(error), is_refusal(error)) == (False, False)
-    assert "vhost 'v' is down" in describe(error)
-    assert "rabbitmqctl restart_vhost" in describe(error)
+    told = unavailable(error)
+    assert type(told) is VhostDown
+    assert "vhost 'v' is down" in str(told)
+    assert "rabbitmqctl restart_vhost" in str(told)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +98,28 @@ def test_guest_from_another_machine_is_told_that_rabbitmq_lets_it_in_from_its_ow
     assert "secret" not in said
 
 
-def test_too_many_of_a_kind_is_told_apart_from_what_differs() -> None:
-    assert says_limit(
-        ChannelClosed(406, "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost 'v' (1) is reached")
-    )
-    assert not says_limit(ChannelClosed(406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'limit'"))
+@pytest.mark.parametrize(
+    ("code", "text", "kind"),
+    [
+        (403, "ACCESS_REFUSED - read access to queue 'q' in vhost 'v' refused for user 'shop'", AccessRefused),
+        (404, "NOT_FOUND - no exchange 'e' in vhost 'v'", NotFound),
+        (405, "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q'", ResourceLocked),
+        (406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'limit'", PreconditionFailed),
+        (
+            406,
+            "PRECONDITION_FAILED - cannot declare queue 'q': queue limit in vhost 'v' (1) is reached",
+            ObjectLimitReached,
+        ),
+        (540, "NOT_IMPLEMENTED - basic.get not supported by stream queues", Unsupported),
+        (311, "CONTENT_TOO_LARGE - too large", OperationRefused),
+    ],
+)
+def test_each_refused_operation_has_its_type(code: int, text: str, kind: type[MessagingError]) -> None:
+    for closed in (exceptions.ChannelClosedByBroker, exceptions.ConnectionClosedByBroker):
+        told = refused_or_lost(closed(code, text))
+        if closed is exceptions.ChannelClosedByBroker or kind is Unsupported:
+            assert isinstance(told, OperationRefused)
+            assert (type(told), told.text, str(told)) == (kind, text, f"{code} {text}")
+            assert told.sentence == text.partition(" - ")[2]
+        else:
+            assert isinstance(told, BrokerUnavailable)
