@@ -1,8 +1,8 @@
 """A private RabbitMQ node in a directory of its own.
 
-It shares nothing with a node of the system or of another checkout: own ports (on loopback only), own epmd,
-own Erlang cookie, own data, own password. Debian's `rabbitmq-server` command changes the user, so the script
-below it is started directly; that works as root and as anybody else.
+It shares nothing with a node of the system or of another checkout: it has its own ports (on loopback only), epmd,
+Erlang cookie, data and password. Debian's `rabbitmq-server` command changes the user, so the script below it is
+started directly; that works for root and for any other user.
 """
 
 import base64
@@ -19,46 +19,31 @@ from typing import Any
 from urllib.parse import quote
 
 from script.services import rabbitmq_directory
-from script.services.owned import (
-    POLL_INTERVAL,
-    ServiceError,
-    belongs,
-    end,
-    end_all,
-    is_paused,
-    signal_owned,
-    start_owned,
-    tail,
-)
+from script.services.owned import POLL_INTERVAL, ServiceError, is_paused, tail
 from script.services.ports import answers
 from script.services.rabbitmq_directory import USER, TlsFiles, required_scripts
-from script.services.state import StateFile
+from script.services.service import Service
 
 #: Seconds a node may take to boot. 4 to 5 on two idle cores; a busy machine takes several times as long.
 BOOT_PATIENCE = 120.0
 
 
-class RabbitMQNode:
-    """A node that lives in `directory`. Objects made for one directory mean the same node, everywhere.
+class RabbitMQNode(Service):
+    """A node that lives in a directory.
 
-    Whoever calls `start` also calls `stop` (or uses the node as a context manager). A `throwaway` node is
-    killed rather than asked to stop: quicker, and nobody wants its messages. With `tls` it listens for amqps://
-    as well, with these certificates.
+    A `throwaway` node is killed instead of stopped: that is quicker, and its messages are not needed. With `tls` it
+    also listens for amqps://, with these certificates.
     """
 
+    title = "The RabbitMQ node"
+    state_file = "node.json"
+
     def __init__(self, directory: Path, *, throwaway: bool = False, tls: TlsFiles | None = None) -> None:
-        self.directory = directory.resolve()
+        super().__init__(directory)
         self.throwaway = throwaway
         self._tls = tls
-        self._state = StateFile(self.directory / "node.json")
-        self._children: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> "RabbitMQNode":
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
+        if throwaway:
+            self.stop_signal = signal.SIGKILL
 
     # Addresses
 
@@ -85,17 +70,6 @@ class RabbitMQNode:
         """The password of the node's one user, `warren`, an administrator."""
         return str(self._state.read()["password"])
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the running Erlang machine, or None."""
-        pid = self._state.read().get("pid")
-        return pid if isinstance(pid, int) and belongs(pid, self.directory) else None
-
-    @property
-    def log(self) -> Path:
-        """What the node prints while it boots; its own log is in `log/` beside it."""
-        return self.directory / "output.log"
-
     # Life
 
     def start(self, patience: float = BOOT_PATIENCE) -> None:
@@ -119,68 +93,33 @@ class RabbitMQNode:
             self._start_node(scripts)
 
     def wait_until_ready(self, patience: float = BOOT_PATIENCE) -> None:
-        """Return when the launched node takes connections. Errors as in `start`."""
-        deadline = time.monotonic() + patience
-        while not self._is_ready():
-            if self.pid is None:
-                self._end_leftovers()
-                raise ServiceError(f"The RabbitMQ node ended while booting. {self.log} says:\n{tail(self.log)}")
-            if time.monotonic() > deadline:
-                self.stop()
-                raise ServiceError(f"The RabbitMQ node was not ready in {patience:.0f} s:\n{tail(self.log)}")
-            time.sleep(POLL_INTERVAL)
-
-    def stop(self) -> None:
-        """End the node and its epmd, whoever started them; nothing of it is left running."""
-        pid = self.pid
-        if pid is not None:
-            self.resume()
-            end(pid, self.directory, how=signal.SIGKILL if self.throwaway else signal.SIGTERM)
-        self._end_leftovers()
+        """Return when the launched node takes connections. Raises the errors of `start`."""
+        self._wait_until(self._is_ready, patience)
 
     def kill(self) -> None:
         """kill -9, as a power cut would; `start` brings it back on the same port with its data.
 
-        Queues just declared are written down before. RabbitMQ 3.10 keeps its newest declarations, and the list of its
-        quorum queues, in memory for up to three seconds; one killed younger than that is gone, or never answers
-        again: flaws of the broker's that would hide what a test of ours is after.
+        New declarations are written to disk before. RabbitMQ 3.10 keeps its newest declarations, and the list of its
+        quorum queues, in memory for up to three seconds. A queue younger than that would be gone after a kill, or never
+        answer again: defects of the broker that would hide what a test of ours looks for.
         """
-        pid = self.pid
-        if pid is None:
-            raise ServiceError("The RabbitMQ node does not run: it cannot be killed.")
-        if not is_paused(pid):
-            # One that is only booting cannot be asked, and has declared nothing.
+        if not is_paused(self._running("killed")):
+            # A node that is still booting cannot be asked, and has declared nothing.
             with suppress(ServiceError):
                 self.ctl("eval", "mnesia:sync_log(), [dets:sync(Table) || Table <- dets:all()].")
-        end(pid, self.directory, how=signal.SIGKILL)
-        self._collect()
+        super().kill()
 
     def restart(self) -> None:
-        """Stop the node, a throwaway one by `kill`, and boot it again, on the same port and with its data."""
+        """Stop the node, a throwaway node by `kill`, and boot it again, on the same port and with its data."""
         if self.throwaway and self.pid is not None:
             self.kill()
         else:
             self.stop()
         self.start()
 
-    def pause(self) -> None:
-        """Freeze the node: connections stay open and nothing answers, until `resume`."""
-        pid = self.pid
-        if pid is None or not signal_owned(pid, self.directory, signal.SIGSTOP):
-            raise ServiceError("The RabbitMQ node does not run: it cannot be paused.")
-        # On a busy machine it may take another request before all its threads have stopped.
-        while self.pid == pid and not is_paused(pid):
-            time.sleep(POLL_INTERVAL)
-
-    def resume(self) -> None:
-        """Let a paused node go on; one that is not paused does not notice."""
-        pid = self.pid
-        if pid is not None:
-            signal_owned(pid, self.directory, signal.SIGCONT)
-
     @contextmanager
     def memory_alarm(self) -> Iterator[None]:
-        """Inside, the node believes that its memory is used up, and blocks every connection that publishes."""
+        """Inside, the node believes that its memory is used up, and blocks each connection that publishes."""
         self.ctl("set_vm_memory_high_watermark", "0.0000001")
         try:
             yield
@@ -245,25 +184,19 @@ class RabbitMQNode:
         return ports
 
     def _start_node(self, scripts: Path) -> None:
-        node = start_owned(
-            [scripts / "rabbitmq-server"],
-            self.directory,
-            log=self.log,
-            environment=rabbitmq_directory.environment(self.directory, self._ports),
-            parent_death_signal=signal.SIGKILL if self.throwaway else signal.SIGTERM,
-        )
-        self._children.append(node)
+        environment = rabbitmq_directory.environment(self.directory, self._ports)
+        command: list[str | Path] = [scripts / "rabbitmq-server"]
+        node = self._start_process(command, environment=environment, parent_death_signal=self.stop_signal)
         self._state.save(pid=node.pid)
 
     def _start_epmd(self) -> None:
-        """Run the port mapper as a child: left to itself, Erlang leaves one behind that nobody stops."""
+        """Run the port mapper as a child: by itself, Erlang starts one that is never stopped."""
         epmd = shutil.which("epmd")
         if epmd is None:
             raise ServiceError("epmd is missing: it comes with Erlang, which RabbitMQ needs.")
         port = self._ports["epmd"]
-        command = [epmd, "-address", "127.0.0.1", "-port", str(port)]
-        process = start_owned(command, self.directory, log=self.log, parent_death_signal=signal.SIGKILL)
-        self._children.append(process)
+        command: list[str | Path] = [epmd, "-address", "127.0.0.1", "-port", str(port)]
+        process = self._start_process(command, parent_death_signal=signal.SIGKILL)
         deadline = time.monotonic() + 10
         while not answers(port):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -271,18 +204,10 @@ class RabbitMQNode:
             time.sleep(POLL_INTERVAL)
 
     def _is_ready(self) -> bool:
-        """The listener is the last thing a node opens, when its queues have been recovered. It is known to the node a
-        moment before somebody can connect."""
+        """Ask for the listener: a node opens it last, when its queues have been recovered. The node reports it a moment
+        before it takes connections."""
         try:
             self.api("GET", f"/health/checks/port-listener/{self.port}", timeout=2)
         except (OSError, ValueError):
             return False
         return answers(self.port)
-
-    def _end_leftovers(self) -> None:
-        """End what carries this directory's mark: epmd, and whatever a killed Erlang machine left."""
-        end_all(self.directory, how=signal.SIGKILL)
-        self._collect()
-
-    def _collect(self) -> None:
-        self._children = [child for child in self._children if child.poll() is None]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from script.services.owned import ServiceError
 from script.services.ports import free_again, free_port
-from script.services.state import StateFile, write_private
+from script.services.service import StateFile, write_private
 
 NODE_NAME = "warren@localhost"
 USER = "warren"

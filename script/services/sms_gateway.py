@@ -1,62 +1,39 @@
-"""An SMS gateway of our own, in a process of its own: it sends texts into a ledger, and misbehaves when told.
+"""A private SMS gateway in a process of its own: it sends texts into a ledger, and misbehaves when told to.
 
-It is what a shop's text messages are tried against: what it really sent can be counted, and every way in which an
-outside service fails can be asked for. Its HTTP interface is described in `sms_gateway_server`.
+The shop's text messages are tested against it: the texts that it really sent can be counted, and it can fail in every
+way in which an outside service fails. `sms_gateway_server` describes its HTTP interface.
 """
 
-import json
 import secrets
-import signal
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from script.services.owned import (
-    POLL_INTERVAL,
-    ServiceError,
-    belongs,
-    end,
-    end_all,
-    signal_owned,
-    start_owned,
-    tail,
-)
+from script.environment import ROOT
 from script.services.ports import answers, free_again, free_port
-from script.services.sms_gateway_faults import PASSING, Fault, Misbehaviour
-from script.services.sms_gateway_ledger import SmsLedger
-from script.services.state import StateFile
+from script.services.service import Service
+from script.services.sms_gateway_ledger import PASSING, Fault, SmsLedger
 
-ROOT = Path(__file__).resolve().parents[2]
+#: Seconds by which a fault that delays something delays it.
+DELAY = 5.0
 
 
-class SmsGateway:
-    """A gateway that lives in `directory`; its address, token and ledger outlive its process.
+class SmsGateway(Service):
+    """A gateway that lives in a directory; its address, token and ledger outlive its process.
 
-    One that `honours_keys` sends one text per Idempotency-Key, however often it is asked; the other kind sends one
-    for each request that it accepts. One that `can_be_asked` says whether a key was sent.
+    A gateway that `honours_keys` sends one text per Idempotency-Key, however often it is asked; the other kind sends a
+    text for each request that it accepts. A gateway that `can_be_asked` says whether the text of a key was sent.
     """
 
+    title = "The SMS gateway"
+    state_file = "gateway.json"
+
     def __init__(self, directory: Path, *, honours_keys: bool = True, can_be_asked: bool = True) -> None:
-        self.directory = directory.resolve()
+        super().__init__(directory)
         self.honours_keys = honours_keys
         self.can_be_asked = can_be_asked
         #: What it was asked and what it sent; may be read at any time.
         self.ledger = SmsLedger(self.directory / "ledger.sqlite3")
-        self._state = StateFile(self.directory / "gateway.json")
-        self._server: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "SmsGateway":
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-    # Address
 
     @property
     def address(self) -> str:
@@ -70,22 +47,11 @@ class SmsGateway:
 
     @property
     def token(self) -> str:
-        """What it wants in `Authorization: Bearer …`."""
+        """The token that it expects in `Authorization: Bearer …`."""
         return str(self._state.read()["token"])
 
-    @property
-    def pid(self) -> int | None:
-        """The pid of the running server, or None."""
-        pid = self._state.read().get("pid")
-        return pid if isinstance(pid, int) and belongs(pid, self.directory) else None
-
-    @property
-    def log(self) -> Path:
-        """What the server prints: nothing, unless it has a fault of its own."""
-        return self.directory / "output.log"
-
     def environment(self, *, timeout: float = 2) -> dict[str, str]:
-        """The environment in which the shop sends its texts here, and waits `timeout` seconds for an answer."""
+        """Return the environment in which the shop sends its texts here, and waits `timeout` seconds for an answer."""
         return {
             "SMS_BACKEND": "orders.sms.GatewayBackend",
             "SMS_GATEWAY_URL": self.url,
@@ -95,80 +61,18 @@ class SmsGateway:
             "SMS_GATEWAY_ASK_URL": f"{self.url}?key={{key}}" if self.can_be_asked else "",
         }
 
-    # Life
-
     def start(self, patience: float = 30) -> None:
-        """Start the server, if it does not run, and return when it takes connections; it begins well-behaved.
+        """Start the server unless it runs, and return when it takes connections; it begins well-behaved.
 
         Raises `ServiceError` if it ends, or does not listen after `patience` seconds.
         """
         if self.pid is None:
             self.directory.mkdir(parents=True, exist_ok=True)
+            self.ledger.create()
             self._prepare()
-            command = [sys.executable, "-m", "script.services.sms_gateway_server", str(self.directory)]
-            self._server = start_owned(command, self.directory, log=self.log, home=ROOT)
-            self._state.save(pid=self._server.pid)
-        deadline = time.monotonic() + patience
-        while not answers(self._state.read()["port"]):
-            if self._server is not None and self._server.poll() is not None:
-                raise ServiceError(f"The SMS gateway ended while starting. {self.log} says:\n{tail(self.log)}")
-            if time.monotonic() > deadline:
-                self.stop()
-                raise ServiceError(f"The SMS gateway did not listen in {patience:.0f} s:\n{tail(self.log)}")
-            time.sleep(POLL_INTERVAL)
-
-    def stop(self) -> None:
-        """End the server, whoever started it. Connections are cut; the ledger stays."""
-        self._end(signal.SIGTERM)
-        end_all(self.directory, how=signal.SIGKILL)
-
-    def kill(self) -> None:
-        """kill -9; `start` brings it back on the same port, with its ledger."""
-        self._end(signal.SIGKILL)
-
-    def pause(self) -> None:
-        """Freeze it: connections are taken by the kernel and nothing answers, until `resume`."""
-        pid = self.pid
-        if pid is None or not signal_owned(pid, self.directory, signal.SIGSTOP):
-            raise ServiceError("The SMS gateway does not run: it cannot be paused.")
-
-    def resume(self) -> None:
-        """Let a paused one go on."""
-        pid = self.pid
-        if pid is not None:
-            signal_owned(pid, self.directory, signal.SIGCONT)
-
-    # Misbehaving
-
-    def misbehave(
-        self, fault: Fault, *, times: int | None = 1, seconds: float = Misbehaviour.seconds, method: str = "POST"
-    ) -> None:
-        """Let the next `times` requests meet `fault` (None: every one from then on); asked for again, they queue up.
-
-        `seconds` is how long whatever the fault delays takes. `method` is POST, to send, or GET, to ask.
-        """
-        self._control("misbehave", fault=fault, times=times, seconds=seconds, method=method)
-
-    def misbehave_at_random(
-        self, faults: Sequence[Fault] = PASSING, *, chance: float, seed: int, seconds: float = Misbehaviour.seconds
-    ) -> None:
-        """Let each request to send meet one of `faults` with a chance from 0 to 1. One seed, one sequence of faults."""
-        choices = [{"fault": fault, "seconds": seconds} for fault in faults]
-        self._control("misbehave-at-random", choices=choices, chance=chance, seed=seed)
-
-    def behave(self) -> None:
-        """From the next request on, serve well. What is delayed already stays so."""
-        self._control("behave")
-
-    def _control(self, command: str, **content: Any) -> None:
-        request = urllib.request.Request(  # noqa: S310 (the address is our own)
-            f"{self.address}/control/{command}",
-            json.dumps(content).encode(),
-            {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
-        )
-        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
-
-    # How it starts and ends
+            command: list[str | Path] = [sys.executable, "-m", "script.services.sms_gateway_server", self.directory]
+            self._state.save(pid=self._start_process(command, home=ROOT).pid)
+        self._wait_until(lambda: answers(self._state.read()["port"]), patience)
 
     def _prepare(self) -> None:
         state = self._state.read()
@@ -179,11 +83,19 @@ class SmsGateway:
         kind = {"honours_keys": self.honours_keys, "can_be_asked": self.can_be_asked}
         self._state.save(port=port, token=token, pid=None, **kind)
 
-    def _end(self, how: signal.Signals) -> None:
-        pid = self.pid
-        if pid is not None:
-            self.resume()
-            end(pid, self.directory, how=how, patience=5)
-        if self._server is not None:
-            self._server.wait(10)
-            self._server = None
+    def misbehave(self, fault: Fault, *, times: int | None = 1, seconds: float = DELAY, method: str = "POST") -> None:
+        """Let the next `times` requests meet `fault` (None: every request from then on), after those asked for before.
+
+        `seconds` is the delay of a fault that delays something. `method` is POST, to send, or GET, to ask.
+        """
+        self.ledger.misbehave([fault], method=method, times=times, seconds=seconds, chance=1, seed=0)
+
+    def misbehave_at_random(
+        self, faults: Sequence[Fault] = PASSING, *, chance: float, seed: int, seconds: float = DELAY
+    ) -> None:
+        """Let each request to send meet one of `faults` with a chance from 0 to 1. One seed, one sequence of faults."""
+        self.ledger.misbehave(faults, method="POST", times=None, seconds=seconds, chance=chance, seed=seed)
+
+    def behave(self) -> None:
+        """From the next request on, serve well. Delays that have begun continue."""
+        self.ledger.behave()

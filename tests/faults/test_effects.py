@@ -23,7 +23,7 @@ from orders import effects as shop_effects
 from orders.models import Order, Product, TextMessage
 from orders.timeline import timeline_of
 from script.services.sms_gateway import SmsGateway
-from script.services.sms_gateway_faults import PASSING, Fault
+from script.services.sms_gateway_ledger import PASSING, Fault
 from tests.faults.shop import CONSUMING, environment, place
 from tests.support import failpoints
 from tests.support.processes import ProcessStarter, RunningProcess

@@ -20,7 +20,7 @@ from messaging.exceptions import NotDone, Reject, RetryLater
 from orders.sms_gateway import MaybeSent, SmsGateway
 from script.services.ports import free_port
 from script.services.sms_gateway import SmsGateway as Stub
-from script.services.sms_gateway_faults import Fault
+from script.services.sms_gateway_ledger import Fault
 
 PHONE = "+8613800138000"
 TEXT = "your order W-234567, 宝"

@@ -54,7 +54,7 @@ def story(db: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     )
     tea = Product.objects.create(sku="TEA", slug="tea", name="Tea", price=Decimal("38.00"), stock=STOCK["tea"])
     gateway = SmsGateway(tmp_path)
-    gateway.ledger.open()
+    gateway.ledger.create()
     story = Story(gateway)
     monkeypatch.setattr(certificate, "_naive_runs", lambda: story.runs)
     for number, will_cancel in ((1, False), (2, True)):
@@ -251,7 +251,7 @@ def write_no_text(story: Story) -> None:
 
 def send_no_text(story: Story) -> None:
     story.gateway.ledger.path.unlink()
-    story.gateway.ledger.open()
+    story.gateway.ledger.create()
     text = TextMessage.objects.get(order=story.orders[0])
     story.send(str(text.phone.as_e164), text.body)
     text = TextMessage.objects.get(order=story.orders[1], kind="placed")
@@ -328,7 +328,7 @@ def test_at_a_deaf_gateway_an_unknown_text_may_be_missing_and_is_no_finding(
     unknown = Effect.objects.order_by("pk")[0]
     Effect.objects.filter(pk=unknown.pk).update(state="unknown")
     story.gateway.ledger.path.unlink()
-    story.gateway.ledger.open()
+    story.gateway.ledger.create()
     for text in TextMessage.objects.exclude(message_id=unknown.message_id):
         story.send(str(text.phone.as_e164), text.body)
 

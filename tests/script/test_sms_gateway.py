@@ -1,4 +1,4 @@
-"""The SMS gateway of the tests: what it sends, what it says, and that each misbehaviour is what it claims to be."""
+"""The SMS gateway of the tests: what it sends, what it answers, and that each misbehaviour is what its name says."""
 
 import http.client
 import json
@@ -13,7 +13,7 @@ import pytest
 
 from script.services.owned import owned_pids
 from script.services.sms_gateway import SmsGateway
-from script.services.sms_gateway_faults import PASSING, Fault, Misbehaviour, Plan
+from script.services.sms_gateway_ledger import PASSING, Fault, SmsLedger
 from tests.support.waiting import eventually
 
 PHONE = "+8613800138000"
@@ -199,38 +199,27 @@ def test_too_many_says_when_to_come_again_and_a_redirect_where_to_go(gateway: Sm
     assert ask(gateway, "POST", "/messages", "{}").headers["Location"] == "/elsewhere"
 
 
-def test_cut_before_it_reads_sends_nothing(gateway: SmsGateway) -> None:
-    gateway.misbehave(Fault.CUT_BEFORE)
+@pytest.mark.parametrize(
+    ("fault", "error", "texts"),
+    [
+        (Fault.CUT_BEFORE, ConnectionError, 0),
+        (Fault.CUT_AFTER, ConnectionError, 1),
+        (Fault.NEVER_ANSWER, TimeoutError, 0),
+        (Fault.ANSWER_LATE, TimeoutError, 1),
+        (Fault.HALF_AN_ANSWER, http.client.IncompleteRead, 1),
+        (Fault.GARBAGE, ValueError, 1),
+    ],
+)
+def test_a_fault_without_a_whole_answer_sends_or_does_not_send_as_it_says(
+    gateway: SmsGateway, fault: Fault, error: type[Exception], texts: int
+) -> None:
+    gateway.misbehave(fault, seconds=60)
 
-    with pytest.raises(ConnectionError):
-        send(gateway, "cut before")
-    assert sent(gateway, "cut before") == 0
-    assert gateway.ledger.requests()[-1].status is None
+    with pytest.raises(error):
+        send(gateway, fault, timeout=0.5)
 
-
-def test_cut_after_it_accepted_has_sent(gateway: SmsGateway) -> None:
-    gateway.misbehave(Fault.CUT_AFTER)
-
-    with pytest.raises(ConnectionError):
-        send(gateway, "cut after")
-    assert sent(gateway, "cut after") == 1
-
-
-def test_never_answering_sends_nothing(gateway: SmsGateway) -> None:
-    gateway.misbehave(Fault.NEVER_ANSWER, seconds=60)
-
-    with pytest.raises(TimeoutError):
-        send(gateway, "silence", timeout=0.3)
-    assert sent(gateway, "silence") == 0
-
-
-def test_a_late_answer_is_for_a_text_that_was_sent_at_once(gateway: SmsGateway) -> None:
-    gateway.misbehave(Fault.ANSWER_LATE, seconds=60)
-
-    with pytest.raises(TimeoutError):
-        send(gateway, "late", timeout=0.3)
-    assert sent(gateway, "late") == 1
-    assert send(gateway, "late")[0] == 200
+    assert sent(gateway, fault) == texts
+    assert gateway.ledger.requests()[-1].fault == fault
 
 
 def test_a_patient_client_gets_the_late_answer(gateway: SmsGateway) -> None:
@@ -255,22 +244,6 @@ def test_an_error_is_no_proof_that_nothing_was_sent(gateway: SmsGateway) -> None
     assert sent(gateway, "failed") == 1
 
 
-def test_garbage_comes_with_a_good_status_and_no_json(gateway: SmsGateway) -> None:
-    gateway.misbehave(Fault.GARBAGE)
-
-    with pytest.raises(ValueError):
-        send(gateway, "garbage")
-    assert (sent(gateway, "garbage"), gateway.ledger.requests()[-1].status) == (1, 201)
-
-
-def test_half_an_answer_ends_in_the_middle_of_its_json(gateway: SmsGateway) -> None:
-    gateway.misbehave(Fault.HALF_AN_ANSWER)
-
-    with pytest.raises(http.client.IncompleteRead):
-        send(gateway, "half")
-    assert sent(gateway, "half") == 1
-
-
 def test_of_a_slow_body_no_single_byte_is_late(gateway: SmsGateway) -> None:
     gateway.misbehave(Fault.SLOW_BODY, seconds=2)
     began = time.monotonic()
@@ -290,37 +263,27 @@ def test_a_question_can_go_wrong_as_well(gateway: SmsGateway) -> None:
     assert ask(gateway, "GET", "/messages?key=question").status == 200
 
 
-def test_what_was_asked_for_comes_in_turn_and_ends_with_behave(gateway: SmsGateway) -> None:
+def test_misbehaviours_come_in_the_order_they_were_asked_for_until_behave(gateway: SmsGateway) -> None:
     gateway.misbehave(Fault.UNAVAILABLE, times=2)
     gateway.misbehave(Fault.REFUSED, times=None)
 
-    assert [send(gateway, "turns")[0] for _ in range(4)] == [503, 503, 422, 422]
+    assert [send(gateway, "order")[0] for _ in range(4)] == [503, 503, 422, 422]
     gateway.behave()
-    assert send(gateway, "turns")[0] == 201
+    assert send(gateway, "order")[0] == 201
 
 
-def test_at_random_some_requests_are_served_and_some_are_not(gateway: SmsGateway) -> None:
-    gateway.misbehave_at_random([Fault.UNAVAILABLE, Fault.SERVER_ERROR], chance=0.5, seed=1)
+def test_at_random_some_requests_fail_and_one_seed_means_one_sequence(tmp_path: Path) -> None:
+    def sequence(seed: int) -> list[Fault | None]:
+        ledger = SmsLedger(tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite3")
+        ledger.create()
+        ledger.misbehave(PASSING, method="POST", times=None, seconds=1, chance=0.4, seed=seed)
+        return [ledger.note("POST", "/messages", key="")[1] for _ in range(60)]
 
-    statuses = {send(gateway, f"random {number}")[0] for number in range(30)}
+    first = sequence(3)
 
-    assert statuses == {201, 500, 503}
-
-
-def test_one_seed_means_one_sequence_of_faults() -> None:
-    def sequence(seed: int) -> list[Misbehaviour | None]:
-        plan = Plan()
-        plan.misbehave_at_random([Misbehaviour(fault) for fault in PASSING], chance=0.4, seed=seed)
-        return [plan.next("POST") for _ in range(100)]
-
-    assert sequence(3) == sequence(3)
-    assert sequence(3) != sequence(4)
-
-
-def test_control_needs_the_token_and_names_what_it_does_not_understand(gateway: SmsGateway) -> None:
-    assert ask(gateway, "POST", "/control/behave", "{}", {"Authorization": "Bearer wrong"}).status == 401
-    answer = ask(gateway, "POST", "/control/misbehave", '{"fault": "no such fault"}')
-    assert (answer.status, "no such fault" in answer.read().decode()) == (400, True)
+    assert {None, *PASSING} >= set(first) > {None}
+    assert sequence(3) == first
+    assert sequence(4) != first
 
 
 def test_a_connection_may_carry_many_requests(gateway: SmsGateway) -> None:

@@ -19,8 +19,8 @@ from script.programs.chaos.world import QUEUES, VHOST, World
 from script.services.amqp import connect
 from script.services.owned import ServiceError, gone_within, signal_owned
 from script.services.ports import answers
-from script.services.sms_gateway_faults import PASSING
-from script.services.sms_gateway_faults import Fault as GatewayFault
+from script.services.sms_gateway_ledger import PASSING
+from script.services.sms_gateway_ledger import Fault as GatewayFault
 
 #: Published messages of which `copy-messages` puts copies into their queues, and how many of each.
 COPIED = 20
