@@ -15,18 +15,20 @@ from script.programs.commands import stop_on_signals
 from script.programs.demo_broker import demo_broker
 from script.programs.demo_site import check_settings, prepare_site, wait_until_ready
 from script.services.amqp import connect
-from script.services.owned import ServiceError, end_all
+from script.services.owned import ServiceError, end_all, tail
 from script.services.ports import is_free
 from script.services.rabbitmq import RabbitMQNode
-from script.services.supervision import Program, Supervisor
+from script.services.supervision import Supervisor
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds until the shop answers and the consumers listen; a busy machine needs many more than an idle one.
 READY_PATIENCE = 120.0
 #: Ends of one program during the start after which it is given up.
 HOPELESS = 3
-#: Seconds between two looks at what the supervisor does not restart: the broker and the supervisor itself.
-LOOK_EVERY = 1.0
+#: Seconds between two looks at whether everything runs.
+LOOK_EVERY = 0.5
+#: Seconds that a program has to finish its work before it is killed.
+GRACE = 30
 USAGE = """\
 Usage: script/demo
 
@@ -118,53 +120,52 @@ def run(port: int, node: RabbitMQNode | None, password: str | None, began: float
     """Run every program until we are told to stop; then stop them."""
     supervisor = Supervisor(ROOT / "var" / "demo", ROOT, programs(port), {"LOG_TO_BROKER": "1", **os.environ})
     try:
-        supervisor.start()
         url = f"http://127.0.0.1:{port}/"
         try:
             wait_until_ready(url, READY_PATIENCE, check=lambda: still_starting(supervisor, node))
         except ServiceError as error:
-            raise ServiceError(f"{error} The logs say:\n{supervisor.last_words()}", error.exit_code) from error
+            raise ServiceError(f"{error} The logs say:\n{supervisor.log_ends()}", error.exit_code) from error
         announce(url, password, node, time.time() - began)
         while True:
             time.sleep(LOOK_EVERY)
             revive(supervisor, node)
     finally:
         print("\nStopping ...", flush=True)
-        supervisor.stop()
+        supervisor.stop(GRACE)
 
 
-def programs(port: int) -> list[Program]:
-    """What the demo consists of, besides the broker."""
+def programs(port: int) -> dict[str, Sequence[str]]:
+    """The commands of the demo by name, besides the broker."""
     here = Path(sys.executable).parent
     manage = (sys.executable, "manage.py")
     celery = (str(here / "celery"), "-A", "project")
     web = (str(here / "gunicorn"), "project.wsgi", f"--bind=127.0.0.1:{port}", "--worker-class=gthread")
-    return [
+    return {
         # Its control socket would be in the home directory, one for all checkouts.
-        Program("web", (*web, "--workers=2", "--threads=8", "--no-control-socket")),
-        Program("consumer", (*manage, "run_consumer", "--all")),
-        Program("rpc", (*manage, "run_rpc_worker", "shipping.quote")),
-        Program("celery", (*celery, "worker", "--concurrency=1", "--loglevel=INFO")),
-        Program("beat", (*celery, "beat", "--pidfile=", "--loglevel=INFO")),
-    ]
+        "web": (*web, "--workers=2", "--threads=8", "--no-control-socket"),
+        "consumer": (*manage, "run_consumer", "--all"),
+        "rpc": (*manage, "run_rpc_worker", "shipping.quote"),
+        "celery": (*celery, "worker", "--concurrency=1", "--loglevel=INFO"),
+        "beat": (*celery, "beat", "--pidfile=", "--loglevel=INFO"),
+    }
 
 
 def still_starting(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
-    """Raise `ServiceError` if a program keeps ending: another start would not help. Else as `revive`."""
-    for name, deaths in supervisor.deaths().items():
-        if deaths >= HOPELESS:
-            raise ServiceError(f"{name} ended {deaths} times. It says: {supervisor.last_line(name)}.", exit_code=1)
+    """Raise `ServiceError` if a program ends again and again: another start would not help. Else as `revive`."""
+    for name, program in supervisor.programs.items():
+        ends = program.own_ends.total()
+        if ends >= HOPELESS:
+            last_line = tail(program.log, 1).strip()
+            raise ServiceError(f"{name} ended {ends} times. It says: {last_line}.", exit_code=1)
     revive(supervisor, node)
 
 
 def revive(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
-    """Start again what the supervisor cannot: our broker, and the supervisor."""
+    """Start whatever does not run: our broker, and the programs."""
     if node is not None and node.pid is None:
         print("RabbitMQ died; starting it again.", flush=True)
-        node.start()
-    if not supervisor.is_alive:
-        print("The supervisor died; starting everything again.", flush=True)
-        supervisor.start()
+        node.launch()
+    supervisor.tend()
 
 
 def announce(url: str, password: str | None, node: RabbitMQNode | None, seconds: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from script.programs.commands import stop_on_signals
-from script.programs.demo import READY_PATIENCE, ROOT, programs
+from script.programs.demo import GRACE, READY_PATIENCE, ROOT, programs
 from script.programs.demo_site import prepare_site, wait_until_ready
 from script.services import packages
 from script.services.browser import installed_browser
@@ -88,15 +88,14 @@ def shop(directory: Path) -> Iterator[tuple[str, str]]:
         password = prepare_site()
         assert password, "a new database has no administrator"
         port = free_port()
-        needed = [program for program in programs(port) if program.name in {"web", "consumer", "rpc"}]
+        needed = {name: programs(port)[name] for name in ("web", "consumer", "rpc")}
         supervisor = Supervisor(directory / "programs", ROOT, needed, os.environ)
         try:
-            supervisor.start()
             url = f"http://127.0.0.1:{port}/"
-            wait_until_ready(url, READY_PATIENCE, check=lambda: None)
+            wait_until_ready(url, READY_PATIENCE, check=supervisor.tend)
             yield url, password
         finally:
-            supervisor.stop()
+            supervisor.stop(GRACE)
 
 
 def place_order(browser: Browser, url: str) -> str:

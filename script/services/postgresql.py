@@ -58,7 +58,7 @@ class PostgreSQLCluster(Service):
         if self.pid is None:
             self._end_leftovers()
             self._prepare(programs)
-            command = [programs / "postgres", "-D", self._data]
+            command = [str(programs / "postgres"), "-D", str(self._data)]
             server = self._start_process(command, user=_server_user(), parent_death_signal=self.stop_signal)
             self._state.save(pid=server.pid)
         self._wait_until(self._has_database, patience)
@@ -88,7 +88,7 @@ class PostgreSQLCluster(Service):
             shutil.chown(password_file, user)
         # What initdb writes can be made again; only what the server writes later must survive a power cut.
         options = ["--no-sync", "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256"]
-        command = [programs / "initdb", "-D", self._data, "-U", USER, f"--pwfile={password_file}", *options]
+        command = [str(programs / "initdb"), "-D", str(self._data), "-U", USER, f"--pwfile={password_file}", *options]
         created = self._start_process(command, user=user).wait()
         password_file.unlink()
         if created != 0:

@@ -185,7 +185,7 @@ class RabbitMQNode(Service):
 
     def _start_node(self, scripts: Path) -> None:
         environment = rabbitmq_directory.environment(self.directory, self._ports)
-        command: list[str | Path] = [scripts / "rabbitmq-server"]
+        command = [scripts / "rabbitmq-server"]
         node = self._start_process(command, environment=environment, parent_death_signal=self.stop_signal)
         self._state.save(pid=node.pid)
 
@@ -195,7 +195,7 @@ class RabbitMQNode(Service):
         if epmd is None:
             raise ServiceError("epmd is missing: it comes with Erlang, which RabbitMQ needs.")
         port = self._ports["epmd"]
-        command: list[str | Path] = [epmd, "-address", "127.0.0.1", "-port", str(port)]
+        command = [epmd, "-address", "127.0.0.1", "-port", str(port)]
         process = self._start_process(command, parent_death_signal=signal.SIGKILL)
         deadline = time.monotonic() + 10
         while not answers(port):

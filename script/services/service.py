@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -103,7 +103,7 @@ class Service:
             raise ServiceError(f"{self.title} does not run: it cannot be {needed_for}.")
         return pid
 
-    def _start_process(self, command: list[str | Path], **options: Any) -> subprocess.Popen[bytes]:
+    def _start_process(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
         """Start a process of the service; `options` are those of `start_owned`."""
         process = start_owned(command, self.directory, log=self.log, **options)
         self._children.append(process)

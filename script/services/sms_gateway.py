@@ -70,7 +70,7 @@ class SmsGateway(Service):
             self.directory.mkdir(parents=True, exist_ok=True)
             self.ledger.create()
             self._prepare()
-            command: list[str | Path] = [sys.executable, "-m", "script.services.sms_gateway_server", self.directory]
+            command = [sys.executable, "-m", "script.services.sms_gateway_server", str(self.directory)]
             self._state.save(pid=self._start_process(command, home=ROOT).pid)
         self._wait_until(lambda: answers(self._state.read()["port"]), patience)
 

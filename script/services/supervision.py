@@ -1,148 +1,159 @@
-"""A supervisor (the library of that name) over several programs: what dies is started again."""
+"""A supervisor over several programs: a program that ends is started again, and may be killed and frozen on purpose."""
 
 import os
-import re
-import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from script.services.owned import ServiceError, end, end_all, parent_death_guard, start_owned, tail
+from script.services.owned import end_all, owned_pids, start_owned, tail
 
-#: Seconds a program has to finish what it holds before it is killed.
-GRACE = 30
-#: A supervisor that lives for fewer seconds than this could not start.
-SHORTEST_LIFE = 3.0
-#: A socket's path may not be longer than this many bytes; without one only `supervisorctl` is missing.
-LONGEST_SOCKET_PATH = 90
-
-#: How supervisord logs that a program ended by itself.
-_DIED = re.compile(r"exited: (\S+) \((?:exit status \d+|terminated by \w+); not expected\)")
+#: A program that ended within this many seconds is started again only after a pause.
+SHORT_LIFE = 1.0
+PAUSE = 0.5
+#: Bytes of a log after which a starting program begins a new one; one old log is kept.
+LONG_LOG = 10_000_000
 
 
-@dataclass(frozen=True)
 class Program:
-    """A command that always runs, under a name."""
+    """A command that always runs, with the children it starts; it prints to a log of its own in `directory`."""
 
-    name: str
-    command: tuple[str, ...]
-
-
-class Supervisor:
-    """supervisord and its programs, everything they write in `directory`, run in the directory `home` (above it)."""
-
-    def __init__(self, directory: Path, home: Path, programs: list[Program], environment: Mapping[str, str]) -> None:
-        self.directory = directory.resolve()
-        self.programs = programs
+    def __init__(
+        self, name: str, command: Sequence[str], *, directory: Path, home: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.log = directory / f"{name}.log"
+        #: How often it ended without being told to, by exit code.
+        self.own_ends: Counter[int] = Counter()
+        #: While it is true, it is not started again.
+        self.held_down = False
+        self._command = command
+        self._directory = directory
         self._home = home
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._told_to_end = False
         self._started = 0.0
+        self._not_before = 0.0
 
     @property
-    def is_alive(self) -> bool:
-        """Whether supervisord itself runs."""
-        return self._process is not None and self._process.poll() is None
+    def pid(self) -> int | None:
+        """The pid of the process, or None between an end and the next start."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
-    def start(self) -> None:
-        """Start supervisord and its programs, once what an earlier run left behind is gone. Does not wait for them.
+    @property
+    def children(self) -> list[int]:
+        """The pids of its children, such as gunicorn's workers, by age."""
+        pid = self.pid
+        return [] if pid is None else sorted(each for each in owned_pids(self._directory) if _parent(each) == pid)
 
-        Raises `ServiceError` if the supervisor of the last start ended at once: another start would not help.
-        """
-        output = self.directory / "supervisord.output"
-        if self._process is not None and time.monotonic() - self._started < SHORTEST_LIFE:
-            raise ServiceError(f"supervisord ended at once. {output} says:\n{tail(output)}", exit_code=1)
-        end_all(self.directory, how=signal.SIGTERM)
-        (self.directory / "supervisord.log").unlink(missing_ok=True)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        configuration = self.directory / "supervisord.conf"
-        configuration.write_text(self._configuration())
-        self._process = start_owned(
-            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", configuration],
-            self.directory,
-            log=output,
-            environment=self._environment,
-            home=self._home,
-        )
-        self._started = time.monotonic()
-
-    def stop(self) -> None:
-        """Stop the programs (they finish what they hold) and supervisord; nothing of them is left running."""
+    def tend(self) -> None:
+        """Start it if it does not run. To be called by one thread only, which must outlive the process."""
+        if self.pid is not None:
+            return
+        now = time.monotonic()
         if self._process is not None:
-            end(self._process.pid, self.directory, patience=GRACE + 10)
-        end_all(self.directory, how=signal.SIGKILL)
-        if self._process is not None:
-            self._process.wait(10)
-
-    def log(self, name: str) -> Path:
-        """What a program printed."""
-        return self.directory / f"{name}.log"
-
-    def deaths(self) -> Counter[str]:
-        """How often each program has ended unasked since the supervisor started."""
-        try:
-            said = (self.directory / "supervisord.log").read_text(errors="replace")
-        except OSError:
-            return Counter()
-        return Counter(_DIED.findall(said))
-
-    def last_line(self, name: str) -> str:
-        """The last line that a program printed."""
-        return tail(self.log(name), 1).strip()
-
-    def last_words(self) -> str:
-        """The end of every program's log, for a person who wonders why it does not work."""
-        return "\n".join(f"{self.log(program.name)}:\n{tail(self.log(program.name), 6)}" for program in self.programs)
-
-    def _configuration(self) -> str:
-        sections = [self._supervisord(), *map(self._program, self.programs)]
-        if len(os.fsencode(self.directory)) <= LONGEST_SOCKET_PATH:
-            socket = self._shortly("supervisor.sock")
-            sections.append(
-                f"[unix_http_server]\nfile = {socket}\nchmod = 0700\n\n"
-                "[rpcinterface:supervisor]\n"
-                "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n\n"
-                f"[supervisorctl]\nserverurl = unix://{socket}\n"
+            self._note_end(self._process, now)
+        if now >= self._not_before and not self.held_down:
+            if self.log.exists() and self.log.stat().st_size > LONG_LOG:
+                self.log.rename(self.log.with_suffix(".log.1"))
+            self._process = start_owned(
+                self._command, self._directory, log=self.log, home=self._home, environment=self._environment
             )
-        return "\n".join(sections)
+            self._started, self._told_to_end = now, False
 
-    def _supervisord(self) -> str:
-        # It wants to be told that running as root is meant.
-        user = "user = root\n" if os.geteuid() == 0 else ""
-        return (
-            f"[supervisord]\n{user}"
-            "silent = true\n"
-            f"logfile = {self._shortly('supervisord.log')}\n"
-            f"pidfile = {self._shortly('supervisord.pid')}\n"
-            f"childlogdir = {self._shortly('.')}\n"
-        )
+    def _note_end(self, process: "subprocess.Popen[bytes]", now: float) -> None:
+        if not self._told_to_end:
+            self.own_ends[process.returncode] += 1
+        if now - self._started < SHORT_LIFE:
+            self._not_before = now + PAUSE
+        # Children that outlived it hold its port.
+        _send_to_group(process.pid, signal.SIGKILL)
+        self._process = None
 
-    def _program(self, program: Program) -> str:
-        command = shlex.join([*parent_death_guard(signal.SIGTERM), *program.command])
-        return (
-            f"[program:{program.name}]\n"
-            f"command = {_plain(command)}\n"
-            "autorestart = true\n"
-            # It never gives up; the pause between two attempts grows by a second each time.
-            "startretries = 1000000000\n"
-            f"stopwaitsecs = {GRACE}\n"
-            "killasgroup = true\n"
-            "redirect_stderr = true\n"
-            f"stdout_logfile = {self._shortly(f'{program.name}.log')}\n"
-            "stdout_logfile_maxbytes = 10MB\n"
-            "stdout_logfile_backups = 1\n"
-        )
+    def kill(self) -> bool:
+        """kill -9 it and its children; return whether it ran."""
+        return self._end(signal.SIGKILL)
 
-    def _shortly(self, name: str) -> str:
-        """A file of ours from where supervisord runs: it looks for variables in some paths twice over."""
-        return os.path.join(os.path.relpath(self.directory, self._home), name)
+    def terminate(self) -> bool:
+        """Ask it to stop; return whether it ran."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> bool:
+        pid = self.pid
+        if pid is None:
+            return False
+        self._told_to_end = True
+        if how is signal.SIGKILL:
+            _send_to_group(pid, how)
+        else:
+            # It stops its children itself.
+            with suppress(ProcessLookupError):
+                os.kill(pid, how)
+        return True
+
+    def freeze(self) -> bool:
+        """SIGSTOP it and its children; return whether it ran."""
+        pid = self.pid
+        if pid is not None:
+            _send_to_group(pid, signal.SIGSTOP)
+        return pid is not None
+
+    def thaw(self) -> None:
+        """SIGCONT it and its children."""
+        pid = self.pid
+        if pid is not None:
+            _send_to_group(pid, signal.SIGCONT)
 
 
-def _plain(value: str) -> str:
-    """A value in which supervisor looks for no variable."""
-    return value.replace("%", "%%")
+class Supervisor:
+    """Programs, by name; everything they print is in `directory`, and they run in the directory `home`.
+
+    What an earlier run left behind there is ended first.
+    """
+
+    def __init__(
+        self, directory: Path, home: Path, commands: Mapping[str, Sequence[str]], environment: Mapping[str, str]
+    ) -> None:
+        self._directory = directory.resolve()
+        end_all(self._directory, how=signal.SIGTERM)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        where = {"directory": self._directory, "home": home}
+        self.programs = {
+            name: Program(name, command, **where, environment=environment) for name, command in commands.items()
+        }
+
+    def tend(self) -> None:
+        """Start every program that does not run; see `Program.tend`."""
+        for program in self.programs.values():
+            program.tend()
+
+    def stop(self, patience: float) -> None:
+        """Ask every program to stop, all at once, and kill those that have not stopped after `patience` seconds."""
+        for program in self.programs.values():
+            program.thaw()
+            program.terminate()
+        deadline = time.monotonic() + patience
+        while any(program.pid for program in self.programs.values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        end_all(self._directory, how=signal.SIGKILL)
+
+    def log_ends(self, lines: int = 6) -> str:
+        """Return the end of each program's log, for error messages."""
+        return "\n".join(f"{each.log}:\n{tail(each.log, lines)}" for each in self.programs.values())
+
+
+def _send_to_group(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 import psycopg
 from pika.exceptions import AMQPError
 
-from script.programs.chaos.crew import Member
 from script.programs.chaos.world import QUEUES, VHOST, World
 from script.services.amqp import connect
 from script.services.owned import ServiceError, gone_within, signal_owned
 from script.services.ports import answers
 from script.services.sms_gateway_ledger import PASSING
 from script.services.sms_gateway_ledger import Fault as GatewayFault
+from script.services.supervision import Program
 
 #: Published messages of which `copy-messages` puts copies into their queues, and how many of each.
 COPIED = 20
@@ -393,7 +393,7 @@ def _picked(choices: Sequence[Choice], now: Circumstances) -> Choice:
     return choices[int(now.pick * len(choices))]
 
 
-def _freeze(member: Member, now: Circumstances) -> None:
+def _freeze(member: Program, now: Circumstances) -> None:
     _needs(member.freeze())
     try:
         now.pause(now.seconds)

@@ -16,16 +16,15 @@ from pathlib import Path
 import django
 
 from script.environment import ROOT, documented_variables
-from script.programs.chaos import crew
-from script.programs.chaos.crew import Member
 from script.programs.chaos.database import Database, open_database
 from script.services import packages
 from script.services.amqp import connect, consumer_count
-from script.services.owned import ServiceError, tail
+from script.services.owned import ServiceError
 from script.services.ports import answers, free_port
 from script.services.rabbitmq import RabbitMQNode
 from script.services.rabbitmq_directory import installed_scripts
 from script.services.sms_gateway import SmsGateway
+from script.services.supervision import Program, Supervisor
 from script.services.tcp_proxy import TcpProxy
 from script.shopper import Shopper
 
@@ -54,7 +53,7 @@ class World:
     database: Database
     gateway: SmsGateway
     port: int
-    members: Mapping[str, Member]
+    processes: Supervisor
     #: What each of them runs in.
     environment: Mapping[str, str]
     _down_until: dict[str, float] = field(default_factory=dict)
@@ -65,8 +64,13 @@ class World:
         """The shop's address."""
         return f"http://127.0.0.1:{self.port}"
 
-    def named(self, prefix: str) -> list[Member]:
-        """The members of that kind: web, consumer, relay, rpc."""
+    @property
+    def members(self) -> Mapping[str, Program]:
+        """The product's processes, by name."""
+        return self.processes.programs
+
+    def named(self, prefix: str) -> list[Program]:
+        """The processes of that kind: web, consumer, relay, rpc."""
         return [member for name, member in self.members.items() if name.startswith(prefix)]
 
     def keep_down(self, service: str, seconds: float) -> None:
@@ -94,8 +98,7 @@ class World:
             cluster.start()
         if self.gateway.pid is None and self._may_start("gateway"):
             self.gateway.start()
-        for member in self.members.values():
-            member.tend()
+        self.processes.tend()
 
     def _may_start(self, service: str) -> bool:
         return time.monotonic() >= self._down_until.get(service, 0.0)
@@ -138,10 +141,6 @@ class World:
             return None
         return sum(int(line) for line in lines if line.isdigit())
 
-    def last_words(self) -> str:
-        """The end of every log, for a person who wonders."""
-        return "\n".join(f"{member.log}:\n{tail(member.log, 6)}" for member in self.members.values())
-
 
 @contextmanager
 def private_world(
@@ -169,20 +168,17 @@ def private_world(
         "AMQP_URL": broker_url,
         "DJANGO_SETTINGS_MODULE": settings,
     }
-    mark = directory / "processes"
-    mark.mkdir()
     port = free_port()
-    members = {
-        name: Member(name, command, mark=mark, home=ROOT, environment=environment)
-        for name, command in commands(port, copies=2 if chosen.kind == "postgresql" else 1).items()
-    }
-    world = World(directory, node, line, chosen, sms, port, members, environment)
+    processes = Supervisor(
+        directory / "processes", ROOT, commands(port, copies=2 if chosen.kind == "postgresql" else 1), environment
+    )
+    world = World(directory, node, line, chosen, sms, port, processes, environment)
     try:
         if not world.tend_until(world.is_whole, PATIENCE, every=0.2):
-            raise ServiceError(f"the world is not whole after {PATIENCE:.0f} s:\n{world.last_words()}", exit_code=1)
+            raise ServiceError(f"the world is not whole after {PATIENCE:.0f} s:\n{processes.log_ends()}", exit_code=1)
         yield world
     finally:
-        crew.stop(list(members.values()), mark, STOP_PATIENCE)
+        processes.stop(STOP_PATIENCE)
 
 
 def commands(port: int, copies: int) -> dict[str, Sequence[str]]:
