@@ -13,7 +13,8 @@ from django.utils.asyncio import async_unsafe
 
 from messaging import conf, database
 from messaging.consumers import MAX_PRIORITY, exchange_of
-from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
+from messaging.encoding import checked_body, routing_headers_of, routing_key_of
+from messaging.events import Event
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.headers import fit_headers, headers_to_pass_on, request_headers, size_of
 from messaging.message import new_id

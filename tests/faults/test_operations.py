@@ -17,7 +17,7 @@ from django.contrib.auth.models import User
 from messaging.actions import cancel, prune, replay
 from messaging.actions import publish_now as hasten
 from messaging.actions.selection import Wanted
-from messaging.consumers import Delivery
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage
 from messaging.reconcile import empty_queues as sightings
 from messaging.reconcile import lost

@@ -20,11 +20,10 @@ from messaging.broker.properties import check_size, fitted, from_pika, to_pika
 from messaging.broker.publisher import Outcome, Status
 from messaging.broker.request_queue import Request
 from messaging.broker.subscription import Arrival
-from messaging.consumers import Delivery
 from messaging.events import Event
 from messaging.exceptions import PreconditionFailed
 from messaging.headers import headers_to_pass_on, storable_headers
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases, publishing
 from messaging.relay.leases import Mark

@@ -17,8 +17,8 @@ from messaging import database, outbox
 from messaging.actions import prune, replay
 from messaging.broker.publisher import Outcome, Publisher, Status
 from messaging.broker.subscription import Subscription
-from messaging.consumers import Delivery
 from messaging.effects import EffectKind
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases
 from messaging.relay.leases import Mark

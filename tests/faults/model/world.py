@@ -29,10 +29,11 @@ from messaging.actions import settle
 from messaging.actions.settle import Verdict
 from messaging.broker import connection as connections_to_the_broker
 from messaging.broker import publisher
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.effects import EffectKind, Sending
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater
+from messaging.message import Delivery
 from messaging.models import Effect, InboxMessage, OutboxMessage, QueueSighting
 from messaging.reconcile import empty_queues as sightings
 from messaging.relay import leases, relay
@@ -637,7 +638,7 @@ def stage(settings: Any) -> Iterator[None]:
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable()
         stack.enter_context(registered(*CONSUMERS))
-        stack.enter_context(patch.dict(effects._registry, {each.name: each for each in KINDS}, clear=True))
+        stack.enter_context(effects.registry.temporary(*KINDS))
         stack.enter_context(patch.object(relay_thread, "_home", relay_thread._home))
         for module in (publisher, worker, connections_to_the_broker):
             stack.enter_context(patch.object(module, "Connection", _link))
