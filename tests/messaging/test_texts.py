@@ -23,7 +23,7 @@ from messaging.headers import request_headers
 from messaging.history import listing, timeline
 from messaging.message import Delivery, Message
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.relay.publishing import publishing_of
+from messaging.relay.destinations import publishing_of
 from messaging.validation import texts
 from messaging.worker import ledger
 from tests.support.consuming import Noted

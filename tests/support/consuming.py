@@ -15,7 +15,7 @@ from messaging.events import Event
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message, new_id
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.relay.publishing import publishing_of
+from messaging.relay.destinations import publishing_of
 from messaging.retry import RetryPolicy
 from messaging.worker import handling
 
