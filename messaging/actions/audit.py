@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Collection
-from enum import StrEnum
 from typing import Any
 
 from messaging.headers import storable_headers
@@ -15,22 +14,15 @@ from messaging.validation.texts import storable_text
 
 log = get_logger(__name__)
 
-
-class Action(StrEnum):
-    """What a person can do to messages."""
-
-    REPLAY = "replay"
-    #: To let what waits go now.
-    HASTEN = "hasten"
-    CANCEL = "cancel"
-    DISCARD = "discard"
-    SETTLE = "settle"
-    RECONCILE = "reconcile"
-    VIEW_PAYLOAD = "view payload"
+RECONCILE = "reconcile"
+VIEW_PAYLOAD = "view payload"
+#: What is audited and is no `Action`, and what a story says of it; empty: nothing happened to the message.
+#: *hasten* is what earlier versions called *publish*.
+OTHERS = {RECONCILE: "reconciled", VIEW_PAYLOAD: "", "hasten": "made due now"}
 
 
 def record(
-    action: Action,
+    action: str,
     *,
     actor: str,
     about: str,
@@ -40,8 +32,8 @@ def record(
 ) -> OperatorAction:
     """Write down that `actor` did something, with the caller's transaction.
 
-    `about` says to what, in the words it was asked for; `message_ids` are the messages that were changed or shown, and
-    `changed` is the number of rows, if that is another one. `details` are JSON; empty ones are left out.
+    `about` says to what, as it was asked for; `message_ids` are the messages that were changed or shown, and `changed`
+    is the number of rows, if that is another one. `details` are JSON; empty ones are left out.
     """
     row = OperatorAction.objects.create(
         actor=storable_text(str(actor))[:255],
@@ -53,14 +45,14 @@ def record(
     ActionOnMessage.objects.bulk_create(
         [ActionOnMessage(action=row, message_id=message_id) for message_id in dict.fromkeys(message_ids)]
     )
-    log.info("operator.action", action=action.value, actor=row.actor, about=row.about, changed=row.changed)
+    log.info("operator.action", action=action, actor=row.actor, about=row.about, changed=row.changed)
     return row
 
 
 def account() -> str:
     """Return the operating system's account that runs this process, as user@host: the actor of a command.
 
-    As the system knows it: what the environment says about it, anybody may set.
+    The environment is not asked: anybody can set it.
     """
     return f"{_user()}@{socket.gethostname()}"
 

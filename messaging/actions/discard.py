@@ -1,46 +1,50 @@
-"""Discard: nothing more shall come of a dead message. Its row stays for a while: it is the fence against copies."""
+"""Discard: give up dead messages for good. A row stays for a while: it is the fence against copies of the message."""
 
 from __future__ import annotations
 
-from django.db.models import QuerySet, Value
+from collections.abc import Sequence
+from typing import Any
+
+from django.db.models import Value
 from django.db.models.functions import Concat, Now
 
-from messaging import database
-from messaging.actions import audit
-from messaging.actions.pages import pages
-from messaging.actions.selection import Wanted
-from messaging.logs import get_logger
+from messaging.actions.action import MessageAction, register
 from messaging.models import InboxMessage
-from messaging.validation.texts import storable_text
-
-log = get_logger(__name__)
 
 
-def dead(wanted: Wanted) -> QuerySet[InboxMessage]:
-    """Return which of these messages can be discarded."""
-    return InboxMessage.objects.filter(wanted.of_inbox, state=InboxMessage.State.DEAD)
+class Discard(MessageAction):
+    """Gives up dead messages for good."""
+
+    name = "discard"
+    label = "Discard"
+    past = "discarded"
+    permission = "messaging.discard_message"
+    help = "give up dead messages for good"
+    examples = """
+A discarded message cannot be replayed. It is kept for INBOX_RETENTION_DAYS, so that a copy of it is recognised.
+
+examples:
+  manage.py messages discard 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f --note "test data"
+  manage.py messages discard --group 3fa9c1d2e4b5 --dry-run            how many that would be
+
+exit codes: 0 done, 1 nothing to discard, 2 wrong arguments, 3 database unreachable
+"""
+    meaning = (
+        "A discarded message is given up for good: it cannot be replayed any more. It is kept for a while, so that a "
+        "copy of it is recognised."
+    )
+    states = {InboxMessage: (InboxMessage.State.DEAD,)}
+    not_so = "not dead"
+    nothing = "no message like that is dead"
+    ends_it = True
+    in_stories = False
+
+    def change(self, rows: Sequence[Any], words: str, **options: Any) -> None:
+        InboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
+            state=InboxMessage.State.DISCARDED,
+            changed_at=Now(),
+            reason=Concat(Value(f"{words}; it was dead: "), "reason"),
+        )
 
 
-def discard(wanted: Wanted, *, by: str, note: str = "") -> int:
-    """Discard the dead ones of these messages; return how many that were. `by` is who does it, `note` why."""
-    words = storable_text(f"discarded by {by}{f': {note}' if note else ''}; it was dead: ")
-    ids = list(dead(wanted).order_by("pk").values_list("pk", flat=True))
-    discarded = 0
-    for page in pages(ids) if ids else [[]]:
-        with database.one_of_many():
-            rows = dead(wanted).filter(pk__in=page).order_by("pk").select_for_update()
-            found = dict(rows.values_list("pk", "message_id"))
-            InboxMessage.objects.filter(pk__in=found).update(
-                state=InboxMessage.State.DISCARDED, changed_at=Now(), reason=Concat(Value(words), "reason")
-            )
-            audit.record(
-                audit.Action.DISCARD,
-                actor=by,
-                about=str(wanted),
-                message_ids=list(found.values()),
-                changed=len(found),
-                note=note,
-            )
-        discarded += len(found)
-    log.info("messages.discarded", rows=discarded)
-    return discarded
+discard = register(Discard())

@@ -1,18 +1,16 @@
-"""Hasten: what waits in the outbox goes now. Publishing by hand, and the end of a retry's rest."""
+"""Publish now: a retry that waits, an unroutable message or one that the broker refused is due at once."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
-from messaging import database
-from messaging.actions import audit
-from messaging.actions.pages import pages
-from messaging.actions.selection import Wanted
-from messaging.logs import get_logger
+from messaging.actions.action import MessageAction, register
+from messaging.actions.selection import Box, Selection
 from messaging.models import InboxMessage, OutboxMessage
-
-log = get_logger(__name__)
 
 State = OutboxMessage.State
 
@@ -20,43 +18,48 @@ State = OutboxMessage.State
 LEASED = Q(lease_until__gt=Now())
 
 
-def waiting(wanted: Wanted) -> QuerySet[OutboxMessage]:
-    """Return the rows that would go later, or not at all: they rest, or the broker refused them. Those that are due
-    go by themselves."""
-    rests = Q(state__in=[State.PENDING, State.UNROUTABLE], publish_at__gt=Now())
-    # A message whose next attempt could not be sent is dead: a replay brings it, and this row would bring a duplicate.
-    expected = InboxMessage.objects.filter(
-        consumer=OuterRef("consumer"),
-        message_id=OuterRef("message_id"),
-        state=InboxMessage.State.RETRYING,
-        attempt=OuterRef("attempt"),
-    )
-    refused = Q(Q(consumer="") | Exists(expected), state=State.FAILED)
-    return OutboxMessage.objects.filter(wanted.of_outbox, rests | refused, ~LEASED)
+class PublishNow(MessageAction):
+    """Makes messages of the outbox due. What is due already, or held by a relay, is left alone."""
+
+    name = "publish"
+    label = "Publish now"
+    past = "made due now"
+    permission = "messaging.replay_message"
+    help = "publish now what waits in the outbox"
+    examples = """
+A retry that waits, an unroutable message and one that the broker refused are due at once. What is due is published
+anyway.
+
+examples:
+  manage.py messages publish 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f      one message
+  manage.py messages publish --type order.placed                       what is unroutable or was refused, and retries
+
+exit codes: 0 done, 1 nothing waits, 2 wrong arguments, 3 database unreachable
+"""
+    meaning = "A retry that waits, an unroutable message or one that the broker refused is due at once."
+    states = {OutboxMessage: (State.PENDING, State.UNROUTABLE, State.FAILED)}
+    not_so = "due, being published, published or cancelled already"
+    nothing = "nothing like that waits in the outbox for a later time; what is due is published anyway"
+    # Whether a relay runs and the broker answers is not known here.
+    afterwards = "A relay publishes it as soon as RabbitMQ takes it."
+
+    def rows(self, box: Box, selection: Selection, **options: Any) -> QuerySet[Any]:
+        waits = Q(state__in=[State.PENDING, State.UNROUTABLE], publish_at__gt=Now())
+        # A message whose next attempt could not be sent is dead: a replay brings it, and this row would bring a
+        # duplicate.
+        expected = InboxMessage.objects.filter(
+            consumer=OuterRef("consumer"),
+            message_id=OuterRef("message_id"),
+            state=InboxMessage.State.RETRYING,
+            attempt=OuterRef("attempt"),
+        )
+        refused = Q(Q(consumer="") | Exists(expected), state=State.FAILED)
+        return super().rows(box, selection, **options).filter(waits | refused, ~LEASED)
+
+    def change(self, rows: Sequence[Any], words: str, **options: Any) -> None:
+        OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
+            state=State.PENDING, publish_at=Now(), lease_token=None, lease_until=None
+        )
 
 
-def hasten(wanted: Wanted, *, by: str, note: str = "") -> int:
-    """Have a relay publish these rows now, where they wait; return how many did.
-
-    What a relay holds, or has published, is left alone. A row that the broker refused is tried again as it is.
-    """
-    ids = list(waiting(wanted).order_by("pk").values_list("pk", flat=True))
-    hastened = 0
-    for page in pages(ids) if ids else [[]]:
-        with database.one_of_many():
-            rows = waiting(wanted).filter(pk__in=page).order_by("pk").select_for_update()
-            found = dict(rows.values_list("pk", "message_id"))
-            OutboxMessage.objects.filter(pk__in=found).update(
-                state=State.PENDING, publish_at=Now(), lease_token=None, lease_until=None
-            )
-            audit.record(
-                audit.Action.HASTEN,
-                actor=by,
-                about=str(wanted),
-                message_ids=list(found.values()),
-                changed=len(found),
-                note=note,
-            )
-        hastened += len(found)
-    log.info("messages.hastened", rows=hastened)
-    return hastened
+publish_now = register(PublishNow())

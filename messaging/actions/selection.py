@@ -1,4 +1,4 @@
-"""Which rows an operator means: by id, by what they are about, by what went wrong. One filter for all operations."""
+"""Which rows an operator means: by id, by what they are about, by what went wrong."""
 
 from __future__ import annotations
 
@@ -10,19 +10,49 @@ from typing import Any
 from django.db.models import Q
 
 from messaging import database
+from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.validation.texts import storable_text
+
+#: One of the tables that actions change.
+Box = type[OutboxMessage] | type[InboxMessage] | type[Effect]
 
 #: Ids that a description spells out.
 NAMED = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where a box holds what rows are chosen by. An empty name: it has no such column, and no row is found by it."""
+
+    #: The field of `Selection` that names rows of this box.
+    rows: str
+    #: When a row was written to the outbox, or changed last elsewhere.
+    time: str
+    #: The last error.
+    reason: str
+    group: str
+    type: str = "type"
+    subject: str = "subject"
+    attempt: str = "attempt"
+
+
+COLUMNS: dict[Box, Columns] = {
+    OutboxMessage: Columns("outbox_rows", "created_at", "last_error", ""),
+    InboxMessage: Columns("inbox_rows", "changed_at", "reason", "failure_group"),
+    Effect: Columns(
+        "effect_rows", "changed_at", "error", "failure_group", "name", "inbox_message__subject", "attempts"
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Selection:
     """Which rows; an empty field asks for nothing in particular.
 
-    `consumer` finds what it received and what is addressed to it alone (its retries), not what it will get with
-    others. `reason` is a piece of what went wrong; `group` a failure group; `since` how long ago at most they were
-    written to the outbox, or changed last elsewhere. `outbox_rows`, `inbox_rows` name rows of one box.
+    `type` of an effect is its name. `consumer` finds what the consumer received and what is addressed to it alone (its
+    retries), not the events that it receives together with others. `reason` is a part of the error; `group` a failure
+    group; `since` how long ago at most they were written to the outbox, or changed last elsewhere. `outbox_rows`,
+    `inbox_rows` and `effect_rows` are ids of rows of that box alone.
     """
 
     message_ids: Collection[str] = ()
@@ -34,51 +64,58 @@ class Wanted:
     since: timedelta | None = None
     outbox_rows: Collection[int] = ()
     inbox_rows: Collection[int] = ()
+    effect_rows: Collection[int] = ()
 
     def __post_init__(self) -> None:
-        # As rows hold texts: what no database stores is asked for in the form in which it was stored.
+        # A text that no database stores is looked for in the form in which it was stored.
         for name in ("type", "consumer", "subject", "reason", "group"):
             object.__setattr__(self, name, storable_text(getattr(self, name)))
         object.__setattr__(self, "message_ids", [storable_text(each) for each in self.message_ids])
+
+    @classmethod
+    def of_rows(cls, box: Box, ids: Collection[int]) -> Selection:
+        """Return these rows of one box."""
+        chosen: dict[str, Any] = {COLUMNS[box].rows: ids}
+        return cls(**chosen)
 
     @property
     def is_everything(self) -> bool:
         """Whether it asks for nothing in particular."""
         return not any(getattr(self, field.name) for field in fields(self))
 
-    @property
-    def of_outbox(self) -> Q:
-        """The rows of the outbox."""
-        if self.inbox_rows or self.group:
-            return Q(pk__in=[])
-        return self._filter("created_at", "last_error", pk__in=self.outbox_rows)
+    def rows_of(self, box: Box) -> Collection[int]:
+        """Return the ids of rows that were named of this box."""
+        found: Collection[int] = getattr(self, COLUMNS[box].rows)
+        return found
 
-    @property
-    def of_inbox(self) -> Q:
-        """The rows of the inbox."""
-        if self.outbox_rows:
-            return Q(pk__in=[])
-        return self._filter("changed_at", "reason", pk__in=self.inbox_rows, failure_group=self.group)
+    def may_be_in(self, box: Box) -> bool:
+        """Whether rows of this box can be meant: where rows are named, they are those of their box alone."""
+        return bool(self.rows_of(box)) or not any(map(self.rows_of, COLUMNS))
 
-    @property
-    def of_effects(self) -> Q:
-        """The effects: `type` is their name, `subject` that of the message they follow from."""
-        if self.outbox_rows or self.inbox_rows:
+    def of(self, box: Box) -> Q:
+        """Return the filter for rows of this box."""
+        columns = COLUMNS[box]
+        if not self.may_be_in(box) or (self.group and not columns.group):
             return Q(pk__in=[])
-        return self._filter(
-            "changed_at",
-            "error",
-            type_field="name",
-            subject_field="inbox_message__subject",
-            failure_group=self.group,
-        )
+        asked = {
+            "pk__in": self.rows_of(box),
+            "message_id__in": self.message_ids,
+            columns.type: self.type,
+            "consumer": self.consumer,
+            columns.subject: self.subject,
+            f"{columns.reason}__icontains": self.reason,
+            columns.group: self.group,
+        }
+        found = Q(**{name: value for name, value in asked.items() if value})
+        if self.since is not None:
+            found &= Q(**{f"{columns.time}__gte": database.in_future(-self.since.total_seconds())})
+        return found
 
     def __str__(self) -> str:
         """In words, as the audit log says it."""
         words = [
             _named("message", self.message_ids),
-            _named("outbox row", self.outbox_rows),
-            _named("inbox row", self.inbox_rows),
+            *(_named(box._meta.verbose_name, self.rows_of(box)) for box in COLUMNS),
             self.group and f"failure group {self.group}",
             self.type and f"type {self.type}",
             self.consumer and f"consumer {self.consumer}",
@@ -88,32 +125,13 @@ class Wanted:
         ]
         return ", ".join(word for word in words if word) or "everything"
 
-    def _filter(
-        self,
-        time_field: str,
-        reason_field: str,
-        *,
-        type_field: str = "type",
-        subject_field: str = "subject",
-        **more: Any,
-    ) -> Q:
-        wanted: dict[str, Any] = {
-            "message_id__in": self.message_ids,
-            type_field: self.type,
-            "consumer": self.consumer,
-            subject_field: self.subject,
-            f"{reason_field}__icontains": self.reason,
-            **more,
-        }
-        found = Q(**{name: value for name, value in wanted.items() if value})
-        if self.since is not None:
-            found &= Q(**{f"{time_field}__gte": database.in_future(-self.since.total_seconds())})
-        return found
+
+def counted(number: int, noun: object) -> str:
+    """Return a number with its noun, in the plural where that is due."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _named(what: str, ids: Collection[Any]) -> str:
-    if not ids:
-        return ""
+def _named(noun: object, ids: Collection[Any]) -> str:
     if len(ids) > NAMED:
-        return f"{len(ids)} {what}s"
-    return f"{what} {', '.join(map(str, ids))}"
+        return counted(len(ids), noun)
+    return f"{noun} {', '.join(map(str, ids))}" if ids else ""

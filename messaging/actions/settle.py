@@ -1,19 +1,22 @@
-"""Settle: a person says what became of an effect that nobody knows of, or what shall become of one."""
+"""Settle: a person records the outcome of an effect whose result is unknown, has a failed one tried again, or gives one
+up."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
+from typing import Any
 
-from messaging import database
-from messaging.actions import audit
-from messaging.logs import get_logger
+from django.db.models import QuerySet
+
+from messaging.actions.action import MessageAction, Option, Result, register
+from messaging.actions.selection import Box, Selection
 from messaging.models import Effect
 from messaging.validation import texts
 from messaging.validation.texts import storable_text
 from messaging.worker import ledger
-from messaging.worker.ledger import Result
-
-log = get_logger(__name__)
+from messaging.worker.ledger import Result as AttemptResult
 
 State = Effect.State
 
@@ -21,20 +24,105 @@ State = Effect.State
 class Verdict(StrEnum):
     """What a person says about an effect."""
 
-    #: It was done.
     DONE = "done"
-    #: It was not done, and is carried out again.
     NOT_DONE = "not done"
-    #: It was not done, or may not have been, and nobody tries again.
     GIVE_UP = "give up"
 
 
-#: Which states each verdict is for. What is *sending* has somebody at it, who will know.
+#: Which states each verdict is for. While an effect is *sending*, a process is carrying it out, and will know.
 SETTLES: dict[Verdict, tuple[Effect.State, ...]] = {
     Verdict.DONE: (State.UNKNOWN, State.FAILED),
     Verdict.NOT_DONE: (State.UNKNOWN, State.FAILED),
     Verdict.GIVE_UP: (State.UNKNOWN, State.INTENDED, State.FAILED),
 }
+
+
+class Settle(MessageAction):
+    """Settles effects: as `verdict` says, of those in a state that it is for."""
+
+    name = "settle"
+    label = "Settle"
+    past = "settled"
+    permission = "messaging.settle_effect"
+    help = "record the outcome of an effect whose result is unknown"
+    examples = """
+An effect is unknown if it may have been done or not: its answer was lost, and the gateway can neither be asked nor
+recognises repetitions. Look at the gateway, then say what you found.
+
+examples:
+  manage.py messages list --state unknown --state failed               which there are; the last column is the id
+  manage.py messages settle 17 --done --reference SM123                it was sent; the gateway calls it so
+  manage.py messages settle 17 --not-done --note "not in their log"    it was not, and is sent again
+  manage.py messages settle 17 --give-up                               it is not tried again
+
+exit codes: 0 done, 1 it cannot be settled so, or does not exist, 2 wrong arguments, 3 database unreachable
+"""
+    options = (
+        Option(
+            name="verdict",
+            help="What is its outcome?",
+            choices={
+                Verdict.DONE: "It was done (unknown and failed effects).",
+                Verdict.NOT_DONE: "It was surely not done: carry it out again (unknown and failed effects).",
+                Verdict.GIVE_UP: "Give up: it is not tried again, and no longer counts as a failure.",
+            },
+        ),
+        Option(name="reference", help="What the gateway calls it, if it was done", default=""),
+    )
+    meaning = "Record the outcome of effects whose result is unknown, have failed ones tried again, or give them up."
+    states = {Effect: (State.UNKNOWN, State.FAILED, State.INTENDED)}
+    not_so = "in another state meanwhile"
+    nothing = "no effect like that can be settled so"
+
+    def check(self, selection: Selection, **options: Any) -> None:
+        super().check(selection, **options)
+        reference = options.get("reference", "")
+        texts.checked("reference", reference)
+        if reference and options["verdict"] != Verdict.DONE:
+            raise ValueError("a reference goes with --done")
+
+    def options_for(self, row: Effect) -> Sequence[Option]:
+        """Return what can be said about an effect in its state."""
+        verdict, reference = self.options
+        choices = {each: words for each, words in verdict.choices.items() if row.state in SETTLES[Verdict(each)]}
+        return [replace(verdict, choices=choices), *([reference] if Verdict.DONE in choices else [])]
+
+    def rows(self, box: Box, selection: Selection, **options: Any) -> QuerySet[Any]:
+        found = super().rows(box, selection, **options)
+        verdict = options.get("verdict")
+        return found.filter(state__in=SETTLES[Verdict(verdict)]) if verdict else found
+
+    def lock(self, rows: QuerySet[Any]) -> list[Effect]:
+        """Lock the effects; first their messages, as a worker does that writes down a result."""
+        ledger.lock_messages(rows)
+        return super().lock(rows)
+
+    def change(self, rows: Sequence[Effect], words: str, **options: Any) -> None:
+        verdict = Verdict(options["verdict"])
+        for row in rows:
+            ledger.settle(row.pk, was=SETTLES[verdict], result=_result(verdict, options.get("reference", ""), words))
+
+    def about(self, selection: Selection) -> str:
+        """Return the key of a single effect."""
+        effect = _only(selection)
+        return f"effect {effect.key}" if effect else str(selection)
+
+    def run(self, selection: Selection, **options: Any) -> Result:
+        """Settle; of a single effect, say in which state it is."""
+        result = super().run(selection, **options)
+        if result.changed and (effect := _only(selection)):
+            result.text = f"Effect {effect.pk} ({effect.name} of message {effect.message_id}): {_told(effect)}."
+            result.facts = {"id": effect.pk, "key": effect.key, "state": effect.state}
+        return result
+
+    def why_nothing(self, selection: Selection, **options: Any) -> str:
+        effect = _only(selection)
+        if effect is None:
+            return self.nothing
+        return f"effect {effect.pk} is {_told(effect)}, and cannot be settled as {options['verdict']}"
+
+
+settle = register(Settle())
 
 
 def find(name: str) -> Effect | None:
@@ -47,36 +135,19 @@ def find(name: str) -> Effect | None:
     return Effect.objects.filter(message_id=message_id, consumer=consumer, name=effect).first()
 
 
-def settle(effect: Effect, verdict: Verdict, *, by: str, reference: str = "", note: str = "") -> bool:
-    """Settle an effect; return whether its state was still one that can be settled so.
-
-    `reference` is what the outside calls it; `by` is who says so, and `note` how they know.
-
-    Raises ValueError for a reference that cannot be kept whole.
-    """
-    texts.checked("reference", reference)
-    words = f"settled by {by}{f': {note}' if note else ''}"
-    with database.atomic():
-        settled = ledger.settle(effect.pk, was=SETTLES[verdict], result=_result(verdict, reference, words))
-        audit.record(
-            audit.Action.SETTLE,
-            actor=by,
-            about=f"effect {effect.key}",
-            message_ids=[effect.message_id] if settled else [],
-            verdict=verdict.value,
-            reference=reference,
-            note=note,
-        )
-    if settled:
-        log.info("effect.settled", effect=effect.name, message_id=effect.message_id, verdict=verdict.value)
-    return settled
+def _only(selection: Selection) -> Effect | None:
+    return Effect.objects.filter(pk__in=selection.effect_rows).first() if len(selection.effect_rows) == 1 else None
 
 
-def _result(verdict: Verdict, reference: str, words: str) -> Result:
+def _told(effect: Effect) -> str:
+    return f"{effect.state}, {effect.reference}" if effect.reference else effect.state
+
+
+def _result(verdict: Verdict, reference: str, words: str) -> AttemptResult:
     match verdict:
         case Verdict.DONE:
-            return Result(state=State.DONE, reference=reference, error=words)
+            return AttemptResult(state=State.DONE, reference=reference, error=words)
         case Verdict.NOT_DONE:
-            return Result(state=State.INTENDED)
+            return AttemptResult(state=State.INTENDED)
         case Verdict.GIVE_UP:
-            return Result(state=State.FAILED, error=f"given up; {words}")
+            return AttemptResult(state=State.FAILED, error=f"given up; {words}")

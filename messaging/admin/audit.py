@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from messaging.admin import payload
 from messaging.admin.addresses import WithoutNul
-from messaging.admin.filters import AtFilter
+from messaging.admin.filters import ActionFilter, AtFilter
 from messaging.admin.links import admin_url
 from messaging.admin.messages import time_of
 from messaging.admin.read_only import ReadOnly
@@ -29,7 +29,7 @@ class OperatorActionAdmin(ReadOnly, WithoutNul):
     """What people did."""
 
     list_display = ["action", "actor", "about_masked", "changed", "when"]
-    list_filter = ["action", AtFilter]
+    list_filter = [ActionFilter, AtFilter]
     search_fields = ["actor", "about"]
     search_help_text = "Searches who did it and what it was done to; not notes, reasons or details."
     show_full_result_count = False

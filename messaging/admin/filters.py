@@ -9,7 +9,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from messaging import consumers, events
+from messaging import actions, consumers, events
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.validation.texts import storable_text
 
@@ -47,6 +47,16 @@ class ConsumerFilter(KnownValuesFilter):
 
     def values(self) -> list[str]:
         return [each.name for each in consumers.registered()]
+
+
+class ActionFilter(KnownValuesFilter):
+    """By what was done."""
+
+    title = "action"
+    parameter_name = "action"
+
+    def values(self) -> list[str]:
+        return list(actions.audited())
 
 
 class TroubleFilter(admin.SimpleListFilter):

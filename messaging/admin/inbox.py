@@ -15,8 +15,7 @@ from messaging import events
 from messaging.admin import payload, words
 from messaging.admin.filters import ConsumerFilter, ReceivedFilter, TypeFilter
 from messaging.admin.links import admin_url
-from messaging.admin.messages import MessageAdmin, action_of, time_of
-from messaging.admin.operations import ON_INBOX
+from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.read_only import ReadOnly
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import DeliveryAttempt, Effect, InboxMessage
@@ -51,8 +50,6 @@ class InboxMessageAdmin(MessageAdmin):
     heavy_columns: ClassVar[list[str]] = ["body", "headers"]
     trouble_column: ClassVar[str] = "reason"
     inlines = [AttemptInline]
-    operations = ON_INBOX
-    actions = [action_of(each) for each in ON_INBOX]
     fieldsets = [
         ("At the consumer", {"fields": ["consumer", "attempt", "received", "changed", "reason", "group"]}),
         (

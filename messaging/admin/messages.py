@@ -3,7 +3,6 @@ what may be done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from django.contrib import admin
@@ -17,9 +16,8 @@ from django.views.decorators.http import require_POST
 
 from messaging import database, events
 from messaging.actions import audit
-from messaging.admin import operations, payload, words
+from messaging.admin import actions, payload, words
 from messaging.admin.addresses import WithoutNul
-from messaging.admin.operations import Operation
 from messaging.admin.read_only import ReadOnly
 from messaging.admin.story import lines, may_read_stories, story_url
 from messaging.history import timeline
@@ -40,18 +38,6 @@ def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[An
     return staticmethod(shown)
 
 
-def action_of(operation: Operation) -> Callable[..., HttpResponse]:
-    """Return the action of a list that asks for `operation`."""
-
-    @admin.action(description=operation.label)
-    def act(model_admin: MessageAdmin, request: HttpRequest, rows: QuerySet[Any]) -> HttpResponse:
-        chosen = rows.order_by("pk").values_list("pk", flat=True)[: operations.LIMIT + 1]
-        return operations.ask(request, model_admin, operation, list(chosen))
-
-    act.__name__ = operation.name
-    return act
-
-
 class MessageAdmin(ReadOnly, WithoutNul):
     """The parent of the pages of outbox, inbox and effects."""
 
@@ -67,8 +53,6 @@ class MessageAdmin(ReadOnly, WithoutNul):
     # By id is by time, and needs no sorting of a hundred thousand rows.
     sortable_by = ()
     list_per_page = 50
-    #: What may be done to rows; `actions` are made of it.
-    operations: ClassVar[tuple[Operation, ...]] = ()
     #: What a search finds exactly, by index.
     exact_fields: ClassVar[tuple[str, ...]] = ("subject", "message_id")
     #: Large columns that the list does not show.
@@ -88,19 +72,18 @@ class MessageAdmin(ReadOnly, WithoutNul):
         return rows if match and "object_id" in match.kwargs else rows.defer(*self.heavy_columns)
 
     def get_urls(self) -> list[URLPattern]:
-        """Add where operations are asked for."""
+        """Add where actions are asked for."""
         view = self.admin_site.admin_view(require_POST(self.operate_view))
         name = f"messaging_{self.opts.model_name}_operate"
         return [path("operate/<slug:name>/", view, name=name), *super().get_urls()]
 
     def operate_view(self, request: HttpRequest, name: str) -> HttpResponse:
         """Ask back, or do what is confirmed."""
-        return operations.operate(request, self, self.operations, name)
+        return actions.operate(request, self, name)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Offer what this user may do."""
-        mine = {each.name for each in operations.allowed(request, self.operations)}
-        return {name: action for name, action in super().get_actions(request).items() if name in mine}
+        """Offer what this user may do; nothing of Django's, nor of the site's."""
+        return {each.name: (actions.in_list(each), each.name, each.label) for each in actions.offered(request, self)}
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Refuse an address that filters by payload: it would tell piece by piece what is masked."""
@@ -165,11 +148,7 @@ class MessageAdmin(ReadOnly, WithoutNul):
             context.update(story=story, story_lines=lines(story, unmasked=unmasked))
             if subject := self.subject_of(row):
                 context.update(subject=subject, story_url=story_url(subject))
-        context["operations"] = [
-            (operations.address(self, each), each.label)
-            for each in operations.allowed(request, self.operations)
-            if row.state in each.states
-        ]
+        context["actions"] = actions.on_page(request, self, row)
         return super().render_change_form(request, context, *args, **kwargs)
 
     def pill_of(self, row: Any) -> SafeString:
@@ -196,7 +175,7 @@ class MessageAdmin(ReadOnly, WithoutNul):
     def _audit_view(self, request: HttpRequest, row: OutboxMessage | InboxMessage | Effect) -> None:
         with database.atomic():
             audit.record(
-                audit.Action.VIEW_PAYLOAD,
+                audit.VIEW_PAYLOAD,
                 actor=request.user.get_username(),
                 about=f"{self.opts.verbose_name} {row.pk}",
                 message_ids=[row.message_id],

@@ -13,8 +13,7 @@ from django.views.decorators.http import require_safe
 
 from messaging.admin import payload, words
 from messaging.admin.filters import CreatedFilter, TypeFilter
-from messaging.admin.messages import MessageAdmin, action_of, time_of
-from messaging.admin.operations import ON_OUTBOX
+from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.story import lines, may_read_stories
 from messaging.history import timeline
 from messaging.models import OutboxMessage
@@ -35,8 +34,6 @@ class OutboxMessageAdmin(MessageAdmin):
     list_filter = ["state", TypeFilter, CreatedFilter]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
     trouble_column: ClassVar[str] = "last_error"
-    operations = ON_OUTBOX
-    actions = [action_of(each) for each in ON_OUTBOX]
     fieldsets = [
         ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id", "origin"]}),
         ("Address", {"fields": ["exchange", "routing_key", "priority", "addressee", "expected"]}),

@@ -15,7 +15,7 @@ from django.utils.timezone import localtime
 
 from messaging.admin import words
 from messaging.admin.links import admin_url
-from messaging.history.story import Entry, Kind, Story
+from messaging.history.timeline import Entry, Kind, Story
 from messaging.masking import masked_text
 from messaging.models import OutboxMessage
 
@@ -81,7 +81,7 @@ def title(entry: Entry) -> str:
         return _of_outbox(entry)
     if entry.inbox_id is not None:
         return f"{entry.consumer}: {_of_inbox(entry)}"
-    return _of_action(entry)
+    return f"{entry.action}, by {entry.actor}"
 
 
 def _of_outbox(entry: Entry) -> str:
@@ -155,15 +155,6 @@ def _of_effect(entry: Entry) -> str:
             return _under_way(entry)
         case _:
             return _to_be_done(entry)
-
-
-def _of_action(entry: Entry) -> str:
-    what = {
-        Kind.HASTENED: "told to go now",
-        Kind.RECONCILED: "found missing, and sent again",
-        Kind.SETTLED: "effect settled",
-    }.get(entry.kind, entry.kind.value)
-    return f"{what}, by {entry.actor}"
 
 
 def _to_be_published(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from messaging.history.effect_trouble import EffectTrouble, failed_attempts, is_overdue
-from messaging.history.story import Kind
+from messaging.history.timeline import Kind
 from messaging.models import Effect, InboxMessage, OutboxMessage
 
 #: Icon and tone of each state, outcome and kind of entry.
@@ -53,10 +53,7 @@ LOOKS = {
     "effect failed": ("✕", "bad"),
     "effect unknown": ("?", "bad"),
     # What people did.
-    "replayed": ("↻", "calm"),
-    "hastened": ("↻", "calm"),
-    "reconciled": ("↻", "calm"),
-    "settled": ("✎", "calm"),
+    "acted": ("↻", "calm"),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db.models import Count, Max, Q, QuerySet
 
-from messaging.actions.selection import Wanted
+from messaging.actions.selection import COLUMNS, Box, Selection
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, InboxMessage, OutboxMessage
 
@@ -56,49 +56,50 @@ class FailureGroup:
     state: str
 
 
-def newest(wanted: Wanted, limit: int, *, states: Collection[str] = ()) -> list[Row]:
-    """Return the newest rows that are `wanted`, at most `limit`; with `states`, in one of these (of STATES and
+def newest(selection: Selection, limit: int, *, states: Collection[str] = ()) -> list[Row]:
+    """Return the newest of the selected rows, at most `limit`; with `states`, in one of these (of STATES and
     TROUBLES)."""
-    found = {(row.box, row.id): row for row in _rows(wanted, states or STATES, limit)}
+    found = {(row.box, row.id): row for row in _rows(selection, states or STATES, limit)}
     return sorted(found.values(), key=lambda row: row.at, reverse=True)[:limit]
 
 
-def failure_groups(wanted: Wanted, limit: int) -> list[FailureGroup]:
-    """Return the failures that are `wanted`, by group: dead messages, and effects that failed for good, are failing,
-    unknown or overdue. The largest group comes first; at most `limit`."""
-    groups = [*_groups_of_dead(wanted, limit), *_groups_of_effects(wanted, limit)]
+def failure_groups(selection: Selection, limit: int) -> list[FailureGroup]:
+    """Return the selected failures by group: dead messages, and effects that failed for good, are failing, unknown or
+    overdue. The largest group comes first; at most `limit`."""
+    groups = [*_groups_of_dead(selection, limit), *_groups_of_effects(selection, limit)]
     return sorted(groups, key=lambda each: (each.count, each.newest), reverse=True)[:limit]
 
 
-def _groups_of_dead(wanted: Wanted, limit: int) -> Iterator[FailureGroup]:
-    dead = InboxMessage.objects.filter(wanted.of_inbox, state=InboxMessage.State.DEAD)
-    for each in _largest(dead, "type", "reason", limit):
+def _groups_of_dead(selection: Selection, limit: int) -> Iterator[FailureGroup]:
+    dead = InboxMessage.objects.filter(selection.of(InboxMessage), state=InboxMessage.State.DEAD)
+    for each in _largest(dead, limit):
         yield FailureGroup(**each, box="inbox", state=InboxMessage.State.DEAD.value)
 
 
-def _groups_of_effects(wanted: Wanted, limit: int) -> Iterator[FailureGroup]:
+def _groups_of_effects(selection: Selection, limit: int) -> Iterator[FailureGroup]:
     for trouble in EffectTrouble:
-        effects = Effect.objects.filter(wanted.of_effects, trouble.which)
+        effects = Effect.objects.filter(selection.of(Effect), trouble.which)
         if trouble is EffectTrouble.OVERDUE:
             effects = effects.exclude(EffectTrouble.FAILING.which)
-        for each in _largest(effects, "name", "error", limit):
+        for each in _largest(effects, limit):
             reason = each.pop("reason") or "is due, and no process carries it out: does its consumer run?"
             yield FailureGroup(**each, reason=reason, box="effects", state=trouble.value)
 
 
-def _largest(rows: QuerySet[Any], type_field: str, reason_field: str, limit: int) -> list[dict[str, Any]]:
+def _largest(rows: QuerySet[Any], limit: int) -> list[dict[str, Any]]:
     """Return what the largest groups of these rows have in common, as fields of FailureGroup."""
-    found = rows.order_by().values("failure_group", "consumer", type_field)
+    columns = COLUMNS[rows.model]
+    found = rows.order_by().values("failure_group", "consumer", columns.type)
     found = found.annotate(count=Count("pk"), newest=Max("changed_at"), example=Max("pk"))
     groups = list(found.order_by("-count", "-newest")[:limit])
     examples = rows.model._default_manager.filter(pk__in=[each["example"] for each in groups])
-    reasons = dict(examples.values_list("pk", reason_field))
+    reasons = dict(examples.values_list("pk", columns.reason))
     return [
         {
             "group": each["failure_group"],
             "count": each["count"],
             "consumer": each["consumer"],
-            "type": each[type_field],
+            "type": each[columns.type],
             "newest": each["newest"],
             "reason": reasons.get(each["example"], ""),
         }
@@ -106,64 +107,25 @@ def _largest(rows: QuerySet[Any], type_field: str, reason_field: str, limit: int
     ]
 
 
-def _rows(wanted: Wanted, states: Collection[str], limit: int) -> Iterator[Row]:
+#: The boxes by the name that a list gives them.
+_BOXES: dict[str, Box] = {"outbox": OutboxMessage, "inbox": InboxMessage, "effects": Effect}
+
+
+def _rows(selection: Selection, states: Collection[str], limit: int) -> Iterator[Row]:
     # State by state, because the indexes are (state, time): no query reads more than it returns.
     for state in states:
-        if state in OutboxMessage.State:
-            sent = _newest(OutboxMessage.objects.defer("body", "headers"), wanted.of_outbox, state, "created_at", limit)
-            yield from (_row(each, "outbox", each.created_at, each.last_error) for each in sent)
-        if state in InboxMessage.State:
-            received = _newest(
-                InboxMessage.objects.defer("body", "headers"), wanted.of_inbox, state, "changed_at", limit
-            )
-            yield from (_row(each, "inbox", each.changed_at, each.reason) for each in received)
-        if state in Effect.State or state in TROUBLES:
-            effects = Effect.objects.select_related("inbox_message").only(
-                *(
-                    "state",
-                    "name",
-                    "consumer",
-                    "attempts",
-                    "message_id",
-                    "error",
-                    "changed_at",
-                    "inbox_message__subject",
-                )
-            )
-            which = EffectTrouble(state).which if state in TROUBLES else Q(state=state)
-            found = effects.filter(wanted.of_effects, which).order_by("-changed_at", "-id")
-            yield from map(_effect_row, found[:limit])
+        for name, box in _BOXES.items():
+            if state in box.State:
+                yield from _newest(name, selection, Q(state=state), limit)
+        if state in TROUBLES:
+            yield from _newest("effects", selection, EffectTrouble(state).which, limit)
 
 
-def _newest(rows: QuerySet[Any], wanted: Q, state: str, time_field: str, limit: int) -> QuerySet[Any]:
-    return rows.filter(wanted, state=state).order_by(f"-{time_field}", "-id")[:limit]
-
-
-def _row(found: OutboxMessage | InboxMessage, box: str, at: datetime, reason: str) -> Row:
-    return Row(
-        at=at,
-        box=box,
-        state=found.state,
-        type=found.type,
-        subject=found.subject,
-        consumer=found.consumer,
-        attempt=found.attempt,
-        message_id=found.message_id,
-        reason=reason,
-        id=found.pk,
-    )
-
-
-def _effect_row(effect: Effect) -> Row:
-    return Row(
-        at=effect.changed_at,
-        box="effects",
-        state=effect.state,
-        type=effect.name,
-        subject=effect.inbox_message.subject,
-        consumer=effect.consumer,
-        attempt=effect.attempts,
-        message_id=effect.message_id,
-        reason=effect.error,
-        id=effect.pk,
-    )
+def _newest(name: str, selection: Selection, which: Q, limit: int) -> Iterator[Row]:
+    box = _BOXES[name]
+    columns = COLUMNS[box]
+    fields = (columns.time, "state", columns.type, columns.subject, "consumer", columns.attempt, "message_id")
+    rows = box._default_manager.filter(selection.of(box), which).order_by(f"-{columns.time}", "-pk")
+    for at, *facts in rows.values_list(*fields, columns.reason, "pk")[:limit]:
+        names = ("state", "type", "subject", "consumer", "attempt", "message_id", "reason", "id")
+        yield Row(at=at, box=name, **dict(zip(names, facts, strict=True)))

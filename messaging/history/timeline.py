@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
 
 from django.db.models import Q
 
-from messaging.actions import audit
-from messaging.history.story import Entry, Kind, Story
-from messaging.history.story_entries import Rows, entries_of
+from messaging import actions, conf
 from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from messaging.validation.texts import storable_text
 
@@ -18,6 +19,98 @@ from messaging.validation.texts import storable_text
 ROW_LIMIT = 500
 
 _LAST = datetime.max.replace(tzinfo=UTC)
+
+
+class Kind(StrEnum):
+    """What an entry tells. Of entries of the same moment the earlier kind comes first."""
+
+    #: A person did something; the rows of cancelled and discarded messages tell that themselves.
+    ACTED = "acted"
+
+    WRITTEN = "written"
+    PUBLISHED = "published"
+    #: From another application's publisher: no outbox row tells of it.
+    RECEIVED = "received"
+    HANDLED = "handled"
+    ATTEMPT_FAILED = "attempt failed"
+    REJECTED = "rejected"
+    CRASHED = "crashed"
+    DEAD = "dead"
+    DISCARDED = "discarded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTENDED = "intended"
+    #: Surely not done this time, and tried again.
+    EFFECT_NOT_DONE = "effect not done"
+    #: Perhaps done this time; sent again with the same key, or asked for.
+    EFFECT_DOUBTFUL = "effect doubtful"
+    EFFECT_DONE_LATE = "effect done late"
+    EFFECT_DONE = "effect done"
+    EFFECT_FAILED = "effect failed"
+    EFFECT_UNKNOWN = "effect unknown"
+    # Still open.
+    PENDING = "pending"
+    UNROUTABLE = "unroutable"
+    UNHANDLED = "unhandled"
+    WAITING = "waiting"
+    EFFECT_DUE = "effect due"
+    EFFECT_SENDING = "effect sending"
+
+
+OPEN = frozenset({Kind.PENDING, Kind.UNROUTABLE, Kind.UNHANDLED, Kind.WAITING, Kind.EFFECT_DUE, Kind.EFFECT_SENDING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of a story, with the row that it was read from (one of `outbox_id`, `inbox_id`, `effect_id` and
+    `action_id`).
+
+    `at` is when it happened by the database's clock, None for what is open. `due` is when an open one may go on.
+    `gap` is the time since the entry before, never negative, None where either has no time. `effect` is the name of
+    one, `origin` why an outbox row was written, `action` what the person `actor` did, as "replayed".
+    """
+
+    kind: Kind
+    message_id: str
+    type: str = ""
+    attempt: int = 0
+    consumer: str = ""
+    at: datetime | None = None
+    due: datetime | None = None
+    gap: timedelta | None = None
+    duration: timedelta | None = None
+    detail: str = ""
+    effect: str = ""
+    origin: str = ""
+    action: str = ""
+    actor: str = ""
+    outbox_id: int | None = None
+    inbox_id: int | None = None
+    effect_id: int | None = None
+    action_id: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this is still to happen."""
+        return self.kind in OPEN
+
+    @property
+    def what(self) -> str:
+        """What it tells, in a word or two."""
+        return self.action or self.kind.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What happened, in order, and then what is open. `truncated`: older rows than are read at most were left out."""
+
+    entries: tuple[Entry, ...]
+    truncated: bool = False
+
+    @property
+    def message_ids(self) -> list[str]:
+        """The messages it is about, each once, in the order they appear."""
+        return list(dict.fromkeys(entry.message_id for entry in self.entries))
 
 
 def for_message(message_id: str) -> Story:
@@ -48,22 +141,15 @@ def _story(of_outbox: Q, of_inbox: Q) -> Story:
         .order_by("-id")[: ROW_LIMIT + 1]
     )
     truncated = len(outbox) > ROW_LIMIT or len(inbox) > ROW_LIMIT
-    inbox_ids = [row.pk for row in inbox]
-    # A payload that somebody looked at is in the audit log; it is no part of what happened to the message.
-    message_ids = {row.message_id for row in outbox} | {row.message_id for row in inbox}
-    acted_on = ActionOnMessage.objects.filter(message_id__in=message_ids)
-    acted_on = acted_on.exclude(action__action=audit.Action.VIEW_PAYLOAD).select_related("action").order_by("-id")
-    effects = list(Effect.objects.filter(inbox_message__in=inbox_ids).defer("payload"))
-    tries = EffectAttempt.objects.filter(effect__in=[effect.pk for effect in effects]).order_by("-id")
-    rows = Rows(
-        outbox=outbox[:ROW_LIMIT],
-        inbox=inbox[:ROW_LIMIT],
-        attempts=list(DeliveryAttempt.objects.filter(inbox_message__in=inbox_ids).defer("traceback")),
-        effects=effects,
-        effect_attempts=list(tries[:ROW_LIMIT]) if effects else [],
-        actions=list(acted_on[:ROW_LIMIT]),
-    )
-    return Story(entries=tuple(_in_order(entries_of(rows, complete=not truncated))), truncated=truncated)
+    told = actions.audited()
+    acted_on = ActionOnMessage.objects.filter(message_id__in={row.message_id for row in [*outbox, *inbox]})
+    acted_on = acted_on.exclude(action__action__in=[name for name, words in told.items() if not words])
+    entries = [
+        *_of_messages(outbox[:ROW_LIMIT], inbox[:ROW_LIMIT], complete=not truncated),
+        *_of_effects(inbox),
+        *(_of_action(each, told) for each in acted_on.select_related("action").order_by("-id")[:ROW_LIMIT]),
+    ]
+    return Story(entries=tuple(_in_order(entries)), truncated=truncated)
 
 
 def _in_order(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -80,3 +166,142 @@ def _in_order(entries: Iterable[Entry]) -> Iterator[Entry]:
             entry = replace(entry, gap=entry.at - before if before else None)
             before = entry.at
         yield entry
+
+
+def _of_messages(outbox: Sequence[OutboxMessage], inbox: Sequence[InboxMessage], *, complete: bool) -> Iterator[Entry]:
+    """Tell of messages. If they are not `complete`, a row that is missing may just not have been read."""
+    received = {(row.message_id, row.consumer): row for row in inbox}
+    waited_for: set[tuple[str, str, int]] = set()
+    for sent in outbox:
+        yield from _of_outbox(sent)
+        for consumer in [sent.consumer] if sent.consumer else sent.expected_consumers:
+            waited_for.add((sent.message_id, consumer, sent.attempt))
+            row = received.get((sent.message_id, consumer))
+            if sent.state == OutboxMessage.State.PUBLISHED and (row or complete):
+                yield from _if_unhandled(sent, consumer, row)
+    from_here = {sent.message_id for sent in outbox if sent.origin == OutboxMessage.Origin.EVENT}
+    attempts: dict[int, list[DeliveryAttempt]] = defaultdict(list)
+    for attempt in DeliveryAttempt.objects.filter(inbox_message__in=[row.pk for row in inbox]).defer("traceback"):
+        attempts[attempt.inbox_message_id].append(attempt)
+    for got in inbox:
+        if got.message_id not in from_here and got.app_id != conf.get().app_id:
+            yield _entry(got, Kind.RECEIVED, attempt=1, at=got.received_at, detail=_sender(got))
+        yield from _of_inbox(got, attempts[got.pk])
+        expected = (got.message_id, got.consumer, got.attempt)
+        if got.state == InboxMessage.State.RETRYING and complete and expected not in waited_for:
+            yield _unhandled(got, "no outbox row carries this attempt; it comes from the broker")
+
+
+def _of_outbox(row: OutboxMessage) -> Iterator[Entry]:
+    yield _entry(row, Kind.WRITTEN, at=row.created_at, origin=row.origin)
+    kind = Kind(row.state)
+    match row.state:
+        case OutboxMessage.State.PUBLISHED:
+            audience = ", ".join(row.expected_consumers)
+            yield _entry(row, kind, at=row.published_at, detail=f"for {audience}" if audience else "")
+        case OutboxMessage.State.FAILED | OutboxMessage.State.CANCELLED:
+            # `publish_at` is when that was noted: the row has no next attempt.
+            yield _entry(row, kind, at=row.publish_at, detail=row.last_error)
+        case _:
+            yield _entry(row, kind, due=row.publish_at, detail=row.last_error)
+
+
+def _if_unhandled(sent: OutboxMessage, consumer: str, row: InboxMessage | None) -> Iterator[Entry]:
+    if row is None:
+        yield _entry(sent, Kind.UNHANDLED, consumer=consumer)
+    elif row.state == InboxMessage.State.RETRYING and row.attempt == sent.attempt:
+        yield _unhandled(row, "")
+
+
+def _unhandled(row: InboxMessage, detail: str) -> Entry:
+    if row.starts:
+        detail = f"its handling was started {row.starts} times and has not ended"
+    return _entry(row, Kind.UNHANDLED, detail=detail)
+
+
+_OF_OUTCOMES: dict[str, Kind] = {
+    DeliveryAttempt.Outcome.HANDLED: Kind.HANDLED,
+    DeliveryAttempt.Outcome.FAILED: Kind.ATTEMPT_FAILED,
+    DeliveryAttempt.Outcome.REJECTED: Kind.REJECTED,
+    DeliveryAttempt.Outcome.CRASHED: Kind.CRASHED,
+}
+
+
+def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt]) -> Iterator[Entry]:
+    for each in attempts:
+        facts = {"attempt": each.number, "at": each.finished_at, "duration": each.duration, "detail": each.error}
+        yield _entry(row, _OF_OUTCOMES[each.outcome], **facts)
+    match row.state:
+        case InboxMessage.State.DEAD | InboxMessage.State.DISCARDED:
+            # Row and last attempt are written in one transaction, the row first; the attempt was the cause.
+            at = max([row.changed_at, *(attempt.finished_at for attempt in attempts)])
+            yield _entry(row, Kind(row.state), at=at, detail=row.reason)
+        case InboxMessage.State.WAITING:
+            yield _entry(row, Kind.WAITING, detail=f"until the earlier messages of {row.ordering_key} are settled")
+
+
+def _entry(row: OutboxMessage | InboxMessage, kind: Kind, **facts: Any) -> Entry:
+    about = {name: getattr(row, name) for name in ("message_id", "type", "attempt", "consumer")}
+    about["outbox_id" if isinstance(row, OutboxMessage) else "inbox_id"] = row.pk
+    return Entry(kind=kind, **about | facts)
+
+
+def _sender(row: InboxMessage) -> str:
+    sender = f"published by {row.app_id}" if row.app_id else "published by a client without an app_id"
+    if row.identified:
+        return sender
+    return f"{sender}, without a message_id: at-least-once, a copy of it would be handled too"
+
+
+def _of_effects(inbox: Sequence[InboxMessage]) -> Iterator[Entry]:
+    types = {row.pk: row.type for row in inbox}
+    effects = list(Effect.objects.filter(inbox_message__in=types).defer("payload"))
+    attempts: dict[int, list[EffectAttempt]] = defaultdict(list)
+    if effects:
+        found = EffectAttempt.objects.filter(effect__in=[effect.pk for effect in effects]).order_by("-id")
+        for attempt in found[:ROW_LIMIT]:
+            attempts[attempt.effect_id].append(attempt)
+    for effect in effects:
+        yield from _of_effect(effect, types[effect.inbox_message_id], attempts[effect.pk])
+
+
+def _of_effect(effect: Effect, type: str, attempts: Sequence[EffectAttempt]) -> Iterator[Entry]:
+    intended = Entry(
+        kind=Kind.INTENDED,
+        message_id=effect.message_id,
+        type=type,
+        attempt=effect.attempts,
+        consumer=effect.consumer,
+        at=effect.intended_at,
+        effect=effect.name,
+        effect_id=effect.pk,
+    )
+    yield intended
+    for attempt in attempts:
+        kind = Kind(f"effect {attempt.outcome}")
+        yield replace(intended, kind=kind, attempt=attempt.number, at=attempt.finished_at, detail=attempt.error)
+    at, error = effect.changed_at, effect.error
+    match effect.state:
+        case Effect.State.INTENDED:
+            yield replace(intended, kind=Kind.EFFECT_DUE, at=None, due=effect.send_at, detail=error)
+        case Effect.State.SENDING:
+            yield replace(intended, kind=Kind.EFFECT_SENDING, at=None, due=effect.sending_until, detail=error)
+        case Effect.State.DONE:
+            detail = "; ".join(filter(None, [effect.reference, error]))
+            yield replace(intended, kind=Kind.EFFECT_DONE, at=at, detail=detail)
+        case state if not any(each.outcome == state and each.error == error for each in attempts):
+            yield replace(intended, kind=Kind(f"effect {state}"), at=at, detail=error)
+
+
+def _of_action(acted_on: ActionOnMessage, told: dict[str, Any]) -> Entry:
+    action = acted_on.action
+    details = (str(action.details[name]) for name in ("verdict", "note") if name in action.details)
+    return Entry(
+        kind=Kind.ACTED,
+        message_id=acted_on.message_id,
+        at=action.at,
+        detail=", ".join(details),
+        action=told.get(action.action, action.action),
+        actor=action.actor,
+        action_id=action.pk,
+    )

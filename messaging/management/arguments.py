@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from django.core.management.base import CommandError
 
@@ -102,19 +104,24 @@ def broker_told_in_one_line() -> Iterator[None]:
         raise broker_unreachable(error) from None
 
 
-def from_one(text: str) -> int:
-    """Read a whole number from 1, as argparse's `type`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+def number(low: float, high: float = math.inf, *, whole: bool = False) -> Callable[[str], Any]:
+    """Return what reads a number within these bounds, as argparse's `type`."""
+    kind = "whole number" if whole else "number"
+    bounds = f"from {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+
+    def read(text: str) -> float:
+        try:
+            found = int(text) if whole else float(text)
+        except ValueError:
+            found = math.nan
+        if not low <= found <= high or math.isinf(found):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind} {bounds}")
+        return found
+
+    return read
 
 
-def positive(text: str) -> int:
-    """Read a whole number from 1 to 65535, as argparse's `type`."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 65535")
-    return number
+#: What AMQP counts in 16 bits, and whatever else is a number of things.
+positive = number(1, 65_535, whole=True)
+#: A number of messages.
+from_one = number(1, whole=True)

@@ -16,7 +16,7 @@ class OperatorAction(models.Model):
     at = UTCDateTimeField(db_default=Now())
     #: Name of the user, or of the account that ran a command.
     actor = models.CharField(max_length=255)
-    #: What was done; see operations/audit.py.
+    #: What was done; see actions.audited().
     action = models.CharField(max_length=20)
     #: To what, as it was asked for.
     about = models.TextField(blank=True)

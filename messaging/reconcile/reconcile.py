@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from messaging import conf, consumers, database, outbox
 from messaging.actions import audit
-from messaging.actions.pages import pages
+from messaging.actions.action import pages
 from messaging.broker.queue_answers import CURE
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
@@ -149,7 +149,7 @@ def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> lis
             )
             ids = [finding.message_id for finding in mine]
             if ids:
-                audit.record(audit.Action.RECONCILE, actor=by, about=f"lost to {consumer.name}", message_ids=ids)
+                audit.record(audit.RECONCILE, actor=by, about=f"lost to {consumer.name}", message_ids=ids)
         sent += mine
     for finding in sent:
         log.warning("message.sent_again", message_id=finding.message_id, consumer=consumer.name, why=finding.why)

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 from django.db import connections
 
-from messaging import conf, database, effects, encoding, processes
+from messaging import conf, database, effects, events, processes
 from messaging.broker.connection import Connection
 from messaging.broker.private_queue import PrivateQueue
 from messaging.broker.subscription import Arrival, Subscription
-from messaging.consumers import Consumer
+from messaging.consumers import Consumer, Delivery
 from messaging.exceptions import OperationRefused, Undecodable
 from messaging.logs import Throttle, get_logger
-from messaging.message import Delivery, identity, new_id
+from messaging.message import identity, new_id
 from messaging.worker import effect_runner as sending
 from messaging.worker import handling, ledger
 from messaging.worker.database_wait import Turns
@@ -252,7 +252,7 @@ class Lane:
             self.subscription.requeue(arrival)
 
     def _delivery(self, arrival: Arrival) -> Delivery:
-        message = encoding.named(arrival.message, arrival.routing_key)
+        message = events.named(arrival.message, arrival.routing_key)
         known_as = identity(message.id, message.app_id, own_app_id=conf.get().app_id)
         try:
             attempt = message.attempt

@@ -147,7 +147,7 @@ def note(results: Sequence[tuple[Claimed, Result]]) -> None:
     It still counts where the effect is *unknown* meanwhile: now it is known.
     """
     with database.atomic():
-        inbox_ids = _lock(claimed.row for claimed, _ in results)
+        inbox_ids = lock_messages(claimed.row for claimed, _ in results)
         for claimed, result in results:
             mine = Effect.objects.filter(
                 pk=claimed.row.pk, token=claimed.row.token, state__in=[State.SENDING, State.UNKNOWN]
@@ -177,7 +177,7 @@ def settle(effect_id: int, *, was: Collection[Effect.State], result: Result) -> 
     One that is *intended* again is carried out as if for the first time, with a whole new retry policy. A result of an
     earlier sender that comes late changes nothing any more.
     """
-    inbox_ids = _lock(Effect.objects.filter(pk=effect_id).only("inbox_message"))
+    inbox_ids = lock_messages(Effect.objects.filter(pk=effect_id).only("inbox_message"))
     _keep_what_is_known(effect_id, was)
     again = result.state == State.INTENDED
     changed = Effect.objects.filter(pk=effect_id, state__in=was).update(
@@ -219,7 +219,7 @@ def _take_back(rows: Sequence[Effect]) -> None:
     Effect.objects.filter(pk__in=ids).update(attempts=F("attempts") - 1)
     unknown = [row for row in rows if row.state == State.UNKNOWN]
     Effect.objects.filter(pk__in=[row.pk for row in unknown]).update(error="", failure_group="")
-    InboxMessage.objects.filter(pk__in=_lock(unknown), state=InboxMessage.State.HANDLED).update(
+    InboxMessage.objects.filter(pk__in=lock_messages(unknown), state=InboxMessage.State.HANDLED).update(
         state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
     )
 
@@ -242,7 +242,7 @@ def _take(claimed: Sequence[Claimed], token: uuid.UUID) -> None:
 def _give_up(rows: Sequence[Effect]) -> None:
     if not rows:
         return
-    inbox_ids = _lock(rows)
+    inbox_ids = lock_messages(rows)
     result = Result(state=State.UNKNOWN, error=_NO_ANSWER)
     for row in rows:
         Effect.objects.filter(pk=row.pk).update(
@@ -305,7 +305,7 @@ def _write_attempt(row: Effect, outcome: EffectAttempt.Outcome, error: str, *, r
         EffectAttempt.objects.bulk_create([attempt], ignore_conflicts=True)
 
 
-def _lock(rows: Iterable[Effect]) -> list[int]:
+def lock_messages(rows: Iterable[Effect]) -> list[int]:
     """Lock the inbox rows: of two that finish the last two effects of one message, the second must see the first."""
     ids = sorted({row.inbox_message_id for row in rows})
     list(InboxMessage.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))

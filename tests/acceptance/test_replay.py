@@ -64,7 +64,7 @@ def test_what_died_is_found_replayed_and_handled_once_when_its_cause_is_mended(
     assert_each_has_its_effects_once(6)
     again = messages(run_process, "replay", *InboxMessage.objects.values_list("message_id", flat=True).distinct())
     assert again.wait() == 1
-    assert "Nothing was replayed: 12 already handled." in again.output
+    assert "Nothing was done: 12 already handled." in again.output
     changed = OperatorAction.objects.filter(action="replay").values_list("changed", flat=True)
     assert sum(changed) == 2 + 6 + 6
 

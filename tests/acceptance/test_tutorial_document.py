@@ -141,9 +141,10 @@ def _dead_letters(code: Snippet) -> None:
 
 
 @pytest.fixture
-def _nothing_else_is_registered(isolated: Any, settings: Any, vhost: str) -> Iterator[None]:
+def _nothing_else_is_registered(monkeypatch: pytest.MonkeyPatch, settings: Any, vhost: str) -> Iterator[None]:
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
-    isolated(events, procedures)
+    monkeypatch.setattr(events, "_registry", {})
+    monkeypatch.setattr(procedures, "_registry", {})
     with registered():
         yield
 

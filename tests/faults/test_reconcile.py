@@ -14,9 +14,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from messaging import consumers, database, effects
-from messaging.consumers import Consumer
+from messaging.consumers import Consumer, Delivery
 from messaging.exceptions import BrokerUnavailable
-from messaging.message import Delivery
 from messaging.models import (
     DeliveryAttempt,
     Effect,
@@ -61,7 +60,7 @@ def impatience(vhost: str, settings: Any) -> Iterator[None]:
 def known(name: str = "notes", handler: Callable[..., None] = take_note, **changes: Any) -> Consumer:
     """A consumer that relays and reconcile know."""
     consumer = a_consumer(handler, name, **changes)
-    consumers.registry.put(consumer)
+    consumers._registry[consumer.name] = consumer
     return consumer
 
 
@@ -557,9 +556,9 @@ def test_a_message_whose_turn_has_come_unnoticed_is_stuck(vhost: str) -> None:
 
 
 @pytest.fixture
-def intended(isolated: Any) -> Effect:
+def intended(monkeypatch: pytest.MonkeyPatch) -> Effect:
     """An effect that nobody has begun."""
-    isolated(effects)
+    monkeypatch.setattr(effects, "_registry", {})
     effects.effect("text")(lambda sending: None)
 
     def intending(event: Noted, delivery: Delivery) -> None:

@@ -39,9 +39,10 @@ def problems_of(document: Document) -> list[str]:
 
 
 @pytest.fixture
-def everything(isolated: Any) -> None:
+def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """A project that uses every kind of event, consumer and procedure, and odd names."""
-    isolated(events, consumers, procedures)
+    for module in (events, consumers, procedures):
+        monkeypatch.setattr(module, "_registry", {})
 
     class Line(Event, type="log/line", exchange=Exchange("topic_logs"), key="{facility}.{severity}"):
         facility: str

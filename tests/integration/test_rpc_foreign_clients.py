@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pika
 import pytest
@@ -19,9 +19,9 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def calls(isolated: Callable[..., None]) -> list[int]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What the procedure `double` was called with."""
-    isolated(procedures)
+    monkeypatch.setattr(procedures, "_registry", {})
     seen: list[int] = []
 
     @procedure("double")

@@ -13,7 +13,7 @@ from django.utils.timezone import now
 
 from messaging.admin import words
 from messaging.admin.story import title
-from messaging.history.story import Entry, Kind
+from messaging.history.timeline import Entry, Kind
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 
 pytestmark = pytest.mark.django_db

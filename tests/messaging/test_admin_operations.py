@@ -10,8 +10,8 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from messaging import database, outbox
-from messaging.actions import replay
-from messaging.admin import operations
+from messaging.actions import action as actions
+from messaging.admin import actions as admin_actions
 from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from tests.support.consuming import a_consumer, a_dead_message, registered
@@ -97,7 +97,9 @@ def test_dead_messages_are_replayed_once_the_question_is_answered(staff: Client,
     assert not OutboxMessage.objects.exists()
     assert not OperatorAction.objects.exists()
 
-    assert confirmed(staff, page, note="gateway is back") == "2 replayed. 1 left as they are."
+    assert (
+        confirmed(staff, page, note="gateway is back") == "2 replayed. So far 0 handled, 0 failed again. 1 left alone."
+    )
 
     assert OutboxMessage.objects.filter(origin="replay").count() == 2
     action = OperatorAction.objects.get()
@@ -110,7 +112,10 @@ def test_the_second_of_two_people_is_told_that_it_is_replayed(staff: Client, con
     row = a_dead_message(consumer)
     pages = [chosen(staff, INBOX, "replay", row) for _ in range(2)]
 
-    assert [confirmed(staff, page) for page in pages] == ["1 replayed.", "0 replayed: 1 already replayed."]
+    assert [confirmed(staff, page) for page in pages] == [
+        "1 replayed. So far 0 handled, 0 failed again.",
+        "Nothing was done: 1 already replayed.",
+    ]
     assert OutboxMessage.objects.count() == 1
     assert list(OperatorAction.objects.order_by("id").values_list("changed", flat=True)) == [1, 0]
     assert "There is nothing to do here." in chosen(staff, INBOX, "replay", row)
@@ -120,7 +125,7 @@ def test_a_replay_that_stops_over_failures_is_an_error_that_says_why_and_what_is
     staff: Client, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grant("replay_message")
-    monkeypatch.setattr(replay, "SIZE", 10)
+    monkeypatch.setattr(actions, "SIZE", 10)
     rows = [a_dead_message(consumer) for _ in range(25)]
     resend = outbox.resend
 
@@ -135,7 +140,8 @@ def test_a_replay_that_stops_over_failures_is_an_error_that_says_why_and_what_is
     (message,) = response.context["messages"]
     assert message.level_tag == "error"
     assert str(message) == (
-        "10 replayed. Stopped: 10 of 10 failed again: 100%, over the limit of 20%. 15 were not replayed."
+        "10 replayed. So far 0 handled, 10 failed again. "
+        "Stopped: 10 of 10 failed again: 100%, over the limit of 20%. 15 were not replayed."
     )
 
 
@@ -144,21 +150,21 @@ def test_what_was_done_to_a_part_only_is_a_warning(staff: Client, consumer: Cons
     rows = [a_dead_message(consumer) for _ in range(2)]
     page = chosen(staff, INBOX, "discard", *rows)
     InboxMessage.objects.filter(pk=rows[0].pk).update(state="retrying")
-    assert confirmed(staff, page) == "1 discarded. 1 left as they are: not dead."
+    assert confirmed(staff, page) == "1 inbox message discarded. 1 left alone: not dead."
     assert levels(staff, f"{INBOX}operate/discard/", rows) == ["warning"]
 
 
 def test_dead_messages_are_discarded(staff: Client, consumer: Consumer) -> None:
     grant("discard_message")
     row = a_dead_message(consumer)
-    assert confirmed(staff, chosen(staff, INBOX, "discard", row), note="test data") == "1 discarded."
+    assert confirmed(staff, chosen(staff, INBOX, "discard", row), note="test data") == "1 inbox message discarded."
     assert InboxMessage.objects.get().state == "discarded"
 
 
 def test_what_waits_for_its_turn_is_cancelled(staff: Client) -> None:
     grant("cancel_message")
     row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="waiting", ordering_key="W-1")
-    assert confirmed(staff, chosen(staff, INBOX, "cancel", row)) == "1 cancelled."
+    assert confirmed(staff, chosen(staff, INBOX, "cancel", row)) == "1 inbox message cancelled."
     assert InboxMessage.objects.get().state == "dead"
 
 
@@ -169,9 +175,9 @@ def test_what_rests_in_the_outbox_is_published_now_or_cancelled(staff: Client) -
     gone = in_outbox(state="published")
 
     page = chosen(staff, OUTBOX, "publish", refused, leased, gone)
-    assert told(page) == ["1 to be due now", "2 due, on the way, published or cancelled already"]
+    assert told(page) == ["1 to be made due now", "2 due, being published, published or cancelled already"]
     assert confirmed(staff, page) == (
-        "1 due now. 2 left as they are: due, on the way, published or cancelled already. "
+        "1 outbox message made due now. 2 left alone: due, being published, published or cancelled already. "
         "A relay publishes it as soon as RabbitMQ takes it."
     )
     refused.refresh_from_db()
@@ -181,10 +187,10 @@ def test_what_rests_in_the_outbox_is_published_now_or_cancelled(staff: Client) -
     assert told(page) == [
         "1 to be cancelled",
         "1 being published at this moment",
-        "1 published or cancelled already",
+        "1 not waiting",
     ]
     assert confirmed(staff, page) == (
-        "1 cancelled. 1 being published at this moment. 1 published or cancelled already."
+        "1 outbox message cancelled. 1 left alone: being published at this moment. 1 left alone: not waiting."
     )
     refused.refresh_from_db()
     assert (refused.state, refused.last_error) == ("cancelled", "cancelled by ann")
@@ -194,14 +200,14 @@ def test_all_that_a_filter_finds_can_be_chosen_up_to_a_limit(
     staff: Client, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grant("replay_message")
-    monkeypatch.setattr(operations, "LIMIT", 3)
+    monkeypatch.setattr(admin_actions, "LIMIT", 3)
     rows = [a_dead_message(consumer) for _ in range(5)]
     other = a_dead_message(consumer, reason="another one")
 
     page = chosen(staff, f"{INBOX}?failure_group={rows[0].failure_group}", "replay", rows[0], select_across="1")
 
     assert "the first 3" in page
-    assert confirmed(staff, page) == "3 replayed."
+    assert confirmed(staff, page) == "3 replayed. So far 0 handled, 0 failed again."
     assert InboxMessage.objects.filter(state="dead").count() == 3
     assert InboxMessage.objects.get(pk=other.pk).state == "dead"
 
@@ -303,7 +309,7 @@ def test_a_note_from_outside_is_escaped_and_cut(staff: Client, consumer: Consume
     row = a_dead_message(consumer)
     confirmed(staff, chosen(staff, INBOX, "replay", row), note=evil)
     action = OperatorAction.objects.get()
-    assert len(action.details["note"]) == operations.NOTE_LIMIT
+    assert len(action.details["note"]) == admin_actions.NOTE_LIMIT
     for address in (AUDIT, f"{AUDIT}{action.pk}/change/", f"{INBOX}{row.pk}/change/"):
         assert "<script>alert" not in staff.get(address).content.decode()
 
@@ -335,7 +341,8 @@ def test_effects_cannot_be_changed_or_guessed(staff: Client) -> None:
 
 
 def settle(client: Client, effect: Effect, **form: str) -> list[str]:
-    response = client.post(f"{EFFECTS}{effect.pk}/settle/", form, follow=True)
+    data = {**form, "row": effect.pk, "confirmed": "here"}
+    response = client.post(f"{EFFECTS}operate/settle/", data, follow=True)
     return [str(message) for message in response.context["messages"]] if response.status_code == 200 else ["refused"]
 
 
@@ -350,14 +357,18 @@ def test_an_unknown_effect_is_settled(staff: Client) -> None:
     effect = an_effect()
     assert 'name="verdict"' in staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
 
-    assert settle(staff, effect, verdict="done", reference=" SM1 ", note="in their log") == ["Settled."]
+    assert settle(staff, effect, verdict="done", reference=" SM1 ", note="in their log") == [
+        f"Effect {effect.pk} (text of message m-1): done, SM1."
+    ]
 
     effect.refresh_from_db()
     assert (effect.state, effect.reference, effect.error) == ("done", "SM1", "settled by ann: in their log")
     action = OperatorAction.objects.get(action="settle")
     assert (action.actor, action.changed) == ("ann", 1)
     assert 'name="verdict"' not in staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
-    assert settle(staff, effect, verdict="not done") == ["It is done meanwhile: it was not settled."]
+    assert settle(staff, effect, verdict="not done") == [
+        f"Nothing was done: effect {effect.pk} is done, SM1, and cannot be settled as not done."
+    ]
 
 
 @pytest.mark.parametrize(("state", "asked"), [("unknown", True), ("failed", True), ("intended", False)])
@@ -372,7 +383,7 @@ def test_a_reference_is_asked_for_where_it_may_have_been_done(staff: Client, sta
 def test_settling_needs_a_verdict(staff: Client, verdict: str) -> None:
     grant("settle_effect")
     effect = an_effect()
-    assert settle(staff, effect, verdict=verdict) == ["Say what became of it."]
+    assert settle(staff, effect, verdict=verdict) == ["Nothing was done: say which: done, not done, give up."]
     effect.refresh_from_db()
     assert effect.state == "unknown"
 
@@ -383,8 +394,7 @@ def test_settling_needs_its_right_a_post_and_an_effect(staff: Client) -> None:
     assert 'name="verdict"' not in staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
     assert settle(staff, effect, verdict="done") == ["refused"]
     grant("settle_effect")
-    assert staff.get(f"{EFFECTS}{effect.pk}/settle/").status_code == 405
-    assert staff.post(f"{EFFECTS}0/settle/", {"verdict": "done"}).status_code == 404
+    assert staff.get(f"{EFFECTS}operate/settle/").status_code == 405
     effect.refresh_from_db()
     assert effect.state == "unknown"
 

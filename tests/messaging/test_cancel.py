@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from messaging import database
-from messaging.actions import cancel, replay
-from messaging.actions.cancel import Cancelled
-from messaging.actions.selection import Wanted
+from messaging.actions.cancel import cancel
+from messaging.actions.replay import replay
+from messaging.actions.selection import Selection
 from messaging.broker.publisher import Outcome, Status
 from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OperatorAction, OutboxMessage
@@ -22,7 +22,7 @@ from tests.support.running import InThread, add
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ALL = Wanted()
+ALL = Selection()
 WHO = "ann@host"
 
 
@@ -43,8 +43,9 @@ def waiting(**changes: Any) -> OutboxMessage:
     return OutboxMessage.objects.create(**{**facts, **changes})
 
 
-def cancelled(wanted: Wanted = ALL, **options: Any) -> Cancelled:
-    return cancel.cancel(wanted, **{"by": WHO, **options})
+def cancelled(selection: Selection = ALL, **options: Any) -> dict[str, int]:
+    """What was cancelled, by box."""
+    return cancel.run(selection, **{"by": WHO, **options}).facts
 
 
 def retrying(consumer: Consumer, handler: Moody) -> OutboxMessage:
@@ -59,7 +60,7 @@ def retrying(consumer: Consumer, handler: Moody) -> OutboxMessage:
 def test_an_event_that_waits_is_not_published_and_says_why(state: str) -> None:
     waiting(state=state, publish_at=database.in_future(3600))
 
-    assert cancelled(note="wrong price") == Cancelled(outbox=1, inbox=0, leased=0)
+    assert cancelled(note="wrong price") == {"outbox": 1, "inbox": 0, "leased": 0}
 
     row = OutboxMessage.objects.get()
     assert (row.state, row.last_error) == ("cancelled", "cancelled by ann@host: wrong price")
@@ -70,14 +71,14 @@ def test_an_event_that_waits_is_not_published_and_says_why(state: str) -> None:
 @pytest.mark.parametrize("state", ["published", "cancelled"])
 def test_what_a_broker_has_and_what_is_cancelled_already_stay_as_they_are(state: str) -> None:
     waiting(state=state, last_error="as it was")
-    assert cancelled() == Cancelled(outbox=0, inbox=0, leased=0)
+    assert cancelled() == {"outbox": 0, "inbox": 0, "leased": 0}
     assert OutboxMessage.objects.get().last_error == "as it was"
     assert OperatorAction.objects.get().changed == 0
 
 
 def test_what_a_relay_is_just_publishing_is_left_to_it() -> None:
     waiting(lease_until=database.in_future(20))
-    assert cancel.plan(ALL) == cancelled() == Cancelled(outbox=0, inbox=0, leased=1)
+    assert cancel.plan(ALL).facts == cancelled() == {"outbox": 0, "inbox": 0, "leased": 1}
     assert OutboxMessage.objects.get().state == "pending"
 
 
@@ -85,7 +86,7 @@ def test_a_relay_that_was_frozen_past_its_lease_does_not_mark_a_cancelled_row_pu
     waiting()
     (held,) = leases.claim(10, 30)
     OutboxMessage.objects.update(lease_until=database.in_future(-1))
-    assert cancelled().outbox == 1
+    assert cancelled()["outbox"] == 1
     leases.write([Mark(held, Outcome(Status.CONFIRMED), ())])
     assert OutboxMessage.objects.get().state == "cancelled"
 
@@ -93,14 +94,14 @@ def test_a_relay_that_was_frozen_past_its_lease_does_not_mark_a_cancelled_row_pu
 def test_a_cancelled_retry_leaves_its_message_dead_and_to_be_replayed(consumer: Consumer, handler: Moody) -> None:
     row = retrying(consumer, handler)
 
-    assert cancelled(Wanted(message_ids=[row.message_id])).outbox == 1
+    assert cancelled(Selection(message_ids=[row.message_id]))["outbox"] == 1
 
     letter = InboxMessage.objects.get()
     assert (letter.state, letter.reason, letter.attempt) == ("dead", "cancelled by ann@host", 2)
     assert letter.failure_group
     # The copy that a broker may have got from a relay that died before its mark.
     assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "duplicate"
-    assert replay.replay(ALL, by=WHO).replayed == 1
+    assert replay.run(ALL, by=WHO).changed == 1
     sent = OutboxMessage.objects.get(origin="replay")
     assert handling.handle(consumer, delivery_of(sent, queue=consumer.queue)) == "handled"
     assert notes("hello") == 1
@@ -108,16 +109,16 @@ def test_a_cancelled_retry_leaves_its_message_dead_and_to_be_replayed(consumer: 
 
 def test_a_cancelled_replay_is_dead_again(consumer: Consumer) -> None:
     a_dead_message(consumer)
-    replay.replay(ALL, by=WHO)
-    assert cancelled().outbox == 1
+    replay.run(ALL, by=WHO)
+    assert cancelled()["outbox"] == 1
     assert InboxMessage.objects.get().state == "dead"
-    assert replay.replay(ALL, by=WHO).replayed == 1
+    assert replay.run(ALL, by=WHO).changed == 1
 
 
 def test_a_retry_that_was_overtaken_leaves_its_message_alone(consumer: Consumer, handler: Moody) -> None:
     row = retrying(consumer, handler)
     assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "handled"
-    assert cancelled().outbox == 1
+    assert cancelled()["outbox"] == 1
     assert InboxMessage.objects.get().state == "handled"
 
 
@@ -129,7 +130,7 @@ def test_a_retry_that_was_overtaken_and_failed_again_leaves_the_next_attempt_alo
     assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "retrying"
 
     OutboxMessage.objects.exclude(pk=row.pk).update(lease_until=database.in_future(20))
-    assert cancelled().outbox == 1
+    assert cancelled()["outbox"] == 1
 
     letter = InboxMessage.objects.get()
     assert (letter.state, letter.attempt) == ("retrying", 3)
@@ -159,7 +160,7 @@ def test_what_waits_behind_a_cancelled_event_has_its_turn_at_once(consumer: Cons
     OutboxMessage.objects.filter(pk=second.pk).update(state="published", expected_consumers=["notes"])
     assert handling.handle(consumer, delivery_of(second, queue=consumer.queue)) == "waiting"
 
-    assert cancelled(Wanted(message_ids=[first.message_id])).outbox == 1
+    assert cancelled(Selection(message_ids=[first.message_id]))["outbox"] == 1
 
     turn = OutboxMessage.objects.get(origin="turn")
     assert turn.message_id == second.message_id
@@ -172,8 +173,8 @@ def test_one_that_waits_for_its_turn_is_dead_when_cancelled_and_lets_the_next_pa
     first, second, third = (delivery_of(row, queue=consumer.queue) for row in rows)
     assert [handling.handle(consumer, each) for each in (second, third)] == ["waiting", "waiting"]
 
-    wanted = Wanted(message_ids=[second.message_id])
-    assert cancel.plan(wanted) == cancelled(wanted) == Cancelled(outbox=0, inbox=1, leased=0)
+    wanted = Selection(message_ids=[second.message_id])
+    assert cancel.plan(wanted).facts == cancelled(wanted) == {"outbox": 0, "inbox": 1, "leased": 0}
 
     assert InboxMessage.objects.get(message_id=second.message_id).state == "dead"
     assert handling.handle(consumer, first) == "handled"
@@ -189,20 +190,20 @@ def test_filters_say_which(consumer: Consumer) -> None:
     waiting(message_id="c", consumer="notes", last_error="gateway down")
     waiting(message_id="d", created_at=database.in_future(-7200))
     for wanted, number in [
-        (Wanted(type="test.erased"), 1),
-        (Wanted(subject="W-1"), 1),
-        (Wanted(reason="Gateway"), 1),
-        (Wanted(consumer="notes"), 1),
-        (Wanted(since=timedelta(hours=1)), 3),
-        (Wanted(group="abc"), 0),
+        (Selection(type="test.erased"), 1),
+        (Selection(subject="W-1"), 1),
+        (Selection(reason="Gateway"), 1),
+        (Selection(consumer="notes"), 1),
+        (Selection(since=timedelta(hours=1)), 3),
+        (Selection(group="abc"), 0),
         (ALL, 4),
     ]:
-        assert cancel.plan(wanted).outbox == number, wanted
+        assert cancel.plan(wanted).facts["outbox"] == number, wanted
 
 
 def test_who_cancelled_what_is_written_with_it() -> None:
     waiting(message_id="m-7")
-    cancelled(Wanted(message_ids=["m-7"]), note="test data")
+    cancelled(Selection(message_ids=["m-7"]), note="test data")
     action = OperatorAction.objects.get()
     assert (action.actor, action.action, action.about, action.changed) == (WHO, "cancel", "message m-7", 1)
     assert (action.details, action.messages.get().message_id) == ({"note": "test data"}, "m-7")
@@ -219,7 +220,7 @@ def test_a_relay_and_a_cancel_at_once_get_each_row_once() -> None:
 
     def cancelling() -> int:
         start.wait()
-        return cancelled().outbox
+        return cancelled()["outbox"]
 
     claims, cancels = InThread(claiming, "relay"), InThread(cancelling, "cancel")
     held, gone = claims.join(30), cancels.join(30)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from messaging.actions import discard, replay
-from messaging.actions.selection import Wanted
+from messaging.actions.discard import discard
+from messaging.actions.replay import replay
+from messaging.actions.selection import Selection
 from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OperatorAction
 from messaging.worker import handling
@@ -26,12 +27,12 @@ def consumer() -> Iterator[Consumer]:
 def test_it_is_not_replayed_any_more_and_a_copy_is_a_duplicate(consumer: Consumer) -> None:
     row = a_dead_message(consumer, reason="no such order")
 
-    assert discard.discard(Wanted(message_ids=[row.message_id]), by=WHO, note="test data") == 1
+    assert discard.run(Selection(message_ids=[row.message_id]), by=WHO, note="test data").facts == {"discarded": 1}
 
     row.refresh_from_db()
     assert row.state == "discarded"
     assert row.reason == "discarded by ann@host: test data; it was dead: no such order"
-    assert replay.replay(Wanted(), by=WHO).replayed == 0
+    assert replay.run(Selection(), by=WHO).changed == 0
     assert handling.handle(consumer, a_delivery(a_message(id=row.message_id))) == "duplicate"
     assert notes() == 0
 
@@ -39,19 +40,19 @@ def test_it_is_not_replayed_any_more_and_a_copy_is_a_duplicate(consumer: Consume
 @pytest.mark.parametrize("state", sorted(set(InboxMessage.State) - {InboxMessage.State.DEAD}))
 def test_only_dead_messages_are_discarded(state: str) -> None:
     InboxMessage.objects.create(consumer="notes", message_id="m-1", state=state, reason="as it was")
-    assert discard.discard(Wanted(), by=WHO) == 0
+    assert discard.run(Selection(), by=WHO).changed == 0
     row = InboxMessage.objects.get()
     assert (row.state, row.reason) == (state, "as it was")
 
 
 def test_who_discarded_what_is_written_with_it(consumer: Consumer) -> None:
     rows = [a_dead_message(consumer) for _ in range(2)]
-    assert discard.discard(Wanted(group=rows[0].failure_group), by=WHO) == 2
+    assert discard.run(Selection(group=rows[0].failure_group), by=WHO).changed == 2
     action = OperatorAction.objects.get()
     assert (action.actor, action.action, action.changed) == (WHO, "discard", 2)
     assert set(action.messages.values_list("message_id", flat=True)) == {row.message_id for row in rows}
 
 
 def test_asking_in_vain_is_written_down_too() -> None:
-    assert discard.discard(Wanted(message_ids=["m-0"]), by=WHO) == 0
+    assert discard.run(Selection(message_ids=["m-0"]), by=WHO).changed == 0
     assert OperatorAction.objects.get().changed == 0

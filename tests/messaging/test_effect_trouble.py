@@ -8,7 +8,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.utils.timezone import now
 
-from messaging.actions.selection import Wanted
+from messaging.actions.selection import Selection
 from messaging.history import listing
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, InboxMessage
@@ -85,7 +85,7 @@ def test_groups_tell_effects_of_each_trouble_apart() -> None:
     for number, trouble in enumerate([*TROUBLED, EffectTrouble.FAILED]):
         effect(number, **TROUBLED[trouble])
 
-    found = {(each.state, each.count, each.reason) for each in listing.failure_groups(Wanted(), 50)}
+    found = {(each.state, each.count, each.reason) for each in listing.failure_groups(Selection(), 50)}
 
     assert found == {
         ("unknown", 1, "the gateway answered 500"),

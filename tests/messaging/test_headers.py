@@ -13,19 +13,20 @@ from pika import data
 
 from messaging import consumers, outbox
 from messaging import headers as sizes
-from messaging.actions import publish_now as hasten
-from messaging.actions.selection import Wanted
+from messaging.actions.publish_now import publish_now
+from messaging.actions.selection import Selection
 from messaging.broker.connection import Connection
 from messaging.broker.properties import check_size, fitted, from_pika, to_pika
 from messaging.broker.publisher import Outcome, Status
 from messaging.broker.request_queue import Request
 from messaging.broker.subscription import Arrival
+from messaging.consumers import Delivery
 from messaging.events import Event
 from messaging.exceptions import PreconditionFailed
 from messaging.headers import headers_to_pass_on, storable_headers
-from messaging.message import Delivery, Message
+from messaging.message import Message
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.relay import destinations, leases
+from messaging.relay import leases, publishing
 from messaging.relay.leases import Mark
 from messaging.rpc import server
 from messaging.worker import handling, inbox
@@ -136,10 +137,10 @@ def test_headers_that_are_too_large_are_shortened_and_say_so(
         message_id="m" * 255, correlation_id="c" * 255, type="t" * 255, consumer="notes", routing_key="q", attempt=2,
         subject="s" * 255, headers=headers_to_pass_on(headers),
     )  # fmt: skip
-    row.headers = sizes.fit_headers(row.headers, destinations.room_for_headers(row))
+    row.headers = sizes.fit_headers(row.headers, publishing.room_for_headers(row))
     row.pk, row.created_at = 2**63 - 1, datetime.now(UTC)
-    assert is_sendable(destinations.publishing_of(row).message)
-    assert sizes.fit_headers(row.headers, destinations.room_for_headers(row)) == row.headers, "no shorter the next time"
+    assert is_sendable(publishing.publishing_of(row).message)
+    assert sizes.fit_headers(row.headers, publishing.room_for_headers(row)) == row.headers, "no shorter the next time"
     told = [str(value) for value in row.headers.values() if "fit into AMQP's frame" in str(value)]
     assert told
     if frame == sizes.USUAL_FRAME and "h0" in headers:
@@ -274,7 +275,7 @@ def test_a_message_with_headers_that_just_fit_gets_its_next_attempt(pass_on: str
         with transaction.atomic():
             outbox.resend(InboxMessage.objects.get(), consumer="fails", queue="tests.fails", origin=Origin.REPLAY)
     row = OutboxMessage.objects.get()
-    assert is_sendable(destinations.publishing_of(row).message)
+    assert is_sendable(publishing.publishing_of(row).message)
     assert "shortened from" in row.headers["trace"]
     assert inbox.InboxMessage.objects.get().headers["trace"] == "s" * 130_500, "kept whole as it came"
 
@@ -286,7 +287,7 @@ def _consumer(handler: Callable[..., None]) -> consumers.Consumer:
 @pytest.mark.django_db(transaction=True)
 def test_a_retry_that_could_not_be_sent_is_replayed_and_not_published_by_hand() -> None:
     there, row = retrying(), carrier(Origin.RETRY, state="failed")
-    assert list(hasten.waiting(Wanted())) == [row]
+    assert list(publish_now.rows(OutboxMessage, Selection())) == [row]
     there.state = "dead"
     there.save()
-    assert not hasten.waiting(Wanted()).exists()
+    assert not publish_now.rows(OutboxMessage, Selection()).exists()

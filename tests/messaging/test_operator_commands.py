@@ -14,9 +14,9 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
 from messaging import consumers, database
-from messaging.actions import replay
+from messaging.actions.publish_now import publish_now
+from messaging.actions.replay_run import ReplayRun
 from messaging.consumers import Consumer
-from messaging.management.messages.replay import WHO_PUBLISHES
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.worker import handling
 from tests.support.consuming import a_consumer, a_dead_message, delivery_of, registered
@@ -62,10 +62,10 @@ def an_effect(**changes: Any) -> Effect:
 
 def test_replay_by_id_says_what_it_did_and_what_became_of_it_before(consumer: Consumer) -> None:
     row = a_dead_message(consumer)
-    assert printed("replay", row.message_id) == "Replayed 1. So far 0 handled, 0 failed again.\n"
-    assert refused("replay", row.message_id) == (1, "Nothing was replayed: 1 already replayed.")
+    assert printed("replay", row.message_id) == "1 replayed. So far 0 handled, 0 failed again.\n"
+    assert refused("replay", row.message_id) == (1, "Nothing was done: 1 already replayed.")
     handling.handle(consumer, delivery_of(OutboxMessage.objects.get(), queue=consumer.queue))
-    assert refused("replay", row.message_id) == (1, "Nothing was replayed: 1 already handled.")
+    assert refused("replay", row.message_id) == (1, "Nothing was done: 1 already handled.")
 
 
 def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
@@ -94,18 +94,18 @@ def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
 def test_one_row_of_an_id_that_rests_goes_now(consumer: Consumer) -> None:
     row = in_outbox(consumer="notes", publish_at=database.in_future(3600))
     assert printed("replay", "m-1", "--dry-run") == "due now\t1\t\t\n"
-    assert printed("replay", "m-1") == f"1 in the outbox are due now. {WHO_PUBLISHES}\n"
+    assert printed("replay", "m-1") == f"1 in the outbox made due now. {publish_now.afterwards}\n"
     assert OutboxMessage.objects.filter(pk=row.pk, publish_at__lte=database.in_future(0)).exists()
 
 
-def test_what_waits_is_hastened_by_filter_only_when_asked(consumer: Consumer) -> None:
+def test_what_waits_is_published_now_by_filter_only_when_asked(consumer: Consumer) -> None:
     in_outbox(state="failed")
     assert refused("replay", "--type", "test.noted")[0] == 1
     assert printed("replay", "--type", "test.noted", "--waiting", "--dry-run") == (
-        f"1 in the outbox would be due now. {WHO_PUBLISHES}\n"
+        f"1 outbox message would be made due now. {publish_now.afterwards}\n"
     )
     assert OutboxMessage.objects.get().state == "failed"
-    assert json.loads(printed("replay", "--type", "test.noted", "--waiting", "--json")) == {"hastened": 1}
+    assert json.loads(printed("replay", "--type", "test.noted", "--waiting", "--json")) == {"made_due_now": 1}
     assert OutboxMessage.objects.get().state == "pending"
     assert refused("replay", "--all", "--waiting")[0] == 1
 
@@ -126,13 +126,13 @@ def test_a_replay_that_failed_again_is_no_success_though_nothing_is_left(
 ) -> None:
     for _ in range(12):
         a_dead_message(consumer)
-    look = replay._Run._look
+    look = ReplayRun._look
 
-    def all_died_again(run: replay._Run) -> None:
+    def all_died_again(run: ReplayRun) -> None:
         InboxMessage.objects.filter(state="retrying").update(state="dead")
         look(run)
 
-    monkeypatch.setattr(replay._Run, "_look", all_died_again)
+    monkeypatch.setattr(ReplayRun, "_look", all_died_again)
 
     assert refused("replay", "--all") == (
         1, "Too many failures: 12 of 12 failed again: 100%, over the limit of 20%. All were replayed."
@@ -149,7 +149,7 @@ def test_a_summary_for_programs(consumer: Consumer) -> None:
         "stopped": "",
         "timed_out": False,
         "left": 0,
-        "hastened": 0,
+        "made_due_now": 0,
     }
 
 
@@ -228,14 +228,18 @@ def test_waiting_and_a_failure_group_do_not_go_together() -> None:
 # --- cancel and discard ------------------------------------------------------------------------------------
 
 
-def test_cancel_says_how_many_and_what_it_left_alone(consumer: Consumer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cancel_says_how_many_and_what_it_left_alone(consumer: Consumer) -> None:
     in_outbox()
     in_outbox(lease_until=database.in_future(20))
-    assert printed("cancel", "--all", "--dry-run").startswith("Would cancel 1 outbox row and 0 messages waiting")
-    assert printed("cancel", "m-1", "--note", "wrong price").startswith("Cancelled 1 outbox row and 0 messages waiting")
-    assert "1 row left alone: being published at this moment." in capsys.readouterr().err
+    left = "1 left alone: being published at this moment.\n"
+    assert printed("cancel", "--all", "--dry-run") == (
+        f"1 outbox message and 0 inbox messages would be cancelled. {left}"
+    )
+    assert printed("cancel", "m-1", "--note", "wrong price") == (
+        f"1 outbox message and 0 inbox messages cancelled. {left}"
+    )
     assert OutboxMessage.objects.get(state="cancelled").last_error.endswith(": wrong price")
-    assert refused("cancel", "--all") == (1, "Nothing was cancelled: nothing like that waits.")
+    assert refused("cancel", "--all") == (1, "Nothing was done: 1 being published at this moment.")
 
 
 def test_cancel_for_programs() -> None:
@@ -245,10 +249,10 @@ def test_cancel_for_programs() -> None:
 
 def test_discard_says_how_many(consumer: Consumer) -> None:
     row = a_dead_message(consumer)
-    assert printed("discard", "--group", row.failure_group, "--dry-run") == "Would discard 1 dead message.\n"
+    assert printed("discard", "--group", row.failure_group, "--dry-run") == "1 inbox message would be discarded.\n"
     assert InboxMessage.objects.get().state == "dead"
-    assert printed("discard", "--group", row.failure_group) == "Discarded 1 dead message.\n"
-    assert refused("discard", row.message_id) == (1, "Nothing was discarded: no message like that is dead.")
+    assert printed("discard", "--group", row.failure_group) == "1 inbox message discarded.\n"
+    assert refused("discard", row.message_id) == (1, "Nothing was done: no message like that is dead.")
 
 
 # --- settle ------------------------------------------------------------------------------------------------
@@ -259,7 +263,10 @@ def test_settle_says_what_the_effect_is_now() -> None:
     said = printed("settle", str(effect.pk), "--done", "--reference", "SM1")
     assert said == f"Effect {effect.pk} (text of message m-1): done, SM1.\n"
     code, words = refused("settle", effect.key, "--not-done")
-    assert (code, words) == (1, f"Effect {effect.pk} is done, SM1: it cannot be settled as not done.")
+    assert (code, words) == (
+        1,
+        f"Nothing was done: effect {effect.pk} is done, SM1, and cannot be settled as not done.",
+    )
 
 
 def test_settle_for_programs() -> None:

@@ -11,10 +11,9 @@ from structlog.testing import capture_logs
 
 from messaging import database, outbox
 from messaging.actions.cancel import cancel
-from messaging.actions.selection import Wanted
-from messaging.consumers import Consumer
+from messaging.actions.selection import Selection
+from messaging.consumers import Consumer, Delivery
 from messaging.exceptions import Reject
-from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.stuck import stuck
 from messaging.worker import handling, inbox, ordering
@@ -142,7 +141,7 @@ def test_one_that_was_cancelled_after_it_had_come_here_is_waited_for_all_the_sam
     diary.failing["first"] = RuntimeError("gateway down")
     assert arrives(consumer, first) == "retrying"
     OutboxMessage.objects.filter(pk=first.pk).update(state="unroutable", expected_consumers=["notes", "copies"])
-    cancel(Wanted(outbox_rows=[first.pk]), by="ann")
+    cancel.run(Selection(outbox_rows=[first.pk]), by="ann")
     assert OutboxMessage.objects.get(pk=first.pk).state == "cancelled"
     assert arrives(consumer, second) == "waiting"
     assert sweep([consumer]).released == 0

@@ -12,10 +12,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
-from messaging import database
-from messaging.actions.prune import Pruned, prune
+from messaging import database, tasks
+from messaging.actions.prune import prune
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
-from messaging.tasks import prune_messages
 from tests.support.consuming import a_consumer, registered
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -52,18 +51,26 @@ def inbox_row(age: timedelta = ANCIENT, attempts: int = 1, **changes: Any) -> In
     return row
 
 
+def _pruned(**options: Any) -> dict[str, int]:
+    return prune.run(**options).facts
+
+
+def _counts(outbox: int, inbox: int, attempts: int, effects: int = 0) -> dict[str, int]:
+    return {"outbox": outbox, "inbox": inbox, "attempts": attempts, "effects": effects}
+
+
 def test_an_old_published_row_is_deleted_and_a_young_one_is_kept() -> None:
     outbox_row()
     young = outbox_row(timedelta(days=13))
 
-    assert prune() == Pruned(outbox=1, inbox=0, attempts=0)
+    assert _pruned() == _counts(outbox=1, inbox=0, attempts=0)
     assert OutboxMessage.objects.get() == young
 
 
 def test_a_row_written_long_ago_and_published_today_is_kept() -> None:
     outbox_row(published_at=timezone.now())
 
-    assert prune().outbox == 0
+    assert _pruned()["outbox"] == 0
 
 
 @pytest.mark.parametrize("state", ["pending", "unroutable", "failed"])
@@ -71,14 +78,14 @@ def test_a_row_that_was_not_published_is_never_deleted(state: str) -> None:
     ancient = timezone.now() - timedelta(days=5000)
     outbox_row(timedelta(days=5000), state=state, published_at=None, publish_at=ancient)
 
-    assert prune().outbox == 0
+    assert _pruned()["outbox"] == 0
 
 
 def test_a_row_is_deleted_that_was_cancelled_long_ago_and_not_one_written_then_and_cancelled_today() -> None:
     outbox_row(state=OutboxMessage.State.CANCELLED, published_at=None, publish_at=timezone.now() - OLD)
     today = outbox_row(state=OutboxMessage.State.CANCELLED, published_at=None)
 
-    assert prune().outbox == 1
+    assert _pruned()["outbox"] == 1
     assert OutboxMessage.objects.get() == today
 
 
@@ -86,7 +93,7 @@ def test_an_old_handled_message_is_deleted_with_its_attempts_and_a_young_one_is_
     inbox_row(attempts=3)
     young = inbox_row(timedelta(days=89))
 
-    assert prune() == Pruned(outbox=0, inbox=1, attempts=3)
+    assert _pruned() == _counts(outbox=0, inbox=1, attempts=3)
     assert InboxMessage.objects.get() == young
     assert DeliveryAttempt.objects.get().inbox_message == young
 
@@ -95,7 +102,7 @@ def test_a_discarded_message_is_deleted_as_late_as_a_handled_one() -> None:
     inbox_row(state=InboxMessage.State.DISCARDED)
     young = inbox_row(timedelta(days=89), state=InboxMessage.State.DISCARDED)
 
-    assert prune().inbox == 1
+    assert _pruned()["inbox"] == 1
     assert InboxMessage.objects.get() == young
 
 
@@ -105,7 +112,7 @@ def test_a_message_is_kept_while_an_effect_of_it_is_not_done(state: str) -> None
     Effect.objects.create(inbox_message=row, consumer="notes", message_id=row.message_id, name="text", state=state)
 
     done = state == "done"
-    assert prune(dry_run=True) == prune() == Pruned(outbox=0, inbox=done, attempts=done, effects=done)
+    assert prune.plan().facts == _pruned() == _counts(outbox=0, inbox=done, attempts=done, effects=done)
     assert Effect.objects.exists() is not done
 
 
@@ -113,7 +120,7 @@ def test_a_message_is_kept_while_an_effect_of_it_is_not_done(state: str) -> None
 def test_a_message_that_waits_or_is_dead_is_never_deleted(state: str) -> None:
     inbox_row(timedelta(days=5000), state=state)
 
-    assert prune() == Pruned(outbox=0, inbox=0, attempts=0)
+    assert _pruned() == _counts(outbox=0, inbox=0, attempts=0)
 
 
 @pytest.mark.parametrize("state", sorted(OutboxMessage.State))
@@ -122,7 +129,7 @@ def test_an_inbox_row_outlives_every_outbox_row_that_could_bring_its_message_aga
     outbox_row(timedelta(days=1), message_id=kept.message_id, state=state)
     outbox_row(ANCIENT, message_id=kept.message_id)
 
-    assert prune() == Pruned(outbox=1, inbox=0, attempts=0)
+    assert _pruned() == _counts(outbox=1, inbox=0, attempts=0)
     assert InboxMessage.objects.get() == kept
 
 
@@ -136,7 +143,7 @@ def test_many_rows_are_deleted_in_batches_and_the_kept_ones_between_them_stop_no
     for _ in range(7):
         outbox_row(created_at=same_moment, published_at=same_moment)
 
-    assert prune(batch=2) == Pruned(outbox=14, inbox=7, attempts=7)
+    assert _pruned(batch=2) == _counts(outbox=14, inbox=7, attempts=7)
     assert OutboxMessage.objects.count() == InboxMessage.objects.count() == 7
 
 
@@ -148,7 +155,7 @@ def test_rows_whose_times_are_the_databases_own_are_deleted_in_one_run_however_m
         cursor.execute("UPDATE messaging_outboxmessage SET created_at = '2020-01-01 00:00:00.123'")
         cursor.execute("UPDATE messaging_inboxmessage SET changed_at = '2020-01-01 00:00:00.123'")
 
-    assert prune(batch=2) == Pruned(outbox=7, inbox=7, attempts=7)
+    assert _pruned(batch=2) == _counts(outbox=7, inbox=7, attempts=7)
 
 
 @pytest.mark.parametrize("state", [None, "retrying", "waiting"])
@@ -160,11 +167,11 @@ def test_an_event_that_a_consumer_has_still_to_settle_is_kept_however_old_it_is(
         inbox_row(message_id=row.message_id, state=state)
 
     with registered(a_consumer()):
-        assert prune(dry_run=True).outbox == prune().outbox == 1
+        assert prune.plan().facts["outbox"] == _pruned()["outbox"] == 1
         assert not OutboxMessage.objects.filter(pk=others.pk).exists()
         InboxMessage.objects.all().delete()
         inbox_row(timedelta(), message_id=row.message_id)
-        assert prune().outbox == 1
+        assert _pruned()["outbox"] == 1
 
 
 def test_two_prunes_at_once_share_the_work() -> None:
@@ -172,16 +179,16 @@ def test_two_prunes_at_once_share_the_work() -> None:
         outbox_row()
         inbox_row()
 
-    def prune_in_a_thread(_: int) -> Pruned:
+    def prune_in_a_thread(_: int) -> dict[str, int]:
         try:
-            return prune(batch=3)
+            return _pruned(batch=3)
         finally:
             connection.close()
 
     with ThreadPoolExecutor() as threads:
         one, other = threads.map(prune_in_a_thread, range(2))
 
-    assert (one.outbox + other.outbox, one.inbox + other.inbox, one.attempts + other.attempts) == (40, 40, 40)
+    assert [one[box] + other[box] for box in ("outbox", "inbox", "attempts")] == [40, 40, 40]
     assert not OutboxMessage.objects.exists()
     assert not InboxMessage.objects.exists()
 
@@ -193,7 +200,7 @@ def test_on_sqlite_the_shop_gets_the_lock_for_as_long_as_a_batch_held_it(monkeyp
     for _ in range(5):
         outbox_row()
 
-    prune(batch=2)
+    _pruned(batch=2)
 
     assert len(pauses) == 4  # three pages of the outbox, one of the inbox
     assert all(0 < pause < 5 for pause in pauses)
@@ -204,10 +211,10 @@ def test_a_dry_run_counts_what_a_real_run_then_deletes_and_deletes_nothing() -> 
     outbox_row(ANCIENT, message_id=inbox_row(attempts=2).message_id)
     outbox_row(timedelta(), message_id=inbox_row().message_id)
 
-    told = prune(dry_run=True)
+    told = prune.plan().facts
 
     assert (OutboxMessage.objects.count(), InboxMessage.objects.count()) == (2, 2)
-    assert told == prune() == Pruned(outbox=1, inbox=1, attempts=2)
+    assert told == _pruned() == _counts(outbox=1, inbox=1, attempts=2)
 
 
 def test_the_days_are_settings(settings: Any) -> None:
@@ -217,7 +224,7 @@ def test_the_days_are_settings(settings: Any) -> None:
     inbox_row(timedelta(hours=25))
     inbox_row(timedelta(hours=23))
 
-    assert prune() == Pruned(outbox=1, inbox=1, attempts=1)
+    assert _pruned() == _counts(outbox=1, inbox=1, attempts=1)
 
 
 def test_the_command_says_what_it_deleted() -> None:
@@ -237,7 +244,7 @@ def test_a_batch_of_nothing_is_wrong_usage() -> None:
 def test_celery_does_the_same() -> None:
     outbox_row()
 
-    assert prune_messages() == {"outbox": 1, "inbox": 0, "attempts": 0, "effects": 0}
+    assert tasks.of_actions["prune"]() == {"outbox": 1, "inbox": 0, "attempts": 0, "effects": 0}
 
 
 def _printed(*arguments: str) -> str:
@@ -253,5 +260,5 @@ def test_the_attempts_of_an_effect_go_with_it_and_are_counted() -> None:
     )
     effect.failed_attempts.create(token=uuid4(), number=1, outcome="not done", error="busy")
 
-    assert prune(dry_run=True) == prune() == Pruned(outbox=0, inbox=1, attempts=2, effects=1)
+    assert prune.plan().facts == _pruned() == _counts(outbox=0, inbox=1, attempts=2, effects=1)
     assert not EffectAttempt.objects.exists()

@@ -2,22 +2,24 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from messaging import database, outbox
-from messaging.actions import discard, replay
-from messaging.actions import publish_now as hasten
-from messaging.actions.replay import Fate, Pace, Replayed
-from messaging.actions.selection import Wanted
+from messaging import database, outbox, tasks
+from messaging.actions import action, audit
+from messaging.actions.discard import discard
+from messaging.actions.publish_now import publish_now
+from messaging.actions.replay import Plan, replay
+from messaging.actions.selection import Selection
 from messaging.consumers import Consumer
 from messaging.exceptions import ReplayStopped
 from messaging.models import ActionOnMessage, Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.relay import leases
-from messaging.tasks import replay_messages
 from messaging.worker import handling
 from tests.support.consuming import (
     Moody,
@@ -34,7 +36,7 @@ from tests.support.waiting import eventually, seconds_pass
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ALL = Wanted()
+ALL = Selection()
 WHO = "ann@host"
 
 
@@ -50,8 +52,15 @@ def consumer(handler: Moody) -> Iterator[Consumer]:
         yield consumer
 
 
-def replayed(wanted: Wanted = ALL, **options: Any) -> Replayed:
-    return replay.replay(wanted, **{"by": WHO, **options})
+def replayed(selection: Selection = ALL, **options: Any) -> SimpleNamespace:
+    return SimpleNamespace(**replay.run(selection, **{"by": WHO, **options}).facts)
+
+
+def planned(selection: Selection = ALL) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for what, count, _, _ in replay.plan(selection).table:
+        counts[what] += count
+    return counts
 
 
 def arrives(consumer: Consumer, **which: Any) -> str:
@@ -71,7 +80,7 @@ def states() -> set[tuple[str, int]]:
 def test_a_dead_message_goes_to_its_consumer_alone_and_is_handled_once(consumer: Consumer) -> None:
     row = a_dead_message(consumer, **{"x-subject": "W-1", "trace": "abc"})
 
-    assert replayed(Wanted(message_ids=[row.message_id])).replayed == 1
+    assert replayed(Selection(message_ids=[row.message_id])).replayed == 1
 
     sent = OutboxMessage.objects.get()
     assert (sent.exchange, sent.routing_key, sent.consumer) == ("", consumer.queue, "notes")
@@ -149,27 +158,26 @@ def test_a_dry_run_says_what_would_become_of_each_and_writes_nothing(consumer: C
     )
     before = list(InboxMessage.objects.values())
 
-    told = replay.plan(ALL)
+    told = planned()
 
-    assert {fate: told.count(fate) for fate in Fate} == {
-        Fate.RUNS: 2,
-        Fate.REPLAYED: 1,
-        Fate.DONE: 2,
-        Fate.WAITS: 2,
-        Fate.NO_HANDLER: 2,
-        Fate.TRUNCATED: 1,
-        Fate.DISCARDED: 1,
+    assert told == {
+        Plan.RUNS: 2,
+        Plan.REPLAYED: 1,
+        Plan.DONE: 2,
+        Plan.WAITS: 2,
+        Plan.NO_HANDLER: 2,
+        Plan.TRUNCATED: 1,
+        Plan.DISCARDED: 1,
     }
-    assert told.found == 11
     assert list(InboxMessage.objects.values()) == before
     assert not OutboxMessage.objects.exists()
     assert not OperatorAction.objects.exists()
-    assert replayed().replayed == told.count(Fate.RUNS)
+    assert replayed().replayed == told[Plan.RUNS]
 
 
 def test_a_letter_of_a_queue_without_a_consumer_has_no_handler(consumer: Consumer) -> None:
     a_dead_message(a_consumer(name="some.queue"))
-    assert replay.plan(ALL).count(Fate.NO_HANDLER) == 1
+    assert planned(ALL)[Plan.NO_HANDLER] == 1
     assert replayed().replayed == 0
     assert states() == {("dead", 1)}
 
@@ -193,14 +201,14 @@ def test_filters_say_which(consumer: Consumer, wanted: dict[str, Any], found: se
         InboxMessage.objects.filter(pk=a.pk).update(changed_at=a.changed_at - timedelta(hours=2))
         a_dead_message(consumer, "b", reason="gateway down")
         a_dead_message(copies, "c")
-        replayed(Wanted(**wanted))
+        replayed(Selection(**wanted))
     assert {bytes(row.body).decode().split('"')[3] for row in OutboxMessage.objects.all()} == found
 
 
 def test_a_failure_group_is_replayed_together(consumer: Consumer) -> None:
     rows = [a_dead_message(consumer, reason=f"no order 'W-{number}'") for number in (1, 2)]
     a_dead_message(consumer, reason="gateway down")
-    assert replayed(Wanted(group=rows[0].failure_group)).replayed == 2
+    assert replayed(Selection(group=rows[0].failure_group)).replayed == 2
     assert set(OutboxMessage.objects.values_list("message_id", flat=True)) == {row.message_id for row in rows}
 
 
@@ -208,22 +216,22 @@ def test_a_failure_group_is_replayed_together(consumer: Consumer) -> None:
 
 
 def test_the_second_operator_is_told_that_it_is_replayed_already(consumer: Consumer) -> None:
-    wanted = Wanted(message_ids=[a_dead_message(consumer).message_id])
+    wanted = Selection(message_ids=[a_dead_message(consumer).message_id])
     assert replayed(wanted, by="ann").replayed == 1
-    assert replay.plan(wanted).count(Fate.REPLAYED) == 1
+    assert planned(wanted)[Plan.REPLAYED] == 1
     assert replayed(wanted, by="bob").replayed == 0
     assert list(OperatorAction.objects.order_by("id").values_list("actor", "changed")) == [("ann", 1), ("bob", 0)]
     arrives(consumer)
-    assert replay.plan(wanted).count(Fate.DONE) == 1
+    assert planned(wanted)[Plan.DONE] == 1
 
 
 def test_many_operators_at_once_replay_each_message_once(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "SIZE", 7)
+    monkeypatch.setattr(action, "SIZE", 7)
     for number in range(40):
         a_dead_message(consumer, f"m{number}")
     start = threading.Barrier(4)
 
-    def operator(name: str) -> Replayed:
+    def operator(name: str) -> SimpleNamespace:
         start.wait()
         return replayed(by=name)
 
@@ -245,7 +253,7 @@ def test_a_discard_and_a_replay_at_once_are_one_of_both(consumer: Consumer) -> N
         return function()
 
     one = InThread(lambda: racing(lambda: replayed().replayed), "replay")
-    other = InThread(lambda: racing(lambda: discard.discard(ALL, by="bob")), "discard")
+    other = InThread(lambda: racing(lambda: discard.run(ALL, by="bob").changed), "discard")
     went, gone = one.join(30), other.join(30)
     assert went + gone == 20
     assert OutboxMessage.objects.count() == went == InboxMessage.objects.filter(state="retrying").count()
@@ -282,7 +290,7 @@ def test_a_canary_that_fails_stops_the_rest(consumer: Consumer, handler: Moody) 
         a_dead_message(consumer, f"m{number}")
     handler.failing[""] = ValueError("still broken")
     with Consuming(consumer):
-        result = replayed(pace=Pace(canary=3))
+        result = replayed(canary=3)
     assert (result.replayed, result.failed, result.left) == (3, 3, 7)
     assert "3 of 3 failed again: 100%, over the limit of 20%" in result.stopped
     assert not result.timed_out
@@ -293,7 +301,7 @@ def test_after_a_canary_that_does_well_the_rest_goes(consumer: Consumer) -> None
     for number in range(10):
         a_dead_message(consumer, f"m{number}")
     with Consuming(consumer):
-        result = replayed(pace=Pace(canary=3))
+        result = replayed(canary=3)
         eventually(lambda: states() == {("handled", 2)})
     assert (result.replayed, result.stopped) == (10, "")
     assert result.succeeded >= 3
@@ -305,14 +313,14 @@ def test_a_canary_within_the_limit_lets_the_rest_go(consumer: Consumer, handler:
         a_dead_message(consumer, f"m{number}")
     handler.failing["m1"] = ValueError("only this one")
     with Consuming(consumer):
-        result = replayed(pace=Pace(canary=4, max_failures=0.25))
+        result = replayed(canary=4, max_failures=0.25)
     assert result.replayed == 8
 
 
 def test_a_canary_that_nobody_handles_stops_the_rest_in_time(consumer: Consumer) -> None:
     for number in range(4):
         a_dead_message(consumer, f"m{number}")
-    result = replayed(pace=Pace(canary=2, canary_wait=timedelta(seconds=0.5)))
+    result = replayed(canary=2, canary_wait=0.5)
     assert result.timed_out
     assert "2 of the first 2 had not been handled after 0.5 s" in result.stopped
     assert (result.replayed, result.left) == (2, 2)
@@ -334,19 +342,19 @@ def test_an_effect_that_fails_counts_as_a_failure(consumer: Consumer, state: str
             InboxMessage.objects.filter(pk=row.pk).update(state="effects_due")
 
     with Consuming(a_consumer(texting)):
-        result = replayed(pace=Pace(canary=1))
+        result = replayed(canary=1)
     assert (result.replayed, result.failed) == (1, 1)
 
 
 def test_failures_that_begin_later_stop_it_too(
     consumer: Consumer, handler: Moody, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "SIZE", 5)
+    monkeypatch.setattr(action, "SIZE", 5)
     for number in range(60):
         a_dead_message(consumer, f"m{number:02}")
     handler.failing.update({f"m{number:02}": ValueError("broken again") for number in range(5, 60)})
     with Consuming(consumer):
-        result = replayed(pace=Pace(rate=25))
+        result = replayed(rate=25)
     assert 10 <= result.replayed < 60
     assert "failed again" in result.stopped
     assert result.left == 60 - result.replayed
@@ -364,7 +372,7 @@ def test_no_more_than_the_rate_go_in_a_second_however_slow_the_database_was(
     for number in range(10):
         a_dead_message(consumer, f"m{number}")
 
-    assert replayed(pace=Pace(rate=5)).replayed == 10
+    assert replayed(rate=5).replayed == 10
 
     moments = sorted(OutboxMessage.objects.values_list("created_at", flat=True))
     assert moments[5] - moments[4] >= timedelta(seconds=0.99)
@@ -373,7 +381,7 @@ def test_no_more_than_the_rate_go_in_a_second_however_slow_the_database_was(
 def test_it_can_be_told_to_stop_and_goes_on_when_asked_again(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "SIZE", 2)
+    monkeypatch.setattr(action, "SIZE", 2)
     for number in range(6):
         a_dead_message(consumer, f"m{number}")
     result = replayed(should_stop=lambda: OutboxMessage.objects.count() >= 4)
@@ -384,7 +392,7 @@ def test_it_can_be_told_to_stop_and_goes_on_when_asked_again(
 @pytest.mark.parametrize("wrong", [{"rate": 0}, {"canary": -1}, {"max_failures": 1.1}])
 def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="share from 0 to 1"):
-        Pace(**wrong)
+        replayed(**wrong)
 
 
 # --- audit -------------------------------------------------------------------------------------------------
@@ -392,7 +400,7 @@ def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_who_replayed_what_and_why_is_written_with_it(consumer: Consumer) -> None:
     row = a_dead_message(consumer)
-    replayed(Wanted(group=row.failure_group), note="gateway is back")
+    replayed(Selection(group=row.failure_group), note="gateway is back")
     action = OperatorAction.objects.get()
     assert (action.actor, action.action, action.changed) == (WHO, "replay", 1)
     assert action.about == f"failure group {row.failure_group}"
@@ -406,7 +414,7 @@ def test_without_its_audit_line_nothing_is_replayed(consumer: Consumer, monkeypa
     def refusing(*_: Any, **__: Any) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr("messaging.actions.audit.record", refusing)
+    monkeypatch.setattr(audit, "record", refusing)
     with pytest.raises(RuntimeError):
         replayed()
     assert states() == {("dead", 1)}
@@ -416,20 +424,23 @@ def test_without_its_audit_line_nothing_is_replayed(consumer: Consumer, monkeypa
 def test_celery_does_the_same(consumer: Consumer) -> None:
     row = a_dead_message(consumer)
     a_dead_message(consumer, reason="another one")
-    done = replay_messages(by="ann", group=row.failure_group, since=3600, note="gateway is back", rate=10)
+    done = tasks.of_actions["replay"](by="ann", group=row.failure_group, since=3600, note="gateway is back", rate=10)
     assert (done["replayed"], done["stopped"]) == (1, "")
     assert OutboxMessage.objects.get().message_id == row.message_id
     assert OperatorAction.objects.get().actor == "ann"
     with pytest.raises(ValueError, match="say which"):
-        replay_messages(by="ann")
+        tasks.of_actions["replay"](by="ann")
 
 
 def test_a_task_that_stopped_is_no_success(consumer: Consumer, handler: Moody) -> None:
     for number in range(4):
         a_dead_message(consumer, f"m{number}")
     handler.failing[""] = ValueError("still broken")
-    with Consuming(consumer), pytest.raises(ReplayStopped, match=r"^2 replayed\. Stopped: .* 2 were not replayed\.$"):
-        replay_messages(by="ann", consumer="notes", canary=2)
+    with (
+        Consuming(consumer),
+        pytest.raises(ReplayStopped, match=r"^2 replayed\. .* 2 were not replayed\.$"),
+    ):
+        tasks.of_actions["replay"](by="ann", consumer="notes", canary=2)
 
 
 # --- what rests goes now -----------------------------------------------------------------------------------
@@ -447,11 +458,11 @@ def test_a_retry_that_rests_and_a_refused_row_go_now(consumer: Consumer, handler
     resting(message_id="refused", state="failed")
     assert leases.claim(10, 30) == []
 
-    assert hasten.hasten(ALL, by=WHO) == 3
+    assert publish_now.run(ALL, by=WHO).changed == 3
 
     assert {row.message_id for row in leases.claim(10, 30)} == {"retry", "unroutable", "refused"}
     action = OperatorAction.objects.get()
-    assert (action.action, action.changed) == ("hasten", 3)
+    assert (action.action, action.changed) == ("publish", 3)
 
 
 def test_what_is_due_published_cancelled_or_held_by_a_relay_is_left_alone() -> None:
@@ -461,5 +472,5 @@ def test_what_is_due_published_cancelled_or_held_by_a_relay_is_left_alone() -> N
     resting(state="cancelled", publish_at=later)
     resting(publish_at=later, lease_until=database.in_future(20))
     before = list(OutboxMessage.objects.values())
-    assert hasten.hasten(ALL, by=WHO) == 0
+    assert publish_now.run(ALL, by=WHO).changed == 0
     assert list(OutboxMessage.objects.values()) == before

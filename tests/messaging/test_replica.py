@@ -10,7 +10,7 @@ from django.test import Client
 
 from messaging import outbox
 from messaging.actions.replay import replay
-from messaging.actions.selection import Wanted
+from messaging.actions.selection import Selection
 from messaging.exceptions import Reject
 from messaging.history import timeline
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
@@ -76,7 +76,7 @@ def test_a_dead_message_is_replayed_and_its_story_told(admin_client: Client) -> 
     consumer = a_consumer(refuse)
     with registered(consumer):
         assert handling.handle(consumer, a_delivery(a_message(id="m-1"))) == "dead"
-        assert replay(Wanted(message_ids=("m-1",)), by="tests").replayed == 1
+        assert replay.run(Selection(message_ids=("m-1",)), by="tests").changed == 1
         row = InboxMessage.objects.get()
         row.refresh_from_db()
         assert row.state == "retrying"

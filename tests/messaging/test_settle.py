@@ -7,8 +7,8 @@ import pytest
 from django.db.models import Q
 
 from messaging import effects
-from messaging.actions import settle
-from messaging.actions.settle import Verdict
+from messaging.actions.selection import Selection
+from messaging.actions.settle import Verdict, find, settle
 from messaging.effects import Sending
 from messaging.exceptions import NotDone
 from messaging.history import timeline
@@ -29,15 +29,17 @@ CONSUMER = a_consumer()
 @pytest.fixture
 def calls() -> Iterator[list[Sending]]:
     """The effect `text`, which does its work; what it was called with."""
-    calls: list[Sending] = []
+    before, calls = dict(effects._registry), []
 
     def send(sending: Sending) -> str:
         calls.append(sending)
         return "ref-1"
 
-    with effects.registry.temporary():
-        effects.effect("text", retry=QUICKLY)(send)
-        yield calls
+    effects._registry.clear()
+    effects.effect("text", retry=QUICKLY)(send)
+    yield calls
+    effects._registry.clear()
+    effects._registry.update(before)
 
 
 def an_effect(state: str, *, inbox_state: str = "handled", **changes: Any) -> Effect:
@@ -50,7 +52,7 @@ def an_effect(state: str, *, inbox_state: str = "handled", **changes: Any) -> Ef
 
 def settled(effect: Effect, verdict: Verdict, **options: Any) -> Effect | None:
     """The effect after it was settled so; None where it could not be."""
-    if not settle.settle(effect, verdict, **{"by": WHO, **options}):
+    if not settle.run(Selection(effect_rows=[effect.pk]), **{"by": WHO, "verdict": verdict, **options}).changed:
         return None
     effect.refresh_from_db()
     return effect
@@ -149,9 +151,7 @@ def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) ->
 def test_two_who_settle_it_at_once_settle_it_once(calls: list[Sending]) -> None:
     effect = an_effect("unknown")
     verdicts = [Verdict.DONE, Verdict.NOT_DONE] * 2
-    people = [
-        InThread(lambda verdict=verdict: settle.settle(effect, verdict, by=WHO), "settle") for verdict in verdicts
-    ]
+    people = [InThread(lambda verdict=verdict: settled(effect, verdict) is not None, "settle") for verdict in verdicts]
     said = [person.join() for person in people]
     effect.refresh_from_db()
     # Not done, and then given up by nobody: the first word alone counts, as each leads out of *unknown*.
@@ -165,7 +165,7 @@ def test_it_fails_again_where_it_cannot_be_done(calls: list[Sending]) -> None:
 
     effect = settled(an_effect("failed"), Verdict.NOT_DONE)
     assert effect
-    effects.registry.clear()
+    effects._registry.clear()
     effects.effect("text", retry=QUICKLY)(busy)
     sweep([CONSUMER])
     effect.refresh_from_db()
@@ -175,13 +175,13 @@ def test_it_fails_again_where_it_cannot_be_done(calls: list[Sending]) -> None:
 @pytest.mark.parametrize("name", ["id", "key"])
 def test_an_effect_is_found_by_its_id_and_by_its_key(name: str) -> None:
     effect = an_effect("unknown", message_id="a:b", name="te-xt")
-    assert settle.find({"id": str(effect.pk), "key": effect.key}[name]) == effect
+    assert find({"id": str(effect.pk), "key": effect.key}[name]) == effect
 
 
 @pytest.mark.parametrize("name", ["0", "", "m-1", "m-1:notes:fax", "9" * 30, "²"])
 def test_what_is_no_effect_is_not_found(name: str) -> None:
     an_effect("unknown")
-    assert settle.find(name) is None
+    assert find(name) is None
 
 
 def test_who_settled_what_is_written_with_it() -> None:

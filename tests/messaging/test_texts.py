@@ -13,17 +13,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.utils.translation import gettext_lazy
 
-from messaging import consumers, effects, events, outbox, rpc
-from messaging.actions import audit, settle
-from messaging.actions.selection import Wanted
-from messaging.actions.settle import Verdict
+from messaging import consumers, effects, outbox, rpc
+from messaging.actions import audit
+from messaging.actions.selection import Selection
+from messaging.actions.settle import Verdict, find, settle
 from messaging.broker.properties import to_pika
-from messaging.events import Event
+from messaging.consumers import Delivery
+from messaging.events import Event, _registry
 from messaging.headers import request_headers
 from messaging.history import listing, timeline
-from messaging.message import Delivery, Message
+from messaging.message import Message
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.relay.destinations import publishing_of
+from messaging.relay.publishing import publishing_of
 from messaging.validation import texts
 from messaging.worker import ledger
 from tests.support.consuming import Noted
@@ -38,12 +39,14 @@ ODD = (NUL, HALF, LONG, 1.5, True, None)
 @contextmanager
 def an_event(**declared: Any) -> Iterator[type[Event]]:
     """An event of one field, declared like this."""
-    with events.registry.temporary(keep=True):
 
-        class Odd(Event, type="test.odd", **declared):
-            text: str
+    class Odd(Event, type="test.odd", **declared):
+        text: str
 
+    try:
         yield Odd
+    finally:
+        del _registry["test.odd"]
 
 
 def add(event: Event | None = None, **arguments: Any) -> OutboxMessage:
@@ -168,7 +171,7 @@ def test_a_call_to_a_queue_that_amqp_cannot_name_is_refused(name: str, queue: st
 
 @pytest.mark.parametrize("text", [NUL, HALF, "n" * 3000], ids=ascii)
 def test_what_an_operator_says_is_kept(text: str) -> None:
-    audit.record(audit.Action.CANCEL, actor=text, about=text, note=text, odd=[{"a": text}])
+    audit.record("cancel", actor=text, about=text, note=text, odd=[{"a": text}])
     action = OperatorAction.objects.get()
     json.dumps(action.details).encode()
     assert "\x00" not in action.about + action.details["note"]
@@ -181,7 +184,7 @@ def test_a_reference_is_kept_whole_or_refused(reference: str) -> None:
         inbox_message=inbox, consumer="c", message_id="m-1", name="odd", state=Effect.State.UNKNOWN
     )
     with pytest.raises(ValueError, match=r"^reference "):
-        settle.settle(effect, Verdict.DONE, by="me", reference=reference)
+        settle.run(Selection(effect_rows=[effect.pk]), by="me", verdict=Verdict.DONE, reference=reference)
     effect.refresh_from_db()
     assert effect.state == Effect.State.UNKNOWN
 
@@ -189,12 +192,12 @@ def test_a_reference_is_kept_whole_or_refused(reference: str) -> None:
 @pytest.mark.parametrize(
     "look",
     [
-        lambda text: listing.newest(Wanted(message_ids=[text], subject=text, reason=text), 10),
-        lambda text: listing.newest(Wanted(type=text, consumer=text), 10),
-        lambda text: listing.failure_groups(Wanted(group=text), 10),
+        lambda text: listing.newest(Selection(message_ids=[text], subject=text, reason=text), 10),
+        lambda text: listing.newest(Selection(type=text, consumer=text), 10),
+        lambda text: listing.failure_groups(Selection(group=text), 10),
         lambda text: timeline.for_message(text).entries,
         lambda text: timeline.for_subject(text).entries,
-        lambda text: settle.find(f"{text}:{text}:{text}"),
+        lambda text: find(f"{text}:{text}:{text}"),
     ],
 )
 @pytest.mark.parametrize("text", [NUL, HALF], ids=ascii)
@@ -204,9 +207,11 @@ def test_to_look_for_what_no_database_stores_finds_nothing(look: Callable[[str],
 
 @contextmanager
 def _an_effect(name: str) -> Iterator[None]:
-    with effects.registry.temporary(keep=True):
-        effects.effect(name)(lambda _: None)
+    effects.effect(name)(lambda _: None)
+    try:
         yield
+    finally:
+        del effects._registry[name]
 
 
 def _delivery() -> Delivery:

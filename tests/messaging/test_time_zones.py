@@ -16,7 +16,7 @@ from django.test import Client
 from django.utils import timezone
 
 from messaging import database, outbox
-from messaging.actions import prune
+from messaging.actions.prune import prune
 from messaging.history import outcome, timeline
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.models.fields import UTCDateTimeField
@@ -138,7 +138,7 @@ def test_only_what_is_old_is_pruned(settings: Any) -> None:
     for number, age in enumerate((days - timedelta(hours=1), days + timedelta(hours=1))):
         a_row(message_id=f"m-{number}", state="published", created_at=datetime.now(UTC) - age,
               published_at=datetime.now(UTC) - age)  # fmt: skip
-    prune.prune()
+    prune.run()
     assert [row.message_id for row in OutboxMessage.objects.all()] == ["m-0"]
 
 

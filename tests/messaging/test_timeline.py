@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from messaging.history import timeline
-from messaging.history.story import Kind, Story
+from messaging.history.timeline import Kind, Story
 from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, InboxMessage, OperatorAction, OutboxMessage
 
 pytestmark = pytest.mark.django_db
@@ -266,12 +266,12 @@ def test_each_attempt_of_an_effect_is_told_though_it_was_settled_and_done_since(
         )
     acted("settle", 9, verdict="not done")
 
-    told = [(entry.kind, entry.attempt, entry.detail) for entry in timeline.for_message("m-1").entries[3:]]
+    told = [(entry.what, entry.attempt, entry.detail) for entry in timeline.for_message("m-1").entries[3:]]
 
     assert told == [
         (Kind.EFFECT_NOT_DONE, 1, "busy"),
         (Kind.EFFECT_UNKNOWN, 2, "the gateway answered 500"),
-        (Kind.SETTLED, 0, "not done"),
+        ("settled", 0, "not done"),
         (Kind.EFFECT_DONE, 1, "SM1"),
     ]
 
@@ -325,19 +325,21 @@ def test_what_people_did_is_told_before_what_came_of_it_and_what_they_only_looke
     attempt(row, 2, "failed", 1)
     acted("replay", 5, note="gateway is back")
     outbox(consumer="sms", attempt=3, origin="replay", created_at=at(5))
-    acted("hasten", 6)
+    acted("publish", 6)
     acted("settle", 7, verdict="done", note="seen")
     acted("reconcile", 8)
-    acted("view payload", 9)
+    acted("hasten", 9)  # as an earlier version called it
+    acted("view payload", 10)
 
     story = timeline.for_message("m-1")
 
-    assert [(entry.kind, entry.detail) for entry in story.entries if entry.actor] == [
-        (Kind.REPLAYED, "gateway is back"),
-        (Kind.HASTENED, ""),
-        (Kind.SETTLED, "done, seen"),
-        (Kind.RECONCILED, ""),
+    assert [(entry.what, entry.detail) for entry in story.entries if entry.actor] == [
+        ("replayed", "gateway is back"),
+        ("made due now", ""),
+        ("settled", "done, seen"),
+        ("reconciled", ""),
+        ("made due now", ""),
     ]
     kinds = [entry.kind for entry in story.entries]
-    assert kinds.index(Kind.REPLAYED) + 1 == kinds.index(Kind.WRITTEN)
+    assert kinds.index(Kind.ACTED) + 1 == kinds.index(Kind.WRITTEN)
     assert story.entries[kinds.index(Kind.WRITTEN)].origin == "replay"

@@ -5,7 +5,8 @@ from typing import Any
 
 from django.test import Client
 
-from messaging.message import Delivery, Message
+from messaging.consumers import Delivery
+from messaging.message import Message
 from orders.cart import Cart
 from orders.models import Product
 

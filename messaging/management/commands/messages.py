@@ -6,22 +6,14 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
+from messaging import actions
 from messaging.management.database_errors import told_in_one_line
 from messaging.management.examples import CommandWithExamples, add_subcommands
 from messaging.management.interrupts import told_when_interrupted
-from messaging.management.messages import cancel, discard, list, prune, reconcile, replay, settle, show
+from messaging.management.messages import list, reconcile, show
+from messaging.management.messages.actions import ActionCommand
 from messaging.management.tables import quiet_when_the_reader_leaves
 
-SUBCOMMANDS = {
-    "list": list,
-    "show": show,
-    "replay": replay,
-    "cancel": cancel,
-    "discard": discard,
-    "settle": settle,
-    "reconcile": reconcile,
-    "prune": prune,
-}
 EXAMPLES = """
 examples:
   manage.py messages list --since 2h                   what moved in the last two hours, newest first
@@ -37,12 +29,18 @@ wrong, 7 not done in time, 130 interrupted
 """
 
 
+def subcommands() -> dict[str, Any]:
+    """Return the sub-commands by name; those that are made of actions among them."""
+    made = {action.name: ActionCommand(action) for action in actions.registered()}
+    return {"list": list, "show": show, "reconcile": reconcile, **made}
+
+
 class Command(CommandWithExamples):
     help = "Look at the messages in outbox and inbox and their effects, and look after them."
     examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
-        add_subcommands(parser, SUBCOMMANDS)
+        add_subcommands(parser, subcommands())
 
     def handle(self, *args: Any, **options: Any) -> None:
         with told_in_one_line(), quiet_when_the_reader_leaves(), told_when_interrupted():

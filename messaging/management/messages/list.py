@@ -8,8 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.history import listing
 from messaging.management.arguments import EXIT_USAGE, positive
-from messaging.management.messages.selection import add_filters, wanted
-from messaging.management.messages.unmasked import add_unmasked, words_for
+from messaging.management.messages.selection import add_filters, add_unmasked, selection, shown
 from messaging.management.tables import Layout, write_table
 
 HELP = "the newest rows of outbox, inbox and effects; or what failed, by kind of failure"
@@ -52,14 +51,13 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     if options["groups"]:
         _list_groups(command, options)
         return
-    rows = listing.newest(wanted(options), options["limit"], states=options["state"])
+    rows = listing.newest(selection(options), options["limit"], states=options["state"])
     if not rows:
         raise CommandError("No message like that. Without filters, `messages list` shows the newest of all.")
-    shown = words_for(options)
+    masked = shown(options)
     found = [
         (row.at, row.box, row.state, row.type, row.subject, row.consumer, row.attempt, row.message_id,
-         shown(row.reason),
-         row.id)
+         masked(row.reason), row.id)
         for row in rows
     ]  # fmt: skip
     write_table(command.stdout, ROWS, found, as_json=options["json"])
@@ -70,12 +68,12 @@ def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
         raise CommandError(
             "--groups is about dead messages and failed effects: leave --state out.", returncode=EXIT_USAGE
         )
-    groups = listing.failure_groups(wanted(options), options["limit"])
+    groups = listing.failure_groups(selection(options), options["limit"])
     if not groups:
         raise CommandError("No dead message like that, and no effect that failed.")
-    shown = words_for(options)
+    masked = shown(options)
     found = [
-        (each.group, each.count, each.consumer, each.type, each.newest, shown(each.reason), each.state, each.box)
+        (each.group, each.count, each.consumer, each.type, each.newest, masked(each.reason), each.state, each.box)
         for each in groups
     ]
     write_table(command.stdout, GROUPS, found, as_json=options["json"])

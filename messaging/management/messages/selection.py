@@ -1,68 +1,58 @@
-"""Arguments by which sub-commands are told which messages are meant."""
+"""Arguments that say which messages a sub-command is about, and how their errors are shown."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging.actions.selection import Wanted
+from messaging.actions.selection import Selection
 from messaging.management.arguments import EXIT_USAGE
+from messaging.masking import masked_text
 from messaging.models import InboxMessage, OutboxMessage
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def add_filters(parser: CommandParser) -> None:
-    """Add the filters that `wanted` reads."""
+    """Add the filters that `selection` reads."""
     parser.add_argument("--type", default="", help="such as order.placed")
     parser.add_argument("--consumer", default="", help="received by this consumer, or addressed to it")
     parser.add_argument("--subject", default="", help="what it is about, such as an order number")
     parser.add_argument("--since", type=age, metavar="AGE", help="not older than this: 90s, 30m, 2h or 7d")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="what went wrong contains this")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="its error contains this")
     parser.add_argument("--group", default="", help="a failure group; `messages list --groups` names them")
 
 
 def add_choice(parser: CommandParser) -> None:
-    """Add what a sub-command that changes messages is told: which ones, why, and how to answer."""
+    """Add what `chosen` reads."""
     parser.add_argument("ids", nargs="*", metavar="ID", help="message ids")
     add_filters(parser)
     parser.add_argument("--all", action="store_true", help="all there are; without it, say which")
-    parser.add_argument("--note", default="", metavar="TEXT", help="why, for the audit log")
-    parser.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
-def wanted(options: dict[str, Any]) -> Wanted:
+def selection(options: dict[str, Any]) -> Selection:
     """Return what the filters ask for."""
-    return Wanted(
-        message_ids=tuple(dict.fromkeys(options.get("ids", ()))),
-        type=options["type"],
-        consumer=options["consumer"],
-        subject=options["subject"],
-        reason=options["reason"],
-        group=options["group"],
-        since=options["since"],
+    names = ("type", "consumer", "subject", "reason", "group", "since")
+    return Selection(
+        message_ids=tuple(dict.fromkeys(options.get("ids", ()))), **{name: options[name] for name in names}
     )
 
 
-def chosen(options: dict[str, Any]) -> Wanted:
+def chosen(options: dict[str, Any]) -> Selection:
     """Return what was chosen to be changed. Raises CommandError where nothing was said, or an id is unknown."""
-    found = wanted(options)
+    found = selection(options)
     if found.is_everything != options["all"]:
         raise CommandError("Say which messages: ids, filters, or --all and nothing else.", returncode=EXIT_USAGE)
-    known = {
-        message_id
-        for box in (OutboxMessage, InboxMessage)
-        for message_id in box._default_manager.filter(message_id__in=found.message_ids)
-        .values_list("message_id", flat=True)
-        .distinct()
-    }
-    unknown = [message_id for message_id in found.message_ids if message_id not in known]
-    if unknown:
+    known: set[str] = set()
+    for box in (OutboxMessage, InboxMessage):
+        rows = box._default_manager.filter(message_id__in=found.message_ids)
+        known.update(rows.values_list("message_id", flat=True).distinct())
+    if unknown := [message_id for message_id in found.message_ids if message_id not in known]:
         raise CommandError(
             f"No message has the id {', '.join(unknown)}. It may be mistyped, or was pruned after its days. "
             "Nothing was changed."
@@ -78,6 +68,11 @@ def age(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where that is due."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def add_unmasked(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that `shown` reads. A terminal is looked at, copied and pasted."""
+    parser.add_argument("--unmasked", action="store_true", help="show phone numbers and secrets that errors quote")
+
+
+def shown(options: dict[str, Any]) -> Callable[[str], str]:
+    """Return what makes stored texts into those to show: masked, unless asked otherwise."""
+    return str if options["unmasked"] else masked_text

@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.history import timeline
-from messaging.history.story import Entry
-from messaging.management.messages.unmasked import add_unmasked, words_for
+from messaging.history.timeline import Entry
+from messaging.management.messages.selection import add_unmasked, shown
 from messaging.management.tables import Layout, write_table
 
 HELP = "what happened to a message, or about a subject"
@@ -43,9 +43,9 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         raise CommandError(
             f"No message has the id or subject {about!r}. It may be mistyped, or was pruned after its days."
         )
-    shown = words_for(options)
+    masked = shown(options)
     found = [
-        (each.at, each.kind.value, each.type, each.consumer, each.attempt, each.duration, shown(_detail(each)),
+        (each.at, each.what, each.type, each.consumer, each.attempt, each.duration, masked(_detail(each)),
          each.message_id, each.due, each.effect, each.effect_id)
         for each in story.entries
     ]  # fmt: skip

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -14,15 +13,16 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from messaging import database, outbox
-from messaging.actions import prune, replay
+from messaging.actions import prune
+from messaging.actions.replay import Replay
 from messaging.broker.publisher import Outcome, Publisher, Status
 from messaging.broker.subscription import Subscription
+from messaging.consumers import Delivery
 from messaging.effects import EffectKind
-from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases
-from messaging.relay.destinations import expected_queues
 from messaging.relay.leases import Mark
+from messaging.relay.publishing import expected_queues
 from messaging.relay.relay import Relay
 from messaging.worker import effect_runner as sending
 from messaging.worker import handling, inbox, ledger, ordering
@@ -82,10 +82,10 @@ def a_watermark_instead_of_a_state() -> Iterator[None]:
 def marked_before_it_is_confirmed() -> Iterator[None]:
     publish = Relay._publish
 
-    def marked_first(relay: Relay, held: Sequence[Any], *alone: Any) -> bool:
+    def marked_first(relay: Relay, held: Sequence[Any]) -> list[Outcome]:
         marks = [Mark(each.row, Outcome(Status.CONFIRMED), tuple(expected_queues(each.row))) for each in held]
         leases.write(marks)
-        return publish(relay, held, *alone)
+        return publish(relay, held)
 
     with patch.object(Relay, "_publish", marked_first):
         yield
@@ -270,9 +270,7 @@ def the_inbox_forgets_what_can_come_again() -> Iterator[None]:
 
 @bug("fence", "twice")
 def a_replay_runs_what_was_handled() -> Iterator[None]:
-    states = SimpleNamespace(**{state.name: state for state in InboxMessage.State})
-    states.DEAD = InboxMessage.State.HANDLED
-    with patch.object(replay, "State", states):
+    with patch.object(Replay, "states", {InboxMessage: (InboxMessage.State.HANDLED,)}):
         yield
 
 

@@ -8,9 +8,12 @@ from functools import partial
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from messaging.actions import cancel, discard, prune, replay
-from messaging.actions import publish_now as hasten
-from messaging.actions.selection import Wanted
+from messaging.actions.cancel import cancel
+from messaging.actions.discard import discard
+from messaging.actions.prune import prune
+from messaging.actions.publish_now import publish_now
+from messaging.actions.replay import replay
+from messaging.actions.selection import Selection
 from messaging.reconcile import reconcile
 from messaging.reconcile.findings import Trouble
 from tests.faults.model import world as worlds
@@ -24,7 +27,7 @@ ORDERS = 8
 TROUBLES = 6
 #: Times that something may be lost again before it comes through.
 CYCLES = 6
-EVERYTHING = Wanted()
+EVERYTHING = Selection()
 RECONCILE = partial(reconcile.reconcile, repair=True, by=SOMEBODY)
 #: Rounds in which everything must have come to rest once nothing fails any more.
 ROUNDS = 20
@@ -167,7 +170,7 @@ class Journey(RuleBasedStateMachine):
         """Somebody deletes a queue, and has what rests for it go now; the relay has not noticed yet."""
         self.publish(name, Weather(), None)
         self.broker_trouble(None, "loses a queue", consumer)
-        self.hasten(name, None)
+        self.publish_now(name, None)
         self.publish(name, Weather(), None)
         self.mark(name, None)
 
@@ -230,7 +233,7 @@ class Journey(RuleBasedStateMachine):
     @rule(name=names, fault=faults)
     def replay(self, name: str, fault: Fault | None) -> None:
         before = self.judge.dead()
-        self.world.operate(name, lambda: replay.replay(EVERYTHING, by=SOMEBODY), fault)
+        self.world.operate(name, lambda: replay.run(EVERYTHING, by=SOMEBODY), fault)
         self.judge.forgive(before)
 
     @precondition(lambda self: self._may_trouble() and self.judge.dead())
@@ -238,7 +241,7 @@ class Journey(RuleBasedStateMachine):
     def discard(self, name: str, fault: Fault | None) -> None:
         self.troubles += 1
         self.world.discarded |= self.judge.dead()
-        self.world.operate(name, lambda: discard.discard(EVERYTHING, by=SOMEBODY), fault)
+        self.world.operate(name, lambda: discard.run(EVERYTHING, by=SOMEBODY), fault)
 
     @precondition(lambda self: self._may_trouble() and self.judge.has_open_rows())
     @rule(name=names, data=st.data(), fault=faults)
@@ -250,14 +253,14 @@ class Journey(RuleBasedStateMachine):
         self.world.cancelled.add(message_id)
         allowed = {(each.name, message_id) for each in CONSUMERS} - self.world.may_be_dead.keys()
         self.world.may_be_dead.update(dict.fromkeys(allowed, "somebody cancelled it"))
-        self.world.operate(name, lambda: cancel.cancel(Wanted(message_ids=[message_id]), by=SOMEBODY), fault)
+        self.world.operate(name, lambda: cancel.run(Selection(message_ids=[message_id]), by=SOMEBODY), fault)
         for where in allowed - self.judge.dead():
             self.world.may_be_dead.pop(where, None)
 
     @precondition(lambda self: self.judge.has_open_rows())
     @rule(name=names, fault=faults)
-    def hasten(self, name: str, fault: Fault | None) -> None:
-        self.world.operate(name, lambda: hasten.hasten(EVERYTHING, by=SOMEBODY), fault)
+    def publish_now(self, name: str, fault: Fault | None) -> None:
+        self.world.operate(name, lambda: publish_now.run(EVERYTHING, by=SOMEBODY), fault)
 
     @precondition(lambda self: self.judge.has_unsettled_effects())
     @rule(name=names, data=st.data(), give_up=st.booleans(), fault=faults)
@@ -283,7 +286,7 @@ class Journey(RuleBasedStateMachine):
         self._pass_time(timedelta(days=days))
         self.world.look()
         with self.judge.forgetting():
-            self.world.operate(name, lambda: prune.prune(), fault)
+            self.world.operate(name, lambda: prune.run(), fault)
 
     # --- what happens to processes and to the broker -----------------------------------------------------------
 

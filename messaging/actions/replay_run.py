@@ -1,0 +1,177 @@
+"""A replay under way: a canary first, no more in a second than asked for, and an end where too many fail again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from django.db.models import Q
+
+from messaging.actions import action
+from messaging.actions.action import MessageAction, Result, pages
+from messaging.actions.selection import Selection
+from messaging.models import Effect, InboxMessage
+
+State = InboxMessage.State
+
+#: Share of failures above which a replay stops, unless told otherwise.
+MAX_FAILURES = 0.2
+#: Replayed messages that must have ended before the share of failures says anything.
+ENOUGH = 10
+#: Seconds that a canary may take to be settled.
+CANARY_WAIT = 60.0
+#: Seconds between two looks at how replayed messages have ended.
+LOOK_EVERY = 0.2
+#: Replayed messages that one look asks about, in turn.
+LOOK_AT = 500
+
+
+@dataclass(slots=True)
+class ReplayRun:
+    """One replay under way."""
+
+    replay: MessageAction
+    selection: Selection
+    by: str
+    note: str
+    should_stop: Callable[[], bool]
+    canary: int = 0
+    canary_wait: float = CANARY_WAIT
+    rate: float | None = None
+    max_failures: float = MAX_FAILURES
+
+    replayed: int = 0
+    #: Somebody else replayed, or discarded, them in the meantime.
+    missed: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    #: Messages that were to be replayed and were not.
+    left: int = 0
+    #: Why it ended early, or in too many failures; empty if all is well.
+    why: str = ""
+    #: The canary was not settled in time.
+    timed_out: bool = False
+    #: Attempt that each replayed row expects, of those that have not ended.
+    _open: dict[int, int] = field(default_factory=dict)
+    #: When the rate lets the next ones go, by the monotonic clock.
+    _due: float = 0.0
+
+    def go(self) -> Result:
+        """Replay, page by page; return what came of it so far."""
+        # Once, at the start: what dies again meanwhile is not replayed again.
+        rows = list(self.replay.rows(InboxMessage, self.selection).order_by("pk").values_list("pk", flat=True))
+        if not rows:
+            self.replay.record_nothing(self.selection, by=self.by, note=self.note)
+        for page in self._pages(rows[: self.canary], rows[self.canary :]):
+            self._send(page)
+        self._look()
+        if not self.why and self.replayed:
+            # The last of them went before the first had failed: it is no success for all that.
+            self._too_many_failures(enough=min(ENOUGH, self.replayed))
+        self.left = len(rows) - self.replayed - self.missed
+        return self._result()
+
+    def _result(self) -> Result:
+        named = len(self.selection.inbox_rows)
+        rest = named - self.replayed - self.left if named else self.missed
+        told = f"{self.replayed} replayed. So far {self.succeeded} handled, {self.failed} failed again."
+        names = ("replayed", "missed", "succeeded", "failed", "timed_out", "left")
+        return Result(
+            changed=self.replayed,
+            text=f"{told} {rest} left alone." if rest else told if self.replayed else "",
+            facts={"stopped": self.why} | {name: getattr(self, name) for name in names},
+            is_partial=rest > 0 or not self.replayed,
+            stopped=self._ending(),
+            timed_out=self.timed_out,
+        )
+
+    def _ending(self) -> str:
+        """Return what to tell a person of a replay that stopped: why, and what is left. Empty where it did not."""
+        if not self.why:
+            return ""
+        why = self.why if self.why.endswith("?") else f"{self.why}."
+        if self.left:
+            return f"Stopped: {why} {self.left} were not replayed."
+        open_ones = self.replayed - self.succeeded - self.failed
+        not_known = f"; of {open_ones} the result is not known yet" if open_ones else ""
+        return f"Too many failures: {why} All were replayed{not_known}."
+
+    def _pages(self, canary: Sequence[int], rest: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Yield what is to be sent next, for as long as all goes well."""
+        yield from pages(canary)
+        if canary and rest and not self._canary_is_well():
+            return
+        size = min(action.SIZE, max(1, int(self.rate))) if self.rate else action.SIZE
+        for page in pages(rest, size):
+            if not self._may_go_on():
+                return
+            yield page
+
+    def _send(self, page: Sequence[int]) -> None:
+        rows = self.replay.change_page(InboxMessage, page, self.selection, by=self.by, note=self.note)
+        self._open.update({row.pk: row.attempt for row in rows})
+        self.replayed += len(rows)
+        self.missed += len(page) - len(rows)
+        if self.rate:
+            # From now on, not from the start: the time that a slow database took is not made up for in a burst.
+            self._due = time.monotonic() + len(rows) / self.rate
+
+    def _canary_is_well(self) -> bool:
+        deadline = time.monotonic() + self.canary_wait
+        while self._open and time.monotonic() < deadline:
+            if self.should_stop():
+                break
+            time.sleep(LOOK_EVERY)
+            self._look()
+        if self._too_many_failures(enough=1) or self._told_to_stop():
+            return False
+        if self._open:
+            self.timed_out = True
+            waited_for = InboxMessage.objects.filter(pk__in=self._open).values_list("consumer", flat=True)
+            names = " ".join(waited_for.order_by("consumer").distinct())
+            self.why = (
+                f"{len(self._open)} of the first {self.canary} had not been handled after {self.canary_wait:g} s; "
+                f"is `manage.py run_consumer {names}` running?"
+            )
+        return not self._open
+
+    def _may_go_on(self) -> bool:
+        """Wait as the rate asks for, and look at how the others have ended."""
+        while True:
+            self._look()
+            if self._too_many_failures(enough=ENOUGH) or self._told_to_stop():
+                return False
+            left = self._due - time.monotonic()
+            if left <= 0:
+                return True
+            time.sleep(min(left, LOOK_EVERY))
+
+    def _told_to_stop(self) -> bool:
+        if self.should_stop():
+            self.why = "told to stop"
+            return True
+        return False
+
+    def _too_many_failures(self, *, enough: int) -> bool:
+        ended = self.succeeded + self.failed
+        share = self.failed / ended if ended else 0.0
+        if ended < enough or share <= self.max_failures:
+            return False
+        self.why = f"{self.failed} of {ended} failed again: {share:.0%}, over the limit of {self.max_failures:.0%}"
+        return True
+
+    def _look(self) -> None:
+        """See how messages that were open have ended."""
+        ids = list(self._open)[:LOOK_AT]
+        for pk in ids:  # those come last next time
+            self._open[pk] = self._open.pop(pk)
+        in_trouble = Q(state__in=[Effect.State.FAILED, Effect.State.UNKNOWN]) | ~Q(error="")
+        effects = Effect.objects.filter(in_trouble, inbox_message__in=ids).exclude(state=Effect.State.DONE)
+        troubled = set(effects.values_list("inbox_message_id", flat=True))
+        for pk, state, attempt in InboxMessage.objects.filter(pk__in=ids).values_list("pk", "state", "attempt"):
+            failed = state in {State.DEAD, State.DISCARDED} or attempt > self._open[pk] or pk in troubled
+            if failed or state == State.HANDLED:
+                del self._open[pk]
+                self.failed += failed
+                self.succeeded += not failed

@@ -1,0 +1,107 @@
+"""The sub-commands of `manage.py messages` that are made of actions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from messaging.actions import audit
+from messaging.actions.action import Action, MessageAction, Option, Result
+from messaging.actions.selection import Selection
+from messaging.actions.settle import find
+from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, number
+from messaging.management.messages.selection import add_choice, chosen
+from messaging.management.tables import Layout, write_table
+from messaging.models import Effect
+from messaging.processes import StopSignals
+
+PLAN = Layout(columns=("what", "count", "consumer", "type"), lead=("what", "count"), beneath=())
+
+
+class ActionCommand:
+    """A sub-command that does one action; see `add_subcommands`."""
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        self.HELP = action.help
+        self.EXAMPLES = action.examples
+
+    @property
+    def _is_about_effects(self) -> bool:
+        return isinstance(self.action, MessageAction) and set(self.action.states) == {Effect}
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add what says which rows, and the action's options."""
+        if self._is_about_effects:
+            parser.add_argument(
+                "effect", metavar="EFFECT", help="its id, or its key: message id, consumer and name, with colons"
+            )
+            parser.add_argument("--note", default="", metavar="TEXT", help="how you know, for the audit log")
+        elif isinstance(self.action, MessageAction):
+            add_choice(parser)
+            parser.add_argument("--note", default="", metavar="TEXT", help="why, for the audit log")
+        parser.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
+        parser.add_argument("--json", action="store_true", help="one JSON object a line")
+        for option in self.action.options:
+            _add_option(parser, option)
+
+    def run(self, command: BaseCommand, options: dict[str, Any]) -> None:
+        """Do it, or say what it would do. Raises CommandError where nothing was done, or not all."""
+        selection = self._selection(options)
+        told = {option.name: options[option.name] for option in self.action.options}
+        try:
+            self.action.check(selection, **told)
+        except ValueError as error:
+            raise CommandError(f"{error}.", returncode=EXIT_USAGE) from None
+        if options["dry_run"]:
+            result = self.action.plan(selection, **told)
+        else:
+            with StopSignals() as signals:
+                result = self.action.run(
+                    selection,
+                    by=audit.account(),
+                    note=options.get("note", ""),
+                    should_stop=lambda: signals.received,
+                    **told,
+                )
+        _write(command, result, as_json=options["json"])
+        if result.stopped:
+            raise CommandError(result.stopped, returncode=EXIT_TIMED_OUT if result.timed_out else 1)
+        if not result.changed and not result.table and (why := self.action.why_nothing(selection, **told)):
+            raise CommandError(f"Nothing {'would be' if options['dry_run'] else 'was'} done: {why}.")
+
+    def _selection(self, options: dict[str, Any]) -> Selection:
+        if self._is_about_effects:
+            if effect := find(options["effect"]):
+                return Selection(effect_rows=[effect.pk])
+            raise CommandError(f"There is no effect {options['effect']!r}; `messages list --state unknown` names them.")
+        return chosen(options) if isinstance(self.action, MessageAction) else Selection()
+
+
+def _write(command: BaseCommand, result: Result, *, as_json: bool) -> None:
+    if result.table:
+        write_table(command.stdout, PLAN, result.table, as_json=as_json)
+    elif as_json:
+        command.stdout.write(json.dumps(result.facts))
+    elif result.changed:
+        command.stdout.write(result.text)
+
+
+def _add_option(parser: CommandParser, option: Option) -> None:
+    if option.choices:
+        flags = parser.add_mutually_exclusive_group(required=True)
+        for value, words in option.choices.items():
+            flags.add_argument(_flag(value), dest=option.name, action="store_const", const=str(value), help=words)
+    elif option.type is bool:
+        parser.add_argument(_flag(option.name), action="store_true", help=option.help)
+    else:
+        read = str if option.type is str else number(option.low, option.high, whole=option.type is int)
+        parser.add_argument(
+            _flag(option.name), type=read, default=option.default, metavar=option.metavar or None, help=option.help
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace(' ', '-').replace('_', '-')}"
