@@ -22,11 +22,11 @@ from script.services.rabbitmq_directory import installed_scripts
 USAGE = """\
 Usage: script/test [--full] [PATH…] [pytest option…]
 
-Runs ruff, mypy, the check for missing migrations, and every test: on SQLite, on PostgreSQL, and in a browser.
-RabbitMQ and PostgreSQL are started privately, on free ports in a temporary folder, and stopped at the end. On Debian
-root gets missing ones installed, and the foreign programs that tests talk to (amqp-tools; nginx; Node, with what
-tests/foreign/package-lock.json names, from npm). With CI=true in the environment nothing may be missing, and no test be
-skipped.
+Runs ruff, mypy, import-linter, the check for missing migrations, and every test: on SQLite, on PostgreSQL, and in a
+browser. RabbitMQ and PostgreSQL are started privately, on free ports in a temporary folder, and stopped at the end. On
+Debian root gets missing ones installed, and the foreign programs that tests talk to (amqp-tools; nginx; Node, with
+what tests/foreign/package-lock.json names, from npm). With CI=true in the environment nothing may be missing, and no
+test be skipped.
 
 With --full each crash window is tried 200 times instead of a few, and the long tests run too: hours, for nights.
 
@@ -87,12 +87,13 @@ def _work_in_memory() -> None:
 
 
 def run_checks(tally: Tally) -> None:
-    """ruff, mypy and the check for missing migrations."""
+    """ruff, mypy, the directions of imports, and the check for missing migrations."""
     checks = {
         "ruff check": ["-m", "ruff", "check", "--quiet"],
         "ruff format": ["-m", "ruff", "format", "--check", "--quiet"],
         "missing migrations": ["manage.py", "makemigrations", "--check", "--dry-run", "--settings=tests.settings"],
         "mypy": ["-m", "mypy"],
+        "imports": ["-c", "from importlinter.cli import lint_imports_command as main; main()"],
     }
     for name, command in checks.items():
         _heading(name)
