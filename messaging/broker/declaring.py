@@ -1,33 +1,43 @@
-"""Queues and exchanges by their names, over plain AMQP: is it there, of which type, and declaring it."""
+"""Queues and exchanges by name, over AMQP: whether they exist, their types, declaring them, and rights to them."""
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from messaging.broker.connection import Connection
 from messaging.broker.errors import difference
-from messaging.exceptions import AccessRefused, NotFound, OperationRefused, PreconditionFailed, ResourceLocked
+from messaging.exceptions import (
+    AccessRefused,
+    NotFound,
+    OperationRefused,
+    PreconditionFailed,
+    QueueSilent,
+    ResourceLocked,
+)
 
-#: What a queue or exchange may differ in without a message going another way. RabbitMQ compares these first.
-_HOW_IT_IS_KEPT = {"durable", "auto_delete", "x-queue-type"}
-#: A consumer's argument that says where in a stream to begin: "first", "next" or the number of a message; and the
-#: header that tells a message's number (https://www.rabbitmq.com/docs/streams#consuming).
+#: Properties that do not change which messages a queue or exchange gets. RabbitMQ compares these first.
+_HARMLESS_DIFFERENCES = {"durable", "auto_delete", "x-queue-type"}
+#: The consumer argument for where to begin in a stream ("first", "next" or a message's number), and the header with the
+#: number of a message (https://www.rabbitmq.com/docs/streams#consuming).
 STREAM_OFFSET = "x-stream-offset"
+#: An exchange of every virtual host. Without the right to read it the refusal names it.
+_SOURCE = "amq.fanout"
 
 
-def queue_stands(connection: Connection, name: str) -> bool:
-    """Whether there is such a queue, another connection's own included. Raises OperationRefused, BrokerUnavailable."""
+def queue_exists(connection: Connection, name: str) -> bool:
+    """Whether the queue exists, exclusive ones included. Raises OperationRefused, BrokerUnavailable."""
     try:
         connection.call("queue_declare", queue=name, passive=True)
     except NotFound:
         return False
     except ResourceLocked:
-        return True
+        pass
     return True
 
 
-def exchange_stands(connection: Connection, name: str) -> bool:
-    """Whether there is such an exchange. Raises OperationRefused, BrokerUnavailable."""
+def exchange_exists(connection: Connection, name: str) -> bool:
+    """Whether the exchange exists. Raises OperationRefused, BrokerUnavailable."""
     try:
         connection.call("exchange_declare", exchange=name, passive=True)
     except NotFound:
@@ -36,14 +46,14 @@ def exchange_stands(connection: Connection, name: str) -> bool:
 
 
 def is_stream(connection: Connection, name: str) -> bool:
-    """Whether a queue that exists is a stream, as far as this account may know. Raises BrokerUnavailable.
+    """Whether an existing queue is a stream, as far as this account may know. Raises BrokerUnavailable.
 
-    AMQP has no question for it. But only streams take consumers that name an offset, and a consumer behind the last
-    message takes nothing away.
+    AMQP cannot ask that. But only streams accept consumers with an offset, and a consumer behind the last message
+    receives nothing.
     """
     tag = "is-it-a-stream"
     try:
-        connection.call("basic_qos", prefetch_count=1)  # a stream wants one
+        connection.call("basic_qos", prefetch_count=1)  # required for streams
         connection.call(
             "basic_consume",
             queue=name,
@@ -58,9 +68,9 @@ def is_stream(connection: Connection, name: str) -> bool:
 
 
 def exchange_type(connection: Connection, name: str) -> str:
-    """Return the type of an exchange that stands; empty where this account may not know.
+    """Return the type of an existing exchange; empty if this account may not know.
 
-    AMQP has no question for it. But who declares an exchange anew with another type is told which it has.
+    AMQP cannot ask that. But a declaration with another type is refused with the type that the exchange has.
     """
     guess = "fanout"
     try:
@@ -71,7 +81,7 @@ def exchange_type(connection: Connection, name: str) -> str:
         told = difference(error)
         if told is None:
             raise
-        # The type is compared first: over another property it is as guessed.
+        # RabbitMQ compares the type first: if another property differs, the guess was right.
         return (told.found or "") if told.property == "type" else guess
     return guess
 
@@ -79,9 +89,9 @@ def exchange_type(connection: Connection, name: str) -> str:
 def declare_queue(
     connection: Connection, name: str, *, durable: bool, queue_type: str | None, arguments: dict[str, Any]
 ) -> str:
-    """Declare a queue, or use one that exists with another durability or type; return what differs, else "".
+    """Declare a queue, or use an existing one with another durability or type; return the difference, else "".
 
-    Raises OperationRefused where it exists with other arguments or this account may not; BrokerUnavailable.
+    Raises OperationRefused if it exists with other arguments or this account may not; BrokerUnavailable.
     """
     typed = {"x-queue-type": queue_type} if queue_type else {}
     how = {"durable": durable, "arguments": {**typed, **arguments}}
@@ -91,7 +101,7 @@ def declare_queue(
 def declare_exchange(
     connection: Connection, name: str, exchange_type: str, *, durable: bool, arguments: dict[str, Any]
 ) -> str:
-    """Declare an exchange, or use one that exists with another durability. Returns and raises as `declare_queue`;
+    """Declare an exchange, or use an existing one with another durability. Returns and raises as `declare_queue`;
     another type is refused."""
     how = {"exchange_type": exchange_type, "durable": durable, "arguments": arguments}
     return _declared(connection, "exchange_declare", {"exchange": name, **how}, strict=bool(arguments))
@@ -102,7 +112,38 @@ def _declared(connection: Connection, method: str, what: dict[str, Any], *, stri
         connection.call(method, **what)
     except PreconditionFailed as error:
         differs = difference(error)
-        if strict or differs is None or differs.property not in _HOW_IT_IS_KEPT:
+        if strict or differs is None or differs.property not in _HARMLESS_DIFFERENCES:
             raise
         return f"{differs}. It is used as it is."
     return ""
+
+
+# --- Rights: RabbitMQ checks them before it finds that there is nothing to unbind, or that an argument is invalid ---
+
+
+def may_declare(connection: Connection, exchange: str, exchange_type: str) -> bool:
+    """Whether this account may declare `exchange`, which exists so. Raises BrokerUnavailable."""
+    arguments = {"exchange": exchange, "exchange_type": exchange_type, "durable": True}
+    return not _refused(connection, "exchange_declare", exchange, arguments)
+
+
+def may_write(connection: Connection, exchange: str) -> bool:
+    """Whether this account may publish to `exchange`. Raises BrokerUnavailable."""
+    unbound = {"destination": exchange, "source": _SOURCE, "routing_key": str(uuid.uuid4())}
+    return not _refused(connection, "exchange_unbind", exchange, unbound)
+
+
+def may_read(connection: Connection, queue: str) -> bool:
+    """Whether this account may consume `queue`. Raises BrokerUnavailable."""
+    invalid = {"queue": queue, "on_message_callback": lambda *_: None, "arguments": {"x-priority": "none"}}
+    return not _refused(connection, "basic_consume", queue, invalid)
+
+
+def _refused(connection: Connection, method: str, name: str, arguments: dict[str, Any]) -> bool:
+    try:
+        connection.call(method, **arguments)
+    except AccessRefused as error:
+        return f"'{name}'" in error.text
+    except (OperationRefused, QueueSilent):
+        pass  # both come after the check of rights
+    return False

@@ -136,7 +136,7 @@ class Difference:
         return f"without {self.property}" if value is None else f"with {self.property}={value}"
 
 
-def difference(error: OperationRefused) -> Difference | None:
+def difference(error: Exception) -> Difference | None:
     """Return the first difference that the refusal names; None if the broker refused for another reason."""
     said = _INEQUIVALENT.search(error.text) if isinstance(error, PreconditionFailed) else None
     if said is None:

@@ -45,7 +45,7 @@ def _knows(management: Management, connection: Connection) -> bool:
         declared = connection.call("queue_declare", queue="", exclusive=True, auto_delete=True, arguments=arguments)
     except OperationRefused:
         return _knows_connection(management, connection)
-    queue = declared.method.queue
+    queue = declared.queue
     try:
         deadline = time.monotonic() + NEWS_TRAVEL
         while not (known := management.knows_queue(queue)) and time.monotonic() < deadline:

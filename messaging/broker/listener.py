@@ -1,39 +1,45 @@
-"""Listener: what a queue or an exchange brings, for the one thread that asks for it."""
+"""Listening and peeking: the messages of a queue or an exchange, for one thread that asks for them one by one."""
 
 from __future__ import annotations
 
 import queue
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from pika import spec
+from pika.channel import Channel
+
+from messaging.broker.calls import CALL_TIMEOUT, CallChannel
 from messaging.broker.connection import Connection
 from messaging.broker.declaring import STREAM_OFFSET
-from messaging.broker.private_queue import PrivateQueue
-from messaging.broker.subscription import Arrival, Subscription
-from messaging.exceptions import OperationRefused
+from messaging.broker.subscription import Arrival, PrivateQueue, Subscription, arrival_of
+from messaging.exceptions import BrokerSilent, OperationRefused
 from messaging.routing import Binding
 
-#: Seconds between two looks at whether the broker has begun to send.
-LOOK_EVERY = 0.02
+#: Seconds between two checks whether consuming has begun.
+CHECK_EVERY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Nothing comes any more until the listener is opened again."""
+    """Nothing arrives until the listener is opened again."""
 
     reason: str
-    #: What the broker refused, where it did. None: the connection is gone, or the queue.
+    #: What the broker refused; None if the connection is gone, or the queue.
     refusal: OperationRefused | None
 
 
 class Listener:
     """A connection of its own, and one subscription on it, as a context manager.
 
-    What arrives waits here for `next`; how much can, the prefetch says. Listening to bindings it has a queue of its
-    own, made anew each time it is opened; else it listens to a queue that stands.
+    What arrives waits here for `next`, up to the prefetch. With bindings it has a private queue, a new one each time it
+    is opened; with a name it listens to an existing queue.
     """
 
     def __init__(self, role: str) -> None:
@@ -50,12 +56,12 @@ class Listener:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What is not acknowledged goes back.
+        # The broker requeues what is not acknowledged.
         self.connection.stop()
 
     def subscribe(self, source: str | Sequence[Binding], *, prefetch: int, auto_ack: bool, offset: str = "") -> None:
-        """Say what to listen to, once: a queue, by its name, or bindings. In a stream, and only there, `offset` says
-        where to begin: "first" or "next". Opened again it goes on behind the last message that came."""
+        """Set what to listen to, once: the name of a queue, or bindings. `offset`, for streams alone, says where to
+        begin: "first" or "next". Opened again it continues after the last message."""
         self._private, self._auto_ack = not isinstance(source, str), auto_ack
         kind: Callable[..., Subscription] = PrivateQueue if self._private else Subscription
         self._subscription = kind(
@@ -70,16 +76,16 @@ class Listener:
             self._subscription.arguments = {STREAM_OFFSET: offset}
 
     def open(self, given_up: Callable[[], bool]) -> bool:
-        """Start to consume, for the first time or after an end; return True once the broker says that it sends.
+        """Start to consume, for the first time or after an end; return True once the broker has agreed.
 
-        False where it does not come to that: `given_up` says so, or `next` brings the reason.
+        False if it did not: `given_up` returned True, or `next` returns the reason.
         """
         subscription = self._current
         subscription.open()
         while subscription.active and not given_up():
             if subscription.consuming:
                 return True
-            time.sleep(LOOK_EVERY)
+            time.sleep(CHECK_EVERY)
         return False
 
     @property
@@ -88,23 +94,23 @@ class Listener:
         return self._current.queue
 
     def next(self, timeout: float) -> Arrival | Ended | None:
-        """Return what came next, within `timeout` seconds; None where nothing did."""
+        """Return what arrived next, within `timeout` seconds; None if nothing did."""
         try:
-            news = self._arrived.get(timeout=timeout)
+            arrived = self._arrived.get(timeout=timeout)
         except queue.Empty:
             return None
-        if isinstance(news, Arrival):
-            if self._comes_again(news):
+        if isinstance(arrived, Arrival):
+            if self._is_redelivered(arrived):
                 return None
-            self._go_on_behind(news)
-        return news
+            self._continue_after(arrived)
+        return arrived
 
     def ack(self, arrival: Arrival) -> None:
         """Acknowledge. Returns at once."""
         self._current.ack(arrival)
 
     def cancel(self) -> None:
-        """Let nothing more come; what has arrived is still there for `next`. Returns at once."""
+        """Stop receiving; `next` still returns what has arrived. Returns at once."""
         self._current.cancel()
 
     @property
@@ -112,13 +118,13 @@ class Listener:
         assert self._subscription is not None, "subscribe first"
         return self._subscription
 
-    def _go_on_behind(self, arrival: Arrival) -> None:
+    def _continue_after(self, arrival: Arrival) -> None:
         offset = arrival.message.headers.get(STREAM_OFFSET)
         if self._current.arguments and isinstance(offset, int):
             self._current.arguments = {STREAM_OFFSET: offset + 1}
 
-    def _comes_again(self, arrival: Arrival) -> bool:
-        # Its channel is gone, and what it brought went back. What went from a queue of our own, or by itself, did not.
+    def _is_redelivered(self, arrival: Arrival) -> bool:
+        # Its channel is gone, and the broker redelivers it; not from a private queue, and not with `auto_ack`.
         return not (self._private or self._auto_ack or self._current.is_current(arrival))
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
@@ -129,3 +135,31 @@ class Listener:
 
     def _ended(self, reason: str) -> None:
         self._arrived.put(Ended(reason, self._current.refusal))
+
+
+class Peek:
+    """Takes the first messages of a queue one by one, and acknowledges none.
+
+    Once the connection is closed all are requeued at their old places; until then no consumer gets them. A quorum queue
+    counts that as a delivery (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
+    """
+
+    def __init__(self, connection: Connection, queue: str) -> None:
+        self._queue = queue
+        self._channel = CallChannel(connection)
+
+    def next(self) -> Arrival | None:
+        """Return the next message, None if there is none. Raises OperationRefused, BrokerUnavailable."""
+        try:
+            arrival: Arrival | None = self._channel.ask(self._get).result(CALL_TIMEOUT)
+        except FutureTimeout:
+            raise BrokerSilent(f"The broker did not answer basic_get within {CALL_TIMEOUT:g} s.") from None
+        return arrival
+
+    def _get(self, channel: Channel, answer: Future[Any]) -> None:
+        channel.add_callback(partial(self._empty, answer), [spec.Basic.GetEmpty])
+        channel.basic_get(self._queue, lambda _, *message: answer.set_result(arrival_of(self._queue, 1, *message)))
+
+    def _empty(self, answer: Future[Any], _: Any) -> None:
+        if not answer.done():
+            answer.set_result(None)

@@ -1,4 +1,4 @@
-"""Between our `Message` and AMQP's basic properties."""
+"""Properties: our `Message` as AMQP's basic properties, and back."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 import pika
 
+from messaging.broker.wire import Properties
 from messaging.headers import MARGIN, USUAL_FRAME, fit_headers, room_in_frame
 from messaging.message import Message, hashed
 
 PERSISTENT = 2
-#: Bytes of headers and properties that surely fit RabbitMQ's usual frame; see `room_in_frame` for what is agreed on.
+#: Bytes of headers and properties that fit RabbitMQ's usual frame; `room_in_frame` knows the one agreed on.
 MAX_PROPERTIES = USUAL_FRAME - MARGIN
 
 
-def to_pika(message: Message) -> pika.BasicProperties:
+def to_pika(message: Message) -> Properties:
     """Return the AMQP properties of `message`; an empty text becomes an absent property."""
-    return pika.BasicProperties(
+    return Properties(
         content_type=message.content_type or None,
         content_encoding=message.content_encoding or None,
         headers=dict(message.headers) or None,
@@ -34,7 +35,7 @@ def to_pika(message: Message) -> pika.BasicProperties:
 
 
 def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
-    """Return the message that arrived. Nothing in it is trusted: any client can set any property."""
+    """Return the message that arrived. Nothing in it is trusted: a client can set any property."""
     return Message(
         body=body,
         id=_id(properties.message_id),
@@ -52,7 +53,7 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
     )
 
 
-def check_size(properties: pika.BasicProperties) -> None:
+def check_size(properties: Properties) -> None:
     """Raise ValueError for properties that do not fit one frame: over those the broker closes the connection, on the
     innocent too, and again at each repetition."""
     headers, room = properties.headers, room_in_frame()
@@ -63,7 +64,7 @@ def check_size(properties: pika.BasicProperties) -> None:
             raise ValueError(f"its headers and properties take {size} bytes; AMQP has room for {room}")
 
 
-def fitted(message: Message) -> pika.BasicProperties:
+def fitted(message: Message) -> Properties:
     """Return the AMQP properties of a message that is passed on; headers that do not fit one frame are shortened."""
     properties = to_pika(message)
     if headers := properties.headers:

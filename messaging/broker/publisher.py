@@ -1,4 +1,4 @@
-"""Publisher: messages out, pipelined, and for each the broker's word on it."""
+"""Publisher: pipelined publishing, and an outcome for each message."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from itertools import takewhile
 from typing import Self
 
 import pika
@@ -16,9 +17,9 @@ from pika.channel import Channel
 
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
-from messaging.broker.errors import describe, refused_or_lost
+from messaging.broker.errors import describe
 from messaging.broker.properties import check_size, to_pika
-from messaging.exceptions import BrokerSilent, OperationRefused
+from messaging.exceptions import BrokerSilent, BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
 from messaging.message import OUTBOX_ID_HEADER, Message
 
@@ -28,19 +29,19 @@ log = get_logger(__name__)
 class Status(Enum):
     """What became of one publish."""
 
-    #: Every queue it was routed to has it.
+    #: Every queue that the message was routed to has stored it.
     CONFIRMED = "confirmed"
-    #: The broker has read it. It was not asked to confirm, so nobody knows whether a queue took it.
+    #: The broker has read it. No confirm was asked for, so whether a queue has it is unknown.
     SENT = "sent"
-    #: No queue is bound for it; the broker gave it back.
+    #: No queue is bound for it; the broker returned it.
     RETURNED = "returned"
-    #: A queue would not take it (full, or failing).
+    #: A queue did not take it: it is full, or failing.
     NACKED = "nacked"
-    #: It cannot be put into AMQP frames.
+    #: It does not fit into AMQP's frames.
     UNSENDABLE = "unsendable"
     #: The broker closed the channel over this message or over another of its batch.
     REFUSED = "refused"
-    #: No word came: connection lost or deadline passed. It may have arrived.
+    #: The connection was lost, or the deadline passed, before the confirm. It may have arrived.
     UNKNOWN = "unknown"
 
 
@@ -58,10 +59,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """A message and where to send it. `key` is unique in its batch; a returned message is told by it.
+    """A message and where to send it. `key` is unique in its batch: a returned message is matched by it.
 
-    With an empty key it is told by its looks: of messages that are equal, any may stand for the other. One that is not
-    `mandatory` may reach nobody, and is confirmed all the same.
+    Without a key a returned message is matched by exchange, routing key and body. A message that is not `mandatory` is
+    confirmed even if no queue takes it.
     """
 
     key: str
@@ -72,7 +73,7 @@ class Publishing:
 
 
 class _Batch:
-    """Publishes in flight: one slot for each, and the news that all have their outcome."""
+    """Publishes in flight: an outcome for each, and an event once all are known."""
 
     def __init__(self, publishings: Sequence[Publishing]) -> None:
         self.publishings = publishings
@@ -81,23 +82,23 @@ class _Batch:
         self.done = threading.Event()
 
     def settle(self, index: int, outcome: Outcome) -> None:
-        """Give one publish its outcome; the first word counts."""
+        """Set the outcome of one publish; the first one counts."""
         if self.outcomes[index] is None:
             self.outcomes[index] = outcome
             self.open -= 1
             if not self.open:
                 self.done.set()
 
-    def settle_rest(self, outcome: Outcome) -> None:
-        for index in range(len(self.outcomes)):
-            self.settle(index, outcome)
+
+#: A publish in flight: its batch, and its index there.
+_Place = tuple[_Batch, int]
 
 
 class Publisher:
     """Publishes with confirms, on a connection of its own.
 
-    `on_change` is called, from the I/O thread, whenever `ready` may have changed. Without `confirms` the word on a
-    message is that the broker has read it (`Status.SENT`) or returned it.
+    `on_change` is called on the I/O thread whenever `ready` may have changed. Without `confirms` a message is SENT once
+    the broker has read it.
     """
 
     def __init__(self, role: str, *, on_change: Callable[[], None] | None = None, confirms: bool = True) -> None:
@@ -107,9 +108,9 @@ class Publisher:
         self.connection = Connection(role, on_open=self._open_channel, on_lost=self._lost, on_change=on_change)
         self._channel: Channel | None = None
         self._next_tag = 1
-        #: delivery tag → its batch and place; in order of tags, as dicts keep it.
-        self._unconfirmed: dict[int, tuple[_Batch, int]] = {}
-        self._by_key: dict[str, tuple[_Batch, int]] = {}
+        #: By delivery tag; in order of tags, as dicts keep it.
+        self._unconfirmed: dict[int, _Place] = {}
+        self._by_key: dict[str, _Place] = {}
 
     def start(self) -> Self:
         """Connect in the background. Returns at once."""
@@ -135,11 +136,11 @@ class Publisher:
 
     @async_unsafe("This waits for RabbitMQ's confirms. In a coroutine write `await sync_to_async(function)(…)`.")
     def publish(self, publishings: Sequence[Publishing], timeout: float) -> list[Outcome]:
-        """Send all, wait up to `timeout` seconds for the broker's word on all, return an outcome for each.
+        """Send all, wait up to `timeout` seconds for their outcomes, and return these.
 
-        Never raises for what the broker or the network does: that is in the outcomes. After a deadline the
-        connection is given up as dead, unless the broker has said that it is only blocked: it then reads what was
-        sent once its alarm is over, and whoever publishes again on fresh connections meanwhile multiplies it.
+        Never raises for what the broker or the network does: the outcomes say that. After the deadline the connection
+        is given up as dead, unless the broker is blocked: a blocked broker reads what was sent once its alarm is over,
+        and messages sent again on a new connection would be doubled.
         """
         batch = _Batch(publishings)
         if not publishings:
@@ -148,27 +149,25 @@ class Publisher:
         done = batch.done.wait(timeout)
         if any(outcome and outcome.status in {Status.CONFIRMED, Status.SENT} for outcome in list(batch.outcomes)):
             self.connection.succeeded()
-        if not done:
-            blocked = self.connection.blocked
-            reason = f"no confirm within {timeout:g} s" + (
-                ": a memory or disk alarm blocks the broker" if blocked else ""
-            )
-            # Before the connection is given up, by which the I/O thread settles the rest as lost: they are late.
-            outcomes = [outcome or Outcome(Status.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
-            if not blocked:
-                # At once, and not only when the connection has been given up: nothing more is sent by it.
-                self._channel = None
-                self.connection.reset(reason)
-            return outcomes
-        return [outcome for outcome in batch.outcomes if outcome is not None]
+        if done:
+            return [outcome for outcome in batch.outcomes if outcome is not None]
+        blocked = self.connection.blocked
+        alarm = ": a memory or disk alarm blocks the broker" if blocked else ""
+        reason = f"no confirm within {timeout:g} s{alarm}"
+        # Taken before the reset below, after which the I/O thread settles the rest as lost: they are late.
+        outcomes = [outcome or Outcome(Status.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
+        if not blocked:
+            # At once, so that nothing more is sent by this connection before it is given up.
+            self._channel = None
+            self.connection.reset(reason)
+        return outcomes
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
-    def _open_channel(self, connection: pika.SelectConnection) -> None:
-        self.connection.open_channel(partial(self._channel_opened, connection))
+    def _open_channel(self) -> None:
+        self.connection.open_channel(self._channel_opened, self._channel_closed)
 
-    def _channel_opened(self, connection: pika.SelectConnection, channel: Channel) -> None:
-        channel.add_on_close_callback(partial(self._channel_closed, connection))
+    def _channel_opened(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._returned)
         if self._confirms:
             channel.confirm_delivery(self._confirmed, callback=lambda _: self._channel_ready(channel))
@@ -184,7 +183,8 @@ class Publisher:
     def _send(self, batch: _Batch) -> None:
         channel = self._channel
         if channel is None or not channel.is_open:
-            batch.settle_rest(Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
+            for index in range(len(batch.publishings)):
+                batch.settle(index, Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
             return
         for index, publishing in enumerate(batch.publishings):
             try:
@@ -209,28 +209,28 @@ class Publisher:
                     self._by_key[publishing.key] = place
                 self._next_tag += 1
         if not self._confirms and channel.is_open:
-            # A channel does one thing after the other: once this is answered, all of the batch was read.
+            # A channel works in order: once this is answered, the broker has read the whole batch.
             channel.basic_qos(callback=partial(self._read, self._next_tag - 1))
 
     def _read(self, tag: int, _: pika.frame.Method) -> None:
         self._settle(tag, Outcome(Status.SENT), multiple=True)
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, body: bytes) -> None:
-        # Comes before the confirm of the same message, which then finds the place settled.
+        # It comes before the confirm of the same message, which then finds the publish settled.
         key = (properties.headers or {}).get(OUTBOX_ID_HEADER, properties.message_id)
-        place = self._by_key.get(str(key)) or self._place_by_looks(method, body)
+        place = self._by_key.get(str(key)) or self._equal_to(method, body)
         if place is None:
             log.error("amqp.returned_unknown", message_id=properties.message_id, routing_key=method.routing_key)
             return
         batch, index = place
         batch.settle(index, Outcome(Status.RETURNED, f"{method.reply_code} {method.reply_text}"))
 
-    def _place_by_looks(self, method: spec.Basic.Return, body: bytes) -> tuple[_Batch, int] | None:
-        looks = ("", method.exchange, method.routing_key, body)
+    def _equal_to(self, method: spec.Basic.Return, body: bytes) -> _Place | None:
+        returned = ("", method.exchange, method.routing_key, body)
         for batch, index in self._unconfirmed.values():
             each = batch.publishings[index]
             sent = (each.key, each.exchange, each.routing_key, each.message.body)
-            if batch.outcomes[index] is None and looks == sent:
+            if batch.outcomes[index] is None and returned == sent:
                 return batch, index
         return None
 
@@ -245,32 +245,26 @@ class Publisher:
             place = self._unconfirmed.pop(tag)
             batch, index = place
             key = batch.publishings[index].key
-            if self._by_key.get(key) == place:  # else it was published again, and the key is the newer one's
+            if self._by_key.get(key) == place:  # else the key belongs to a newer publish of the same row
                 del self._by_key[key]
             batch.settle(index, outcome)
 
     def _tags(self, tag: int, *, multiple: bool) -> list[int]:
-        if not multiple:
-            return [tag] if tag in self._unconfirmed else []
-        tags = []
-        for earlier in self._unconfirmed:
-            if earlier > tag:
-                break
-            tags.append(earlier)
-        return tags
+        if multiple:
+            return list(takewhile(lambda earlier: earlier <= tag, self._unconfirmed))
+        return [tag] if tag in self._unconfirmed else []
 
-    def _channel_closed(self, connection: pika.SelectConnection, channel: Channel, error: BaseException) -> None:
+    def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
         if self._channel is not None and channel is not self._channel:
             return
         self._channel = None
-        reason = refused_or_lost(error)
-        if isinstance(reason, OperationRefused):
-            self._settle_in_flight(Outcome(Status.REFUSED, str(reason), reason))
+        if isinstance(error, OperationRefused):
+            self._settle_in_flight(Outcome(Status.REFUSED, str(error), error))
         else:
-            self._settle_in_flight(Outcome(Status.UNKNOWN, str(reason)))
+            self._settle_in_flight(Outcome(Status.UNKNOWN, str(error)))
         self._changed()
-        if connection.is_open:
-            self._open_channel(connection)
+        if channel.connection.is_open:
+            self._open_channel()
 
     def _lost(self, reason: str) -> None:
         self._channel = None

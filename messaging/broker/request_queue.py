@@ -1,8 +1,8 @@
 """Request queue: RPC requests in, replies out.
 
-A classic queue hands a request whose server was lost to the next one, for ever, and counts nothing: a request that
-kills its server would kill them all. So one that comes again is put at the end of its queue anew, with a header that
-counts how often it came back; whoever serves it decides how often is enough.
+RabbitMQ redelivers the request of a lost server to the next one, for ever, and a classic queue counts nothing: a
+request that kills its server would kill them all. So a redelivered request is published to the end of its queue, with a
+header that counts its returns; the server decides how many are enough.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.errors import describe, difference, refused_or_lost
+from messaging.broker.errors import describe, difference
 from messaging.broker.properties import fitted
-from messaging.broker.subscription import Arrival, Subscription
-from messaging.exceptions import NotFound, ObjectLimitReached, OperationRefused, PreconditionFailed
+from messaging.broker.subscription import Arrival, Subscription, arrival_of
+from messaging.exceptions import BrokerUnavailable, NotFound, ObjectLimitReached, OperationRefused, PreconditionFailed
 from messaging.logs import Throttle, get_logger
 from messaging.message import Message
 
 log = get_logger(__name__)
 
-#: Direct reply-to: such a queue does not exist, and every reply to one comes back as unroutable, delivered or not
+#: Direct reply-to: no such queue exists, and the broker returns every reply to one as unroutable, delivered or not
 #: (https://www.rabbitmq.com/docs/direct-reply-to).
 DIRECT_REPLY_PREFIX = "amq.rabbitmq.reply-to."
 #: How often a server was lost while it held the request.
 RETURNS_HEADER = "x-returns"
-#: What a request queue is declared with. Its last server deletes it; after a restart of the broker, where that may
-#: never come back, it goes after these milliseconds without one.
+#: Arguments of a request queue. RabbitMQ deletes it with its last server, and after these milliseconds without one: its
+#: servers may not come back after a restart of the broker.
 ARGUMENTS = {"x-queue-type": "classic", "x-expires": 10_000}
-#: What a plain request queue is declared with where there is none: as the RabbitMQ tutorials declare rpc_queue today
+#: Arguments of a plain request queue that is missing: the RabbitMQ tutorials declare rpc_queue so
 #: (https://github.com/rabbitmq/rabbitmq-tutorials, python/rpc_server.py).
 PLAIN_ARGUMENTS = {"x-queue-type": "quorum"}
 #: Headers by which a broker routes copies to further queues (https://www.rabbitmq.com/docs/sender-selected).
@@ -47,16 +47,16 @@ class Request:
     """A request that arrived and is not acknowledged yet."""
 
     arrival: Arrival
-    #: As it came: any client's may be anything, and it wants the same back.
+    #: As it arrived: a client may send any value, and expects the same back.
     correlation_id: Any
     #: When it arrived here, by the monotonic clock.
     arrived_at: float
-    #: As it came, where that is no text: a name of any bytes.
+    #: As it arrived: the name of a queue may be any bytes.
     reply_to: Any = None
 
     @property
     def returns(self) -> int:
-        """How often a server was lost while it held the request. Any client may have written anything."""
+        """How often a server was lost while it held the request; 0 if a client wrote something else."""
         value = self.arrival.message.headers.get(RETURNS_HEADER, 0)
         return max(0, value) if isinstance(value, int) else 0
 
@@ -64,11 +64,10 @@ class Request:
 class RequestQueue(Subscription):
     """The requests of one procedure, on a channel of its own, which also carries the replies.
 
-    The queue is declared here, by whoever serves it: classic, durable, and deleted with its last server, so that a
-    request which nobody serves comes back to its caller at once. One that exists with other properties is used
-    unchanged, with a warning. A `plain` one that exists is used whatever it is, so that servers of every tutorial can
-    serve it beside us; one that is missing is declared as the tutorials do today, durable and quorum, and stays when
-    its servers leave.
+    Its servers declare the queue: classic, durable, and deleted with the last of them, so that the broker returns a
+    request without a server at once. An existing queue with other properties is used unchanged, with a warning. An
+    existing `plain` queue is used whatever it is, so that servers of every tutorial can serve it beside us; a missing
+    one is declared as the tutorials do, durable and quorum, and stays when its servers leave.
     """
 
     def __init__(
@@ -80,28 +79,28 @@ class RequestQueue(Subscription):
         on_request: Callable[[Request], None],
         plain: bool = False,
     ) -> None:
-        super().__init__(connection, queue, prefetch=prefetch, on_arrival=lambda _: None, on_ended=self._say_why)
+        super().__init__(connection, queue, prefetch=prefetch, on_arrival=lambda _: None, on_ended=self._log_end)
         self._on_request = on_request
         self._plain = plain
         #: Why it is not served, since it last was.
         self._throttle = Throttle()
-        #: In what the queue differs from how it would be declared here, in the broker's words, once that was said.
+        #: In what the queue differs from its declaration, once that was logged.
         self._difference = ""
-        #: Only look whether the queue exists, whatever its properties.
-        self._as_it_stands = plain
+        #: Only check that the queue exists, whatever its properties.
+        self._use_unchanged = plain
 
     # --- from any thread -----------------------------------------------------------------------------------
 
     def finish(self, request: Request, messages: Mapping[str, Message] | None = None) -> None:
         """Acknowledge `request`; before that publish `messages`, each to the queue it is listed under.
 
-        All go the same way in this order: a request is never acknowledged and its reply lost between them. Where
-        the channel is gone nothing of it happens, and the request comes again.
+        All go by one channel in this order, so no request is acknowledged without its reply. Does nothing if the
+        channel is gone: the request is redelivered.
         """
         self._connection.call_soon(partial(self._finish, request, messages or {}))
 
     def give_back(self, request: Request) -> None:
-        """Put `request` at the end of its queue, unhandled, for another server."""
+        """Publish `request` to the end of its queue, unhandled, for another server."""
         self._connection.call_soon(partial(self._put_back, request, request.returns))
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
@@ -110,7 +109,7 @@ class RequestQueue(Subscription):
         channel.add_on_return_callback(self._returned)
         channel.queue_declare(
             self.queue,
-            passive=self._as_it_stands,
+            passive=self._use_unchanged,
             durable=True,
             auto_delete=not self._plain,
             arguments=PLAIN_ARGUMENTS if self._plain else ARGUMENTS,
@@ -118,7 +117,7 @@ class RequestQueue(Subscription):
         )
 
     def _declared(self, channel: Channel) -> None:
-        if not self._as_it_stands:
+        if not self._use_unchanged:
             self._difference = ""
         if self.active:
             super()._begin(channel)
@@ -131,14 +130,9 @@ class RequestQueue(Subscription):
         log.info("rpc.serving", queue=self.queue)
 
     def _arrived(
-        self,
-        opened: int,
-        _: Channel,
-        method: spec.Basic.Deliver,
-        properties: pika.BasicProperties,
-        body: bytes,
+        self, opened: int, _: Channel, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
-        arrival = self._arrival(opened, method, properties, body)
+        arrival = arrival_of(self.queue, opened, method, properties, body)
         request = Request(arrival, properties.correlation_id, time.monotonic(), properties.reply_to)
         if arrival.redelivered:
             log.warning(
@@ -169,13 +163,13 @@ class RequestQueue(Subscription):
             for queue in direct:
                 self._send(channel, request, queue, messages[queue])
         except pika.exceptions.AMQPConnectionError:
-            return  # the connection says so itself
+            return  # the connection reports that itself
 
     def _send(self, channel: Channel, request: Request, queue: str, message: Message) -> None:
         try:
             properties = fitted(message)
             properties.correlation_id = request.correlation_id
-            if properties.reply_to:  # the request itself, which is put back or dead-lettered
+            if properties.reply_to:  # the request itself, returned to its queue or dead-lettered
                 properties.reply_to = request.reply_to
             is_reply = queue == request.arrival.message.reply_to
             to = request.reply_to if is_reply else queue
@@ -183,53 +177,48 @@ class RequestQueue(Subscription):
         except pika.exceptions.AMQPConnectionError:
             raise
         except Exception as error:
-            # pika marshals the whole message before it sends a byte. Nobody can be answered: no use in a repeat.
+            # pika marshals the whole message before it sends a byte. Repeating it would fail likewise.
             log.error("rpc.reply_unsendable", queue=queue, reason=describe(error))
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, __: bytes) -> None:
         if not method.routing_key.startswith(DIRECT_REPLY_PREFIX):
             log.info("rpc.undelivered", queue=method.routing_key, correlation_id=str(properties.correlation_id))
 
-    def _channel_closed(self, channel: Channel, error: BaseException) -> None:
+    def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
         if not channel.connection.is_open:
-            return  # the connection itself says so, once for all its queues
-        reason = refused_or_lost(error)
-        declaring = channel is self._channel and self.active and not self.consuming
-        if declaring:
-            if self._as_it_stands and self._plain and isinstance(reason, NotFound):
-                self._declare(as_it_stands=False)
+            return  # the connection reports that itself, once for all its queues
+        if channel is self._channel and self.active and not self.consuming:
+            if self._use_unchanged and self._plain and isinstance(error, NotFound):
+                self._declare(use_unchanged=False)
                 return
-            if (
-                not self._as_it_stands
-                and isinstance(reason, PreconditionFailed)
-                and not isinstance(reason, ObjectLimitReached)
-            ):
-                self._warn_of(reason)
-                self._declare(as_it_stands=True)
+            differs = isinstance(error, PreconditionFailed) and not isinstance(error, ObjectLimitReached)
+            if differs and not self._use_unchanged:
+                self._warn(error)
+                self._declare(use_unchanged=True)
                 return
         super()._channel_closed(channel, error)
 
-    def _declare(self, *, as_it_stands: bool) -> None:
-        self._as_it_stands = as_it_stands
+    def _declare(self, *, use_unchanged: bool) -> None:
+        self._use_unchanged = use_unchanged
         self._channel = None
         self._open()
 
-    def _warn_of(self, refusal: OperationRefused) -> None:
+    def _warn(self, refusal: Exception) -> None:
         reason = str(difference(refusal) or refusal)
         if reason != self._difference:
             self._difference = reason
             log.warning("rpc.queue_differs", queue=self.queue, reason=f"{reason}; it is used unchanged")
 
     def _ended(self, reason: str) -> None:
-        self._as_it_stands = self._plain  # the next one of this name may be as wanted
+        self._use_unchanged = self._plain  # the next queue of this name may be as declared
         super()._ended(reason)
 
     def lost(self, reason: str) -> None:
-        """Take note that the connection is gone, which says so itself. I/O thread only."""
+        """Note that the connection is gone, which reports that itself. I/O thread only."""
         self._throttle.allows(reason)
         super().lost(reason)
 
-    def _say_why(self, reason: str) -> None:
-        # It is opened again every second.
+    def _log_end(self, reason: str) -> None:
+        # The server opens it again every second.
         if self._throttle.allows(reason):
             log.warning("rpc.queue_lost", queue=self.queue, reason=reason)

@@ -12,8 +12,9 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.errors import describe, refused_or_lost
+from messaging.broker.errors import describe
 from messaging.broker.properties import from_pika, to_pika
+from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
 from messaging.message import Message
 
@@ -23,9 +24,9 @@ log = get_logger(__name__)
 class Requester:
     """A connection of its own, and a reply queue that lives as long as its channel.
 
-    `on_change` is called on the I/O thread whenever `ready` may have become true; `on_reply` there with each message
-    that arrives, wanted or not; `on_returned` with the correlation id of a request that no queue took; `on_broken`
-    with the reason when replies to what was sent can no longer come, or an attempt to connect failed.
+    The callbacks run on the I/O thread: `on_change` whenever `ready` may have become true, `on_reply` with each message
+    that arrives, whoever sent it, `on_returned` with the correlation id of a request that no queue took, `on_broken`
+    with the reason when replies to sent requests can no longer arrive, or an attempt to connect failed.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Requester:
         self._on_broken = on_broken
         self.connection = Connection("rpc client", on_change=self._connection_changed)
         self._channel: Channel | None = None
-        #: Given up: nothing that comes by it counts.
+        #: Given up: what arrives on it is ignored.
         self._retired: Channel | None = None
         self._opening = False
         self._reply_queue = ""
@@ -60,22 +61,22 @@ class Requester:
     @property
     def ready(self) -> bool:
         """Whether a request would be sent now: connected, reply queue consumed, broker not blocked."""
-        # One that is being closed is not open any more, and does not take what would still be called sent.
+        # A closing channel is not open, and would drop what counts as sent.
         return self._channel is not None and self._channel.is_open and self.connection.usable
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """See to it that `ready` becomes true, or `on_broken` is called, as soon as the broker allows."""
+        """Make `ready` true as soon as the broker allows; else `on_broken` is called."""
         if not self.connection.is_open:
             self.connection.hurry()
         elif self._channel is None and not self._opening:
-            self._opening = self.connection.open_channel(self._channel_opened)
+            self._opening = self.connection.open_channel(self._channel_opened, self._channel_closed)
 
     def send(self, queue: str, request: Message) -> None:
-        """Publish `request` so that it comes back where `queue` does not exist.
+        """Publish `request`; the broker returns it if `queue` does not exist.
 
-        Raises ValueError where it cannot be put into AMQP frames; the connection stands.
+        Raises ValueError if it does not fit into AMQP frames; the connection stays open.
         """
         assert self._channel is not None
         properties = to_pika(replace(request, reply_to=self._reply_queue))
@@ -88,7 +89,7 @@ class Requester:
             raise ValueError(describe(error)) from error
 
     def renew(self) -> None:
-        """Give the reply queue up, with all that may still come by it, and make another."""
+        """Give up the reply queue, and what may still arrive in it, and make another."""
         if self._channel is not None and self._channel.is_open:
             self._retired, self._channel = self._channel, None
             self._retired.close()
@@ -104,7 +105,6 @@ class Requester:
             self._on_broken(self.connection.unavailable())
 
     def _channel_opened(self, channel: Channel) -> None:
-        channel.add_on_close_callback(self._channel_closed)
         channel.add_on_cancel_callback(partial(self._cancelled, channel))
         channel.add_on_return_callback(self._returned)
         # A new name each time: the broker may hold the old queue for a connection that it does not know is dead.
@@ -130,15 +130,14 @@ class Requester:
         self._on_returned(str(properties.correlation_id))
 
     def _cancelled(self, channel: Channel, _: pika.frame.Method) -> None:
-        # Somebody deleted the reply queue: the channel still stands, but no reply can come by it.
+        # The reply queue was deleted: the channel is still open, but no reply can arrive on it.
         if channel.is_open:
             channel.close()
 
-    def _channel_closed(self, channel: Channel, error: BaseException) -> None:
+    def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
         if channel is self._retired or not channel.connection.is_open:
-            return  # asked for; or the connection went with it, and says so itself
+            return  # asked for; or the connection went with it, and reports that itself
         self._channel = None
         self._opening = False
-        reason = refused_or_lost(error)
-        log.warning("rpc.reply_channel_closed", reason=str(reason))
-        self._on_broken(reason)
+        log.warning("rpc.reply_channel_closed", reason=str(error))
+        self._on_broken(error)

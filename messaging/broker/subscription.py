@@ -1,9 +1,9 @@
-"""Subscription: deliveries in, acknowledgements out."""
+"""Subscription: deliveries in, acknowledgements out; from a queue that exists, or from one of this process alone."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,24 +13,25 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.errors import refused_or_lost
 from messaging.broker.properties import from_pika
-from messaging.exceptions import OperationRefused
+from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
 from messaging.message import Message
+from messaging.routing import Binding
 
 log = get_logger(__name__)
 
-#: Seconds after which a queue counts as silent that has not answered the wish to consume.
+#: Seconds after which a queue that has not answered basic.consume counts as silent.
 BEGIN_PATIENCE = 10.0
+#: Declared explicitly: a virtual host may have another default type, and no other can be exclusive.
+PRIVATE_QUEUE_ARGUMENTS = {"x-queue-type": "classic"}
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A message that arrived and is not acknowledged yet.
 
-    `channel` is the number, counted over all connections of the subscription, of the channel it came by: a tag means
-    something only there.
+    `channel` numbers the channels of a subscription, over all its connections: a tag is valid only on its own channel.
     """
 
     queue: str
@@ -45,10 +46,10 @@ class Arrival:
 class Subscription:
     """One queue's deliveries to this process, on a channel of its own.
 
-    `on_arrival` is called on the I/O thread with each message; it must return at once. `on_ended` is called there
-    with the reason when the subscription ends unasked: queue deleted, consumer cancelled by the broker, channel
-    or connection lost. Whoever owns it then calls `open` again. With `auto_ack` the broker forgets each message as it
-    sends it: nothing is acknowledged, and what this process loses is lost.
+    `on_arrival` is called on the I/O thread with each message; it must return at once. `on_ended` is called there with
+    the reason when the subscription ends unasked: queue deleted, consumer cancelled by the broker, channel or
+    connection lost. The owner then calls `open` again. With `auto_ack` the broker deletes each message as it sends it:
+    what this process loses is lost.
     """
 
     def __init__(
@@ -70,19 +71,19 @@ class Subscription:
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._opened = 0
-        #: What the broker said when it ended the subscription by closing its channel; None for any other end.
+        #: Why the broker closed the channel, if the subscription ended so; None for any other end.
         self.refusal: OperationRefused | None = None
-        #: What the consumer is declared with when it is opened next.
+        #: The consumer's arguments when it is opened next.
         self.arguments: dict[str, Any] = {}
         #: Consuming, or about to.
         self.active = False
-        #: Consuming, by the broker's word.
+        #: Consuming: the broker has answered basic.consume.
         self.consuming = False
-        #: When it ended: whether it had come to consuming.
+        #: Whether it was consuming when it ended.
         self.had_begun = False
-        #: Since when the broker has been asked to send and has not agreed, by the monotonic clock; None: it has.
+        #: When it was opened, by the monotonic clock, while the broker has not answered; else None.
         self.asked_at: float | None = None
-        #: Ends, one after the other, before it had come to consuming.
+        #: Ends in a row before it was consuming.
         self.failures = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -99,17 +100,17 @@ class Subscription:
         self._connection.call_soon(self._cancel)
 
     def begins_late(self) -> bool:
-        """Whether the broker was asked to send over BEGIN_PATIENCE ago, and has not agreed: the queue is silent."""
+        """Whether the broker has not answered basic.consume for over BEGIN_PATIENCE: the queue is silent."""
         return (
             self.asked_at is not None and time.monotonic() - self.asked_at > BEGIN_PATIENCE and self._connection.is_open
         )
 
     def is_current(self, arrival: Arrival) -> bool:
-        """Whether `arrival` can still be acknowledged: once its channel is gone the broker delivers it again."""
+        """Whether `arrival` can still be acknowledged: once its channel is gone the broker redelivers it."""
         return self._channel is not None and arrival.channel == self._opened
 
     def ack(self, arrival: Arrival) -> None:
-        """Acknowledge. Where the channel is gone nothing happens: the message comes again and finds the inbox row."""
+        """Acknowledge. Does nothing if the channel is gone: the message is redelivered and finds the inbox row."""
         self._connection.call_soon(partial(self._settle, arrival, requeue=False))
 
     def requeue(self, arrival: Arrival) -> None:
@@ -119,11 +120,11 @@ class Subscription:
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def lost(self, reason: str) -> None:
-        """Take note that the connection is gone. I/O thread only."""
+        """Note that the connection is gone. I/O thread only."""
         self._ended(reason)
 
     def _open(self) -> None:
-        if not self._connection.open_channel(self._channel_opened):
+        if not self._connection.open_channel(self._channel_opened, self._channel_closed):
             self._ended(self._connection.last_error or "there is no connection")
 
     def _channel_opened(self, channel: Channel) -> None:
@@ -132,7 +133,6 @@ class Subscription:
             return
         self._channel = channel
         self._opened += 1
-        channel.add_on_close_callback(self._channel_closed)
         channel.add_on_cancel_callback(partial(self._cancelled_by_broker, channel))
         channel.basic_qos(prefetch_count=self.prefetch)
         self._begin(channel)
@@ -152,27 +152,9 @@ class Subscription:
         self.failures = 0
 
     def _arrived(
-        self,
-        opened: int,
-        _: Channel,
-        method: spec.Basic.Deliver,
-        properties: pika.BasicProperties,
-        body: bytes,
+        self, opened: int, _: Channel, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
-        self._on_arrival(self._arrival(opened, method, properties, body))
-
-    def _arrival(
-        self, opened: int, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
-    ) -> Arrival:
-        return Arrival(
-            queue=self.queue,
-            message=from_pika(properties, body),
-            tag=method.delivery_tag,
-            channel=opened,
-            redelivered=method.redelivered,
-            exchange=method.exchange,
-            routing_key=method.routing_key,
-        )
+        self._on_arrival(arrival_of(self.queue, opened, method, properties, body))
 
     def _settle(self, arrival: Arrival, *, requeue: bool) -> None:
         channel = self._channel
@@ -192,16 +174,15 @@ class Subscription:
 
     def _cancelled_by_broker(self, channel: Channel, _: pika.frame.Method) -> None:
         # The queue is gone, or its leader; from RabbitMQ 4.3 on a message may also have been held for too long. The
-        # channel still stands, but nothing will ever come by it.
+        # channel is still open, but nothing will arrive on it.
         if channel.is_open:
             channel.close()
         self._ended("the broker cancelled the consumer: queue deleted or moved, or consumer_timeout passed")
 
-    def _channel_closed(self, channel: Channel, error: BaseException) -> None:
+    def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
         if channel is self._channel:
-            reason = refused_or_lost(error)
-            self.refusal = reason if isinstance(reason, OperationRefused) else None
-            self._ended(str(reason))
+            self.refusal = error if isinstance(error, OperationRefused) else None
+            self._ended(str(error))
 
     def _ended(self, reason: str) -> None:
         self._channel = None
@@ -211,3 +192,77 @@ class Subscription:
         was_active, self.active, self.consuming = self.active, False, False
         if was_active:
             self._on_ended(reason)
+
+
+class PrivateQueue(Subscription):
+    """The deliveries of exchanges to this process alone: an exclusive queue with a name by the broker.
+
+    It is deleted with its channel or connection, and opened again it is a new queue: what was published in between is
+    missed. The queue name in the bindings is ignored. A missing exchange ends it, as a deleted queue does.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        bindings: Sequence[Binding],
+        *,
+        prefetch: int,
+        on_arrival: Callable[[Arrival], None],
+        on_ended: Callable[[str], None],
+        auto_ack: bool = False,
+    ) -> None:
+        super().__init__(connection, "", prefetch=prefetch, on_arrival=on_arrival, on_ended=on_ended, auto_ack=auto_ack)
+        self._bindings = bindings
+
+    def bind_again(self) -> None:
+        """Bind again: the bindings are lost if an exchange was deleted and declared anew, and no other process may bind
+        this queue. Returns at once."""
+        self._connection.call_soon(self._bind_again)
+
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _bind_again(self) -> None:
+        if self.consuming and self._channel is not None and self._channel.is_open:
+            self._bind(self._channel)
+
+    def _begin(self, channel: Channel) -> None:
+        self.queue = ""
+        channel.queue_declare(
+            "",
+            exclusive=True,
+            auto_delete=True,
+            arguments=PRIVATE_QUEUE_ARGUMENTS,
+            callback=partial(self._declared, channel),
+        )
+
+    def _declared(self, channel: Channel, answer: pika.frame.Method) -> None:
+        if not self.active:
+            channel.close()  # cancelled meanwhile
+            return
+        self.queue = answer.method.queue
+        # A channel works in order: consuming begins once all are bound.
+        self._bind(channel)
+        super()._begin(channel)
+
+    def _bind(self, channel: Channel) -> None:
+        for binding in self._bindings:
+            channel.queue_bind(self.queue, binding.exchange, binding.key, arguments=dict(binding.arguments))
+
+
+def arrival_of(
+    queue: str,
+    channel: int,
+    method: spec.Basic.Deliver | spec.Basic.GetOk,
+    properties: pika.BasicProperties,
+    body: bytes,
+) -> Arrival:
+    """Return what pika hands over as an Arrival."""
+    return Arrival(
+        queue=queue,
+        message=from_pika(properties, body),
+        tag=method.delivery_tag,
+        channel=channel,
+        redelivered=method.redelivered,
+        exchange=method.exchange,
+        routing_key=method.routing_key,
+    )

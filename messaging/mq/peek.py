@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from messaging.broker.connection import opened
-from messaging.broker.glance import Glance
+from messaging.broker.listener import Peek
 from messaging.management.arguments import broker_told_in_one_line, from_one
 from messaging.mq.message_lines import write_message
 from messaging.mq.named_values import check_short
@@ -43,7 +43,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     check_short("the name", options["queue"])
     with broker_told_in_one_line(), opened("mq peek") as connection:
         queue = find_queue(connection, options["queue"])
-        glance = Glance(connection, queue)
+        glance = Peek(connection, queue)
         shown = 0
         while shown < options["count"] and (arrival := glance.next()):
             write_message(command, arrival, as_json=options["json"])

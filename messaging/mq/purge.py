@@ -41,8 +41,8 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     with broker_told_in_one_line(), opened("mq purge") as connection:
         queue = find_queue(connection, options["queue"])
         if not options["yes"]:
-            _ask(command, queue, connection.call("queue_declare", queue=queue, passive=True).method.message_count)
-        purged = connection.call("queue_purge", queue=queue).method.message_count
+            _ask(command, queue, connection.call("queue_declare", queue=queue, passive=True).messages)
+        purged = connection.call("queue_purge", queue=queue).messages
     command.stdout.write(f"{purged} deleted from {queue}.")
 
 

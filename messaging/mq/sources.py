@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 
 from messaging import conf
 from messaging.broker.connection import Connection
-from messaging.broker.declaring import declare_exchange, declare_queue, exchange_stands, exchange_type, queue_stands
+from messaging.broker.declaring import declare_exchange, declare_queue, exchange_exists, exchange_type, queue_exists
 from messaging.broker.errors import Difference
 from messaging.management.arguments import EXIT_USAGE
 from messaging.mq.keys import said_of_bindings
@@ -70,8 +70,8 @@ def find(connection: Connection, wish: Wish) -> Source:
         return _declared(connection, wish)
     meant: list[Source] = []
     for name in (wish.name, f"{conf.get().app_id}.{wish.name}"):
-        is_queue = wish.may_be_queue and queue_stands(connection, name)
-        is_exchange = wish.may_be_exchange and exchange_stands(connection, name)
+        is_queue = wish.may_be_queue and queue_exists(connection, name)
+        is_exchange = wish.may_be_exchange and exchange_exists(connection, name)
         if is_queue and is_exchange:
             raise CommandError(f"{name} is a queue and an exchange: say --queue or --exchange.", returncode=EXIT_USAGE)
         if is_queue:
@@ -103,7 +103,7 @@ def find_queue(connection: Connection, name: str) -> str:
 
 def stands(connection: Connection, source: Source) -> bool:
     """Whether `source` is still there. Raises OperationRefused, BrokerUnavailable."""
-    return (queue_stands if source.kind == "queue" else exchange_stands)(connection, source.name)
+    return (queue_exists if source.kind == "queue" else exchange_exists)(connection, source.name)
 
 
 def _logs_before_the_first_line(connection: Connection, logs: Exchange, wish: Wish) -> Source:
@@ -116,7 +116,7 @@ def _logs_before_the_first_line(connection: Connection, logs: Exchange, wish: Wi
 
 def _declared(connection: Connection, wish: Wish) -> Source:
     if wish.may_be_queue:
-        if not wish.kind and exchange_stands(connection, wish.name):
+        if not wish.kind and exchange_exists(connection, wish.name):
             raise CommandError(
                 f"There is an exchange {wish.name}: leave --declare out to listen to it, or say --queue for a queue of "
                 "that name.",

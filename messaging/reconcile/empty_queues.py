@@ -99,7 +99,7 @@ def _is_empty(connection: Connection, queue: str) -> bool:
             if not gone:
                 log.warning("reconcile.queue_not_seen", queue=queue, reason=str(error))
             return gone
-        if not answer.method.message_count:
+        if not answer.messages:
             return True
         if left:
             time.sleep(PAUSE)

@@ -239,7 +239,7 @@ def _delete_queue(connection: Connection, name: str, patience: float) -> None:
         )
     # Not by the broker's own `if-empty`: for a quorum queue it would close the whole connection (540).
     deadline = time.monotonic() + patience
-    while waiting := connection.call("queue_declare", queue=name, passive=True).method.message_count:
+    while waiting := connection.call("queue_declare", queue=name, passive=True).messages:
         if time.monotonic() > deadline:
             raise NotReplaced(
                 f"Queue {name} still has {waiting} messages, which would be lost with it: let its consumer run until "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from messaging import conf, consumers
 from messaging.broker.connection import Connection
-from messaging.broker.rights import may_declare, may_read, may_write
+from messaging.broker.declaring import may_declare, may_read, may_write
 from messaging.topology import desired
 
 

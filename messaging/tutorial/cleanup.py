@@ -40,7 +40,7 @@ def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None
             connection.call("exchange_declare", exchange=made.name, passive=True)
             connection.call("exchange_declare", exchange=made.name, exchange_type=made.type)
             return Found()
-        counts = connection.call("queue_declare", queue=made.name, passive=True).method
+        counts = connection.call("queue_declare", queue=made.name, passive=True)
         if not _is_as_once(connection, made):
             connection.call("queue_declare", queue=made.name, durable=True, arguments=dict(made.arguments))
     except NotFound:
@@ -49,7 +49,7 @@ def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None
         return Found(differs=_in_words(error))
     except ResourceLocked:
         return Found(differs="is another connection's own (exclusive)")
-    return Found(messages=counts.message_count, consumers=counts.consumer_count)
+    return Found(messages=counts.messages, consumers=counts.consumers)
 
 
 def _is_as_once(connection: Connection, made: QueueMade) -> bool:
@@ -73,7 +73,7 @@ def remove(connection: Connection, made: QueueMade | ExchangeMade) -> str:
             connection.call("exchange_delete", exchange=made.name, if_unused=True)
         else:
             # Looked at first: quorum queues cannot be deleted with `if_unused`.
-            if connection.call("queue_declare", queue=made.name, passive=True).method.consumer_count:
+            if connection.call("queue_declare", queue=made.name, passive=True).consumers:
                 return IN_USE
             connection.call("queue_delete", queue=made.name)
     except PreconditionFailed:

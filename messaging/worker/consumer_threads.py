@@ -16,8 +16,7 @@ from django.db import connections
 
 from messaging import conf, database, effects, events, processes
 from messaging.broker.connection import Connection
-from messaging.broker.private_queue import PrivateQueue
-from messaging.broker.subscription import Arrival, Subscription
+from messaging.broker.subscription import Arrival, PrivateQueue, Subscription
 from messaging.consumers import Consumer, Delivery
 from messaging.exceptions import OperationRefused, Undecodable
 from messaging.logs import Throttle, get_logger
@@ -101,7 +100,7 @@ class Lane:
             answer = self._connection.call("queue_declare", queue=self.subscription.queue, passive=True)
         except OperationRefused:
             return False  # deleted, or not there yet: the worker declares it again
-        return not (answer.method.message_count or self.busy or not self._arrivals.empty())
+        return not (answer.messages or self.busy or not self._arrivals.empty())
 
     def _subscription(self, prefetch: int) -> Subscription:
         if self.consumer.broadcast:

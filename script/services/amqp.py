@@ -7,7 +7,7 @@ import pika
 from pika.exceptions import AMQPError
 
 from messaging.broker.errors import describe
-from messaging.broker.parameters import parameters_of
+from messaging.broker.wire import parameters_of
 from messaging.validation.addresses import broker_address, hidden
 from script.services.owned import ServiceError
 

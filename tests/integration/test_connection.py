@@ -208,7 +208,7 @@ def test_an_address_with_a_broken_listener_on_lost_still_reconnects(broker: Rabb
 
 
 def test_many_connections_leave_no_thread_and_no_file_behind(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("messaging.broker.connection.FIRST_RECONNECT_DELAY", 0.01)
+    monkeypatch.setattr("messaging.broker.reconnecting.FIRST_RECONNECT_DELAY", 0.01)
     with connecting() as connection:
         connection.wait_until_open(5)
     before = open_files()
@@ -248,7 +248,7 @@ def test_a_refused_method_says_code_and_text_and_the_next_one_works(vhost: str) 
         connection.wait_until_open(5)
         with pytest.raises(NotFound, match="missing"):
             connection.call("queue_declare", queue="missing", passive=True)
-        assert connection.call("queue_declare", queue="there", auto_delete=True).method.queue == "there"
+        assert connection.call("queue_declare", queue="there", auto_delete=True).queue == "there"
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "é" * 200, None, 7])
@@ -257,7 +257,7 @@ def test_a_name_that_cannot_be_sent_is_an_error_and_the_connection_stands(vhost:
         connection.wait_until_open(5)
         with pytest.raises(BrokerUnavailable, match="could not be sent"):
             connection.call("queue_declare", queue=name)
-        assert connection.call("queue_declare", queue="there", auto_delete=True).method.queue == "there"
+        assert connection.call("queue_declare", queue="there", auto_delete=True).queue == "there"
         assert connection.generation == 1
 
 
@@ -278,7 +278,7 @@ def test_many_threads_may_call_at_once(vhost: str) -> None:
 
         def ask(name: str) -> None:
             for _ in range(20):
-                answers.append(connection.call("queue_declare", queue=name, auto_delete=True).method.queue == name)
+                answers.append(connection.call("queue_declare", queue=name, auto_delete=True).queue == name)
 
         threads = [threading.Thread(target=ask, args=[f"q{number}"]) for number in range(5)]
         for thread in threads:

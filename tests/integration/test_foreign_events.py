@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pika
 import pytest
 from django.core.management import call_command
 from django.test import Client
 
 from messaging import consumers, effects
+from messaging.broker.wire import Properties
 from messaging.consumers import Consumer, Delivery
 from messaging.history import timeline
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
@@ -42,7 +42,7 @@ def known(handler: Callable[..., None] = take_note, **changes: Any) -> Consumer:
 def publish(url: str, text: str, *, key: str = "test.noted", **properties: Any) -> None:
     """As a foreign client does: into the exchange, by a key."""
     with plain_channel(url) as channel:
-        properties = pika.BasicProperties(**properties)
+        properties = Properties(**properties)  # pika itself sends neither floats nor times before 1970
         channel.basic_publish(EXCHANGE, key, Noted(text=text).encode(), properties, mandatory=True)
 
 

@@ -66,7 +66,7 @@ def test_a_limit_on_a_vhosts_connections_is_named_waited_out_and_soon_over(limit
             connection.reach()
         assert not connection.refused
         # Long enough for its pauses to have grown to what they may be.
-        eventually(lambda: connection._failures >= 6, within=30)
+        eventually(lambda: connection._attempts.failures >= 6, within=30)
         limit()
         since = time.monotonic()
         assert connection.wait_until_open(SOON)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from messaging.broker.connection import opened
-from messaging.broker.declaring import queue_stands
+from messaging.broker.declaring import queue_exists
 from messaging.broker.properties import from_pika
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
@@ -34,7 +34,7 @@ def piped(run_process: ProcessStarter, source: str, *arguments: str) -> Any:
 
 def stands(vhost: str, queue: str) -> bool:
     with opened("test") as connection:
-        return queue_stands(connection, queue)
+        return queue_exists(connection, queue)
 
 
 # --- what arrives ------------------------------------------------------------------------------------------

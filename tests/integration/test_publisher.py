@@ -144,11 +144,11 @@ def test_a_publish_without_any_connection_is_unknown_at_once(settings: Any) -> N
 
 
 def test_only_real_success_makes_the_pauses_between_reconnects_small_again(publisher: Publisher) -> None:
-    publisher.connection._failures = 5
+    publisher.connection._attempts.failures = 5
     assert fates(publisher, to("nowhere")) == ["returned"]
-    assert publisher.connection._failures == 5
+    assert publisher.connection._attempts.failures == 5
     assert fates(publisher, to("q")) == ["confirmed"]
-    assert publisher.connection._failures == 0
+    assert publisher.connection._attempts.failures == 0
 
 
 def test_a_frozen_broker_gives_no_confirm_within_the_deadline_and_each_outcome_is_late(

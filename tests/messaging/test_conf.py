@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf
 from messaging.broker import management
-from messaging.broker.parameters import parameters_of
+from messaging.broker.wire import parameters_of
 from messaging.validation.addresses import broker_address
 
 GOOD = {"AMQP_URLS": ["amqp://user:secret@localhost:5672/shop"]}

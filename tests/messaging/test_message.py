@@ -9,15 +9,13 @@ import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pika import data, spec
 
-from messaging.broker import header_fields
 from messaging.broker.properties import from_pika, to_pika
+from messaging.broker.wire import Properties, read_table, write_table
 from messaging.exceptions import Undecodable
 from messaging.headers import headers_to_pass_on, storable_headers
 from messaging.message import Message, identity, new_id
 
-header_fields.install()
 short = st.binary(max_size=255) | st.text(max_size=60)
 
 
@@ -26,7 +24,7 @@ def arrived(**properties: Any) -> Message:
 
 
 def over_the_wire(properties: pika.BasicProperties) -> pika.BasicProperties:
-    return spec.BasicProperties().decode(b"".join(properties.encode()))
+    return Properties().decode(b"".join(properties.encode()))
 
 
 @given(st.tuples(short, short, short, short))
@@ -159,7 +157,7 @@ def test_header_values_that_python_cannot_hold_do_not_cost_the_connection() -> N
     endless = b"f" + struct.pack(">f", float("inf"))
     inside = b"F" + encoded_table(milliseconds, b"t\x01")
     table = encoded_table(milliseconds, not_a_number, endless, inside, b"t\x01")
-    headers, read = data.decode_table(table, 0)
+    headers, read = read_table(table)
     assert read == len(table)
     assert headers == {
         "a": 1_700_000_000_000, "b": "nan", "c": "inf", "d": {"a": 1_700_000_000_000, "b": True}, "e": True,
@@ -169,18 +167,40 @@ def test_header_values_that_python_cannot_hold_do_not_cost_the_connection() -> N
 
 def test_a_float_can_be_sent_wherever_in_the_headers_it_stands() -> None:
     headers = {"weight": 1.5, "inside": {"ratios": [0.25, -1e300, 3]}, "count": 2}
-    pieces: list[bytes] = []
-    size = data.encode_table(pieces, headers)
-    encoded = b"".join(pieces)
-    assert len(encoded) == size
-    assert data.decode_table(encoded, 0) == (headers, size)
+    encoded = write_table(headers)
+    assert read_table(encoded) == (headers, len(encoded))
     short = encoded_table(b"f" + struct.pack(">f", 1.5), b"t\x01")
-    assert data.decode_table(short, 0) == ({"a": 1.5, "b": True}, len(short))
+    assert read_table(short) == ({"a": 1.5, "b": True}, len(short))
 
 
 def test_headers_nested_without_end_are_cut_off_and_what_follows_is_read() -> None:
     nested = b"t\x01"
     for _ in range(5000):
         nested = b"F" + encoded_table(nested)
-    headers, _ = data.decode_table(encoded_table(nested, b"t\x01"), 0)
+    headers, _ = read_table(encoded_table(nested, b"t\x01"))
     assert headers["b"] is True
+
+
+ANY_PROPERTIES = {
+    "content_type": "text/plain", "content_encoding": "gzip", "delivery_mode": 2, "priority": 3, "correlation_id": "c",
+    "reply_to": "r", "expiration": "1000", "message_id": "m", "timestamp": 1_700_000_000, "type": "t", "app_id": "a",
+}  # fmt: skip
+
+
+@given(st.sets(st.sampled_from(sorted(ANY_PROPERTIES))), st.dictionaries(st.text(max_size=20), nested, max_size=3))
+def test_properties_are_read_and_written_as_pika_does_it_whatever_else_is_set(
+    names: set[str], headers: dict[str, Any]
+) -> None:
+    properties = {name: ANY_PROPERTIES[name] for name in names}
+    ours, theirs = Properties(**properties), pika.BasicProperties(**properties)
+    assert b"".join(ours.encode()) == b"".join(theirs.encode())
+    ours.headers = headers
+    read = over_the_wire(ours)
+    assert {name: getattr(read, name) for name in names} == properties
+    assert write_table(read.headers) == write_table(headers)
+
+
+def test_pika_itself_is_left_as_it_is() -> None:
+    """The host project may use pika as well."""
+    with pytest.raises(pika.exceptions.UnsupportedAMQPFieldException):
+        pika.BasicProperties(headers={"weight": 1.5}).encode()

@@ -240,7 +240,7 @@ def test_a_process_without_file_descriptors_is_not_refused_by_the_broker(
     def fails(*_: Any, **__: Any) -> None:
         raise OSError(number, "Too many open files")
 
-    monkeypatch.setattr("pika.SelectConnection", fails)
+    monkeypatch.setattr("messaging.broker.reconnecting.PikaConnection", fails)
     connection = Connection("test")
     monkeypatch.setattr(connection._ioloop, "call_later", lambda *_: None)
     connection._connect()

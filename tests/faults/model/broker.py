@@ -11,14 +11,15 @@ from collections import deque
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pika
 from pika import exceptions, spec
 
+from messaging.broker.calls import Answer
+from messaging.broker.errors import refused_or_lost
 from messaging.broker.properties import PERSISTENT
-from messaging.exceptions import BrokerUnavailable, NotFound
+from messaging.exceptions import BrokerUnavailable, NotFound, OperationRefused
 from messaging.message import OUTBOX_ID_HEADER
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ class Link:
         broker: Broker,
         role: str,
         *,
-        on_open: Callable[[Any], None] | None = None,
+        on_open: Callable[[], None] | None = None,
         on_lost: Callable[[str], None] | None = None,
         on_change: Callable[[], None] | None = None,
     ) -> None:
@@ -288,7 +289,7 @@ class Link:
             if arguments.get("passive") and arguments["queue"] not in broker.queues:
                 raise NotFound("NOT_FOUND")
             queue = broker.queues.setdefault(arguments["queue"], Queue())
-            return SimpleNamespace(method=SimpleNamespace(message_count=len(queue.ready)))
+            return Answer(messages=len(queue.ready))
         elif method == "queue_bind":
             if arguments["queue"] not in broker.queues:
                 raise NotFound("NOT_FOUND")
@@ -303,16 +304,17 @@ class Link:
     def succeeded(self) -> None:
         """Nothing rests here between attempts to connect."""
 
-    def open_channel(self, on_open: Callable[[Channel], None]) -> bool:
+    def open_channel(
+        self,
+        on_open: Callable[[Channel], None],
+        on_close: Callable[[Channel, BrokerUnavailable | OperationRefused], None],
+    ) -> bool:
         if not self.is_open:
             return False
-        self.channel(on_open)
-        return True
-
-    def channel(self, on_open_callback: Callable[[Channel], None]) -> None:
-        channel = Channel(self)
+        channel = Channel(self, on_close)
         self.channels.append(channel)
-        on_open_callback(channel)
+        on_open(channel)
+        return True
 
     # --- what happens to it --------------------------------------------------------------------------------
 
@@ -324,7 +326,7 @@ class Link:
         self.generation += 1
         self.broker.links.append(self)
         if self._on_open:
-            self._on_open(self)
+            self._on_open()
         self._changed()
 
     def lose(self, reason: str) -> None:
@@ -373,11 +375,11 @@ class Link:
 class Channel:
     """One channel: pika's, as far as the product uses it."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, link: Link, on_close: Callable[[Channel, BrokerUnavailable | OperationRefused], None]) -> None:
+        self.link = self.connection = link
+        self._on_close = on_close
         self.broker = link.broker
         self.is_open = True
-        self._on_close: list[Callable[[Any, BaseException], None]] = []
         self._on_cancel: list[Callable[[Any], None]] = []
         self._on_return: Callable[..., None] | None = None
         self._on_confirm: Callable[[Any], None] | None = None
@@ -395,9 +397,6 @@ class Channel:
         self.unacked: dict[int, Copy] = {}
 
     # --- as the publisher sees it --------------------------------------------------------------------------
-
-    def add_on_close_callback(self, callback: Callable[[Any, BaseException], None]) -> None:
-        self._on_close.append(callback)
 
     def add_on_return_callback(self, callback: Callable[..., None]) -> None:
         self._on_return = callback
@@ -554,8 +553,7 @@ class Channel:
     def close_over(self, error: exceptions.ChannelClosedByBroker) -> None:
         """The broker closes it."""
         self.close()
-        for told in self._on_close:
-            told(self, error)
+        self._on_close(self, refused_or_lost(error))
 
     def cancelled(self) -> None:
         """The queue is gone: the broker ends the consumer, and the channel stands."""

@@ -1,0 +1,202 @@
+"""Wire: how pika connects to an address, and how header values are read and written.
+
+pika raises on a time after the year 9999 (a publisher that counts milliseconds) and on tables that are nested deeply.
+The error would come out of its loop and end the connection; the message would be redelivered, and no consumer would
+ever get past it. Of a float pika reads only the whole part, and it sends neither floats nor times before 1970. Other
+clients send all of these, and a retried message keeps its headers.
+"""
+
+from __future__ import annotations
+
+import calendar
+import copy
+import math
+import struct
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pika
+from pika import amqp_object, data, frame, spec
+
+from messaging.validation import tls
+from messaging.validation.addresses import BrokerAddress
+
+#: Levels of nested tables and arrays that are read. What is deeper could be neither stored nor sent again.
+DEEPEST = 32
+
+
+# --- Tables -------------------------------------------------------------------------------------------------------
+
+
+def read_table(encoded: bytes, offset: int = 0, depth: int = 0) -> tuple[dict[Any, Any], int]:
+    """Return the table at `offset`, and the offset behind it."""
+    end = offset + 4 + _size(encoded, offset)
+    offset += 4
+    table: dict[Any, Any] = {}
+    while offset < end:
+        name, offset = data.decode_short_string(encoded, offset)
+        table[name], offset = _read_value(encoded, offset, depth)
+    return table, offset
+
+
+def _read_value(encoded: bytes, offset: int, depth: int) -> tuple[Any, int]:
+    kind, content = encoded[offset : offset + 1], offset + 1
+    if kind in {b"d", b"f"}:
+        layout = f">{kind.decode()}"
+        (value,) = struct.unpack_from(layout, encoded, content)
+        return value if math.isfinite(value) else str(value), content + struct.calcsize(layout)
+    if kind == b"T":
+        # RabbitMQ and most clients have it signed; pika does not.
+        return _time(struct.unpack_from(">q", encoded, content)[0]), content + 8
+    if kind in {b"F", b"A"} and depth >= DEEPEST:
+        return "nested too deep", content + 4 + _size(encoded, content)
+    if kind == b"F":
+        return read_table(encoded, content, depth + 1)
+    if kind == b"A":
+        end = content + 4 + _size(encoded, content)
+        content += 4
+        values = []
+        while content < end:
+            value, content = _read_value(encoded, content, depth + 1)
+            values.append(value)
+        return values, content
+    value, end = data.decode_value(encoded, offset)
+    return value, end
+
+
+def _size(encoded: bytes, offset: int) -> int:
+    size: int = struct.unpack_from(">I", encoded, offset)[0]
+    return size
+
+
+def _time(seconds: int) -> datetime | int:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return seconds
+
+
+def write_table(table: Mapping[Any, Any]) -> bytes:
+    """Return `table` as AMQP has it. Raises ValueError for a float that is no number: RabbitMQ would close the whole
+    connection over it."""
+    pieces: list[bytes] = []
+    for name, value in table.items():
+        data.encode_short_string(pieces, name)
+        pieces.append(_written(value))
+    return _sized(b"".join(pieces))
+
+
+def _written(value: Any) -> bytes:
+    match value:
+        case dict():
+            return b"F" + write_table(value)
+        case list():
+            return b"A" + _sized(b"".join(map(_written, value)))
+        case datetime():
+            return struct.pack(">cq", b"T", calendar.timegm(value.utctimetuple()))
+        case float():
+            if not math.isfinite(value):
+                raise ValueError(f"a header is {value}, which is no number")
+            return struct.pack(">cd", b"d", value)
+    pieces: list[bytes] = []
+    data.encode_value(pieces, value)
+    return b"".join(pieces)
+
+
+def _sized(content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + content
+
+
+# --- pika ---------------------------------------------------------------------------------------------------------
+
+
+class Properties(pika.BasicProperties):  # type: ignore[misc]
+    """AMQP's basic properties, with headers read and written by this module."""
+
+    def decode(self, encoded: bytes, offset: int = 0) -> Self:
+        """Read the properties at `offset`."""
+        encoded = encoded[offset:]
+        (flags,) = struct.unpack_from(">H", encoded)
+        headers = None
+        if flags & self.FLAG_HEADERS:
+            begin = _place_of_headers(encoded)
+            headers, end = read_table(encoded, begin)
+            encoded = struct.pack(">H", flags & ~self.FLAG_HEADERS) + encoded[2:begin] + encoded[end:]
+        super().decode(encoded)
+        self.headers = headers
+        return self
+
+    def encode(self) -> list[bytes]:
+        """Return the pieces that pika sends."""
+        if self.headers is None:
+            return list(super().encode())
+        others = copy.copy(self)
+        others.headers = None
+        encoded = b"".join(others.encode())
+        begin = _place_of_headers(encoded)
+        flags = struct.unpack_from(">H", encoded)[0] | self.FLAG_HEADERS
+        return [struct.pack(">H", flags), encoded[2:begin], write_table(self.headers), encoded[begin:]]
+
+
+def _place_of_headers(encoded: bytes) -> int:
+    """Return where headers are, or would be: behind the flags, the content type and the content encoding."""
+    (flags,) = struct.unpack_from(">H", encoded)
+    place = 2
+    for flag in (Properties.FLAG_CONTENT_TYPE, Properties.FLAG_CONTENT_ENCODING):
+        if flags & flag:
+            place += 1 + encoded[place]
+    return place
+
+
+class PikaConnection(pika.SelectConnection):  # type: ignore[misc]
+    """pika's connection, with all tables but the broker's own read and written by this module.
+
+    pika has no public hook for that: two of its internal methods are overridden.
+    """
+
+    def _read_frame(self) -> tuple[int, Any]:
+        buffer = self._frame_buffer
+        if len(buffer) > spec.FRAME_HEADER_SIZE:
+            kind, channel, size = struct.unpack_from(">BHL", buffer)
+            end = spec.FRAME_HEADER_SIZE + size
+            if kind == spec.FRAME_HEADER and buffer[end : end + 1] == bytes([spec.FRAME_END]):
+                _, _, body_size = struct.unpack_from(">HHQ", buffer, spec.FRAME_HEADER_SIZE)
+                properties = Properties().decode(buffer[spec.FRAME_HEADER_SIZE + 12 : end])
+                return end + 1, frame.Header(channel, body_size, properties)
+        found: tuple[int, Any] = super()._read_frame()
+        return found
+
+    def _send_method(self, channel_number: int, method: amqp_object.Method, content: Any = None) -> None:
+        arguments = getattr(method, "arguments", None)
+        if arguments:
+            # In every AMQP method the table of arguments comes last; an empty one has four bytes.
+            method.arguments = {}
+            encoded = b"".join(method.encode())[:-4] + write_table(arguments)
+            method = SimpleNamespace(INDEX=method.INDEX, encode=lambda: [encoded])
+        super()._send_method(channel_number, method, content)
+
+
+def parameters_of(
+    address: BrokerAddress, *, ca_file: str = "", cert_file: str = "", key_file: str = ""
+) -> pika.ConnectionParameters:
+    """Return pika's parameters for one attempt to connect to `address`, with TLS for amqps.
+
+    The files are read anew each time: certificates are exchanged while processes run. Raises ValueError for a file that
+    cannot be used.
+    """
+    parameters = pika.ConnectionParameters(
+        host=address.host,
+        port=address.port,
+        virtual_host=address.vhost,
+        credentials=pika.PlainCredentials(address.user, address.password),
+        connection_attempts=1,
+    )
+    if address.tls:
+        context = tls.context(ca_file, cert_file, key_file)
+        parameters.ssl_options = pika.SSLOptions(context, server_hostname=address.host)
+    for name in ("heartbeat", "frame_max", "channel_max"):
+        if (value := getattr(address, name)) is not None:
+            setattr(parameters, name, value)
+    return parameters
