@@ -1,4 +1,4 @@
-"""What shipping costs: asked over RabbitMQ, within a second; a flat rate where nobody answers."""
+"""The price of shipping: asked for over RabbitMQ, within a second; a flat rate if no answer comes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that a visitor waits for a quote, at most.
 QUOTE_TIMEOUT = 1.0
-#: For how long, after a quote that did not come, nobody waits again.
-REST_AFTER_SILENCE = timedelta(minutes=1)
+#: After a quote that did not come, nobody waits again for this long.
+PAUSE_AFTER_SILENCE = timedelta(minutes=1)
 #: In the shop's currency, wherever it goes.
 FLAT_RATE = Decimal("25.00")
 
 PROCEDURE = "shipping.quote"
-# A refusal comes at once: nobody waited for it, and the next visitor may ask again.
+# A refusal comes at once: the visitor did not wait, and the next one may ask again.
 _PROMPT = (rpc.NoServer, rpc.RemoteError)
 
 
 class StillQuiet(Exception):
-    """The service did not answer a short while ago; nobody waits for it now."""
+    """The service did not answer a short while ago, and is not asked now."""
 
 
 class Answer(BaseModel):
@@ -56,14 +56,14 @@ class ShippingQuote:
 
 
 def flat_rate() -> ShippingQuote:
-    """Return what shipping costs when nobody can say."""
+    """Return the price of shipping without the shipping service."""
     return ShippingQuote(amount=rounded(FLAT_RATE), source=Order.ShippingSource.FLAT_RATE)
 
 
 def get_quote(*, weight_grams: int, destination: str) -> ShippingQuote:
     """Return the quote of the shipping service, or the flat rate. Takes QUOTE_TIMEOUT at most, and never fails.
 
-    Never call it while an order is being placed: that must not wait for the broker.
+    Never call it while placing an order: that must not wait for the broker.
     """
     try:
         reply = _ask({"weight_grams": weight_grams, "destination": destination})
@@ -79,17 +79,17 @@ def get_quote(*, weight_grams: int, destination: str) -> ShippingQuote:
 
 
 def _ask(payload: dict[str, Any]) -> Any:
-    """Call the procedure unless it went quiet: then one visitor tries, once in REST_AFTER_SILENCE, and the others do
-    not wait, in whichever web process they are. Raises StillQuiet, MessagingError."""
+    """Call the procedure. If it did not answer before, one visitor tries in each PAUSE_AFTER_SILENCE, and the others,
+    in all web processes, do not wait. Raises StillQuiet, MessagingError."""
     was_quiet = QuietService.objects.filter(name=PROCEDURE).exists()
-    if was_quiet and not QuietService.objects.take_turn(PROCEDURE, REST_AFTER_SILENCE):
+    if was_quiet and not QuietService.objects.may_try(PROCEDURE, PAUSE_AFTER_SILENCE):
         raise StillQuiet
     try:
         reply = rpc.call(PROCEDURE, payload, timeout=QUOTE_TIMEOUT)
     except _PROMPT:
         raise
     except MessagingError:
-        QuietService.objects.note(PROCEDURE, REST_AFTER_SILENCE)
+        QuietService.objects.note(PROCEDURE, PAUSE_AFTER_SILENCE)
         raise
     if was_quiet:
         QuietService.objects.forget(PROCEDURE)

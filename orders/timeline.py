@@ -1,9 +1,9 @@
-"""What has happened to an order and what is still to come."""
+"""What has happened to an order, and what is still to come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
@@ -29,9 +29,9 @@ class State(StrEnum):
     DONE = "done"
     WAITING = "waiting"
     DELAYED = "delayed"
-    #: Given up: nothing more comes of it by itself.
+    #: Given up: it will not happen by itself.
     FAILED = "failed"
-    #: It may have happened or not. Somebody who can find out has to look.
+    #: It may have happened or not: a person has to find out.
     UNKNOWN = "unknown"
 
 
@@ -60,7 +60,7 @@ class Timeline:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing more comes by itself."""
+        """Whether no step will change by itself."""
         return all(step.state in {State.DONE, State.FAILED, State.UNKNOWN} for step in self.steps)
 
     @property
@@ -74,37 +74,26 @@ class Timeline:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with what the timeline shows: a page that has seen it needs nothing new."""
+        """Changes with what the timeline shows: a page that shows it already needs no update."""
         return "-".join(step.state.value for step in self.steps)
 
     @property
     def summary(self) -> str:
-        """One sentence for who listens rather than looks."""
-        if self.finished and self.order.is_cancelled:
-            return f"This order is cancelled. You will not be charged {self._total}."
+        """One sentence, for screen readers and for the top of the page."""
+        cancelled = self.order.is_cancelled
+        total = written(self.order.total, self.order.currency)
+        not_charged = f"This order is cancelled. You will not be charged {total}."
+        safe = not_charged if cancelled else "Your order is safe."
         if self.finished:
-            return "Everything is done."
+            return not_charged if cancelled else "Everything is done."
         if self.is_delayed:
-            return f"{self._safe} Something takes longer than usual. We keep trying."
+            return f"{safe} Something takes longer than usual. We keep trying."
         if self.is_settled:
-            return f"{self._safe} {self._missing}"
-        if self.order.is_cancelled:
-            return f"This order is cancelled. You will not be charged {self._total}. The rest is on its way."
-        return "Your order is placed. The rest is on its way."
-
-    @property
-    def _total(self) -> str:
-        return written(self.order.total, self.order.currency)
-
-    @property
-    def _safe(self) -> str:
-        if self.order.is_cancelled:
-            return f"This order is cancelled. You will not be charged {self._total}."
-        return "Your order is safe."
+            return f"{safe} {self._missing}"
+        return f"{not_charged if cancelled else 'Your order is placed.'} The rest is on its way."
 
     @property
     def _missing(self) -> str:
-        """What did not come, or may not have."""
         if any(step.name == "red_packet" and step.state is State.FAILED for step in self.steps):
             return "We have to look after something by hand."
         return "A text message about it may not have reached you."
@@ -116,13 +105,7 @@ class Timeline:
             "status": self.order.status,
             "finished": self.finished,
             "events": [
-                {
-                    "name": step.name,
-                    "title": step.title,
-                    "state": step.state.value,
-                    "at": step.at.isoformat() if step.at else None,
-                    "detail": step.detail,
-                }
+                {**asdict(step), "state": step.state.value, "at": step.at.isoformat() if step.at else None}
                 for step in self.steps
             ],
         }
@@ -135,45 +118,34 @@ def timeline_of(order: Order) -> Timeline:
 
 def _steps(order: Order) -> Iterator[Step]:
     texts = {text.kind: text for text in order.text_messages.all()}
-    ended = _Ended(order)
+    given_up = _GivenUp(order)
     effects = sms.effects_of(texts.values())
+
+    def text(name: str, title: str, kind: TextMessage.Kind, event: type[Event], since: datetime) -> Step:
+        if kind in texts:
+            return _text(name, title, texts[kind], effects.get(texts[kind].message_id), since)
+        return _pending(name, title, since=since, given_up=given_up.has("sms", event))
+
     documents = ", ".join(document.number for document in order.documents.all())
     yield Step(name="placed", title="Order placed", state=State.DONE, at=order.placed_at)
     yield Step(name="documents", title="Documents created", state=State.DONE, at=order.placed_at, detail=documents)
-    yield _red_packet(order, ended)
-    yield _text(
-        "text_message",
-        "Text message",
-        texts.get(TextMessage.Kind.PLACED),
-        effects,
-        since=order.placed_at,
-        ended=lambda: ended.has("sms", OrderPlaced),
-    )
-    if order.cancelled_at:
-        yield Step(name="cancelled", title="Order cancelled", state=State.DONE, at=order.cancelled_at)
-        yield _text(
-            "text_message_cancelled",
-            "Text message about the cancellation",
-            texts.get(TextMessage.Kind.CANCELLED),
-            effects,
-            since=order.cancelled_at,
-            ended=lambda: ended.has("sms", OrderCancelled),
-        )
-    if order.shipped_at:
-        yield Step(name="shipped", title="Order shipped", state=State.DONE, at=order.shipped_at)
-        yield _text(
-            "text_message_shipped",
-            "Text message about the shipping",
-            texts.get(TextMessage.Kind.SHIPPED),
-            effects,
-            since=order.shipped_at,
-            ended=lambda: ended.has("sms", OrderShipped),
-        )
+    yield _red_packet(order, given_up)
+    yield text("text_message", "Text message", TextMessage.Kind.PLACED, OrderPlaced, order.placed_at)
+    if at := order.cancelled_at:
+        yield Step(name="cancelled", title="Order cancelled", state=State.DONE, at=at)
+        title = "Text message about the cancellation"
+        yield text("text_message_cancelled", title, TextMessage.Kind.CANCELLED, OrderCancelled, at)
+    if at := order.shipped_at:
+        yield Step(name="shipped", title="Order shipped", state=State.DONE, at=at)
+        title = "Text message about the shipping"
+        yield text("text_message_shipped", title, TextMessage.Kind.SHIPPED, OrderShipped, at)
 
 
-class _Ended:
-    """Which steps nothing more comes of by itself, because their message is dead, refused or cancelled. Asked for only
-    where a step is not done."""
+class _GivenUp:
+    """The events of an order that a consumer will not handle by itself: their message is dead, refused or cancelled.
+
+    Read only if a step is not done.
+    """
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -192,57 +164,38 @@ class _Ended:
         return {*dead.values_list("consumer", "type"), *stopped.values_list("consumer", "type")}
 
     def has(self, consumer: str, event: type[Event]) -> bool:
-        """Whether the consumer will not handle the order's event by itself."""
         return bool({(consumer, event.event_type), ("", event.event_type)} & self._pairs)
 
 
-def _red_packet(order: Order, ended: _Ended) -> Step:
+def _red_packet(order: Order, given_up: _GivenUp) -> Step:
+    name, title = "red_packet", "Red packet"
     packet = RedPacket.objects.filter(order=order).first()
-    if packet and packet.voided_at:
-        detail = "Withdrawn with the order"
-    elif packet:
-        detail = f"{written(packet.amount, order.currency)}, code {packet.code}"
-    elif order.red_packet_settled_at:
-        detail = "None this time"
-    else:
-        return _pending("red_packet", "Red packet", since=order.placed_at, ended=ended.has("red_packet", OrderPlaced))
+    if packet is None and order.red_packet_settled_at is None:
+        return _pending(name, title, since=order.placed_at, given_up=given_up.has(name, OrderPlaced))
     at = packet.granted_at if packet else order.red_packet_settled_at
-    return Step(name="red_packet", title="Red packet", state=State.DONE, at=at, detail=detail)
+    detail = "None this time"
+    if packet:
+        worth = f"{written(packet.amount, order.currency)}, code {packet.code}"
+        detail = "Withdrawn with the order" if packet.voided_at else worth
+    return Step(name=name, title=title, state=State.DONE, at=at, detail=detail)
 
 
-def _text(
-    name: str,
-    title: str,
-    text: TextMessage | None,
-    effects: Mapping[str, Effect],
-    *,
-    since: datetime,
-    ended: Callable[[], bool],
-) -> Step:
-    if text is None:
-        return _pending(name, title, since=since, ended=ended())
-    effect = effects.get(text.message_id)
-    if effect is None:
-        return _sent(name, title, text, at=text.created_at)
-    match effect.state:
-        case Effect.State.DONE:
-            return _sent(name, title, text, at=effect.changed_at)
-        case Effect.State.FAILED:
-            detail = f"It could not be sent to {text.masked_phone}. Your order is safe."
-            return Step(name=name, title=title, state=State.FAILED, detail=detail)
-        case Effect.State.UNKNOWN:
-            detail = f"We cannot tell whether it reached {text.masked_phone}. Your order is safe."
-            return Step(name=name, title=title, state=State.UNKNOWN, detail=detail)
-        case _:
-            return _pending(name, title, since=since)
+def _text(name: str, title: str, text: TextMessage, effect: Effect | None, since: datetime) -> Step:
+    phone = text.masked_phone
+    if effect is None or effect.state == Effect.State.DONE:
+        at = effect.changed_at if effect else text.created_at
+        return Step(name=name, title=title, state=State.DONE, at=at, detail=f"Sent to {phone}")
+    if effect.state == Effect.State.FAILED:
+        detail = f"It could not be sent to {phone}. Your order is safe."
+        return Step(name=name, title=title, state=State.FAILED, detail=detail)
+    if effect.state == Effect.State.UNKNOWN:
+        detail = f"We cannot tell whether it reached {phone}. Your order is safe."
+        return Step(name=name, title=title, state=State.UNKNOWN, detail=detail)
+    return _pending(name, title, since=since)
 
 
-def _sent(name: str, title: str, text: TextMessage, *, at: datetime) -> Step:
-    return Step(name=name, title=title, state=State.DONE, at=at, detail=f"Sent to {text.masked_phone}")
-
-
-def _pending(name: str, title: str, *, since: datetime, ended: bool = False) -> Step:
-    if ended:
+def _pending(name: str, title: str, *, since: datetime, given_up: bool = False) -> Step:
+    if given_up:
         detail = "It could not be done automatically; a person has to look at it. Your order is safe."
         return Step(name=name, title=title, state=State.FAILED, detail=detail)
     if timezone.now() - since < DELAYED_AFTER:

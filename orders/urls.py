@@ -7,7 +7,7 @@ from django.shortcuts import redirect
 from django.urls import include, path, register_converter
 
 from orders.numbers import ORDER_NUMBER_PATTERN
-from orders.views import accounts, cart, catalogue, checkout, dev, orders
+from orders.views import accounts, cart, catalogue, checkout, orders
 
 
 class OrderNumberConverter:
@@ -60,7 +60,7 @@ shop = [
     path("orders/<order:number>/print/", orders.documents, name="documents"),
     path("orders/<order:number>/cancel/", orders.cancel, name="cancel"),
     path("red-packets/", orders.red_packets, name="red-packets"),
-    path("dev/sms/", dev.text_messages, name="text-messages"),
+    path("dev/sms/", orders.text_messages, name="text-messages"),
 ]
 
 urlpatterns = [

@@ -1,23 +1,38 @@
-"""Who may see which order: the account or the browser that placed it, and guests who proved that they know it."""
+"""Who is asking, and who may see which order: its account, its browser, and guests who proved that they know it."""
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, TypedDict
 
+import structlog
+from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import Http404, HttpRequest
 from django.utils.crypto import salted_hmac
 
+from orders import limits
+from orders.limits import Limit
 from orders.models import Order
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
+log = structlog.get_logger(__name__)
+
 _VISITOR_KEY = "visitor_key"
 _SHOWN_KEY = "orders_shown"
 #: Looked-up orders that a session remembers.
 _MOST_SHOWN = 50
+
+#: Wrong tries of one order from one address.
+MOST_PER_ORDER_AND_ADDRESS = 5
+#: Addresses from which one order's four digits may be tried: they have ten thousand values. The tries of one address
+#: count once, so that no single visitor can lock others out.
+MOST_ADDRESSES_PER_ORDER = 5
+#: Wrong tries of any order from one address. Many: a whole office may share it.
+MOST_PER_ADDRESS = 50
 
 
 class Visitor(TypedDict):
@@ -28,17 +43,17 @@ class Visitor(TypedDict):
 
 
 def visitor(request: HttpRequest) -> Visitor:
-    """Return who is asking. The key is empty for a browser that has no session."""
+    """Return who is asking. The key is empty for a browser without a session."""
     return Visitor(user=request.user, visitor_key=get_key(request.session))
 
 
 def get_key(session: SessionBase) -> str:
     """Return the secret that ties carts and orders to this session; empty for a session that was never saved.
 
-    Until `get_or_make_key` has stored it, the key follows from the session's own key: requests that come at once find
-    the same cart, whichever of them saves the session last.
+    Until `get_or_make_key` has stored it, the key is derived from the session's own key: parallel requests find the
+    same cart, whichever of them saves the session last.
     """
-    stored = session.get(_VISITOR_KEY)  # loads the session: a key that the visitor made up is gone after that
+    stored = session.get(_VISITOR_KEY)  # loads the session, which drops a session key that the visitor made up
     if stored or not session.session_key:
         return str(stored or "")
     return salted_hmac("orders.visitors", session.session_key, algorithm="sha256").hexdigest()
@@ -59,7 +74,7 @@ def show_to_guest(request: HttpRequest, order: Order) -> None:
 
 
 def get_visible_order(request: HttpRequest, number: str) -> Order:
-    """Return the order if this visitor may see it. Otherwise Http404, exactly as for one that does not exist."""
+    """Return the order if this visitor may see it. Raises Http404 else, exactly as for an order that does not exist."""
     order = Order.objects.filter(number=number).first()
     if order is None or not (_is_owner(request, order) or number in request.session.get(_SHOWN_KEY, [])):
         raise Http404("No such order here.")
@@ -71,3 +86,55 @@ def _is_owner(request: HttpRequest, order: Order) -> bool:
     if request.user.is_authenticated and order.user_id == request.user.pk:
         return True
     return bool(who["visitor_key"]) and who["visitor_key"] == order.visitor_key
+
+
+def find_order(number: str, last_four: str, *, address: str) -> Order | None:
+    """Return the order if number and phone belong together, None if not. Raises TooManyTries.
+
+    `last_four` is the phone's last four digits, or the whole number in E.164. Nobody can lock a guest out: the whole
+    number cannot be guessed, and is looked at however often others tried the digits.
+    """
+    is_whole = last_four.startswith("+")
+    here = f"order{'-whole' if is_whole else ''}:{number}:{address}"
+    allowed = {here: Limit(MOST_PER_ORDER_AND_ADDRESS), f"address:{address}": Limit(MOST_PER_ADDRESS)}
+    if not is_whole and not limits.is_counted(here):
+        allowed[f"order:{number}"] = Limit(MOST_ADDRESSES_PER_ORDER)
+    try:
+        tries = limits.count(allowed)
+    except limits.TooManyTries:
+        log.warning("lookup_refused", order=number)
+        raise
+    order = Order.objects.filter(number=number).first()
+    if order is None or last_four not in {order.phone_last_four, order.phone.as_e164}:
+        return None
+    tries.uncount()
+    return order
+
+
+def address_of(request: HttpRequest) -> str:
+    """Return the address by which tries are counted: the visitor's; for IPv6 the network of one household.
+
+    Each of our `PROXIES` adds the address that it saw to the right end of X-Forwarded-For. The rest, on the left, may
+    come from the visitor and is ignored.
+    """
+    found = str(request.META.get("REMOTE_ADDR", ""))
+    if settings.PROXIES:
+        forwarded = [each.strip() for each in request.headers.get("X-Forwarded-For", "").split(",") if each.strip()]
+        if forwarded:
+            found = forwarded[-min(settings.PROXIES, len(forwarded))]
+    try:
+        address = ip_address(_without_port(found))
+    except ValueError:
+        return found[:60]
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(IPv6Network((int(address), 64), strict=False))
+
+
+def _without_port(text: str) -> str:
+    # Some proxies write 203.0.113.9:4711 or [2001:db8::1]:4711.
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text

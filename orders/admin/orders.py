@@ -15,10 +15,10 @@ from django.utils.safestring import SafeString
 
 from messaging.admin import words
 from messaging.admin.addresses import WithoutNul
+from messaging.admin.read_only import ReadOnly
 from messaging.admin.story import story_url
 from messaging.history import outcome
 from orders import services, sms
-from orders.admin.read_only import ReadOnly
 from orders.admin.red_packets import may_see_codes
 from orders.admin.text_messages import sending_pill
 from orders.exceptions import TooLate

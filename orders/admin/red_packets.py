@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 
-from orders.admin.read_only import ReadOnly
+from messaging.admin.read_only import ReadOnly
 from orders.models import Campaign, RedPacket
 
 

@@ -12,10 +12,10 @@ from phonenumber_field.phonenumber import to_python
 
 from messaging.admin import words
 from messaging.admin.addresses import WithoutNul
+from messaging.admin.read_only import ReadOnly
 from messaging.history.effect_trouble import failed_attempts, is_overdue
 from messaging.models import Effect
 from orders import sms
-from orders.admin.read_only import ReadOnly
 from orders.models import TextMessage
 
 

@@ -13,22 +13,21 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods
 
-from orders import guesses
-from orders.addresses import address_of
+from orders import limits
 from orders.forms import SignUpForm
-from orders.guesses import TooManyTries
+from orders.limits import Limit, TooManyTries
 from orders.models import Order
 from orders.sign_in import SignInForm
 from orders.views.errors import too_many
-from orders.visitors import visitor
+from orders.visitors import address_of, visitor
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
 
-#: Within 15 minutes, accounts made and names refused. The page tells which names exist, and there is no way around that
-#: where people choose a name: so it tells few.
-MOST_SIGN_UPS_PER_ADDRESS = 20
+#: Accounts made and names refused. The page tells which names exist, as it must where people choose names: so it tells
+#: only a few.
+SIGN_UPS_PER_ADDRESS = Limit(20)
 
 
 class SignInView(LoginView):
@@ -59,8 +58,8 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     form = SignUpForm(request.POST or None)
     if request.method == "POST":
         try:
-            # Before the form is looked at, which says whether a name is taken.
-            guesses.count({f"sign-up:{address_of(request)}": MOST_SIGN_UPS_PER_ADDRESS})
+            # Before the form is checked, which tells whether a name is taken.
+            limits.count({f"sign-up:{address_of(request)}": SIGN_UPS_PER_ADDRESS})
         except TooManyTries as refusal:
             page = render(request, "orders/sign_up.html", {"form": SignUpForm(), "refused": refusal.in_words})
             return too_many(page, refusal.wait)

@@ -17,19 +17,17 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from messaging import database
 from orders import destinations
-from orders.addresses import address_of
 from orders.cart import Cart
 from orders.exceptions import RedPacketRefused, Refused
 from orders.forms import CheckoutForm, clean_code
-from orders.guesses import TooManyTries
+from orders.limits import TooManyTries, count_order
 from orders.models import Order, RedPacket
 from orders.offer import Offer, OfferUnreadable
-from orders.order_limits import count_order
 from orders.red_packets import discount_of
 from orders.services import place_order
 from orders.shipping import get_quote
 from orders.views.errors import too_many, unavailable
-from orders.visitors import get_or_make_key, visitor
+from orders.visitors import address_of, get_or_make_key, visitor
 
 log = structlog.get_logger(__name__)
 
@@ -135,11 +133,11 @@ def _place(request: HttpRequest) -> HttpResponse:
             visitor_key=offer.visitor_key,
         )
     except RedPacketRefused as refusal:
-        counted.were_right()
+        counted.uncount()
         form.add_error("red_packet", str(refusal))
         return _render(request, offer, form)
     except Refused as refusal:
-        counted.were_right()
+        counted.uncount()
         return _show_again(request, f"{refusal} Nothing was ordered. Check the new total.")
     except (DatabaseError, InterfaceError) as error:
         if not database.passes(error):
@@ -147,7 +145,7 @@ def _place(request: HttpRequest) -> HttpResponse:
         # Not even we know: the connection may have been lost after the commit, before its answer.
         log.error("order_not_confirmed", error=str(error))
         with suppress(DatabaseError, InterfaceError):
-            counted.were_right()  # the button may be pressed again as often as it takes
+            counted.uncount()  # the button may be pressed again as often as it takes
         return unavailable(_render(request, offer, form, [BUSY]))
     request.session.pop(_DRAFT_KEY, None)
     # Saved in any case: a guest sees the order for as long as the session lives, counted from its last save.

@@ -1,25 +1,26 @@
-"""An order's own pages, and the ways to find it again."""
+"""The pages of an order, and the ways to find it again."""
 
+from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
 from orders import destinations, services
-from orders.addresses import address_of
 from orders.exceptions import TooLate
 from orders.forms import FindOrderForm
-from orders.guesses import TooManyTries
-from orders.lookup import find_order
-from orders.models import Order, RedPacket
+from orders.limits import TooManyTries
+from orders.models import Order, RedPacket, TextMessage
 from orders.timeline import timeline_of
 from orders.views.errors import too_many
-from orders.visitors import get_visible_order, show_to_guest, visitor
+from orders.visitors import address_of, find_order, get_visible_order, show_to_guest, visitor
 
 PER_PAGE = 20
+#: Text messages that the preview shows.
+NEWEST_TEXTS = 100
 #: htmx stops polling when an answer has this status.
 STOP_POLLING = 286
 
@@ -27,7 +28,7 @@ STOP_POLLING = 286
 @never_cache
 @require_safe
 def order(request: HttpRequest, number: str) -> HttpResponse:
-    """Confirmation, tracking and record of an order, at one address."""
+    """Show an order: its confirmation, tracking and record have one address."""
     found = get_visible_order(request, number)
     context = {
         "order": found,
@@ -41,10 +42,10 @@ def order(request: HttpRequest, number: str) -> HttpResponse:
 @never_cache
 @require_safe
 def timeline(request: HttpRequest, number: str) -> HttpResponse:
-    """The timeline alone, for the page that refreshes itself; it stops once everything is done."""
+    """Show the timeline alone, for the page that refreshes itself until everything is done."""
     found = timeline_of(get_visible_order(request, number))
     if found.keeps_refreshing and request.GET.get("seen") == found.fingerprint:
-        return HttpResponse(status=204)  # nothing to swap, so nothing that a screen reader would read again
+        return HttpResponse(status=204)  # nothing to swap: a screen reader does not read it again
     status = 200 if found.keeps_refreshing else STOP_POLLING
     return render(request, "orders/_timeline.html", {"timeline": found}, status=status)
 
@@ -52,14 +53,14 @@ def timeline(request: HttpRequest, number: str) -> HttpResponse:
 @never_cache
 @require_safe
 def timeline_json(request: HttpRequest, number: str) -> JsonResponse:
-    """The timeline for programs."""
+    """Return the timeline for programs."""
     return JsonResponse(timeline_of(get_visible_order(request, number)).as_json())
 
 
 @never_cache
 @require_safe
 def documents(request: HttpRequest, number: str) -> HttpResponse:
-    """The order's documents, to print or keep."""
+    """Show the order's documents, to print or keep."""
     found = get_visible_order(request, number)
     context = {
         "order": found,
@@ -89,7 +90,7 @@ def cancel(request: HttpRequest, number: str) -> HttpResponse:
 @never_cache
 @require_safe
 def mine(request: HttpRequest) -> HttpResponse:
-    """Every order of this account or browser."""
+    """List the orders of this account or browser."""
     orders = Order.objects.placed_by(**visitor(request)).prefetch_related("lines")
     page = Paginator(orders, PER_PAGE).get_page(request.GET.get("page"))
     return render(request, "orders/mine.html", {"page": page})
@@ -98,7 +99,7 @@ def mine(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def find(request: HttpRequest) -> HttpResponse:
-    """Guest look-up, by number and the phone's last four digits."""
+    """Find a guest's order by its number and the phone's last four digits."""
     form = FindOrderForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         try:
@@ -120,6 +121,16 @@ def find(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def red_packets(request: HttpRequest) -> HttpResponse:
-    """The wallet: what my orders earned."""
+    """The red packets that this visitor's orders earned."""
     packets = RedPacket.objects.of(**visitor(request)).select_related("order", "used_by")
     return render(request, "orders/red_packets.html", {"packets": packets, "now": timezone.now()})
+
+
+@never_cache
+@require_safe
+def text_messages(request: HttpRequest) -> HttpResponse:
+    """The newest text messages, as their receivers see them: a preview for developers."""
+    if not settings.DEBUG:
+        raise Http404("The preview exists with DEBUG only.")
+    texts = TextMessage.objects.select_related("order")[:NEWEST_TEXTS]
+    return render(request, "orders/text_messages.html", {"texts": texts})

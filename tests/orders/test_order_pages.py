@@ -132,7 +132,7 @@ def test_the_limit_forgets_after_a_while(order_of: OrderOf, tea: Product, client
     number = order_of(tea).number
     for _ in range(8):
         find(client, number, "0000")
-    Guess.objects.update(created_at=timezone.now() - timedelta(minutes=16))
+    Guess.objects.update(created_at=timezone.now() - timedelta(minutes=16), kept_until=timezone.now())
     assert find(client, number, "8000").status_code == 302
     assert not Guess.objects.exists()
 

@@ -6,7 +6,8 @@ import pytest
 from django.contrib.sessions.models import Session
 from django.test import Client
 
-from orders import guesses
+from orders import limits
+from orders.limits import Limit
 from orders.models import Order, Product
 from tests.orders.shop import Buyer
 from tests.support.replica import empty_replica
@@ -29,9 +30,9 @@ def test_an_order_is_placed_from_a_cart_and_shown(tea: Product, client: Client) 
 
 def test_wrong_tries_are_counted() -> None:
     for _ in range(2):
-        guesses.count({"order:W-1": 2})
-    with pytest.raises(guesses.TooManyTries):
-        guesses.count({"order:W-1": 2})
+        limits.count({"order:W-1": Limit(2)})
+    with pytest.raises(limits.TooManyTries):
+        limits.count({"order:W-1": Limit(2)})
 
 
 def test_a_session_ends_where_its_visitor_signs_out(admin_client: Client) -> None:

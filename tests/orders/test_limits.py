@@ -11,10 +11,10 @@ from django.db import connection
 from django.test import Client, RequestFactory
 from django.utils import timezone
 
-from orders import guesses
-from orders.addresses import address_of
-from orders.guesses import Limit, TooManyTries
+from orders import limits
+from orders.limits import Limit, TooManyTries
 from orders.models import Guess, Order, Product
+from orders.visitors import address_of
 from tests.orders.test_parallel_buyers import all_at_once
 
 OrderOf = Callable[..., Order]
@@ -187,9 +187,9 @@ def test_signing_up_tells_few_names() -> None:
 def test_who_goes_on_trying_does_not_wait_the_longer() -> None:
     for _ in range(30):
         sign_in()
-    Guess.objects.update(created_at=timezone.now() - guesses.WINDOW + timedelta(seconds=100))
+    Guess.objects.update(created_at=timezone.now() - limits.WINDOW + timedelta(seconds=100))
     assert "Try again in 2 minutes." in words(sign_in(password=RIGHT))
-    Guess.objects.update(created_at=timezone.now() - guesses.WINDOW)
+    Guess.objects.update(created_at=timezone.now() - limits.WINDOW)
     assert is_in(sign_in(password=RIGHT))
 
 
@@ -230,30 +230,30 @@ def test_of_many_guesses_of_the_digits_at_once_five_are_answered_at_most(order_o
 
 def test_old_guesses_are_forgotten_by_whoever_comes_next_without_a_quarrel() -> None:
     Guess.objects.bulk_create([Guess(key="old", created_at=timezone.now() - timedelta(hours=1)) for _ in range(300)])
-    answers = all_at_once([lambda n=n: guesses.count({f"new{n}": 1}) for n in range(24)], at_once=12)
+    answers = all_at_once([lambda n=n: limits.count({f"new{n}": Limit(1)}) for n in range(24)], at_once=12)
 
     assert [each for each in answers if isinstance(each, Exception)] == []
-    guesses.count({"last": 1})
+    limits.count({"last": Limit(1)})
     assert not Guess.objects.filter(key="old").exists()
 
 
 def test_a_limit_may_count_for_longer() -> None:
     limit = {"key": Limit(1, timedelta(days=1))}
-    guesses.count(limit)
+    limits.count(limit)
     Guess.objects.update(created_at=timezone.now() - timedelta(hours=20))
     with pytest.raises(TooManyTries, match="Try again in 4 hours"):
-        guesses.count(limit)
+        limits.count(limit)
     Guess.objects.update(created_at=timezone.now() - timedelta(hours=25), kept_until=timezone.now())
-    guesses.count(limit)
+    limits.count(limit)
     assert Guess.objects.count() == 1
 
 
 def test_a_limit_counts_wrong_tries_only() -> None:
     for _ in range(3):
-        guesses.count({"key": 1}).were_right()
-    guesses.count({"key": 1})
+        limits.count({"key": Limit(1)}).uncount()
+    limits.count({"key": Limit(1)})
     with pytest.raises(TooManyTries):
-        guesses.count({"key": 1})
+        limits.count({"key": Limit(1)})
     assert Guess.objects.count() == 1, "the refused one is not counted"
 
 

@@ -1,0 +1,133 @@
+"""Limits on guessing, and on what costs money or reveals something. All web processes share the count, in a table.
+
+A try counts before it is answered: parallel tries cannot exceed a limit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from orders.models import Guess
+
+log = structlog.get_logger(__name__)
+
+#: How long a wrong try counts, unless its limit says otherwise.
+WINDOW = timedelta(minutes=15)
+DAY = timedelta(days=1)
+#: Old rows deleted at a time.
+_DELETED_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many tries are allowed within a time."""
+
+    most: int
+    window: timedelta = WINDOW
+
+
+class TooManyTries(Exception):
+    """The limit on `key` is reached. After `wait` the next try is answered."""
+
+    def __init__(self, wait: timedelta, key: str = "") -> None:
+        self.wait, self.key = wait, key
+        super().__init__(
+            f"There were too many wrong tries, so none is looked at for now. Try again in {self.in_words}."
+        )
+
+    @property
+    def in_words(self) -> str:
+        """The time to wait, rounded up: 2 minutes, 3 hours."""
+        minutes = max(1, math.ceil(self.wait.total_seconds() / 60))
+        number, unit = (minutes, "minute") if minutes < 120 else (math.ceil(minutes / 60), "hour")
+        return f"{number} {unit}{'s' if number > 1 else ''}"
+
+
+class Tries:
+    """Tries that are counted, one for each key."""
+
+    def __init__(self, rows: Collection[Guess]) -> None:
+        self._ids = [row.pk for row in rows]
+
+    def uncount(self, *, forgive: Collection[str] = ()) -> None:
+        """Remove these tries from the count, and all earlier ones of the keys to `forgive`."""
+        Guess.objects.filter(Q(pk__in=self._ids) | Q(key__in=forgive)).delete()
+
+
+def count(limits: Mapping[str, Limit]) -> Tries:
+    """Count one try against each key. The caller takes right ones off the count again.
+
+    Raises TooManyTries if a key has reached its limit. A refused try does not count: trying on does not prolong the
+    wait.
+    """
+    now = timezone.now()
+    _delete_old()
+    with transaction.atomic():
+        rows = Guess.objects.bulk_create(
+            [Guess(key=key, created_at=now, kept_until=now + limit.window) for key, limit in limits.items()]
+        )
+    tries = Tries(rows)
+    # After the commit: each of several tries at once sees all that came before.
+    wait, key = max(((_wait(key, limit), key) for key, limit in limits.items()), default=(timedelta(0), ""))
+    if wait:
+        tries.uncount()
+        raise TooManyTries(wait, key)
+    return tries
+
+
+def is_counted(key: str) -> bool:
+    """Return whether a try counts against `key`: it was wrong, or is not answered yet."""
+    return Guess.objects.filter(key=key, created_at__gt=timezone.now() - WINDOW).exists()
+
+
+def count_order(*, phone: str, visitor_key: str, address: str) -> Tries:
+    """Count an order against its phone number, browser and address. Raises TooManyTries.
+
+    Each order sends texts to a number that the visitor typed, and may earn a red packet. Call `uncount()` if no order
+    was made. Commands are trusted and have no limit. Neither has an unknown address: all visitors would share it.
+    """
+    number = digest(phone)
+    limits = {
+        f"order-phone:{number}": Limit(settings.ORDERS_PER_PHONE),
+        f"order-phone-day:{number}": Limit(settings.ORDERS_PER_PHONE_A_DAY, DAY),
+        f"order-browser:{visitor_key}": Limit(settings.ORDERS_PER_BROWSER),
+        f"order-address:{address}": Limit(settings.ORDERS_PER_ADDRESS if address else 0),
+    }
+    try:
+        return count({key: limit for key, limit in limits.items() if limit.most})
+    except TooManyTries as refusal:
+        log.warning("order_limit_reached", limit=refusal.key.partition(":")[0], address=address)
+        raise
+
+
+def digest(text: str) -> str:
+    """Return a short digest: keys must tell personal values apart, and not hold them."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _wait(key: str, limit: Limit) -> timedelta:
+    """Return how long `key`, this try included, stays over its limit; zero if it is not."""
+    now = timezone.now()
+    counted = Guess.objects.filter(key=key, created_at__gt=now - limit.window).order_by("created_at")
+    times = list(counted.values_list("created_at", flat=True))
+    over = len(times) - limit.most
+    return max(timedelta(seconds=1), times[over - 1] + limit.window - now) if over > 0 else timedelta(0)
+
+
+def _delete_old() -> None:
+    now = timezone.now()
+    old = Guess.objects.filter(Q(kept_until=None, created_at__lte=now - WINDOW) | Q(kept_until__lte=now))
+    with transaction.atomic():
+        # Rows that another process deletes at this moment are skipped: the two would wait for each other.
+        rows = old.select_for_update(skip_locked=True)[:_DELETED_AT_ONCE]
+        Guess.objects.filter(pk__in=[row.pk for row in rows]).delete()
