@@ -1,5 +1,7 @@
-"""Effects: what follows from a message outside the database, a text or a payment. A declaration; `sending` is what
-carries them out, and `ledger` knows how far each has come."""
+"""Effects: what follows from a message outside the database, such as a text message or a payment.
+
+Here they are declared; the worker carries them out and records them in its ledger.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from messaging.exceptions import UnknownEffect
 from messaging.logs import get_logger
-from messaging.retry import RetryPolicy, is_limit
+from messaging.registry import Registry
+from messaging.retry import RetryPolicy, check_times
 from messaging.validation import functions, texts
 
 log = get_logger(__name__)
@@ -21,15 +24,13 @@ log = get_logger(__name__)
 #: Longest name, as the ledger stores it.
 MAX_NAME_LENGTH = 100
 
-_registry: dict[str, EffectKind] = {}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
     """One attempt at an effect, as its function sees it.
 
-    `key` is the same at each attempt and of no other effect: a gateway that honours keys does the work once for it.
-    `timeout` is how many seconds the function has; an answer after that is not waited for.
+    `key` is the same at each attempt and no other effect has it: a gateway that honours keys does the work once for it.
+    `timeout` is how many seconds the function has; a later answer is not waited for.
     """
 
     key: str
@@ -39,16 +40,16 @@ class Sending:
     message_id: str
 
 
-#: Does it, and returns what the outside calls it (or None).
+#: Carries it out and returns the gateway's reference for it (or None).
 Send = Callable[[Sending], str | None]
-#: Returns what the outside calls it if it was done before, None if it surely was not.
+#: Returns the gateway's reference if it was done before, None if it surely was not.
 Ask = Callable[[Sending], str | None]
 AnySend = TypeVar("AnySend", bound=Send)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectKind:
-    """A declared effect: how it is done, how often it is tried, and what is known of one whose answer was lost."""
+    """A declared effect: how it is carried out and retried, and what settles one in doubt."""
 
     name: str
     send: Send
@@ -59,16 +60,22 @@ class EffectKind:
 
     @property
     def can_repeat(self) -> bool:
-        """Whether one that may have been done can be looked after without a person."""
+        """Whether one in doubt can be settled without a person."""
         return self.honours_keys() or self.ask is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Intended:
-    """What a handler wants done once its transaction has committed."""
+    """An effect to carry out once the handler's transaction has committed."""
 
     name: str
     payload: dict[str, Any]
+
+
+registry: Registry[EffectKind] = Registry(
+    "effect", name_of=lambda kind: kind.name, defined_by=lambda kind: kind.send, unknown=UnknownEffect
+)
+get, registered = registry.get, registry.all
 
 
 def effect(
@@ -79,23 +86,23 @@ def effect(
     timeout: timedelta = timedelta(seconds=10),
     retry: RetryPolicy | None = None,
 ) -> Callable[[AnySend], AnySend]:
-    """Declare the decorated function as what does the effect `name`.
+    """Declare that the decorated function carries out the effect `name`.
 
-    It is called as `function(sending)`, outside any transaction, and returns what the outside calls the thing that
-    was done. It raises `NotDone` (surely not done: again by `retry`), `RetryLater` (likewise, after a time), `Reject`
-    (surely not done, and never will be), and anything else, a time-out included, where it may have been done or not.
-    Such a doubtful one is sent again with the same key if the outside `honours_keys`; else the outside is asked if
-    there is `ask`; else it is *unknown*, for a person to settle, and never sent again blindly.
+    It is called as `function(sending)`, outside any transaction, and returns the gateway's reference for what was done.
+    It raises `NotDone` (surely not done: tried again by `retry`), `RetryLater` (likewise, after a time), or `Reject`
+    (surely not done, and never will be). After any other exception, a timeout included, the effect is in doubt. It is
+    then sent again with the same key if the gateway `honours_keys`; else `ask` is called if there is one; else it is
+    *unknown*: a person settles it, and it is never sent again blindly.
 
-    `honours_keys` may be a function, asked each time; while it raises, or returns anything but True, the answer is no.
+    `honours_keys` may be a function, called each time; if it raises, or returns anything but True, the answer is no.
 
-    What the function returns never makes an effect that was done doubtful: a number or id becomes its text, anything
-    else is written down as well as it can be. Only a coroutine or generator is an error: its work did not run, and
-    what ran before is not known. `ask` returns a text, number or id where it was done, and None where it surely was
-    not; any other answer (True, False, an empty text) tells neither, and the effect stays doubtful.
+    No return value makes an effect doubtful: a number or id becomes text, and anything else is recorded as well as
+    possible. Only a coroutine or generator is an error: its work did not run, and what ran before is not known. `ask`
+    returns a text, number or id if the effect was done, and None if it surely was not; after any other answer (True,
+    False, an empty text) it stays in doubt.
 
     Raises ImproperlyConfigured for a bad or taken name, a function that cannot be called as above or would not run
-    (`async def`, a generator), and for other options of the wrong kind.
+    (`async def`, a generator), and other options of the wrong kind.
     """
     if not isinstance(name, str):
         raise ImproperlyConfigured(f'an effect has a name: write @effect("receipt_mail"), not {name!r:.100}')
@@ -106,36 +113,32 @@ def effect(
     except ValueError as error:
         raise ImproperlyConfigured(str(error)) from None
     if ":" in name:
-        # Keys are made of message id, consumer and name, with one between: two effects could have the same.
+        # Keys join message id, consumer and name by ":": two effects could have the same.
         raise ImproperlyConfigured(f"effect name {name!r}: no ':'")
-    if not is_limit(timeout):
-        raise ImproperlyConfigured(f"effect {name!r}: timeout is a positive time, such as timedelta(seconds=10)")
-    if retry is not None and not isinstance(retry, RetryPolicy):
-        raise ImproperlyConfigured(f"effect {name!r}: retry is a RetryPolicy, such as RetryPolicy(max_attempts=5)")
-    if retry is not None:
-        functions.check_runs(retry.delay_after, f"delay_after of the retry policy of effect {name!r}")
+    check_times(f"effect {name!r}", timeout or timedelta(0), retry)
     if ask is not None:
         functions.check(ask, f"`ask` of effect {name!r}", takes="sending")
     if not isinstance(honours_keys, bool):
         functions.check(honours_keys, f"`honours_keys` of effect {name!r}, if not True or False,", takes="")
-    asked = _asked(name, honours_keys)
 
     def register(send: AnySend) -> AnySend:
         functions.check(send, f"the function of effect {name!r}", takes="sending")
-        other = _registry.get(name)
-        if other is not None and functions.path(other.send) != functions.path(send):
-            raise ImproperlyConfigured(
-                f"two effects are named {name!r}: {functions.path(other.send)}, {functions.path(send)}"
+        registry.add(
+            EffectKind(
+                name=name,
+                send=send,
+                ask=ask,
+                honours_keys=_safely(name, honours_keys),
+                timeout=timeout,
+                retry=retry or RetryPolicy(),
             )
-        _registry[name] = EffectKind(
-            name=name, send=send, ask=ask, honours_keys=asked, timeout=timeout, retry=retry or RetryPolicy()
         )
         return send
 
     return register
 
 
-def _asked(name: str, honours_keys: bool | Callable[[], bool]) -> Callable[[], bool]:
+def _safely(name: str, honours_keys: bool | Callable[[], bool]) -> Callable[[], bool]:
     def answer() -> bool:
         try:
             found: object = honours_keys() if callable(honours_keys) else honours_keys
@@ -143,7 +146,7 @@ def _asked(name: str, honours_keys: bool | Callable[[], bool]) -> Callable[[], b
             if not isinstance(found, bool):
                 raise TypeError(f"it returned {functions.kind_of(found)}; it returns True or False")
         except BaseException:
-            # The effects of other names must not wait until somebody has mended this one; nor may it end the thread.
+            # Neither may this end the thread, nor may effects of other names wait until it is repaired.
             log.exception("effect.honours_keys_failed", effect=name)
             return False
         return found
@@ -151,29 +154,18 @@ def _asked(name: str, honours_keys: bool | Callable[[], bool]) -> Callable[[], b
     return answer
 
 
-def get(name: str) -> EffectKind:
-    """Return the effect of that name. Raises UnknownEffect, listing the names that exist."""
-    try:
-        return _registry[name]
-    except KeyError:
-        known = ", ".join(sorted(_registry)) or "none"
-        raise UnknownEffect(f"There is no effect {name!r}. Registered: {known}.") from None
-
-
-def registered() -> list[EffectKind]:
-    """Return every effect, by name."""
-    return [_registry[name] for name in sorted(_registry)]
-
-
 def intended(name: str, payload: dict[str, Any], *, beside: Sequence[Intended]) -> Intended:
-    """Return what a handler intends, checked. Raises UnknownEffect, and ValueError for a second one of that name
-    `beside` it or a payload that is no dict, or not JSON that every database stores and that is read as it was."""
+    """Return an effect that a handler intends, checked.
+
+    Raises UnknownEffect, and ValueError for a second one of that name `beside` it, and a payload that is no dict, or
+    that JSON or a database would change.
+    """
     kind = get(name)
     if any(other.name == name for other in beside):
         raise ValueError(f"the effect {name!r} was intended before; a message has one of each name")
     if not isinstance(payload, dict):
         raise ValueError(f"the payload of effect {name!r} is a dict, not {type(payload).__name__}")
-    # Here, where the handler's line is in the traceback, and not when the row is written.
+    # Checked here, where the handler's line is in the traceback, and not when the row is written.
     texts.checked_json(f"the payload of effect {name!r}", payload)
-    # As it is now, whatever the handler does with its dict after this.
+    # A copy: the handler may change its dict later.
     return Intended(kind.name, json.loads(json.dumps(payload)))

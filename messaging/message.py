@@ -1,4 +1,4 @@
-"""Message: what travels. Body, properties and headers, the same on the way out and on the way in."""
+"""A message (body, properties and headers, outgoing or incoming), and its delivery to a consumer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 from uuid6 import uuid7
 
+from messaging import effects
+from messaging.effects import Intended
 from messaging.exceptions import Undecodable
 
-# Headers for the machinery begin with "x-": a headers exchange ignores those when it matches bindings.
+# Our own headers begin with "x-": a headers exchange ignores such headers when it matches bindings.
 VERSION_HEADER = "x-event-version"
 ATTEMPT_HEADER = "x-attempt"
 SUBJECT_HEADER = "x-subject"
@@ -21,13 +23,12 @@ REQUEST_ID_HEADER = "x-request-id"
 ORDERING_KEY_HEADER = "x-ordering-key"
 POSITION_HEADER = "x-position"
 
-#: AMQP short strings hold 255 bytes; ours are kept within as characters of an index.
+#: AMQP short strings have room for 255 bytes, and so have our columns.
 MAX_ID_LENGTH = 255
 
-#: In front of what stands for an id that cannot be stored, or is too long.
+#: Prefix of a digest that replaces an id which cannot be stored or is too long.
 HASHED = "sha256:"
-#: Content encodings that say nothing about the bytes: a character set stands there by mistake (kombu, Spring), and JSON
-#: has no other.
+#: Content encodings that change nothing. kombu and Spring put the character set there by mistake.
 _PLAIN_ENCODINGS = {"", "identity", "utf-8", "utf8"}
 
 
@@ -69,6 +70,15 @@ class Message:
         return self.content_encoding.strip().lower() in _PLAIN_ENCODINGS
 
     @property
+    def may_be_json(self) -> bool:
+        """Whether the body is worth reading: its client calls it JSON, or text or bytes as it calls every body, or
+        nothing."""
+        plain = self.content_type.partition(";")[0].strip().lower()
+        return plain in {"", "application/json", "text/json", "text/plain", "application/octet-stream"} or (
+            plain.startswith("application/") and plain.endswith("+json")
+        )
+
+    @property
     def subject(self) -> str:
         """What the message is about: a business key such as an order number."""
         return self._text(SUBJECT_HEADER)
@@ -100,41 +110,98 @@ class Message:
         return value[:MAX_ID_LENGTH].replace("\x00", "") if isinstance(value, str) else ""
 
 
-def whole_number(value: Any) -> int | None:
-    """Return the whole number that a header says, in any of the ways in which clients say one; None where it is none.
+@dataclass(slots=True)
+class Tries:
+    """What this process knows of one delivery, over all its tries to handle it."""
 
-    Some (amqp-tools) have no header but text, some languages no number but floats."""
+    #: Whether the handler was called in the present try.
+    called: bool = False
+    #: Whether it has returned: an effect intended after that would not be recorded.
+    returned: bool = False
+    #: How often the connection to the database was lost after that.
+    losses: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One arrival of a message at one consumer, as its handler sees it.
+
+    `message_id` is the message's id in the database: its own, for a foreign publisher with the `app_id` in front (see
+    `message.identity`). If it had none, one is made on arrival and `identified` is False: a second delivery then cannot
+    be told from a second message. `attempt` counts from 1.
+    """
+
+    consumer: str
+    queue: str
+    message: Message
+    message_id: str
+    attempt: int = 1
+    identified: bool = True
+    redelivered: bool = False
+    exchange: str = ""
+    routing_key: str = ""
+    #: Effects that the handler has intended in this try.
+    intended: list[Intended] = field(default_factory=list, compare=False)
+    #: For the worker alone.
+    tries: Tries = field(default_factory=Tries, compare=False, repr=False)
+
+    @property
+    def subject(self) -> str:
+        """What the message is about: a business key such as an order number."""
+        return self.message.subject
+
+    def effect(self, name: str, payload: dict[str, Any] | None = None) -> None:
+        """Intend something outside the database: the effect `name`, with a JSON `payload`.
+
+        It is recorded in the handler's transaction and carried out after the commit, before the ack; if the handler
+        fails, nothing was intended. A message has one effect of each name.
+
+        Raises RuntimeError once the handler has returned (in an `on_commit` callback or another thread), UnknownEffect,
+        and ValueError for a second effect of that name, or a payload that is no JSON object, that a database does not
+        store, or that JSON would change (keys that are numbers).
+        """
+        if self.tries.returned:
+            raise RuntimeError(
+                f"the effect {name!r} was intended after the handler had returned, so it will not be carried out: "
+                "intend it in the handler itself"
+            )
+        self.intended.append(effects.intended(name, {} if payload is None else payload, beside=self.intended))
+
+
+def whole_number(value: Any) -> int | None:
+    """Return a header's value as a whole number; None if it is none. Some clients (amqp-tools) send numbers as texts,
+    others as floats."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    # bool is an int to Python, not to a person.
+    # A bool is an int in Python.
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def new_id() -> str:
-    """Return a new message id: a UUIDv7 (RFC 9562) as text, so that ids sort by time of birth."""
+    """Return a new message id: a UUIDv7 (RFC 9562) as text, so that ids sort by the time they were made."""
     return str(uuid7())
 
 
 def identity(message_id: str, app_id: str, *, own_app_id: str) -> str:
-    """Return what a message is known by in the database, from its properties; empty where it has no id.
+    """Return a message's id in the database, made from its properties; empty if it has no id.
 
-    Two applications may both count 1, 2, 3: an id that is not ours has its `app_id` in front, `billing/17`. Ours stays
-    as it is: a retry of a foreign message comes by our relay, with its identity as message id. That of a client without
-    an app_id does so too; only where it could be taken for one of the others it gets an empty name in front.
+    Two applications may both count 1, 2, 3: a foreign id gets its `app_id` as prefix, `billing/17`. Our own stays
+    unchanged: a retry of a foreign message comes from our relay, with this identity as message id. So does the id of a
+    client without an app_id, unless it looks like one of the others: then it gets an empty prefix.
 
-    Two different (message_id, app_id) never have one identity, and none is longer than an id may be.
+    Two different (message_id, app_id) never have the same identity, and none is longer than MAX_ID_LENGTH.
     """
     if not message_id or app_id == own_app_id:
         return message_id
     if not app_id and "/" not in message_id and not message_id.startswith(HASHED):
         return message_id
-    # The first slash ends the app_id, so none may be in it.
+    # The first slash ends the app_id, so the app_id may contain none.
     found = f"{app_id.replace('%', '%25').replace('/', '%2F')}/{message_id}"
     return found if len(found.encode()) <= MAX_ID_LENGTH else hashed(found.encode())
 
 
 def hashed(raw: bytes) -> str:
-    """Return a text that stands for `raw`, and for nothing else."""
+    """Return a text that identifies `raw`."""
     return f"{HASHED}{hashlib.sha256(raw).hexdigest()}"

@@ -13,12 +13,13 @@ from django.utils.asyncio import async_unsafe
 
 from messaging import conf, database
 from messaging.consumers import MAX_PRIORITY, exchange_of
-from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
+from messaging.encoding import checked_body, routing_headers_of, routing_key_of
+from messaging.events import Event
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.headers import fit_headers, headers_to_pass_on, request_headers, size_of
 from messaging.message import new_id
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.relay import publishing, relay
+from messaging.relay import destinations, leases
 from messaging.relay import thread as relay_thread
 from messaging.routing import MAX_SHORT_STRING
 from messaging.validation import texts
@@ -125,7 +126,7 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
     _require_transaction()
     for row in rows:
         if row.consumer and row.headers:
-            row.headers = fit_headers(row.headers, publishing.room_for_headers(row))
+            row.headers = fit_headers(row.headers, destinations.room_for_headers(row))
     if delay:
         publish_at = database.in_future(delay.total_seconds())
         for row in rows:
@@ -154,7 +155,7 @@ class _HandingOver(database.RaisesNothing):
 
     def __init__(self, rows: Sequence[OutboxMessage], leased_at: float, before: tuple[int, int]) -> None:
         room, room_bytes = relay_thread.room()
-        fitting = relay.how_many_fit(rows, room - before[0], room_bytes - before[1])
+        fitting = leases.how_many_fit(rows, room - before[0], room_bytes - before[1])
         self.leased = rows[:fitting]
         self._some_are_free = fitting < len(rows)
         self._leased_at = leased_at
@@ -245,7 +246,7 @@ def _routing_headers(event: Event) -> dict[str, Any]:
 
 
 def _check_headers_fit(row: OutboxMessage) -> None:
-    size, room = size_of(row.headers), publishing.room_for_headers(row)
+    size, room = size_of(row.headers), destinations.room_for_headers(row)
     if size > room:
         raise ValueError(f"{row.type}: its headers take {size} bytes; AMQP's frame has room for {room}")
 

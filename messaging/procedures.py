@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
@@ -24,32 +24,33 @@ from pydantic_core import ArgsKwargs, from_json, to_json
 from messaging import conf
 from messaging.exceptions import RemoteError, UnknownProcedure
 from messaging.message import Message
-from messaging.retry import is_limit
+from messaging.registry import Registry
+from messaging.retry import check_times
 from messaging.validation import fields, functions, texts
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
-#: What a call passes on: positional arguments, keyword arguments.
+#: Positional arguments, keyword arguments.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-#: In front of the names of request queues.
+#: Prefix of the names of request queues.
 QUEUE_PREFIX = "rpc."
-#: In front of the names of reply queues, which a server may write to.
+#: Prefix of the names of reply queues, to which a server may publish.
 REPLY_QUEUE_PREFIX = "rpc.reply."
 
 #: When the caller stops waiting: milliseconds since 1970, UTC, by the server's clock as far as the caller knows it.
 DEADLINE_HEADER = "x-deadline"
-#: What time it is for whoever sends this: milliseconds since 1970, UTC. A server answers it with its own, so that a
-#: caller learns by how much their clocks differ.
+#: The sender's time: milliseconds since 1970, UTC. A server's reply has its own, so that the caller learns by how much
+#: their clocks differ.
 CLOCK_HEADER = "x-clock"
-#: "ok" or "error"; what tells a result that looks like an error from an error. "expired" only to a caller that sent its
-#: clock: the request was not run, because its deadline is past by the server's clock.
+#: "ok" or "error", which tells an error from a result that looks like one. "expired", only for a caller that sent its
+#: clock: the request was not run, because its deadline had passed by the server's clock.
 STATUS_HEADER = "x-rpc-status"
 OK = "ok"
 ERROR = "error"
 EXPIRED = "expired"
 
-#: What is passed to a procedure that takes nothing. Not None: that is null, a value like any other.
+#: The payload for a procedure without parameters. Not None, which is the value null.
 NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
 
 #: Characters of an error's message that travel.
@@ -58,18 +59,16 @@ MAX_ERROR_TEXT = 2000
 _TAKEN_PREFIXES = ("amq.", REPLY_QUEUE_PREFIX)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
-_registry: dict[str, Procedure] = {}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Procedure:
-    """A function that can be called over the broker, and the queue its requests come by."""
+    """A function that can be called over the broker, and the queue of its requests."""
 
     name: str
     queue: str
     function: Callable[..., Any]
     _bind: Callable[[ArgsKwargs], Arguments]
-    #: Whether its queue is declared as the tutorials' servers declare theirs.
+    #: Whether its queue is declared as in the RabbitMQ tutorials.
     plain_queue: bool = False
     #: How long it may take; None means the project's setting.
     timeout: timedelta | None = None
@@ -80,7 +79,7 @@ class Procedure:
         return self.timeout.total_seconds() if self.timeout else conf.get().procedure_timeout
 
     def bind(self, payload: Any) -> Arguments:
-        """Return the arguments that `payload` stands for, checked against the function's annotations.
+        """Return the arguments in `payload`, checked against the function's annotations.
 
         A JSON object holds keyword arguments; any other JSON value is the one positional argument.
         Raises pydantic.ValidationError.
@@ -99,21 +98,28 @@ class Procedure:
         return self.function(*positional, **named)
 
 
+registry: Registry[Procedure] = Registry(
+    "procedure", name_of=lambda each: each.name, defined_by=lambda each: each.function, unknown=UnknownProcedure
+)
+get, named, registered = registry.get, registry.named, registry.all
+
+
 def procedure(
     name: str, queue: str | None = None, *, plain_queue: bool = False, timeout: timedelta | None = None
 ) -> Callable[[AnyFunction], AnyFunction]:
-    """Declare the decorated function as the procedure `name`, to be run by `manage.py run_rpc_worker`.
+    """Declare the decorated function as the procedure `name`; `manage.py run_rpc_worker` runs it.
 
     Its parameters are annotated; a call's JSON is converted to those types, or refused before the function runs.
-    It returns anything pydantic can turn into JSON. What it raises reaches the caller as `RemoteError`. A request
-    can be run twice (its server died between running it and saying so): declare questions, not effects.
-    Past its `timeout` (default: `PROCEDURE_TIMEOUT`) HandlerTimeout is raised in it, and is the answer.
-    Requests come by the queue `rpc.<name>` unless `queue` says otherwise. It is durable and goes with its last server:
-    so a call that nobody serves fails at once, with NoServer. With `plain_queue` an existing queue is used whatever it
-    is, and a missing one is declared as the RabbitMQ tutorials do (durable, quorum): their servers can be mixed in. It
-    stays when its servers leave, and a call that nobody serves ends by its timeout only.
+    It returns anything that pydantic can turn into JSON. An exception reaches the caller as `RemoteError`. A request
+    can be run twice (if its server dies before it replies): declare questions, not effects.
+    After its `timeout` (default: `PROCEDURE_TIMEOUT`) HandlerTimeout is raised in it, and is the reply.
 
-    Raises ImproperlyConfigured for a bad or taken name or queue, a timeout that is none, and an async function.
+    The queue of its requests is `queue`, by default `rpc.<name>`. It is durable, and deleted with its last server: a
+    call without a server fails at once, with NoServer. With `plain_queue` an existing queue is used unchanged, and a
+    missing one is declared as in the RabbitMQ tutorials (durable, quorum), so that their servers can share it. It is
+    not deleted, and a call without a server only ends by its timeout.
+
+    Raises ImproperlyConfigured for a bad or taken name or queue, a bad timeout, and an async function.
     """
     if not isinstance(name, str):
         raise ImproperlyConfigured(f'a procedure has a name: write @procedure("shipping.quote"), not {name!r:.100}')
@@ -124,59 +130,41 @@ def procedure(
     queue = queue or f"{QUEUE_PREFIX}{name}"
     if not texts.is_short(queue) or queue.startswith(_TAKEN_PREFIXES):
         raise ImproperlyConfigured(
-            f"procedure {name!r}: the name of a queue has 255 bytes at most, no NUL, and none of {_TAKEN_PREFIXES} in "
-            "front"
+            f"procedure {name!r}: the name of a queue has 255 bytes at most, no NUL, and begins with none of "
+            f"{_TAKEN_PREFIXES}"
         )
-    if timeout is not None and not is_limit(timeout):
-        raise ImproperlyConfigured(f"procedure {name!r}: timeout is a positive time, such as timedelta(seconds=5)")
+    check_times(f"procedure {name!r}", timeout)
 
     def register(function: AnyFunction) -> AnyFunction:
         if not callable(function):
             raise ImproperlyConfigured(f"procedure {name!r} is {functions.kind_of(function)}, and no function")
         functions.check_runs(function, f"procedure {name!r}")
-        for other in _registry.values():
-            is_same = other.name == name and functions.path(other.function) == functions.path(function)
-            if not is_same and (other.name == name or other.queue == queue):
-                raise ImproperlyConfigured(f"two procedures claim the name {name!r} or the queue {queue!r}")
-        _registry[name] = Procedure(
-            name=name,
-            queue=queue,
-            function=function,
-            _bind=_binder(function),
-            plain_queue=plain_queue,
-            timeout=timeout,
+        for other in registered():
+            if other.queue == queue and other.name != name:
+                raise ImproperlyConfigured(f"procedures {other.name!r} and {name!r} share the queue {queue!r}")
+        registry.add(
+            Procedure(
+                name=name,
+                queue=queue,
+                function=function,
+                _bind=_binder(function),
+                plain_queue=plain_queue,
+                timeout=timeout,
+            )
         )
         return function
 
     return register
 
 
-def registered() -> list[Procedure]:
-    """Return every procedure, by name."""
-    return [_registry[name] for name in sorted(_registry)]
-
-
-def get(name: str) -> Procedure:
-    """Return the procedure of that name. Raises UnknownProcedure, listing the names that exist."""
-    try:
-        return _registry[name]
-    except KeyError:
-        known = ", ".join(sorted(_registry)) or "none"
-        raise UnknownProcedure(f"There is no procedure {name!r}. Registered: {known}.") from None
-
-
-def named(names: Iterable[str]) -> list[Procedure]:
-    """Return the procedures of those names, each once. Raises UnknownProcedure."""
-    return [get(name) for name in dict.fromkeys(names)]
-
-
 def request_queue(name: str) -> str:
     """Return the queue that requests for `name` go to; it need not be a procedure of this process."""
-    return _registry[name].queue if name in _registry else f"{QUEUE_PREFIX}{name}"
+    known = registry.find(name)
+    return known.queue if known else f"{QUEUE_PREFIX}{name}"
 
 
 def _binder(function: Callable[..., Any]) -> Callable[[ArgsKwargs], Arguments]:
-    # Arguments are checked apart from the call, so that the caller's mistake can be told from the procedure's own.
+    # Checked apart from the call: an error is then the caller's, not the procedure's.
     @wraps(function)
     def bind(*positional: Any, **named: Any) -> Arguments:
         return positional, named
@@ -187,26 +175,26 @@ def _binder(function: Callable[..., Any]) -> Callable[[ArgsKwargs], Arguments]:
 
 
 def now_ms() -> int:
-    """Return the time as `DEADLINE_HEADER` has it."""
+    """Return the time in the unit of `DEADLINE_HEADER`."""
     return time.time_ns() // 1_000_000
 
 
 def encode(value: Any) -> bytes:
-    """Return `value` as JSON. Raises ValueError for what JSON has no form for: NaN and infinity included, which would
-    arrive as null, and secrets, which would arrive as stars."""
+    """Return `value` as JSON. Raises ValueError for values without a JSON form, NaN and infinity (which would arrive as
+    null), and secrets (which would arrive as asterisks)."""
     body = to_json(value, inf_nan_mode="constants")
     if (b"NaN" in body or b"Infinity" in body or b"null" in body) and not fields.is_finite(value):
-        raise ValueError("it holds a number that JSON cannot say: NaN, or an infinite one")
+        raise ValueError("it holds a number without a JSON form: NaN, or an infinite one")
     if b"NaN" in body or b"Infinity" in body:
-        decode(body)  # of a generator, which can be looked into only once
+        decode(body)  # the value was a generator, which is empty by now
     if b'"**********"' in body and fields.holds_secret(value):
-        raise ValueError("it holds a secret, which would be sent as stars: pass what get_secret_value() returns")
+        raise ValueError("it holds a secret, which would be sent as asterisks: pass what get_secret_value() returns")
     return body
 
 
 def decode(body: bytes) -> Any:
     """Return the value of a JSON text. Raises ValueError, also for NaN, numbers that are too large for a float, bad
-    UTF-8 and bottomless nesting."""
+    UTF-8 and very deep nesting."""
     value = from_json(body, allow_inf_nan=False)
     if fields.is_too_large(body, value):
         raise ValueError("a number in it is too large")
@@ -214,18 +202,18 @@ def decode(body: bytes) -> Any:
 
 
 def encode_error(type: str, message: str) -> bytes:
-    """Return the body of a reply that says what went wrong."""
+    """Return the body of a reply that reports an error."""
     clean = message.encode(errors="replace").decode()
     return encode({"error": {"type": type, "message": clean[:MAX_ERROR_TEXT]}})
 
 
 def is_expired(reply: Message) -> bool:
-    """Whether a reply says that the request came too late by the server's clock, and was not run."""
+    """Whether a reply says that the request was not run, because it came too late by the server's clock."""
     return reply.headers.get(STATUS_HEADER) == EXPIRED
 
 
 def result_of(reply: Message) -> Any:
-    """Return the result that `reply` holds. Raises RemoteError where it holds an error, ValueError for no JSON."""
+    """Return the result in `reply`. Raises RemoteError if it is an error, ValueError if it is not JSON."""
     value = decode(reply.body)
     if reply.headers.get(STATUS_HEADER) != ERROR:
         return value

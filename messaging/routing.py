@@ -1,10 +1,12 @@
-"""Routing: exchanges, bindings, and which binding takes which message. No broker here: RabbitMQ decides, and this says
-beforehand what it will decide (https://www.rabbitmq.com/docs/exchanges)."""
+"""Routing: exchanges, bindings, and which binding takes which message. RabbitMQ decides; this predicts its decision
+(https://www.rabbitmq.com/docs/exchanges)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from string import Formatter
 from typing import Any, Literal, get_args
 
 from messaging.validation import texts
@@ -20,9 +22,8 @@ MAX_MANY_WORDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Where events are published to, and the rule by which it passes them on: `direct` by equal key, `topic` by
-    pattern, `fanout` to all, `headers` by headers. Raises ValueError for another type, or a name that is too long or
-    RabbitMQ's own."""
+    """Where events are published to, and its rule of routing: `direct` by equal key, `topic` by pattern, `fanout` to
+    all, `headers` by headers. Raises ValueError for another type, and for a name that is empty or too long."""
 
     name: str
     type: ExchangeType = "topic"
@@ -36,7 +37,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What brings messages from an exchange to a queue: a key, or for a headers exchange the `arguments`."""
+    """Routes messages from an exchange to a queue: by a key, or at a headers exchange by `arguments`."""
 
     exchange: str
     queue: str
@@ -64,8 +65,48 @@ def matches(pattern: str, routing_key: str) -> bool:
     return _words_match(pattern.split(".") if pattern else [], routing_key.split(".") if routing_key else [])
 
 
+def fields_in(template: str) -> list[str]:
+    """Return the names of the fields in a template of a routing key. Raises ValueError for one that cannot be read."""
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"key {template!r} cannot be read: {error}") from None
+    if any("{" in (how or "") for _, _, how, _ in parts):
+        raise ValueError(f"key {template!r} has braces inside of braces")
+    return [name for _, name, _, _ in parts if name is not None]
+
+
+def pattern_of(template: str) -> str:
+    """Return the pattern that matches every key made from a template: a field can become any number of words."""
+    # A field is a NUL meanwhile: a format in its braces may have dots.
+    parts = ("".join([text, "" if field is None else "\0"]) for text, field, _, _ in Formatter().parse(template))
+    words = ("#" if "\0" in word else word for word in "".join(parts).split("."))
+    # Several "#" in a row match what one matches.
+    return ".".join("#" if word == "#" else ".".join(run) for word, run in groupby(words))
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Raise ValueError for a pattern that RabbitMQ does not bind by."""
+    for pattern in patterns:
+        if pattern.split(".").count("#") > MAX_MANY_WORDS:
+            raise ValueError(
+                f"RabbitMQ takes a key with at most {MAX_MANY_WORDS} '#', not {pattern!r}: say which you want, such as "
+                'keys=["*.error"]'
+            )
+
+
+def check_table(what: str, table: Mapping[str, Any]) -> None:
+    """Raise ValueError for a table of arguments or headers that AMQP cannot carry."""
+    for name, value in table.items():
+        is_sendable = -(2**63) <= value < 2**63 if isinstance(value, int) else isinstance(value, str | float | None)
+        if not texts.is_short(name) or not is_sendable:
+            raise ValueError(
+                f"{what} hold texts, numbers of 64 bits, truths and None, not {name!r:.60}: {type(value).__name__}"
+            )
+
+
 def _words_match(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    # Which numbers of words the pattern so far can take: no matter how many "#" there are, it stays quick.
+    # How many words the pattern so far can match: quick, however many "#" there are.
     reached = {0}
     for part in pattern:
         if part == "#":
@@ -90,5 +131,5 @@ def _headers_match(arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> 
 
 
 def _same(wanted: Any, value: Any) -> bool:
-    # True is 1 to Python, not to a broker.
+    # True equals 1 in Python, not at a broker.
     return bool(wanted == value) and isinstance(wanted, bool) is isinstance(value, bool)

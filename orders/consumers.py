@@ -3,8 +3,9 @@ is now, and does nothing that was done before."""
 
 from __future__ import annotations
 
-from messaging.consumers import Delivery, consumer
+from messaging.consumers import consumer
 from messaging.exceptions import Reject
+from messaging.message import Delivery
 from messaging.retry import RetryPolicy
 from orders import red_packets
 from orders.events import OrderCancelled, OrderPlaced, OrderShipped

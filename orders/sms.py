@@ -14,8 +14,8 @@ from django.utils.formats import date_format
 from django.utils.module_loading import import_string
 from django.utils.timezone import localtime
 
-from messaging.consumers import Delivery
 from messaging.effects import Sending
+from messaging.message import Delivery
 from messaging.models import Effect
 from messaging.validation.functions import check_runs
 from orders.models import Order, TextMessage

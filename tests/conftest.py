@@ -2,7 +2,8 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ RABBITMQ_DIRECTORY = "WARREN_TEST_RABBITMQ"
 #: Seconds that one test may take where it repeats everything two hundred times.
 FULL_TIMEOUT = 3600
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "live_server", "django_db_setup"}
+
+
+@pytest.fixture
+def isolated() -> Iterator[Callable[..., None]]:
+    """Give modules such as `effects` an empty registry until the end of the test, or with `keep` a copy of theirs."""
+    with ExitStack() as stack:
+
+        def isolate(*modules: Any, keep: bool = False) -> None:
+            for module in modules:
+                stack.enter_context(module.registry.temporary(keep=keep))
+
+        yield isolate
 
 
 # --- Which tests run ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage, Error, register
 from messaging import conf, consumers, events
 from messaging.consumers import Consumer
 from messaging.events import Event
-from messaging.routing import Binding, takes
+from messaging.routing import Binding, fields_in, takes
 from messaging.topology import desired
 from messaging.worker import dead_letters
 
@@ -85,7 +85,7 @@ def check_bindings(**kwargs: Any) -> list[CheckMessage]:
         )
         for each in consumers.registered()
         for event in events.registered()
-        if not each.wants(event.event_type) and not events.fields_in(event.event_key)
+        if not each.wants(event.event_type) and not fields_in(event.event_key)
         for binding in _matching(each, event)
     ]
 

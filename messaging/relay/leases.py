@@ -1,20 +1,21 @@
-"""Leases: which relay holds which outbox row, and what it may write about it.
+"""Leases: which relay holds which outbox row, and what that relay may write about it.
 
-A lease is a token and a time by the database's clock. A mark counts only while the token is still the marker's own:
-a relay that was frozen past its lease, and whose rows another one has claimed, changes nothing.
+A lease is a token and a time by the database's clock. A relay's mark counts only while the row has that token: a relay
+that was frozen past its lease changes nothing about rows that another relay has claimed.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from django.db.models import Case, F, Lookup, Q, QuerySet, When
-from django.db.models.expressions import Combinable
+from django.db.models import BooleanField, Case, F, Q, QuerySet, When
+from django.db.models.expressions import Combinable, RawSQL
 from django.db.models.functions import Now
 
 from messaging import database
@@ -22,58 +23,44 @@ from messaging.broker.publisher import Outcome, Status
 from messaging.exceptions import AccessRefused, NotFound
 from messaging.logs import get_logger
 from messaging.models import OutboxMessage
-from messaging.relay.silence import PAUSE
 from messaging.validation.texts import storable_text
 from messaging.worker import inbox
 
 log = get_logger(__name__)
 
-#: Longest rest, in seconds, between two tries of a row that could not be routed or stored, or got no word.
+#: Longest rest, in seconds, between two attempts to publish a row.
 LONGEST_REST = 60
-#: Tries, of whatever end, after which a row is not tried again at once any more: when its connection is lost, and when
-#: its confirm does not come in time. A restart or a freeze of the broker is over by then.
+#: Attempts that may follow each other at once: after a lost connection, and after a missing confirm. A restart or a
+#: freeze of the broker is over by then.
 LOSSES_AT_ONCE = 3
-SILENCES_AT_ONCE = 1
-
-#: What is written of a row that rests untried.
-LEFT_ALONE = f"not tried: where it goes, others get no confirm; one of them is tried every {PAUSE:g} s"
-
-#: Seconds to which the moment of a confirm is kept, and for which at most it is put before the time of its mark:
-#: reconciling goes through the rows in the order of these moments.
+MISSES_AT_ONCE = 1
+#: The time of a confirm is kept in steps of so many seconds, and is at most LONGEST_BACK seconds before that of its
+#: mark. Reconciling goes through the rows in the order of these times.
 MOMENT = 0.001
 LONGEST_BACK = 1.0
-
 #: Rows whose leases one statement ends.
 GIVEN_BACK_AT_ONCE = 1000
-#: Bytes of bodies that one claim takes, but for its last row.
+#: Rows, and bytes of their bodies, that may be handed over in memory. What does not fit waits in the table.
+HAND_OVER_LIMIT = 10_000
+HAND_OVER_BYTES = 32 * 1024 * 1024
+#: Bytes of bodies that one claim takes. The row that exceeds it is included.
 CLAIM_BYTES = 16 * 1024 * 1024
 
 State = OutboxMessage.State
 
 
-class _Waits(Lookup):
-    """The row waits for the broker, in the very words of the index of such rows: SQLite does not see that parameters
-    mean the same. Without `unlikely` it would take an index that has only the state in common, and read and sort all
-    that wait for each batch.
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A row whose lease this relay holds, and until when (monotonic) the relay may still begin to publish it."""
 
-    A lookup, and no function: Django writes a function's answer as "… = True", which no index knows.
-    """
-
-    prepare_rhs = False
-
-    def as_sql(self, compiler: Any, connection: Any) -> Any:
-        state, parameters = self.process_lhs(compiler, connection)
-        return f"{state} IN ('pending', 'unroutable')", parameters
-
-    def as_sqlite(self, compiler: Any, connection: Any) -> Any:
-        condition, parameters = self.as_sql(compiler, connection)
-        return f"unlikely({condition})", parameters
+    row: OutboxMessage
+    publish_before: float
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a row's publish came to, and when (monotonic). `expected` are the names of the consumers that must receive
-    it."""
+    """The outcome of a row's publish, and when it came (monotonic). `expected` names the consumers that must receive
+    the message."""
 
     row: OutboxMessage
     outcome: Outcome
@@ -81,18 +68,71 @@ class Mark:
     at: float = field(default_factory=time.monotonic)
 
 
+def in_time(held: Iterable[Held]) -> tuple[list[Held], list[OutboxMessage]]:
+    """Return the rows that may still be published under their leases, and the others."""
+    now = time.monotonic()
+    ours, late = [], []
+    for each in held:
+        if each.publish_before > now:
+            ours.append(each)
+        else:
+            late.append(each.row)
+    return ours, late
+
+
+class HandedOver:
+    """Rows that this process wrote with leases for its own relay, in memory until they are published. Bounded.
+
+    The caller holds the relay's lock.
+    """
+
+    def __init__(self) -> None:
+        self._rows: deque[Held] = deque()
+        self._bytes = 0
+        #: Whether the relay takes rows: not while it cannot connect, nor once it has ended.
+        self.open = True
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def room(self) -> tuple[int, int]:
+        """Return how many more rows, and bytes of their bodies, fit."""
+        return (HAND_OVER_LIMIT - len(self._rows), HAND_OVER_BYTES - self._bytes) if self.open else (0, 0)
+
+    def add(self, held: Sequence[Held]) -> int:
+        """Take the first rows, as many as fit; return how many."""
+        fitting = how_many_fit([each.row for each in held], *self.room())
+        self._rows.extend(held[:fitting])
+        self._bytes += sum(len(each.row.body) for each in held[:fitting])
+        return fitting
+
+    def take(self, limit: int = sys.maxsize) -> list[Held]:
+        """Remove up to `limit` rows, oldest first, and return them."""
+        taken = [self._rows.popleft() for _ in range(min(limit, len(self._rows)))]
+        self._bytes -= sum(len(each.row.body) for each in taken)
+        return taken
+
+
+def how_many_fit(rows: Sequence[OutboxMessage], room: int, room_bytes: int) -> int:
+    """Return how many rows, from the first on, fit into so much room."""
+    for count, row in enumerate(rows):
+        room_bytes -= len(row.body)
+        if count >= room or room_bytes < 0:
+            return count
+    return len(rows)
+
+
 def claim(limit: int, seconds: float) -> list[OutboxMessage]:
     """Lease up to `limit` rows that are due and free, oldest first, for `seconds`, and return them.
 
-    Fewer where their bodies together exceed CLAIM_BYTES: whoever claims holds them all in memory.
-    Two relays never get the same row: PostgreSQL skips rows that another one has locked, on SQLite the transaction
-    is the only writer. No lock outlives this call.
+    Returns fewer if their bodies exceed CLAIM_BYTES: the relay holds them all in memory. Two relays never get the same
+    row: PostgreSQL skips rows that another relay has locked; on SQLite the transaction is the only writer. No lock
+    outlives this call.
     """
     token = uuid.uuid4()
     with database.atomic():
-        due = OutboxMessage.objects.filter(
-            Q(lease_until=None) | Q(lease_until__lte=Now()), _Waits(F("state"), True), publish_at__lte=Now()
-        ).order_by("publish_at", "id")
+        is_free = Q(lease_until=None) | Q(lease_until__lte=Now())
+        due = OutboxMessage.objects.filter(_waits(), is_free, publish_at__lte=Now()).order_by("publish_at", "id")
         rows: list[OutboxMessage] = []
         size = 0
         for row in due.select_for_update(skip_locked=True)[:limit].iterator(100):
@@ -109,28 +149,36 @@ def claim(limit: int, seconds: float) -> list[OutboxMessage]:
     return rows
 
 
+def _waits() -> RawSQL:
+    """Return the condition that a row waits for the broker, written exactly as in the index of such rows.
+
+    SQLite recognises it only without parameters. Without `unlikely` SQLite would take an index on the state alone, and
+    read and sort all waiting rows for each batch.
+    """
+    condition = "state IN ('pending', 'unroutable')"
+    return RawSQL(f"unlikely({condition})" if database.is_sqlite() else condition, [], BooleanField())  # noqa: S611
+
+
 def is_full(rows: Sequence[OutboxMessage], limit: int) -> bool:
     """Whether a claim of `limit` that returned these rows has probably left others."""
     return len(rows) >= limit or sum(len(row.body) for row in rows) >= CLAIM_BYTES
 
 
 def write(marks: Sequence[Mark]) -> None:
-    """Write what became of rows, in one transaction."""
+    """Write the outcomes of publishes, in one transaction."""
     with database.atomic():
         _write_published([mark for mark in marks if mark.outcome.status is Status.CONFIRMED])
         for mark in marks:
             if mark.outcome.status is not Status.CONFIRMED:
-                _write_setback(mark)
+                _write_failure(mark)
 
 
-def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0) -> None:
-    """End the leases of rows that were not tried, so that any relay takes them.
+def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0, why: str = "") -> None:
+    """End the leases of rows that were not tried, so that any relay takes them: at once, or after `rest` seconds.
 
-    At once, or after so many seconds of `rest`, which a silent destination has; the rows then say so.
+    Rows that rest say `why`.
     """
-    changes: dict[str, Any] = {}
-    if rest:
-        changes = {"publish_at": database.in_future(rest), "last_error": LEFT_ALONE}
+    changes = {"publish_at": database.in_future(rest), "last_error": why} if rest else {}
     with database.atomic():
         for token in {row.lease_token for row in rows}:
             ids = [row.pk for row in rows if row.lease_token == token]
@@ -141,7 +189,7 @@ def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0) -> None:
 
 
 def _write_published(marks: Sequence[Mark]) -> None:
-    """One statement for all that have lease and audience in common."""
+    """Mark rows published, with one statement for all that share a lease and the same consumers."""
     groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[Mark]] = {}
     for mark in marks:
         groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark)
@@ -158,21 +206,21 @@ def _write_published(marks: Sequence[Mark]) -> None:
 
 
 def _confirmed_at(marks: Sequence[Mark]) -> Combinable:
-    """Return when each of these rows was confirmed, by the database's clock: a mark is written a little later."""
+    """Return when each of these rows was confirmed, by the database's clock. Marks are written a little later."""
     now = time.monotonic()
-    moments: dict[int, list[int]] = {}
+    steps_back: dict[int, list[int]] = {}
     for mark in marks:
-        # Rounded towards now: no row was published before it was due.
-        moments.setdefault(int(min(now - mark.at, LONGEST_BACK) / MOMENT), []).append(mark.row.pk)
-    earlier = [(database.in_future(-steps * MOMENT), ids) for steps, ids in moments.items()]
+        # Rounded towards now, so that no row is published before it was due.
+        steps_back.setdefault(int(min(now - mark.at, LONGEST_BACK) / MOMENT), []).append(mark.row.pk)
+    earlier = [(database.in_future(-steps * MOMENT), ids) for steps, ids in steps_back.items()]
     if len(earlier) == 1:
         return earlier[0][0]
     return Case(*(When(pk__in=ids, then=moment) for moment, ids in earlier))
 
 
-def _write_setback(mark: Mark) -> None:
-    """Write why a row was not published, and when it is tried again, if ever."""
-    state, rest = _verdict(mark)
+def _write_failure(mark: Mark) -> None:
+    """Write why a row was not published, and when it is tried again, if at all."""
+    state, rest = _next_try(mark)
     written = _held([mark.row.pk], mark.row.lease_token).update(
         state=state,
         publish_at=database.in_future(rest),
@@ -183,7 +231,7 @@ def _write_setback(mark: Mark) -> None:
         lease_until=None,
     )
     if written and state == State.FAILED and mark.row.consumer:
-        # It was to bring a message to one consumer again, which waits for it: no other row does.
+        # This row alone was to bring the message to its consumer again.
         reason = f"its attempt {mark.row.attempt} cannot be sent: {mark.outcome.reason}"
         if inbox.leave_dead(mark.row, reason, kind="cannot be sent"):
             log.error(
@@ -191,39 +239,39 @@ def _write_setback(mark: Mark) -> None:
             )
 
 
-def _verdict(mark: Mark) -> tuple[OutboxMessage.State, float]:
-    """Return the state a setback leads to, and the seconds until the next try."""
+def _next_try(mark: Mark) -> tuple[OutboxMessage.State, float]:
+    """Return the state of a row that was not published, and the seconds until its next try."""
     rest = _rest(mark.row.publish_attempts)
     match mark.outcome.status:
         case Status.RETURNED:
             return State.UNROUTABLE, rest
         case Status.REFUSED if isinstance(mark.outcome.refusal, NotFound | AccessRefused):
-            # An exchange or a permission is missing: no fault of the row, and it goes through once that is mended.
+            # An exchange or a permission is missing. That is no fault of the row, which goes through once it is there.
             return State.UNROUTABLE, rest
         case Status.REFUSED | Status.UNSENDABLE:
             return State.FAILED, 0
         case Status.NACKED:
             return State.PENDING, rest
         case _:
-            # The broker's or the network's fault, not the row's: again as soon as there is a connection.
-            return State.PENDING, _rest_without_word(mark)
+            return State.PENDING, _rest_unanswered(mark)
 
 
 def _rest(times: int) -> float:
     return min(2.0 ** min(times, 10), LONGEST_REST)
 
 
-def _rest_without_word(mark: Mark) -> float:
-    """Return how long a row rests of which the broker said nothing; with luck not at all."""
-    more = mark.row.publish_attempts - (SILENCES_AT_ONCE if mark.outcome.late else LOSSES_AT_ONCE)
+def _rest_unanswered(mark: Mark) -> float:
+    """Return how long a row rests that the broker did not answer for: at first not at all, as the network or the
+    broker is to blame."""
+    more = mark.row.publish_attempts - (MISSES_AT_ONCE if mark.outcome.late else LOSSES_AT_ONCE)
     if more < 0:
         return 0
     rest = _rest(more)
     if mark.outcome.late:
-        # One of its queues may be without a leader, and a batch with such a row costs the whole time that is allowed.
-        # Therefore all of them come due together, at the next full rest of the clock.
+        # One of its queues may have no leader, and a batch with such a row costs the whole PUBLISH_TIMEOUT. So all such
+        # rows come due together, at the next full multiple of the rest.
         return rest - time.time() % rest
-    # RabbitMQ may end each connection over it. Those that were sent together part, so that it is alone some time.
+    # RabbitMQ may close each connection over this row. Rows that were sent together part, so that it will be alone.
     return rest * random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
 
 

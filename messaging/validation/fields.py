@@ -3,6 +3,7 @@ it comes back as it was."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,10 @@ from functools import cache
 from inspect import signature
 from typing import Any, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, Secret, SecretBytes, SecretStr, SerializationInfo
+from pydantic import AliasChoices, BaseModel, Secret, SecretBytes, SecretStr, SerializationInfo, ValidationError
 from pydantic.fields import FieldInfo
+
+from messaging.exceptions import Undecodable
 
 #: How to read a model, and models in it, by aliases as well as by names. Before pydantic 2.11 the configuration of each
 #: model decides.
@@ -185,3 +188,28 @@ def _is_same(here: object, there: object, *, any_sequence: bool = False) -> bool
 
 def _takes_any_sequence(annotation: Any) -> bool:
     return get_origin(annotation) is Sequence or any(map(_takes_any_sequence, get_args(annotation)))
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in `body`. Raises Undecodable for anything else, and for texts that cannot be stored."""
+    try:
+        payload = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            # An escaped half of a surrogate pair is no character: neither databases nor messages can hold it.
+            json.dumps(payload, ensure_ascii=False).encode()
+    # Deep nesting ends in RecursionError; a bad byte in UnicodeDecodeError, a ValueError.
+    except (ValueError, RecursionError) as error:
+        raise Undecodable(f"the body is not JSON: {error}") from None
+    if not isinstance(payload, dict):
+        raise Undecodable(f"the body is JSON, but of type {type(payload).__name__}, not an object")
+    return payload
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is Python's, not JSON's")
+
+
+def first_problems(error: ValidationError) -> str:
+    """Return which fields are wrong and why, never their values: a value may be somebody's phone number."""
+    problems = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in error.errors(include_input=False)]
+    return "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")

@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from django.db import connections
 
-from messaging import conf, database, effects, events, processes
+from messaging import conf, database, effects, encoding, processes
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival, PrivateQueue, Subscription
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.exceptions import OperationRefused, Undecodable
 from messaging.logs import Throttle, get_logger
-from messaging.message import identity, new_id
+from messaging.message import Delivery, identity, new_id
 from messaging.worker import effect_runner as sending
 from messaging.worker import handling, ledger
 from messaging.worker.database_wait import Turns
@@ -251,7 +251,7 @@ class Lane:
             self.subscription.requeue(arrival)
 
     def _delivery(self, arrival: Arrival) -> Delivery:
-        message = events.named(arrival.message, arrival.routing_key)
+        message = encoding.named(arrival.message, arrival.routing_key)
         known_as = identity(message.id, message.app_id, own_app_id=conf.get().app_id)
         try:
             attempt = message.attempt

@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from messaging import consumers, events
-from messaging.consumers import Consumer, Delivery
+from messaging import consumers, encoding
+from messaging.consumers import Consumer
 from messaging.logs import get_logger
+from messaging.message import Delivery
 from messaging.topology import desired
 from messaging.worker import inbox
 
@@ -28,7 +29,7 @@ def record(_: None, delivery: Delivery) -> None:
     """Make the message dead at the consumer whose queue it died in. A handled one stays handled, and so does one
     that waits for a later attempt."""
     queue, cause, routing_key = _death(delivery)
-    message = events.named(delivery.message, routing_key)
+    message = encoding.named(delivery.message, routing_key)
     there = replace(delivery, queue=queue, consumer=_consumer_of(queue), message=message)
     reason = f"{'the broker gave it' if cause in BY_THE_BROKER else 'given'} up in queue {queue}: {cause}"
     if inbox.bury(there, reason) is not None:

@@ -14,12 +14,12 @@ from functools import partial
 import structlog
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 
-from messaging import conf, database, events, outbox
-from messaging.consumers import Consumer, Delivery
+from messaging import conf, database, encoding, outbox
+from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
 from messaging.logs import get_logger
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import rest_after
 from messaging.validation import functions
@@ -139,7 +139,7 @@ def _decode(consumer: Consumer, delivery: Delivery) -> Event:
         raise Undecodable(f"the body has {len(delivery.message.body)} bytes, over the limit of MAX_BODY_BYTES")
     _ = delivery.message.attempt  # an attempt header that is no number makes the message dead
     with _thread_goes_on("reading the message"):  # by code of the project's: validators, an upcast
-        event = events.decode(delivery.message)
+        event = encoding.decode(delivery.message)
     if not consumer.wants(event.event_type):
         raise Undecodable(f"consumer {consumer.name} does not handle {event.event_type}; see the queue's bindings")
     return event

@@ -18,8 +18,8 @@ from typing import Any
 from django.db.models.functions import Now
 
 from messaging import conf, database
-from messaging.consumers import Delivery
 from messaging.headers import storable_headers
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.validation.functions import text_of
 from messaging.validation.texts import storable_text

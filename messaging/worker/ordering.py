@@ -13,7 +13,8 @@ from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 
 from messaging import database, outbox
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 
 State = InboxMessage.State

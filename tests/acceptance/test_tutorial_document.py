@@ -141,10 +141,9 @@ def _dead_letters(code: Snippet) -> None:
 
 
 @pytest.fixture
-def _nothing_else_is_registered(monkeypatch: pytest.MonkeyPatch, settings: Any, vhost: str) -> Iterator[None]:
+def _nothing_else_is_registered(isolated: Any, settings: Any, vhost: str) -> Iterator[None]:
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
-    monkeypatch.setattr(events, "_registry", {})
-    monkeypatch.setattr(procedures, "_registry", {})
+    isolated(events, procedures)
     with registered():
         yield
 

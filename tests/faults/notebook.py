@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from django.contrib.auth.models import Group
 
-from messaging.consumers import Delivery, consumer
+from messaging.consumers import consumer
 from messaging.events import Event
+from messaging.message import Delivery
 from messaging.retry import RetryPolicy
 from tests.support.consuming import Noted, note
 
@@ -62,8 +63,8 @@ def second_edition_opened() -> None:
     # The same type, as a new release has it; `Noted` is the old one's.
     from messaging import events
 
-    events._registry["test.noted"] = SecondEdition
     SecondEdition.event_type, SecondEdition.event_version = "test.noted", 2
+    events.registry.put(SecondEdition)
     SecondEdition.upcast(from_version=1)(lambda payload: {"words": payload["text"], "author": "unknown"})
 
     def write_in_full(event: SecondEdition, delivery: Delivery) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from messaging.consumers import Delivery
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.reconcile import reconcile
 from orders.models import Order, Product

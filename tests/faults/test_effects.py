@@ -63,7 +63,7 @@ def impatient() -> None:
     """In a process: what was left is taken up soon, and tried again at once."""
     ledger.MARGIN = 0.5
     shop_effects.RETRY = QUICKLY
-    effects._registry["text_message"] = replace(effects.get("text_message"), retry=QUICKLY)
+    effects.registry.put(replace(effects.get("text_message"), retry=QUICKLY))
 
 
 def without_sweep() -> None:
@@ -117,10 +117,10 @@ def run_sms(vhost: str, run_process: ProcessStarter) -> Run:
 
 
 @pytest.fixture
-def survivor(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[SmsGateway], Any]:
+def survivor(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch, isolated: Any) -> Callable[[SmsGateway], Any]:
     """Another worker, to take up what the dead one left: `with survivor(gateway):`."""
     monkeypatch.setattr(ledger, "MARGIN", 0.5)
-    monkeypatch.setattr(effects, "_registry", dict(effects._registry))
+    isolated(effects, keep=True)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
 
     def work(gateway: SmsGateway) -> Any:
@@ -132,7 +132,7 @@ def survivor(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Call
             timeout=timedelta(seconds=2),
             ask=shop_effects._ask if gateway.can_be_asked else None,
         )
-        effects._registry["text_message"] = kind
+        effects.registry.put(kind)
         return running_worker(consumers.get("sms"))
 
     return work

@@ -14,7 +14,8 @@ from typing import Any
 import pika
 import pytest
 
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy
 from orders.models import Campaign, Order, Product, RedPacket, TextMessage

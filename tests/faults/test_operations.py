@@ -19,7 +19,7 @@ from messaging.actions.prune import prune
 from messaging.actions.publish_now import publish_now
 from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
-from messaging.consumers import Delivery
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage
 from messaging.reconcile import empty_queues as sightings
 from messaging.reconcile import lost

@@ -14,8 +14,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from messaging import consumers, database, effects
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable
+from messaging.message import Delivery
 from messaging.models import (
     DeliveryAttempt,
     Effect,
@@ -60,7 +61,7 @@ def impatience(vhost: str, settings: Any) -> Iterator[None]:
 def known(name: str = "notes", handler: Callable[..., None] = take_note, **changes: Any) -> Consumer:
     """A consumer that relays and reconcile know."""
     consumer = a_consumer(handler, name, **changes)
-    consumers._registry[consumer.name] = consumer
+    consumers.registry.put(consumer)
     return consumer
 
 
@@ -556,9 +557,9 @@ def test_a_message_whose_turn_has_come_unnoticed_is_stuck(vhost: str) -> None:
 
 
 @pytest.fixture
-def intended(monkeypatch: pytest.MonkeyPatch) -> Effect:
+def intended(isolated: Any) -> Effect:
     """An effect that nobody has begun."""
-    monkeypatch.setattr(effects, "_registry", {})
+    isolated(effects)
     effects.effect("text")(lambda sending: None)
 
     def intending(event: Noted, delivery: Delivery) -> None:

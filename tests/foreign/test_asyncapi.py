@@ -39,10 +39,9 @@ def problems_of(document: Document) -> list[str]:
 
 
 @pytest.fixture
-def everything(monkeypatch: pytest.MonkeyPatch) -> None:
+def everything(isolated: Any) -> None:
     """A project that uses every kind of event, consumer and procedure, and odd names."""
-    for module in (events, consumers, procedures):
-        monkeypatch.setattr(module, "_registry", {})
+    isolated(events, consumers, procedures)
 
     class Line(Event, type="log/line", exchange=Exchange("topic_logs"), key="{facility}.{severity}"):
         facility: str

@@ -18,9 +18,11 @@ from django.db import OperationalError, transaction
 
 from messaging import consumers, events, outbox
 from messaging.broker.connection import opened
-from messaging.consumers import Consumer, Delivery, consumer
-from messaging.events import Event, routing_key_of
+from messaging.consumers import Consumer, consumer
+from messaging.encoding import routing_key_of
+from messaging.events import Event
 from messaging.exceptions import UnknownConsumer
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.findings import Finding, Trouble
 from messaging.reconcile.reconcile import _copies, reconcile
@@ -75,14 +77,9 @@ def impatient(settings: Any, vhost: str) -> None:
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
 
 
-#: Taken off the registry: other tests have nothing to do with these.
-EVENTS = {event.event_type: events._registry.pop(event.event_type) for event in (Announced, Logged, Seen, Printed)}
-
-
 @pytest.fixture(autouse=True)
-def only_these(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(events, "_registry", dict(EVENTS))
-    with registered():
+def only_these() -> Iterator[None]:
+    with events.registry.temporary(Announced, Logged, Seen, Printed), registered():
         yield
 
 
@@ -436,7 +433,7 @@ def test_a_message_keeps_its_priority_when_it_is_tried_replayed_or_sent_again() 
         ({"headers": {"format": "pdf"}}, "headers exchange"),
         ({"arguments": {"x-queue-type": "classic"}}, "queue_type"),
         ({"arguments": {"x-max-priority": 3}}, "max_priority"),
-        ({"arguments": {"x-expires": 1000}}, "nobody consumes"),
+        ({"arguments": {"x-expires": 1000}}, "no process consumes"),
         ({"arguments": {"x-max-length": {1, 2}}}, "x-max-length"),
         ({"arguments": {"x-max-length": 2**63}}, "64 bits"),
         ({"queue_type": "Classic"}, "quorum or classic"),

@@ -10,8 +10,9 @@ from django.test import Client
 
 from messaging import consumers, effects
 from messaging.broker.wire import Properties
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.history import timeline
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import dead_letters
@@ -34,7 +35,7 @@ def impatience(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> It
 def known(handler: Callable[..., None] = take_note, **changes: Any) -> Consumer:
     """A registered consumer, whose queue stands and is bound."""
     consumer = a_consumer(handler, **changes)
-    consumers._registry[consumer.name] = consumer
+    consumers.registry.put(consumer)
     RunningWorker([consumer], burst=True).join()
     return consumer
 
@@ -119,18 +120,14 @@ def test_a_message_without_an_id_gets_one_and_a_person_is_told_what_that_means(
     assert "without a message_id: at-least-once" in page
 
 
-def test_an_effect_of_a_foreign_message_has_a_key_of_its_own_for_each_application(vhost: str) -> None:
+def test_an_effect_of_a_foreign_message_has_a_key_of_its_own_for_each_application(vhost: str, isolated: Any) -> None:
     sent: list[str] = []
-    before = dict(effects._registry)
+    isolated(effects, keep=True)
     effects.effect("ping", honours_keys=True)(lambda sending: sent.append(sending.key) or "ok")
-    try:
-        with running_worker(known(lambda event, delivery: delivery.effect("ping"))):
-            for app_id in ("billing", "depot", "billing"):
-                publish(vhost, "x", message_id="1", app_id=app_id)
-            eventually(lambda: Effect.objects.filter(state="done").count() == 2)
-    finally:
-        effects._registry.clear()
-        effects._registry.update(before)
+    with running_worker(known(lambda event, delivery: delivery.effect("ping"))):
+        for app_id in ("billing", "depot", "billing"):
+            publish(vhost, "x", message_id="1", app_id=app_id)
+        eventually(lambda: Effect.objects.filter(state="done").count() == 2)
     assert sorted(sent) == ["billing/1:notes:ping", "depot/1:notes:ping"]
 
 

@@ -17,8 +17,8 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import conf, consumers, outbox, rpc
 from messaging.broker.connection import Connection
-from messaging.consumers import Delivery
 from messaging.exceptions import OperationRefused
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.procedures import request_queue
 from messaging.rpc import client

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from urllib.parse import urlsplit
 
@@ -60,8 +60,8 @@ def test_it_prints_what_was_answered(
     assert without_log(calling.lines) == printed
 
 
-def test_null_is_passed_and_no_value_passes_nothing(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(procedures, "_registry", {})
+def test_null_is_passed_and_no_value_passes_nothing(vhost: str, isolated: Callable[..., None]) -> None:
+    isolated(procedures)
 
     @procedure("describe")
     def describe(value: str | None = "nothing") -> str:

@@ -171,18 +171,6 @@ def test_a_row_whose_lease_has_nearly_ended_goes_free_and_is_claimed_at_once(vho
     assert len(take_all(vhost, "tests.notes")) == 1
 
 
-def test_what_waits_in_memory_is_bounded_by_bytes_too(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "HAND_OVER_BYTES", 1000)
-    rows = [a_row(body=b"x" * 400) for _ in range(3)]
-    waiting = Relay()
-    for row in rows:
-        waiting.hand_over([row], time.monotonic())
-    assert [held.row for held in waiting._handed] == rows[:2]
-    assert [held.row for held in waiting._take_handed()] == rows[:2]
-    waiting.hand_over(rows[2:], time.monotonic())
-    assert len(waiting._handed) == 1
-
-
 def test_a_claim_takes_no_more_bytes_than_fit_and_the_next_takes_the_rest(
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -557,7 +545,7 @@ def test_a_broker_lost_between_a_refusal_and_its_repetition_condemns_nobody(
         for _ in range(5):
             a_row()
     running = Relay()
-    monkeypatch.setattr(running, "_wait_until_ready", lambda: False)
+    monkeypatch.setattr(running, "_may_send", lambda: False)
     home = InThread(running.run, "relay")
     eventually(lambda: OutboxMessage.objects.filter(publish_attempts__gte=1).count() == 6)
     assert (

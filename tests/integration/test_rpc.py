@@ -31,8 +31,8 @@ LONG = 30
 
 
 @pytest.fixture(autouse=True)
-def _procedures(vhost: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(procedures, "_registry", {})
+def _procedures(vhost: str, isolated: Any) -> Iterator[None]:
+    isolated(procedures)
 
     @procedure("double")
     def double(number: int) -> int:

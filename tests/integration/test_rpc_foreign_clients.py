@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pika
 import pytest
@@ -19,9 +19,9 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def calls(isolated: Callable[..., None]) -> list[int]:
     """What the procedure `double` was called with."""
-    monkeypatch.setattr(procedures, "_registry", {})
+    isolated(procedures)
     seen: list[int] = []
 
     @procedure("double")

@@ -9,10 +9,10 @@ import pytest
 
 from messaging import effects
 from messaging.admin.story import lines
-from messaging.consumers import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject
 from messaging.history import outcome, timeline
+from messaging.message import Delivery
 from messaging.models import OutboxMessage
 from messaging.monitoring import status
 from messaging.retry import RetryPolicy
@@ -94,14 +94,14 @@ def test_a_message_whose_handler_rejects_it_is_not_said_to_be_handled(vhost: str
     assert told("W-1")[-1] == "notes: dead, will not be tried again"
 
 
-def test_a_message_whose_effect_fails_is_not_said_to_be_all_well(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_whose_effect_fails_is_not_said_to_be_all_well(vhost: str, isolated: Any) -> None:
     def refuse(sending: Sending) -> str:
         raise NotDone("the gateway answered 429")
 
     def texting(event: Noted, delivery: Delivery) -> None:
         delivery.effect("text", {})
 
-    monkeypatch.setattr(effects, "_registry", {})
+    isolated(effects)
     effects.effect("text", retry=RetryPolicy(max_attempts=9, first_delay=timedelta(minutes=5)))(refuse)
     consumer = a_consumer(texting)
     with registered(consumer), running_relay(), running_worker(consumer):

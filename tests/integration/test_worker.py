@@ -15,9 +15,9 @@ from django.db import OperationalError, connection, connections
 from structlog.testing import capture_logs
 
 from messaging import consumers
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.exceptions import Reject, RetryLater
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import consumer_threads as lane
 from messaging.worker import database_wait as turns
@@ -49,7 +49,7 @@ def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytes
 def known(handler: Callable[..., None] | None = None, **changes: Any) -> Consumer:
     """A consumer that relays know, too."""
     consumer = a_consumer(handler, **changes) if handler else a_consumer(**changes)
-    consumers._registry[consumer.name] = consumer
+    consumers.registry.put(consumer)
     return consumer
 
 

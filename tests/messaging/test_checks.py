@@ -30,6 +30,11 @@ def with_messaging(settings: Any, **changes: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, **changes}
 
 
+@pytest.fixture(autouse=True)
+def forget_new_events(isolated: Any) -> None:
+    isolated(events, keep=True)
+
+
 @pytest.mark.django_db
 def test_the_project_itself_has_nothing_to_be_told() -> None:
     assert not found()
@@ -58,15 +63,12 @@ def test_a_consumer_of_the_logs_would_be_told_of_its_own_lines(settings: Any, br
     class Line(Event, type="test.line", exchange="warren.logs"):
         pass
 
-    try:
-        with registered():
-            consumer("lines", Line, broadcast=broadcast)(lambda event, delivery: None)
+    with registered():
+        consumer("lines", Line, broadcast=broadcast)(lambda event, delivery: None)
 
-            assert "messaging.E004" not in found()
-            with_messaging(settings, LOG_TO_BROKER=True)
-            assert "messaging.E004" in found()
-    finally:
-        del events._registry["test.line"]
+        assert "messaging.E004" not in found()
+        with_messaging(settings, LOG_TO_BROKER=True)
+        assert "messaging.E004" in found()
 
 
 def test_a_consumer_of_an_event_without_a_type_would_wait_for_ever() -> None:
@@ -86,10 +88,7 @@ def test_an_event_with_a_field_of_an_unknown_type_is_pointed_out() -> None:
     class Unresolved(Event, type="test.unresolved"):
         missing: "NeverImported"  # type: ignore[name-defined]  # noqa: F821
 
-    try:
-        [error] = messages()
-    finally:
-        del events._registry["test.unresolved"]
+    [error] = messages()
 
     assert error.id == "messaging.E006"
     assert "NeverImported" in error.msg
@@ -113,12 +112,9 @@ def test_who_takes_all_of_an_exchange_takes_the_events_of_others_too(exchange: E
     class Theirs(Event, type="test.theirs", exchange=exchange):
         pass
 
-    try:
-        with registered():
-            consumer("mine", Mine)(lambda event, delivery: None)
-            [error] = [each for each in messages() if "Theirs" in each.msg]
-    finally:
-        del events._registry["test.mine"], events._registry["test.theirs"]
+    with registered():
+        consumer("mine", Mine)(lambda event, delivery: None)
+        [error] = [each for each in messages() if "Theirs" in each.msg]
 
     assert error.id == "messaging.E003"
     assert "everything" in error.msg
@@ -129,11 +125,8 @@ def test_the_projects_own_exchanges_are_topic_exchanges_to_every_event(name: str
     class Odd(Event, type="test.odd", exchange=Exchange(name, "fanout")):
         pass
 
-    try:
-        with registered():
-            [error] = [each for each in messages() if "Odd" in each.msg]
-    finally:
-        del events._registry["test.odd"]
+    with registered():
+        [error] = [each for each in messages() if "Odd" in each.msg]
 
     assert error.id == "messaging.E005"
     assert name in error.msg

@@ -7,9 +7,10 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf, consumers
-from messaging.consumers import Delivery, consumer
+from messaging.consumers import consumer
 from messaging.events import Event
 from messaging.exceptions import UnknownConsumer
+from messaging.message import Delivery
 from messaging.routing import Binding, Exchange
 from messaging.topology import desired
 from tests.support.consuming import Noted, a_consumer, registered

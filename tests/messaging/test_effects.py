@@ -15,9 +15,10 @@ from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Q
 
 from messaging import database, effects
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import effect_runner as sending
@@ -74,17 +75,14 @@ Declare = Callable[..., None]
 @pytest.fixture
 def declare(outside: Outside) -> Iterator[Declare]:
     """Declares the effect `text`, as the outside's `send`, in the way the test wants."""
-    before = dict(effects._registry)
-    effects._registry.clear()
 
     def declared(**options: Any) -> None:
-        effects._registry.clear()
+        effects.registry.clear()
         effects.effect("text", **{"timeout": TIMEOUT, "retry": QUICKLY, **options})(outside.send)
 
-    declared()
-    yield declared
-    effects._registry.clear()
-    effects._registry.update(before)
+    with effects.registry.temporary():
+        declared()
+        yield declared
 
 
 def intending(event: Noted, delivery: Delivery) -> None:
@@ -350,7 +348,7 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for(declare: Declare
         came.wait(20)
         return "late"
 
-    effects._registry.clear()
+    effects.registry.clear()
     effects.effect("text", timeout=timedelta(seconds=1), retry=QUICKLY)(silent)
     handled()
     began = time.monotonic()
@@ -511,7 +509,7 @@ def test_what_a_sweep_has_learned_outlives_a_database_that_fails_just_then(
         assert broken.wait(15)
         return outside.send(sending)
 
-    effects._registry.clear()
+    effects.registry.clear()
     effects.effect("text", timeout=timedelta(seconds=20))(send)
     try:
         assert sweep([CONSUMER]).effects == 1
@@ -524,7 +522,7 @@ def test_what_a_sweep_has_learned_outlives_a_database_that_fails_just_then(
 
 def test_a_kind_that_this_code_does_not_know_is_left_to_code_that_does(declare: Declare) -> None:
     handled()
-    effects._registry.clear()
+    effects.registry.clear()
     assert carried_out().state == "intended"
 
 
@@ -569,7 +567,7 @@ def test_a_batchs_effects_are_done_side_by_side(declare: Declare, outside: Outsi
         together.wait()
         return "met"
 
-    effects._registry.clear()
+    effects.registry.clear()
     effects.effect("text", timeout=timedelta(seconds=15), retry=RetryPolicy())(meeting)
     deliveries = [a_delivery() for _ in range(4)]
     assert handling.handle_together(a_consumer(intending, batch=4), deliveries) == ["handled"] * 4
@@ -593,7 +591,7 @@ def test_none_is_begun_that_others_take_for_abandoned(
         states.append(Effect.objects.get(message_id=sending.message_id).state)
         released.wait(20)
 
-    effects._registry.clear()
+    effects.registry.clear()
     effects.effect("text", timeout=TIMEOUT, retry=QUICKLY)(silent)
     for _ in range(2 * sending.PARALLEL + 1):
         handled()
@@ -750,7 +748,7 @@ async def never_awaited(*given: Any) -> str:
 
 
 def test_a_coroutine_that_it_returns_is_no_answer_and_is_not_repeated(declare: Declare) -> None:
-    effects._registry.clear()
+    effects.registry.clear()
     effects.effect("text", retry=QUICKLY)(lambda sending: never_awaited(sending))
     handled()
 

@@ -1,7 +1,7 @@
 """An event comes back as it left, under the names that its document says; what cannot is refused where it is added."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -32,7 +32,8 @@ from pydantic_core import CoreSchema, core_schema
 from messaging import consumers, events, outbox
 from messaging.admin import payload
 from messaging.consumers import consumer, exchange_of
-from messaging.events import Event, checked_body, routing_headers_of, routing_key_of
+from messaging.encoding import checked_body, routing_headers_of, routing_key_of
+from messaging.events import Event
 from messaging.exceptions import Undecodable
 from messaging.routing import Exchange
 from messaging.topology import asyncapi
@@ -44,12 +45,8 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
 @pytest.fixture(autouse=True)
-def forget_new_events() -> Iterator[None]:
-    before = dict(events._registry), dict(consumers._registry)
-    yield
-    for registry, was in zip((events._registry, consumers._registry), before, strict=True):
-        registry.clear()
-        registry.update(was)  # type: ignore[arg-type]
+def forget_new_events(isolated: Any) -> None:
+    isolated(events, consumers, keep=True)
 
 
 class Colour(Enum):

@@ -1,7 +1,6 @@
 """Events: what is understood, and that nothing but `Undecodable` ever comes of the rest."""
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from messaging import events
+from messaging import encoding, events
 from messaging.events import Event
 from messaging.exceptions import Undecodable
 from messaging.message import Message
@@ -44,11 +43,8 @@ def _renamed(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def forget_new_events() -> Iterator[None]:
-    before = dict(events._registry)
-    yield
-    events._registry.clear()
-    events._registry.update(before)
+def forget_new_events(isolated: Any) -> None:
+    isolated(events, keep=True)
 
 
 def message(body: bytes | str | dict[str, Any] = b'{"name": "x"}', *, version: Any = 3, **changes: Any) -> Message:
@@ -60,7 +56,7 @@ def message(body: bytes | str | dict[str, Any] = b'{"name": "x"}', *, version: A
 
 def reason(broken: Message) -> str:
     with pytest.raises(Undecodable) as refused:
-        events.decode(broken)
+        encoding.decode(broken)
     return str(refused.value)
 
 
@@ -69,20 +65,20 @@ def test_an_event_comes_back_as_it_was() -> None:
         name="a\u0000b ✓ \U0001f9e7", count=2**80, price=Decimal("0.10"), at=datetime(2026, 1, 2), took=timedelta(1),
         key=UUID(int=7), tags=("a",), more={"b": [1]},
     )  # fmt: skip
-    assert events.decode(message(event.encode())) == event
+    assert encoding.decode(message(event.encode())) == event
 
 
 def test_fields_unknown_here_are_ignored() -> None:
-    assert events.decode(message({"name": "x", "added later": 1})) == Measured(name="x")
+    assert encoding.decode(message({"name": "x", "added later": 1})) == Measured(name="x")
 
 
 def test_an_older_version_is_upcast_step_by_step() -> None:
-    assert events.decode(message({"label": "old"}, version=1)) == Measured(name="old")
-    assert events.decode(message({"title": "old"}, version=2)) == Measured(name="old")
+    assert encoding.decode(message({"label": "old"}, version=1)) == Measured(name="old")
+    assert encoding.decode(message({"title": "old"}, version=2)) == Measured(name="old")
 
 
 def test_no_version_means_the_first() -> None:
-    assert events.decode(message({"label": "old"}, headers={})) == Measured(name="old")
+    assert encoding.decode(message({"label": "old"}, headers={})) == Measured(name="old")
 
 
 def test_a_newer_version_waits_for_newer_code() -> None:
@@ -130,7 +126,7 @@ def test_the_reason_says_which_field_but_never_its_value() -> None:
 
 @pytest.mark.parametrize("content_type", ["", "application/json", "Application/JSON; charset=utf-8"])
 def test_json_is_read_under_its_usual_names(content_type: str) -> None:
-    assert events.decode(message(content_type=content_type)) == Measured(name="x")
+    assert encoding.decode(message(content_type=content_type)) == Measured(name="x")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +183,7 @@ def test_any_headers_are_read_or_undecodable(headers: dict[str, Any]) -> None:
 
 def with_any_fate(strange: Message) -> None:
     try:
-        assert isinstance(events.decode(strange), Measured)
+        assert isinstance(encoding.decode(strange), Measured)
     except Undecodable as refused:
         str(refused).encode()  # it can be stored and printed
 

@@ -32,9 +32,8 @@ class Upcasted(Event, type="test.upcasted", version=2):
 
 
 @pytest.fixture(autouse=True)
-def _only_what_the_test_declares(monkeypatch: pytest.MonkeyPatch) -> None:
-    for registry in (consumers, effects, procedures):
-        monkeypatch.setattr(registry, "_registry", {})
+def _only_what_the_test_declares(isolated: Any) -> None:
+    isolated(consumers, effects, procedures)
 
 
 async def asynchronous(*given: Any) -> None: ...
@@ -115,7 +114,7 @@ def test_a_declaration_without_a_name_says_how_to_write_it(declare: Any) -> None
 
 def test_whatever_else_can_be_called_is_a_handler() -> None:
     for handler in (take_note, partial(take_note), Callable_(), Callable_().__call__, async_to_sync(asynchronous)):
-        consumers._registry.clear()
+        consumers.registry.clear()
         consumer("taking", Noted)(handler)
         assert consumers.get("taking").handler is handler
 

@@ -9,8 +9,9 @@ import pytest
 from django.db import transaction
 
 from messaging import outbox
+from messaging.broker.publisher import Publisher
 from messaging.models import OutboxMessage
-from messaging.relay import leases, relay
+from messaging.relay import leases
 from messaging.relay import thread as relay_thread
 from messaging.relay.relay import Relay
 from tests.support.consuming import Noted
@@ -31,13 +32,13 @@ class _Alive:
 def relay_of_this_process(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
     """The relay of a long-lived process, with room for few rows; it publishes nothing, as without a broker."""
     settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True}
-    monkeypatch.setattr(relay, "HAND_OVER_LIMIT", LIMIT)
-    home: Any = relay_thread._Home()
-    home.long_lived, home.relay, home.thread = True, Relay(), _Alive()
-    monkeypatch.setattr(relay_thread, "_home", home)
+    monkeypatch.setattr(leases, "HAND_OVER_LIMIT", LIMIT)
+    mine: Any = relay_thread.RelayThread(long_lived=True)
+    mine.relay, mine.thread = Relay(), _Alive()
+    monkeypatch.setattr(relay_thread, "_mine", mine)
     monkeypatch.setattr(Relay, "_wait", lambda *_: None)
-    home.relay._started = True
-    return home.relay
+    mine.relay._started = True
+    return mine.relay
 
 
 def add(count: int, size: int = 1) -> list[OutboxMessage]:
@@ -49,7 +50,7 @@ def leased() -> list[int]:
 
 
 def held(by: Relay) -> list[int]:
-    return [each.row.pk for each in by._handed]
+    return [each.row.pk for each in by._handed._rows]
 
 
 def test_of_more_events_than_fit_the_first_are_held_and_the_others_free(relay_of_this_process: Relay) -> None:
@@ -62,10 +63,12 @@ def test_of_more_events_than_fit_the_first_are_held_and_the_others_free(relay_of
 def test_of_more_bytes_than_fit_the_first_rows_are_held(
     relay_of_this_process: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "HAND_OVER_BYTES", 2500)
+    monkeypatch.setattr(leases, "HAND_OVER_BYTES", 2500)
     with transaction.atomic():
         rows = add(4, size=1000)
     assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:2]]
+    relay_of_this_process._handed.take()
+    assert relay_of_this_process.room() == (LIMIT, 2500)
 
 
 def test_several_adds_of_one_transaction_share_the_room(relay_of_this_process: Relay) -> None:
@@ -102,27 +105,28 @@ def test_the_relay_claims_at_once_what_was_born_free(relay_of_this_process: Rela
     assert relay_of_this_process._claim_due == 0
 
 
-def test_what_others_committed_first_left_no_room_for_goes_free_by_the_relay(relay_of_this_process: Relay) -> None:
+def test_rows_for_which_others_left_no_room_go_free_at_once(relay_of_this_process: Relay) -> None:
     with transaction.atomic():
         rows = add(LIMIT)
-        relay_of_this_process._handed.extend(relay_of_this_process._held(rows[:2], time.monotonic()))
+        relay_of_this_process.hand_over(rows[:2], time.monotonic())
+        relay_of_this_process._claim_due = time.monotonic() + 3600
     assert len(held(relay_of_this_process)) == LIMIT
-    relay_of_this_process._claim_due = time.monotonic() + 3600
-    relay_of_this_process._turn()
     assert leased() == [row.pk for row in rows[: LIMIT - 2]]
     assert relay_of_this_process._claim_due == 0
 
 
-def test_what_was_held_for_too_long_goes_free_before_its_lease_ends(relay_of_this_process: Relay) -> None:
+def test_rows_whose_leases_are_about_to_end_go_free(
+    relay_of_this_process: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with transaction.atomic():
         [old, young] = add(2)
-    relay_of_this_process._handed.clear()
-    relay_of_this_process._handed.extend(
-        [
-            *relay_of_this_process._held([old], time.monotonic() - timedelta(days=1).total_seconds()),
-            *relay_of_this_process._held([young], time.monotonic()),
-        ]
-    )
-    assert [each.row.pk for each in relay_of_this_process._take_handed()] == [young.pk]
-    relay_of_this_process._turn()
-    assert leased() == [young.pk]
+    relay_of_this_process._handed.take()
+    relay_of_this_process.hand_over([old], time.monotonic() - timedelta(days=1).total_seconds())
+    relay_of_this_process.hand_over([young], time.monotonic())
+    published: list[int] = []
+    monkeypatch.setattr(Publisher, "ready", True)
+    monkeypatch.setattr(Relay, "_declare_topology", lambda _: None)
+    monkeypatch.setattr(Relay, "_claim_if_due", lambda _: [])
+    monkeypatch.setattr(Relay, "_publish_all", lambda _, rows: published.extend(each.row.pk for each in rows))
+    relay_of_this_process._step()
+    assert published == leased() == [young.pk]

@@ -14,8 +14,8 @@ from django.utils import timezone
 from structlog.testing import capture_logs
 
 from messaging import database
-from messaging.consumers import Delivery
 from messaging.exceptions import Reject, RetryLater
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import handling, inbox

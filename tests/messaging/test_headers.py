@@ -20,13 +20,12 @@ from messaging.broker.publisher import Outcome, Status
 from messaging.broker.request_queue import Request
 from messaging.broker.subscription import Arrival
 from messaging.broker.wire import read_table, write_table
-from messaging.consumers import Delivery
 from messaging.events import Event
 from messaging.exceptions import PreconditionFailed
 from messaging.headers import headers_to_pass_on, storable_headers
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.relay import leases, publishing
+from messaging.relay import destinations, leases
 from messaging.relay.leases import Mark
 from messaging.rpc import server
 from messaging.worker import handling, inbox
@@ -134,10 +133,10 @@ def test_headers_that_are_too_large_are_shortened_and_say_so(
         message_id="m" * 255, correlation_id="c" * 255, type="t" * 255, consumer="notes", routing_key="q", attempt=2,
         subject="s" * 255, headers=headers_to_pass_on(headers),
     )  # fmt: skip
-    row.headers = sizes.fit_headers(row.headers, publishing.room_for_headers(row))
+    row.headers = sizes.fit_headers(row.headers, destinations.room_for_headers(row))
     row.pk, row.created_at = 2**63 - 1, datetime.now(UTC)
-    assert is_sendable(publishing.publishing_of(row).message)
-    assert sizes.fit_headers(row.headers, publishing.room_for_headers(row)) == row.headers, "no shorter the next time"
+    assert is_sendable(destinations.publishing_of(row).message)
+    assert sizes.fit_headers(row.headers, destinations.room_for_headers(row)) == row.headers, "no shorter the next time"
     told = [str(value) for value in row.headers.values() if "fit into AMQP's frame" in str(value)]
     assert told
     if frame == sizes.USUAL_FRAME and "h0" in headers:
@@ -272,7 +271,7 @@ def test_a_message_with_headers_that_just_fit_gets_its_next_attempt(pass_on: str
         with transaction.atomic():
             outbox.resend(InboxMessage.objects.get(), consumer="fails", queue="tests.fails", origin=Origin.REPLAY)
     row = OutboxMessage.objects.get()
-    assert is_sendable(publishing.publishing_of(row).message)
+    assert is_sendable(destinations.publishing_of(row).message)
     assert "shortened from" in row.headers["trace"]
     assert inbox.InboxMessage.objects.get().headers["trace"] == "s" * 130_500, "kept whole as it came"
 

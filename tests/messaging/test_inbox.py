@@ -10,8 +10,7 @@ import psycopg
 import pytest
 from django.db import InternalError, connection, transaction
 
-from messaging.consumers import Delivery
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import handling, inbox
 from messaging.worker.handling import DatabaseAway, Verdict

@@ -11,7 +11,7 @@ from django.db import connection, connections
 from psycopg import IsolationLevel
 
 from messaging import database
-from messaging.consumers import Delivery
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, OutboxMessage
 from messaging.relay import leases
 from messaging.worker import handling

@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 from messaging import database, outbox
 from messaging.actions.cancel import cancel
 from messaging.actions.selection import Selection
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.exceptions import Reject
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.stuck import stuck
 from messaging.worker import handling, inbox, ordering

@@ -19,7 +19,7 @@ from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.models import OutboxMessage
 from messaging.relay import leases
 from messaging.relay import thread as relay_thread
-from messaging.relay.publishing import publishing_of
+from messaging.relay.destinations import publishing_of
 from tests.support.consuming import Noted
 
 FOREVER = 3600.0
@@ -39,7 +39,7 @@ class Handed:
 def handed(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Handed:
     """As in a long-lived process whose relay thread is on."""
     settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True}
-    monkeypatch.setattr(relay_thread._home, "long_lived", True)
+    monkeypatch.setattr(relay_thread._mine, "long_lived", True)
     spy = Handed()
     monkeypatch.setattr(relay_thread, "hand_over", spy)
     return spy
@@ -282,10 +282,10 @@ def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_hol
 
 
 def test_a_forked_child_has_a_relay_of_its_own_though_its_parent_was_just_using_the_lock(handed: Handed) -> None:
-    with relay_thread._home.lock:
+    with relay_thread._mine.lock:
         child = os.fork()
         if child == 0:
-            own = relay_thread._home
+            own = relay_thread._mine
             free = own.lock.acquire(timeout=10)
             os._exit(0 if free and own.relay is None and own.long_lived else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -11,8 +11,8 @@ from django.db import transaction
 from django.test import Client
 
 from messaging import outbox
-from messaging.consumers import Delivery
 from messaging.masking import MaskedHandler
+from messaging.message import Delivery
 from messaging.models import OutboxMessage
 from messaging.worker import handling
 from messaging.worker.handling import Verdict

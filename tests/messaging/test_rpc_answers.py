@@ -45,8 +45,8 @@ def double(number: int) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(procedures, "_registry", {})
+def _only_what_the_test_declares(isolated: Any) -> None:
+    isolated(procedures)
 
 
 def test_a_result_is_json() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -17,9 +16,8 @@ from messaging.rpc import procedure
 
 
 @pytest.fixture(autouse=True)
-def _only_what_the_test_declares(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(procedures, "_registry", {})
-    return
+def _only_what_the_test_declares(isolated: Any) -> None:
+    isolated(procedures)
 
 
 @pytest.fixture

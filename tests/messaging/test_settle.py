@@ -29,17 +29,15 @@ CONSUMER = a_consumer()
 @pytest.fixture
 def calls() -> Iterator[list[Sending]]:
     """The effect `text`, which does its work; what it was called with."""
-    before, calls = dict(effects._registry), []
+    calls: list[Sending] = []
 
     def send(sending: Sending) -> str:
         calls.append(sending)
         return "ref-1"
 
-    effects._registry.clear()
-    effects.effect("text", retry=QUICKLY)(send)
-    yield calls
-    effects._registry.clear()
-    effects._registry.update(before)
+    with effects.registry.temporary():
+        effects.effect("text", retry=QUICKLY)(send)
+        yield calls
 
 
 def an_effect(state: str, *, inbox_state: str = "handled", **changes: Any) -> Effect:
@@ -165,7 +163,7 @@ def test_it_fails_again_where_it_cannot_be_done(calls: list[Sending]) -> None:
 
     effect = settled(an_effect("failed"), Verdict.NOT_DONE)
     assert effect
-    effects._registry.clear()
+    effects.registry.clear()
     effects.effect("text", retry=QUICKLY)(busy)
     sweep([CONSUMER])
     effect.refresh_from_db()

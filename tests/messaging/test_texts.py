@@ -13,18 +13,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.utils.translation import gettext_lazy
 
-from messaging import consumers, effects, outbox, rpc
+from messaging import consumers, effects, events, outbox, rpc
 from messaging.actions import audit
 from messaging.actions.selection import Selection
 from messaging.actions.settle import Verdict, find, settle
 from messaging.broker.properties import to_pika
-from messaging.consumers import Delivery
-from messaging.events import Event, _registry
+from messaging.events import Event
 from messaging.headers import request_headers
 from messaging.history import listing, timeline
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from messaging.relay.publishing import publishing_of
+from messaging.relay.destinations import publishing_of
 from messaging.validation import texts
 from messaging.worker import ledger
 from tests.support.consuming import Noted
@@ -39,14 +38,12 @@ ODD = (NUL, HALF, LONG, 1.5, True, None)
 @contextmanager
 def an_event(**declared: Any) -> Iterator[type[Event]]:
     """An event of one field, declared like this."""
+    with events.registry.temporary(keep=True):
 
-    class Odd(Event, type="test.odd", **declared):
-        text: str
+        class Odd(Event, type="test.odd", **declared):
+            text: str
 
-    try:
         yield Odd
-    finally:
-        del _registry["test.odd"]
 
 
 def add(event: Event | None = None, **arguments: Any) -> OutboxMessage:
@@ -207,11 +204,9 @@ def test_to_look_for_what_no_database_stores_finds_nothing(look: Callable[[str],
 
 @contextmanager
 def _an_effect(name: str) -> Iterator[None]:
-    effects.effect(name)(lambda _: None)
-    try:
+    with effects.registry.temporary(keep=True):
+        effects.effect(name)(lambda _: None)
         yield
-    finally:
-        del effects._registry[name]
 
 
 def _delivery() -> Delivery:

@@ -17,7 +17,7 @@ from messaging.effects import EffectKind
 from messaging.exceptions import NotDone, ThreadNotStarted
 from messaging.models import Effect, OutboxMessage
 from messaging.monitoring import log_handler
-from messaging.relay import leases, relay
+from messaging.relay import leases
 from messaging.relay import thread as relay_thread
 from messaging.relay.relay import Relay
 from messaging.retry import RetryPolicy
@@ -50,12 +50,12 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Limit]:
 
 
 @pytest.fixture
-def web_process(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[relay_thread._Home]:
+def web_process(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[relay_thread.RelayThread]:
     """As in a long-lived process, whose broker is away."""
     settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
     settings.MESSAGING |= {"DRAIN_TIMEOUT": 0.05}
-    home = relay_thread._Home()
-    monkeypatch.setattr(relay_thread, "_home", home)
+    home = relay_thread.RelayThread()
+    monkeypatch.setattr(relay_thread, "_mine", home)
     relay_thread.enable()
     yield home
     relay_thread.stop()
@@ -75,7 +75,7 @@ def leased() -> int:
 
 @pytest.mark.django_db(transaction=True)
 def test_who_commits_while_no_thread_can_start_hears_nothing_and_the_rows_are_free(
-    web_process: relay_thread._Home, limit: Limit
+    web_process: relay_thread.RelayThread, limit: Limit
 ) -> None:
     rows = add("x", "y")
     assert leased() == 0
@@ -85,7 +85,7 @@ def test_who_commits_while_no_thread_can_start_hears_nothing_and_the_rows_are_fr
 
 @pytest.mark.django_db(transaction=True)
 def test_while_a_thread_rests_from_a_failed_start_rows_are_born_free(
-    web_process: relay_thread._Home, limit: Limit, monkeypatch: pytest.MonkeyPatch
+    web_process: relay_thread.RelayThread, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_thread, "PAUSE", FOREVER)
     add("x")
@@ -97,7 +97,7 @@ def test_while_a_thread_rests_from_a_failed_start_rows_are_born_free(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_thread_that_could_not_start_is_started_again_by_the_next_request_or_event(
-    web_process: relay_thread._Home, limit: Limit
+    web_process: relay_thread.RelayThread, limit: Limit
 ) -> None:
     add("x")
     limit()
@@ -110,31 +110,31 @@ def test_a_thread_that_could_not_start_is_started_again_by_the_next_request_or_e
 
 @pytest.mark.django_db(transaction=True)
 def test_nothing_of_a_failed_hand_over_reaches_who_committed_not_even_a_failed_give_back(
-    web_process: relay_thread._Home, monkeypatch: pytest.MonkeyPatch
+    web_process: relay_thread.RelayThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> Any:
         raise DatabaseError("away")
 
-    monkeypatch.setattr(relay_thread, "_running", fails)
+    monkeypatch.setattr(relay_thread.RelayThread, "running", fails)
     monkeypatch.setattr(leases, "give_back", fails)
     add("x")
     assert OutboxMessage.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
-def test_rows_handed_to_a_relay_that_has_just_ended_go_free(web_process: relay_thread._Home) -> None:
+def test_rows_handed_to_a_relay_that_has_just_ended_go_free(web_process: relay_thread.RelayThread) -> None:
     ended = Relay()
     ended.stop(0)
     ended.run()
     web_process.relay, web_process.thread = ended, threading.current_thread()
     rows = add("x")
-    assert not ended.hand_over(rows, time.monotonic())
+    assert ended.hand_over(rows, time.monotonic()) == 0
     assert leased() == 0
     web_process.thread = None
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_callback_of_the_project_that_fails_keeps_no_event_waiting(web_process: relay_thread._Home) -> None:
+def test_a_callback_of_the_project_that_fails_keeps_no_event_waiting(web_process: relay_thread.RelayThread) -> None:
     def fails() -> None:
         raise ZeroDivisionError
 
@@ -151,9 +151,8 @@ def test_a_callback_of_the_project_that_fails_keeps_no_event_waiting(web_process
 
 @pytest.mark.django_db(transaction=True)
 def test_a_relay_whose_connection_gets_no_thread_lets_its_rows_go_and_tries_again(
-    web_process: relay_thread._Home, monkeypatch: pytest.MonkeyPatch
+    web_process: relay_thread.RelayThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "THREAD_PAUSE", FOREVER)
     refuses = [True]
     start = Connection.start
 
@@ -170,12 +169,13 @@ def test_a_relay_whose_connection_gets_no_thread_lets_its_rows_go_and_tries_agai
     OutboxMessage.objects.update(lease_token=token, lease_until=rows[0].created_at + timedelta(days=1))
     rows = list(OutboxMessage.objects.all())
     alone.hand_over(rows, time.monotonic())
-    alone._turn()
+    with pytest.raises(ThreadNotStarted):
+        alone._step()
     assert (leased(), len(alone._handed), alone.room()) == (0, 0, (0, 0))
 
-    refuses[0], alone._start_due = False, time.monotonic()
-    alone._turn()
-    assert alone.room()[0] == relay.HAND_OVER_LIMIT
+    refuses[0] = False
+    alone._step()
+    assert alone.room()[0] == leases.HAND_OVER_LIMIT
     alone._publisher.stop()
 
 

@@ -38,7 +38,7 @@ def lane_that_cannot_consume() -> None:
 def relay_without_an_answer() -> None:
     relay = Relay()
     for _ in range(3):
-        relay._tell("relay.broker_error", BrokerUnavailable("no answer"))
+        relay._warn("relay.broker_error", BrokerUnavailable("no answer"))
 
 
 def queue_that_is_missing() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from messaging.consumers import Delivery
 from messaging.exceptions import HandlerTimeout
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import handling
 from messaging.worker import time_limit as watchdog

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from messaging.consumers import Delivery
+from messaging.message import Delivery
 from orders import shipping
 from orders.models import Campaign, Order, Product
 from orders.services import Wanted, place_order

@@ -5,8 +5,7 @@ from typing import Any
 
 from django.test import Client
 
-from messaging.consumers import Delivery
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from orders.cart import Cart
 from orders.models import Product
 

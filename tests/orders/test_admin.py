@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from messaging.consumers import Delivery
+from messaging.message import Delivery
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from orders import sms
 from orders.models import Campaign, Order, Product, TextMessage

@@ -6,8 +6,8 @@ from itertools import permutations
 import pytest
 from django.db import transaction
 
-from messaging.consumers import Delivery
 from messaging.exceptions import Reject
+from messaging.message import Delivery
 from orders import consumers
 from orders.events import OrderCancelled, OrderPlaced, OrderShipped
 from orders.models import Campaign, Order, Product, RedPacket, TextMessage

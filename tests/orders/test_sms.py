@@ -11,10 +11,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from messaging import consumers
-from messaging.consumers import Delivery
 from messaging.effects import Sending
 from messaging.exceptions import RetryLater
-from messaging.message import Message
+from messaging.message import Delivery, Message
 from messaging.models import Effect, OutboxMessage
 from messaging.worker import handling
 from messaging.worker.sweep import sweep

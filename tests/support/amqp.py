@@ -9,7 +9,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging.broker.properties import to_pika
 from messaging.message import Message
 from messaging.models import OutboxMessage
-from messaging.relay.publishing import publishing_of
+from messaging.relay.destinations import publishing_of
 from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 

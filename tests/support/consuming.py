@@ -10,12 +10,12 @@ from uuid import uuid4
 from django.contrib.auth.models import Group
 
 from messaging import consumers
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import Reject
-from messaging.message import Message, new_id
+from messaging.message import Delivery, Message, new_id
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.relay.publishing import publishing_of
+from messaging.relay.destinations import publishing_of
 from messaging.retry import RetryPolicy
 from messaging.worker import handling
 
@@ -58,14 +58,8 @@ def a_consumer(handler: Callable[..., None] = take_note, name: str = "notes", **
 @contextmanager
 def registered(*wanted: Consumer) -> Iterator[None]:
     """Inside, these consumers are the project's only ones."""
-    before = dict(consumers._registry)
-    consumers._registry.clear()
-    consumers._registry.update({each.name: each for each in wanted})
-    try:
+    with consumers.registry.temporary(*wanted):
         yield
-    finally:
-        consumers._registry.clear()
-        consumers._registry.update(before)
 
 
 def a_message(text: str = "hello", **changes: Any) -> Message:

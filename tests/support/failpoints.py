@@ -150,7 +150,7 @@ def mark_before_confirm() -> None:
     def mark_and_send(self: Relay, rows: Any) -> list[Outcome]:
         confirmed = [Outcome(Status.CONFIRMED) for _ in rows]
         for row, outcome in zip(rows, confirmed, strict=True):
-            self._note(row, outcome)
+            self._record(row, outcome)
         self._write_marks()
         send(self, rows)
         return confirmed

@@ -52,7 +52,7 @@ def unrouted(exchanges: Mapping[str, standing.Exchange], live: Iterable[standing
 
 
 def _may_take(exchange_type: str, binding: standing.Binding, event: type[Event]) -> bool:
-    if binding.kind != "queue" or exchange_type == "headers" or events.fields_in(event.event_key):
+    if binding.kind != "queue" or exchange_type == "headers" or routing.fields_in(event.event_key):
         return True  # it depends on the message, or on another exchange
     asked = routing.Binding(binding.source, binding.destination, binding.key, binding.arguments)
     return routing.takes(exchange_type, asked, event.event_key or event.event_type, {})

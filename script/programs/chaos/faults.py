@@ -249,7 +249,7 @@ def copy_messages(world: World, now: Circumstances) -> None:
     from messaging import consumers
     from messaging.broker.properties import to_pika
     from messaging.models import OutboxMessage
-    from messaging.relay.publishing import publishing_of
+    from messaging.relay.destinations import publishing_of
 
     _needs(answers(world.node.port))
     try:

@@ -17,12 +17,12 @@ from messaging.actions import prune
 from messaging.actions.replay import Replay
 from messaging.broker.publisher import Outcome, Publisher, Status
 from messaging.broker.subscription import Subscription
-from messaging.consumers import Delivery
 from messaging.effects import EffectKind
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases
+from messaging.relay.destinations import expected_queues
 from messaging.relay.leases import Mark
-from messaging.relay.publishing import expected_queues
 from messaging.relay.relay import Relay
 from messaging.worker import effect_runner as sending
 from messaging.worker import handling, inbox, ledger, ordering
@@ -82,10 +82,10 @@ def a_watermark_instead_of_a_state() -> Iterator[None]:
 def marked_before_it_is_confirmed() -> Iterator[None]:
     publish = Relay._publish
 
-    def marked_first(relay: Relay, held: Sequence[Any]) -> list[Outcome]:
+    def marked_first(relay: Relay, held: Sequence[Any], *alone: Any) -> bool:
         marks = [Mark(each.row, Outcome(Status.CONFIRMED), tuple(expected_queues(each.row))) for each in held]
         leases.write(marks)
-        return publish(relay, held)
+        return publish(relay, held, *alone)
 
     with patch.object(Relay, "_publish", marked_first):
         yield

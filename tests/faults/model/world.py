@@ -29,10 +29,11 @@ from messaging.actions.selection import Selection
 from messaging.actions.settle import Verdict, settle
 from messaging.broker import connection as connections_to_the_broker
 from messaging.broker import publisher
-from messaging.consumers import Consumer, Delivery
+from messaging.consumers import Consumer
 from messaging.effects import EffectKind, Sending
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater
+from messaging.message import Delivery
 from messaging.models import Effect, InboxMessage, OutboxMessage, QueueSighting
 from messaging.reconcile import empty_queues as sightings
 from messaging.relay import leases, relay
@@ -256,7 +257,7 @@ class Process:
         self.lanes = {each.consumer.name: each for each in self.worker.lanes}
         for each in self.worker.lanes:
             each._turns._lock = None  # one step at a time: nobody is to be let through
-        self.home: Any = relay_thread._Home()
+        self.home: Any = relay_thread.RelayThread()
         self.home.long_lived = True
         self.home.relay, self.home.thread = self.relay, _Alive()
 
@@ -353,7 +354,7 @@ class World:
         """Let a process make one step, which `fault` may end or interrupt; then look at everything."""
         process = self.process(name)
         process.fault, process.passed = fault, 0
-        before, self._current, relay_thread._home = self._current, process, process.home
+        before, self._current, relay_thread._mine = self._current, process, process.home
         result = None
         try:
             result = step(process)
@@ -448,9 +449,9 @@ class World:
             self.at_commit = None  # where it died before
 
     def turn(self, process: Process) -> None:
-        """One turn of the relay: what is due is claimed and published, and marked if that is due."""
-        with suppress(DatabaseError, InterfaceError, BrokerUnavailable):  # it rests, and has another turn
-            process.relay._turn()
+        """One step of the relay: what is due is claimed and published, and marked if that is due."""
+        with suppress(DatabaseError, InterfaceError, BrokerUnavailable):  # it rests, and has another step
+            process.relay._step()
 
     def deliver(self, process: Process, consumer: str, count: int = 3) -> int:
         """The broker hands the process what waits for one of its consumers."""
@@ -637,15 +638,15 @@ def stage(settings: Any) -> Iterator[None]:
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable()
         stack.enter_context(registered(*CONSUMERS))
-        stack.enter_context(patch.dict(effects._registry, {each.name: each for each in KINDS}, clear=True))
-        stack.enter_context(patch.object(relay_thread, "_home", relay_thread._home))
+        stack.enter_context(effects.registry.temporary(*KINDS))
+        stack.enter_context(patch.object(relay_thread, "_mine", relay_thread._mine))
         for module in (publisher, worker, connections_to_the_broker):
             stack.enter_context(patch.object(module, "Connection", _link))
         stack.enter_context(patch.object(leases, "write", _watched(leases.write)))
         stack.enter_context(patch.object(ledger, "claim", _remembered(ledger.claim)))
         stack.enter_context(patch.object(ledger, "note", _forgotten(ledger.note)))
         clock = SimpleNamespace(monotonic=lambda: Stage.world.clock)
-        for module in (relay, outbox, ledger, sending):
+        for module in (relay, leases, outbox, ledger, sending):
             stack.enter_context(patch.object(module, "time", clock))
         stack.enter_context(patch.object(sending, "threading", SimpleNamespace(Thread=_AtOnce)))
         stack.enter_context(patch.object(sending, "connections", SimpleNamespace(close_all=lambda: None)))

@@ -22,7 +22,7 @@ class NaiveConfig(AppConfig):
 
         hasty = RetryPolicy(max_attempts=ATTEMPTS, first_delay=FIRST_REST, max_delay=LONGEST_REST)
         for consumer in consumers.registered():
-            consumers._registry[consumer.name] = replace(consumer, retry=hasty)
+            consumers.registry.add(replace(consumer, retry=hasty))
         for kind in effects.registered():
-            effects._registry[kind.name] = replace(kind, retry=hasty)
+            effects.registry.add(replace(kind, retry=hasty))
         texts.RETRY = hasty

@@ -3,7 +3,8 @@
 import time
 from zlib import crc32
 
-from messaging.consumers import Delivery, consumer
+from messaging.consumers import consumer
+from messaging.message import Delivery
 from orders.events import OrderCancelled, OrderPlaced
 from script.programs.chaos.naive.models import Handling
 

@@ -1,4 +1,4 @@
-"""A queue that takes messages and never confirms them: its own events wait, and no others."""
+"""A queue that takes messages and never confirms them delays its own events and no others."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from django.utils import timezone
 from messaging.broker.publisher import Outcome
 from messaging.message import new_id
 from messaging.models import OutboxMessage
-from messaging.relay import leases, silence
+from messaging.relay import destinations, leases
 from messaging.relay.relay import Relay
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
 
-#: The one whose queue falls silent, and another.
+#: The one whose queue becomes unresponsive, and another.
 CONSUMER, OTHER = a_consumer(), a_consumer(name="other", events=(Erased,))
 State = OutboxMessage.State
 
@@ -39,8 +39,8 @@ def impatience(vhost: str, settings: Any) -> Iterator[None]:
 
 
 @contextmanager
-def silent(broker: RabbitMQNode, vhost: str, queue: str) -> Iterator[None]:
-    """Inside, the quorum queue takes messages and says nothing, as one without its majority does."""
+def unresponsive(broker: RabbitMQNode, vhost: str, queue: str) -> Iterator[None]:
+    """Inside, the quorum queue takes messages and confirms nothing, as one without its majority does."""
     process = f"whereis('{urlsplit(vhost).path[1:]}_{queue}')"
     broker.ctl("eval", f"sys:suspend({process}).")
     try:
@@ -69,17 +69,15 @@ def is_published(row: OutboxMessage) -> bool:
     return row.state == State.PUBLISHED
 
 
-def test_a_queue_that_never_confirms_keeps_no_other_event_from_its_own(
-    vhost: str, broker: RabbitMQNode, settings: Any
-) -> None:
+def test_a_queue_that_never_confirms_delays_no_other_queue(vhost: str, broker: RabbitMQNode, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
     with running_relay() as relay:
         add(Noted(text="at first"))
         eventually(lambda: count(state=State.PUBLISHED) == 1)
-        with silent(broker, vhost, CONSUMER.queue):
-            # In one batch: the channel waits for the first, and says nothing of the second.
+        with unresponsive(broker, vhost, CONSUMER.queue):
+            # In one batch: the channel waits for the first, and confirms nothing of the second.
             add(Noted(text="m"), Erased(text="e"), *[Noted(text="m") for _ in range(11)])
-            eventually(lambda: relay._silences.rest(frozenset({CONSUMER.queue})), within=60)
+            eventually(lambda: relay._destinations.rest(frozenset({CONSUMER.queue})), within=60)
             for _ in range(20):
                 add(Noted(text="m"), Erased(text="e"))
             eventually(lambda: count(type=Erased.event_type, state=State.PUBLISHED) == 21, within=60)
@@ -88,24 +86,24 @@ def test_a_queue_that_never_confirms_keeps_no_other_event_from_its_own(
     assert len({properties.message_id for properties, _ in take_all(vhost, CONSUMER.queue)}) == 1 + 12 + 20
 
 
-def test_new_events_for_a_silent_queue_rest_untried(vhost: str, broker: RabbitMQNode) -> None:
+def test_new_events_for_an_unresponsive_queue_rest_untried(vhost: str, broker: RabbitMQNode) -> None:
     declare(vhost, "tests.silent")
-    with silent(broker, vhost, "tests.silent"), running_relay() as relay:
+    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
         a_row("tests.silent", publish_attempts=5)
-        eventually(lambda: relay._silences.rest(frozenset({"tests.silent"})))
+        eventually(lambda: relay._destinations.rest(frozenset({"tests.silent"})))
         new = [a_row("tests.silent") for _ in range(5)]
         soon = timezone.now() + timedelta(seconds=1)
         eventually(lambda: count(pk__in=[row.pk for row in new], publish_at__gt=soon, lease_token=None) == 5)
         assert count(pk__in=[row.pk for row in new], publish_attempts=0) == 5
 
 
-def test_what_has_piled_up_for_a_silent_queue_keeps_nothing_new_from_its_own(
+def test_a_backlog_for_an_unresponsive_queue_delays_no_other_queue(
     vhost: str, broker: RabbitMQNode, settings: Any
 ) -> None:
     """Each batch with such a row costs the whole time that is allowed for a confirm."""
     settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
     declare(vhost, "tests.silent", "tests.well")
-    with silent(broker, vhost, "tests.silent"):
+    with unresponsive(broker, vhost, "tests.silent"):
         for _ in range(100):
             a_row("tests.silent", publish_attempts=8)
         with running_relay() as relay:
@@ -114,31 +112,31 @@ def test_what_has_piled_up_for_a_silent_queue_keeps_nothing_new_from_its_own(
             eventually(lambda: is_published(new))
 
 
-def test_what_is_confirmed_is_marked_before_a_silent_queue_is_waited_for(
+def test_confirmed_rows_are_marked_before_an_unresponsive_queue_is_waited_for(
     vhost: str, broker: RabbitMQNode, settings: Any
 ) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "PUBLISH_TIMEOUT": 60, "LEASE": 200}
     declare(vhost, "tests.silent", "tests.well")
-    with running_relay(), silent(broker, vhost, "tests.silent"):
+    with running_relay(), unresponsive(broker, vhost, "tests.silent"):
         with transaction.atomic():
             a_row("tests.silent", publish_attempts=5)
             well = a_row("tests.well")
         eventually(lambda: is_published(well))
 
 
-def test_a_silent_queue_is_tried_again_with_one_message(
+def test_an_unresponsive_queue_is_tried_again_with_one_message(
     vhost: str, broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(silence, "PAUSE", 0.5)
+    monkeypatch.setattr(destinations, "PAUSE", 0.5)
     where = frozenset({"tests.silent"})
     declare(vhost, *where)
     rows = [a_row("tests.silent", publish_attempts=2) for _ in range(10)]
     trials: list[int] = []
-    with silent(broker, vhost, "tests.silent"), running_relay() as relay:
+    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
         send = relay._send
 
         def noted(batch: Sequence[OutboxMessage]) -> list[Outcome]:
-            if relay._silences.silent(where):
+            if relay._destinations.unresponsive(where):
                 trials.append(len(batch))
             return send(batch)
 
@@ -152,14 +150,14 @@ def test_a_silent_queue_is_tried_again_with_one_message(
 
 def test_a_row_that_rests_untried_says_why(vhost: str, broker: RabbitMQNode) -> None:
     declare(vhost, "tests.silent")
-    with silent(broker, vhost, "tests.silent"), running_relay() as relay:
+    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
         a_row("tests.silent", publish_attempts=5)
-        eventually(lambda: relay._silences.rest(frozenset({"tests.silent"})))
+        eventually(lambda: relay._destinations.rest(frozenset({"tests.silent"})))
         new = a_row("tests.silent")
         eventually(lambda: count(pk=new.pk, last_error__startswith="not tried: "))
 
 
-def test_a_database_that_cannot_take_rows_back_holds_up_no_other(
+def test_a_database_that_cannot_take_rows_back_delays_no_other_queue(
     vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "LEASE": 200}
@@ -168,9 +166,9 @@ def test_a_database_that_cannot_take_rows_back_holds_up_no_other(
     def locked(*_: Any) -> None:
         raise OperationalError("database is locked")
 
-    with silent(broker, vhost, "tests.silent"), running_relay() as relay:
+    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
         a_row("tests.silent", publish_attempts=5)
-        eventually(lambda: relay._silences.rest(frozenset({"tests.silent"})))
+        eventually(lambda: relay._destinations.rest(frozenset({"tests.silent"})))
         monkeypatch.setattr(leases, "give_back", locked)
         with transaction.atomic():
             a_row("tests.silent")
@@ -179,7 +177,7 @@ def test_a_database_that_cannot_take_rows_back_holds_up_no_other(
         monkeypatch.undo()
 
 
-def test_rows_that_lost_their_connection_wait_for_no_quiet_moment_of_the_shop(vhost: str, settings: Any) -> None:
+def test_rows_that_lost_their_connection_are_published_while_the_shop_is_busy(vhost: str, settings: Any) -> None:
     """Each goes alone, and others are handed over all the while."""
     settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 1.0}
     queues = [f"tests.q{number}" for number in range(100)]
