@@ -26,8 +26,8 @@ AT_A_TIME = 100
 PROBES = 4
 #: What to do about a queue that does not answer.
 CURE = (
-    "restart the RabbitMQ node that holds it; if it still does not answer, delete it and declare it again: "
-    "`manage.py mq topology plan` prints the steps"
+    "restart the RabbitMQ node that holds it; if it still does not answer, delete it, declare it again (`manage.py mq "
+    "topology declare`), and send again what it held (`manage.py messages reconcile --repair`)"
 )
 #: The report on such a queue, if nothing else is known.
 SILENT = f"it exists but does not answer: {CURE}"

@@ -9,8 +9,10 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Info, Warning, register
 
 from messaging import conf
+from messaging.broker.management import ManagementUnavailable
 from messaging.exceptions import BrokerUnavailable
 from messaging.topology import drift
+from messaging.topology.findings import Finding, Kind
 from messaging.validation.addresses import GUEST, BrokerAddress
 
 #: Each lost connection and each deploy can cost a message one of its deliveries.
@@ -44,31 +46,27 @@ def check_unconsumed_events(**kwargs: Any) -> list[CheckMessage]:
 def check_topology(**kwargs: Any) -> list[CheckMessage]:
     """Report where the broker differs from the declarations. A broker that is unreachable fails nothing."""
     try:
-        found = drift.look()
+        return [_warning(each) for each in drift.look() if each.is_wrong and each.kind is not Kind.UNWANTED_EVENT]
+    except ManagementUnavailable as error:
+        return [
+            Info(
+                f"The broker could not be compared with the declarations, which needs its management API: {error}.",
+                hint="Enable the plugin rabbitmq_management and give this user the tag `management`, or silence this.",
+                id="messaging.I001",
+            )
+        ]
     except BrokerUnavailable as error:
         return [
             Warning(
                 f"The broker could not be compared with the declarations: {error}.",
                 hint="Run `manage.py mq topology diff` where it can be reached.",
-                id=drift.NOT_LOOKED_AT,
+                id="messaging.W016",
             )
         ]
-    messages: list[CheckMessage] = [
-        _warning(finding) for finding in found.wrong if finding.kind is not drift.Kind.UNWANTED_EVENT
-    ]
-    if found.unseen:
-        messages.append(
-            Info(
-                f"Some of what exists on the broker could not be read: {'; '.join(found.unseen)}. {found.how}",
-                hint="Enable the plugin rabbitmq_management and give this user the tag `management`, or silence this.",
-                id="messaging.I001",
-            )
-        )
-    return messages
 
 
-def _warning(finding: drift.Finding) -> CheckMessage:
-    return Warning(f"{finding.said[0].upper()}{finding.said[1:]}.", hint=finding.hint, id=finding.kind.value)
+def _warning(finding: Finding) -> CheckMessage:
+    return Warning(f"{finding.text[0].upper()}{finding.text[1:]}.", hint=finding.hint, id=finding.kind.value)
 
 
 @register("messaging", deploy=True)

@@ -10,12 +10,13 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from messaging import consumers, database
+from messaging.broker.connection import Connection, opened
+from messaging.broker.management import ManagementUnavailable
 from messaging.broker.queue_answers import CURE
 from messaging.exceptions import BrokerSilent, BrokerUnavailable
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.topology import existing as standing
-from messaging.topology import rights
+from messaging.topology import existing, permissions
 from messaging.topology.existing import Queue
 
 #: Rows that are counted at most: beyond, how many more there are tells nobody anything new.
@@ -103,18 +104,29 @@ def look() -> Status:
 
 def _broker() -> Broker:
     try:
-        with standing.looking() as seen:
-            ours = set(standing.known_queues())
-            queues = [queue for queue in seen.queues() if queue.name in ours]
-            return Broker(
-                server=seen.server(),
-                alarms=seen.alarms(),
-                how=seen.how,
-                without_rights=rights.without_any_right(seen.connection),
-                queues=seen.counted_now(queues) if seen.is_complete else queues,
-            )
+        with opened("status") as connection:
+            found = _seen(connection)
+            found.without_rights = permissions.without_any_permission(connection)
+            return found
     except BrokerUnavailable as error:
         return Broker(unreachable=str(error), silent=isinstance(error, BrokerSilent))
+
+
+def _seen(connection: Connection) -> Broker:
+    """Return what the management API shows; where there is none, what AMQP does."""
+    try:
+        seen, own = existing.Existing(connection), set(existing.own_queue_names())
+        queues = [queue for queue in seen.queues() if queue.name in own]
+        alarms, how = seen.alarms(), seen.how
+        return Broker(server=seen.server(), alarms=alarms, how=how, queues=existing.counted_now(connection, queues))
+    except ManagementUnavailable as error:
+        return Broker(
+            server=connection.server,
+            # AMQP tells of an alarm only once it has blocked this connection.
+            alarms="publishers are kept waiting" if connection.blocked else None,
+            how=f"By AMQP alone, which shows only what waits in our own queues: {error}.",
+            queues=existing.own_queues(connection),
+        )
 
 
 def _boxes() -> Boxes:

@@ -1,76 +1,267 @@
-"""What `mq queues | exchanges | bindings | consumers | connections` have in common: how they look, and say so."""
+"""`manage.py mq queues | exchanges | bindings | consumers | connections`: what exists on the broker, by its management
+API. AMQP itself lists nothing."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging.exceptions import BrokerUnavailable
-from messaging.management.arguments import EXIT_UNREACHABLE, broker_unreachable
+from messaging.broker.management import ManagementUnavailable
+from messaging.management.arguments import EXIT_UNREACHABLE, broker_told_in_one_line
 from messaging.management.tables import write_facts, write_grid
-from messaging.topology.existing import CannotBeSeen, Standing, looking
+from messaging.topology.existing import Existing, counted_now, opened_existing, table
 
-EXIT_CODES = """exit codes: 0 done, 1 no such name, 2 wrong arguments, 3 broker unreachable, or it cannot be seen,
-7 it did not answer in time, 130 interrupted"""
+#: So many queues are asked for the counts of this moment; of more, those of the last 5 seconds must do.
+COUNTED_NOW = 100
+_EXIT_CODES = """
+exit codes: 0 done, 1 no such name, 2 wrong arguments, 3 broker or management API unreachable, 7 it did not answer in
+time, 130 interrupted
+"""
+#: In front of the names of the exchanges that every virtual host has; one more has no name.
+OWN_PREFIX = "amq."
 
-
-def add_arguments(parser: argparse.ArgumentParser, names: str) -> None:
-    """Add what all of them take."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{names} (default: all)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+Facts = dict[str, Any]
 
 
 @contextmanager
-def seen(command: BaseCommand) -> Iterator[Standing]:
-    """Yield what stands on the broker, and say at the end, beside the table, how it was seen; also where names that
-    were asked for are not there."""
-    try:
-        with looking() as standing:
-            yield standing
-    except CannotBeSeen as error:
-        raise CommandError(f"{error}. {standing.how}", returncode=EXIT_UNREACHABLE) from None
-    except BrokerUnavailable as error:
-        raise broker_unreachable(error) from None
-    except CommandError:
-        say(command, standing.how)
-        raise
-    say(command, standing.how)
+def needing_the_management_api() -> Iterator[None]:
+    """Convert broker errors into a CommandError, and the lack of the management API into one sentence (exit code 3)."""
+    with broker_told_in_one_line():
+        try:
+            yield
+        except ManagementUnavailable as error:
+            raise CommandError(f"This needs RabbitMQ's management API: {error}.", returncode=EXIT_UNREACHABLE) from None
 
 
-def say(command: BaseCommand, line: str) -> None:
-    """Tell a person something beside the table: a pipe gets the table alone."""
-    command.stderr.write(line, style_func=lambda text: text)
+class Listing:
+    """A sub-command that lists one kind of object: as a table, tab-separated in a pipe, or as JSON with all facts."""
+
+    HELP: ClassVar[str]
+    EXAMPLES: ClassVar[str]
+    #: What a name on the command line is.
+    named: ClassVar[str]
+    columns: ClassVar[Sequence[str]]
+    #: How many columns, the last ones, share a line of their own on a terminal; and which column may be folded.
+    beneath: ClassVar[int] = 0
+    wide: ClassVar[int] = 0
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments of this sub-command."""
+        parser.add_argument("names", nargs="*", metavar="NAME", help=f"{self.named} (default: all)")
+        parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
+        """List all, or what was named. Raises CommandError where a name does not exist."""
+        names = options["names"]
+        with needing_the_management_api(), opened_existing() as existing:
+            found = self.found(existing, options)
+            chosen = [each for each in found if not names or not self.called(each).isdisjoint(names)]
+            if options["json"]:
+                write_facts(command.stdout, chosen)
+            elif chosen or not names:
+                rows = [self.row(each) for each in chosen]
+                write_grid(command.stdout, self.columns, rows, wide=self.wide, beneath=self.beneath)
+            command.stderr.write(self.note(existing), style_func=str)
+            known = self.known(existing, found) if names else set()
+        if missing := [name for name in dict.fromkeys(names) if name not in known]:
+            raise CommandError(f"There is no {self.named} {', '.join(missing)}.")
+
+    def found(self, existing: Existing, options: Mapping[str, Any]) -> list[Facts]:
+        """Return the facts of each object, at least of those that were named."""
+        raise NotImplementedError
+
+    def row(self, facts: Facts) -> Sequence[Any]:
+        """Return the cells of an object's row."""
+        raise NotImplementedError
+
+    def called(self, facts: Facts) -> set[str]:
+        """Return the names by which an object can be chosen."""
+        return {facts["name"]}
+
+    def known(self, existing: Existing, found: Sequence[Facts]) -> set[str]:
+        """Return the names that exist, whether or not something is listed for them."""
+        return {name for each in found for name in self.called(each)}
+
+    def note(self, existing: Existing) -> str:
+        """Return what is written beside the table, to standard error: a pipe gets the table alone."""
+        return existing.how
 
 
-def refuse_unknown(what: str, asked: Sequence[str], found: set[str], *, is_complete: bool = True) -> None:
-    """Raise CommandError where a name that was asked for is not there. Call it last: the others are shown first."""
-    missing = [name for name in dict.fromkeys(asked) if name not in found]
-    if missing:
-        allowed = "" if is_complete else ", or this user may not look at it"
-        raise CommandError(f"There is no {what} {', '.join(missing)}{allowed}.")
+class Queues(Listing):
+    HELP = "queues: what waits in them, what consumers hold, and how they were declared"
+    EXAMPLES = f"""
+examples:
+  manage.py mq queues                              every queue of the virtual host
+  manage.py mq queues hello orders.sms             these two
+  manage.py mq queues --json | jq .ready           one JSON object a line
+  manage.py mq queues | cut -f 1,3                 in a pipe: name, type, ready, unacked, consumers, how, arguments
+{_EXIT_CODES}"""
+    named = "queue"
+    columns = ("queue", "type", "ready", "unacked", "consumers", "how", "arguments")
+    beneath = 2
+
+    def found(self, existing: Existing, options: Mapping[str, Any]) -> list[Facts]:
+        names = options["names"]
+        queues = [each for each in existing.queues() if not names or each.name in names]
+        if len(queues) <= COUNTED_NOW:
+            queues = counted_now(existing.connection, queues)
+        return [asdict(each) for each in queues]
+
+    def row(self, facts: Facts) -> Sequence[Any]:
+        arguments = {name: value for name, value in facts["arguments"].items() if name != "x-queue-type"}
+        how = [
+            "durable" if facts["durable"] else "transient",
+            "exclusive" if facts["exclusive"] else "",
+            "auto-delete" if facts["auto_delete"] else "",
+            f"policy {facts['policy']}" if facts["policy"] else "",
+            "does not answer" if facts["silent"] else "",
+        ]
+        counts = [facts[name] for name in ("name", "type", "ready", "unacked", "consumers")]
+        return [*counts, " ".join(filter(None, how)), in_words(arguments)]
 
 
-def write(
-    command: BaseCommand,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    facts: Sequence[Mapping[str, Any]],
-    *,
-    options: Mapping[str, Any],
-    wide: int = 0,
-    beneath: int = 0,
-) -> None:
-    """Write the rows, or the facts that they are made of. Where names were asked for, no heading without rows."""
-    if options["json"]:
-        write_facts(command.stdout, facts)
-    elif rows or not options["names"]:
-        write_grid(command.stdout, columns, rows, wide=wide, beneath=beneath)
+class Exchanges(Listing):
+    HELP = "exchanges and their types"
+    EXAMPLES = f"""
+examples:
+  manage.py mq exchanges                           every exchange but those that RabbitMQ itself made
+  manage.py mq exchanges --all                     these too
+  manage.py mq exchanges logs --json               one, as JSON
+{_EXIT_CODES}"""
+    named = "exchange"
+    columns = ("exchange", "type", "how")
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("--all", action="store_true", help="also those that RabbitMQ itself made")
+
+    def found(self, existing: Existing, options: Mapping[str, Any]) -> list[Facts]:
+        everything = options["all"] or options["names"]
+        return [
+            asdict(each)
+            for each in existing.exchanges()
+            if everything or (each.name and not each.name.startswith(OWN_PREFIX))
+        ]
+
+    def row(self, facts: Facts) -> Sequence[Any]:
+        how = [
+            "durable" if facts["durable"] else "transient",
+            "auto-delete" if facts["auto_delete"] else "",
+            "internal" if facts["internal"] else "",
+        ]
+        return facts["name"] or "(default)", facts["type"], " ".join(filter(None, how))
 
 
-def in_words(table: Mapping[str, Any] | None) -> str:
+class Bindings(Listing):
+    HELP = "bindings: from which exchange to which queue, by which key"
+    EXAMPLES = f"""
+examples:
+  manage.py mq bindings                            every binding, but each queue's own to the default exchange
+  manage.py mq bindings orders.events orders.sms   those of this exchange, and of this queue
+{_EXIT_CODES}"""
+    named = "queue or exchange"
+    columns = ("exchange", "key", "to", "arguments")
+    beneath, wide = 1, 2
+
+    def found(self, existing: Existing, options: Mapping[str, Any]) -> list[Facts]:
+        return [asdict(each) for each in existing.bindings()]
+
+    def called(self, facts: Facts) -> set[str]:
+        return {facts["source"], facts["destination"]}
+
+    def known(self, existing: Existing, found: Sequence[Facts]) -> set[str]:
+        return {each.name for each in existing.queues()} | {each.name for each in existing.exchanges()}
+
+    def row(self, facts: Facts) -> Sequence[Any]:
+        to = f"{facts['kind']} {facts['destination']}"
+        return facts["source"], facts["key"], to, in_words(facts["arguments"])
+
+
+class Consumers(Listing):
+    HELP = "consumers: who takes messages out of which queue"
+    EXAMPLES = f"""
+examples:
+  manage.py mq consumers                           every consumer
+  manage.py mq consumers orders.sms                those of one queue
+{_EXIT_CODES}"""
+    named = "queue"
+    columns = ("queue", "prefetch", "acknowledges", "tag", "connection")
+    beneath = 2
+
+    def found(self, existing: Existing, options: Mapping[str, Any]) -> list[Facts]:
+        names = {str(each.get("name")): _client_name(each) for each in existing.api.connections()}
+        found = [
+            {
+                "queue": each["queue"]["name"],
+                "tag": each.get("consumer_tag", ""),
+                "prefetch": each.get("prefetch_count", 0),
+                "acknowledges": each.get("ack_required", True),
+                "connection": names.get(connection, connection),
+            }
+            for each in existing.api.consumers()
+            for connection in [str(table(each.get("channel_details")).get("connection_name", ""))]
+        ]
+        return sorted(found, key=lambda each: (each["queue"], each["connection"], each["tag"]))
+
+    def called(self, facts: Facts) -> set[str]:
+        return {facts["queue"]}
+
+    def known(self, existing: Existing, found: Sequence[Facts]) -> set[str]:
+        return {each.name for each in existing.queues()}
+
+    def row(self, facts: Facts) -> Sequence[Any]:
+        acknowledges = "yes" if facts["acknowledges"] else "no"
+        return facts["queue"], facts["prefetch"], acknowledges, facts["tag"], facts["connection"]
+
+
+class Connections(Listing):
+    HELP = "connections: who is connected, from where"
+    EXAMPLES = f"""
+examples:
+  manage.py mq connections                         every connection; without the tag `monitoring`, this user's own
+  manage.py mq connections warren-web              those of this user, or of this name
+{_EXIT_CODES}"""
+    named = "connection or user"
+    columns = ("connection", "user", "from", "state", "channels", "since")
+    beneath = 1
+
+    def found(self, existing: Existing, options: Mapping[str, Any]) -> list[Facts]:
+        found = [
+            {
+                "name": _client_name(each),
+                "user": each.get("user", ""),
+                "address": f"{each.get('peer_host', '?')}:{each.get('peer_port', '?')}",
+                "state": each.get("state", ""),
+                "channels": each.get("channels", 0),
+                "since": datetime.fromtimestamp(since / 1000, UTC) if isinstance(since, int) else None,
+            }
+            for each in existing.api.connections()
+            for since in [each.get("connected_at")]
+        ]
+        return sorted(found, key=lambda each: (each["name"], each["address"]))
+
+    def called(self, facts: Facts) -> set[str]:
+        return {facts["name"], facts["user"]}
+
+    def row(self, facts: Facts) -> Sequence[Any]:
+        return tuple(facts.values())
+
+    def note(self, existing: Existing) -> str:
+        if existing.api.tags() & {"monitoring", "administrator"}:
+            return existing.how
+        return f"{existing.how}\nOnly this user's own: those of others are for users with the tag `monitoring`."
+
+
+def _client_name(facts: Facts) -> str:
+    return str(table(facts.get("client_properties")).get("connection_name") or facts.get("name", ""))
+
+
+def in_words(arguments: Mapping[str, Any]) -> str:
     """Return an AMQP table as text."""
-    return " ".join(f"{name}={value}" for name, value in sorted((table or {}).items()))
+    return " ".join(f"{name}={value}" for name, value in sorted(arguments.items()))

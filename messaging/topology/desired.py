@@ -1,8 +1,8 @@
-"""Topology: the exchanges, queues and bindings that the registered consumers need, computed."""
+"""The exchanges, queues and bindings that the registered events and consumers need, computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,9 @@ from messaging import conf
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import registered as registered_events
 from messaging.routing import Binding, Exchange
+
+#: Name of the built-in consumer that records what the broker gives up.
+DEAD_LETTERS = "dead_letters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +50,27 @@ def topology(consumers: Iterable[Consumer]) -> Topology:
 
 
 def dead_letter_queue() -> str:
-    """Return the name of the queue for what the broker itself gives up: over the delivery limit, or too long."""
-    return f"{conf.get().app_id}.dead_letters"
+    """Return the queue of the messages that the broker gives up: over the delivery limit, expired, too many."""
+    return f"{conf.get().app_id}.{DEAD_LETTERS}"
 
 
 def log_exchange() -> Exchange:
-    """Return the exchange that processes write their logs to, where LOG_TO_BROKER says so."""
+    """Return the exchange that processes write their logs to, with LOG_TO_BROKER."""
     return Exchange(f"{conf.get().app_id}.logs")
 
 
 def _dead_letter_queue_arguments() -> dict[str, Any]:
     if conf.get().queue_type == "classic":
         return {"x-queue-type": "classic"}
-    # Without a limit of its own RabbitMQ 4 gives it one of 20, and then drops the message: there is no further place.
+    # RabbitMQ 4 has a default limit of 20, and then drops the message: it has nowhere else to go.
     return {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1}
 
 
 def queue_arguments(consumer: Consumer | None = None) -> dict[str, Any]:
-    """Return the arguments of a consumer's queue; without one, those that all have in common.
+    """Return the arguments of a consumer's queue; without a consumer, those that all have in common.
 
-    They cannot be changed on a queue that exists, so only what correctness needs is here, and what the consumer asks
-    for. At-least-once dead-lettering needs a quorum queue that rejects publishes when full
+    RabbitMQ does not change those of an existing queue, so here is only what correctness needs, and what the consumer
+    asks for. At-least-once dead-lettering needs a quorum queue that rejects publishes when full
     (https://www.rabbitmq.com/docs/quorum-queues#activating-at-least-once-dead-lettering).
     """
     own: dict[str, Any] = dict(consumer.arguments) if consumer else {}
@@ -89,9 +92,5 @@ def queue_arguments(consumer: Consumer | None = None) -> dict[str, Any]:
 
 def describe(binding: Binding) -> str:
     """Return in words what a binding takes: its key, or the headers that it asks for."""
-    asked = "" if binding.arguments == {"x-match": "all"} else _in_words(binding.arguments)
-    return binding.key or asked or "everything"
-
-
-def _in_words(arguments: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in arguments.items())
+    asked = {} if binding.arguments == {"x-match": "all"} else binding.arguments
+    return binding.key or ", ".join(f"{name}={value}" for name, value in asked.items()) or "everything"

@@ -1,8 +1,8 @@
-"""Grants: what each kind of process may do at the broker, computed from what is registered, and nothing beyond it.
+"""The least permissions that each kind of process needs at the broker, computed from what is registered.
 
-RabbitMQ's permissions are regular expressions over names of queues and exchanges; publishing to a topic exchange is
-narrowed further by routing key (https://www.rabbitmq.com/docs/access-control). They are searched for, not matched:
-each is anchored here, at its end with \\z, since "$" would let a line feed follow.
+RabbitMQ's permissions are regular expressions over names of queues and exchanges; topic permissions narrow publishing
+to a topic exchange by routing key (https://www.rabbitmq.com/docs/access-control). RabbitMQ searches for them anywhere
+in a name, so each is anchored here; at its end with \\z, since "$" would let a line feed follow.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from dataclasses import dataclass, field, replace
 from string import Formatter
 
 from messaging import conf, consumers, procedures
+from messaging.broker.connection import Connection
+from messaging.broker.rights import may_declare, may_read, may_write
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
 from messaging.events import registered as registered_events
 from messaging.procedures import REPLY_QUEUE_PREFIX
 from messaging.topology import desired
-from messaging.worker import dead_letters
 
 NOTHING = "^$"
-#: What RabbitMQ calls the exchange without a name when it looks whether one may publish to it.
+#: What RabbitMQ calls the default exchange when it checks the permission to publish to it.
 DEFAULT_EXCHANGE = r"amq\.default"
-#: Reply queues are named by their callers, anew for each connection.
+#: Each caller names a reply queue for each connection.
 _REPLY_QUEUES = re.escape(REPLY_QUEUE_PREFIX) + "[0-9a-f-]{36}"
-#: Queues that RabbitMQ names for whoever asks it to.
+#: Queues that RabbitMQ names.
 _SERVER_NAMED = r"amq\.gen-[A-Za-z0-9_-]+"
 _ANY = ".*"
 
@@ -47,8 +48,8 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
-class TopicGrant:
-    """One exchange's line of `set_topic_permissions`."""
+class TopicPermission:
+    """The routing keys by which a user may publish to an exchange, and bind queues to it."""
 
     exchange: str
     write: str
@@ -57,37 +58,34 @@ class TopicGrant:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a user of the broker gets: one line of `set_permissions`, and one of topic permissions an exchange."""
+    """All permissions of one user."""
 
     user: str
     purposes: tuple[str, ...]
     configure: str
     write: str
     read: str
-    topics: tuple[TopicGrant, ...]
+    topics: tuple[TopicPermission, ...]
 
 
 def roles() -> list[Role]:
-    """Return every role, by what is registered now. A deploy that adds an event or a consumer changes them."""
-    found = _working_roles()
-    if conf.get().log_to_broker:
-        found = [*map(_logging, found), _log_reader()]
-    return [*found, _operator()]
-
-
-def _working_roles() -> list[Role]:
-    all_consumers = [*consumers.registered(), *consumers.broadcasting(), dead_letters.consumer()]
-    return [
+    """Return every role for what is registered now. A deploy that adds an event or a consumer changes them."""
+    found = [
         _publisher("web", "publishes what it commits (RELAY_THREAD=1); reads nothing"),
         _publisher("relay", "manage.py run_relay: publishes what others commit; reads nothing"),
-        *(_consumer(each) for each in all_consumers),
+        *(_consumer(each.name, each.queue) for each in consumers.registered()),
+        *map(_broadcast, consumers.broadcasting()),
+        _consumer(desired.DEAD_LETTERS, desired.dead_letter_queue()),
         _rpc_worker(),
         _rpc_caller(),
     ]
+    if conf.get().log_to_broker:
+        found = [*map(_with_logs, found), _log_reader()]
+    return [*found, _operator()]
 
 
 def grant(user: str, roles: Iterable[Role]) -> Grant:
-    """Return what `user` needs to be all of `roles`."""
+    """Return the permissions that `user` needs for all of `roles`."""
     roles = list(roles)
     exchanges = sorted({name for role in roles for name in [*role.publishes, *role.binds]})
     return Grant(
@@ -97,7 +95,7 @@ def grant(user: str, roles: Iterable[Role]) -> Grant:
         write=_expression(role.write for role in roles),
         read=_expression(role.read for role in roles),
         topics=tuple(
-            TopicGrant(
+            TopicPermission(
                 name,
                 write=_expression(role.publishes.get(name, frozenset()) for role in roles),
                 read=_expression(role.binds.get(name, frozenset()) for role in roles),
@@ -108,11 +106,11 @@ def grant(user: str, roles: Iterable[Role]) -> Grant:
 
 
 def _publisher(name: str, purpose: str) -> Role:
-    """Whoever runs a relay publishes every event, and by the default exchange what is for one queue: retries.
+    """Return the role of a relay. It publishes every event, and retries by the default exchange.
 
-    To write to the queues themselves allows nothing here (to bind one needs the right to read an exchange); from
-    4.3.1 on, RabbitMQ shows a queue only to those who may do something with it, and a relay looks whether each is
-    there.
+    It gets the permission to write to queues, which allows nothing more here (binding also needs the permission to read
+    an exchange): from 4.3.1 on RabbitMQ shows a queue only to accounts with some permission, and a relay checks whether
+    each exists.
     """
     keys: dict[str, set[str]] = {}
     for event in registered_events():
@@ -127,18 +125,16 @@ def _publisher(name: str, purpose: str) -> Role:
 
 
 def _key_of(event: type[Event]) -> str:
-    """Return the expression of every routing key that the event can have."""
+    """Return an expression for every routing key that the event can have."""
     parts = Formatter().parse(event.event_key or event.event_type.replace("{", "{{").replace("}", "}}"))
     return "".join(re.escape(text) + (_ANY if name is not None else "") for text, name, _, _ in parts)
 
 
-def _consumer(consumer: Consumer) -> Role:
-    if consumer.broadcast:
-        return _broadcast(consumer)
+def _consumer(name: str, queue: str) -> Role:
     return Role(
-        name=f"consumer-{consumer.name}",
-        purpose=f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: reads its queue; publishes nothing",
-        read=frozenset({re.escape(consumer.queue)}),
+        name=f"consumer-{name}",
+        purpose=f"manage.py run_consumer {name} with RELAY_THREAD=0: reads its queue; publishes nothing",
+        read=frozenset({re.escape(queue)}),
     )
 
 
@@ -148,7 +144,7 @@ def _broadcast(consumer: Consumer) -> Role:
         binds.setdefault(binding.exchange, set()).add(re.escape(binding.key))
     return Role(
         name=f"consumer-{consumer.name}",
-        purpose=f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: makes and reads a queue of its own",
+        purpose=f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: declares and reads a queue of its own",
         configure=frozenset({_SERVER_NAMED}),
         write=frozenset({_SERVER_NAMED}),
         read=frozenset({_SERVER_NAMED, *map(re.escape, binds)}),
@@ -177,8 +173,8 @@ def _rpc_caller() -> Role:
     )
 
 
-def _logging(role: Role) -> Role:
-    """Return `role` for a process that writes its log to the broker, too."""
+def _with_logs(role: Role) -> Role:
+    """Return `role` for a process that also writes its log to the broker."""
     exchange = desired.log_exchange().name
     return replace(
         role,
@@ -191,7 +187,7 @@ def _log_reader() -> Role:
     exchange = desired.log_exchange().name
     return Role(
         name="log-reader",
-        purpose="manage.py mq listen logs: follows the logs of all processes, by a queue of its own",
+        purpose=f"manage.py mq listen {exchange}: follows the logs of all processes, by a queue of its own",
         configure=frozenset({_SERVER_NAMED}),
         write=frozenset({_SERVER_NAMED}),
         read=frozenset({_SERVER_NAMED, re.escape(exchange)}),
@@ -200,15 +196,15 @@ def _log_reader() -> Role:
 
 
 def _operator() -> Role:
-    wanted = desired.topology(consumers.registered())
-    exchanges = {re.escape(each.name) for each in wanted.exchanges}
-    queues = {re.escape(each.name) for each in wanted.queues}
-    anything = {each.name: frozenset({_ANY}) for each in wanted.exchanges}
+    topology = desired.topology(consumers.registered())
+    exchanges = {re.escape(each.name) for each in topology.exchanges}
+    queues = {re.escape(each.name) for each in topology.queues}
+    anything = {each.name: frozenset({_ANY}) for each in topology.exchanges}
     return Role(
         name="operator",
-        purpose="manage.py mq topology declare: makes exchanges, queues and bindings; for people, not for processes",
+        purpose="manage.py mq topology declare: declares exchanges, queues and bindings; for people, not for processes",
         configure=frozenset(exchanges | queues),
-        # A queue that dead-letters into the default exchange is declared only by who may publish there.
+        # Declaring a queue that dead-letters into the default exchange needs the permission to publish there.
         write=frozenset(exchanges | queues | {DEFAULT_EXCHANGE}),
         read=frozenset(exchanges | queues),
         publishes=anything,
@@ -219,3 +215,21 @@ def _operator() -> Role:
 def _expression(names: Iterable[Names]) -> str:
     found = frozenset[str]().union(*names)
     return rf"^(?:{'|'.join(sorted(found))})\z" if found else NOTHING
+
+
+def without_any_permission(connection: Connection) -> str:
+    """Return in words that this process's account may neither declare, publish nor consume what the project uses; empty
+    where it may do one of these: an account of one role has that role's permissions alone.
+
+    Raises BrokerUnavailable.
+    """
+    topology = desired.topology(consumers.registered())
+    for exchange in topology.exchanges:
+        if may_declare(connection, exchange.name, exchange.type) or may_write(connection, exchange.name):
+            return ""
+    if not topology.exchanges or any(may_read(connection, queue.name) for queue in topology.queues):
+        return ""
+    return (
+        f"user {connection.user} may neither declare, publish nor consume what this project uses in the virtual host "
+        f"{conf.get().brokers[0].vhost!r}: `manage.py mq grants` prints the rights to give"
+    )

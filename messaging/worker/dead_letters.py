@@ -15,7 +15,7 @@ from messaging.worker import inbox
 
 log = get_logger(__name__)
 
-NAME = "dead_letters"
+NAME = desired.DEAD_LETTERS
 #: The reasons that RabbitMQ has; a server of calls that refuses a request has words of its own.
 BY_THE_BROKER = {"delivery_limit", "expired", "maxlen", "rejected"}
 

@@ -1,4 +1,4 @@
-"""`mq queues | exchanges | bindings | consumers | connections`, by the management API and by AMQP alone."""
+"""`mq queues | exchanges | bindings | consumers | connections`, by the management API; and why it does not answer."""
 
 import json
 import ssl
@@ -18,19 +18,17 @@ from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging.broker import management
-from messaging.topology import desired
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.certificates import Certificates
 from tests.support.command_line import mq
-from tests.support.consuming import a_consumer, registered
 from tests.support.environment import ROOT, process_environment
 from tests.support.listeners import something_that_answers
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
-BY_MANAGEMENT, BY_AMQP = "By the management API at http://127.0.0.1:", "By AMQP alone, which sees only what"
+BY_MANAGEMENT = "By the management API at http://127.0.0.1:"
 
 
 def told(*arguments: str) -> tuple[list[dict[str, Any]], str]:
@@ -51,11 +49,6 @@ def refusal(*arguments: str) -> CommandError:
 def channel(vhost: str) -> Iterator[BlockingChannel]:
     with plain_channel(vhost) as channel:
         yield channel
-
-
-@pytest.fixture
-def without_management(vhost: str, settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}"}
 
 
 # --- By the management API ---------------------------------------------------------------------------------
@@ -163,57 +156,6 @@ def test_a_pipe_gets_the_rows_alone_and_ends_quietly(run_process: ProcessStarter
     assert (name, kind, ready, consumers, how, arguments) == ("hello", "classic", "0", "0", "transient", "")
 
 
-# --- By AMQP alone -----------------------------------------------------------------------------------------
-
-
-def test_without_the_plugin_what_is_known_by_name_is_looked_for(
-    channel: BlockingChannel, without_management: None
-) -> None:
-    channel.queue_declare("tests.notes", durable=True)
-    channel.queue_declare("hello")
-    channel.queue_declare("unknown")
-    channel.exchange_declare("logs", "fanout")
-    channel.basic_publish("", "hello", b"x")
-    with registered(a_consumer()):
-        queues, beside = told("queues", "hello")
-        ours, _ = told("queues")
-        exchanges, _ = told("exchanges", "logs")
-
-    assert beside.startswith(BY_AMQP)
-    assert "nothing listens at http://127.0.0.1:" in beside
-    assert 'set MESSAGING["MANAGEMENT_URL"]' in beside  # what any project has
-    assert [(queue["name"], queue["ready"], queue["type"]) for queue in queues] == [("hello", 1, None)]
-    assert [queue["name"] for queue in ours] == ["tests.notes"]
-    assert [exchange["name"] for exchange in exchanges] == ["logs"]
-    assert refusal("queues", "nowhere").returncode == 1
-    assert refusal("queues", "x" * 300).returncode == 1
-
-
-def test_amqp_alone_never_claims_to_have_seen_a_binding(vhost: str, without_management: None) -> None:
-    with registered(a_consumer()):
-        bindings, beside = told("bindings")
-        declared = desired.topology([a_consumer()]).bindings
-
-    assert [(each["source"], each["destination"]) for each in bindings] == [
-        (each.exchange, each.queue) for each in declared
-    ]
-    assert "nobody has seen whether they stand" in beside
-    for what in ("consumers", "connections"):
-        error = refusal(what)
-        assert error.returncode == 3
-        assert "AMQP" in str(error)
-
-
-def test_another_connections_exclusive_queue_is_there_and_no_more_is_known(
-    channel: BlockingChannel, without_management: None
-) -> None:
-    channel.queue_declare("mine", exclusive=True)
-
-    [mine], _ = told("queues", "mine")
-
-    assert (mine["exclusive"], mine["ready"]) == (True, None)
-
-
 # --- Why not by the management API -------------------------------------------------------------------------
 
 
@@ -241,7 +183,10 @@ def reason(settings: Any, **changes: Any) -> str:
 
 def test_a_user_without_the_tag_is_told_how_to_get_it(plain_user: str, settings: Any) -> None:
     assert f"rabbitmqctl set_user_tags {plain_user} management" in reason(settings)
-    assert told("queues")[1].startswith(BY_AMQP)
+    for what in ("queues", "exchanges", "bindings", "consumers", "connections"):
+        error = refusal(what)
+        assert error.returncode == 3
+        assert str(error).startswith("This needs RabbitMQ's management API: http://127.0.0.1:")
 
 
 def test_a_full_disk_is_one_line(channel: BlockingChannel) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from messaging import conf
 from messaging.broker.connection import opened
-from messaging.topology import desired, rights
+from messaging.topology import desired, permissions
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.command_line import mq
@@ -46,7 +46,7 @@ def test_an_account_without_any_right_is_wrong_in_status(allow: Callable[..., No
 
 def without_any_right() -> str:
     with opened("test") as connection:
-        return rights.without_any_right(connection)
+        return permissions.without_any_permission(connection)
 
 
 def test_an_account_with_the_rights_of_one_role_is_not(vhost: str, allow: Callable[..., None]) -> None:

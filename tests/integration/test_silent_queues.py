@@ -1,4 +1,4 @@
-"""A queue that exists and never answers: named by status, diff, plan, reconcile and the consumer's log."""
+"""A queue that exists and never answers: named by status, diff, reconcile and the consumer's log."""
 
 import logging
 import time
@@ -11,8 +11,8 @@ import pytest
 from messaging.consumers import Consumer
 from messaging.monitoring import status
 from messaging.reconcile.reconcile import reconcile
-from messaging.topology import drift, mending
-from messaging.topology.drift import Kind
+from messaging.topology import drift
+from messaging.topology.findings import Finding, Kind
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq
@@ -74,9 +74,9 @@ def test_a_silent_queue_is_named_with_its_cure_and_hides_nothing(
     assert "restart the RabbitMQ node that holds it" in said
     assert f"nobody consumes {healthy.queue}, 0 wait: `manage.py run_consumer {healthy.name}`" in wrong
 
-    found = drift.look()
-    assert drifted(found) == [(Kind.SILENT_QUEUE, stuck.queue)]
-    assert any("DELETE" in step.command and stuck.queue in step.command for step in mending.plan(found))
+    [finding] = drifted()
+    assert (finding.kind, finding.name) == (Kind.SILENT_QUEUE, stuck.queue)
+    assert "rabbitmqctl delete_queue" in finding.hint
 
     report = reconcile(repair=True, by="test")
     assert not report.is_well
@@ -84,11 +84,10 @@ def test_a_silent_queue_is_named_with_its_cure_and_hides_nothing(
 
     settings.MESSAGING = {**settings.MESSAGING, "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}"}
     assert any("exists but does not answer" in each for each in status.look().wrong)
-    assert drifted(drift.look()) == [(Kind.SILENT_QUEUE, stuck.queue)]
 
 
-def drifted(found: drift.Drift) -> list[tuple[Kind, str]]:
-    return [(each.kind, each.name) for each in found.wrong if each.kind is not Kind.UNWANTED_EVENT]
+def drifted() -> list[Finding]:
+    return [each for each in drift.look() if each.is_wrong and each.kind is not Kind.UNWANTED_EVENT]
 
 
 def test_the_other_consumers_of_the_process_and_the_relay_go_on_beside_a_silent_queue(

@@ -104,7 +104,7 @@ def test_a_queue_that_is_missing_or_that_nobody_consumes_is_wrong(vhost: str) ->
     assert "nobody consumes tests.notes, 0 wait: `manage.py run_consumer notes`" in output
 
 
-def test_it_looks_by_amqp_alone_where_it_has_to(well: None, settings: Any) -> None:
+def test_without_the_management_api_it_counts_our_own_queues_by_amqp(well: None, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}"}
 
     code, output = shown()

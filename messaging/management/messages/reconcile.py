@@ -104,7 +104,7 @@ def _advice(report: Report, *, repaired: bool) -> str:
     elif report.left:
         advice.append("what is lost is sent again with --repair")
     if report.silent:
-        advice.append(f"no answer from the queue of {', '.join(report.silent)}: `manage.py mq topology plan`")
+        advice.append(f"no answer from the queue of {', '.join(report.silent)}: `manage.py mq topology diff`")
     if report.of(Trouble.STUCK):
         advice.append(
             "what is stuck says what it waits for, or why it fails: `messages replay`, `cancel` and `settle` help"
