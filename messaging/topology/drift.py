@@ -96,7 +96,7 @@ def _unrouted_events(exchanges: Mapping[str, Exchange], bindings: Iterable[Bindi
 
 
 def _may_take(exchange_type: str, binding: Binding, event: type[Event]) -> bool:
-    if binding.kind != "queue" or exchange_type == "headers" or events.fields_in(event.event_key):
+    if binding.kind != "queue" or exchange_type == "headers" or routing.fields_in(event.event_key):
         return True  # it depends on the message, or on another exchange
     asked = routing.Binding(binding.source, binding.destination, binding.key, binding.arguments)
     return routing.takes(exchange_type, asked, event.event_key or event.event_type, {})
