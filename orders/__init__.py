@@ -1,5 +1,5 @@
 """The shop: catalogue, cart, orders, red packets and text messages.
 
-An order commits in one transaction (`services`); what follows from it travels as an event (`events`) to the
-handlers in `consumers`.
+An order commits in one transaction (`services`). Its effects follow from events (`events`), which the handlers in
+`consumers` receive.
 """

@@ -1,4 +1,4 @@
-"""The visitor's cart, and what it means against today's catalogue."""
+"""The visitor's cart, compared with today's catalogue."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class CartLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a cart holds, and the token under which exactly that is ordered. An empty cart has no token."""
+    """What a cart holds, and the token of the order that it becomes. An empty cart has no token."""
 
     token: UUID | None
     lines: list[CartLine]
 
 
 class OpenCart:
-    """The visitor's cart while nobody else changes it."""
+    """The visitor's cart while it is locked."""
 
     def __init__(self, row: models.Cart) -> None:
         self._row = row
@@ -62,7 +62,7 @@ class OpenCart:
         return item.quantity if item else 0
 
     def set(self, product: Product, quantity: int) -> None:
-        """Put `quantity` pieces into the cart at today's price; 0 takes the product out."""
+        """Put `quantity` pieces into the cart at today's price; 0 removes the product."""
         item = self._items.pop(product.pk, None)
         if quantity:
             item = item or CartItem(cart=self._row, product=product)
@@ -76,7 +76,7 @@ class OpenCart:
 
 
 class Cart:
-    """The session's cart. Nothing in it is a promise: price and stock are read again wherever it is shown."""
+    """The session's cart. Nothing in it is a promise: each page reads price and stock again."""
 
     def __init__(self, session: SessionBase) -> None:
         self._session = session
@@ -87,19 +87,19 @@ class Cart:
 
     @contextmanager
     def opened(self) -> Iterator[OpenCart]:
-        """Lock the cart for changes, which commit at the end: neither another tab nor an order comes in between."""
+        """Lock the cart for changes, which commit at the end. Another tab, or an order, has to wait."""
         key = get_or_make_key(self._session)
         with transaction.atomic():
             yield OpenCart(models.Cart.objects.lock_or_make(key))
 
     def last_order(self) -> Order | None:
-        """Return the order that this cart became last: a browser that lost the answer does not know of it."""
+        """Return the order that this cart became last. A browser that lost the answer does not know it."""
         cart = models.Cart.objects.filter(visitor_key=get_key(self._session)).select_related("last_order").first()
         return cart.last_order if cart else None
 
     def contents(self) -> Contents:
-        """Return what the cart holds against the stock and prices of this moment, in the order it was filled."""
-        # Token and items by one statement: after an order neither is seen without the other.
+        """Return what the cart holds, with the stock and prices of this moment, in the order it was filled."""
+        # One statement reads token and items: an order changes both at once.
         items = list(self._items().select_related("cart", "product"))
         return Contents(token=items[0].cart.token if items else None, lines=[_line(item) for item in items])
 

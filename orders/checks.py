@@ -1,4 +1,4 @@
-"""What `manage.py check` finds in the shop's settings."""
+"""The shop's system checks, for `manage.py check`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def check_currency(**kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_amounts(databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """Prices and campaigns must be payable in SHOP_CURRENCY. Asked by `migrate` and `check --database default`."""
+    """Prices and campaigns must be payable in SHOP_CURRENCY. Runs with `migrate` and `check --database default`."""
     amounts: dict[type[Model], tuple[str, ...]] = {
         Product: ("price",),
         Campaign: ("budget", "min_amount", "max_amount"),
@@ -80,11 +80,11 @@ def check_sms_backend(**kwargs: Any) -> list[CheckMessage]:
 
 @register
 def check_sms_gateway(**kwargs: Any) -> list[CheckMessage]:
-    """Where texts go to a gateway, its address and token must be there and make sense."""
+    """If texts go to a gateway, its address and token must be set and valid."""
     try:
         backend = sms.get_backend()
     except (ImportError, TypeError, ImproperlyConfigured):
-        return []  # said above
+        return []  # check_sms_backend reports it
     if not isinstance(backend, sms.GatewayBackend):
         return []
     found: list[CheckMessage] = [

@@ -1,5 +1,7 @@
-"""What follows from an order. Events may arrive in any order, late or repeated: each handler reads the order as it
-is now, and does nothing that was done before."""
+"""The consumers of the shop's events.
+
+Events may arrive in any order, late or repeated. Each handler reads the order as it is now, and repeats nothing.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from babel import Locale
 from django.conf import settings
 from django.utils.translation import get_language, to_locale
 
-#: Where a visitor who has not chosen is assumed to live.
+#: The destination until the visitor chooses one.
 DEFAULT = "CN"
 
 CODES = ("CN", "HK", "MO", "TW", "SG", "JP", "KR", "US", "CA", "GB", "IE", "FR", "DE", "NL", "ES", "IT", "AU", "NZ")
@@ -19,5 +19,5 @@ def name_of(code: str) -> str:
 
 
 def choices() -> list[tuple[str, str]]:
-    """Return (code, name) of every destination, the nearest first."""
+    """Return (code, name) of each destination, the nearest first."""
     return [(code, name_of(code)) for code in CODES]

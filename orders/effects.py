@@ -1,4 +1,4 @@
-"""What the shop does outside its database. Intended by handlers, carried out after their commit."""
+"""The shop's effects outside its database. Handlers intend them; they are carried out after the commit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from messaging.retry import RetryPolicy, rest_after
 from messaging.validation.functions import text_of
 from orders import sms
 
-#: About four hours: longer than an outage of a gateway, and a text later than that is of no use.
+#: About four hours: longer than most outages of a gateway. A later text is of no use.
 RETRY = RetryPolicy(max_attempts=16, max_delay=timedelta(minutes=30))
 
 
@@ -36,6 +36,6 @@ def text_message(sending: Sending) -> str | None:
     try:
         return sms.get_backend().send(sending)
     except RetryLater as error:
-        # A gateway that says "in a second" for an hour must not use up the attempts in a minute.
+        # A gateway that asks for one second, for an hour, must not use up the attempts in a minute.
         rests = [rest_after(RETRY, sending.attempt, each) for each in (error, NotDone())]
         raise RetryLater(text_of(error), after=max(rest or timedelta(0) for rest in rests)) from None

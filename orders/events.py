@@ -1,4 +1,4 @@
-"""What the shop tells the world. The types are the contract; the order itself is read from the database."""
+"""The shop's events. Their types are the contract; consumers read the order itself from the database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OrderedProduct(BaseModel):
 
 
 class OrderPlaced(Event, type="order.placed", version=1):
-    """An order was committed, with its stock and its documents. Holds nothing about the person."""
+    """An order was committed, with its stock and documents. It holds no personal data."""
 
     order_number: str
     placed_at: datetime

@@ -1,4 +1,4 @@
-"""Why the shop says no. The text of each is written for the shopper."""
+"""The shop's refusals. Their texts are written for shoppers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from django.conf import settings
 
 
 class Refused(Exception):
-    """Parent of every refusal: nothing was changed. `str(error)` may be shown to the shopper."""
+    """Base of all refusals: nothing was changed. `str(error)` may be shown to the shopper."""
 
 
 class OutOfStock(Refused):
-    """There are fewer pieces than asked for."""
+    """Fewer pieces are left than were ordered."""
 
     def __init__(self, product_name: str, left: int) -> None:
         super().__init__(f"{product_name}: only {left} left." if left else f"{product_name} is sold out.")
@@ -18,14 +18,14 @@ class OutOfStock(Refused):
 
 
 class PriceChanged(Refused):
-    """A price is no longer the one the shopper was shown."""
+    """A price differs from the one that the shopper saw."""
 
     def __init__(self, product_name: str) -> None:
         super().__init__(f"The price of {product_name} has changed.")
 
 
 class NotPayable(Refused):
-    """A price is finer than the currency."""
+    """A price has more decimals than the currency."""
 
     def __init__(self, product_name: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What shoppers may type, and what we say when it cannot be used."""
+"""The shop's forms: what shoppers may type, and the messages about what cannot be used."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from orders.text import check_no_link, check_printable, normalized
 
 _MOBILE_TYPES = {
     PhoneNumberType.MOBILE,
-    # American and Canadian numbers do not tell.
+    # American and Canadian numbers do not say which they are.
     PhoneNumberType.FIXED_LINE_OR_MOBILE,
 }
 
 
 class QuantityField(forms.IntegerField):
-    """A whole number of pieces, in whatever digits the keyboard makes."""
+    """A whole number of pieces, in the digits of any script."""
 
     def __init__(self, *, min_value: int = 1) -> None:
         super().__init__(
@@ -40,14 +40,14 @@ class QuantityField(forms.IntegerField):
                 "min_value": f"Enter {min_value} or more.",
                 "max_value": f"One order can hold {MOST_PIECES} of a product at most.",
             },
-            # Not type="number": browsers drop full-width digits there, and what was typed with them.
+            # Not type="number": there, browsers drop full-width digits and the whole input with them.
             widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "size": "3"}),
         )
 
     def to_python(self, value: Any) -> int | None:
         """Return the number. Raises ValidationError for anything but an optional sign and digits."""
         text = str(value or "").strip()
-        # \d is every script's digits, the full-width ones too, and int() reads them; but not "²", which is no quantity.
+        # \d matches the digits of every script, full-width ones too, and int() reads them. "²" is no digit.
         if text and not re.fullmatch(r"[+-]?\d{1,18}", text):
             raise ValidationError(self.error_messages["invalid"], code="invalid")
         number: int | None = super().to_python(text)
@@ -61,13 +61,13 @@ class AddToCartForm(forms.Form):
 
 
 class CartLineForm(forms.Form):
-    """One line of the cart; 0 takes it out."""
+    """One line of the cart; 0 removes it."""
 
     quantity = QuantityField(min_value=0)
 
 
 class SearchForm(forms.Form):
-    """The catalogue's filter, in the address so that it can be bookmarked."""
+    """The catalogue's search. It is in the address, so that it can be bookmarked."""
 
     SORTS = {"name": ("name", "pk"), "cheapest": ("price", "pk"), "dearest": ("-price", "pk")}
 
@@ -103,7 +103,7 @@ class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
         """Raise ValidationError for numbers that cannot be texted."""
         super().validate(value)
         if not isinstance(value, PhoneNumber) or not value.is_valid():
-            return  # the parent's validator says so
+            return  # the parent's validator reports it
         if value.extension:
             raise ValidationError("We cannot text an extension: enter the number alone.", code="extension")
         if phonenumbers.number_type(value) not in _MOBILE_TYPES:
@@ -111,7 +111,7 @@ class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
 
 
 class CheckoutForm(forms.Form):
-    """The one page between cart and order."""
+    """The one form between cart and order."""
 
     customer_name = forms.CharField(
         max_length=80,
@@ -145,7 +145,7 @@ class CheckoutForm(forms.Form):
 
 
 class FindOrderForm(forms.Form):
-    """A guest's way to an order."""
+    """The form by which a guest finds an order."""
 
     number = forms.CharField(
         max_length=20,
@@ -163,7 +163,7 @@ class FindOrderForm(forms.Form):
     )
 
     def clean_number(self) -> str:
-        """Return the number as it is stored, however it was typed."""
+        """Return the number as it is stored."""
         number = clean_code(self.cleaned_data["number"])
         if not number.startswith("W-"):
             number = f"W-{number.removeprefix('W')}" if len(number) > 6 else f"W-{number}"
@@ -187,5 +187,5 @@ class SignUpForm(UserCreationForm):  # type: ignore[type-arg]
 
 
 def clean_code(text: str) -> str:
-    """Return a number or code that somebody copied by hand, in plain capitals without spaces."""
+    """Return a number or code that a person typed, in plain capitals without spaces."""
     return normalized(text).replace(" ", "").upper()

@@ -1,4 +1,4 @@
-"""Amounts: Decimal inside, formatted by Babel at the edge."""
+"""Amounts of money: Decimal in the code, formatted by Babel for readers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check_payable(amount: Decimal) -> None:
 def written(amount: Decimal, currency: str | None = None) -> str:
     """Return `amount` as the reader's language writes it, such as CN¥12.50.
 
-    An amount that cannot be paid is written with all its decimals: sums of such amounts would not add up otherwise.
+    An amount that cannot be paid keeps all its decimals, so that sums of such amounts add up.
     """
     currency = currency or settings.SHOP_CURRENCY
     locale = to_locale(get_language() or settings.LANGUAGE_CODE)

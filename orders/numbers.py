@@ -1,8 +1,8 @@
-"""Numbers and codes that people read aloud and strangers cannot guess."""
+"""Numbers and codes that are easy to read aloud and hard to guess."""
 
 import secrets
 
-#: Digits and capitals without those that look alike: 0 O, 1 I L.
+#: Digits and capitals, without 0 O 1 I L, which look alike.
 ALPHABET = "23456789ABCDEFGHJKMNPQRSTUVWXYZ"
 
 #: Matches an order number in an address.
@@ -10,12 +10,12 @@ ORDER_NUMBER_PATTERN = r"W-[2-9A-HJKMNP-Z]{6}"
 
 
 def new_order_number() -> str:
-    """Return a number such as W-7K3M9Q: one of 887 million. The column is unique; a taken one is drawn again."""
+    """Return a number such as W-7K3M9Q, one of 887 million. The column is unique: draw again if it is taken."""
     return f"W-{_draw(6)}"
 
 
 def new_red_packet_code() -> str:
-    """Return a code of 50 bits: it is worth money to whoever knows it."""
+    """Return a code of 50 bits: anybody who knows it can spend the red packet."""
     return _draw(10)
 
 

@@ -1,6 +1,6 @@
-"""The offer: what the checkout page showed, signed, so that exactly that is ordered and nothing is asked again.
+"""The offer: what the checkout page showed, signed, so that exactly this is ordered.
 
-It travels in a hidden field. The price of shipping was fetched when the page was made; the POST that places the
+It travels in a hidden field. The price of shipping was fetched when the page was made. So the POST that places the
 order needs neither the broker nor the cart, and no tab can disturb another.
 """
 
@@ -17,13 +17,13 @@ from orders.cart import CartLine
 from orders.services import Wanted
 from orders.shipping import ShippingQuote
 
-#: Seconds for which an offer can be taken up. Prices and stock are checked again anyway; shipping is not.
+#: Seconds for which an offer can be accepted. Prices and stock are checked again; shipping is not.
 VALID_FOR = 12 * 3600
 _SALT = "orders.offer"
 
 
 class OfferUnreadable(Exception):
-    """The offer is too old, belongs to somebody else, or was tampered with."""
+    """The offer is too old, belongs to another visitor, or was changed."""
 
 
 class OfferedLine(BaseModel):
@@ -34,7 +34,7 @@ class OfferedLine(BaseModel):
     product_id: int
     name: str
     quantity: int
-    #: Pieces that the cart held of it: more than `quantity` where there are fewer in stock.
+    #: Pieces in the cart: more than `quantity` if fewer are in stock.
     in_cart: int
     unit_price: Decimal
 
@@ -44,7 +44,7 @@ class OfferedLine(BaseModel):
 
 
 class Offer(BaseModel):
-    """What the shopper was shown, and would pay."""
+    """What the shopper saw, and would pay."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,7 +59,7 @@ class Offer(BaseModel):
 
     @classmethod
     def of(cls, lines: list[CartLine], **fields: object) -> Self:
-        """Make an offer of the lines that can be bought."""
+        """Make an offer from the lines that can be bought."""
         offered = [
             {
                 "product_id": line.product.pk,
@@ -84,7 +84,7 @@ class Offer(BaseModel):
         return offer
 
     def sign(self) -> str:
-        """Return the offer as text that cannot be changed unnoticed."""
+        """Return the offer as signed text."""
         return signing.dumps(self.model_dump(mode="json"), salt=_SALT, compress=True)
 
     @property

@@ -1,4 +1,4 @@
-"""Procedures that other processes call over RabbitMQ; `manage.py run_rpc_worker` runs them."""
+"""The shop's RPC procedures; `manage.py run_rpc_worker` serves them."""
 
 from __future__ import annotations
 

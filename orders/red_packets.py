@@ -1,7 +1,6 @@
 """The life of a red packet: granted once per order, spent once, withdrawn or given back with a cancelled order.
 
-All of it runs inside the caller's transaction, except `grant_red_packet` and `withdraw_red_packet`, which open
-their own if there is none.
+The functions run in the caller's transaction. `grant_red_packet` and `withdraw_red_packet` open one if there is none.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ _random = random.SystemRandom()
 def grant_red_packet(order_number: str) -> RedPacket | None:
     """Give the order a red packet of a random amount, or decide that it gets none.
 
-    Safe to repeat and in any order with a cancellation: the order is locked and read as it is now, a second call
-    returns the first one's red packet, and a cancelled order gets none. Raises Order.DoesNotExist.
+    It may be repeated, and may come before or after a cancellation: the order is locked and read as it is now. A second
+    call returns the same red packet; a cancelled order gets none. Raises Order.DoesNotExist.
     """
     with transaction.atomic():
         order = Order.objects.lock(order_number)
@@ -46,10 +45,10 @@ def grant_red_packet(order_number: str) -> RedPacket | None:
 
 
 def withdraw_red_packet(order_number: str) -> None:
-    """Void what a cancelled order earned and has not spent. Leaves an order that is not cancelled alone.
+    """Void what a cancelled order earned and nobody spent. An order that is not cancelled stays unchanged.
 
-    `cancel_order` has done this already; it is repeated when the event arrives, which costs nothing and holds even
-    for an order that was cancelled by other means. Raises Order.DoesNotExist.
+    `cancel_order` has done this already. The repetition when the event arrives covers orders that were cancelled by
+    other means. Raises Order.DoesNotExist.
     """
     with transaction.atomic():
         order = Order.objects.lock(order_number)
@@ -69,7 +68,7 @@ def lock_spendable(code: str) -> RedPacket:
 
 
 def discount_of(packet: RedPacket, subtotal: Decimal) -> Decimal:
-    """Return what the red packet takes off, in whole units of the shop's currency: never more than the goods cost."""
+    """Return the discount of a red packet, in whole units of the currency: never more than the price of the goods."""
     return min(rounded_down(packet.amount), subtotal)
 
 
@@ -80,15 +79,15 @@ def spend(packet: RedPacket, order: Order) -> None:
 
 
 def undo(order: Order) -> None:
-    """For a cancelled, locked order: void what it earned and nobody spent, give back what it used."""
+    """For a cancelled, locked order: void the unspent red packet that it earned, give back the one that it used."""
     packets = RedPacket.objects.filter(Q(order=order, used_by=None, voided_at=None) | Q(used_by=order))
     void = []
     for packet in packets.order_by("pk").select_for_update():
         if packet.used_by_id == order.pk:
             packet.used_by = packet.used_at = None
             packet.save(update_fields=["used_by", "used_at"])
-        # Asked only now that the red packet is locked: should the order that earned it be cancelled at this moment
-        # too, whoever comes second sees what the first one did.
+        # Read only after the red packet is locked: if the order that earned it is cancelled at the same moment, the
+        # second transaction sees what the first one did.
         if Order.objects.filter(pk=packet.order_id, status=Order.Status.CANCELLED).exists():
             void.append(packet)
     _void(void)

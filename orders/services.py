@@ -1,7 +1,7 @@
-"""What happens to orders. Each function is one transaction: all of it commits, or nothing did.
+"""Placing, cancelling and shipping orders. Each function is one transaction: all of it commits, or nothing.
 
-Locks are always taken in this order, so that no two of these functions wait for each other in a circle:
-cart, order, products by rising key, red packets, campaign.
+Locks are always taken in this order, so that no two functions wait for each other in a circle: cart, order, products
+by rising key, red packets, campaign.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: An order number is drawn at random; should it be taken, it is drawn again this often.
+#: How often a random order number is drawn, if it is taken.
 NUMBER_DRAWS = 5
 _DOCUMENT_PREFIXES = {Document.Kind.RECEIPT: "R", Document.Kind.PACKING_SLIP: "P"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A product and how many. With `unit_price`, the order is refused if that is no longer the price. `in_cart` says
-    how many pieces the cart held, where that was more: none of them stays there."""
+    """A product and how many pieces. With `unit_price`, the order is refused if the price has changed. `in_cart` says
+    how many pieces the cart held, if more: all of them are removed."""
 
     product_id: int
     quantity: int
@@ -61,9 +61,9 @@ def place_order(
 ) -> Order:
     """Commit an order with its stock, lines, documents, red packet and event, or nothing.
 
-    A second call with the same token, in whatever process or moment, returns the first one's order. The cart that
-    has the token, if there is one, loses what was ordered and gets a new token in the same transaction. `phone` is
-    E.164. Raises OutOfStock, PriceChanged, NotPayable, RedPacketRefused (all Refused).
+    A second call with the same token, from any process at any time, returns the first one's order. The cart with that
+    token, if there is one, loses what was ordered and gets a new token in the same transaction. `phone` is E.164.
+    Raises OutOfStock, PriceChanged, NotPayable, RedPacketRefused (all Refused).
     """
     if not wanted:
         raise Refused("Your cart is empty.")
@@ -85,7 +85,7 @@ def place_order(
                 made = _place(order, wanted, red_packet_code)
             break
         except IntegrityError:
-            # A twin with another cart committed the token first, or the number is taken.
+            # A parallel call committed the token first, or the number is taken.
             if twin := Order.objects.made_of(checkout_token):
                 return twin
             if draws_left == 1:
@@ -137,10 +137,10 @@ def ship_order(order_number: str) -> Order:
 
 
 def _place(order: Order, wanted: Sequence[Wanted], red_packet_code: str) -> Order:
-    """Take the stock, write the order and empty its cart; return it, or the one that its twin made meanwhile."""
+    """Take the stock, write the order and empty its cart. Return it, or the order of a parallel call with its token."""
     cart = Cart.objects.select_for_update().filter(token=order.checkout_token).first()
     products = Product.objects.lock(line.product_id for line in wanted)
-    # Looked up only now: a twin of this call held the same locks until it had committed.
+    # Looked up only now: a parallel call with this token held the same locks until it had committed.
     if twin := Order.objects.made_of(order.checkout_token):
         return twin
     _take_stock(wanted, products)
@@ -161,7 +161,7 @@ def _take_stock(wanted: Sequence[Wanted], products: dict[int, Product]) -> None:
             raise PriceChanged(product.name)
         if not is_payable(product.price):
             raise NotPayable(product.name)
-        # Conditional even under the lock: stock must not go below zero whatever a database thinks of locks.
+        # Conditional even under the lock: some databases lock nothing, and stock must never go below zero.
         if not Product.objects.take(product.pk, line.quantity):
             raise OutOfStock(product.name, left=product.stock)
 
@@ -177,7 +177,7 @@ def _write(order: Order, wanted: Sequence[Wanted], products: dict[int, Product],
         red_packets.spend(packet, order)
     lines = OrderLine.objects.bulk_create(_line(order, products[line.product_id], line.quantity) for line in wanted)
     Document.objects.bulk_create(
-        # Numbered after the order's key: series without holes, but for rolled-back orders, and no counter to lock.
+        # Numbered by the order's key: no counter to lock, and gaps only for rolled-back orders.
         Document(order=order, kind=kind, number=f"{prefix}-{order.pk:08d}", created_at=order.placed_at)
         for kind, prefix in _DOCUMENT_PREFIXES.items()
     )

@@ -1,4 +1,4 @@
-"""Sessions in the database, as Django's own, but for where they are read, and what is said when the database fails."""
+"""Django's sessions in the database, read from the primary, with the right answer when the database fails."""
 
 from django.contrib.sessions.backends import db
 from django.contrib.sessions.backends.base import UpdateError
@@ -8,8 +8,11 @@ from orders.models import VisitorSession
 
 
 class SessionStore(db.SessionStore):
-    """Django takes each failure to save a session for one that was deleted meanwhile, and answers 400: the visitor
-    would be told that their request was malformed when it was the database that was away."""
+    """Raises the database's own errors.
+
+    Django treats each failed save as a session that was deleted meanwhile, and answers 400. But the visitor's request
+    was not malformed if the database is away.
+    """
 
     @classmethod
     def get_model_class(cls) -> type[VisitorSession]:
@@ -17,7 +20,7 @@ class SessionStore(db.SessionStore):
         return VisitorSession
 
     def save(self, must_create: bool = False) -> None:
-        """Save as Django does. Raises the database's own error where it cannot be reached, is locked or read-only."""
+        """Save as Django does. Raises the database's own error if it is unreachable, locked or read-only."""
         try:
             super().save(must_create)
         except UpdateError as error:

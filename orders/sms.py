@@ -27,27 +27,27 @@ EFFECT = "text_message"
 
 
 class SmsBackend(ABC):
-    """Delivers text messages. Each is a row already, committed with what asked for it."""
+    """Delivers text messages. Each is a row already, committed with its event's handling."""
 
-    #: False: the row is all there is to it, and `send` is never called.
+    #: False: the row is the text, and `send` is never called.
     is_outside = True
 
     @property
     def honours_keys(self) -> bool:
-        """Whether a text that is sent again with the same key reaches its phone once."""
+        """Whether a text that is sent twice with the same key reaches its phone once."""
         return False
 
     @abstractmethod
     def send(self, sending: Sending) -> str | None:
-        """Deliver the text in `sending.payload`: "to" and "text". Returns and raises what an effect does."""
+        """Deliver the text in `sending.payload`: "to" and "text". Return values and errors are those of effects."""
 
     def ask(self, sending: Sending) -> str | None:
-        """Return what the outside calls the text if it was sent before, None if it surely was not."""
+        """Return the outside's id of the text if it was sent before, None if it surely was not."""
         raise NotImplementedError(f"{type(self).__name__} cannot be asked")
 
 
 class DatabaseBackend(SmsBackend):
-    """Delivers into the database: the row is the text, and the preview page shows it."""
+    """Delivers nothing: the row is the text, and the preview page shows it."""
 
     is_outside = False
 
@@ -65,7 +65,7 @@ class ConsoleBackend(SmsBackend):
 
 
 class GatewayBackend(SmsBackend):
-    """Posts the text to a gateway, as the settings SMS_GATEWAY_… say."""
+    """Posts the text to the gateway of the settings SMS_GATEWAY_…."""
 
     def __init__(self) -> None:
         self.gateway = SmsGateway(
@@ -89,8 +89,8 @@ class GatewayBackend(SmsBackend):
 
 
 def get_backend() -> SmsBackend:
-    """Return the backend that `SMS_BACKEND` names. Raises ImportError, TypeError where it is no SmsBackend, and
-    ImproperlyConfigured where its methods are async."""
+    """Return the backend that `SMS_BACKEND` names. Raises ImportError, TypeError if it is no SmsBackend, and
+    ImproperlyConfigured if its methods are async."""
     backend = import_string(settings.SMS_BACKEND)
     if not (isinstance(backend, type) and issubclass(backend, SmsBackend)):
         raise TypeError(f"{settings.SMS_BACKEND} is not a subclass of orders.sms.SmsBackend")
@@ -100,10 +100,9 @@ def get_backend() -> SmsBackend:
 
 
 def send_text(order: Order, kind: TextMessage.Kind, delivery: Delivery) -> TextMessage | None:
-    """Write the text down and see to it that it is sent; None where one of this kind was written before.
+    """Create the text's row, and intend the effect that sends it. Return None if there is a text of this kind already.
 
-    Call it in a handler: the row, what is intended and the delivery's inbox row commit together, and the backend
-    is called after that.
+    To be called in a handler: the rows of text, effect and inbox commit together. The backend is called after that.
     """
     text, is_new = TextMessage.objects.get_or_create(
         order=order,
@@ -118,7 +117,7 @@ def send_text(order: Order, kind: TextMessage.Kind, delivery: Delivery) -> TextM
 
 
 def effects_of(texts: Iterable[TextMessage]) -> dict[str, Effect]:
-    """Return, by message id, the effects of those texts that leave the database. Of the others the row is all."""
+    """Return, by message id, the effects of those texts that leave the database."""
     ids = [text.message_id for text in texts]
     return (
         {effect.message_id: effect for effect in Effect.objects.filter(name=EFFECT, message_id__in=ids)} if ids else {}
@@ -126,7 +125,7 @@ def effects_of(texts: Iterable[TextMessage]) -> dict[str, Effect]:
 
 
 def wording(order: Order, kind: TextMessage.Kind) -> str:
-    """Return what to tell the customer. True whatever happened since the event: it reads the order as it is now."""
+    """Return the text for the customer. It is true at this moment: it reads the order as it is now."""
     total = written(order.total, order.currency)
     if kind == TextMessage.Kind.CANCELLED:
         return f"Warren: your order {order.number} is cancelled. {total} will not be charged."
@@ -135,5 +134,5 @@ def wording(order: Order, kind: TextMessage.Kind) -> str:
     placed = date_format(localtime(order.placed_at), "j M, H:i")
     if order.is_cancelled:
         return f"Warren: your order {order.number} of {placed} was cancelled meanwhile. {total} will not be charged."
-    # Without the customer's name: nothing that a visitor typed goes to a number that the visitor typed.
+    # No customer's name: whatever a visitor typed must not go to a number that the visitor typed.
     return f"Warren: thank you. We have your order {order.number} of {placed}: {total}."

@@ -1,4 +1,4 @@
-"""Housekeeping for Celery, of what visitors leave behind."""
+"""Celery tasks that delete old data of visitors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from django.utils import timezone
 
 from orders.models import Cart, KnownPlace
 
-#: Carts that were not changed for so long are deleted. It is longer than a session can be without being saved.
+#: A cart is deleted this long after its last change. No session lives that long without being saved.
 CART_KEPT = timedelta(days=90)
-#: An account that did not sign in from a place for so long is not known there any more.
+#: A place is forgotten this long after the account signed in there.
 PLACE_KEPT = timedelta(days=90)
 
 
 @shared_task(name="orders.prune")  # type: ignore[untyped-decorator]
 def prune_visits() -> dict[str, int]:
-    """Delete expired sessions, which nothing else removes, old carts and known places; return how many carts.
+    """Delete expired sessions, old carts and old known places; return the number of carts.
 
-    An order keeps all that it needs: no order is lost with its cart.
+    An order does not need its cart.
     """
     import_module(settings.SESSION_ENGINE).SessionStore.clear_expired()
     old = Cart.objects.filter(changed_at__lt=timezone.now() - max(CART_KEPT, _session_age()))

@@ -1,4 +1,4 @@
-"""Text that people type: cleaned of what cannot be seen, refused where that would change its meaning."""
+"""Checks of text that people type: no invisible characters, no links."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 
 #: Joiners that Persian and Indic names are written with.
 _ALLOWED_FORMAT_CHARACTERS = "\u200c\u200d"
-#: What phones make a link of: a scheme, www., a host with or without a path. "M.Smith" and "St.John" are names.
+#: Text that phones turn into a link: a scheme, www., a host with or without a path. "M.Smith" and "St.John" are names.
 _LINK = re.compile(r"://|\b[Ww]{3}\.|\w\.\w{2,}/|\w{3,}\.[a-z]{2,}")
 
 
@@ -19,7 +19,7 @@ def normalized(text: str) -> str:
 
 
 def check_no_link(text: str) -> None:
-    """Raise ValidationError where `text` leads to a web page."""
+    """Raise ValidationError if `text` contains a link."""
     if _LINK.search(unicodedata.normalize("NFKC", text)):
         raise ValidationError("Enter a name without a web address.")
 
@@ -27,7 +27,7 @@ def check_no_link(text: str) -> None:
 def check_printable(text: str) -> None:
     """Raise ValidationError for control characters, text-direction overrides, and unassigned characters.
 
-    They would garble a label or a text message, or make a name look like another one.
+    They would garble a label or a text message, or disguise a name as another one.
     """
     for character in text:
         if unicodedata.category(character)[0] == "C" and character not in _ALLOWED_FORMAT_CHARACTERS:

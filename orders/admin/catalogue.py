@@ -14,13 +14,13 @@ from orders.models import Product
 
 
 class ProductForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The stock of a product on sale is changed by a difference, never set."""
+    """The stock of an existing product is changed by a difference, never set."""
 
     stock_change = forms.IntegerField(
         required=False,
         min_value=-1_000_000,
         max_value=1_000_000,
-        help_text="Pieces that arrived, or (with a minus sign) are gone. Added to what is left when you save.",
+        help_text="Pieces that arrived, or (with a minus sign) that are gone. Added to the stock when you save.",
     )
 
     class Meta:
@@ -28,7 +28,7 @@ class ProductForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = "__all__"  # noqa: DJ007  (the admin decides)
 
     def clean_stock_change(self) -> int:
-        """Return the difference. Raises ValidationError where fewer pieces are left than would be taken."""
+        """Return the difference. Raises ValidationError if it would make the stock negative."""
         change = self.cleaned_data["stock_change"] or 0
         if self.instance.pk and self.instance.stock + change < 0:
             raise ValidationError(f"Only {self.instance.stock} pieces are left.")
@@ -37,7 +37,7 @@ class ProductForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(Product)
 class ProductAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Products. Saving never overwrites the stock: orders deduct from it while the form is open."""
+    """Products. Saving never overwrites the stock: orders change it while the form is open."""
 
     form = ProductForm
     list_display = ["name", "sku", "price", "stock", "active"]
@@ -54,7 +54,7 @@ class ProductAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return ["stock"] if obj else []
 
     def save_model(self, request: HttpRequest, obj: Product, form: Any, change: bool) -> None:
-        """Write only what was changed, and the stock as a difference that cannot go below zero."""
+        """Write only changed fields, and the stock as a difference that cannot make it negative."""
         if not change:
             super().save_model(request, obj, form, change)
             return

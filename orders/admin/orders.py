@@ -1,4 +1,4 @@
-"""Orders in the admin: to read, and to ship."""
+"""Orders in the admin: read them and ship them."""
 
 from __future__ import annotations
 
@@ -44,25 +44,24 @@ class TextMessageInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg
 
     @admin.display(description="sent?")
     def sending(self, text: TextMessage) -> SafeString | str:
-        """Whether it went out."""
+        """Whether it was sent."""
         return sending_pill(sms.effects_of([text]).get(text.message_id))
 
 
 @admin.register(Order)
 class OrderAdmin(ReadOnly, WithoutNul):
-    """Orders change through the shop's functions only; the action calls one."""
+    """Orders change only through the shop's functions; the action calls one."""
 
     list_display = ["number", "messages_worst", "status", "customer_name", "total", "currency", "placed_at"]
     list_filter = ["status", "placed_at", "shipping_source"]
     search_fields = ["number", "customer_name", "phone", "documents__number"]
     search_help_text = (
-        "Searches order number, customer's name, phone number (+86…) and document number; not what became of its "
-        "messages."
+        "Searches order number, customer's name, phone number (+86…) and document number; not the order's messages."
     )
     date_hierarchy = "placed_at"
     list_select_related = False
     show_full_result_count = False
-    # The shop's page of an order is for who placed it; to staff it does not exist.
+    # The shop's page of an order is for the shopper who placed it; staff cannot open it.
     view_on_site = False
     inlines = [LineInline, DocumentInline, TextMessageInline]
     actions = ["mark_as_shipped"]
@@ -91,7 +90,7 @@ class OrderAdmin(ReadOnly, WithoutNul):
         css = {"all": ["messaging/admin.css"]}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Read what became of the messages of all orders on the page at once."""
+        """Read the outcomes of the messages of all orders on the page at once."""
         found = super().get_changelist_instance(request)
         told = outcome.of_subjects([order.number for order in found.result_list])
         for order in found.result_list:
@@ -107,7 +106,7 @@ class OrderAdmin(ReadOnly, WithoutNul):
         ]
 
     def has_ship_permission(self, request: HttpRequest) -> bool:
-        """Shipping needs the right to change orders, though the form itself is read-only."""
+        """Shipping needs the permission to change orders, although the form is read-only."""
         return request.user.has_perm("orders.change_order")
 
     @admin.action(description="Mark as shipped", permissions=["ship"])
@@ -126,14 +125,14 @@ class OrderAdmin(ReadOnly, WithoutNul):
 
     @admin.display(description="messages")
     def messages_worst(self, order: Order) -> SafeString:
-        """What became of the order's messages and their effects, the worst of it, and the way to their story."""
+        """The worst outcome of the order's messages and effects, with a link to their story."""
         worst, *others = order.messages_told  # type: ignore[attr-defined]
         more = f" and {len(others)} more" if others else ""
         return format_html('<a href="{}">{}</a>{}', story_url(order.number), words.pill(worst.state, worst.words), more)
 
     @admin.display(description="messages")
     def messages_link(self, order: Order) -> SafeString:
-        """What became of the order's messages and their effects, and links to them."""
+        """The outcomes of the order's messages and effects, and links to them."""
         query = urlencode({"q": order.number})
         pages = [("outbox", "outboxmessage"), ("inbox", "inboxmessage"), ("effects", "effect")]
         told = outcome.of_subjects([order.number])[order.number]
@@ -147,12 +146,12 @@ class OrderAdmin(ReadOnly, WithoutNul):
 
     @admin.display(description="red packets")
     def red_packets(self, order: Order) -> SafeString | str:
-        """What the order earned and what it was paid with."""
+        """The red packets that the order earned and spent."""
         return _red_packets(order, lambda packet: packet.code)
 
     @admin.display(description="red packets")
     def masked_red_packets(self, order: Order) -> SafeString | str:
-        """The same without what can be spent."""
+        """The same, with masked codes."""
         return _red_packets(order, lambda packet: packet.masked_code)
 
 

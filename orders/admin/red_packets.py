@@ -15,14 +15,14 @@ from orders.models import Campaign, RedPacket
 
 
 class CampaignForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A campaign, whose budget cannot fall below what is given away."""
+    """A campaign. Its budget cannot fall below what is given away."""
 
     class Meta:
         model = Campaign
         fields = "__all__"  # noqa: DJ007  (the admin decides)
 
     def clean_budget(self) -> Decimal:
-        """Return the budget. Locks the campaign until it is saved, so that nothing more is given away meanwhile."""
+        """Return the budget. Locks the campaign until it is saved, so that no more is given away meanwhile."""
         budget: Decimal = self.cleaned_data["budget"]
         if self.instance.pk:
             spent = Campaign.objects.select_for_update().get(pk=self.instance.pk).spent
@@ -33,7 +33,7 @@ class CampaignForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(Campaign)
 class CampaignAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Campaigns. What is spent is counted by the shop and shown only."""
+    """Campaigns. The shop counts what is spent; the form only shows it."""
 
     form = CampaignForm
     list_display = ["name", "budget", "spent", "min_amount", "max_amount", "starts_at", "ends_at", "active"]
@@ -41,7 +41,7 @@ class CampaignAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     readonly_fields = ["spent"]
 
     def save_model(self, request: HttpRequest, obj: Campaign, form: Any, change: bool) -> None:
-        """Write only what was changed: red packets are granted while the form is open."""
+        """Write only changed fields: red packets are granted while the form is open."""
         if change:
             obj.save(update_fields=form.changed_data)
         else:
@@ -50,11 +50,11 @@ class CampaignAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(RedPacket)
 class RedPacketAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
-    """Red packets, to read. A code is worth money to whoever knows it: it is masked without the right to see it."""
+    """Red packets, read-only. A code is all it takes to spend one: without the permission to see it, it is masked."""
 
     list_filter = ["campaign", "granted_at"]
     list_select_related = ["order", "used_by"]
-    # A code is found as a whole only: a search by pieces would tell it piece by piece.
+    # Only a whole code is found: a search for parts would reveal it part by part.
     search_fields = ["=code", "order__number", "used_by__number"]
     search_help_text = "Searches the whole code, and the number of the order that earned or used it."
     show_full_result_count = False
@@ -79,7 +79,7 @@ class RedPacketAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 def code_column(request: HttpRequest) -> str:
-    """Return the name of the column that shows this user the code, or its end."""
+    """Return the column that shows this user the code or its end."""
     return "code" if may_see_codes(request) else "masked_code"
 
 

@@ -20,7 +20,7 @@ from orders.models import TextMessage
 
 
 def sending_pill(effect: Effect | None) -> SafeString | str:
-    """Return whether a text went out, by its effect; one without an effect is all in its row."""
+    """Return whether a text was sent, by its effect. A text without an effect is only a row."""
     if effect is None:
         return "in the database"
     if effect.is_failing:
@@ -41,7 +41,7 @@ def sending_pill(effect: Effect | None) -> SafeString | str:
 
 @admin.register(TextMessage)
 class TextMessageAdmin(ReadOnly, WithoutNul):
-    """Text messages, to read. Phone numbers are masked."""
+    """Text messages, read-only. Phone numbers are masked."""
 
     list_display = ["order", "kind", "masked_phone", "sending", "body", "created_at"]
     list_filter = ["kind", "created_at"]
@@ -55,7 +55,7 @@ class TextMessageAdmin(ReadOnly, WithoutNul):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[TextMessage], search_term: str
     ) -> tuple[QuerySet[TextMessage], bool]:
-        """Find a phone number as a whole only: a search by pieces would tell it piece by piece."""
+        """Find only whole phone numbers: a search for parts would reveal a number part by part."""
         number = to_python(search_term)
         if number and number.is_valid():
             return queryset.filter(phone=number), False
@@ -78,6 +78,6 @@ class TextMessageAdmin(ReadOnly, WithoutNul):
 
     @admin.display(description="sent?")
     def sending(self, text: TextMessage) -> SafeString | str:
-        """Whether it went out."""
+        """Whether it was sent."""
         effect = text.effect if hasattr(text, "effect") else sms.effects_of([text]).get(text.message_id)
         return sending_pill(effect)

@@ -1,4 +1,4 @@
-"""What `place_order` and `simulate_orders` share: an order without a browser."""
+"""Orders without a browser, for `place_order` and `simulate_orders`."""
 
 from __future__ import annotations
 

@@ -15,16 +15,17 @@ from orders.models.product import Product
 
 class CartQuerySet(PrimaryQuerySet["Cart"]):
     def lock_or_make(self, visitor_key: str) -> Cart:
-        """Lock the visitor's cart and return it; make an empty one for a visitor that has none."""
+        """Lock the visitor's cart and return it; make an empty one if there is none."""
         cart, _ = self.select_for_update().get_or_create(visitor_key=visitor_key)
         return cart
 
 
 class Cart(models.Model):
-    """A visitor's cart. However often, and from however many tabs, its token is ordered: it is one order.
+    """A visitor's cart. However often, and from however many tabs, its token is ordered: that is one order.
 
-    The transaction that commits the order takes the ordered items out and gives the cart a new token. A table, because
-    sessions are saved whole: of two requests at once the later save would bring back what the other took out.
+    The transaction that commits the order removes the ordered items and gives the cart a new token. The cart is not in
+    the session, because sessions are saved whole: of two parallel requests, the later save would restore items that
+    the other removed.
     """
 
     visitor_key = models.CharField(max_length=64, unique=True, help_text="The browser that fills it.")
@@ -43,8 +44,8 @@ class Cart(models.Model):
         return str(self.token)
 
     def has_become(self, order: Order, taken: dict[int, int]) -> None:
-        """Take out the ordered pieces, by product, and start anew with what is left. The cart must be locked, and the
-        order written in the same transaction."""
+        """Remove the ordered pieces, by product, and take a new token. The cart must be locked, and the order written
+        in the same transaction."""
         for product_id, pieces in taken.items():
             items = self.items.filter(product_id=product_id)
             items.filter(quantity__lte=pieces).delete()
@@ -54,7 +55,7 @@ class Cart(models.Model):
 
 
 class CartItem(models.Model):
-    """A product in a cart, with the price of the moment when its quantity was chosen."""
+    """A product in a cart, with its price at the moment when the quantity was chosen."""
 
     cart = models.ForeignKey(Cart, on_delete=models.CASCADE, related_name="items")
     product = models.ForeignKey(Product, on_delete=models.CASCADE, related_name="+")

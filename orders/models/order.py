@@ -40,7 +40,7 @@ class OrderQuerySet(PrimaryQuerySet["Order"]):
 
 
 class Order(models.Model):
-    """A committed order. Its amounts are a copy of what was agreed; no later price change touches them."""
+    """A committed order. Its amounts are copies: a later change of prices does not affect them."""
 
     class Status(models.TextChoices):
         PLACED = "placed", "Placed"
@@ -65,7 +65,7 @@ class Order(models.Model):
     phone = PhoneNumberField(help_text="Stored as E.164.")
     destination = models.CharField(max_length=2, help_text="Country, ISO 3166.")
     currency = models.CharField(max_length=3, help_text="ISO 4217.")
-    # Wider than a price: a full cart of the dearest products must fit.
+    # Wider than a price: a full cart of the most expensive products must fit.
     subtotal = models.DecimalField(max_digits=16, decimal_places=2)
     shipping = models.DecimalField(max_digits=12, decimal_places=2)
     discount = models.DecimalField(max_digits=12, decimal_places=2, default=Decimal(0))
@@ -109,7 +109,7 @@ class Order(models.Model):
 
     @property
     def phone_last_four(self) -> str:
-        """The digits that a guest proves the order with."""
+        """The digits by which a guest proves to know the order."""
         return str(self.phone.as_e164)[-4:]
 
     @property
@@ -147,7 +147,7 @@ class OrderLine(models.Model):
 
 
 class Document(models.Model):
-    """A paper of an order, numbered in a series of its own."""
+    """A document of an order. Each kind has a series of numbers."""
 
     class Kind(models.TextChoices):
         RECEIPT = "receipt", "Receipt"

@@ -1,4 +1,4 @@
-"""What is for sale."""
+"""Products."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class ProductQuerySet(PrimaryQuerySet["Product"]):
     def lock(self, ids: Iterable[int]) -> dict[int, Product]:
         """Lock these rows, by rising key, and return them by key.
 
-        Everybody locks in the same order, so two orders of the same products wait and never deadlock.
+        All callers lock in this order, so that two orders of the same products never deadlock.
         """
         return {product.pk: product for product in self.filter(pk__in=list(ids)).order_by("pk").select_for_update()}
 
     def take(self, product_id: int, quantity: int) -> bool:
-        """Deduct `quantity` pieces; False, and nothing changed, where there are fewer."""
+        """Deduct `quantity` pieces. Return False, and change nothing, if there are fewer."""
         enough = self.filter(pk=product_id, stock__gte=quantity)
         return bool(enough.update(stock=models.F("stock") - quantity))
 
     def give_back(self, product_id: int, quantity: int) -> None:
-        """Put `quantity` pieces back on the shelf."""
+        """Put `quantity` pieces back."""
         self.filter(pk=product_id).update(stock=models.F("stock") + quantity)
 
 
@@ -75,7 +75,7 @@ class Product(models.Model):
 
     @property
     def stock_in_words(self) -> str:
-        """What a shopper needs to know about the stock."""
+        """What a shopper should know about the stock."""
         if self.stock <= 0:
             return "Sold out"
         if self.stock <= FEW_LEFT:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
 _AMOUNT: list[Callable[[Any], None]] = [MinValueValidator(Decimal("0.01")), check_payable]
-#: Days. Beyond it an expiry may be no date any more, and no red packet could be granted.
+#: Days. A longer validity may end after the last date that Python knows.
 _LONGEST_VALIDITY = 3650
 
 
@@ -31,7 +31,7 @@ class CampaignQuerySet(PrimaryQuerySet["Campaign"]):
 
 
 class Campaign(models.Model):
-    """A budget that is given away in random amounts. Amounts are in `SHOP_CURRENCY`."""
+    """A budget that is given away in random amounts, in `SHOP_CURRENCY`."""
 
     name = models.CharField(max_length=80, unique=True)
     budget = models.DecimalField(max_digits=12, decimal_places=2, validators=_AMOUNT)
@@ -88,7 +88,7 @@ class RedPacketQuerySet(PrimaryQuerySet["RedPacket"]):
 
 
 class RedPacket(models.Model):
-    """One red packet. Whoever knows its code may spend it, once."""
+    """One red packet. Anybody who knows its code may spend it, once."""
 
     code = models.CharField(max_length=12, unique=True, editable=False)
     campaign = models.ForeignKey(Campaign, on_delete=models.PROTECT, related_name="red_packets")
@@ -122,7 +122,7 @@ class RedPacket(models.Model):
 
     @property
     def masked_code(self) -> str:
-        """The code as it may be shown to those who must not spend it."""
+        """The code without the characters that are needed to spend it."""
         return f"•••• {self.code[-3:]}"
 
     @property

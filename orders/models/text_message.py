@@ -1,4 +1,4 @@
-"""Text messages: the ledger of what was sent to whom."""
+"""Text messages: what was sent to whom."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orders.models.order import Order
 
 
 class TextMessage(models.Model):
-    """One text message about an order; at most one of each kind, however often its event arrives."""
+    """One text message about an order: at most one of each kind, however often its event arrives."""
 
     class Kind(models.TextChoices):
         PLACED = "placed", "Order placed"

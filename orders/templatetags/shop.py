@@ -27,16 +27,16 @@ def money(amount: Decimal, currency: str | None = None) -> str:
 
 @register.simple_tag
 def picture_of(product: Product) -> str:
-    """Return the address of the product's picture, or of a plain one where the file does not exist."""
+    """Return the address of the product's picture, or of a plain one if the file does not exist."""
     try:
         return str(staticfiles_storage.url(product.picture or _PLAIN_PICTURE))
-    except ValueError:  # the manifest of collected files does not know it
+    except ValueError:  # it is missing in the manifest of collected files
         return str(staticfiles_storage.url(_PLAIN_PICTURE))
 
 
 @register.simple_tag(takes_context=True)
 def cart_count(context: Context) -> int:
-    """Return how many pieces are in the cart; 0 on pages that are made without a request."""
+    """Return the number of pieces in the cart; 0 on pages without a request."""
     request: HttpRequest | None = context.get("request")
     return len(Cart(request.session)) if request and hasattr(request, "session") else 0
 

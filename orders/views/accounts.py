@@ -1,4 +1,4 @@
-"""Signing up and in. Signing out is Django's own view."""
+"""Signing up and signing in. Signing out is Django's own view."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIGN_UPS_PER_ADDRESS = Limit(20)
 
 
 class SignInView(LoginView):
-    """Sign in; orders that this browser placed as a guest become the account's own."""
+    """Sign in. Orders that this browser placed as a guest become the account's."""
 
     template_name = "orders/sign_in.html"
     authentication_form = SignInForm
@@ -52,7 +52,7 @@ class SignInView(LoginView):
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def sign_up(request: HttpRequest) -> HttpResponse:
-    """Make an account; orders that this browser placed as a guest become its own."""
+    """Create an account. Orders that this browser placed as a guest become the account's."""
     if request.user.is_authenticated:
         return redirect("orders:mine")
     form = SignUpForm(request.POST or None)

@@ -12,13 +12,13 @@ from orders.models import Product
 
 @require_safe
 def show(request: HttpRequest) -> HttpResponse:
-    """Show the cart against the stock and prices of this moment."""
+    """Show the cart with the stock and prices of this moment."""
     return _render(request)
 
 
 @require_POST
 def add(request: HttpRequest, slug: str) -> HttpResponse:
-    """Put pieces of a product into the cart, on top of what is there."""
+    """Add pieces of a product to the cart."""
     product = get_object_or_404(Product.objects.on_sale(), slug=slug)
     form = AddToCartForm(request.POST)
     if not form.is_valid():
@@ -34,7 +34,7 @@ def add(request: HttpRequest, slug: str) -> HttpResponse:
 
 @require_POST
 def update(request: HttpRequest, product_id: int) -> HttpResponse:
-    """Change how many pieces of a product are in the cart; 0, or the button "Remove", takes it out."""
+    """Change the number of pieces of a product in the cart; 0, or the button "Remove", removes it."""
     product = get_object_or_404(Product, pk=product_id)
     form = CartLineForm({"quantity": "0"} if "remove" in request.POST else request.POST)
     if not form.is_valid():
@@ -45,7 +45,7 @@ def update(request: HttpRequest, product_id: int) -> HttpResponse:
 
 
 def _set(request: HttpRequest, cart: OpenCart, product: Product, quantity: int) -> None:
-    """Set the quantity, no higher than can be ordered, and say what was done."""
+    """Set the quantity, within what can be ordered, and tell the shopper what was done."""
     possible = min(quantity, product.stock if product.active else 0, MOST_PIECES)
     cart.set(product, possible)
     if quantity and not possible:

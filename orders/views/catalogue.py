@@ -1,4 +1,4 @@
-"""What is for sale."""
+"""The catalogue and the products."""
 
 from django.core.paginator import Paginator
 from django.db.models import Q
@@ -14,7 +14,7 @@ PER_PAGE = 24
 
 @require_safe
 def catalogue(request: HttpRequest) -> HttpResponse:
-    """Show the products, searched and sorted as the address says."""
+    """Show the products; the address holds search and order."""
     products = Product.objects.on_sale()
     form = SearchForm(request.GET)
     if form.is_valid():

@@ -37,7 +37,7 @@ TOO_OFTEN = (
     "Your order was not placed: too many orders came for this phone number, from this browser or from your network. "
     "Your cart is kept."
 )
-OTHER_CONTENTS = "This cart was ordered before with other contents: this is that order, and nothing was added to it."
+OTHER_CONTENTS = "This cart was ordered before with other contents. This is that order; nothing was added to it."
 _DRAFT_KEY = "checkout_draft"
 _DRAFT_FIELDS = ("customer_name", "phone", "destination", "red_packet")
 
@@ -45,19 +45,19 @@ _DRAFT_FIELDS = ("customer_name", "phone", "destination", "red_packet")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def checkout(request: HttpRequest) -> HttpResponse:
-    """Show what would be ordered and paid; place it."""
+    """Show the order and its price; place it."""
     return _place(request) if request.method == "POST" else _show(request)
 
 
 @require_POST
 def update(request: HttpRequest) -> HttpResponse:
-    """Keep what was typed and show the page anew, with shipping to the chosen country and the red packet."""
+    """Keep what was typed, and show the page again with shipping to the chosen country and the red packet."""
     _keep_draft(request)
     return redirect("orders:checkout")
 
 
 def _show(request: HttpRequest) -> HttpResponse:
-    """Fetch the quote and make the offer. The only place that waits for the shipping service."""
+    """Fetch the quote and make the offer. Only this page waits for the shipping service."""
     cart = Cart(request.session)
     contents = cart.contents()
     lines = contents.lines
@@ -95,7 +95,7 @@ def _show(request: HttpRequest) -> HttpResponse:
 
 
 def _place(request: HttpRequest) -> HttpResponse:
-    """Place exactly what the page offered, or say what stands in the way; nothing is charged then."""
+    """Place exactly what the page offered, or say why that is not possible."""
     try:
         offer = Offer.read(request.POST.get("offer", ""), visitor_key=visitor(request)["visitor_key"])
     except OfferUnreadable:
@@ -142,19 +142,19 @@ def _place(request: HttpRequest) -> HttpResponse:
     except (DatabaseError, InterfaceError) as error:
         if not database.passes(error):
             raise
-        # Not even we know: the connection may have been lost after the commit, before its answer.
+        # The outcome is unknown: the connection may have been lost after the commit.
         log.error("order_not_confirmed", error=str(error))
         with suppress(DatabaseError, InterfaceError):
-            counted.uncount()  # the button may be pressed again as often as it takes
+            counted.uncount()  # the shopper may press the button again and again
         return unavailable(_render(request, offer, form, [BUSY]))
     request.session.pop(_DRAFT_KEY, None)
-    # Saved in any case: a guest sees the order for as long as the session lives, counted from its last save.
+    # Always saved: a guest sees the order as long as the session lives, counted from its last save.
     request.session.modified = True
     return redirect(order)
 
 
 def _ordered_before(request: HttpRequest, offer: Offer, made: Order) -> HttpResponse:
-    """Lead to the order that this page, or another tab's, made of the cart. What was added since stays in the cart."""
+    """Redirect to the order that the cart became, from this page or another tab. Later additions stay in the cart."""
     ordered = {line.product_id: line.quantity for line in made.lines.all()}
     if ordered != {line.product_id: line.quantity for line in offer.lines}:
         messages.warning(request, OTHER_CONTENTS)
@@ -162,7 +162,7 @@ def _ordered_before(request: HttpRequest, offer: Offer, made: Order) -> HttpResp
 
 
 def _show_again(request: HttpRequest, why: str) -> HttpResponse:
-    """Redirect to the page itself: it makes a new offer, outside the POST, and keeps what was typed."""
+    """Redirect to the page, which makes a new offer outside the POST and keeps what was typed."""
     _keep_draft(request)
     messages.warning(request, why)
     return redirect("orders:checkout")

@@ -1,4 +1,4 @@
-"""`manage.py place_order`: the main job from a terminal."""
+"""`manage.py place_order`: place an order from a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 
-from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, positive
+from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, number, positive
 from messaging.management.database_errors import told_in_one_line
 from messaging.management.examples import CommandWithExamples
 from orders.exceptions import Refused
@@ -23,18 +23,18 @@ EXAMPLES = """
 examples:
   manage.py place_order                              one piece of a product in stock
   manage.py place_order --sku TEA-01 --quantity 2    two tins of tea
-  manage.py place_order --wait 10                    leave when text message and red packet are there, too
+  manage.py place_order --wait 10                    wait for text message and red packet, too
   manage.py place_order --count 20 --json            twenty orders, one JSON object a line
 
 exit codes: 0 done, 1 refused (sold out, say), 2 wrong arguments, 3 database unreachable,
-            7 not finished in time, or with a text that nobody can say was sent
+            7 not finished in time, or with a text message that failed or is in doubt
 """
 #: Seconds between two looks at a timeline.
 LOOK_EVERY = 0.05
 
 
 class Command(CommandWithExamples):
-    help = "Place an order as the shop does, and say its number."
+    help = "Place an order as the shop does, and print its number."
     examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -43,7 +43,10 @@ class Command(CommandWithExamples):
         parser.add_argument("--phone", type=_mobile, default=PHONE, help=f"mobile number (default {PHONE})")
         parser.add_argument("--count", type=positive, default=1, metavar="N", help="orders to place (default 1)")
         parser.add_argument(
-            "--wait", type=_seconds, metavar="SECONDS", help="wait for text message and red packet, this long at most"
+            "--wait",
+            type=number(0, 86_400),
+            metavar="SECONDS",
+            help="wait for text message and red packet, this long at most",
         )
         parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -79,14 +82,14 @@ class Command(CommandWithExamples):
             self._report(timeline, time.monotonic() - started, as_json=as_json)
         if given_up:
             raise CommandError(
-                f"{given_up} of {len(placed)} orders placed, but with a text message that failed, or of which nobody "
-                f"knows whether it was sent; {late} not finished within {seconds:g} s.",
+                f"{given_up} of {len(placed)} orders placed, but with a text message that failed or is in doubt; "
+                f"{late} not finished within {seconds:g} s.",
                 returncode=EXIT_TIMED_OUT,
             )
         if late:
             raise CommandError(
                 f"{late} of {len(placed)} orders placed, but not finished within {seconds:g} s. Are RabbitMQ, a relay "
-                "and `manage.py run_consumer --all` running? Whatever is missing still comes once they are.",
+                "and `manage.py run_consumer --all` running? The rest follows once they are.",
                 returncode=EXIT_TIMED_OUT,
             )
 
@@ -119,13 +122,3 @@ def _mobile(text: str) -> str:
         return str(MobilePhoneField().clean(text).as_e164)
     except ValidationError as error:
         raise argparse.ArgumentTypeError(" ".join(error.messages)) from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 86400")
-    return seconds

@@ -1,4 +1,4 @@
-"""`manage.py seed_demo`: something to sell, something to give away, somebody to look after it."""
+"""`manage.py seed_demo`: products, a red packet campaign and an administrator."""
 
 from __future__ import annotations
 

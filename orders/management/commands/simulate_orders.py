@@ -1,15 +1,14 @@
-"""`manage.py simulate_orders`: customers to watch."""
+"""`manage.py simulate_orders`: orders at a steady rate."""
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging.management.arguments import positive
+from messaging.management.arguments import number, positive
 from messaging.management.database_errors import told_in_one_line
 from messaging.management.examples import CommandWithExamples
 from messaging.processes import StopSignals
@@ -26,27 +25,31 @@ examples:
 """
 #: Pieces that one customer buys, at most.
 MOST_PIECES = 3
-#: How finely the pause between two orders is cut, so that a signal is noticed.
+#: Seconds after which a pause between two orders notices a signal.
 NAP = 0.1
 
 
 class Command(CommandWithExamples):
-    help = "Place orders for random products at a steady rate, and stop."
+    help = "Place orders for random products at a steady rate."
     examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--count", type=positive, default=20, metavar="N", help="orders to place (default 20)")
-        parser.add_argument("--rate", type=_rate, default=2.0, metavar="N", help="orders a second (default 2)")
-        parser.add_argument("--cancel", type=_share, default=0.0, metavar="SHARE", help="share cancelled again, 0 to 1")
-        parser.add_argument("--seed", type=int, help="repeat the same choices")
+        parser.add_argument(
+            "--rate", type=number(0.01, 1000), default=2.0, metavar="N", help="orders a second (default 2)"
+        )
+        parser.add_argument(
+            "--cancel", type=number(0, 1), default=0.0, metavar="SHARE", help="share of orders to cancel, 0 to 1"
+        )
+        parser.add_argument("--seed", type=int, help="of the random choices: one seed, one sequence")
 
     def handle(self, *args: Any, **options: Any) -> None:
         dice = random.Random(options["seed"])  # noqa: S311  (choices of customers, not secrets)
         placed = cancelled = refused = 0
         started = time.monotonic()
         with told_in_one_line(otherwise=""), StopSignals() as signals:
-            for turn in range(options["count"]):
-                _wait_until(started + turn / options["rate"], signals)
+            for index in range(options["count"]):
+                _wait_until(started + index / options["rate"], signals)
                 if signals.received:
                     break
                 try:
@@ -75,21 +78,3 @@ def _any_product(dice: random.Random) -> Product:
 def _wait_until(moment: float, signals: StopSignals) -> None:
     while not signals.received and (left := moment - time.monotonic()) > 0:
         time.sleep(min(left, NAP))
-
-
-def _rate(text: str) -> float:
-    return _number(text, low=0.01, high=1000, what="orders a second")
-
-
-def _share(text: str) -> float:
-    return _number(text, low=0, high=1, what="a share")
-
-
-def _number(text: str, *, low: float, high: float, what: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = low - 1
-    if not low <= number <= high:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}: a number from {low:g} to {high:g}")
-    return number
