@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Info, Warning, register
 
 from messaging import conf
-from messaging.broker.management import ManagementUnavailable
+from messaging.broker.management_http import ManagementUnavailable
 from messaging.exceptions import BrokerUnavailable
 from messaging.topology import drift
 from messaging.topology.findings import Finding, Kind

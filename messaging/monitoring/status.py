@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from messaging import consumers, database
 from messaging.broker.connection import Connection, opened
-from messaging.broker.management import ManagementUnavailable
+from messaging.broker.management_http import ManagementUnavailable
 from messaging.broker.queue_answers import CURE
 from messaging.exceptions import BrokerSilent, BrokerUnavailable
 from messaging.history.effect_trouble import EffectTrouble

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError
 
-from messaging.broker.management import ManagementUnavailable
+from messaging.broker.management_http import ManagementUnavailable
 from messaging.management.arguments import EXIT_UNREACHABLE, broker_told_in_one_line
 from messaging.management.tables import write_facts, write_grid
 from messaging.topology.existing import Existing, counted_now, opened_existing, table

@@ -9,8 +9,7 @@ from typing import Any
 
 from messaging import consumers, procedures
 from messaging.broker.connection import Connection, opened
-from messaging.broker.identity import check_same_broker
-from messaging.broker.management import reached
+from messaging.broker.management_api import reached
 from messaging.broker.queue_answers import QueueAnswer, ask_queues
 from messaging.exceptions import BrokerUnavailable
 from messaging.topology import desired
@@ -72,7 +71,7 @@ class Existing:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.api = reached(lambda api: check_same_broker(api, connection))
+        self.api = reached(connection)
         self.how = f"By the management API at {self.api.address}; what it says is unacked may be 5 s old."
 
     def server(self) -> str:

@@ -17,7 +17,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging.broker import management
+from messaging.broker.management_api import reached
+from messaging.broker.management_http import ManagementUnavailable, addresses
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
@@ -174,8 +175,8 @@ def plain_user(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[str]
 
 def reason(settings: Any, **changes: Any) -> str:
     settings.MESSAGING = {**settings.MESSAGING, **changes}
-    with pytest.raises(management.ManagementUnavailable) as error:
-        management.reached()
+    with pytest.raises(ManagementUnavailable) as error:
+        reached()
     assert "secret" not in str(error.value)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -308,8 +309,8 @@ def test_each_broker_is_asked_in_turn(vhost: str, broker: RabbitMQNode, settings
         "AMQP_URLS": ["amqp://a:secret@first.example/shop", "amqp://b:secret@[::1]:5673/shop"],
         "MANAGEMENT_URL": "",
     }
-    assert [str(each) for each in management.addresses()] == ["http://first.example:15672", "http://[::1]:15672"]
-    assert "secret" not in repr(management.addresses())
+    assert [str(each) for each in addresses()] == ["http://first.example:15672", "http://[::1]:15672"]
+    assert "secret" not in repr(addresses())
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_where_the_management_api_is_comes_from_the_brokers_address(
     settings: Any, amqp: str, given: str, expected: tuple[str, ...]
 ) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [amqp], "MANAGEMENT_URL": given}
-    [address] = management.addresses()
+    [address] = addresses()
     assert (str(address), address.user, address.password, address.vhost) == expected
 
 

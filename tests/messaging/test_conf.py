@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from django.core.exceptions import ImproperlyConfigured
 
 from messaging import conf
-from messaging.broker import management
+from messaging.broker.management_http import addresses
 from messaging.broker.wire import parameters_of
 from messaging.validation.addresses import broker_address
 
@@ -146,7 +146,7 @@ def test_an_address_means_the_same_to_amqp_management_and_checks(
     amqp = parameters_of(broker)
     assert (amqp.host, amqp.port, amqp.virtual_host) == (broker.host, broker.port, broker.vhost)
     assert (amqp.credentials.username, amqp.credentials.password) == (broker.user, broker.password)
-    [asked] = management.addresses()
+    [asked] = addresses()
     assert (asked.host, asked.user, asked.password, asked.vhost) == (
         broker.host, broker.user, broker.password, broker.vhost,
     )  # fmt: skip
@@ -264,6 +264,6 @@ def test_what_would_weaken_tls_is_refused(settings: Any, wrong: dict[str, Any], 
 
 def test_no_test_meets_a_broker_at_the_usual_ports() -> None:
     """One may run on the developer's machine. A test that wants a broker asks for the `vhost` fixture."""
-    ports = {broker.port for broker in conf.get().brokers} | {each.port for each in management.addresses()}
+    ports = {broker.port for broker in conf.get().brokers} | {each.port for each in addresses()}
 
     assert ports == {1}
