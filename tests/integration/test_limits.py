@@ -1,4 +1,4 @@
-"""Limits of a real broker: told in its own words, waited out, and noticed soon once there is room."""
+"""Limits of a real broker: reported in its own words, waited out, and noticed soon once they are raised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.one_database
 
-#: Seconds within which room is noticed, on a busy machine.
+#: Seconds within which a raised limit is noticed, on a busy machine.
 SOON = 8.0
 
 
@@ -41,7 +41,7 @@ def limit(broker: RabbitMQNode, vhost: str) -> Callable[..., None]:
 
 @pytest.fixture
 def user(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[str]:
-    """A user of this test's own, whom `settings.MESSAGING` names."""
+    """A user for this test alone; `settings.MESSAGING` uses it."""
     name = conf.get().brokers[0].vhost
     broker.ctl("add_user", name, "pw")
     broker.ctl("set_permissions", "-p", name, name, ".*", ".*", ".*")
@@ -59,13 +59,13 @@ def connecting() -> Iterator[Connection]:
         connection.stop()
 
 
-def test_a_limit_on_a_vhosts_connections_is_named_waited_out_and_soon_over(limit: Callable[..., None]) -> None:
+def test_a_limit_on_a_vhosts_connections_is_reported_and_its_end_is_noticed_soon(limit: Callable[..., None]) -> None:
     limit(max_connections=0)
     with connecting() as connection:
         with pytest.raises(LimitReached, match=r"the broker is at a limit: .*connection limit \(0\) is reached"):
             connection.reach()
         assert not connection.refused
-        # Long enough for its pauses to have grown to what they may be.
+        # Until its pauses are as long as they get.
         eventually(lambda: connection._attempts.failures >= 6, within=30)
         limit()
         since = time.monotonic()
@@ -73,7 +73,7 @@ def test_a_limit_on_a_vhosts_connections_is_named_waited_out_and_soon_over(limit
         assert time.monotonic() - since < SOON
 
 
-def test_a_limit_on_a_users_connections_is_named_and_waited_out(broker: RabbitMQNode, user: str) -> None:
+def test_a_limit_on_a_users_connections_is_reported_and_waited_out(broker: RabbitMQNode, user: str) -> None:
     broker.ctl("set_user_limits", user, '{"max-connections": 0}')
     with connecting() as connection:
         with pytest.raises(LimitReached, match=r"user connection limit \(0\) is reached"):
@@ -82,7 +82,7 @@ def test_a_limit_on_a_users_connections_is_named_and_waited_out(broker: RabbitMQ
         assert connection.wait_until_open(SOON)
 
 
-def test_a_limit_on_a_users_channels_is_named_and_waited_out(
+def test_a_limit_on_a_users_channels_is_reported_and_waited_out(
     broker: RabbitMQNode, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker.ctl("set_user_limits", user, '{"max-channels": 0}')
@@ -98,23 +98,23 @@ def test_a_limit_on_a_users_channels_is_named_and_waited_out(
         broker.ctl("clear_user_limits", user, "all")
         assert connection.wait_until_open(SOON)
         connection.call("exchange_declare", exchange="amq.topic", passive=True)
-    # Each time it was open, and lost: once is said.
+    # It was open and lost each time; that is logged once.
     assert [caplog.text.count(event) for event in ("amqp.connected", "amqp.lost")] == [1, 1]
 
 
-def test_a_connection_without_a_free_channel_stays_and_says_so(vhost: str, settings: Any) -> None:
+def test_a_connection_without_a_free_channel_stays_open_and_reports_it(vhost: str, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"{vhost}?channel_max=1"]}
     with connecting() as connection:
         connection.reach()
-        connection.call("exchange_declare", exchange="amq.topic", passive=True)  # has taken the only one
+        connection.call("exchange_declare", exchange="amq.topic", passive=True)  # takes the only channel
         taken: list[bool] = []
-        connection.call_soon(lambda: taken.append(connection.open_channel(lambda _: None)))
+        connection.call_soon(lambda: taken.append(connection.open_channel(lambda _: None, lambda *_: None)))
         eventually(lambda: taken)
         assert (taken, connection.is_open, connection.generation) == ([False], True, 1)
         assert "channel_max" in connection.last_error
 
 
-def test_long_running_commands_wait_for_room_and_others_say_what_is_reached(
+def test_long_running_commands_wait_at_a_limit_and_others_report_it(
     limit: Callable[..., None], run_process: ProcessStarter
 ) -> None:
     limit(max_connections=0)
@@ -137,7 +137,7 @@ def test_long_running_commands_wait_for_room_and_others_say_what_is_reached(
         assert process.stop() == 0
 
 
-def test_a_limit_on_queues_is_told_in_the_brokers_words_and_heals(limit: Callable[..., None]) -> None:
+def test_a_limit_on_queues_is_reported_in_the_brokers_words_and_heals(limit: Callable[..., None]) -> None:
     limit(max_queues=0)
     said = mq("publish", "x", "--queue", "q", "--declare")
     assert said.code == 1
@@ -153,7 +153,7 @@ def test_a_limit_on_queues_is_told_in_the_brokers_words_and_heals(limit: Callabl
         assert declaration.declare(wanted) == {}
 
 
-def test_a_request_queue_that_has_no_room_is_not_taken_for_one_that_differs(
+def test_a_request_queue_beyond_a_limit_does_not_count_as_differing(
     limit: Callable[..., None], run_process: ProcessStarter
 ) -> None:
     limit(max_queues=0)
@@ -165,7 +165,7 @@ def test_a_request_queue_that_has_no_room_is_not_taken_for_one_that_differs(
     assert worker.stop() == 0
 
 
-def test_a_vhost_that_is_down_is_named_and_waited_for(broker: RabbitMQNode, vhost: str) -> None:
+def test_a_vhost_that_is_down_is_reported_and_waited_for(broker: RabbitMQNode, vhost: str) -> None:
     name = conf.get().brokers[0].vhost
     broker.ctl("eval", f'rabbit_vhost_sup_sup:stop_and_delete_vhost(<<"{name}">>).')
     with connecting() as connection:

@@ -1,4 +1,4 @@
-"""The publisher: for each message the broker's own word, and never somebody else's."""
+"""The publisher returns the right outcome for each message."""
 
 import time
 from collections.abc import Iterator
@@ -35,68 +35,70 @@ def to(queue: str, key: str = "", *, exchange: str = "", **changes: Any) -> Publ
     return Publishing(key=key, exchange=exchange, routing_key=queue, message=message)
 
 
-def fates(publisher: Publisher, *publishings: Publishing, timeout: float = 5) -> list[str]:
+def statuses(publisher: Publisher, *publishings: Publishing, timeout: float = 5) -> list[str]:
     return [outcome.status.value for outcome in publisher.publish(publishings, timeout)]
 
 
-def test_each_message_of_a_batch_gets_its_own_word(publisher: Publisher) -> None:
+def test_each_message_of_a_batch_gets_its_own_outcome(publisher: Publisher) -> None:
     batch = [to("q"), to("nowhere"), to("full"), to("x" * 300), to("q")]
-    assert fates(publisher, *batch) == ["confirmed", "returned", "nacked", "unsendable", "confirmed"]
+    assert statuses(publisher, *batch) == ["confirmed", "returned", "nacked", "unsendable", "confirmed"]
 
 
-def test_messages_without_a_key_are_told_by_their_looks(publisher: Publisher) -> None:
+def test_returned_messages_without_a_key_are_matched_by_their_content(publisher: Publisher) -> None:
     plain = Message(body=b"the same")
     batch = [Publishing("", "", queue, plain) for queue in ("nowhere", "q", "nowhere", "q", "nowhere")]
-    assert fates(publisher, *batch) == ["returned", "confirmed", "returned", "confirmed", "returned"]
+    assert statuses(publisher, *batch) == ["returned", "confirmed", "returned", "confirmed", "returned"]
 
 
-def test_without_confirms_the_word_is_that_it_was_read(vhost: str, publisher: Publisher) -> None:
+def test_without_confirms_a_message_is_sent_once_the_broker_has_read_it(vhost: str, publisher: Publisher) -> None:
     quick = Publisher("test", confirms=False).start()
     try:
         assert quick.reach()
-        assert fates(quick, to("q"), to("nowhere"), to("q")) == ["sent", "returned", "sent"]
-        assert fates(quick, to("q"), to("q", exchange="nowhere")) == ["refused", "refused"]
+        assert statuses(quick, to("q"), to("nowhere"), to("q")) == ["sent", "returned", "sent"]
+        assert statuses(quick, to("q"), to("q", exchange="nowhere")) == ["refused", "refused"]
         assert len(take_all(vhost, "q")) >= 2
     finally:
         quick.stop()
 
 
-def test_an_empty_batch_is_no_work(publisher: Publisher) -> None:
-    assert fates(publisher) == []
+def test_an_empty_batch_has_no_outcomes(publisher: Publisher) -> None:
+    assert statuses(publisher) == []
 
 
 def test_a_large_batch_is_confirmed_in_full(publisher: Publisher, vhost: str) -> None:
-    assert fates(publisher, *[to("q") for _ in range(3000)], timeout=20) == ["confirmed"] * 3000
+    assert statuses(publisher, *[to("q") for _ in range(3000)], timeout=20) == ["confirmed"] * 3000
     assert len(take_all(vhost, "q")) == 3000
 
 
 def test_a_large_body_arrives_whole(publisher: Publisher, vhost: str) -> None:
     body = bytes(range(256)) * 4096
-    assert fates(publisher, to("q", body=body)) == ["confirmed"]
+    assert statuses(publisher, to("q", body=body)) == ["confirmed"]
     assert take_all(vhost, "q")[0][1] == body
 
 
-def test_a_missing_exchange_refuses_all_that_had_no_word_yet_and_the_channel_comes_back(publisher: Publisher) -> None:
+def test_a_missing_exchange_refuses_all_unconfirmed_messages_and_the_channel_reopens(
+    publisher: Publisher,
+) -> None:
     outcomes = publisher.publish([to("q"), to("q", exchange="nowhere"), to("q")], 5)
     assert {outcome.status for outcome in outcomes} <= {Status.REFUSED, Status.CONFIRMED}
     assert outcomes[1].status is Status.REFUSED
     assert isinstance(outcomes[1].refusal, NotFound)
     eventually(lambda: publisher.ready)
-    assert fates(publisher, to("q")) == ["confirmed"]
+    assert statuses(publisher, to("q")) == ["confirmed"]
     assert publisher.connection.generation == 1
 
 
 @pytest.mark.parametrize("size", [130_000, 131_072, 500_000])
-def test_headers_larger_than_a_frame_are_not_sent_and_harm_nobody(publisher: Publisher, size: int) -> None:
+def test_headers_larger_than_a_frame_are_not_sent_and_do_no_harm(publisher: Publisher, size: int) -> None:
     big = to("q", headers={OUTBOX_ID_HEADER: "1", "big": "x" * size})
-    outcomes = fates(publisher, to("q"), big, to("q"))
+    outcomes = statuses(publisher, to("q"), big, to("q"))
     assert outcomes[0] == outcomes[2] == "confirmed"
     assert outcomes[1] in {"confirmed", "unsendable"}
     assert publisher.connection.generation == 1
 
 
 def test_headers_that_just_fit_are_sent(publisher: Publisher) -> None:
-    assert fates(publisher, to("q", headers={OUTBOX_ID_HEADER: "1", "big": "x" * 100_000})) == ["confirmed"]
+    assert statuses(publisher, to("q", headers={OUTBOX_ID_HEADER: "1", "big": "x" * 100_000})) == ["confirmed"]
 
 
 @pytest.mark.parametrize(
@@ -112,19 +114,19 @@ def test_headers_that_just_fit_are_sent(publisher: Publisher) -> None:
     ],
 )
 def test_headers_that_amqp_does_not_know_are_unsendable_or_sent(publisher: Publisher, headers: dict[str, Any]) -> None:
-    outcomes = fates(publisher, to("q"), to("q", headers=headers), to("q"))
+    outcomes = statuses(publisher, to("q"), to("q", headers=headers), to("q"))
     assert outcomes[0] == outcomes[2] == "confirmed"
     assert outcomes[1] in {"unsendable", "confirmed"}
 
 
-def test_a_connection_lost_in_mid_batch_leaves_no_word_for_what_had_none(
+def test_a_connection_lost_in_mid_batch_leaves_unconfirmed_messages_unknown(
     publisher: Publisher, broker: RabbitMQNode
 ) -> None:
     publisher.connection.reset("for a test")
     outcomes = publisher.publish([to("q") for _ in range(10)], 5)
     assert {outcome.status for outcome in outcomes} <= {Status.UNKNOWN, Status.CONFIRMED}
     eventually(lambda: publisher.ready)
-    assert fates(publisher, to("q")) == ["confirmed"]
+    assert statuses(publisher, to("q")) == ["confirmed"]
 
 
 def test_a_publish_without_any_connection_is_unknown_at_once(settings: Any) -> None:
@@ -145,9 +147,9 @@ def test_a_publish_without_any_connection_is_unknown_at_once(settings: Any) -> N
 
 def test_only_real_success_makes_the_pauses_between_reconnects_small_again(publisher: Publisher) -> None:
     publisher.connection._attempts.failures = 5
-    assert fates(publisher, to("nowhere")) == ["returned"]
+    assert statuses(publisher, to("nowhere")) == ["returned"]
     assert publisher.connection._attempts.failures == 5
-    assert fates(publisher, to("q")) == ["confirmed"]
+    assert statuses(publisher, to("q")) == ["confirmed"]
     assert publisher.connection._attempts.failures == 0
 
 
@@ -172,5 +174,5 @@ def test_a_frozen_broker_gives_no_confirm_within_the_deadline_and_each_outcome_i
     assert not publisher.ready, "nothing more is sent by a connection that was given up"
     breakable_broker.resume()
     eventually(lambda: publisher.ready, within=20)
-    assert fates(publisher, to("q")) == ["confirmed"]
+    assert statuses(publisher, to("q")) == ["confirmed"]
     publisher.stop()

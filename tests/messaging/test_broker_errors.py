@@ -24,7 +24,7 @@ HERE = broker_address("amqp://shop:secret@mq.example/v")
 
 
 def at_log_in(code: int, text: str) -> BaseException:
-    """As pika tells of a connection that the broker closed while it was opened."""
+    """How pika reports a connection that the broker closed during the log-in."""
     return exceptions.ProbableAccessDeniedError(repr(exceptions.ConnectionClosedByBroker(code, text)))
 
 
@@ -32,7 +32,7 @@ def later(code: int, text: str) -> BaseException:
     return exceptions.ConnectionClosedByBroker(code, text)
 
 
-#: As RabbitMQ 3.10 and 4 write them; those of 3.10 are asked of a real one in tests/integration/test_limits.py.
+#: As RabbitMQ 3.10 and 4 write them; tests/integration/test_limits.py sees those of 3.10 on a real broker.
 LIMITS = [
     "access to vhost 'v' refused for user 'shop': connection limit (1) is reached",
     "connection refused for user 'shop': user connection limit (0) is reached",
@@ -45,7 +45,7 @@ LIMITS = [
 
 @pytest.mark.parametrize("closed", [at_log_in, later])
 @pytest.mark.parametrize("words", LIMITS)
-def test_a_limit_is_told_in_the_brokers_words_and_is_no_refusal(closed: type[BaseException], words: str) -> None:
+def test_a_limit_is_reported_in_the_brokers_words_and_is_no_refusal(closed: type[BaseException], words: str) -> None:
     error = closed(530, f"NOT_ALLOWED - {words}")
     told = unavailable(error, HERE)
     assert (type(told), str(told)) == (LimitReached, f"the broker is at a limit: {words} (mq.example:5672)")
@@ -62,7 +62,7 @@ def test_a_limit_is_told_in_the_brokers_words_and_is_no_refusal(closed: type[Bas
         ("NOT_ALLOWED - frame_max = 5 is lower", "the broker refused the connection: frame_max = 5 is lower"),
     ],
 )
-def test_what_waiting_cannot_heal_is_a_refusal_in_the_brokers_words(text: str, said: str) -> None:
+def test_a_refusal_is_reported_in_the_brokers_words(text: str, said: str) -> None:
     error = at_log_in(530, text)
     told = unavailable(error)
     assert (type(told), str(told)) == (BrokerRefused, said)
@@ -86,9 +86,7 @@ def test_a_virtual_host_that_is_down_is_waited_for() -> None:
         ("shop", "mq.example", False),
     ],
 )
-def test_guest_from_another_machine_is_told_that_rabbitmq_lets_it_in_from_its_own_only(
-    user: str, host: str, told: bool
-) -> None:
+def test_guest_from_another_machine_is_told_to_use_another_account(user: str, host: str, told: bool) -> None:
     text = "ConnectionClosedByBroker: (403) 'ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.'"
     error = exceptions.ProbableAuthenticationError(text)
     said = describe(error, broker_address(f"amqp://{user}:secret@{host}/v"))

@@ -1,4 +1,4 @@
-"""What the broker's answers say of an account's rights."""
+"""An account's rights are read from the broker's answers."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from messaging.exceptions import AccessRefused, PreconditionFailed, QueueSilent
 
 
 class Asked:
-    """A connection whose broker answers each question so."""
+    """A connection whose broker gives one answer to every question."""
 
     def __init__(self, answer: Exception) -> None:
         self._answer = answer
