@@ -150,7 +150,8 @@ def test_sweep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_n
         ]
         texts: list[str] = []
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        # On a busy machine it takes longer until a message is dead, and replayed.
+        while time.monotonic() < until or (not _something_was_replayed() and time.monotonic() < until + 60):
             text = f"m{len(texts):04}"
             add(Noted(text=text), ordering_key=f"key-{len(texts) % 5}" if len(texts) % 2 else "")
             texts.append(text)
@@ -162,10 +163,14 @@ def test_sweep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_n
             loop.join(60)
         eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists(), 30)
 
-    assert OperatorAction.objects.filter(action="replay", changed__gt=0).exists(), "nothing was there to be replayed"
+    assert _something_was_replayed(), "nothing was there to be replayed"
     assert Counter(text for text in texts for _ in range(notes(text))) == Counter(texts)
     assert InboxMessage.objects.count() == len(texts)
     assert DeliveryAttempt.objects.filter(outcome="handled").count() == len(texts)
+
+
+def _something_was_replayed() -> bool:
+    return OperatorAction.objects.filter(action="replay", changed__gt=0).exists()
 
 
 def test_a_cancel_at_the_very_moment_of_publishing_leaves_each_message_published_or_cancelled(
