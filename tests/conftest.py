@@ -39,11 +39,13 @@ def isolated() -> Iterator[Callable[..., None]]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what no database can change (it runs once), and leave out what is meant for the other database or for a
-    full run."""
+    """Mark what no database can change (it runs once) and what starts processes, and leave out what is meant for the
+    other database or for a full run."""
     for item in items:
         if not _uses_database(item):
             item.add_marker("one_database")
+        if "run_process" in getattr(item, "fixturenames", ()):
+            item.add_marker("starts_processes")
         if is_full():
             item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
     left_out = [item for item in items if _is_for_the_other_database(item) or _is_for_a_full_run(item)]
