@@ -15,10 +15,9 @@ from script.services.rabbitmq_directory import installed_scripts
 USAGE = """\
 Usage: script/mutate [MODULE…]
 
-Changes one expression after the other in the modules that pyproject.toml names under [tool.mutmut], or in those given
-(messaging.worker.ledger), runs the tests that reach it, and lists the changes that no test noticed. For nights: all modules
-take many hours. What was judged once is not judged again until its function or a test changes; `rm -r mutants` begins
-anew.
+Changes one expression after the other in the modules that pyproject.toml names under [tool.mutmut], or in those given,
+runs the tests that reach it, and lists the changes that no test noticed. For nights: all modules take many hours. What
+was judged once is not judged again until its function or a test changes; `rm -r mutants` begins anew.
 
 The tests run in one process, on SQLite and a private RabbitMQ. A change that only PostgreSQL, a killed process or a
 broken broker can tell is listed too: look whether a test in tests/integration or tests/faults holds it.
