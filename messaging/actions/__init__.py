@@ -8,13 +8,13 @@ from functools import cache
 from importlib import import_module
 
 from messaging.actions import audit
-from messaging.actions.action import Action, MessageAction, known
+from messaging.actions.action import Action, MessageAction, registry
 
 
 def registered() -> list[Action]:
     """Return every action; those that end something for good come last."""
     _import_all()
-    return sorted(known.values(), key=lambda action: (action.ends_it, action.name))
+    return sorted(registry.all(), key=lambda action: (action.ends_it, action.name))
 
 
 def on_messages() -> list[MessageAction]:

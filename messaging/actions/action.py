@@ -15,6 +15,7 @@ from messaging.actions import audit
 from messaging.actions.selection import Box, Selection, counted
 from messaging.logs import get_logger
 from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.registry import Registry
 from messaging.validation.texts import storable_text
 
 log = get_logger(__name__)
@@ -22,17 +23,7 @@ log = get_logger(__name__)
 #: Rows that an action changes in one transaction.
 SIZE = 100
 
-#: Every action by its name; see `messaging.actions.registered`.
-known: dict[str, Action] = {}
-
 Each = TypeVar("Each")
-AnAction = TypeVar("AnAction", bound="Action")
-
-
-def register(action: AnAction) -> AnAction:
-    """Make an action known: to the admin, `manage.py messages`, Celery, the audit log and stories. Return it."""
-    known[action.name] = action
-    return action
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,3 +259,17 @@ _BODIES = {OutboxMessage: ("body", "headers"), InboxMessage: ("body", "headers")
 def without_bodies(rows: QuerySet[Any]) -> QuerySet[Any]:
     """Return the rows without their large columns."""
     return rows.defer(*_BODIES[rows.model])
+
+
+#: Every action; see `messaging.actions.registered`.
+registry: Registry[Action] = Registry(
+    "action", name_of=lambda action: action.name, defined_by=type, unknown=LookupError
+)
+
+AnAction = TypeVar("AnAction", bound=Action)
+
+
+def register(action: AnAction) -> AnAction:
+    """Make an action known: to the admin, `manage.py messages`, Celery, the audit log and stories. Return it."""
+    registry.add(action)
+    return action

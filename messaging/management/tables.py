@@ -9,7 +9,6 @@ import select
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import IO, Any, cast
 
@@ -24,75 +23,69 @@ from rich.text import Text
 
 #: Nothing more can be written there.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-#: Characters between two columns of a grid, and of its widest one before the others are folded as well.
+#: Characters between two columns.
 GAP = 2
+#: Characters that the folded column keeps at least, before the others are folded as well.
 LEAST = 20
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """The columns of a table, and how they share the 80 characters of a terminal.
-
-    `lead` stand in columns of their own and are never broken, each of `beneath` has lines of its own, and the rest
-    share a line.
-    """
-
-    columns: Sequence[str]
-    lead: Sequence[str]
-    beneath: Sequence[str]
+Rows = Sequence[Sequence[Any]]
 
 
-def write_table(out: OutputWrapper, layout: Layout, rows: Sequence[Sequence[Any]], *, as_json: bool) -> None:
-    """Write `rows`, one value for each column, in the form that suits where `out` leads.
-
-    In a pipe there is no heading: the first line is a row.
-    """
-    columns = layout.columns
-    if as_json:
-        for row in rows:
-            facts = {name.replace(" ", "_"): _json_value(value) for name, value in zip(columns, row, strict=True)}
-            out.write(json.dumps(facts, ensure_ascii=False))
-    elif out.isatty():
-        found = [dict(zip(columns, row, strict=True)) for row in rows]
-        Console(file=cast("IO[str]", out)).print(_for_terminal(layout, found))
-    else:
-        for row in rows:
-            out.write("\t".join(_cell(value) for value in row))
-    out.flush()
-
-
-def write_grid(
-    out: OutputWrapper, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, wide: int = 0, beneath: int = 0
+def write_table(
+    out: OutputWrapper,
+    columns: Sequence[str],
+    rows: Rows,
+    *,
+    as_json: bool = False,
+    across: Sequence[str] = (),
+    wide: int = 0,
+    beneath: int = 0,
 ) -> None:
-    """Write `rows`, one value for each column, as a table on a terminal and tab-separated elsewhere.
+    """Write `rows`, one value for each column: as a table on a terminal, tab-separated elsewhere, or as JSON.
 
-    Nothing is cut: where the terminal is narrow, the column `wide` is folded. On a terminal the last `beneath` columns
-    share lines below their row, as wide as the terminal.
+    On a terminal the columns `across` (all but the last `beneath`) are side by side, and the others share the lines
+    below their row. Nothing is cut: if the terminal is narrow, the column `wide` of those side by side is folded.
+    Elsewhere there is no heading: the first line is a row.
     """
-    if out.isatty():
+    if as_json:
+        names = [name.replace(" ", "_") for name in columns]
+        write_facts(out, [dict(zip(names, row, strict=True)) for row in rows])
+    elif out.isatty():
         console = Console(file=cast("IO[str]", out))
-        across = len(columns) - beneath
-        cells = [[_cell(value, short=True) for value in row] for row in rows]
-        widths = _widths([columns[:across], *(row[:across] for row in cells)], wide, console.width)
-        numbers = [all(isinstance(row[index], int | None) for row in rows) for index in range(across)]
-        console.print(_columns(columns, widths, numbers, show_header=True))
-        for texts in cells:
-            line = _columns(columns, widths, numbers)
-            line.add_row(*(Text(text) for text in texts[:across]))
-            console.print(line)
-            if below := " · ".join(filter(None, texts[across:])):
-                console.print(Padding(Text(below, style="dim", overflow="fold"), (0, 0, 0, 2), expand=False))
+        _write_to_terminal(console, columns, rows, across or columns[: len(columns) - beneath], wide)
     else:
         for row in rows:
             out.write("\t".join(_cell(value) for value in row))
     out.flush()
 
 
-def _widths(rows: Sequence[Sequence[str]], wide: int, room: int) -> list[int]:
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    others = sum(widths) - widths[wide] + GAP * (len(widths) - 1)
-    widths[wide] = min(widths[wide], max(room - others, LEAST))
-    return widths
+#: The name that `messaging.mq` uses.
+write_grid = write_table
+
+
+def write_facts(out: OutputWrapper, facts: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSON object a line."""
+    for each in facts:
+        out.write(json.dumps({name: _json_value(value) for name, value in each.items()}, ensure_ascii=False))
+    out.flush()
+
+
+def _write_to_terminal(console: Console, columns: Sequence[str], rows: Rows, across: Sequence[str], wide: int) -> None:
+    places = [columns.index(name) for name in across]
+    below = [place for place in range(len(columns)) if place not in places]
+    cells = [[_cell(row[place], short=True) for place in places] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(across, *cells, strict=True)]
+    others = sum(widths) - widths[wide] + GAP * (len(across) - 1)
+    widths[wide] = min(widths[wide], max(console.width - others, LEAST))
+    numbers = [all(isinstance(row[place], int | None) for row in rows) for place in places]
+    console.print(_columns(across, widths, numbers, show_header=True))
+    for row, texts in zip(rows, cells, strict=True):
+        line = _columns(across, widths, numbers)
+        # A form feed or an escape sequence in a foreign message must not reach the terminal: see _cell.
+        line.add_row(*map(Text, texts))
+        console.print(line)
+        if text := " · ".join(filter(None, (_named(columns[place], row[place]) for place in below))):
+            console.print(Padding(Text(text, style="dim", overflow="fold"), (0, 0, 0, 2), expand=False))
 
 
 def _columns(
@@ -104,31 +97,10 @@ def _columns(
     return table
 
 
-def write_facts(out: OutputWrapper, facts: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSON object a line."""
-    for each in facts:
-        out.write(json.dumps({name: _json_value(value) for name, value in each.items()}, ensure_ascii=False))
-    out.flush()
-
-
-def _for_terminal(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> Table:
-    # A form feed or an escape sequence in a foreign message must not reach the terminal: see _cell.
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in layout.lead:
-        table.add_column(name, no_wrap=True)
-    table.add_column("message", overflow="fold")
-    shared = [name for name in layout.columns if name not in (*layout.lead, *layout.beneath)]
-    for facts in rows:
-        text = Text(" · ".join(_named(name, facts[name]) for name in shared if facts[name]))
-        for name in layout.beneath:
-            if facts[name]:
-                text.append(f"\n{_cell(facts[name])}", style="dim")
-        table.add_row(*(Text(_cell(facts[name], short=True)) for name in layout.lead), text)
-    return table
-
-
 def _named(name: str, value: Any) -> str:
     # A number alone says nothing.
+    if value in (None, ""):
+        return ""
     if isinstance(value, timedelta):
         return f"{name} {value.total_seconds():.3f} s"
     if isinstance(value, int | datetime):

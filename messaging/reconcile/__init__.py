@@ -1,1 +1,1 @@
-"""Compares the database with the broker: finds what is lost or stuck, and sends lost messages again."""
+"""Compares the database with the broker: finds messages that are lost or stuck, and sends lost ones again."""

@@ -1,10 +1,10 @@
-"""Sightings: when a consumer's queue was seen empty, and until when it is known that all has arrived.
+"""When a consumer's queue was seen empty, and until when all that was published for it has arrived.
 
-Empty means that no message is ready to be delivered. One look proves nothing: what a process holds unacknowledged
-cannot be seen over AMQP, and RabbitMQ says 0 of a quorum queue, too, whose leader does not answer within a quarter of a
-second (so `rabbit_quorum_queue:stat`). Therefore a sighting counts only once it is as old as a consumer may take for
-one message, and only while the queue is empty then again: what was in it has been delivered, and whoever got it has had
-the time to leave an inbox row.
+Empty means that no message is ready for delivery. Seeing that once proves nothing: a passive declaration does not count
+unacknowledged messages, and RabbitMQ reports 0 for a quorum queue whose leader does not answer within a quarter of a
+second (`rabbit_quorum_queue:stat`). So a queue counts as empty at a time that is at least as long ago as a consumer may
+take for one message, and only if it is empty again now: every message that was in it then has been delivered, and its
+consumer has had the time to write an inbox row.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from messaging.topology import desired
 
 log = get_logger(__name__)
 
-#: Looks at a queue that is not empty, and the seconds between them: a busy one is empty for moments only.
-LOOKS = 5
+#: How often a queue that is not empty is asked, and the seconds in between: a busy one is empty for moments only.
+TRIES = 5
 PAUSE = 0.1
-#: Sightings that are kept while they are too young to count, at most about.
+#: About how many times are kept while they are too recent to count.
 KEPT = 4
 
 
-def silent(concerned: Sequence[Consumer]) -> dict[str, str]:
-    """Return, by consumer, why its queue counts as existing without answering: what it holds cannot be judged.
+def unresponsive(concerned: Sequence[Consumer]) -> dict[str, str]:
+    """Return, by consumer, why its queue counts as existing without answering: what it holds cannot be known.
 
     Raises BrokerUnavailable.
     """
@@ -45,12 +45,14 @@ def silent(concerned: Sequence[Consumer]) -> dict[str, str]:
 
 
 def look(concerned: Sequence[Consumer]) -> dict[str, QueueSighting]:
-    """Note which queues are empty; return, by consumer, what is known of those that are. One that does not exist is
-    empty. Raises BrokerUnavailable."""
+    """Note which queues are empty; return, by consumer, what is known of those that are. A missing one is empty.
+
+    Raises BrokerUnavailable.
+    """
     with opened("reconcile") as connection:
         # The time first: what is published after it may not be in the queue yet.
-        looks = [(consumer, _now(), _is_empty(connection, consumer.queue)) for consumer in concerned]
-    return {consumer.name: _note(consumer, seen_at) for consumer, seen_at, empty in looks if empty}
+        seen = [(consumer, _now(), _is_empty(connection, consumer.queue)) for consumer in concerned]
+    return {consumer.name: note(consumer, at) for consumer, at, is_empty in seen if is_empty}
 
 
 def patience(consumer: Consumer) -> timedelta:
@@ -61,24 +63,25 @@ def patience(consumer: Consumer) -> timedelta:
 
 
 def remember(consumer: Consumer, until: datetime) -> None:
-    """Note that all that was published for the consumer before then is accounted for."""
+    """Note that all that was published for the consumer before then has arrived, or was sent again."""
     later = Q(checked_until=None) | Q(checked_until__lt=until)
     with database.atomic():
         QueueSighting.objects.filter(later, queue=consumer.queue).update(checked_until=until)
 
 
-def _note(consumer: Consumer, seen_at: datetime) -> QueueSighting:
-    """Note that the queue was empty at `seen_at` or soon after; let the newest sighting count that is old enough."""
+def note(consumer: Consumer, at: datetime) -> QueueSighting:
+    """Note that the consumer's queue was empty at this time or soon after; let the newest time count that is long
+    enough ago."""
     wait = patience(consumer)
     with database.atomic():
         QueueSighting.objects.bulk_create([QueueSighting(queue=consumer.queue)], ignore_conflicts=True)
         known = QueueSighting.objects.select_for_update().get(queue=consumer.queue)
-        seen = [datetime.fromisoformat(text) for text in known.young]
-        known.empty_at = max((at for at in seen if at <= seen_at - wait), default=known.empty_at)
-        seen = [at for at in seen if known.empty_at is None or at > known.empty_at]
-        if not seen or seen[-1] <= seen_at - wait / KEPT:
-            seen.append(seen_at)
-        known.young = [at.isoformat() for at in seen]
+        times = [datetime.fromisoformat(text) for text in known.young]
+        known.empty_at = max((each for each in times if each <= at - wait), default=known.empty_at)
+        times = [each for each in times if known.empty_at is None or each > known.empty_at]
+        if not times or times[-1] <= at - wait / KEPT:
+            times.append(at)
+        known.young = [each.isoformat() for each in times]
         known.save(update_fields=["empty_at", "young"])
     return known
 
@@ -89,16 +92,15 @@ def _now() -> datetime:
 
 
 def _is_empty(connection: Connection, queue: str) -> bool:
-    for left in reversed(range(LOOKS)):
+    for left in reversed(range(TRIES)):
         try:
             answer = connection.call("queue_declare", queue=queue, passive=True)
         except OperationRefused as error:
-            # One that is gone took its messages along. One whose node is down is not found either, but RabbitMQ says
-            # so; of one that this user may not see nobody knows.
-            gone = is_missing(error)
-            if not gone:
+            # A deleted queue took its messages with it. RabbitMQ reports one whose node is down as not found, too, but
+            # says so; of one that this account may not see nothing is known.
+            if not is_missing(error):
                 log.warning("reconcile.queue_not_seen", queue=queue, reason=str(error))
-            return gone
+            return is_missing(error)
         if not answer.messages:
             return True
         if left:

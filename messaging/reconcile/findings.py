@@ -1,4 +1,4 @@
-"""Findings: what is wrong with a message at a consumer, since when, and why that is thought."""
+"""What reconciling finds: a message with which something is wrong at a consumer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from messaging.models import InboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 
 
 class Trouble(StrEnum):
@@ -21,9 +21,9 @@ class Trouble(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One message that something is wrong with, since when, and why that is thought.
+    """One message with which something is wrong, since when, and why that is thought.
 
-    `outbox_id` or `inbox_id` is the row that a lost one can be sent again from.
+    `outbox_id` or `inbox_id` is the row that tells of it; a lost message is sent again from there.
     """
 
     trouble: Trouble
@@ -37,15 +37,18 @@ class Finding:
     inbox_id: int | None = None
 
 
-def about_inbox(row: InboxMessage, trouble: Trouble, why: str) -> Finding:
-    """Return a finding about a message that a consumer has."""
+def found(
+    row: OutboxMessage | InboxMessage, trouble: Trouble, why: str, *, since: datetime, consumer: str = ""
+) -> Finding:
+    """Return a finding about the message of this row, at the row's consumer unless another one is named."""
     return Finding(
         trouble=trouble,
         message_id=row.message_id,
         type=row.type,
         subject=row.subject,
-        consumer=row.consumer,
-        since=row.changed_at,
+        consumer=consumer or row.consumer,
+        since=since,
         why=why,
-        inbox_id=row.pk,
+        outbox_id=row.pk if isinstance(row, OutboxMessage) else None,
+        inbox_id=row.pk if isinstance(row, InboxMessage) else None,
     )

@@ -1,7 +1,7 @@
-"""What is lost: published for a consumer, and never come to it, though its queue was seen empty since.
+"""Lost messages: published for a consumer and without a trace in its inbox, though its queue was seen empty since.
 
-The row knows who was registered for a message when it was published: a consumer deployed today does not receive
-yesterday, unless asked.
+An outbox row names the consumers that were registered when it was published: a consumer deployed today does not receive
+older messages, unless asked to.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from messaging import conf, database
 from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.empty_queues import patience
-from messaging.reconcile.findings import Finding, Trouble
+from messaging.reconcile.findings import Finding, Trouble, found
 
 #: Rows that are checked at a time.
 PAGE = 1000
 
 
 @dataclass(slots=True)
-class Account:
-    """What became of the messages for one consumer."""
+class Comparison:
+    """What was published for one consumer, compared with its inbox."""
 
     #: In the order of publishing.
     lost: list[Finding] = field(default_factory=list)
-    #: All that was published before then is accounted for, but for what is lost.
+    #: All that was published before then has arrived, except what is lost.
     until: datetime | None = None
-    #: Something that was in the queue when that was seen empty has come only now: a process is still at it.
+    #: A message that was in the queue when that was seen empty has arrived only now: a process still has some.
     still_arriving: bool = False
 
-    def stop_before(self, moment: datetime) -> None:
-        """Note that what was published then is not accounted for."""
+    def stop_before(self, time: datetime) -> None:
+        """Note that what was published at this time has not arrived."""
         # A little earlier: SQLite compares times as texts, and its own have fewer digits than ours.
-        before = moment - timedelta(milliseconds=1)
+        before = time - timedelta(milliseconds=1)
         self.until = min(self.until or before, before)
 
 
-def look_through(consumer: Consumer, begin: datetime | None, end: datetime, limit: int) -> Account:
-    """Look through what was published for the consumer from `begin` (None: ever) and before `end`, in pages, until
-    about `limit` lost messages are found."""
-    account = Account(until=end)
+def compare(consumer: Consumer, begin: datetime | None, end: datetime, limit: int) -> Comparison:
+    """Compare what was published for the consumer from `begin` (None: ever) and before `end`, in pages, until about
+    `limit` lost messages are found."""
+    result = Comparison(until=end)
     wait = patience(consumer)
     for page in _pages(_addressed_to(consumer), begin, end):
         rows = [row for row in page if row.consumer or consumer.name in row.expected_consumers]
@@ -51,23 +51,23 @@ def look_through(consumer: Consumer, begin: datetime | None, end: datetime, limi
         for row in rows:
             trace = traces.get(row.message_id)
             if row.pk < newest.get(row.message_id, row.pk):
-                continue  # what a newer row brings to this consumer, this one need not
+                continue  # a newer row brings the message to this consumer
             if not _is_missing(row, trace):
-                account.still_arriving |= trace is not None and trace.received_at > now - wait
+                result.still_arriving |= trace is not None and trace.received_at > now - wait
             elif _is_begun(trace, now - wait) or _was_sent_again(row, now):
-                account.stop_before(_published_at(row))
+                result.stop_before(_published_at(row))
             else:
                 why = f"published, attempt {row.attempt} has not come, and queue {consumer.queue} was empty since"
-                account.lost.append(_finding(consumer, row, why))
-        if len(account.lost) >= limit:
-            account.stop_before(_published_at(page[-1]))
+                result.lost.append(_lost(consumer, row, why))
+        if len(result.lost) >= limit:
+            result.stop_before(_published_at(page[-1]))
             break
-    return account
+    return result
 
 
 def earlier(consumer: Consumer, since: timedelta, limit: int) -> list[Finding]:
-    """Return what was published before the consumer was there, not longer ago than `since`, up to `limit` messages."""
-    found: list[Finding] = []
+    """Return what was published before the consumer existed, not longer ago than `since`, up to `limit` messages."""
+    findings: list[Finding] = []
     with database.atomic():
         end = database.now()
     events = OutboxMessage.objects.filter(_is_event_of(consumer), origin=OutboxMessage.Origin.EVENT)
@@ -76,34 +76,25 @@ def earlier(consumer: Consumer, since: timedelta, limit: int) -> list[Finding]:
         traces, newest, _ = _known(consumer, [row.message_id for row in rows])
         for row in rows:
             if row.message_id not in traces and row.message_id not in newest:
-                found.append(_finding(consumer, row, "published before this consumer was there"))
-        if len(found) >= limit:
+                findings.append(_lost(consumer, row, "published before this consumer existed"))
+        if len(findings) >= limit:
             break
-    return found[:limit]
+    return findings[:limit]
 
 
 def without_a_carrier(consumer: Consumer, limit: int) -> Iterator[Finding]:
-    """Yield what waits for an attempt that no outbox row has brought or will bring."""
+    """Yield messages that wait for an attempt that no outbox row has brought or will bring. One whose body was not kept
+    whole cannot be sent again: it is stuck."""
     with database.atomic():
-        found = list(_without_a_carrier(consumer).order_by("changed_at", "pk")[:limit])
-    for row in found:
-        whole = row.body is not None and not row.body_truncated
-        yield Finding(
-            trouble=Trouble.LOST if whole else Trouble.STUCK,
-            message_id=row.message_id,
-            type=row.type,
-            subject=row.subject,
-            consumer=row.consumer,
-            since=row.changed_at,
-            why=f"attempt {row.attempt} is expected, and nothing brings it",
-            inbox_id=row.pk if whole else None,
-        )
+        rows = list(_without_a_carrier(consumer).order_by("changed_at", "pk")[:limit])
+    for row in rows:
+        trouble = Trouble.LOST if row.body is not None and not row.body_truncated else Trouble.STUCK
+        yield found(row, trouble, f"attempt {row.attempt} is expected, and nothing brings it", since=row.changed_at)
 
 
 def still_lost(consumer: Consumer, findings: Sequence[Finding]) -> list[Finding]:
-    """Return those that have neither come nor been sent by somebody else in the meantime."""
-    ids = [finding.message_id for finding in findings]
-    traces, newest, _ = _known(consumer, ids)
+    """Return those whose message has neither arrived nor been sent again in the meantime."""
+    traces, newest, _ = _known(consumer, [finding.message_id for finding in findings])
     rows = OutboxMessage.objects.filter(pk__in=[finding.outbox_id for finding in findings if finding.outbox_id])
     missing = {
         row.pk
@@ -158,7 +149,7 @@ def _is_for(consumer: Consumer, row: OutboxMessage) -> bool:
 
 
 def _is_begun(trace: InboxMessage | None, before: datetime) -> bool:
-    # Its start is noted, and its handler may be at it.
+    # Its start is noted, and its handler may be running.
     return trace is not None and trace.changed_at > before
 
 
@@ -178,9 +169,9 @@ def _pages(rows: QuerySet[OutboxMessage], begin: datetime | None, end: datetime)
             yield page
         if len(page) < PAGE:
             return
-        # As the database has it: an equal time that went through Python would not be equal to SQLite's.
+        # The database's own value: an equal time that went through Python would not be equal to SQLite's.
         last = Subquery(OutboxMessage.objects.filter(pk=page[-1].pk).values("published_at"))
-        # And said so that an index leads there: by the two alternatives alone it would be read from its beginning.
+        # The first condition is for the index: with the alternatives alone it would be read from its beginning.
         beyond = Q(published_at__gte=last) & (Q(published_at__gt=last) | Q(pk__gt=page[-1].pk))
 
 
@@ -189,14 +180,5 @@ def _published_at(row: OutboxMessage) -> datetime:
     return at
 
 
-def _finding(consumer: Consumer, row: OutboxMessage, why: str) -> Finding:
-    return Finding(
-        trouble=Trouble.LOST,
-        message_id=row.message_id,
-        type=row.type,
-        subject=row.subject,
-        consumer=consumer.name,
-        since=_published_at(row),
-        why=why,
-        outbox_id=row.pk,
-    )
+def _lost(consumer: Consumer, row: OutboxMessage, why: str) -> Finding:
+    return found(row, Trouble.LOST, why, since=_published_at(row), consumer=consumer.name)

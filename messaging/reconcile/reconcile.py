@@ -1,7 +1,8 @@
-"""Reconcile: the database knows who should have received what. What did not arrive is named, and sent again.
+"""Reconcile: the database knows which consumer should have received which message. What did not arrive is found, and
+sent again.
 
-It closes every hole on the broker's side: a purged or deleted queue, a message removed by hand, a broker that lost its
-data. Looking is cheap however much there is: for each queue it is remembered until when all is accounted for.
+This closes every hole on the broker's side: a purged or deleted queue, a message removed by hand, a broker that lost
+its data. It is cheap however much there is: for each queue it is remembered until when everything has arrived.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
 from messaging.logs import get_logger
 from messaging.models import InboxMessage, OutboxMessage, QueueSighting
-from messaging.reconcile import empty_queues as sightings
-from messaging.reconcile import lost
+from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Finding, Trouble
-from messaging.reconcile.lost import Account
+from messaging.reconcile.lost import Comparison
 from messaging.reconcile.stuck import doubled, stuck
 
 log = get_logger(__name__)
 
-#: How far back is looked for messages that were handled twice, unless told otherwise.
+#: How far back messages that were handled twice are looked for, unless told otherwise.
 LATELY = timedelta(days=1)
 
 
@@ -37,8 +37,8 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     sent_again: int = 0
     #: Consumers whose queue exists and does not answer, and why that is thought.
-    silent: dict[str, str] = field(default_factory=dict)
-    #: Consumers of which it cannot be said yet whether something is lost, and why.
+    unresponsive: dict[str, str] = field(default_factory=dict)
+    #: Consumers of which it is not known yet whether something is lost, and why.
     undecided: dict[str, str] = field(default_factory=dict)
 
     def of(self, trouble: Trouble) -> list[Finding]:
@@ -53,7 +53,7 @@ class Report:
     @property
     def is_well(self) -> bool:
         """Whether nothing is left that a person should look at."""
-        return len(self.findings) == self.sent_again and not self.silent
+        return len(self.findings) == self.sent_again and not self.unresponsive
 
 
 def reconcile(
@@ -66,13 +66,12 @@ def reconcile(
     limit: int | None = None,
     lately: timedelta = LATELY,
 ) -> Report:
-    """Look for lost, doubled and stuck messages; with `repair` send up to `limit` lost ones again.
+    """Find lost, doubled and stuck messages; with `repair` send up to `limit` lost ones again.
 
-    `names` are the consumers to look after (all). With `since` what was published within that time is checked once
-    more, whatever is accounted for. With `earlier` a consumer is also given what was published before it was there,
-    within that time. What was handled twice is looked for among what was handled `lately`. Each message is sent to its
-    consumer's queue alone, once per RECONCILE_INTERVAL, and audited as done by `by`. May be called at any time, also
-    by several at once.
+    `names` are the consumers to check (all). With `since`, what was published within that time is checked once more.
+    With `earlier`, a consumer is also given what was published before it existed, within that time. Messages handled
+    twice are looked for among those handled `lately`. Each message is sent to its consumer's queue alone, once per
+    RECONCILE_INTERVAL, and audited as done by `by`. Several may run at once.
 
     Raises BrokerUnavailable, UnknownConsumer, and ValueError for `earlier` without `since`.
     """
@@ -80,65 +79,59 @@ def reconcile(
         raise ValueError("earlier needs since: how far back")
     concerned = consumers.named(names) if names else consumers.registered()
     if broadcasts := [each.name for each in concerned if each.broadcast]:
-        raise UnknownConsumer(f"{broadcasts[0]!r} is a broadcast: nobody remembers what its processes got.")
-    silent = sightings.silent(concerned)
-    seen = sightings.look([each for each in concerned if each.name not in silent])
+        raise UnknownConsumer(f"{broadcasts[0]!r} is a broadcast: what its processes received is not recorded.")
+    report = Report(unresponsive=empty_queues.unresponsive(concerned))
+    seen = empty_queues.look([each for each in concerned if each.name not in report.unresponsive])
     limit = conf.get().reconcile_limit if limit is None else limit
-    report = Report(silent=silent)
     for consumer in concerned:
-        account = _account(report, consumer, seen.get(consumer.name), since, limit + 1)
-        missing = [*account.lost, *lost.without_a_carrier(consumer, limit + 1)]
+        compared = _compare(report, consumer, seen.get(consumer.name), since, limit + 1)
+        missing = [*compared.lost, *lost.without_a_carrier(consumer, limit + 1)]
         if earlier and since is not None:
             missing += lost.earlier(consumer, since, limit + 1)
         can_go = [finding for finding in missing if finding.trouble is Trouble.LOST]
         go = can_go[: limit - report.sent_again] if repair else []
         report.sent_again += len(sent := _send_again(consumer, go, by))
-        # What has come in the meantime, or was sent by somebody else, is not lost.
+        # What has arrived in the meantime, or was sent again by another process, is not lost.
         report.findings += [finding for finding in missing if finding not in go or finding in sent]
-        if left := [finding for finding in account.lost if finding not in go]:
-            account.stop_before(left[0].since)
-        if account.until is not None:
-            sightings.remember(consumer, account.until)
+        if left := [finding for finding in compared.lost if finding not in go]:
+            compared.stop_before(left[0].since)
+        if compared.until is not None:
+            empty_queues.remember(consumer, compared.until)
     report.findings += [*doubled(lately), *stuck(concerned)]
+    counts = {trouble.value: len(report.of(trouble)) for trouble in Trouble}
     say = log.info if report.is_well else log.warning
-    say(
-        "messages.reconciled",
-        lost=len(report.of(Trouble.LOST)),
-        sent_again=report.sent_again,
-        doubled=len(report.of(Trouble.DOUBLED)),
-        stuck=len(report.of(Trouble.STUCK)),
-    )
+    say("messages.reconciled", sent_again=report.sent_again, **counts)
     return report
 
 
-def _account(
+def _compare(
     report: Report, consumer: Consumer, seen: QueueSighting | None, since: timedelta | None, limit: int
-) -> Account:
-    """Return what became of the consumer's messages; where that cannot be said yet, note why."""
-    wait = sightings.patience(consumer).total_seconds()
-    if consumer.name in report.silent:
+) -> Comparison:
+    """Compare the consumer's messages with its inbox; if that is not possible yet, note why."""
+    if consumer.name in report.unresponsive:
         report.undecided[consumer.name] = f"queue {consumer.queue} exists but does not answer: {CURE}"
-        return Account()
+        return Comparison()
     if seen is None:
         report.undecided[consumer.name] = f"queue {consumer.queue} is not empty"
-        return Account()
+        return Comparison()
     if seen.empty_at is None:
+        wait = empty_queues.patience(consumer).total_seconds()
         report.undecided[consumer.name] = f"queue {consumer.queue} must be seen empty once more, after {wait:g} s"
-        return Account()
+        return Comparison()
     begin = seen.checked_until
     if since is not None:
         with database.atomic():
             begin = database.now() - since
-    account = lost.look_through(consumer, begin, seen.empty_at, limit)
-    if account.still_arriving and account.lost:
+    compared = lost.compare(consumer, begin, seen.empty_at, limit)
+    if compared.still_arriving and compared.lost:
         report.undecided[consumer.name] = f"what was in queue {consumer.queue} is still arriving"
-        account.stop_before(account.lost[0].since)
-        account.lost.clear()
-    return account
+        compared.stop_before(compared.lost[0].since)
+        compared.lost.clear()
+    return compared
 
 
 def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> list[Finding]:
-    """Send these again, unless they have come, or somebody has sent them, in the meantime; return those sent."""
+    """Send these again, unless they arrived or were sent again in the meantime; return those sent."""
     sent: list[Finding] = []
     for page in pages(findings):
         with database.one_of_many():
@@ -147,8 +140,7 @@ def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> lis
             outbox.resend(
                 *_rows(mine), consumer=consumer.name, queue=consumer.queue, origin=OutboxMessage.Origin.RECONCILE
             )
-            ids = [finding.message_id for finding in mine]
-            if ids:
+            if ids := [finding.message_id for finding in mine]:
                 audit.record(audit.RECONCILE, actor=by, about=f"lost to {consumer.name}", message_ids=ids)
         sent += mine
     for finding in sent:

@@ -1,9 +1,9 @@
-"""What is stuck, waiting for what does not come by itself; and what was handled twice, which should never be."""
+"""Stuck messages, which wait for something that does not come by itself; and messages that were handled twice, which
+should never happen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -16,11 +16,11 @@ from messaging.consumers import Consumer
 from messaging.history.effect_trouble import EffectTrouble, failed_attempts, first_trouble
 from messaging.history.effect_trouble import overdue as effects_overdue
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
-from messaging.reconcile.findings import Finding, Trouble, about_inbox
+from messaging.reconcile.findings import Finding, Trouble, found
 from messaging.worker import ordering
 
-#: Findings of one kind that are told at most: one says as much as a thousand.
-TOLD = 100
+#: Findings of one kind that are reported at most: one says as much as a thousand.
+REPORTED = 100
 
 
 def doubled(within: timedelta) -> Iterator[Finding]:
@@ -30,23 +30,22 @@ def doubled(within: timedelta) -> Iterator[Finding]:
     with database.atomic():
         first = _first_attempt_since(database.now() - within)
         again = handled.filter(Exists(before), pk__gte=first).select_related("inbox_message").order_by("pk")
-        attempts = list(again.defer("traceback", "inbox_message__body", "inbox_message__headers")[:TOLD])
+        attempts = list(again.defer("traceback", "inbox_message__body", "inbox_message__headers")[:REPORTED])
     for attempt in attempts:
-        finding = about_inbox(attempt.inbox_message, Trouble.DOUBLED, "it was handled again")
-        yield replace(finding, since=attempt.finished_at)
+        yield found(attempt.inbox_message, Trouble.DOUBLED, "it was handled again", since=attempt.finished_at)
 
 
-def _first_attempt_since(moment: datetime) -> int:
-    """Return where in the table of attempts, which grows at its end, those begin that finished after `moment`.
+def _first_attempt_since(time: datetime) -> int:
+    """Return the first id of the attempts that finished after `time`.
 
-    By halves: there is no index on that time, and the table holds months.
+    By halves: there is no index on that time, and the table, which grows at its end, holds months.
     """
     attempts = DeliveryAttempt.objects.order_by("pk")
     low, high = 0, (attempts.reverse().values_list("pk", flat=True).first() or 0) + 1
     while low < high:
         middle = (low + high) // 2
         finished = attempts.filter(pk__gte=middle).values_list("finished_at", flat=True).first()
-        if finished is not None and finished < moment:
+        if finished is not None and finished < time:
             low = middle + 1
         else:
             high = middle
@@ -57,33 +56,33 @@ def stuck(concerned: Sequence[Consumer]) -> Iterator[Finding]:
     """Yield what has waited for longer than RECONCILE_AFTER, what fails, and what waits for a person."""
     overdue = database.in_future(-conf.get().reconcile_after)
     yield from _stuck_in_outbox(overdue)
-    forgotten = list(islice(_forgotten(concerned, overdue), TOLD))
+    forgotten = list(islice(_forgotten(concerned, overdue), REPORTED))
     troubled = Effect.FOR_A_PERSON | Effect.FAILING | effects_overdue(conf.get().reconcile_after)
     with database.atomic():
-        found = Effect.objects.filter(troubled).select_related("inbox_message").defer("inbox_message__body")
-        effects = list(found[:TOLD])
+        rows = Effect.objects.filter(troubled).select_related("inbox_message").defer("inbox_message__body")
+        effects = list(rows[:REPORTED])
     for row in forgotten:
-        yield about_inbox(row, Trouble.STUCK, "its turn has come, and nobody has sent it: does its consumer run?")
+        why = "the messages before it are settled, and it was not sent: does its consumer run?"
+        yield found(row, Trouble.STUCK, why, since=row.changed_at)
     for effect in effects:
         why = f"effect {effect.name} ({effect.pk}): {_why(effect)}"
-        finding = about_inbox(effect.inbox_message, Trouble.STUCK, why)
-        yield replace(finding, since=effect.changed_at)
+        yield found(effect.inbox_message, Trouble.STUCK, why, since=effect.changed_at)
 
 
 def _why(effect: Effect) -> str:
     error = f": {effect.error}" if effect.error else ""
     match first_trouble(effect):
         case EffectTrouble.UNKNOWN:
-            return f"nobody knows whether it was done{error}"
+            return f"it may have been done or not{error}"
         case EffectTrouble.FAILED:
             return f"it failed, and is not tried again{error}"
         case EffectTrouble.FAILING:
             return f"{failed_attempts(effect)}, and it is to be tried again{error}"
-    return "is due, and nobody does it: does its consumer run?"
+    return "is due, and no process carries it out: does its consumer run?"
 
 
 def _forgotten(concerned: Sequence[Consumer], overdue: Combinable) -> Iterator[InboxMessage]:
-    """Yield the first message of each ordering key that waits, although its turn has come."""
+    """Yield the first waiting message of each ordering key whose earlier messages are settled."""
     for consumer in concerned:
         waiting = InboxMessage.objects.filter(consumer=consumer.name, state=InboxMessage.State.WAITING)
         old = waiting.filter(changed_at__lt=overdue).order_by("ordering_key")
@@ -100,23 +99,16 @@ def _forgotten(concerned: Sequence[Consumer], overdue: Combinable) -> Iterator[I
 
 def _stuck_in_outbox(overdue: Combinable) -> Iterator[Finding]:
     states = OutboxMessage.State
+    unpublished = Q(state__in=[states.PENDING, states.UNROUTABLE])
     free = Q(lease_until=None) | Q(lease_until__lt=Now())
     rows = OutboxMessage.objects.filter(
-        (Q(state__in=[states.PENDING, states.UNROUTABLE], publish_at__lt=overdue) & free)
-        # One that the broker does not take comes due again and again: what counts is for how long it has been.
-        | Q(state__in=[states.PENDING, states.UNROUTABLE], publish_attempts__gt=0, created_at__lt=overdue)
+        (unpublished & Q(publish_at__lt=overdue) & free)
+        # One that the broker does not take comes due again and again: its age counts.
+        | (unpublished & Q(publish_attempts__gt=0, created_at__lt=overdue))
         | Q(state=states.FAILED)
     )
     with database.atomic():
-        found = list(rows.defer("body", "headers")[:TOLD])
-    for row in found:
-        yield Finding(
-            trouble=Trouble.STUCK,
-            message_id=row.message_id,
-            type=row.type,
-            subject=row.subject,
-            consumer=row.consumer,
-            since=row.created_at,
-            why=f"{row.state}: {row.last_error}" if row.last_error else f"{row.state}: does a relay run?",
-            outbox_id=row.pk,
-        )
+        some = list(rows.defer("body", "headers")[:REPORTED])
+    for row in some:
+        why = f"{row.state}: {row.last_error or 'does a relay run?'}"
+        yield found(row, Trouble.STUCK, why, since=row.created_at)

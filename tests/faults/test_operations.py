@@ -21,8 +21,7 @@ from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage
-from messaging.reconcile import empty_queues as sightings
-from messaging.reconcile import lost
+from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.reconcile import reconcile
 from messaging.worker.sweep import sweep
 from orders.models import Product, TextMessage
@@ -117,7 +116,7 @@ def test_sweep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_n
     """F75."""
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_INTERVAL": 0.5}
     # So little that whatever is slow is called lost, and sent again though it is not.
-    for module in (lost, sightings):
+    for module in (lost, empty_queues):
         monkeypatch.setattr(module, "patience", lambda consumer: timedelta(seconds=0.2))
     dice, healed = random.Random(75), threading.Event()
 

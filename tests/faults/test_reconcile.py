@@ -25,8 +25,7 @@ from messaging.models import (
     OutboxMessage,
     QueueSighting,
 )
-from messaging.reconcile import empty_queues as sightings
-from messaging.reconcile import lost
+from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
 from messaging.worker import handling, inbox
@@ -295,14 +294,14 @@ def test_two_at_once_send_each_message_once(vhost: str, monkeypatch: pytest.Monk
         channel.queue_purge(consumer.queue)
     sighted()
     both_found_them = threading.Barrier(2, timeout=30)
-    look_through = lost.look_through
+    compare = lost.compare
 
-    def together(*arguments: Any) -> lost.Account:
-        account = look_through(*arguments)
+    def together(*arguments: Any) -> lost.Comparison:
+        account = compare(*arguments)
         both_found_them.wait()
         return account
 
-    monkeypatch.setattr(lost, "look_through", together)
+    monkeypatch.setattr(lost, "compare", together)
     both = [InThread(repaired, "reconcile") for _ in range(2)]
     reports = [each.join(60) for each in both]
     assert sum(report.sent_again for report in reports) == 30
@@ -645,8 +644,8 @@ def test_a_look_at_a_busy_queue_waits_for_the_moment_when_it_is_empty(
     consumer = known()
     published("a")
     looked = threading.Event()
-    monkeypatch.setattr(sightings.time, "sleep", lambda seconds: looked.set())
+    monkeypatch.setattr(empty_queues.time, "sleep", lambda seconds: looked.set())
     purge = InThread(lambda: (looked.wait(10), take_all(vhost, consumer.queue)), "purge")
-    monkeypatch.setattr(sightings, "LOOKS", 100_000)
-    assert set(sightings.look([consumer])) == {"notes"}
+    monkeypatch.setattr(empty_queues, "LOOKS", 100_000)
+    assert set(empty_queues.look([consumer])) == {"notes"}
     purge.join()

@@ -24,8 +24,7 @@ from messaging.events import Event
 from messaging.exceptions import UnknownConsumer
 from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.reconcile.findings import Finding, Trouble
-from messaging.reconcile.reconcile import _copies, reconcile
+from messaging.reconcile.reconcile import reconcile
 from messaging.retry import RetryPolicy
 from messaging.routing import Exchange
 from messaging.topology import desired
@@ -414,11 +413,9 @@ def test_a_message_keeps_its_priority_when_it_is_tried_replayed_or_sent_again() 
 
     sent = dict(OutboxMessage.objects.values_list("origin", "priority"))
     assert sent == {"event": 9, "retry": 9, "replay": 9}
-    lost = Finding(
-        trouble=Trouble.LOST, message_id=row.message_id, type=row.type, subject="", consumer="ranked",
-        since=row.created_at, why="", outbox_id=row.pk,
-    )  # fmt: skip
-    assert [copy.priority for copy in _copies(ranked, [lost])] == [9]
+    with transaction.atomic():
+        [again] = outbox.resend(row, consumer="ranked", queue=ranked.queue, origin=OutboxMessage.Origin.RECONCILE)
+    assert again.priority == 9
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.test import Client
 
 from messaging import actions, tasks
-from messaging.actions.action import MessageAction, known, register
+from messaging.actions.action import MessageAction, registry
 from messaging.history import timeline
 from messaging.models import InboxMessage, OperatorAction
 
@@ -41,9 +41,8 @@ class Mark(MessageAction):
 def dead() -> Iterator[InboxMessage]:
     """A dead message, while the action is known."""
     actions.registered()
-    register(Mark())
-    yield InboxMessage.objects.create(consumer="notes", message_id="m-1", state="dead", subject="W-1")
-    del known["mark"]
+    with registry.temporary(Mark(), keep=True):
+        yield InboxMessage.objects.create(consumer="notes", message_id="m-1", state="dead", subject="W-1")
     tasks.of_actions.pop("mark", None)
 
 
@@ -86,7 +85,7 @@ def test_a_new_action_is_a_command(dead: InboxMessage) -> None:
 
 
 def test_a_new_action_is_a_task(dead: InboxMessage) -> None:
-    tasks.make(known["mark"])  # as when a process starts
+    tasks.make(registry.get("mark"))  # as when a process starts
     assert tasks.of_actions["mark"].name == "messaging.mark"  # type: ignore[attr-defined]
     assert tasks.of_actions["mark"](by="ann", subject="W-1") == {"marked": 1}
     assert OperatorAction.objects.get().actor == "ann"

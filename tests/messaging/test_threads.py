@@ -1,6 +1,7 @@
 """A thread that cannot start: who commits hears nothing of it, nothing half-built stays, and it is tried again."""
 
 import errno
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -287,12 +288,11 @@ def test_a_text_that_got_no_thread_for_its_connection_was_surely_not_sent(limit:
 def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
     handler = log_handler.BrokerHandler()
-    with handler._changed:
-        assert not handler._runs()
-    assert (handler._thread, handler._publisher) == (None, None)
+    handler.handle(logging.makeLogRecord({}))
+    assert (handler.sender, handler.dropped) == (None, 1)
     limit()
-    with handler._changed:
-        assert handler._runs()
+    handler.handle(logging.makeLogRecord({}))
+    assert handler.sender
     handler.close()
 
 

@@ -21,8 +21,7 @@ from messaging.history import outcome, timeline
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.models.fields import UTCDateTimeField
 from messaging.monitoring import status
-from messaging.reconcile import empty_queues as sightings
-from messaging.reconcile import lost, stuck
+from messaging.reconcile import empty_queues, lost, stuck
 from messaging.reconcile.findings import Trouble
 from messaging.worker import handling
 from tests.support.consuming import Moody, Noted, a_consumer, a_delivery, a_message, registered
@@ -117,14 +116,14 @@ def test_what_was_lost_or_is_stuck_is_found() -> None:
     with registered(consumer):
         a_row(state="published", published_at=an_hour_ago(), expected_consumers=["notes"])
         a_row(message_id="m-2", created_at=an_hour_ago(), publish_at=an_hour_ago())
-        assert [each.message_id for each in lost.look_through(consumer, None, database.now(), 10).lost] == ["m-1"]
+        assert [each.message_id for each in lost.compare(consumer, None, database.now(), 10).lost] == ["m-1"]
         begin = database.now() - timedelta(minutes=5)
-        assert lost.look_through(consumer, begin, database.now(), 10).lost == []
+        assert lost.compare(consumer, begin, database.now(), 10).lost == []
         assert [each.message_id for each in stuck.stuck([consumer]) if each.trouble is Trouble.STUCK] == ["m-2"]
         assert list(stuck.doubled(timedelta(hours=2))) == []
-        sightings._note(consumer, database.now() - timedelta(hours=1))
-        sighting = sightings._note(consumer, database.now())
-        sightings.remember(consumer, database.now())
+        empty_queues.note(consumer, database.now() - timedelta(hours=1))
+        sighting = empty_queues.note(consumer, database.now())
+        empty_queues.remember(consumer, database.now())
     assert sighting.empty_at is not None
     assert [fact.state for fact in outcome.of_subjects(["n-1"])["n-1"]] == ["overdue", "unhandled"]
     boxes = status._boxes()

@@ -13,11 +13,11 @@ from messaging.actions.selection import Selection
 from messaging.actions.settle import find
 from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, number
 from messaging.management.messages.selection import add_choice, chosen
-from messaging.management.tables import Layout, write_table
+from messaging.management.tables import write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
 
-PLAN = Layout(columns=("what", "count", "consumer", "type"), lead=("what", "count"), beneath=())
+PLAN = ("what", "count", "consumer", "type")
 
 
 class ActionCommand:
@@ -66,10 +66,12 @@ class ActionCommand:
                     should_stop=lambda: signals.received,
                     **told,
                 )
-        _write(command, result, as_json=options["json"])
+        changed = result.changed or result.table
+        why = "" if changed else self.action.why_nothing(selection, **told)
+        _write(command, result, nothing=bool(why), as_json=options["json"])
         if result.stopped:
             raise CommandError(result.stopped, returncode=EXIT_TIMED_OUT if result.timed_out else 1)
-        if not result.changed and not result.table and (why := self.action.why_nothing(selection, **told)):
+        if why:
             raise CommandError(f"Nothing {'would be' if options['dry_run'] else 'was'} done: {why}.")
 
     def _selection(self, options: dict[str, Any]) -> Selection:
@@ -80,12 +82,12 @@ class ActionCommand:
         return chosen(options) if isinstance(self.action, MessageAction) else Selection()
 
 
-def _write(command: BaseCommand, result: Result, *, as_json: bool) -> None:
+def _write(command: BaseCommand, result: Result, *, nothing: bool, as_json: bool) -> None:
     if result.table:
         write_table(command.stdout, PLAN, result.table, as_json=as_json)
     elif as_json:
         command.stdout.write(json.dumps(result.facts))
-    elif result.changed:
+    elif result.text and not nothing:
         command.stdout.write(result.text)
 
 

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from messaging.history import listing
 from messaging.management.arguments import EXIT_USAGE, positive
 from messaging.management.messages.selection import add_filters, add_unmasked, selection, shown
-from messaging.management.tables import Layout, write_table
+from messaging.management.tables import write_table
 
 HELP = "the newest rows of outbox, inbox and effects; or what failed, by kind of failure"
 EXAMPLES = """
@@ -21,16 +21,10 @@ examples:
   manage.py messages list --state failing              effects that failed and are to be tried again
   manage.py messages list --groups --since 1d          what failed in the last day (dead messages, effects), how often
 """
-ROWS = Layout(
-    columns=("at", "box", "state", "type", "subject", "consumer", "attempt", "message id", "reason", "id"),
-    lead=("at", "state"),
-    beneath=("reason", "message id"),
-)
-GROUPS = Layout(
-    columns=("group", "count", "consumer", "type", "newest", "reason", "state", "box"),
-    lead=("group", "count", "state"),
-    beneath=("reason",),
-)
+ROWS = ("at", "box", "state", "type", "subject", "consumer", "attempt", "message id", "reason", "id")
+ROWS_ACROSS = ("at", "state", "type", "subject", "consumer")
+GROUPS = ("group", "count", "consumer", "type", "newest", "reason", "state", "box")
+GROUPS_ACROSS = ("group", "count", "state", "consumer", "type")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -60,7 +54,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
          masked(row.reason), row.id)
         for row in rows
     ]  # fmt: skip
-    write_table(command.stdout, ROWS, found, as_json=options["json"])
+    write_table(command.stdout, ROWS, found, as_json=options["json"], across=ROWS_ACROSS, wide=2)
 
 
 def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
@@ -76,4 +70,4 @@ def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
         (each.group, each.count, each.consumer, each.type, each.newest, masked(each.reason), each.state, each.box)
         for each in groups
     ]
-    write_table(command.stdout, GROUPS, found, as_json=options["json"])
+    write_table(command.stdout, GROUPS, found, as_json=options["json"], across=GROUPS_ACROSS, wide=4)

@@ -11,10 +11,10 @@ from messaging.actions.selection import counted
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, positive, what_to_do
 from messaging.management.messages.selection import age
-from messaging.management.tables import Layout, write_table
+from messaging.management.tables import write_table
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
-from messaging.reconcile.stuck import TOLD
+from messaging.reconcile.stuck import REPORTED
 
 HELP = "name lost, doubled and stuck messages; send lost ones again"
 EXAMPLES = """
@@ -31,11 +31,7 @@ examples:
 
 exit codes: 0 all is well (or was sent again), 2 wrong arguments, 3 broker or database unreachable, 6 something is wrong
 """
-LAYOUT = Layout(
-    columns=("since", "trouble", "type", "subject", "consumer", "message id", "why"),
-    lead=("since", "trouble"),
-    beneath=("why", "message id"),
-)
+COLUMNS = ("since", "trouble", "type", "subject", "consumer", "message id", "why")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -78,7 +74,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         for each in report.findings
     ]
     if rows:
-        write_table(command.stdout, LAYOUT, rows, as_json=options["json"])
+        write_table(command.stdout, COLUMNS, rows, as_json=options["json"], wide=2, beneath=2)
     if not options["json"]:
         command.stdout.write(_summary(report))
         for name, why in report.undecided.items():
@@ -94,7 +90,7 @@ def _summary(report: Report) -> str:
 
 def _counted(number: int) -> str:
     # Of each kind of finding no more are named.
-    return f"{number} or more" if number >= TOLD else str(number)
+    return f"{number} or more" if number >= REPORTED else str(number)
 
 
 def _advice(report: Report, *, repaired: bool) -> str:
@@ -103,8 +99,8 @@ def _advice(report: Report, *, repaired: bool) -> str:
         advice.append("more is lost than is sent again at once: repeat it, or raise --limit")
     elif report.left:
         advice.append("what is lost is sent again with --repair")
-    if report.silent:
-        advice.append(f"no answer from the queue of {', '.join(report.silent)}: `manage.py mq topology diff`")
+    if report.unresponsive:
+        advice.append(f"no answer from the queue of {', '.join(report.unresponsive)}: `manage.py mq topology diff`")
     if report.of(Trouble.STUCK):
         advice.append(
             "what is stuck says what it waits for, or why it fails: `messages replay`, `cancel` and `settle` help"

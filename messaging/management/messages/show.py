@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from messaging.history import timeline
 from messaging.history.timeline import Entry
 from messaging.management.messages.selection import add_unmasked, shown
-from messaging.management.tables import Layout, write_table
+from messaging.management.tables import write_table
 
 HELP = "what happened to a message, or about a subject"
 EXAMPLES = """
@@ -17,13 +17,11 @@ examples:
   manage.py messages show W-ABC123                     everything that happened about an order
   manage.py messages show W-ABC123 --json              the same, one JSON object a line
 """
-LAYOUT = Layout(
-    columns=(
-        *("at", "what", "type", "consumer", "attempt", "took", "detail", "message id", "due", "effect", "effect id"),
-    ),
-    lead=("at", "what"),
-    beneath=("detail", "message id"),
+COLUMNS = (
+    *("at", "what", "type", "consumer", "attempt", "took"),
+    *("detail", "message id", "due", "effect", "effect id"),
 )
+ACROSS = ("at", "what", "type", "consumer")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -49,7 +47,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
          each.message_id, each.due, each.effect, each.effect_id)
         for each in story.entries
     ]  # fmt: skip
-    write_table(command.stdout, LAYOUT, found, as_json=options["json"])
+    write_table(command.stdout, COLUMNS, found, as_json=options["json"], across=ACROSS, wide=2)
     if story.truncated:
         command.stderr.write(f"Only the newest {timeline.ROW_LIMIT} rows are told here.")
 

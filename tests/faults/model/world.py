@@ -35,7 +35,7 @@ from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater
 from messaging.message import Delivery
 from messaging.models import Effect, InboxMessage, OutboxMessage, QueueSighting
-from messaging.reconcile import empty_queues as sightings
+from messaging.reconcile import empty_queues
 from messaging.relay import leases, relay
 from messaging.relay import thread as relay_thread
 from messaging.relay.leases import Mark
@@ -650,10 +650,15 @@ def stage(settings: Any) -> Iterator[None]:
             stack.enter_context(patch.object(module, "time", clock))
         stack.enter_context(patch.object(sending, "threading", SimpleNamespace(Thread=_AtOnce)))
         stack.enter_context(patch.object(sending, "connections", SimpleNamespace(close_all=lambda: None)))
-        for module, name in ((lane, "LINGER"), (lane, "FAULT_PAUSE"), (turns, "DATABASE_PAUSE"), (sightings, "PAUSE")):
+        for module, name in (
+            (lane, "LINGER"),
+            (lane, "FAULT_PAUSE"),
+            (turns, "DATABASE_PAUSE"),
+            (empty_queues, "PAUSE"),
+        ):
             stack.enter_context(patch.object(module, name, 0.0))
         # Each queue of the model answers.
-        stack.enter_context(patch.object(sightings, "silent", lambda concerned: {}))
+        stack.enter_context(patch.object(empty_queues, "silent", lambda concerned: {}))
         stack.enter_context(_boundaries_at_transactions())
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:
