@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from messaging.actions.selection import Selection
 from messaging.exceptions import ReplayStopped
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import reconcile
-from messaging.worker.sweep import sweep
+from messaging.worker import effect_runner, ordering
 
 #: The tasks that are made of actions, by the action's name. Such a task is called `messaging.<name>`.
 of_actions: dict[str, Callable[..., dict[str, Any]]] = {}
@@ -50,7 +50,9 @@ for _action in actions.registered():
 def sweep_effects() -> dict[str, int]:
     """Carry out effects and send messages that are overdue at consumers without a running process; return the
     counts."""
-    return asdict(sweep(consumers.registered()))
+    every = consumers.registered()
+    released, _ = ordering.release_due(every)
+    return {"effects": effect_runner.run_all_due(every), "released": released}
 
 
 @shared_task(name="messaging.reconcile")  # type: ignore[untyped-decorator]

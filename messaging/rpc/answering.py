@@ -16,7 +16,7 @@ from messaging.message import Message, whole_number
 from messaging.procedures import Arguments, Procedure
 from messaging.topology import desired
 from messaging.validation import functions
-from messaging.worker import time_limit as watchdog
+from messaging.worker import time_limit
 
 
 class Ending(StrEnum):
@@ -113,7 +113,7 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
         bodies.append(procedures.encode(result))
 
     try:
-        watchdog.run(run_and_encode, seconds=procedure.seconds, name=name)
+        time_limit.run(run_and_encode, seconds=procedure.seconds, name=name)
     except HandlerTimeout as error:
         return refusal("HandlerTimeout", str(error), error)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""A lane: one consumer's deliveries in this process, from its subscription through handler threads to the ack."""
+"""One consumer's deliveries in this process: from its subscription through handler threads to the ack."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import itertools
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
 
 from django.db import connections
 
-from messaging import conf, database, effects, encoding, processes
+from messaging import conf, database, effects, encoding
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival, PrivateQueue, Subscription
 from messaging.consumers import Consumer
 from messaging.exceptions import OperationRefused, Undecodable
 from messaging.logs import Throttle, get_logger
 from messaging.message import Delivery, identity, new_id
-from messaging.worker import effect_runner as sending
-from messaging.worker import handling, ledger
-from messaging.worker.database_wait import Turns
+from messaging.worker import effect_runner, handling
+from messaging.worker.database_wait import DatabaseWait
 from messaging.worker.handling import Verdict
+from messaging.worker.service import Tally
 
 log = get_logger(__name__)
-
-Result = TypeVar("Result")
 
 #: Seconds for which a batch waits to fill.
 LINGER = 0.02
@@ -36,30 +31,28 @@ LINGER = 0.02
 FAULT_PAUSE = 1.0
 
 
-class Lane:
-    """One consumer at work. `may_take` is asked before each delivery is begun; `turn`, where given, is held while
-    one is handled: SQLite has one writer."""
+class ConsumerThreads:
+    """One consumer at work: its subscription and handler threads, which count in `tally`.
+
+    `writer`, if given, is held while a delivery is handled: SQLite has one writer.
+    """
 
     def __init__(
         self,
         consumer: Consumer,
         connection: Connection,
+        tally: Tally,
         *,
         threads: int,
         prefetch: int,
-        may_take: Callable[[], bool],
-        turn: threading.Lock | None,
+        writer: threading.Lock | None,
     ) -> None:
         self.consumer = consumer
         self._connection = connection
-        self._may_take = may_take
+        self._tally = tally
         self._arrivals: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._turns = Turns(consumer.name, self._stopping, turn)
-        self._count_lock = threading.Lock()
-        self.verdicts: Counter[Verdict] = Counter()
-        #: Deliveries being handled now.
-        self.busy = 0
+        self._wait = DatabaseWait(consumer.name, self._stopping, writer)
         #: Why the subscription ended, since it was last consuming.
         self._throttle = Throttle()
         self.subscription = self._subscription(max(prefetch, consumer.batch))
@@ -70,37 +63,30 @@ class Lane:
 
     # --- from the worker -----------------------------------------------------------------------------------
 
-    def start(self, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Start the handler threads; they wait for deliveries. Return False where `given_up` came before all had
-        started."""
-        return all(processes.start_thread(thread.name, thread.start, given_up) for thread in self.threads)
-
     def stop(self) -> None:
-        """Take no further delivery: what has not been begun goes back to the queue at once."""
+        """Take no further delivery: those that have not begun go back to the queue at once."""
         self._stopping.set()
         self.subscription.cancel()
         for _ in self.threads:
             self._arrivals.put(None)
 
-    def join(self, deadline: float) -> None:
-        """Wait until `deadline` (monotonic) for what has been begun."""
-        for thread in self.threads:
-            processes.join(thread, deadline - time.monotonic())
-
     def bind_again(self) -> None:
-        """Bind the queue of a broadcast once more; those of others are looked after by the relays. Returns at once."""
+        """Bind the queue of a broadcast once more; the relays do so for others. Returns at once."""
         if isinstance(self.subscription, PrivateQueue):
             self.subscription.bind_again()
 
     def is_idle(self) -> bool:
         """Whether nothing is being handled and the queue is empty. Raises BrokerUnavailable."""
-        if self.busy or not self._arrivals.empty() or not self.subscription.consuming:
+        if self._holds_work() or not self.subscription.consuming:
             return False
         try:
             answer = self._connection.call("queue_declare", queue=self.subscription.queue, passive=True)
         except OperationRefused:
             return False  # deleted, or not there yet: the worker declares it again
-        return not (answer.messages or self.busy or not self._arrivals.empty())
+        return not (answer.messages or self._holds_work())
+
+    def _holds_work(self) -> bool:
+        return bool(self._tally.busy) or not self._arrivals.empty()
 
     def _subscription(self, prefetch: int) -> Subscription:
         if self.consumer.broadcast:
@@ -143,11 +129,11 @@ class Lane:
                     log.exception("consumer.fault", consumer=self.consumer.name)
                     self._stopping.wait(FAULT_PAUSE)
         finally:
-            self._return_the_rest()
+            self._requeue_the_rest()
             connections.close_all()
 
     def _next(self) -> list[Arrival]:
-        """Wait for a delivery; with a batching consumer, take those behind it too, until one was redelivered."""
+        """Wait for a delivery; for a consumer with batches take those behind it too, up to a redelivered one."""
         arrival = self._take(None)
         arrivals = [arrival] if arrival else []
         deadline = time.monotonic() + LINGER
@@ -164,21 +150,18 @@ class Lane:
         except queue.Empty:
             return None
         if arrival is None or not self.subscription.is_current(arrival):
-            return None  # told to stop; or its channel is gone, and it comes again
-        if self._stopping.is_set() or not self._may_take():
-            # Given back while still consuming, it would come again at once, and each time a little nearer to the
-            # queue's delivery limit.
+            return None  # told to stop; or its channel is gone, and it is redelivered
+        if self._stopping.is_set() or not self._tally.take():
+            # Requeued while consuming, it would be redelivered at once and count towards the delivery limit.
             self.subscription.cancel()
             self.subscription.requeue(arrival)
             return None
-        with self._count_lock:
-            self.busy += 1
         return arrival
 
     def _handle_all(self, arrivals: list[Arrival]) -> None:
         alone = arrivals
         try:
-            # A redelivered message may be one that kills its process: it goes alone, its start committed first.
+            # A redelivered message may be one that kills its process: its start is committed before it is handled.
             together = [arrival for arrival in arrivals if not arrival.redelivered]
             if len(together) > 1 and self._handle_together(together):
                 alone = [arrival for arrival in arrivals if arrival.redelivered]
@@ -186,60 +169,53 @@ class Lane:
                 self._handle(alone[0])
                 alone = alone[1:]
         except BaseException:
-            # A fault of our own, not of a message: what was not acknowledged goes back, so nothing is lost. To give
-            # back what was acknowledged would make the broker close the channel.
+            # A fault of our own, not of a message: what was not acknowledged is requeued, so nothing is lost. To
+            # requeue what was acknowledged would make the broker close the channel.
             for arrival in alone:
                 self.subscription.requeue(arrival)
             raise
         finally:
-            with self._count_lock:
-                self.busy -= len(arrivals)
+            self._tally.finish(len(arrivals))
 
     def _handle_together(self, arrivals: list[Arrival]) -> bool:
         deliveries = [self._delivery(arrival) for arrival in arrivals]
-        verdicts = self._turns.take(lambda: handling.handle_together(self.consumer, deliveries))
+        verdicts = self._wait.run(lambda: handling.handle_together(self.consumer, deliveries))
         if verdicts is None:
             return False
-        self._look_after_effects(list(zip(deliveries, verdicts, strict=True)))
+        self._run_effects(list(zip(deliveries, verdicts, strict=True)))
         for arrival, verdict in zip(arrivals, verdicts, strict=True):
             self._done(arrival, verdict)
         return True
 
     def _handle(self, arrival: Arrival) -> None:
         delivery = self._delivery(arrival)
-        # When the database comes back the start is not counted again: this process did not die of the message.
+        # When the database is back the start is not counted again: this process did not die of the message.
         deliveries = itertools.chain([delivery], itertools.repeat(replace(delivery, redelivered=False)))
-        verdict = self._turns.take(lambda: handling.handle(self.consumer, next(deliveries)))
+        verdict = self._wait.run(lambda: handling.handle(self.consumer, next(deliveries)))
         if verdict is not None:
-            self._look_after_effects([(delivery, verdict)])
+            self._run_effects([(delivery, verdict)])
             self._done(arrival, verdict)
 
-    def _look_after_effects(self, handled: Sequence[tuple[Delivery, Verdict]]) -> None:
-        """Carry out what was intended, after the commit and outside any transaction. A duplicate's process may have
-        died in the middle of it."""
-        concerned = [
+    def _run_effects(self, handled: Sequence[tuple[Delivery, Verdict]]) -> None:
+        """Carry out the intended effects, after the commit and outside any transaction.
+
+        Those of a duplicate too: its process may have died before. What a stopping process leaves, the upkeep of
+        another takes.
+        """
+        message_ids = [
             delivery.message_id
             for delivery, verdict in handled
             if delivery.intended or (verdict is Verdict.DUPLICATE and effects.registered())
         ]
-        if not concerned:
-            return
-        which = ledger.of_messages(self.consumer.name, concerned)
-        full = True
-        while full:
-            claimed = self._turns.take(partial(ledger.claim, which, sending.PARALLEL)) or []
-            if claimed:
-                self._turns.take(partial(ledger.note, sending.carry_out(claimed)))
-            # What a stopping process leaves over, a sweep takes up.
-            full = len(claimed) == sending.PARALLEL and not self._stopping.is_set()
+        if message_ids:
+            effect_runner.run_of(self.consumer.name, message_ids, self._wait)
 
     def _done(self, arrival: Arrival, verdict: Verdict) -> None:
-        # Last of all, after the commit: a crash before this line brings the message back, to find its row.
+        # Last of all, after the commit: a crash before this line redelivers the message, which then finds its row.
         self.subscription.ack(arrival)
-        with self._count_lock:
-            self.verdicts[verdict] += 1
+        self._tally.count(verdict)
 
-    def _return_the_rest(self) -> None:
+    def _requeue_the_rest(self) -> None:
         while True:
             try:
                 arrival = self._arrivals.get_nowait()
@@ -256,7 +232,7 @@ class Lane:
         try:
             attempt = message.attempt
         except Undecodable:
-            attempt = 1  # the handling looks again, and says what is wrong
+            attempt = 1  # decoding fails again, and says what is wrong
         return Delivery(
             consumer=self.consumer.name,
             queue=arrival.queue,

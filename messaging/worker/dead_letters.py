@@ -1,5 +1,7 @@
-"""What the broker itself gives up (over the delivery limit, or over a queue's length), or a server of calls refuses,
-becomes a dead inbox row."""
+"""Dead letters: what RabbitMQ or an RPC server gives up becomes a dead inbox row.
+
+RabbitMQ does so at the delivery limit, or over a queue's length; an RPC server with requests that it cannot answer.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from messaging.worker import inbox
 log = get_logger(__name__)
 
 NAME = desired.DEAD_LETTERS
-#: The reasons that RabbitMQ has; a server of calls that refuses a request has words of its own.
+#: RabbitMQ's reasons. An RPC server has reasons of its own.
 BY_THE_BROKER = {"delivery_limit", "expired", "maxlen", "rejected"}
 
 
@@ -26,8 +28,10 @@ def consumer() -> Consumer:
 
 
 def record(_: None, delivery: Delivery) -> None:
-    """Make the message dead at the consumer whose queue it died in. A handled one stays handled, and so does one
-    that waits for a later attempt."""
+    """Make the message dead at the consumer of the queue that gave it up.
+
+    A message that is handled there, or waits for a later attempt, stays as it is.
+    """
     queue, cause, routing_key = _death(delivery)
     message = encoding.named(delivery.message, routing_key)
     there = replace(delivery, queue=queue, consumer=_consumer_of(queue), message=message)
@@ -37,9 +41,11 @@ def record(_: None, delivery: Delivery) -> None:
 
 
 def _death(delivery: Delivery) -> tuple[str, str, str]:
-    """Return the queue of the latest death, its cause and the message's routing key there, from the header RabbitMQ
-    writes, newest first (https://www.rabbitmq.com/docs/dlx#effects). Who publishes here directly may have written
-    anything."""
+    """Return the queue of the latest death, its cause, and the message's routing key there.
+
+    RabbitMQ writes the header, newest death first (https://www.rabbitmq.com/docs/dlx#effects). A client that publishes
+    to the dead-letter queue directly may have written anything.
+    """
     deaths: Any = delivery.message.headers.get("x-death")
     latest = deaths[0] if isinstance(deaths, list) and deaths else None
     if not isinstance(latest, dict):

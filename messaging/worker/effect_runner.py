@@ -1,38 +1,74 @@
-"""Sending: effects are carried out, several at once, each within its time, and what came of it is said."""
+"""The effect runner: carries out effects, several at once, each within its time, and writes down the results."""
 
 from __future__ import annotations
 
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 
 from django.db import connections
+from django.db.models import Q
 
+from messaging import effects
+from messaging.consumers import Consumer
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater
 from messaging.logs import get_logger
 from messaging.retry import rest_after
 from messaging.validation import functions
+from messaging.worker import ledger
+from messaging.worker.database_wait import DatabaseWait
 from messaging.worker.inbox import describe
 from messaging.worker.ledger import Claimed, Result, State
 
 log = get_logger(__name__)
 
-#: Effects that are under way at a time, and therefore claimed at a time: the time of each runs from its claim.
+#: Effects that run, and are therefore claimed, at a time: the time of each begins with its claim.
 PARALLEL = 8
-#: How long an effect rests for which no thread could be started.
+#: How long an effect rests if no thread could be started for it.
 NOT_BEGUN_REST = timedelta(seconds=5)
 
 
-def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
-    """Do what was claimed, all at once, and return what each came to. Touches no row.
+def run_all_due(consumers: Sequence[Consumer], stopping: threading.Event | None = None) -> int:
+    """Carry out every effect of these consumers that is due, and return how many there were.
 
-    Never raises for what the outside does, and never takes longer than the effects' time-outs: a call that does not
-    return is left to itself, and its effect is doubtful. What cannot be begun in time is not begun: others may take
-    it for abandoned by then.
+    May run several times at once: each effect is claimed by one. With `stopping` set it ends after the effects that
+    run. If the database fails after effects were carried out, it is waited for (until `stopping`): only this process
+    knows the results. Raises DatabaseError if none can be claimed.
+    """
+    which = Q(consumer__in=[consumer.name for consumer in consumers])
+    wait = DatabaseWait("effects", stopping or threading.Event())
+    return _run_due(wait, lambda: ledger.claim(which, PARALLEL))
+
+
+def run_of(consumer: str, message_ids: Collection[str], wait: DatabaseWait) -> None:
+    """Carry out the effects of these messages that are due. Until `wait` is told to stop the database is waited for."""
+    which = Q(consumer=consumer, message_id__in=message_ids)
+    _run_due(wait, lambda: wait.run(lambda: ledger.claim(which, PARALLEL)) or [])
+
+
+def _run_due(wait: DatabaseWait, claim: Callable[[], list[Claimed]]) -> int:
+    done = 0
+    full = bool(effects.registered())
+    while full:
+        claimed = claim()
+        if claimed:
+            wait.run(partial(ledger.note, carry_out(claimed)))
+        done += len(claimed)
+        full = len(claimed) == PARALLEL and not wait.stopping.is_set()
+    return done
+
+
+def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
+    """Carry out what was claimed, all at once, and return the results. Touches no row.
+
+    Never raises for what the outside does, and never takes longer than the effects' timeouts: a call that does not
+    return is abandoned, and its effect is doubtful. An effect that cannot begin in time does not begin: others may
+    take it for abandoned by then.
     """
     calls = [_Call(each) for each in claimed]
     results = [(call.claimed, call.result()) for call in calls]
@@ -42,7 +78,7 @@ def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
 
 
 class _Call:
-    """One effect's function on a thread of its own: nothing else can be sure to end in time."""
+    """One effect's function on a thread of its own: in no other way is it sure that the caller goes on in time."""
 
     def __init__(self, claimed: Claimed) -> None:
         self.claimed = claimed
@@ -88,10 +124,9 @@ def _attempt(claimed: Claimed) -> Result:
 
 
 def _found(answer: object) -> str | None:
-    """Return what `ask` says: the outside's reference of what was done, or None where it surely was not.
+    """Return the answer of `ask`: the outside's reference of what was done, or None if it surely was not.
 
-    Raises TypeError for an answer that tells neither: with False, zero or an empty text some mean the one, and some
-    the other.
+    Raises TypeError for an answer that does not tell: False, zero and an empty text are ambiguous.
     """
     functions.require_run(answer, "`ask`")
     if answer is None:
@@ -106,7 +141,7 @@ def _found(answer: object) -> str | None:
 
 
 def _reference(claimed: Claimed, answer: object) -> str:
-    """Return what the ledger keeps of an effect's answer. Never raises: it was done, whatever came back."""
+    """Return what the ledger keeps of an effect's answer. Never raises: the effect was done, whatever the answer."""
     if answer is None:
         return ""
     if isinstance(answer, bytes):
@@ -129,13 +164,13 @@ def _not_done(claimed: Claimed, error: BaseException) -> Result:
 
 
 def _not_begun(claimed: Claimed, error: BaseException) -> Result:
-    """No thread could be started for it: what is known of it stays as it was, whatever its retry policy says."""
+    """No thread could be started: the effect stays as it was, whatever its retry policy says."""
     state = State.SENDING if claimed.doubtful else State.INTENDED
     return Result(state=state, error=f"not begun: {error}", rest=NOT_BEGUN_REST)
 
 
 def _doubtful(claimed: Claimed, error: BaseException) -> Result:
-    """It may have been done: it stays *sending* until it is asked for or repeated, or is *unknown*."""
+    """It may have been done: it stays *sending* until it is asked for or repeated, or becomes *unknown*."""
     rest = rest_after(claimed.kind.retry, claimed.row.attempts, error)
     if rest is None or not claimed.kind.can_repeat:
         return Result(state=State.UNKNOWN, error=describe(error))
@@ -143,10 +178,10 @@ def _doubtful(claimed: Claimed, error: BaseException) -> Result:
 
 
 def _sending(claimed: Claimed) -> Sending:
-    """Return what the effect's function gets. Raises NotDone where too little of its time is left to begin."""
+    """Return what the effect's function gets. Raises NotDone if too little of its time is left to begin."""
     row, left = claimed.row, claimed.deadline - time.monotonic()
     if left < claimed.kind.timeout.total_seconds() / 2:
-        raise NotDone("its time was over before it was begun")
+        raise NotDone("its time was over before it began")
     return Sending(
         key=row.key,
         payload=row.payload,
@@ -156,7 +191,7 @@ def _sending(claimed: Claimed) -> Sending:
     )
 
 
-_WORDS = {
+_EVENTS = {
     State.DONE: "effect.done",
     State.INTENDED: "effect.again",
     State.SENDING: "effect.doubtful",
@@ -169,6 +204,6 @@ def _log(claimed: Claimed, result: Result) -> None:
     row = claimed.row
     about = log.bind(effect=row.name, message_id=row.message_id, consumer=row.consumer, attempt=row.attempts)
     if result.state == State.DONE:
-        about.info(_WORDS[result.state])
+        about.info(_EVENTS[result.state])
     else:
-        about.warning(_WORDS[result.state], reason=result.error, rest_seconds=round(result.rest.total_seconds(), 1))
+        about.warning(_EVENTS[result.state], reason=result.error, rest_seconds=round(result.rest.total_seconds(), 1))

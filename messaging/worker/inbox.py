@@ -1,7 +1,7 @@
 """The inbox: one row for each message at each consumer, the fence that lets its effects happen once.
 
-A delivery may run only if its attempt is the one the row expects. Whoever moves the row first wins; every other
-delivery of that attempt, however it came about, is a duplicate. `handled` is never overwritten.
+A delivery may run only if its attempt is the one the row expects. The first delivery of an attempt moves the row;
+every other one is a duplicate. `handled` is never overwritten.
 """
 
 from __future__ import annotations
@@ -34,27 +34,26 @@ TRACEBACK_LIMIT = 20_000
 
 
 def admit(delivery: Delivery) -> InboxMessage | None:
-    """Take the fence for a delivery about to be handled, in the handler's own transaction; return the row.
+    """Move the row to *handled* for a delivery about to be handled, in the handler's own transaction; return it.
 
-    The row says *handled* from here on, and stays so if the transaction commits. Another process with the same
-    attempt waits here, and then finds it taken. Returns None for a duplicate.
+    Another process with the same attempt waits here for the commit. Returns None for a duplicate.
     """
     return _move(delivery, state=State.HANDLED, attempt=delivery.attempt)
 
 
 def wait(delivery: Delivery) -> InboxMessage | None:
-    """Put the message aside until the earlier ones of its ordering key are settled. Returns None for a duplicate."""
+    """Let the message wait until the earlier ones of its ordering key are settled. Returns None for a duplicate."""
     return _move(delivery, state=State.WAITING, attempt=delivery.attempt, **_kept(delivery))
 
 
 def start(delivery: Delivery) -> InboxMessage | None:
-    """Count the start of a delivery that came before, to be committed before the work.
+    """Count the start of a redelivered message, to be committed before the work.
 
     Returns the row; its `starts` include this one. A message that kills its process adds one with each death.
     Returns None for a duplicate.
     """
-    kept = ("changed_at",)  # and not the reason and the body that an attempt before may have left
-    row = _move(delivery, columns=kept, state=State.RETRYING, attempt=delivery.attempt, starts=1)
+    # The reason and body that an earlier attempt may have left stay.
+    row = _move(delivery, columns=["changed_at"], state=State.RETRYING, attempt=delivery.attempt, starts=1)
     if row is None:
         return None
     row.refresh_from_db(fields=["starts"])
@@ -67,15 +66,15 @@ def expect_next(delivery: Delivery, reason: str) -> InboxMessage | None:
 
 
 def bury(delivery: Delivery, reason: str) -> InboxMessage | None:
-    """Make the message dead, with reason and body, for a person to look at. Returns None for a duplicate."""
+    """Make the message dead, with reason and body. Returns None for a duplicate."""
     return _move(delivery, state=State.DEAD, attempt=delivery.attempt, **_letter(delivery, reason))
 
 
 def leave_dead(row: OutboxMessage, reason: str, *, kind: str) -> bool:
-    """Make the message that an outbox row was to bring to one consumer again dead there, in the caller's transaction:
-    else it would wait for ever. Return whether that changed anything.
+    """Make a message dead at a consumer if the outbox row that was to bring it there again is not published.
 
-    `kind` is what such failures have in common. A message that has come after all stays as it is.
+    Otherwise it would wait for ever. `kind` groups such failures. A message that has come after all stays as it is.
+    Runs in the caller's transaction; returns whether that changed anything.
     """
     reason = storable_text(reason)[:REASON_LIMIT]
     letter = {"reason": reason, "failure_group": failure_group(row.consumer, row.type, kind)}
@@ -83,7 +82,7 @@ def leave_dead(row: OutboxMessage, reason: str, *, kind: str) -> bool:
     moved = there.filter(state=State.RETRYING, attempt=row.attempt).update(state=State.DEAD, changed_at=Now(), **letter)
     if moved or row.origin != OutboxMessage.Origin.RECONCILE or there.exists():
         return bool(moved)
-    # It was lost on its way, and would be found missing again.
+    # It was lost on its way, and reconciling would find it missing again.
     missing = InboxMessage(**row.message_columns(), consumer=row.consumer, state=State.DEAD, body=row.body, **letter)
     InboxMessage.objects.bulk_create([missing], ignore_conflicts=True)
     return True
@@ -98,7 +97,7 @@ def record(
     error: str = "",
     traceback: str = "",
 ) -> None:
-    """Write down one try of the handler."""
+    """Write down one attempt of the handler."""
     DeliveryAttempt.objects.create(
         inbox_message=row,
         number=delivery.attempt,
@@ -112,7 +111,7 @@ def record(
 
 
 def add_error(row: InboxMessage, delivery: Delivery, text: str) -> None:
-    """Write down what failed after the commit of an attempt that was handled, where its story tells of it."""
+    """Add a failure after the commit to the row of an attempt that was handled, for the message's history."""
     handled = DeliveryAttempt.objects.filter(inbox_message=row, number=delivery.attempt, outcome=Outcome.HANDLED)
     for attempt in handled:
         attempt.error = "; ".join(filter(None, [attempt.error, storable_text(text)[:REASON_LIMIT]]))
@@ -135,31 +134,31 @@ def trace(error: BaseException) -> str:
 
 
 def attempts_before(delivery: Delivery) -> int:
-    """Return how many attempts there were before a person replayed the message last: the policy starts anew."""
+    """Return how many attempts there were before the latest replay: the retry policy starts anew there."""
     row = InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id)
     return row.values_list("attempts_before", flat=True).first() or 0
 
 
 def failure_group(consumer: str, type: str, reason: str) -> str:
-    """Return the name that failures of one kind share: same consumer and type, and a reason that differs only in
-    numbers, ids and quoted values."""
+    """Return the name that similar failures share: the same consumer and type, and reasons that differ only in numbers,
+    ids and quoted values."""
     kind = _PARTICULAR.sub("…", reason)
     return hashlib.sha256("\0".join((consumer, type, kind)).encode()).hexdigest()[:12]
 
 
-#: What tells one failure from another of its kind: quoted values, numbers, ids (of which some have no digit: W-PBQWPX).
+#: What differs between failures of one kind: quoted values, numbers, ids (some have no digit: W-PBQWPX).
 _PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=[\w-]*\d)[\w-]+|\b[A-Z]+(?:-[A-Z]+)+\b")
 
 
 def _letter(delivery: Delivery, reason: str) -> dict[str, Any]:
-    """Return what is kept of a message that did not succeed: why, and enough to replay it."""
+    """Return what is kept of a failed message: why, and enough to replay it."""
     reason = storable_text(reason)[:REASON_LIMIT]
     group = failure_group(delivery.consumer, delivery.message.type, reason)
     return {"reason": reason, "failure_group": group, **_kept(delivery)}
 
 
 def _kept(delivery: Delivery) -> dict[str, Any]:
-    """Return what another delivery of the message is made of."""
+    """Return what is kept for another delivery of the message."""
     limit = conf.get().max_body_bytes
     return {
         "body": delivery.message.body[:limit],
@@ -224,7 +223,7 @@ def _position(delivery: Delivery) -> int | None:
 
 
 def _version(delivery: Delivery) -> int:
-    # An odd version header makes the message dead; its row must still be writable.
+    # A bad version header makes the message dead, but its row must be written.
     try:
         return delivery.message.version
     except ValueError:

@@ -1,8 +1,8 @@
-"""Ordering: messages of one key are handled in the order of their transactions, at each consumer that wants them.
+"""Ordering: each consumer handles the messages of one key in the order of their transactions.
 
-A message whose predecessors are not settled there (handled, dead or given up) is put aside: its inbox row is
-*waiting*, with its body, and the delivery is acknowledged. Whoever settles the predecessor sends the next one again.
-So messages of other keys flow, and what waits can be seen.
+A message whose predecessors are not settled there (handled, dead or discarded) waits: its inbox row is *waiting*, with
+its body, and the delivery is acknowledged. The process that settles the predecessor sends the next message again. So
+messages of other keys flow, and waiting messages can be seen.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ BEGINNING: ConsumerAndKey = ("", "")
 
 
 def must_wait(consumer: Consumer, delivery: Delivery) -> bool:
-    """Whether messages of the delivery's key come first at this consumer. Raises Undecodable for an odd position.
+    """Whether earlier messages of the delivery's key come first here. Raises Undecodable for an odd position.
 
-    Until the end of the transaction nobody else handles, or releases, one of this key here.
+    Locks the key at this consumer until the transaction ends; see `lock`.
     """
     message = delivery.message
     if not message.ordering_key:
@@ -37,7 +37,7 @@ def must_wait(consumer: Consumer, delivery: Delivery) -> bool:
 
 
 def release_next(consumer: Consumer, key: str) -> bool:
-    """Send the first message that waits for its turn, if it has come; return whether there was one.
+    """Send the first waiting message of `key` again, if its predecessors are settled; return whether that happened.
 
     To be called in the transaction that settles a message of `key`.
     """
@@ -56,11 +56,11 @@ def release_next(consumer: Consumer, key: str) -> bool:
 def release_due(
     consumers: Collection[Consumer], *, after: ConsumerAndKey = BEGINNING, limit: int | None = None
 ) -> tuple[int, ConsumerAndKey]:
-    """Send every message whose turn has come unnoticed: its predecessor was given up by a person, by the broker, or
-    before it was published. Return how many there were.
+    """Send every waiting message again whose predecessors were settled without a handler: by an operator, by the
+    broker, or before they were published. Return how many there were, and where to go on.
 
-    With `limit`, look at so many keys only, those behind `after`; return also where to go on, which is BEGINNING once
-    all have been looked at. However many wait behind one that fails, nobody else waits for a look at them all.
+    With `limit`, look at that many keys only, behind `after`; go on at BEGINNING once all were looked at. So the
+    effects of other messages do not wait until thousands of keys behind one failing message are looked at.
     """
     by_name = {consumer.name: consumer for consumer in consumers}
     behind = Q(consumer__gt=after[0]) | Q(consumer=after[0], ordering_key__gt=after[1])
@@ -76,7 +76,7 @@ def release_due(
 
 
 def has_predecessors(consumer: Consumer, row: InboxMessage) -> bool:
-    """Whether a message that waits at this consumer still has to."""
+    """Whether a message that waits at this consumer must wait on."""
     return _has_predecessors(consumer, row.ordering_key, row.position or 0)
 
 
@@ -87,9 +87,9 @@ def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:
     earlier = (
         OutboxMessage.objects.filter(
             ~Exists(here.filter(state__in=InboxMessage.SETTLED)),
-            # One that is given up does not come, unless it came before that: it was unroutable for others alone.
+            # A message that failed or was cancelled does not come, unless it came before: unroutable only for others.
             ~Q(state__in=[states.FAILED, states.CANCELLED]) | Exists(here),
-            # Goes without saying, but not to SQLite: its index of keys has none that are empty.
+            # Redundant, but SQLite needs it to use the index, which contains no empty keys.
             ~Q(ordering_key=""),
             ordering_key=key,
             origin=OutboxMessage.Origin.EVENT,
@@ -99,8 +99,8 @@ def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:
         .order_by("pk")
         .values_list("state", "expected_consumers", "type", "exchange", "routing_key", "headers")
     )
-    # One that was published before this consumer was there does not come to it, nor one with a key that it is not
-    # bound by.
+    # A message that was published before this consumer was declared does not come to it, nor one with a key that it
+    # is not bound by.
     return any(
         consumer.name in expected if state == states.PUBLISHED else consumer.receives(*how)
         for state, expected, *how in earlier.iterator(100)
@@ -108,9 +108,9 @@ def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:
 
 
 def lock(consumer: Consumer, key: str) -> None:
-    """Let nobody else handle, or release, a message of `key` here until the transaction ends.
+    """Keep other transactions from handling or releasing a message of `key` here, until this one ends.
 
-    To be taken before any inbox row of the key: by another order two transactions could wait for each other.
+    Take it before any inbox row of the key: in another order two transactions could wait for each other.
     """
     if key:
         database.take_turns("handle", f"{consumer.name}:{key}")

@@ -1,9 +1,9 @@
-"""The watchdog: a handler that takes too long is told so, and one that does not listen takes its process along.
+"""The time limit of handlers: one that takes too long gets an exception, and one that ignores it ends its process.
 
 Python cannot end a thread. So a handler past its time gets an exception at whatever line it is, and the statement it
-waits for is cancelled; one that waits for something else (a lock, a socket without a time-out) hears of neither.
-After a grace the process then ends, for its supervisor to start another: what it held is delivered again, the start
-of the stuck message is counted, and after a few of them the message is dead.
+waits for is cancelled. A handler that waits for something else (a lock, a socket without a timeout) notices neither.
+After a grace period the process then ends, and its supervisor starts another: what it held is delivered again, the
+start of the stuck message is counted, and after a few starts the message is dead.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from messaging.logs import get_logger
 
 log = get_logger(__name__)
 
-#: Exit code of a process that a stuck handler takes along.
+#: Exit code of a process that a stuck handler ends.
 STUCK = 1
 #: Seconds after which handlers that have ended are forgotten at the latest.
-LONGEST_NAP = 5.0
+LONGEST_WAIT = 5.0
 #: Seconds that cancelling a statement may take.
 CANCEL_TIMEOUT = 3.0
 
@@ -35,130 +35,122 @@ CANCEL_TIMEOUT = 3.0
 def run(function: Callable[[], None], *, seconds: float, name: str) -> None:
     """Call `function` on this thread; after `seconds` HandlerTimeout is raised in it, and its statement cancelled.
 
-    Whatever it raises after that is raised as HandlerTimeout: a cancelled statement has errors of its own. One that
-    has not ended `HANDLER_GRACE` later ends the process.
+    Whatever it raises after that is raised as HandlerTimeout: a cancelled statement has errors of its own. If it has
+    not ended `HANDLER_GRACE` later, the process ends.
     """
-    watch = _Watch(seconds, name)
-    _watchdog.begin(watch)
+    limit = _Limit(seconds, name)
+    _limits.begin(limit)
     # No context manager: the exception can come at any line, also between the handler and the manager's own exit.
     try:
         try:
             function()
         finally:
-            watch.end()
+            limit.end()
     except Exception as error:
-        watch.end()
-        if watch.told:
+        limit.end()
+        if limit.exceeded:
             raise HandlerTimeout(f"it took longer than {seconds:g} s") from error
         raise
 
 
-class _Watch:
-    """One handler at work. It is told at most once."""
+class _Limit:
+    """The time limit of one running handler. Its exception is raised at most once."""
 
     def __init__(self, seconds: float, name: str) -> None:
         self.name = name
         self.seconds = seconds
         self.due = time.monotonic() + seconds
-        self.told = False
-        self._ended = False
+        #: Whether the exception was raised.
+        self.exceeded = False
+        self.ended = False
         self._thread = threading.get_ident()
-        #: The database driver's own connection: it alone can cancel what the handler's thread waits for.
+        #: The database driver's connection. Only it can cancel the statement that the handler's thread waits for.
         self._driver: Any = database.connection().connection
-        # A plain lock, whose `with` an exception from outside cannot tear: a condition's can be left locked.
+        # A plain lock: an exception from outside can leave a condition locked, but not a plain lock in a `with`.
         self._lock = threading.Lock()
 
-    @property
-    def ended(self) -> bool:
-        return self._ended
-
     def end(self) -> None:
-        """The handler is through. May be repeated: the exception may come in the middle of it."""
+        """Note that the handler has ended. May be repeated: the exception may come in the middle of it."""
         with self._lock:
-            self._ended = True
-            if self.told:
-                # One that was set and not yet raised must not hit the code behind the handler.
+            self.ended = True
+            if self.exceeded:
+                # If the exception is not raised yet, it must not hit the code behind the handler.
                 _set_exception(self._thread, None)
 
-    def tell(self) -> None:
-        """Say that the time is over."""
+    def act(self) -> None:
+        """The time is over: raise the exception; the second time end the process. Not if the handler has ended."""
         with self._lock:
-            if self._ended:
+            if self.ended:
                 return
-            self.told = True
+            if self.exceeded:
+                self._end_process()
+            self.exceeded = True
             self.due = time.monotonic() + conf.get().handler_grace
             log.warning("handler.timeout", handler=self.name, seconds=self.seconds)
             _set_exception(self._thread, HandlerTimeout)
-            # Still under the lock: a statement of the next message must not be the one that is cancelled.
+            # Still under the lock: the statement of the next message must not be cancelled.
             _cancel_statement(self._driver)
 
-    def leave(self) -> None:
-        """End the process, unless the handler has ended after all."""
-        with self._lock:
-            if self._ended:
-                return
-            frame = sys._current_frames().get(self._thread)
-            where = "".join(traceback.format_stack(frame)) if frame else ""
-            log.critical("handler.stuck", handler=self.name, seconds=self.seconds, where=where)
-            # The stuck thread cannot be ended, nor whatever waits for it: no exit hook is run.
-            os._exit(STUCK)
+    def _end_process(self) -> None:
+        frame = sys._current_frames().get(self._thread)
+        where = "".join(traceback.format_stack(frame)) if frame else ""
+        log.critical("handler.stuck", handler=self.name, seconds=self.seconds, where=where)
+        # Neither the stuck thread nor those that wait for it can be ended: no exit hook is run.
+        os._exit(STUCK)
 
 
-class _Watchdog:
-    """Looks after all handlers of this process, on a thread that is started with the first one."""
+class _Limits:
+    """The time limits of all running handlers of this process, on a thread that starts with the first one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._watches: set[_Watch] = set()
-        self._next_look = float("inf")
-        self._thread: threading.Thread | None = None
+        self._running: set[_Limit] = set()
+        self._next_due = float("inf")
+        self.thread: threading.Thread | None = None
         #: When a thread that could not start may be started again (monotonic).
         self._start_due = 0.0
 
-    def begin(self, watch: _Watch) -> None:
+    def begin(self, limit: _Limit) -> None:
         with self._changed:
-            self._watches.add(watch)
-            if self._thread is None and time.monotonic() >= self._start_due:
+            self._running.add(limit)
+            if self.thread is None and time.monotonic() >= self._start_due:
                 self._start()
-            if watch.due < self._next_look:
+            if limit.due < self._next_due:
                 self._changed.notify()
 
     def _start(self) -> None:
-        """Start the thread. Where the system does not let it, handlers run on, and are told of their time once it has
+        """Start the thread. If the system allows no more threads, handlers run on, and their limits apply once it has
         started: to fail them all would be worse."""
-        thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        thread = threading.Thread(target=self._run, name="time limits", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             self._start_due = time.monotonic() + processes.PAUSE
             log.error(
-                "watchdog.not_started",
+                "time_limit.not_started",
                 reason=str(error),
-                consequence="no handler is told that its time is over",
+                consequence="no handler is stopped when its time is over",
                 again_in_seconds=processes.PAUSE,
             )
         else:
-            self._thread = thread
+            self.thread = thread
 
     def _run(self) -> None:
         while True:
-            for watch in self._overdue():
+            for limit in self._overdue():
                 try:
-                    if watch.told:
-                        watch.leave()
-                    else:
-                        watch.tell()
+                    limit.act()
                 except Exception:
-                    # A log that fails, say, must not leave the other handlers without a time limit.
+                    # A failing log, for example, must not leave the other handlers without a time limit.
                     traceback.print_exc()
 
-    def _overdue(self) -> list[_Watch]:
+    def _overdue(self) -> list[_Limit]:
         with self._changed:
-            self._watches = {each for each in self._watches if not each.ended}
-            self._next_look = min((each.due for each in self._watches), default=float("inf"))
-            self._changed.wait(max(0.0, min(self._next_look - time.monotonic(), LONGEST_NAP)))
+            self._running = {each for each in self._running if not each.ended}
+            self._next_due = min((each.due for each in self._running), default=float("inf"))
+            self._changed.wait(max(0.0, min(self._next_due - time.monotonic(), LONGEST_WAIT)))
             now = time.monotonic()
-            return [each for each in self._watches if each.due <= now]
+            return [each for each in self._running if each.due <= now]
 
 
 def _set_exception(thread: int, exception: type[BaseException] | None) -> None:
@@ -170,22 +162,22 @@ def _set_exception(thread: int, exception: type[BaseException] | None) -> None:
 
 
 def _cancel_statement(driver: Any) -> None:
-    """Cancel what the connection is at: psycopg and sqlite3 both allow it from another thread."""
+    """Cancel the connection's statement. psycopg and sqlite3 both allow it from another thread."""
     with suppress(Exception):
         if hasattr(driver, "interrupt"):
-            driver.interrupt()  # with nothing under way it does nothing
+            driver.interrupt()  # with no statement running it does nothing
         elif driver.info.transaction_status.name == "ACTIVE":
-            # Else it would hit the statement by which the handler clears up.
+            # Otherwise it would hit the statement by which the handler clears up.
             driver.cancel_safe(timeout=CANCEL_TIMEOUT)
 
 
-_watchdog = _Watchdog()
+_limits = _Limits()
 
 
-def _forget_after_fork() -> None:
-    # The parent's thread does not exist here, and its lock may be held by nobody.
-    global _watchdog
-    _watchdog = _Watchdog()
+def _begin_anew_after_fork() -> None:
+    # The parent's thread does not exist here, and its lock may be held for ever.
+    global _limits
+    _limits = _Limits()
 
 
-processes.in_each_child(_forget_after_fork)
+processes.in_each_child(_begin_anew_after_fork)

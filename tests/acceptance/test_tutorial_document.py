@@ -155,8 +155,8 @@ def test_the_django_code_does_what_the_lesson_says(lesson: Lesson, monkeypatch: 
     code = Snippet(lesson, monkeypatch)
     everybody = [*consumers.registered(), *consumers.broadcasting()]
     with running_worker(*everybody) as worker, running_relay():
-        eventually(lambda: len(worker.lanes) == len(everybody))
-        eventually(lambda: all(lane.subscription.consuming for lane in worker.lanes))
+        eventually(lambda: len(worker.consumers) == len(everybody))
+        eventually(lambda: all(each.subscription.consuming for each in worker.consumers))
         TRIES[lesson.name](code)
 
 

@@ -271,14 +271,14 @@ def test_a_handler_slower_than_the_brokers_patience_is_not_run_twice(
         breakable_broker.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 500).")
         breakable_broker.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1000).")
         with registered(consumer), running_relay(), running_worker(consumer) as worker:
-            ended = worker.lanes[0].subscription._on_ended
-            worker.lanes[0].subscription._on_ended = lambda reason: (closed.append(reason), ended(reason))
+            ended = worker.consumers[0].subscription._on_ended
+            worker.consumers[0].subscription._on_ended = lambda reason: (closed.append(reason), ended(reason))
             add(Noted(text="slow"))
             assert begun.wait(20)
             eventually(lambda: closed, 30)
             go_on.set()
             eventually(lambda: InboxMessage.objects.filter(state="handled").exists())
-            eventually(lambda: worker.lanes[0].verdicts["duplicate"] == 1, 30)
+            eventually(lambda: worker.tally.counts["duplicate"] == 1, 30)
     finally:
         breakable_broker.ctl("eval", "application:unset_env(rabbit, consumer_timeout).")
         breakable_broker.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")

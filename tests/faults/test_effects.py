@@ -18,7 +18,7 @@ from messaging import consumers, effects
 from messaging.models import Effect, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import ledger
-from messaging.worker.sweep import Sweeper
+from messaging.worker.upkeep import Upkeep
 from orders import effects as shop_effects
 from orders.models import Order, Product, TextMessage
 from orders.timeline import timeline_of
@@ -66,10 +66,9 @@ def impatient() -> None:
     effects.registry.put(replace(effects.get("text_message"), retry=QUICKLY))
 
 
-def without_sweep() -> None:
+def without_upkeep() -> None:
     """In a process that is to die: only the handler's thread looks after effects, so that it dies where it shall."""
-    Sweeper.start = lambda self: None
-    Sweeper.stop = lambda self, timeout: None
+    Upkeep._run = lambda self: None
 
 
 @contextmanager
@@ -107,7 +106,7 @@ def run_sms(vhost: str, run_process: ProcessStarter) -> Run:
     """Starts a process that sends texts to a gateway, and dies at a failpoint if there is one."""
 
     def run(gateway: SmsGateway, point: str | None = None, *, timeout: float = 1) -> RunningProcess:
-        faults = [without_sweep, point] if point else []
+        faults = [without_upkeep, point] if point else []
         environment = failpoints.at(impatient, *faults, LEASE=3, PUBLISH_TIMEOUT=1, POLL_INTERVAL=0.2)
         process = run_process("run_consumer", "sms", **{**environment, **gateway.environment(timeout=timeout)})
         process.wait_for_line(CONSUMING, 30)
@@ -279,7 +278,7 @@ def test_whatever_a_gateway_that_tells_nothing_does_wrong_no_text_goes_out_twice
         # 429 alone says that it was not sent.
         effect = settled(place(product), State.DONE if fault is Fault.TOO_MANY else State.UNKNOWN, process)
         assert effect.attempts == (2 if fault is Fault.TOO_MANY else 1), fault
-    # More sweeps have passed by now, and so has what was sent late.
+    # Upkeep has run more often by now, and so has what was sent late.
     settled(place(product), State.DONE, process)
     eventually(lambda: all(request.status or request.fault for request in careless.ledger.requests()))
     keys = [text.key for text in careless.ledger.texts()]

@@ -242,7 +242,7 @@ def test_a_retry_whose_queue_was_deleted_meanwhile_finds_it_made_again(vhost: st
 
     consumer = replace(reader, handler=fail_once)
     send(vhost, QUEUE, a_message("x"))
-    assert RunningWorker([consumer], burst=True).join().verdicts == {"retrying": 1}
+    assert RunningWorker([consumer], burst=True).join().counts == {"retrying": 1}
     with plain_channel(vhost) as channel:
         channel.queue_delete(QUEUE)
 

@@ -23,7 +23,6 @@ from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OperatorAction, OutboxMessage
 from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.reconcile import reconcile
-from messaging.worker.sweep import sweep
 from orders.models import Product, TextMessage
 from script.shopper import Page, Shopper
 from tests.faults.shop import (
@@ -36,7 +35,7 @@ from tests.faults.shop import (
     situation,
 )
 from tests.support.amqp import plain_channel
-from tests.support.consuming import Noted, a_consumer, note, notes, registered
+from tests.support.consuming import Noted, a_consumer, look_after, note, notes, registered
 from tests.support.hidden_orders import hide_orders, show_orders
 from tests.support.processes import ProcessStarter
 from tests.support.rounds import is_full, rounds
@@ -110,7 +109,7 @@ def test_two_people_who_replay_a_dead_message_at_once_replay_it_once_and_both_ar
     assert Counter(replays.values_list("actor", flat=True)) == {"ann": len(tries), "bob": len(tries)}
 
 
-def test_sweep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_nothing(
+def test_upkeep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_nothing(
     vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F75."""
@@ -143,7 +142,7 @@ def test_sweep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_n
             looping(lambda: replay.run(everything, by="ann")),
             looping(lambda: replay.run(everything, by="bob")),
             looping(lambda: publish_now.run(everything, by="ann")),
-            looping(lambda: sweep([consumer])),
+            looping(lambda: look_after([consumer])),
             looping(prune.run),
             looping(lambda: reconcile(repair=True, by="cron")),
         ]

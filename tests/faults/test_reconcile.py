@@ -29,7 +29,6 @@ from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
 from messaging.worker import handling, inbox
-from messaging.worker.sweep import sweep
 from tests.support.amqp import plain_channel
 from tests.support.consuming import (
     Noted,
@@ -37,6 +36,7 @@ from tests.support.consuming import (
     a_delivery,
     a_message,
     delivery_of,
+    look_after,
     note,
     notes,
     registered,
@@ -548,7 +548,7 @@ def test_a_message_whose_turn_has_come_unnoticed_is_stuck(vhost: str) -> None:
     assert whys() == []
     OutboxMessage.objects.filter(pk=row.pk).update(state="cancelled")
     assert whys() == ["its turn has come, and nobody has sent it: does its consumer run?"]
-    sweep([consumer])
+    look_after([consumer])
     assert whys() == []
     relayed()
     handled(consumer)

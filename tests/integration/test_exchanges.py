@@ -218,14 +218,14 @@ def test_an_event_whose_key_nobody_wants_is_unroutable_and_is_told_so(heard: Hea
 @contextmanager
 def listening(*wanted: Consumer) -> Iterator[Worker]:
     with running_worker(*wanted) as worker:
-        eventually(lambda: all(lane.subscription.consuming for lane in worker.lanes))
+        eventually(lambda: all(each.subscription.consuming for each in worker.consumers))
         yield worker
 
 
 def test_a_broadcast_reaches_every_process_by_a_queue_of_its_own(heard: Heard, vhost: str) -> None:
     cache = heard.consumer("cache", Announced, broadcast=True)
     with listening(cache) as first, listening(cache) as second, running_relay():
-        names = {worker.lanes[0].subscription.queue for worker in (first, second)}
+        names = {worker.consumers[0].subscription.queue for worker in (first, second)}
         assert len(names) == 2
         assert all(name.startswith("amq.gen-") for name in names)
         [row] = add(Announced(text="flush"))
@@ -266,7 +266,7 @@ def test_a_broadcast_that_finds_the_database_busy_tries_again(heard: Heard) -> N
 
     with listening(consumers.get("cache")) as worker, running_relay():
         add(Announced(text="flush"))
-        eventually(lambda: worker.lanes[0].verdicts["handled"] == 1)
+        eventually(lambda: worker.tally.counts["handled"] == 1)
 
     assert tries == ["flush"] * 3
 
@@ -297,8 +297,8 @@ def test_a_broadcast_that_fails_is_dropped_and_the_next_is_handled() -> None:
     with listening(consumers.get("cache")) as worker, running_relay():
         for text in ("bad", "effect", "good"):
             add(Announced(text=text))
-        eventually(lambda: worker.lanes[0].verdicts["dropped"] == 2)
-        eventually(lambda: worker.lanes[0].verdicts["handled"] == 1)
+        eventually(lambda: worker.tally.counts["dropped"] == 2)
+        eventually(lambda: worker.tally.counts["handled"] == 1)
 
     assert sorted(seen) == ["bad", "effect", "good"]
 
@@ -306,9 +306,11 @@ def test_a_broadcast_that_fails_is_dropped_and_the_next_is_handled() -> None:
 def test_after_a_lost_connection_a_broadcast_goes_on_by_a_new_queue(heard: Heard) -> None:
     cache = heard.consumer("cache", Announced, broadcast=True)
     with listening(cache) as worker, running_relay():
-        before = worker.lanes[0].subscription.queue
+        before = worker.consumers[0].subscription.queue
         worker._connection.reset("a test cuts it")
-        eventually(lambda: worker.lanes[0].subscription.consuming and worker.lanes[0].subscription.queue != before)
+        eventually(
+            lambda: worker.consumers[0].subscription.consuming and worker.consumers[0].subscription.queue != before
+        )
         add(Announced(text="again"))
         eventually(lambda: len(heard.events) == 1)
 

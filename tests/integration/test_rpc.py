@@ -140,7 +140,7 @@ def test_five_threads_on_one_connection_each_get_their_own_answer(
 
     assert answers == [[2 * (thread * 100 + number) for number in range(20)] for thread in range(5)]
     assert len(reply_queues(broker, vhost)) == 1
-    assert server.stop().endings == {Ending.HANDLED: 100}
+    assert server.stop().counts == {Ending.HANDLED: 100}
 
 
 def test_late_repeated_and_foreign_replies_are_ignored() -> None:
@@ -332,7 +332,7 @@ def test_a_server_whose_clock_differs_answers_and_the_difference_is_told(
     assert [rpc.call("double", number, timeout=3) for number in (1, 2, 3)] == [2, 4, 6]
 
     # Only the first request seemed late, and none was run twice.
-    assert server.stop().endings == {Ending.HANDLED: 3, **({Ending.EXPIRED: 1} if seconds > 0 else {})}
+    assert server.stop().counts == {Ending.HANDLED: 3, **({Ending.EXPIRED: 1} if seconds > 0 else {})}
     said = [record.getMessage() for record in caplog.records if "rpc.clocks_differ" in record.getMessage()]
     assert len(said) == 1
     assert f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this host's" in said[0]

@@ -96,7 +96,7 @@ def test_a_request_without_reply_to_is_dead_and_never_run(
     assert properties.expiration is None
     assert raw_request(channel, "rpc.double", b"6")[1] == 12
     assert calls == [6]
-    assert server.stop().endings == {Ending.UNANSWERABLE: 1, Ending.HANDLED: 1}
+    assert server.stop().counts == {Ending.UNANSWERABLE: 1, Ending.HANDLED: 1}
 
 
 @pytest.mark.parametrize("victim", ["orders.sms", "rpc.double"])
@@ -115,7 +115,7 @@ def test_a_requester_that_is_gone_costs_nothing(channel: BlockingChannel, server
 
     assert raw_request(channel, "rpc.double", b"6")[1] == 12
     assert channel.queue_declare("rpc.double", passive=True).method.message_count == 0
-    assert server.stop().endings == {Ending.HANDLED: 2}
+    assert server.stop().counts == {Ending.HANDLED: 2}
 
 
 def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int], server: RunningServer) -> None:
@@ -125,7 +125,7 @@ def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int
 
     assert raw_request(channel, "rpc.double", b"6", reply_to=reply_to)[1] == 12
     assert calls == [6]
-    assert server.stop().endings == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
+    assert server.stop().counts == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
 
 
 def test_a_caller_that_sent_its_clock_is_told_the_servers_and_that_it_was_late(
@@ -156,7 +156,7 @@ def test_a_redelivered_request_past_its_deadline_is_skipped(vhost: str, calls: l
 
         assert raw_request(channel, "rpc.double", b"6")[1] == 12
     assert calls == [6]
-    assert server.stop().endings == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
+    assert server.stop().counts == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
 
 
 def test_what_has_arrived_is_answered_before_the_server_stops(
@@ -174,7 +174,7 @@ def test_what_has_arrived_is_answered_before_the_server_stops(
             channel.basic_publish("", "rpc.slow", str(number).encode(), pika.BasicProperties(reply_to=reply_to))
         assert eventually(lambda: got(channel, reply_to))[2] == b"0"
 
-        assert server.stop().endings == {Ending.HANDLED: 3}
+        assert server.stop().counts == {Ending.HANDLED: 3}
         assert [eventually(lambda: got(channel, reply_to))[2] for _ in range(2)] == [b"1", b"2"]
 
 
@@ -198,8 +198,8 @@ def test_requests_that_a_leaving_server_hands_on_are_not_taken_for_killers(vhost
         staying = RunningServer()
 
         assert [eventually(lambda: got(channel, reply_to))[2] for _ in range(4)] == [b"2"] * 4
-        assert leaving.stop().endings == {Ending.HANDLED: 1}
-        assert staying.stop().endings == {Ending.HANDLED: 4}
+        assert leaving.stop().counts == {Ending.HANDLED: 1}
+        assert staying.stop().counts == {Ending.HANDLED: 4}
 
 
 def test_a_request_that_fills_its_frame_is_shortened_to_be_put_back_and_costs_no_connection(
@@ -217,7 +217,7 @@ def test_a_request_that_fills_its_frame_is_shortened_to_be_put_back_and_costs_no
 
         assert raw_request(channel, "rpc.double", b"6")[1] == 12
         eventually(lambda: sorted(calls) == [5, 6])
-    assert server.stop().endings == {Ending.HANDLED: 2}
+    assert server.stop().counts == {Ending.HANDLED: 2}
     said = caplog.text
     assert "headers.shortened" in said
     assert "amqp.lost" not in said

@@ -19,8 +19,7 @@ from messaging.consumers import Consumer
 from messaging.exceptions import Reject, RetryLater
 from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
-from messaging.worker import consumer_threads as lane
-from messaging.worker import database_wait as turns
+from messaging.worker import consumer_threads, database_wait
 from script.services.rabbitmq import RabbitMQNode
 from tests.support import amqp
 from tests.support.amqp import plain_channel
@@ -39,9 +38,9 @@ def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytes
         if name in request.fixturenames:
             request.getfixturevalue(name)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
-    monkeypatch.setattr("messaging.worker.worker.REOPEN_PAUSE", 0.2)
-    monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.1)
-    monkeypatch.setattr(lane, "FAULT_PAUSE", 0.1)
+    monkeypatch.setattr("messaging.worker.service.REOPEN_PAUSE", 0.2)
+    monkeypatch.setattr(database_wait, "DATABASE_PAUSE", 0.1)
+    monkeypatch.setattr(consumer_threads, "FAULT_PAUSE", 0.1)
     with registered():
         yield
 
@@ -59,7 +58,7 @@ def send(address: str, *messages: Message, queue: str = "tests.notes") -> None:
 
 def ready(consumer: Consumer, address: str) -> None:
     """Declare the consumer's queue, so that messages can wait in it."""
-    assert RunningWorker([consumer], burst=True).join().verdicts == Counter()
+    assert RunningWorker([consumer], burst=True).join().counts == Counter()
 
 
 def outcomes() -> Counter[str]:
@@ -224,7 +223,7 @@ def test_a_burst_ends_when_the_queues_are_empty(vhost: str) -> None:
     consumer = known()
     ready(consumer, vhost)
     send(vhost, *[a_message(f"m{number}") for number in range(30)])
-    assert RunningWorker([consumer], burst=True).join().verdicts == {"handled": 30}
+    assert RunningWorker([consumer], burst=True).join().counts == {"handled": 30}
 
 
 def test_a_burst_tries_every_address_before_it_gives_up(vhost: str, settings: Any) -> None:
@@ -232,7 +231,7 @@ def test_a_burst_tries_every_address_before_it_gives_up(vhost: str, settings: An
     ready(consumer, vhost)
     send(vhost, a_message())
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/", vhost]}
-    assert RunningWorker([consumer], burst=True).join().verdicts == {"handled": 1}
+    assert RunningWorker([consumer], burst=True).join().counts == {"handled": 1}
 
 
 def test_a_worker_with_a_limit_takes_no_more_and_leaves_the_rest(vhost: str) -> None:
@@ -240,7 +239,7 @@ def test_a_worker_with_a_limit_takes_no_more_and_leaves_the_rest(vhost: str) -> 
     ready(consumer, vhost)
     send(vhost, *[a_message(f"m{number}") for number in range(10)])
     summary = RunningWorker([consumer], max_messages=3).join()
-    assert summary.verdicts == {"handled": 3}
+    assert summary.counts == {"handled": 3}
     assert len(take_all(vhost, "tests.notes")) == 7
 
 
@@ -267,13 +266,13 @@ def test_a_burst_whose_queue_is_missing_and_may_not_be_declared_waits_for_it_and
             "AMQP_URLS": [f"amqp://{name}:reader@127.0.0.1:{broker.port}/{name}"],
         }
         worker = RunningWorker([consumer], burst=True)
-        eventually(lambda: worker.worker.lanes[0].subscription._opened > 3)
+        eventually(lambda: worker.worker.consumers[0].subscription._opened > 3)
         said = [record.getMessage() for record in caplog.records]
         for event in ("consumer.ended", "topology.problem"):
             assert len([line for line in said if event in line and "tests.notes" in line]) == 1, said
         settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [vhost]}
         ready(consumer, vhost)
-        assert worker.join().verdicts == {}
+        assert worker.join().counts == {}
     finally:
         broker.api("DELETE", f"/users/{name}")
 
@@ -291,10 +290,10 @@ def test_what_has_begun_is_finished_and_the_rest_goes_back_when_a_worker_stops(v
     worker = RunningWorker([consumer])
     assert begun.wait(10)
     worker.stop()
-    eventually(worker.worker.lanes[0]._stopping.is_set)
+    eventually(worker.worker.consumers[0]._stopping.is_set)
     may_end.set()
     summary = worker.join()
-    assert (summary.verdicts, summary.abandoned) == ({"handled": 1}, 0)
+    assert (summary.counts, summary.abandoned) == ({"handled": 1}, 0)
     assert len(take_all(vhost, "tests.notes")) == 4
 
 
@@ -304,7 +303,7 @@ def test_an_idle_worker_does_not_use_the_time_that_it_may_take_to_stop(
 ) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 110.0}
     worker = RunningWorker([known(), known(name="copies")], concurrency=concurrency)
-    eventually(lambda: all(each.subscription.active for each in worker.worker.lanes))
+    eventually(lambda: all(each.subscription.active for each in worker.worker.consumers))
     worker.stop()
     worker.join(90)
 
@@ -327,7 +326,7 @@ def test_a_handler_that_never_ends_is_left_behind_and_its_message_comes_again(vh
     assert worker.join().abandoned == 1
     assert len(take_all(vhost, "tests.notes")) == 1
     may_end.set()
-    for thread in worker.worker.lanes[0].threads:
+    for thread in worker.worker.consumers[0].threads:
         thread.join(10)
 
 
@@ -397,7 +396,7 @@ def test_a_connection_closed_under_a_handler_brings_the_message_again_and_it_is_
         broker.ctl("close_all_connections", "--vhost", vhost.rpartition("/")[2], "closed by a test")
         eventually(lambda: worker._connection.generation == 2)
         may_end.set()
-        eventually(lambda: worker.lanes[0].verdicts["duplicate"] == 1)
+        eventually(lambda: worker.tally.counts["duplicate"] == 1)
     assert notes("x") == 1
     assert take_all(vhost, "tests.notes") == []
 
@@ -405,15 +404,15 @@ def test_a_connection_closed_under_a_handler_brings_the_message_again_and_it_is_
 def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redelivery_and_is_said_once(
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, failures = lane.handling.handle, [5]
+    real, failures = consumer_threads.handling.handle, [5]
 
     def fail(consumer: Consumer, delivery: Delivery) -> Any:
         if failures[0]:
             failures[0] -= 1
-            raise lane.handling.DatabaseAway("disk full")
+            raise database_wait.DatabaseAway("disk full")
         return real(consumer, delivery)
 
-    monkeypatch.setattr(lane.handling, "handle", fail)
+    monkeypatch.setattr(consumer_threads.handling, "handle", fail)
     consumer = known()
     ready(consumer, vhost)
     send(vhost, a_message("x"))
@@ -432,7 +431,7 @@ def test_a_missing_table_is_waited_for_without_eating_the_delivery_limit(vhost: 
     with ExitStack() as missing:
         missing.enter_context(missing_table(InboxMessage))
         with running_worker(consumer) as worker:
-            eventually(lambda: worker.lanes[0].busy == 1)
+            eventually(lambda: worker.tally.busy == 1)
             until = time.monotonic() + 1
             eventually(lambda: time.monotonic() > until)
             missing.close()
@@ -476,11 +475,11 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         send(vhost, *[a_message(f"m{number}") for number in range(5)])
-        eventually(lambda: worker.lanes[0].busy == 1)
+        eventually(lambda: worker.tally.busy == 1)
         until = time.monotonic() + 1
         eventually(lambda: time.monotonic() > until)
         assert notes() == 1
-        assert worker.lanes[0].verdicts == {"handled": 1}
+        assert worker.tally.counts == {"handled": 1}
         monkeypatch.setitem(connections.settings["default"], "PORT", port)
         monkeypatch.setitem(connection.settings_dict, "PORT", port)
         eventually(lambda: outcomes() == {"handled": 6})
@@ -525,5 +524,5 @@ def test_a_frozen_broker_holds_up_neither_handler_nor_stop(breakable_broker: Rab
     worker.join(90)
     breakable_broker.resume()
     with running_worker(consumer) as again:
-        eventually(again.lanes[0].is_idle)
+        eventually(again.consumers[0].is_idle)
     assert notes("x") == 1

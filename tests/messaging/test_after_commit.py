@@ -1,7 +1,6 @@
 """What fails after the commit of a message fails nothing of it; what would end a thread ends none."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +16,9 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
-from messaging.worker import consumer_threads as lane
-from messaging.worker import database_wait as turns
-from messaging.worker import handling, inbox
-from messaging.worker.consumer_threads import Lane
+from messaging.worker import consumer_threads, database_wait, handling, inbox
+from messaging.worker.consumer_threads import ConsumerThreads
+from messaging.worker.service import Tally
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.waiting import eventually
 
@@ -73,7 +71,9 @@ def test_in_a_batch_the_callbacks_of_the_other_messages_run() -> None:
     assert all("OSError: away" in error for error in DeliveryAttempt.objects.values_list("error", flat=True))
 
 
-@pytest.mark.parametrize("kind", [{"broadcast": True, "queue": ""}, {"fenced": False}], ids=["broadcast", "unfenced"])
+@pytest.mark.parametrize(
+    "kind", [{"broadcast": True, "queue": "", "fenced": False}, {"fenced": False}], ids=["broadcast", "unfenced"]
+)
 def test_without_an_inbox_row_the_log_says_what_failed(kind: dict[str, Any]) -> None:
     ran: list[str] = []
     with capture_logs() as lines:
@@ -150,7 +150,7 @@ def test_a_retry_policy_that_tries_to_end_the_thread_is_replaced_by_the_usual_on
 
 
 class FakeSubscription:
-    """Takes acknowledgements, for a lane without a broker."""
+    """Takes acknowledgements, for consumer threads without a broker."""
 
     def __init__(self) -> None:
         self.acked: list[Arrival] = []
@@ -168,9 +168,9 @@ class FakeSubscription:
         self.requeued.append(arrival)
 
 
-def a_lane(consumer: Consumer) -> tuple[Lane, FakeSubscription]:
+def consumer_threads_of(consumer: Consumer) -> tuple[ConsumerThreads, FakeSubscription]:
     subscription = FakeSubscription()
-    made = Lane(consumer, Connection("tests"), threads=1, prefetch=1, may_take=lambda: True, turn=None)
+    made = ConsumerThreads(consumer, Connection("tests"), Tally(), threads=1, prefetch=1, writer=None)
     made.subscription = subscription  # type: ignore[assignment]
     return made, subscription
 
@@ -189,9 +189,10 @@ def test_a_handler_thread_goes_on_whatever_leaves_a_handling(monkeypatch: pytest
         return handle(*given)
 
     monkeypatch.setattr(handling, "handle", leave_first)
-    monkeypatch.setattr(lane, "FAULT_PAUSE", 0.0)
-    mine, subscription = a_lane(a_consumer())
-    mine.start()
+    monkeypatch.setattr(consumer_threads, "FAULT_PAUSE", 0.0)
+    mine, subscription = consumer_threads_of(a_consumer())
+    [thread] = mine.threads
+    thread.start()
     try:
         with capture_logs() as lines:
             for _ in range(len(LEAVING) + 1):
@@ -199,7 +200,7 @@ def test_a_handler_thread_goes_on_whatever_leaves_a_handling(monkeypatch: pytest
             eventually(lambda: len(subscription.acked) == 1)
     finally:
         mine.stop()
-        mine.join(time.monotonic() + 10)
+        thread.join(10)
     assert len(subscription.requeued) == len(LEAVING)
     assert [line["event"] for line in lines].count("consumer.fault") == len(LEAVING)
 
@@ -212,14 +213,14 @@ def test_returns_of_the_database_are_no_starts_of_a_redelivered_message(monkeypa
     def away(*given: Any) -> InboxMessage | None:
         if left[0]:
             left[0] -= 1
-            raise handling.DatabaseAway("the server is away")
+            raise database_wait.DatabaseAway("the server is away")
         return admit(*given)
 
     monkeypatch.setattr(inbox, "admit", away)
-    monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.0)
-    mine, subscription = a_lane(a_consumer())
+    monkeypatch.setattr(database_wait, "DATABASE_PAUSE", 0.0)
+    mine, subscription = consumer_threads_of(a_consumer())
     mine._handle(an_arrival(redelivered=True))
     assert len(subscription.acked) == 1
     row = InboxMessage.objects.get()
-    assert (row.state, row.starts, mine.verdicts[handling.Verdict.HANDLED]) == ("handled", 1, 1)
+    assert (row.state, row.starts, mine._tally.counts[handling.Verdict.HANDLED]) == ("handled", 1, 1)
     assert not DeliveryAttempt.objects.filter(outcome="crashed").exists()

@@ -21,10 +21,8 @@ from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage
 from messaging.retry import RetryPolicy
-from messaging.worker import effect_runner as sending
-from messaging.worker import handling, ledger
-from messaging.worker.sweep import sweep
-from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
+from messaging.worker import effect_runner, handling, ledger
+from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, look_after, notes, take_note
 from tests.support.running import InThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -106,9 +104,9 @@ def everything_due() -> None:
 
 
 def carried_out() -> Effect:
-    """The effect after one sweep."""
+    """The effect after one upkeep."""
     everything_due()
-    sweep([CONSUMER])
+    look_after([CONSUMER])
     return Effect.objects.get()
 
 
@@ -206,9 +204,9 @@ def test_every_attempt_has_the_same_key(declare: Declare, outside: Outside) -> N
 def test_retry_later_rests_as_long_as_the_outside_said(declare: Declare, outside: Outside) -> None:
     outside.before = [RetryLater("later", after=timedelta(hours=1))]
     handled()
-    sweep([CONSUMER])
+    look_after([CONSUMER])
     assert Effect.objects.filter(send_at__gt=database.in_future(3500), state="intended").exists()
-    assert sweep([CONSUMER]).effects == 0
+    assert effect_runner.run_all_due([CONSUMER]) == 0
 
 
 def test_what_surely_failed_for_good_is_failed(declare: Declare, outside: Outside) -> None:
@@ -361,7 +359,7 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for(declare: Declare
 # --- processes that die ------------------------------------------------------------------------------------
 
 
-def test_one_that_died_before_it_began_is_sent_by_the_sweep(declare: Declare, outside: Outside) -> None:
+def test_one_that_died_before_it_began_is_sent_by_the_upkeep(declare: Declare, outside: Outside) -> None:
     handled()
     assert carried_out().state == "done"
 
@@ -389,12 +387,12 @@ def test_one_whose_claim_got_no_answer_was_not_begun_and_is_sent(
         ledger.claim(Q(), 10)
     assert Effect.objects.get().state == ("sending" if arrives else "intended")
     if meanwhile and arrives:
-        mine = dict(ledger._never_begun)
-        ledger._never_begun.clear()
+        mine = dict(ledger._unanswered)
+        ledger._unanswered.clear()
         everything_due()
         assert ledger.claim(Q(), 10) == []
         assert (Effect.objects.get().state, inbox_state()) == ("unknown", "handled")
-        ledger._never_begun.update(mine)
+        ledger._unanswered.update(mine)
 
     done = InboxMessage.objects.create(consumer="notes", message_id="another", state="handled")
     taken = ledger.claim(Q(), 10)
@@ -406,12 +404,12 @@ def test_one_whose_claim_got_no_answer_was_not_begun_and_is_sent(
     assert done.state == "handled"
     done.delete()
 
-    ledger.note(sending.carry_out(taken))
+    ledger.note(effect_runner.carry_out(taken))
     effect.refresh_from_db()
     assert (effect.state, effect.attempts, effect.error, len(outside.calls)) == ("done", 1, "", 1)
     assert inbox_state() == "handled"
     assert attempts_kept() == []
-    assert ledger._never_begun == {}
+    assert ledger._unanswered == {}
 
 
 def test_one_that_was_in_doubt_before_a_claim_without_an_answer_stays_in_doubt(
@@ -442,7 +440,7 @@ def test_an_effect_that_is_being_sent_is_taken_by_no_other_process(declare: Decl
 def test_one_that_died_in_the_middle_is_unknown(declare: Declare, outside: Outside) -> None:
     handled()
     assert ledger.claim(Q(), 10)
-    assert sweep([CONSUMER]).effects == 0  # it may still live
+    assert effect_runner.run_all_due([CONSUMER]) == 0  # it may still live
     assert carried_out().state == "unknown"
     assert inbox_state() == "handled"
     assert outside.calls == []
@@ -457,7 +455,7 @@ def test_one_that_died_in_the_middle_is_sent_again_where_keys_are_honoured(decla
 
 def test_a_late_answer_counts_where_it_was_unknown_meanwhile(declare: Declare, outside: Outside) -> None:
     handled()
-    results = sending.carry_out(ledger.claim(Q(), 10))
+    results = effect_runner.carry_out(ledger.claim(Q(), 10))
     assert carried_out().state == "unknown"
     ledger.note(results)
     assert Effect.objects.get().state == "done"
@@ -466,23 +464,23 @@ def test_a_late_answer_counts_where_it_was_unknown_meanwhile(declare: Declare, o
 def test_a_late_answer_overwrites_nothing_that_another_did(declare: Declare, outside: Outside) -> None:
     declare(honours_keys=True)
     handled()
-    late = sending.carry_out(ledger.claim(Q(), 10))
+    late = effect_runner.carry_out(ledger.claim(Q(), 10))
     outside.before = [Reject("no")]
     assert carried_out().state == "unknown"  # it was in doubt
     ledger.note(late)
     assert Effect.objects.get().state == "unknown"
 
 
-def test_two_sweeps_send_it_once(declare: Declare, outside: Outside) -> None:
+def test_two_upkeeps_send_it_once(declare: Declare, outside: Outside) -> None:
     declare(timeout=timedelta(seconds=20))  # what is not begun in half of that is given back, and taken once more
     for _ in range(10):
         handled()
-    both = [InThread(lambda: sweep([CONSUMER]), "sweep") for _ in range(2)]
-    assert sum(each.join().effects for each in both) == 10
+    both = [InThread(lambda: effect_runner.run_all_due([CONSUMER]), "upkeep") for _ in range(2)]
+    assert sum(each.join() for each in both) == 10
     assert sorted(outside.done) == sorted(set(outside.done))
 
 
-def test_what_a_sweep_has_learned_outlives_a_database_that_fails_just_then(
+def test_what_an_upkeep_has_learned_outlives_a_database_that_fails_just_then(
     declare: Declare, outside: Outside, database_kind: str
 ) -> None:
     """The text is out, and this process alone knows: were it to forget, a person would have to find out."""
@@ -490,16 +488,16 @@ def test_what_a_sweep_has_learned_outlives_a_database_that_fails_just_then(
     broken = threading.Event()
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 1" if database_kind == "sqlite" else "SELECT pg_backend_pid()")
-        (sweeping,) = cursor.fetchone()
+        (backend,) = cursor.fetchone()
 
     def break_it() -> None:
         with transaction.atomic(), connection.cursor() as cursor:
             if database_kind == "sqlite":
                 cursor.execute("UPDATE messaging_effect SET name = name")
                 broken.set()
-                time.sleep(0.5)  # the lock is held for longer than the sweep waits for it
+                time.sleep(0.5)  # the lock is held for longer than the upkeep waits for it
             else:
-                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [sweeping])
+                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
                 broken.set()
 
     breaking: list[InThread] = []
@@ -512,7 +510,7 @@ def test_what_a_sweep_has_learned_outlives_a_database_that_fails_just_then(
     effects.registry.clear()
     effects.effect("text", timeout=timedelta(seconds=20))(send)
     try:
-        assert sweep([CONSUMER]).effects == 1
+        assert effect_runner.run_all_due([CONSUMER]) == 1
     finally:
         breaking[0].join()
         connection.close()
@@ -535,9 +533,9 @@ def test_the_effects_of_one_message_close_its_row_together(declare: Declare, out
 
     handled(a_consumer(both))
     first, second = ledger.claim(Q(), 10)
-    ledger.note(sending.carry_out([first]))
+    ledger.note(effect_runner.carry_out([first]))
     assert inbox_state() == "effects_due"
-    ledger.note(sending.carry_out([second]))
+    ledger.note(effect_runner.carry_out([second]))
     assert inbox_state() == "handled"
 
 
@@ -550,7 +548,7 @@ def test_two_that_note_the_last_two_effects_at_once_close_the_row(declare: Decla
 
     for _ in range(10):
         handled(a_consumer(both))
-        results = [sending.carry_out([claimed]) for claimed in ledger.claim(Q(), 10)]
+        results = [effect_runner.carry_out([claimed]) for claimed in ledger.claim(Q(), 10)]
         race = [InThread(lambda result=result: ledger.note(result), "note") for result in results]
         for each in race:
             each.join()
@@ -571,7 +569,7 @@ def test_a_batchs_effects_are_done_side_by_side(declare: Declare, outside: Outsi
     effects.effect("text", timeout=timedelta(seconds=15), retry=RetryPolicy())(meeting)
     deliveries = [a_delivery() for _ in range(4)]
     assert handling.handle_together(a_consumer(intending, batch=4), deliveries) == ["handled"] * 4
-    assert sweep([CONSUMER]).effects == 4
+    assert effect_runner.run_all_due([CONSUMER]) == 4
     assert set(Effect.objects.values_list("state", flat=True)) == {"done"}
     assert notes() == 4
 
@@ -593,11 +591,11 @@ def test_none_is_begun_that_others_take_for_abandoned(
 
     effects.registry.clear()
     effects.effect("text", timeout=TIMEOUT, retry=QUICKLY)(silent)
-    for _ in range(2 * sending.PARALLEL + 1):
+    for _ in range(2 * effect_runner.PARALLEL + 1):
         handled()
-    slow = InThread(lambda: sweep([CONSUMER]), "slow sweep")
+    slow = InThread(lambda: look_after([CONSUMER]), "slow")
     while slow.thread.is_alive():
-        sweep([CONSUMER])
+        look_after([CONSUMER])
     slow.join()
     released.set()
 
@@ -613,8 +611,8 @@ def test_a_process_that_was_frozen_between_claim_and_beginning_begins_nothing(
     handled()
     now = time.monotonic
     claimed = ledger.claim(Q(), 10)
-    monkeypatch.setattr(sending.time, "monotonic", lambda: now() + 60)
-    ledger.note(sending.carry_out(claimed))
+    monkeypatch.setattr(effect_runner.time, "monotonic", lambda: now() + 60)
+    ledger.note(effect_runner.carry_out(claimed))
     assert outside.calls == []
     assert Effect.objects.get().state == "intended"
 
@@ -628,8 +626,8 @@ def test_one_in_doubt_that_was_not_begun_stays_in_doubt(
     everything_due()
     now = time.monotonic
     claimed = ledger.claim(Q(), 10)
-    monkeypatch.setattr(sending.time, "monotonic", lambda: now() + 60)
-    ledger.note(sending.carry_out(claimed))
+    monkeypatch.setattr(effect_runner.time, "monotonic", lambda: now() + 60)
+    ledger.note(effect_runner.carry_out(claimed))
     assert outside.calls == []
     assert Effect.objects.get().state == "sending"
 
@@ -691,7 +689,7 @@ def test_results_that_are_noted_twice_are_kept_once(declare: Declare, outside: O
     """The connection may be lost after the commit: then nobody knows whether it was noted."""
     outside.before = [NotDone("full")]
     handled()
-    results = sending.carry_out(ledger.claim(Q(), 1))
+    results = effect_runner.carry_out(ledger.claim(Q(), 1))
     for _ in range(2):
         ledger.note(results)
     assert attempts_kept() == [(1, "not done", "NotDone: full")]
@@ -737,7 +735,7 @@ def test_whatever_it_returns_what_was_done_is_done_and_its_neighbours_answers_ar
 
     handled(a_consumer(both))
     everything_due()
-    sweep([CONSUMER])
+    look_after([CONSUMER])
 
     assert dict(Effect.objects.values_list("name", "reference")) == {"odd": kept, "text": "ref-1"}
     assert set(Effect.objects.values_list("state", flat=True)) == {State.DONE}

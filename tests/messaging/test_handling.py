@@ -18,8 +18,8 @@ from messaging.exceptions import Reject, RetryLater
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy
-from messaging.worker import handling, inbox
-from messaging.worker.handling import DatabaseAway
+from messaging.worker import database_wait, handling, inbox
+from messaging.worker.database_wait import DatabaseAway
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.missing_table import missing_table
 from tests.support.waiting import eventually
@@ -295,15 +295,17 @@ def test_a_handler_that_loses_its_connection_each_time_has_failed(lose: Callable
 
     verdicts = [handling.handle(a_consumer(handler), a_delivery(a_message(id="m-1"), attempt=n)) for n in (1, 2, 3)]
     assert verdicts == ["retrying", "retrying", "dead"]
-    assert len(calls) == 3 * handling.LOSS_LIMIT
+    assert len(calls) == 3 * database_wait.LOSS_LIMIT
     row = InboxMessage.objects.get()
-    assert f"its connection to the database ended {handling.LOSS_LIMIT} times" in row.reason
+    assert f"its connection to the database ended {database_wait.LOSS_LIMIT} times" in row.reason
     assert DeliveryAttempt.objects.count() == 3
     assert notes() == 0
 
 
 @pytest.mark.parametrize("lose", [closing_its_connections, ending_its_backend])
-@pytest.mark.parametrize("kind", [{"broadcast": True, "queue": ""}, {"fenced": False}], ids=["broadcast", "unfenced"])
+@pytest.mark.parametrize(
+    "kind", [{"broadcast": True, "queue": "", "fenced": False}, {"fenced": False}], ids=["broadcast", "unfenced"]
+)
 def test_without_an_inbox_row_it_ends_as_well(kind: dict[str, Any], lose: Callable[[], None]) -> None:
     def handler(event: Noted, delivery: Delivery) -> None:
         note("never")
@@ -337,7 +339,7 @@ def test_one_that_takes_the_database_away_from_all_each_time_has_failed_in_the_e
 
     delivery = a_delivery()
     monkeypatch.setattr(database, "answers", lambda: False)
-    for _ in range(handling.LOSS_LIMIT):
+    for _ in range(database_wait.LOSS_LIMIT):
         with pytest.raises(DatabaseAway):
             handling.handle(a_consumer(handler), delivery)
     assert handling.handle(a_consumer(handler), delivery) == "retrying"

@@ -13,7 +13,8 @@ from django.db import InternalError, connection, transaction
 from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import handling, inbox
-from messaging.worker.handling import DatabaseAway, Verdict
+from messaging.worker.database_wait import DatabaseAway
+from messaging.worker.handling import Verdict
 from tests.support.consuming import (
     Noted,
     a_consumer,
@@ -199,7 +200,7 @@ class Killed(BaseException):
 def dies(monkeypatch: pytest.MonkeyPatch, delivery: Delivery) -> None:
     """One delivery whose process dies after the start was committed, in the handler's transaction."""
     with monkeypatch.context() as patch:
-        patch.setattr(handling, "_try", _die)
+        patch.setattr(handling, "in_transaction", _die)
         with pytest.raises(Killed):
             handling.handle(CONSUMER, delivery)
 

@@ -18,7 +18,7 @@ from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.stuck import stuck
 from messaging.worker import handling, inbox, ordering
-from messaging.worker.sweep import Sweeper, sweep
+from messaging.worker.upkeep import Upkeep
 from tests.support.consuming import Erased, Noted, a_consumer, delivery_of, registered
 from tests.support.running import InThread, add
 from tests.support.waiting import eventually, locks_waited_for
@@ -129,9 +129,9 @@ def test_one_that_never_will_be_published_is_not_waited_for_longer(consumer: Con
     first, second = added("first", "second")
     assert arrives(consumer, second) == "waiting"
     OutboxMessage.objects.filter(pk=first.pk).update(state=state)
-    assert sweep([consumer]).released == 1
+    assert ordering.release_due([consumer])[0] == 1
     assert arrives(consumer, sent_again(second.message_id)) == "handled"
-    assert sweep([consumer]).released == 0
+    assert ordering.release_due([consumer])[0] == 0
 
 
 def test_one_that_was_cancelled_after_it_had_come_here_is_waited_for_all_the_same(
@@ -145,7 +145,7 @@ def test_one_that_was_cancelled_after_it_had_come_here_is_waited_for_all_the_sam
     cancel.run(Selection(outbox_rows=[first.pk]), by="ann")
     assert OutboxMessage.objects.get(pk=first.pk).state == "cancelled"
     assert arrives(consumer, second) == "waiting"
-    assert sweep([consumer]).released == 0
+    assert ordering.release_due([consumer])[0] == 0
 
     diary.failing.clear()
     assert arrives(consumer, sent_again(first.message_id)) == "handled"
@@ -255,12 +255,13 @@ def test_a_consumer_process_releases_what_waits_behind_a_cancelled_event(consume
     first, second = added("first", "second")
     assert arrives(consumer, second) == "waiting"
     OutboxMessage.objects.filter(pk=first.pk).update(state="cancelled")
-    sweeper = Sweeper([consumer])
-    sweeper.start()
+    upkeep = Upkeep([consumer])
+    upkeep.thread.start()
     try:
         eventually(lambda: OutboxMessage.objects.filter(message_id=second.message_id, origin="turn"))
     finally:
-        sweeper.stop(15)
+        upkeep.stopping.set()
+        upkeep.thread.join(15)
 
 
 def test_turns_are_looked_for_a_few_keys_at_a_time_and_none_is_left_out(consumer: Consumer, diary: Diary) -> None:
@@ -296,7 +297,7 @@ def test_on_sqlite_a_look_at_all_that_wait_lets_the_shop_in_between_any_two(
     pauses: list[float] = []
     monkeypatch.setattr(database.time, "sleep", pauses.append)
 
-    sweep([consumer])
+    ordering.release_due([consumer])
     assert len(pauses) == 3
     list(stuck([consumer]))
     assert len(pauses) == 6

@@ -11,8 +11,7 @@ from messaging.models import InboxMessage
 from messaging.monitoring import status
 from messaging.relay import leases
 from messaging.worker import ledger, ordering
-from messaging.worker.sweep import sweep
-from tests.support.consuming import Noted, a_consumer, a_delivery
+from tests.support.consuming import Noted, a_consumer, a_delivery, look_after
 from tests.support.running import add
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,7 +29,7 @@ def claim_effects() -> None:
 
 
 def claim_effects_of_a_message() -> None:
-    ledger.claim(ledger.of_messages("notes", ["message"]), 8)
+    ledger.claim(Q(consumer="notes", message_id__in=["message"]), 8)
 
 
 def look_for_predecessors() -> None:
@@ -43,15 +42,15 @@ def release_the_next() -> None:
         ordering.release_next(CONSUMER, "W-1")
 
 
-def sweep_once() -> None:
-    sweep([CONSUMER])
+def upkeep_once() -> None:
+    look_after([CONSUMER])
 
 
 def look_at_the_boxes() -> None:
     status._boxes()
 
 
-EVERY_SECOND = [claim, claim_effects, sweep_once, look_at_the_boxes]
+EVERY_SECOND = [claim, claim_effects, upkeep_once, look_at_the_boxes]
 EVERY_MESSAGE = [claim_effects_of_a_message, look_for_predecessors, release_the_next]
 
 

@@ -1,5 +1,6 @@
 """A person settles what no program can know: whether an effect outside the database was done."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +12,11 @@ from messaging.actions.selection import Selection
 from messaging.actions.settle import Verdict, find, settle
 from messaging.effects import Sending
 from messaging.exceptions import NotDone
-from messaging.history import timeline
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, EffectAttempt, InboxMessage, OperatorAction
-from messaging.worker import effect_runner as sending
-from messaging.worker import ledger
-from messaging.worker.sweep import sweep
-from tests.support.consuming import QUICKLY, a_consumer
+from messaging.worker import effect_runner, ledger
+from messaging.worker.database_wait import DatabaseWait
+from tests.support.consuming import QUICKLY, a_consumer, look_after
 from tests.support.running import InThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,7 +61,7 @@ def test_done_keeps_what_the_gateway_calls_it_and_who_said_so(calls: list[Sendin
     assert effect
     assert (effect.state, effect.reference) == ("done", "SM1")
     assert effect.error == "settled by ann@host: seen in their log"
-    assert sweep([CONSUMER]).effects == 0
+    assert effect_runner.run_all_due([CONSUMER]) == 0
 
 
 @pytest.mark.parametrize("state", ["unknown", "failed"])
@@ -72,7 +71,7 @@ def test_not_done_is_carried_out_again_with_a_whole_new_retry_policy(calls: list
     assert (effect.state, effect.attempts) == ("intended", 0)
     assert InboxMessage.objects.get().state == "effects_due"
 
-    assert sweep([CONSUMER]).effects == 1
+    assert effect_runner.run_all_due([CONSUMER]) == 1
     effect.refresh_from_db()
     assert (effect.state, effect.reference) == ("done", "ref-1")
     assert InboxMessage.objects.get().state == "handled"
@@ -85,7 +84,7 @@ def test_giving_up_ends_it(calls: list[Sending], state: str) -> None:
     assert effect
     assert (effect.state, effect.error) == ("failed", "given up; settled by ann@host: too late")
     assert InboxMessage.objects.get().state == "handled"
-    assert sweep([CONSUMER]).effects == 0
+    assert effect_runner.run_all_due([CONSUMER]) == 0
     assert calls == []
 
 
@@ -98,15 +97,6 @@ def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Send
     again = settled(effect, Verdict.NOT_DONE)
     assert again
     assert not again.given_up
-
-
-@pytest.mark.parametrize("verdict", Verdict)
-def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], verdict: Verdict) -> None:
-    effect = settled(an_effect("unknown", error="the gateway answered 500"), verdict, note="asked them")
-    assert effect
-    kept = effect.failed_attempts.get()
-    assert (kept.number, kept.outcome, kept.error) == (3, "unknown", "the gateway answered 500")
-    assert "the gateway answered 500" in [entry.detail for entry in timeline.for_message("m-1").entries]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +125,7 @@ def test_the_other_effects_of_the_message_keep_its_row_open(calls: list[Sending]
 
 def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) -> None:
     effect = an_effect("intended", inbox_state="effects_due", attempts=0)
-    results = sending.carry_out(ledger.claim(Q(), 1))
+    results = effect_runner.carry_out(ledger.claim(Q(), 1))
     Effect.objects.update(state="unknown")
     settled(effect, Verdict.GIVE_UP)
     ledger.note(results)
@@ -165,7 +155,7 @@ def test_it_fails_again_where_it_cannot_be_done(calls: list[Sending]) -> None:
     assert effect
     effects.registry.clear()
     effects.effect("text", retry=QUICKLY)(busy)
-    sweep([CONSUMER])
+    look_after([CONSUMER])
     effect.refresh_from_db()
     assert (effect.state, effect.attempts) == ("intended", 1)
 
@@ -202,5 +192,5 @@ def test_the_effects_of_one_message_at_one_consumer_are_claimed_and_no_others(ca
     wanted = an_effect("intended")
     an_effect("intended", message_id="m-2")
     an_effect("intended", consumer="copies")
-    claimed = ledger.claim(ledger.of_messages("notes", ["m-1"]), 10)
-    assert [each.row for each in claimed] == [wanted]
+    effect_runner.run_of("notes", ["m-1"], DatabaseWait("notes", threading.Event()))
+    assert [each.key for each in calls] == [wanted.key]

@@ -23,9 +23,7 @@ from messaging.relay import thread as relay_thread
 from messaging.relay.relay import Relay
 from messaging.retry import RetryPolicy
 from messaging.rpc import client as rpc_client
-from messaging.worker import effect_runner as sending
-from messaging.worker import ledger
-from messaging.worker import time_limit as watchdog
+from messaging.worker import effect_runner, ledger, time_limit
 from orders.sms_gateway import SmsGateway
 from tests.support.consuming import Noted
 from tests.support.waiting import eventually
@@ -257,17 +255,17 @@ def test_a_call_that_gets_no_thread_was_not_sent_and_the_next_begins_anew(
     assert rpc_client._home.client is None
 
 
-def test_a_handler_runs_though_its_watchdog_got_no_thread_and_the_next_starts_it(
+def test_a_handler_runs_though_time_limits_got_no_thread_and_the_next_starts_it(
     limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "_watchdog", watchdog._Watchdog())
+    monkeypatch.setattr(time_limit, "_limits", time_limit._Limits())
     ran: list[int] = []
-    watchdog.run(lambda: ran.append(1), seconds=5, name="a handler")
-    assert (ran, watchdog._watchdog._thread) == ([1], None)
+    time_limit.run(lambda: ran.append(1), seconds=5, name="a handler")
+    assert (ran, time_limit._limits.thread) == ([1], None)
     limit()
-    watchdog.run(lambda: ran.append(2), seconds=5, name="a handler")
+    time_limit.run(lambda: ran.append(2), seconds=5, name="a handler")
     assert ran == [1, 2]
-    assert watchdog._watchdog._thread is not None
+    assert time_limit._limits.thread is not None
 
 
 @pytest.mark.parametrize(("doubtful", "state"), [(False, Effect.State.INTENDED), (True, Effect.State.SENDING)])
@@ -275,8 +273,8 @@ def test_an_effect_that_got_no_thread_was_not_begun_and_costs_no_try(limit: Limi
     kind = EffectKind(name="it", send=lambda _: None, honours_keys=lambda: True, retry=RetryPolicy(max_attempts=1))
     row = Effect(name="it", message_id="m-1", consumer="c", attempts=9)
     claimed = ledger.Claimed(row, kind, doubtful, time.monotonic() + 5)
-    [(_, result)] = sending.carry_out([claimed])
-    assert (result.state, result.rest) == (state, sending.NOT_BEGUN_REST)
+    [(_, result)] = effect_runner.carry_out([claimed])
+    assert (result.state, result.rest) == (state, effect_runner.NOT_BEGUN_REST)
     assert REFUSED in result.error
 
 

@@ -18,9 +18,10 @@ from messaging.procedures import Procedure
 from messaging.relay.relay import Relay
 from messaging.rpc.server import RpcServer
 from messaging.topology.declare import Declaration
-from messaging.worker import database_wait as turns
-from messaging.worker.consumer_threads import Lane
-from messaging.worker.database_wait import Turns
+from messaging.worker import database_wait
+from messaging.worker.consumer_threads import ConsumerThreads
+from messaging.worker.database_wait import DatabaseWait
+from messaging.worker.service import Tally
 from messaging.worker.worker import Worker
 from script.services.ports import free_port
 from tests.support.consuming import a_consumer
@@ -29,10 +30,10 @@ from tests.support.waiting import eventually
 AT_ONCE, NEVER = 0.0, 1000.0
 
 
-def lane_that_cannot_consume() -> None:
-    lane = Lane(a_consumer(), Connection("test"), threads=1, prefetch=1, may_take=lambda: True, turn=None)
+def consumer_that_cannot_consume() -> None:
+    threads = ConsumerThreads(a_consumer(), Connection("test"), Tally(), threads=1, prefetch=1, writer=None)
     for _ in range(3):
-        lane._ended("no queue 'tests.notes'")
+        threads._ended("no queue 'tests.notes'")
 
 
 def relay_without_an_answer() -> None:
@@ -56,7 +57,7 @@ def database_that_is_away() -> None:
             raise failure
         return "handled"
 
-    assert Turns("notes", threading.Event(), None).take(attempt) == "handled"
+    assert DatabaseWait("notes", threading.Event()).run(attempt) == "handled"
 
 
 def look_at_silent(server: Worker | RpcServer, queues: Sequence[Subscription]) -> None:
@@ -65,21 +66,21 @@ def look_at_silent(server: Worker | RpcServer, queues: Sequence[Subscription]) -
     for queue in queues:
         queue.asked_at = time.monotonic() - BEGIN_PATIENCE - 1
     for _ in range(3):
-        server._say_what_does_not_begin()
+        server._warn_of_silent_queues()
 
 
 def consumer_whose_queue_is_silent() -> None:
     worker = Worker([a_consumer()])
-    look_at_silent(worker, [lane.subscription for lane in worker.lanes])
+    look_at_silent(worker, [each.subscription for each in worker.consumers])
 
 
 def procedure_whose_queue_is_silent() -> None:
     server = RpcServer([Procedure(name="double", queue="rpc.double", function=float, _bind=lambda given: ((), {}))])
-    look_at_silent(server, server._queues)
+    look_at_silent(server, server.subscriptions)
 
 
 WAITING: list[tuple[str, Callable[[], None]]] = [
-    ("consumer.ended", lane_that_cannot_consume),
+    ("consumer.ended", consumer_that_cannot_consume),
     ("relay.broker_error", relay_without_an_answer),
     ("topology.problem", queue_that_is_missing),
     ("consumer.queue_silent", consumer_whose_queue_is_silent),
@@ -93,7 +94,7 @@ def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
     """How many lines three looks in a row make, depending on how soon a reason is said again."""
     again, lines = request.param
     monkeypatch.setattr(logs, "REPEAT_AFTER", again)
-    monkeypatch.setattr(turns, "DATABASE_PAUSE", 0.0)
+    monkeypatch.setattr(database_wait, "DATABASE_PAUSE", 0.0)
     return lines
 
 

@@ -16,13 +16,13 @@ from messaging.exceptions import RetryLater
 from messaging.message import Delivery, Message
 from messaging.models import Effect, OutboxMessage
 from messaging.worker import handling
-from messaging.worker.sweep import sweep
 from orders import effects
 from orders.models import Order, Product, TextMessage
 from orders.services import cancel_order
 from orders.sms import SmsBackend, send_text
 from orders.timeline import State, timeline_of
 from tests.orders.shop import arrival
+from tests.support.consuming import look_after
 
 OrderOf = Callable[..., Order]
 GATEWAY = {
@@ -53,7 +53,7 @@ def deliver_all() -> None:
 
 
 def send_what_is_due() -> None:
-    sweep([consumers.get("sms")])
+    look_after([consumers.get("sms")])
 
 
 def step(order: Order, name: str = "text_message") -> Any:

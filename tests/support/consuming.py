@@ -1,6 +1,6 @@
 """A consumer, its event, and effects that can be counted, for tests of the machinery without the shop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +17,7 @@ from messaging.message import Delivery, Message, new_id
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay.destinations import publishing_of
 from messaging.retry import RetryPolicy
-from messaging.worker import handling
+from messaging.worker import effect_runner, handling, ordering
 
 QUICKLY = RetryPolicy(max_attempts=3, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))
 
@@ -32,6 +32,12 @@ class Erased(Event, type="test.erased"):
     """Somebody erased a note; the consumers of these tests do not ask for it."""
 
     text: str
+
+
+def look_after(these: Sequence[Consumer]) -> None:
+    """Do once what the upkeep of a worker does."""
+    ordering.release_due(these)
+    effect_runner.run_all_due(these)
 
 
 def take_note(event: Noted, delivery: Delivery) -> None:

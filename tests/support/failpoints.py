@@ -106,13 +106,15 @@ POINTS = {
     # The consumer.
     "handled-not-committed": Failpoint("messaging.worker.handling._run", before=False, only=_first_delivery),
     "committed-not-acked": Failpoint(
-        "messaging.worker.consumer_threads.Lane._done", before=True, only=lambda call: call.arguments[2] != "duplicate"
+        "messaging.worker.consumer_threads.ConsumerThreads._done",
+        before=True,
+        only=lambda call: call.arguments[2] != "duplicate",
     ),
     # The RPC server.
     "worked-not-replied": Failpoint("messaging.broker.request_queue.RequestQueue.finish", before=True),
     # Its effects.
     "committed-effect-not-claimed": Failpoint(
-        "messaging.worker.consumer_threads.Lane._look_after_effects", before=True
+        "messaging.worker.consumer_threads.ConsumerThreads._run_effects", before=True
     ),
     "claimed-not-sent": Failpoint("messaging.worker.effect_runner.carry_out", before=True),
     "answered-not-noted": Failpoint("messaging.worker.ledger.note", before=True),
@@ -125,17 +127,17 @@ POINTS = {
 def ack_before_commit() -> None:
     """Acknowledges a delivery when it is taken. A consumer killed in its handler then loses the message."""
     from messaging.broker.subscription import Subscription
-    from messaging.worker.consumer_threads import Lane
+    from messaging.worker.consumer_threads import ConsumerThreads
 
-    take, ack = Lane._take, Subscription.ack
+    take, ack = ConsumerThreads._take, Subscription.ack
 
-    def take_and_ack(self: Lane, timeout: float | None) -> Any:
+    def take_and_ack(self: ConsumerThreads, timeout: float | None) -> Any:
         arrival = take(self, timeout)
         if arrival is not None:
             ack(self.subscription, arrival)
         return arrival
 
-    Lane._take = take_and_ack
+    ConsumerThreads._take = take_and_ack
     # The proper ones would make the broker close the channel: it knows the delivery no longer.
     Subscription.ack = Subscription.requeue = lambda self, arrival: None
 

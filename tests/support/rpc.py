@@ -11,7 +11,8 @@ from django.conf import settings
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import procedures
-from messaging.rpc.server import RpcServer, Summary
+from messaging.rpc.server import RpcServer
+from messaging.worker.service import Summary
 from tests.support.waiting import eventually
 
 
@@ -19,9 +20,9 @@ class RunningServer:
     """An `RpcServer` of all registered procedures, running on a thread; `summary` is there once it was stopped."""
 
     def __init__(self, **options: Any) -> None:
-        self._server = RpcServer(procedures.registered(), **options)
         self._stop = threading.Event()
         self._serving = threading.Event()
+        self._server = RpcServer(procedures.registered(), on_serving=self._serving.set, **options)
         self.summary: Summary | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -36,7 +37,7 @@ class RunningServer:
         return self.summary
 
     def _run(self) -> None:
-        self.summary = self._server.run(self._stop.is_set, on_serving=self._serving.set)
+        self.summary = self._server.run(self._stop.is_set)
 
 
 @contextmanager

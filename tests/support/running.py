@@ -13,7 +13,8 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.models import OutboxMessage
 from messaging.relay.relay import Relay
-from messaging.worker.worker import Summary, Worker
+from messaging.worker.service import Summary
+from messaging.worker.worker import Worker
 from tests.support.amqp import plain_channel
 
 #: So short that a test sees a deadline pass.

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
 from messaging import consumers
-from messaging.checks import environment
 from messaging.consumers import Consumer
-from messaging.exceptions import BrokerUnavailable, UnknownConsumer
-from messaging.management.arguments import EXIT_USAGE, broker_line, broker_unreachable, positive
-from messaging.management.database_errors import wait_for_table
-from messaging.management.examples import CommandWithExamples
-from messaging.management.terminal_log import shown_log
+from messaging.exceptions import UnknownConsumer
+from messaging.management.arguments import EXIT_USAGE, positive
+from messaging.management.serving import ServingCommand
 from messaging.models import InboxMessage
-from messaging.processes import StopSignals
 from messaging.topology import desired
 from messaging.worker import dead_letters
+from messaging.worker.consumer_threads import ConsumerThreads
 from messaging.worker.handling import Verdict
-from messaging.worker.worker import Summary, Worker
+from messaging.worker.worker import Worker
 
 EXAMPLES = """
 examples:
@@ -32,9 +27,10 @@ examples:
 """
 
 
-class Command(CommandWithExamples):
+class Command(ServingCommand):
     help = "Handle messages: take them from the consumer's queue, run its handler once for each, acknowledge."
     examples = EXAMPLES
+    stopping = "Finishing what was begun. CTRL+C again leaves at once; nothing is lost either way."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help="consumers to run")
@@ -50,8 +46,7 @@ class Command(CommandWithExamples):
         parser.add_argument("--burst", action="store_true", help="leave once the queues are empty")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if reason := environment.green_threads():
-            raise CommandError(reason)
+        self.refuse_green_threads()
         if bool(options["names"]) == options["all"]:
             known = ", ".join(each.name for each in _all_declared()) or "none"
             raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)
@@ -63,16 +58,14 @@ class Command(CommandWithExamples):
             max_messages=options["max_messages"],
             burst=options["burst"],
         )
-        self._banner(worker)
-        with shown_log(), StopSignals() as signals:
-            if not wait_for_table(InboxMessage, lambda: signals.received, patiently=not options["burst"]):
-                self.stdout.write("Stopped before the database was reached.")
-                return
-            try:
-                summary = worker.run(lambda: self._told_to_stop(signals))
-            except BrokerUnavailable as error:
-                raise broker_unreachable(error) from None
-        self._farewell(summary)
+        with_dropped = any(each.broadcast for each in chosen)
+        self.serve(
+            worker,
+            map(_line, worker.consumers),
+            results=[each for each in Verdict if with_dropped or each is not Verdict.DROPPED],
+            table=InboxMessage,
+            patiently=not options["burst"],
+        )
 
     def _chosen(self, options: dict[str, Any]) -> list[Consumer]:
         built_in = dead_letters.consumer()
@@ -85,35 +78,13 @@ class Command(CommandWithExamples):
             raise CommandError(str(error), returncode=EXIT_USAGE) from None
         return chosen if len(names) == len(options["names"]) else [*chosen, built_in]
 
-    def _banner(self, worker: Worker) -> None:
-        for lane in worker.lanes:
-            events = ", ".join(map(desired.describe, lane.consumer.bindings)) or "what the broker gave up"
-            queue = f"queue {lane.consumer.queue}" if lane.consumer.queue else "a queue of this process"
-            self.stdout.write(
-                f"{lane.consumer.name}: {queue} ← {events}; "
-                f"prefetch {lane.subscription.prefetch}, threads {len(lane.threads)}"
-            )
-        self.stdout.write(broker_line())
-        self.stdout.write(f"Running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
-        self.stdout.flush()
 
-    _said_goodbye = False
-
-    def _told_to_stop(self, signals: StopSignals) -> bool:
-        if signals.received and not self._said_goodbye:
-            self._said_goodbye = True
-            self.stdout.write("Finishing what was begun. CTRL+C again leaves at once; nothing is lost either way.")
-            self.stdout.flush()
-        return signals.received
-
-    def _farewell(self, summary: Summary) -> None:
-        told = [verdict for verdict in Verdict if verdict is not Verdict.DROPPED or summary.verdicts[verdict]]
-        counts = ", ".join(f"{summary.verdicts[verdict]} {verdict}" for verdict in told)
-        self.stdout.write(f"Stopped. {counts} in {summary.seconds:.1f} s.")
-        if summary.abandoned:
-            raise CommandError(
-                f"{summary.abandoned} still being handled when the time for stopping was up. They are delivered again."
-            )
+def _line(running: ConsumerThreads) -> str:
+    consumer = running.consumer
+    events = ", ".join(map(desired.describe, consumer.bindings)) or "what the broker gave up"
+    queue = f"queue {consumer.queue}" if consumer.queue else "a queue of this process"
+    prefetch, threads = running.subscription.prefetch, len(running.threads)
+    return f"{consumer.name}: {queue} ← {events}; prefetch {prefetch}, threads {threads}"
 
 
 def _all_declared() -> list[Consumer]:

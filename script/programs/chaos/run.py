@@ -35,7 +35,7 @@ YOUNG = 3.0
 WORD_EVERY = 5.0
 LOOK_EVERY = 0.25
 #: What a log says of an error in our own code, which no fault of the surroundings may bring out.
-OWN_FAULT = re.compile(r"\b(?:relay|consumer|sweep|rpc)\.fault\b")
+OWN_FAULT = re.compile(r"\b(?:relay|consumer|upkeep|rpc)\.fault\b")
 
 
 @dataclass(frozen=True)

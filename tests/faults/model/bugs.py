@@ -18,15 +18,13 @@ from messaging.actions.replay import Replay
 from messaging.broker.publisher import Outcome, Publisher, Status
 from messaging.broker.subscription import Subscription
 from messaging.effects import EffectKind
-from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases
 from messaging.relay.destinations import expected_queues
 from messaging.relay.leases import Mark
 from messaging.relay.relay import Relay
-from messaging.worker import effect_runner as sending
-from messaging.worker import handling, inbox, ledger, ordering
-from messaging.worker.consumer_threads import Lane
+from messaging.worker import effect_runner, handling, inbox, ledger, ordering
+from messaging.worker.consumer_threads import ConsumerThreads
 from messaging.worker.handling import Verdict
 
 
@@ -135,14 +133,14 @@ def a_mark_counts_without_its_lease() -> Iterator[None]:
 
 @bug("ack", "lost")
 def acknowledged_before_the_commit() -> Iterator[None]:
-    handle = Lane._handle
+    handle = ConsumerThreads._handle
 
-    def hasty(lane: Lane, arrival: Any) -> None:
-        lane._done(arrival, Verdict.HANDLED)
-        with patch.object(lane, "_done"):
-            handle(lane, arrival)
+    def hasty(threads: ConsumerThreads, arrival: Any) -> None:
+        threads._done(arrival, Verdict.HANDLED)
+        with patch.object(threads, "_done"):
+            handle(threads, arrival)
 
-    with patch.object(Lane, "_handle", hasty):
+    with patch.object(ConsumerThreads, "_handle", hasty):
         yield
 
 
@@ -162,12 +160,12 @@ def only_redelivered_messages_are_looked_up() -> Iterator[None]:
 
 @bug("twice", "fence", "lost")
 def the_inbox_row_is_in_a_transaction_of_its_own() -> Iterator[None]:
-    whole = handling._try
+    whole = handling.in_transaction
 
-    def split(delivery: Delivery, run: Any) -> Verdict:
-        if run.func is not handling._run:
-            return whole(delivery, run)
+    def split(tries: Any, run: Any) -> Verdict:
         consumer, delivery, event = run.args
+        if not consumer.fenced:
+            return whole(tries, run)
         with database.atomic():
             row = inbox.admit(delivery)
         if row is None:
@@ -177,7 +175,7 @@ def the_inbox_row_is_in_a_transaction_of_its_own() -> Iterator[None]:
             ledger.write(row.pk, delivery.consumer, delivery.message_id, delivery.intended)
         return Verdict.HANDLED
 
-    with patch.object(handling, "_try", split):
+    with patch.object(handling, "in_transaction", split):
         yield
 
 
@@ -235,7 +233,7 @@ def a_doubtful_effect_is_sent_again_blindly() -> Iterator[None]:
 
 @bug("effect untrue", "effect twice", hides=True)
 def any_error_of_a_gateway_means_that_nothing_was_done() -> Iterator[None]:
-    with patch.object(sending, "_doubtful", sending._not_done):
+    with patch.object(effect_runner, "_doubtful", effect_runner._not_done):
         yield
 
 

@@ -114,7 +114,7 @@ class Judge:
         return any(row["state"] in {Out.PENDING, Out.UNROUTABLE} for row in self.outbox)
 
     def has_open_effects(self) -> bool:
-        """Whether something is left to sweep."""
+        """Whether something is left to the upkeep."""
         return any(row["state"] in Effect.OPEN for row in self.effects) or any(
             row["state"] == In.WAITING for row in self.inbox.values()
         )

@@ -123,9 +123,9 @@ class Journey(RuleBasedStateMachine):
 
     @precondition(lambda self: self.judge.has_open_effects())
     @rule(name=names, answer=answers, fault=faults)
-    def sweep(self, name: str, answer: str, fault: Fault | None) -> None:
+    def upkeep(self, name: str, answer: str, fault: Fault | None) -> None:
         self.world.answer = answer
-        self.world.run(name, self.world.sweep, fault)
+        self.world.run(name, self.world.upkeep, fault)
         self.world.answer = "done"
 
     @rule(time=times, names=st.sets(names))
@@ -212,12 +212,12 @@ class Journey(RuleBasedStateMachine):
                 for each in CONSUMERS:
                     self.deliver(other, each.name, 3)
                     self.work(other, each.name, [], "done", None)
-            case "the other sweeps":
-                self.sweep(other, "done", None)
+            case "the other's upkeep":
+                self.upkeep(other, "done", None)
             case "time passes" if not where.startswith("gateway"):
                 # What a gateway does with a request that was frozen on its way for so long, nobody can know.
                 self._pass_time(worlds.LEASE_OVER)
-                self.sweep(other, "done", None)
+                self.upkeep(other, "done", None)
                 self.publish(other, Weather(), None)
             case "replayed":
                 self.replay(other, None)
@@ -381,7 +381,7 @@ class Journey(RuleBasedStateMachine):
                 world.run(name, world.turn)
                 for consumer in (*(each.name for each in CONSUMERS), worlds.BURIER):
                     self._drain(name, consumer)
-                world.run(name, world.sweep)
+                world.run(name, world.upkeep)
             if not self.judge.moves():
                 return
             self._pass_time(timedelta(seconds=70))

@@ -41,15 +41,12 @@ from messaging.relay import thread as relay_thread
 from messaging.relay.leases import Mark
 from messaging.relay.relay import Relay
 from messaging.retry import RetryPolicy
-from messaging.worker import consumer_threads as lane
-from messaging.worker import database_wait as turns
-from messaging.worker import dead_letters, ledger, sweep, worker
-from messaging.worker import effect_runner as sending
+from messaging.worker import consumer_threads, database_wait, dead_letters, effect_runner, ledger, service
 from messaging.worker.handling import CRASH_LIMIT
 from messaging.worker.ledger import Claimed, Result
 from messaging.worker.worker import Worker
 from tests.faults.model.broker import Broker, Copy, Link
-from tests.support.consuming import registered
+from tests.support.consuming import look_after, registered
 
 SOMEBODY = "somebody"
 #: Attempts of each consumer and effect.
@@ -88,7 +85,7 @@ MEANWHILES = (
     BROKEN,
     "the other publishes",
     "the other consumes",
-    "the other sweeps",
+    "the other's upkeep",
     "time passes",
     "replayed",
     "cancelled",
@@ -254,8 +251,8 @@ class Process:
         # The clock is the world's: what it would sleep away passes at once.
         self.relay._wait = self._wait  # type: ignore[method-assign]
         self.worker = Worker([*CONSUMERS, dead_letters.consumer()])
-        self.lanes = {each.consumer.name: each for each in self.worker.lanes}
-        for each in self.worker.lanes:
+        self.lanes = {each.consumer.name: each for each in self.worker.consumers}
+        for each in self.worker.consumers:
             each._turns._lock = None  # one step at a time: nobody is to be let through
         self.home: Any = relay_thread.RelayThread()
         self.home.long_lived = True
@@ -272,7 +269,7 @@ class Process:
 
     def unacked(self, consumer: str) -> list[Copy]:
         """What it was handed by this consumer's queue and has not acknowledged."""
-        channel: Any = self.lanes[consumer].subscription._channel
+        channel: Any = self.consumers[consumer].subscription._channel
         return list(channel.unacked.values()) if channel else []
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
@@ -455,13 +452,13 @@ class World:
 
     def deliver(self, process: Process, consumer: str, count: int = 3) -> int:
         """The broker hands the process what waits for one of its consumers."""
-        process.worker._open_lanes()
-        channel: Any = process.lanes[consumer].subscription._channel
+        process.worker._open_closed()
+        channel: Any = process.consumers[consumer].subscription._channel
         return self.broker.deliver(channel, count) if channel else 0
 
     def work(self, process: Process, consumer: str) -> bool:
         """The consumer takes what has arrived, one batch of it at most; return whether there was anything."""
-        here = process.lanes[consumer]
+        here = process.consumers[consumer]
         if here._arrivals.empty():
             return False
         arrivals = here._next()
@@ -469,10 +466,10 @@ class World:
             here._handle_all(arrivals)
         return True
 
-    def sweep(self, process: Process) -> None:
-        """The sweep looks after what nobody else does."""
-        with suppress(DatabaseError, InterfaceError):  # it rests, and sweeps again
-            sweep.sweep(CONSUMERS)
+    def upkeep(self, process: Process) -> None:
+        """The upkeep of a worker runs once."""
+        with suppress(DatabaseError, InterfaceError):  # it runs again
+            look_after(CONSUMERS)
 
     def operate(self, name: str, operation: Callable[[], Any], fault: Fault | None = None) -> Any:
         """A person does something; where database or broker are away, they are told so."""
@@ -500,7 +497,7 @@ class World:
     def stop(self, process: Process) -> None:
         """It gets SIGTERM, and leaves in order."""
         process.stopping = True
-        for each in process.worker.lanes:
+        for each in process.worker.consumers:
             each.stop()
             each._return_the_rest()
         process.relay.stop(3.0)
@@ -538,7 +535,9 @@ class World:
 
     def has_arrivals(self) -> bool:
         """Whether a process holds something that it has not handled yet."""
-        return any(not each._arrivals.empty() for process in self.processes.values() for each in process.worker.lanes)
+        return any(
+            not each._arrivals.empty() for process in self.processes.values() for each in process.worker.consumers
+        )
 
     def end_alarms(self) -> None:
         for link in list(self.broker.links):
@@ -640,20 +639,20 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(registered(*CONSUMERS))
         stack.enter_context(effects.registry.temporary(*KINDS))
         stack.enter_context(patch.object(relay_thread, "_mine", relay_thread._mine))
-        for module in (publisher, worker, connections_to_the_broker):
+        for module in (publisher, service, connections_to_the_broker):
             stack.enter_context(patch.object(module, "Connection", _link))
         stack.enter_context(patch.object(leases, "write", _watched(leases.write)))
         stack.enter_context(patch.object(ledger, "claim", _remembered(ledger.claim)))
         stack.enter_context(patch.object(ledger, "note", _forgotten(ledger.note)))
         clock = SimpleNamespace(monotonic=lambda: Stage.world.clock)
-        for module in (relay, leases, outbox, ledger, sending):
+        for module in (relay, leases, outbox, ledger, effect_runner):
             stack.enter_context(patch.object(module, "time", clock))
-        stack.enter_context(patch.object(sending, "threading", SimpleNamespace(Thread=_AtOnce)))
-        stack.enter_context(patch.object(sending, "connections", SimpleNamespace(close_all=lambda: None)))
+        stack.enter_context(patch.object(effect_runner, "threading", SimpleNamespace(Thread=_AtOnce)))
+        stack.enter_context(patch.object(effect_runner, "connections", SimpleNamespace(close_all=lambda: None)))
         for module, name in (
-            (lane, "LINGER"),
-            (lane, "FAULT_PAUSE"),
-            (turns, "DATABASE_PAUSE"),
+            (consumer_threads, "LINGER"),
+            (consumer_threads, "FAULT_PAUSE"),
+            (database_wait, "DATABASE_PAUSE"),
             (empty_queues, "PAUSE"),
         ):
             stack.enter_context(patch.object(module, name, 0.0))

@@ -13,8 +13,7 @@ from django.db import connection
 from messaging.exceptions import HandlerTimeout
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
-from messaging.worker import handling
-from messaging.worker import time_limit as watchdog
+from messaging.worker import handling, time_limit
 from tests.support.consuming import Noted, a_consumer, a_delivery, note, notes
 from tests.support.environment import ROOT, process_environment
 
@@ -86,7 +85,9 @@ def test_one_that_ends_just_in_time_is_never_hit_behind_its_end() -> None:
     ends = {"in time": 0, "told": 0}
     for round_ in range(300):
         try:
-            watchdog.run(lambda wait=seconds + (round_ % 20 - 10) / 5000: keep_busy(wait), seconds=seconds, name="test")
+            time_limit.run(
+                lambda wait=seconds + (round_ % 20 - 10) / 5000: keep_busy(wait), seconds=seconds, name="test"
+            )
         except HandlerTimeout:
             ends["told"] += 1
         else:
@@ -98,13 +99,13 @@ def test_one_that_ends_just_in_time_is_never_hit_behind_its_end() -> None:
 
 def test_nobody_else_is_told() -> None:
     others = [
-        threading.Thread(target=lambda: watchdog.run(lambda: keep_busy(0.5), seconds=LONG, name="other"))
+        threading.Thread(target=lambda: time_limit.run(lambda: keep_busy(0.5), seconds=LONG, name="other"))
         for _ in range(3)
     ]
     for other in others:
         other.start()
     with pytest.raises(HandlerTimeout):
-        watchdog.run(lambda: keep_busy(LONG), seconds=0.1, name="slow")
+        time_limit.run(lambda: keep_busy(LONG), seconds=0.1, name="slow")
     for other in others:
         other.join(LONG)
         assert not other.is_alive()
@@ -114,16 +115,16 @@ def test_one_that_does_not_listen_ends_its_process_which_says_where_it_was() -> 
     program = """
 import django, threading
 django.setup()
-from messaging.worker import time_limit as watchdog
+from messaging.worker import time_limit
 def deaf():
     threading.Event().wait()
-watchdog.run(deaf, seconds=0.1, name="sms 123")
+time_limit.run(deaf, seconds=0.1, name="sms 123")
 """
     environment = process_environment(DJANGO_SETTINGS_MODULE="tests.messaging.short_grace")
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
-    assert ended.returncode == watchdog.STUCK, ended.stderr
+    assert ended.returncode == time_limit.STUCK, ended.stderr
     assert "handler.stuck" in ended.stderr
     assert "sms 123" in ended.stderr
     assert "in deaf" in ended.stderr
