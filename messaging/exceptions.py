@@ -95,7 +95,7 @@ class PreconditionFailed(OperationRefused):
     """The object exists with other properties, is in use, or cannot be as it was asked for."""
 
 
-class ObjectLimitReached(PreconditionFailed):
+class ObjectLimitReached(OperationRefused):
     """The broker holds as many queues or exchanges as it may."""
 
 

@@ -21,7 +21,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.errors import describe, difference
 from messaging.broker.properties import fitted
 from messaging.broker.subscription import Arrival, Subscription, arrival_of
-from messaging.exceptions import BrokerUnavailable, NotFound, ObjectLimitReached, OperationRefused, PreconditionFailed
+from messaging.exceptions import BrokerUnavailable, NotFound, OperationRefused, PreconditionFailed
 from messaging.logs import Throttle, get_logger
 from messaging.message import Message
 
@@ -191,8 +191,7 @@ class RequestQueue(Subscription):
             if self._use_unchanged and self._plain and isinstance(error, NotFound):
                 self._declare(use_unchanged=False)
                 return
-            differs = isinstance(error, PreconditionFailed) and not isinstance(error, ObjectLimitReached)
-            if differs and not self._use_unchanged:
+            if not self._use_unchanged and isinstance(error, PreconditionFailed):
                 self._warn(error)
                 self._declare(use_unchanged=True)
                 return
