@@ -22,7 +22,7 @@ CHECK_EVERY = 0.1
 
 @contextmanager
 def opened(role: str) -> Iterator[Connection]:
-    """Yield an open connection for a short errand, and close it afterwards.
+    """Yield an open connection for a few calls, and close it afterwards.
 
     Raises as `Connection.reach`.
     """
@@ -156,5 +156,8 @@ class Connection(ReconnectingConnection):
         """Note that the broker did real work: the pauses between attempts start small again."""
         self._attempts.succeeded()
 
-    def _fail_calls(self, error: BrokerUnavailable) -> None:
+    # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _lost(self, error: BrokerUnavailable) -> None:
         self._calls.lost(error)
+        super()._lost(error)

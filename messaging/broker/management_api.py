@@ -7,7 +7,7 @@ It needs the plugin `rabbitmq_management`, and a user with the tag `management`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,19 +15,15 @@ import httpx
 
 from messaging.broker.connection import Connection
 from messaging.broker.management_http import Address, ManagementClient, ManagementUnavailable, addresses
-from messaging.broker.subscription import PRIVATE_QUEUE_ARGUMENTS
+from messaging.broker.subscription import PRIVATE_QUEUE
 from messaging.exceptions import OperationRefused
 
 #: Objects on a page: as many as RabbitMQ allows.
 PAGE_SIZE = 500
 #: Seconds for which a node of a cluster may not know yet what was declared at another one.
 QUEUE_DELAY = 1.0
-#: Seconds after which the API knows a connection: it collects them every five.
-CONNECTION_DELAY = 7.0
 #: Seconds between two looks.
 LOOK_EVERY = 0.2
-
-_SUFFICIENT_TAGS = {"monitoring", "administrator"}
 
 
 class Management(ManagementClient):
@@ -98,8 +94,8 @@ class Management(ManagementClient):
         """Raise ManagementUnavailable if it belongs to another broker than `connection`.
 
         Clusters have names, but two brokers may have the same: the default is the host's name. Then an exclusive queue
-        of this connection decides, which only the same broker knows; if this account may declare none, the connection
-        itself. Neither depends on ports, which proxies change.
+        of this connection decides, which only the same broker knows; ports do not, because proxies change them. An
+        account that may declare no queue has to rely on the name.
         """
         name = str(self.overview().get("cluster_name") or "")
         another = f"{self.address} is the management API of another broker"
@@ -114,18 +110,16 @@ class Management(ManagementClient):
 
     def _knows(self, connection: Connection) -> bool:
         try:
-            declared = connection.call(
-                "queue_declare", queue="", exclusive=True, auto_delete=True, arguments=PRIVATE_QUEUE_ARGUMENTS
-            )
+            queue = connection.call("queue_declare", **PRIVATE_QUEUE).queue
         except OperationRefused:
-            # Connections that it does not show prove nothing.
-            return not self._shows_connections_of(connection.user) or _soon(
-                lambda: connection.name in map(_connection_name, self.connections()), CONNECTION_DELAY
-            )
+            return True
+        deadline = time.monotonic() + QUEUE_DELAY
         try:
-            return _soon(lambda: self._knows_queue(declared.queue), QUEUE_DELAY)
+            while not (known := self._knows_queue(queue)) and time.monotonic() < deadline:
+                time.sleep(LOOK_EVERY)
         finally:
-            connection.call("queue_delete", queue=declared.queue)
+            connection.call("queue_delete", queue=queue)
+        return known
 
     def _knows_queue(self, name: str) -> bool:
         status, content = self.request(f"/queues/{self._vhost}/{quote(name, safe='')}?columns=name")
@@ -133,11 +127,6 @@ class Management(ManagementClient):
             return False
         self.decoded(status, content)
         return True
-
-    def _shows_connections_of(self, user: str) -> bool:
-        if self.overview().get("disable_stats"):
-            return False
-        return user == self.address.user or bool(self.tags() & _SUFFICIENT_TAGS)
 
     # --- HTTP --------------------------------------------------------------------------------------------------
 
@@ -160,17 +149,6 @@ class Management(ManagementClient):
             if page >= int(found.get("page_count", 0)):
                 return
             page += 1
-
-
-def _soon(is_true: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not (known := is_true()) and time.monotonic() < deadline:
-        time.sleep(LOOK_EVERY)
-    return known
-
-
-def _connection_name(connection: dict[str, Any]) -> Any:
-    return (connection.get("client_properties") or {}).get("connection_name")
 
 
 def reached(connection: Connection | None = None) -> Management:

@@ -54,8 +54,8 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
 
 
 def check_size(properties: Properties) -> None:
-    """Raise ValueError for properties that do not fit one frame: over those the broker closes the connection, on the
-    innocent too, and again at each repetition."""
+    """Raise ValueError for properties that do not fit one frame: the broker would close the connection over them, for
+    all other messages too, and again at each repetition."""
     headers, room = properties.headers, room_in_frame()
     # Measuring costs a second encoding; only what could be too large is measured.
     if headers and len(repr(headers)) > room / 8:
@@ -74,16 +74,16 @@ def fitted(message: Message) -> Properties:
 
 
 def _text(value: Any) -> str:
-    # pika hands over bytes where a short string is not UTF-8; PostgreSQL takes no NUL. What replaces them is one byte
-    # long, so that the text still fits a short string when the message is sent again.
+    # pika returns bytes for a short string that is not UTF-8, and PostgreSQL stores no NUL. One byte replaces each: the
+    # text still fits a short string when the message is sent again.
     if isinstance(value, bytes):
         value = value.decode(errors="replace").replace("\ufffd", "?")
     return str(value).replace("\x00", "?") if value is not None else ""
 
 
 def _id(value: Any) -> str:
-    # Two ids (or the app_ids beside them) that differ in what cannot be stored must not become one: the second message
-    # would pass for a copy.
+    # Two ids (or app_ids) that differ only in bytes that cannot be stored must stay two: the second message would count
+    # as a copy of the first.
     text = _text(value)
     if isinstance(value, bytes) or "\x00" in str(value):
         raw = value if isinstance(value, bytes) else str(value).encode()

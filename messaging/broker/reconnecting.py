@@ -265,7 +265,6 @@ class ReconnectingConnection:
     def _lost(self, error: BrokerUnavailable) -> None:
         self._pika = None
         self.error = error
-        self._fail_calls(error)
         was_open = self._opened.is_set()
         self._opened.clear()
         if self._stopping:
@@ -294,6 +293,3 @@ class ReconnectingConnection:
     def _changed(self) -> None:
         if self._on_change:
             self._on_change()
-
-    def _fail_calls(self, error: BrokerUnavailable) -> None:
-        """Fail what waits for an answer; the connection is gone."""

@@ -23,8 +23,14 @@ log = get_logger(__name__)
 
 #: Seconds after which a queue that has not answered basic.consume counts as silent.
 BEGIN_PATIENCE = 10.0
-#: Declared explicitly: a virtual host may have another default type, and no other can be exclusive.
-PRIVATE_QUEUE_ARGUMENTS = {"x-queue-type": "classic"}
+#: How a private queue is declared. Its type is given: a virtual host may have another default, which cannot be
+#: exclusive.
+PRIVATE_QUEUE: dict[str, Any] = {
+    "queue": "",
+    "exclusive": True,
+    "auto_delete": True,
+    "arguments": {"x-queue-type": "classic"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +233,7 @@ class PrivateQueue(Subscription):
 
     def _begin(self, channel: Channel) -> None:
         self.queue = ""
-        channel.queue_declare(
-            "",
-            exclusive=True,
-            auto_delete=True,
-            arguments=PRIVATE_QUEUE_ARGUMENTS,
-            callback=partial(self._declared, channel),
-        )
+        channel.queue_declare(**PRIVATE_QUEUE, callback=partial(self._declared, channel))
 
     def _declared(self, channel: Channel, answer: pika.frame.Method) -> None:
         if not self.active:
