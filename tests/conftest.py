@@ -13,7 +13,7 @@ from django.test import TransactionTestCase
 
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.processes import ProcessStarter
-from tests.support.rounds import is_full
+from tests.support.repeats import is_full
 
 #: Set by script/test: the directory of a node that runs already and that script/test will stop.
 RABBITMQ_DIRECTORY = "WARREN_TEST_RABBITMQ"

@@ -21,7 +21,7 @@ from messaging.worker import dead_letters
 from tests.support.amqp import plain_channel
 from tests.support.consuming import a_consumer, a_message, notes
 from tests.support.environment import ROOT
-from tests.support.pickles import pickled_bomb
+from tests.support.pickle_probe import pickle_that_creates
 from tests.support.running import running_worker
 from tests.support.waiting import eventually
 
@@ -74,7 +74,7 @@ def test_a_pickled_message_ends_dead_and_nothing_of_it_runs(
     vhost: str, transactional_db: None, tmp_path: Path, content_type: str
 ) -> None:
     consumer = a_consumer()
-    body = pickled_bomb(tmp_path / "ran")
+    body = pickle_that_creates(tmp_path / "ran")
     good = a_message()
     bad = a_message(body=body, content_type=content_type)
     with running_worker(consumer, dead_letters.consumer()), plain_channel(vhost) as channel:
@@ -99,7 +99,7 @@ def _is_declared(vhost: str, queue: str) -> bool:
 
 
 def test_a_pickled_request_is_a_bad_request_and_nothing_of_it_runs(tmp_path: Path) -> None:
-    request = a_message(body=pickled_bomb(tmp_path / "ran"), content_type="application/x-python-serialize")
+    request = a_message(body=pickle_that_creates(tmp_path / "ran"), content_type="application/x-python-serialize")
 
     assert answer(procedures.get("shipping.quote"), request).error == "BadRequest"
     assert not (tmp_path / "ran").exists()

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     os.chdir(ROOT)
     stop_on_signals()
     if "--full" in arguments:
-        os.environ[FULL_VARIABLE] = "1"  # tests/support/rounds.py reads it
+        os.environ[FULL_VARIABLE] = "1"  # tests/support/repeats.py reads it
     selection = Selection.of([argument for argument in arguments if argument != "--full"])
     if selection.is_everything:
         _work_in_memory()

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from messaging.models import OutboxMessage
 from tests.support.amqp import plain_channel
-from tests.support.pickles import pickled_bomb
+from tests.support.pickle_probe import pickle_that_creates
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
@@ -78,7 +78,9 @@ def test_a_pickled_task_is_refused_and_nothing_of_it_runs(
     with plain_channel(vhost) as channel:
         for content_type in ("application/x-python-serialize", "application/x-yaml"):
             properties = pika.BasicProperties(content_type=content_type, content_encoding="binary", headers=message)
-            channel.basic_publish("", "warren.celery", pickled_bomb(tmp_path / "ran"), properties, mandatory=True)
+            channel.basic_publish(
+                "", "warren.celery", pickle_that_creates(tmp_path / "ran"), properties, mandatory=True
+            )
 
     eventually(lambda: worker.output.count("ContentDisallowed: Refusing") == 2, within=30, report=lambda: worker.output)
     assert not (tmp_path / "ran").exists()

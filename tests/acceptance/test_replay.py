@@ -9,7 +9,7 @@ import pytest
 from messaging.models import InboxMessage, OperatorAction, OutboxMessage
 from orders.models import Order, Product, RedPacket, TextMessage
 from tests.faults.shop import place
-from tests.support.hidden_orders import hide_orders, show_orders
+from tests.support.missing_orders import make_orders_missing, restore_orders
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.waiting import eventually
 
@@ -27,7 +27,7 @@ def dead_orders(run_process: ProcessStarter, product: Product, count: int) -> No
     """Orders whose text and red packet have died, because nobody found the order. The consumers run."""
     for _ in range(count):
         place(product)
-    hide_orders()
+    make_orders_missing()
     run_process("run_consumer", "sms", "red_packet")
     eventually(lambda: InboxMessage.objects.filter(state=State.DEAD).count() == 2 * count, 60)
 
@@ -55,7 +55,7 @@ def test_what_died_is_found_replayed_and_handled_once_when_its_cause_is_mended(
     eventually(lambda: InboxMessage.objects.filter(consumer="sms", state=State.DEAD).count() == 6)
     assert OutboxMessage.objects.filter(origin="replay").count() == 2
 
-    show_orders()
+    restore_orders()
     planned = messages(run_process, "replay", "--group", by_consumer["sms"], "--dry-run")
     assert "runs\t6\tsms\torder.placed" in planned.output
     assert messages(run_process, "replay", "--group", by_consumer["sms"], "--canary", "2").wait() == 0
@@ -73,7 +73,7 @@ def test_operators_who_replay_the_same_at_once_replay_each_message_once(
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:
     dead_orders(run_process, product, 30)
-    show_orders()
+    restore_orders()
 
     operators = [run_process("messages", "replay", "--all") for _ in range(3)]
 
@@ -94,7 +94,7 @@ def test_what_is_given_up_by_a_person_stays_so(
         run_process("run_consumer", "sms", "red_packet").wait_for_line("amqp.connected.*role=consumer")
     else:
         dead_orders(run_process, product, 1)
-        show_orders()
+        restore_orders()
         assert messages(run_process, "discard", "--all").wait() == 0
         assert messages(run_process, "replay", "--all").wait() == 1
 

@@ -19,7 +19,7 @@ from orders.shipping import flat_rate
 from script.shopper import Page, Shopper
 from tests.support import failpoints
 from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
-from tests.support.rounds import is_full
+from tests.support.repeats import is_full
 from tests.support.running import RunningWorker, running_relay, running_worker
 from tests.support.waiting import eventually
 

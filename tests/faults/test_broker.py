@@ -28,7 +28,7 @@ from tests.faults.shop import (
 from tests.support.amqp import messages_left, plain_channel
 from tests.support.consuming import Noted, a_consumer, notes, registered, take_note
 from tests.support.processes import ProcessStarter, RunningProcess
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.running import IMPATIENT, add, running_relay, running_worker
 from tests.support.waiting import eventually
 
@@ -79,7 +79,7 @@ def test_a_clean_restart_of_the_broker_loses_and_doubles_nothing(shop: Shop, bre
 def test_a_broker_killed_under_load_loses_and_doubles_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
     """F2."""
     with shop.shopping():
-        for _ in rounds(short=1, full=20):
+        for _ in repeats(short=1, full=20):
             shop.bought(5)
             breakable_broker.kill()
             shop.bought(5)
@@ -95,7 +95,7 @@ def test_orders_placed_while_the_broker_is_away_arrive_when_it_is_back(
     consumers = run_process("run_consumer", "sms", "red_packet", **environment())
     consumers.wait_for_line("amqp.connected.*role=consumer")
     breakable_broker.kill()
-    for _ in rounds(short=300, full=5000):
+    for _ in repeats(short=300, full=5000):
         place(product)
     breakable_broker.start()
     eventually(everything_arrived, max(300, PATIENCE), every=0.2, report=situation)
@@ -165,7 +165,7 @@ def test_an_alarm_holds_up_publishing_and_nothing_else(alarm: str, shop: Shop, b
 def test_an_alarm_that_comes_and_goes_loses_and_doubles_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
     """F8. A publish that was blocked may arrive later: its row is published again, and the copy is recognised."""
     with shop.shopping(orders_per_second=10):
-        for _ in rounds(short=3, full=30):
+        for _ in repeats(short=3, full=30):
             with breakable_broker.memory_alarm():
                 shop.bought(10)
             shop.bought(5)
@@ -176,7 +176,7 @@ def test_an_alarm_that_comes_and_goes_loses_and_doubles_nothing(shop: Shop, brea
 def test_connections_closed_again_and_again_lose_and_double_nothing(shop: Shop, breakable_broker: RabbitMQNode) -> None:
     """F9."""
     with shop.shopping(orders_per_second=10):
-        for _ in rounds(short=4, full=60):
+        for _ in repeats(short=4, full=60):
             breakable_broker.ctl("close_all_connections", "--global", "test")
             shop.bought(6)
     assert lines(shop.web, "amqp.lost")

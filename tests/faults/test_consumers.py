@@ -19,7 +19,7 @@ from tests.support import failpoints
 from tests.support.amqp import queue_length, send
 from tests.support.consuming import Noted, a_consumer, a_message, notes, registered
 from tests.support.processes import ProcessStarter, RunningProcess
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.running import RunningWorker, add, running_relay, take_all
 from tests.support.waiting import eventually
 
@@ -83,7 +83,7 @@ def test_a_consumer_killed_around_its_commit_handles_each_message_once(
     point: str, left_over: str, vhost: str, reading: Reading
 ) -> None:
     """F54, F55. Each process dies of its first new message, behind the one that killed the process before."""
-    texts = [f"m{number}" for number in rounds()]
+    texts = [f"m{number}" for number in repeats()]
     for text in texts:
         add(Noted(text=text))
         assert failpoints.crashed(reading(point).wait())
@@ -98,7 +98,7 @@ def test_a_consumer_killed_around_its_commit_handles_each_message_once(
 
 def test_a_consumer_killed_between_the_commit_of_a_retry_and_the_ack_retries_once(vhost: str, reading: Reading) -> None:
     """F71. The first attempt comes again and is known; the second is the outbox's."""
-    texts = [f"flaky {number}" for number in rounds()]
+    texts = [f"flaky {number}" for number in repeats()]
     for text in texts:
         add(Noted(text=text))
         assert failpoints.crashed(reading("committed-not-acked").wait())
@@ -116,7 +116,7 @@ def test_a_consumer_killed_between_the_commit_of_a_retry_and_the_ack_retries_onc
 def test_consumers_killed_at_any_moment_under_load_lose_and_double_nothing(vhost: str, reading: Reading) -> None:
     """Random moments beside the chosen ones."""
     texts: list[str] = []
-    for number in rounds(short=3):
+    for number in repeats(short=3):
         new = [f"m{number}-{place}" for place in range(60)]
         texts += new
         add(*[Noted(text=text) for text in new])
@@ -216,7 +216,7 @@ def test_a_handler_that_cannot_be_ended_takes_its_process_along_and_ends_dead(vh
 
 def test_sigterm_under_a_backlog_finishes_what_was_begun_and_gives_the_rest_back(vhost: str, reading: Reading) -> None:
     """F57."""
-    messages = [a_message(f"m{number}") for number in range(len(rounds(short=500, full=5000)))]
+    messages = [a_message(f"m{number}") for number in range(len(repeats(short=500, full=5000)))]
     send(vhost, QUEUE, *messages)
     consumer = reading()
     wait_for_notes(20)
@@ -266,7 +266,7 @@ def test_web_processes_killed_under_load_lose_and_double_nothing(
 ) -> None:
     """SIGKILL for the web server and all its workers, at any moment; what visitors got is committed."""
     shop = open_shop(run_process, product.slug)
-    for _ in rounds(short=2):
+    for _ in repeats(short=2):
         with shop.shopping(orders_per_second=20):
             shop.bought(5)
             shop.web.kill()

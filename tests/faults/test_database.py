@@ -41,7 +41,7 @@ from tests.support.amqp import queue_length
 from tests.support.consuming import Noted, notes
 from tests.support.environment import database_url
 from tests.support.processes import ProcessStarter
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.running import add, running_relay
 from tests.support.waiting import eventually, seconds_pass
 
@@ -77,7 +77,7 @@ def test_a_database_killed_under_load_and_started_again_costs_no_message_and_no_
     """F41."""
     shop = open_shop(run_process, product.slug)
     with shop.shopping():
-        for _ in rounds(short=1):
+        for _ in repeats(short=1):
             shop.bought(5)
             breakable_database.kill()
             shop.refuses(3)
@@ -97,7 +97,7 @@ def test_a_killed_session_of_the_database_costs_no_message_and_no_attempt(
     """F41. PostgreSQL then ends all others too, and plays its log back."""
     shop = open_shop(run_process, product.slug)
     with shop.shopping():
-        for _ in rounds(short=2, full=200):
+        for _ in repeats(short=2, full=200):
             shop.bought(4)
             os.kill(any_session(), signal.SIGKILL)
             shop.bought(2)
@@ -206,7 +206,7 @@ def test_four_shoppers_four_consumers_and_a_relay_share_sqlites_one_writer(
     ]
     for process in shop.consumers:
         process.wait_for_line("amqp.connected", 30)
-    shoppers = [threading.Thread(target=lambda: [shop.buy() for _ in rounds(short=8, full=250)]) for _ in range(4)]
+    shoppers = [threading.Thread(target=lambda: [shop.buy() for _ in repeats(short=8, full=250)]) for _ in range(4)]
     for shopper in shoppers:
         shopper.start()
     for shopper in shoppers:

@@ -27,7 +27,7 @@ from script.services.sms_gateway_ledger import PASSING, Fault
 from tests.faults.shop import CONSUMING, environment, place
 from tests.support import failpoints
 from tests.support.processes import ProcessStarter, RunningProcess
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.running import IMPATIENT, running_worker
 from tests.support.waiting import eventually
 
@@ -187,7 +187,7 @@ def test_a_consumer_killed_at_any_point_sends_one_text_by_a_gateway_that_honours
     honest: SmsGateway, run_sms: Run, survivor: Any, product: Product, point: str
 ) -> None:
     """F56."""
-    for _ in rounds(short=1):
+    for _ in repeats(short=1):
         order = kill_at(point, honest, run_sms, product)
         with survivor(honest):
             effect = settled(order, State.DONE)
@@ -205,7 +205,7 @@ def test_a_consumer_killed_in_the_middle_sends_one_text_by_a_gateway_that_can_be
     talkative: SmsGateway, run_sms: Run, survivor: Any, product: Product, point: str
 ) -> None:
     """F56."""
-    for _ in rounds(short=1):
+    for _ in repeats(short=1):
         order = kill_at(point, talkative, run_sms, product)
         with survivor(talkative):
             effect = settled(order, State.DONE)
@@ -219,7 +219,7 @@ def test_a_consumer_killed_at_any_point_sends_no_text_twice_by_a_gateway_that_te
     careless: SmsGateway, run_sms: Run, survivor: Any, product: Product, point: str
 ) -> None:
     """F56. What nobody can know is *unknown*, and says so to operator and shopper."""
-    for _ in rounds(short=1):
+    for _ in repeats(short=1):
         order = kill_at(point, careless, run_sms, product)
         with survivor(careless):
             effect = settled(order, State.UNKNOWN if point in DOUBTFUL else State.DONE)
@@ -314,7 +314,7 @@ def test_a_gateway_that_is_down_delays_its_texts_and_nothing_else(
             honest.pause()
         case _:
             honest.misbehave(Fault.SERVER_ERROR, times=None)
-    orders = [place(product) for _ in rounds(short=5, full=100)]
+    orders = [place(product) for _ in repeats(short=5, full=100)]
     eventually(lambda: not Order.objects.filter(red_packet_settled_at=None).exists(), report=lambda: others.output)
     eventually(lambda: Effect.objects.filter(attempts__gte=2).exists(), 30, report=lambda: process.output)
     assert {step_of(order).state for order in orders} <= {"waiting", "delayed"}

@@ -16,7 +16,7 @@ from script.services.rabbitmq import RabbitMQNode
 from tests.faults.shop import CONSUMING, assert_each_once, environment, everything_arrived, place, situation
 from tests.support.amqp import plain_channel
 from tests.support.processes import ProcessStarter, RunningProcess
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.waiting import eventually
 
 #: What RabbitMQ loses is lost to both databases.
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.only_on("sqlite"), pytest.mark.django_db(transaction=T
 
 #: So short that a test sees a message missed.
 IMPATIENT = {"RECONCILE_AFTER": 1.5, "RECONCILE_INTERVAL": 5}
-ORDERS = rounds(short=12, full=200)
+ORDERS = repeats(short=12, full=200)
 
 
 @pytest.fixture(autouse=True)

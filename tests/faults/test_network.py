@@ -12,11 +12,11 @@ from orders.models import Product
 from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy
 from tests.faults.shop import SOON, Shop, assert_calm, environment, open_shop
-from tests.support import failpoints, names
+from tests.support import failpoints, name_service
 from tests.support.amqp import messages_left
 from tests.support.listeners import something_that_answers
 from tests.support.processes import ProcessStarter, RunningProcess
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.waiting import eventually
 
 #: What a network does is the same for both databases.
@@ -63,7 +63,7 @@ def test_a_silent_network_is_noticed_and_what_it_swallowed_arrives_once(
 def test_connections_reset_again_and_again_lose_and_double_nothing(shop: Shop, network: TcpProxy) -> None:
     """F22."""
     with shop.shopping(orders_per_second=10):
-        for _ in rounds(short=5, full=100):
+        for _ in repeats(short=5, full=100):
             network.cut()
             shop.bought(4)
     shop.assert_everything_arrives_once()
@@ -92,7 +92,7 @@ def test_frames_cut_anywhere_lose_and_double_nothing(shop: Shop, network: TcpPro
     """F27. Each connection ends somewhere in a frame, also in the middle of connecting."""
     places = random.Random(27)
     with shop.shopping(orders_per_second=10):
-        for _ in rounds(short=8, full=200):
+        for _ in repeats(short=8, full=200):
             network.limit(places.randint(1, 6000))
             shop.bought(3)
     network.heal()
@@ -116,8 +116,8 @@ def test_a_host_name_that_comes_and_goes_is_looked_up_again(
     known = tmp_path / "names"
     known.write_text("")
     variables = {
-        **failpoints.at(names.from_file, **SOON),
-        **names.looked_up_in(known),
+        **failpoints.at(name_service.from_file, **SOON),
+        **name_service.looked_up_in(known),
         "AMQP_URL": through(network, vhost).replace("@127.0.0.1:", "@broker.example:"),
     }
     consumers = run_process("run_consumer", "sms", "red_packet", **variables)

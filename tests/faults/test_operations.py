@@ -36,9 +36,9 @@ from tests.faults.shop import (
 )
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, look_after, note, notes, registered
-from tests.support.hidden_orders import hide_orders, show_orders
+from tests.support.missing_orders import make_orders_missing, restore_orders
 from tests.support.processes import ProcessStarter
-from tests.support.rounds import is_full, rounds
+from tests.support.repeats import is_full, repeats
 from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker
 from tests.support.waiting import eventually
 
@@ -70,14 +70,14 @@ def test_two_people_who_replay_a_dead_message_at_once_replay_it_once_and_both_ar
     """F74."""
     # The tests' own quick hash is not one that the web process knows.
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.PBKDF2PasswordHasher"]
-    tries = rounds(short=5)
+    tries = repeats(short=5)
     for _ in tries:
         place(product)
-    hide_orders()
+    make_orders_missing()
     run_process("run_consumer", "sms", **environment())
     web = run_process.web(**environment())
     eventually(lambda: InboxMessage.objects.filter(state="dead").count() == len(tries), 120)
-    show_orders()
+    restore_orders()
     people = [signed_in(web.url, name) for name in ("ann", "bob")]
 
     for row in InboxMessage.objects.all():
@@ -177,7 +177,7 @@ def test_a_cancel_at_the_very_moment_of_publishing_leaves_each_message_published
     """F75, for what waits."""
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
     consumer = a_consumer(name="notes")
-    texts = [f"m{number:03}" for number in rounds(short=60, full=600)]
+    texts = [f"m{number:03}" for number in repeats(short=60, full=600)]
     with registered(consumer), running_worker(consumer), running_relay():
         for text in texts:
             add(Noted(text=text))

@@ -26,7 +26,7 @@ from tests.faults.shop import (
 from tests.support import failpoints
 from tests.support.amqp import queue_length
 from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.running import running_relay
 from tests.support.waiting import eventually
 
@@ -56,7 +56,7 @@ def test_a_relay_killed_between_confirm_and_mark_publishes_again_and_the_copy_is
 ) -> None:
     """F33, in `run_relay`."""
     declare_queues()
-    for _ in rounds():
+    for _ in repeats():
         place(product)
         assert failpoints.crashed(relay(run_process, "confirmed-not-marked").wait())
     assert not OutboxMessage.objects.exclude(state=State.PENDING).exists()
@@ -74,13 +74,13 @@ def test_a_web_process_killed_between_confirm_and_mark_publishes_again_and_the_c
     """F33, on the relay's thread in a web worker."""
     declare_queues()
     web = run_process.web(**environment("confirmed-not-marked", **SOON))
-    for number in rounds(short=2):
+    for number in repeats(short=2):
         buy_while_it_dies(web, product, dead=number + 1)
     assert not OutboxMessage.objects.filter(state=State.PUBLISHED).exists()
 
     web.kill()
     assert_everything_arrives_once()
-    assert Order.objects.count() == len(rounds(short=2))
+    assert Order.objects.count() == len(repeats(short=2))
 
 
 def test_rows_of_a_relay_killed_between_claim_and_publish_are_taken_over_when_its_lease_ends(
@@ -88,7 +88,7 @@ def test_rows_of_a_relay_killed_between_claim_and_publish_are_taken_over_when_it
 ) -> None:
     """F34. None of them was published twice: each relay died before it published."""
     declare_queues()
-    for _ in rounds():
+    for _ in repeats():
         place(product)
         assert failpoints.crashed(relay(run_process, "claimed-not-published").wait())
     assert not OutboxMessage.objects.exclude(state=State.PENDING, publish_attempts=0).exists()
@@ -117,7 +117,7 @@ def test_five_relays_share_the_work_and_disturb_neither_each_other_nor_the_shop(
         relays += [relay(run_process) for _ in range(3)]
         for each in relays:
             each.wait_for_line("amqp.connected")
-        shop.bought(len(rounds(short=20, full=1000)))
+        shop.bought(len(repeats(short=20, full=1000)))
     shop.assert_everything_arrives_once()
     shop.assert_unharmed()
     assert not any("database" in line for process in [web, *relays] for line in process.lines)
@@ -158,7 +158,7 @@ def test_a_web_process_killed_before_the_commit_leaves_nothing(
     stock = product.stock
     declare_queues()
     web = run_process.web(**environment("order-not-committed", **SOON))
-    for number in rounds():
+    for number in repeats():
         buy_while_it_dies(web, product, dead=number + 1)
 
     product.refresh_from_db()
@@ -177,10 +177,10 @@ def test_a_web_process_killed_right_after_the_commit_loses_no_event(
 ) -> None:
     """F38, after: the visitor saw an error, and the order stands."""
     web = run_process.web(**environment("committed-not-handed-over", **SOON))
-    for number in rounds():
+    for number in repeats():
         buy_while_it_dies(web, product, dead=number + 1)
 
-    assert Order.objects.count() == len(rounds())
+    assert Order.objects.count() == len(repeats())
     assert_everything_arrives_once()
 
 

@@ -27,10 +27,10 @@ from messaging.topology import desired
 from orders.models import Product, QuietService
 from script.services.rabbitmq import RabbitMQNode
 from script.shopper import Shopper
-from tests.support import failpoints, odd_procedures
+from tests.support import failing_procedures, failpoints
 from tests.support.amqp import unacknowledged
 from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
-from tests.support.rounds import rounds
+from tests.support.repeats import repeats
 from tests.support.rpc import got, raw_channel, raw_request
 from tests.support.waiting import eventually
 
@@ -97,7 +97,7 @@ def in_background() -> Iterator[Callable[..., Future[Any]]]:
 
 def environment(*faults: str | Callable[[], None]) -> dict[str, str]:
     """The environment of a server with the odd procedures, and no patience with those that do not end."""
-    odd = failpoints.at(odd_procedures.declare, *faults, HANDLER_GRACE=0.5, RECONNECT_MAX=0.5)
+    odd = failpoints.at(failing_procedures.declare, *faults, HANDLER_GRACE=0.5, RECONNECT_MAX=0.5)
     return {**odd, "RELAY_THREAD": "0"}
 
 
@@ -389,7 +389,7 @@ def test_a_server_killed_before_the_work_costs_nothing_while_there_is_another(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
 ) -> None:
     """F79."""
-    for _ in rounds(short=1):
+    for _ in repeats(short=1):
         doomed = start(run_process)
         doomed.send(signal.SIGSTOP)
         asked = in_background("double", 21, timeout=LONG)
@@ -407,7 +407,7 @@ def test_a_server_killed_after_the_work_and_before_the_reply_has_it_done_again(
     vhost: str, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
 ) -> None:
     """F79."""
-    for _ in rounds(short=1):
+    for _ in repeats(short=1):
         doomed = start(run_process, "worked-not-replied=STOP")
         asked = in_background("double", 21, timeout=LONG)
         eventually(lambda worker=doomed: runs("double 21", worker) == 1)
@@ -424,8 +424,8 @@ def test_a_server_killed_between_reply_and_ack_makes_a_second_reply_that_nobody_
     vhost: str, run_process: ProcessStarter
 ) -> None:
     """F79, F80."""
-    for round in rounds(short=1):
-        doomed = start(run_process, odd_procedures.never_acknowledge)
+    for round in repeats(short=1):
+        doomed = start(run_process, failing_procedures.never_acknowledge)
         assert rpc.call("double", 21, timeout=LONG) == EXPECTED
         other = start(run_process)
         doomed.kill()
@@ -663,7 +663,7 @@ def test_callers_of_a_broker_that_crashes_with_their_server_get_the_right_answer
     breakable_broker: RabbitMQNode, run_process: ProcessStarter
 ) -> None:
     """F82."""
-    doomed = start(run_process, odd_procedures.expire_soon)
+    doomed = start(run_process, failing_procedures.expire_soon)
     done = threading.Event()
     told: Counter[str] = Counter()
 

@@ -17,7 +17,16 @@ from messaging.models import InboxMessage, OperatorAction, OutboxMessage
 from messaging.relay import leases
 from messaging.relay.leases import Mark
 from messaging.worker import handling
-from tests.support.consuming import Moody, Noted, a_consumer, a_dead_message, a_delivery, delivery_of, notes, registered
+from tests.support.consuming import (
+    FailingHandler,
+    Noted,
+    a_consumer,
+    a_dead_message,
+    a_delivery,
+    delivery_of,
+    notes,
+    registered,
+)
 from tests.support.running import InThread, add
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -27,12 +36,12 @@ WHO = "ann@host"
 
 
 @pytest.fixture
-def handler() -> Moody:
-    return Moody()
+def handler() -> FailingHandler:
+    return FailingHandler()
 
 
 @pytest.fixture
-def consumer(handler: Moody) -> Iterator[Consumer]:
+def consumer(handler: FailingHandler) -> Iterator[Consumer]:
     consumer = a_consumer(handler)
     with registered(consumer):
         yield consumer
@@ -48,7 +57,7 @@ def cancelled(selection: Selection = ALL, **options: Any) -> dict[str, int]:
     return cancel.run(selection, **{"by": WHO, **options}).facts
 
 
-def retrying(consumer: Consumer, handler: Moody) -> OutboxMessage:
+def retrying(consumer: Consumer, handler: FailingHandler) -> OutboxMessage:
     """The row of a retry that rests."""
     handler.failing[""] = ValueError("gateway down")
     assert handling.handle(consumer, a_delivery()) == "retrying"
@@ -91,7 +100,9 @@ def test_a_relay_that_was_frozen_past_its_lease_does_not_mark_a_cancelled_row_pu
     assert OutboxMessage.objects.get().state == "cancelled"
 
 
-def test_a_cancelled_retry_leaves_its_message_dead_and_to_be_replayed(consumer: Consumer, handler: Moody) -> None:
+def test_a_cancelled_retry_leaves_its_message_dead_and_to_be_replayed(
+    consumer: Consumer, handler: FailingHandler
+) -> None:
     row = retrying(consumer, handler)
 
     assert cancelled(Selection(message_ids=[row.message_id]))["outbox"] == 1
@@ -115,7 +126,7 @@ def test_a_cancelled_replay_is_dead_again(consumer: Consumer) -> None:
     assert replay.run(ALL, by=WHO).changed == 1
 
 
-def test_a_retry_that_was_overtaken_leaves_its_message_alone(consumer: Consumer, handler: Moody) -> None:
+def test_a_retry_that_was_overtaken_leaves_its_message_alone(consumer: Consumer, handler: FailingHandler) -> None:
     row = retrying(consumer, handler)
     assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "handled"
     assert cancelled()["outbox"] == 1
@@ -123,7 +134,7 @@ def test_a_retry_that_was_overtaken_leaves_its_message_alone(consumer: Consumer,
 
 
 def test_a_retry_that_was_overtaken_and_failed_again_leaves_the_next_attempt_alone(
-    consumer: Consumer, handler: Moody
+    consumer: Consumer, handler: FailingHandler
 ) -> None:
     row = retrying(consumer, handler)
     handler.failing[""] = ValueError("gateway still down")

@@ -22,7 +22,7 @@ from messaging.models import ActionOnMessage, Effect, InboxMessage, OperatorActi
 from messaging.relay import leases
 from messaging.worker import handling
 from tests.support.consuming import (
-    Moody,
+    FailingHandler,
     a_consumer,
     a_dead_message,
     a_delivery,
@@ -41,12 +41,12 @@ WHO = "ann@host"
 
 
 @pytest.fixture
-def handler() -> Moody:
-    return Moody()
+def handler() -> FailingHandler:
+    return FailingHandler()
 
 
 @pytest.fixture
-def consumer(handler: Moody) -> Iterator[Consumer]:
+def consumer(handler: FailingHandler) -> Iterator[Consumer]:
     consumer = a_consumer(handler)
     with registered(consumer):
         yield consumer
@@ -100,7 +100,7 @@ def test_a_late_copy_of_an_earlier_attempt_is_still_a_duplicate(consumer: Consum
     assert notes() == 0
 
 
-def test_it_gets_a_whole_new_retry_policy(consumer: Consumer, handler: Moody) -> None:
+def test_it_gets_a_whole_new_retry_policy(consumer: Consumer, handler: FailingHandler) -> None:
     handler.failing[""] = ValueError("not today")
     verdicts = [handling.handle(consumer, a_delivery())] + [arrives(consumer) for _ in range(2)]
     assert verdicts == ["retrying", "retrying", "dead"]
@@ -285,7 +285,7 @@ class Consuming:
             time.sleep(0.02)
 
 
-def test_a_canary_that_fails_stops_the_rest(consumer: Consumer, handler: Moody) -> None:
+def test_a_canary_that_fails_stops_the_rest(consumer: Consumer, handler: FailingHandler) -> None:
     for number in range(10):
         a_dead_message(consumer, f"m{number}")
     handler.failing[""] = ValueError("still broken")
@@ -308,7 +308,7 @@ def test_after_a_canary_that_does_well_the_rest_goes(consumer: Consumer) -> None
     assert notes() == 10
 
 
-def test_a_canary_within_the_limit_lets_the_rest_go(consumer: Consumer, handler: Moody) -> None:
+def test_a_canary_within_the_limit_lets_the_rest_go(consumer: Consumer, handler: FailingHandler) -> None:
     for number in range(8):
         a_dead_message(consumer, f"m{number}")
     handler.failing["m1"] = ValueError("only this one")
@@ -347,7 +347,7 @@ def test_an_effect_that_fails_counts_as_a_failure(consumer: Consumer, state: str
 
 
 def test_failures_that_begin_later_stop_it_too(
-    consumer: Consumer, handler: Moody, monkeypatch: pytest.MonkeyPatch
+    consumer: Consumer, handler: FailingHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(action, "SIZE", 5)
     for number in range(60):
@@ -432,7 +432,7 @@ def test_celery_does_the_same(consumer: Consumer) -> None:
         tasks.of_actions["replay"](by="ann")
 
 
-def test_a_task_that_stopped_is_no_success(consumer: Consumer, handler: Moody) -> None:
+def test_a_task_that_stopped_is_no_success(consumer: Consumer, handler: FailingHandler) -> None:
     for number in range(4):
         a_dead_message(consumer, f"m{number}")
     handler.failing[""] = ValueError("still broken")
@@ -451,7 +451,7 @@ def resting(**changes: Any) -> OutboxMessage:
     return OutboxMessage.objects.create(**{**facts, **changes})
 
 
-def test_a_retry_that_rests_and_a_refused_row_go_now(consumer: Consumer, handler: Moody) -> None:
+def test_a_retry_that_rests_and_a_refused_row_go_now(consumer: Consumer, handler: FailingHandler) -> None:
     later = database.in_future(3600)
     resting(message_id="retry", consumer="notes", publish_at=later)
     resting(message_id="unroutable", state="unroutable", publish_at=later)

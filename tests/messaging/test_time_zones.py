@@ -24,7 +24,7 @@ from messaging.monitoring import status
 from messaging.reconcile import empty_queues, lost, stuck
 from messaging.reconcile.findings import Trouble
 from messaging.worker import handling
-from tests.support.consuming import Moody, Noted, a_consumer, a_delivery, a_message, registered
+from tests.support.consuming import FailingHandler, Noted, a_consumer, a_delivery, a_message, registered
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -96,7 +96,7 @@ def test_rows_are_found_by_a_time_of_either_kind(settings: Any) -> None:
 
 
 def test_a_message_fails_and_is_handled_with_its_times() -> None:
-    moody = Moody()
+    moody = FailingHandler()
     moody.failing["hello"] = ValueError("bad")
     consumer = a_consumer(moody)
     message = a_message()

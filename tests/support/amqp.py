@@ -1,4 +1,4 @@
-"""What a test does to the broker behind Warren's back, with a plain client."""
+"""A plain client, by which tests look into the broker and change it without Warren."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +15,17 @@ from script.services.rabbitmq import RabbitMQNode
 
 
 @contextmanager
-def plain_channel(url: str) -> Iterator[BlockingChannel]:
-    """A channel in confirm mode of a blocking connection to `url`."""
+def plain_channel(url: str, *, confirms: bool = True) -> Iterator[BlockingChannel]:
+    """A channel of a blocking connection to `url`, in confirm mode unless told otherwise."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
         channel = connection.channel()
-        channel.confirm_delivery()
+        if confirms:
+            channel.confirm_delivery()
         yield channel
     finally:
-        connection.close()
+        if connection.is_open:
+            connection.close()
 
 
 def send(url: str, queue: str, *messages: Message) -> None:

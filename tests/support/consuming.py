@@ -80,8 +80,8 @@ def a_delivery(message: Message | None = None, *, consumer: str = "notes", **cha
                        "message_id": message.id or new_id(), **changes})  # fmt: skip
 
 
-class Moody:
-    """A handler that notes, and fails while it is told to."""
+class FailingHandler:
+    """A handler that takes a note, and fails while told to."""
 
     def __init__(self) -> None:
         #: What it raises, for each text, or "" for any.
@@ -94,7 +94,7 @@ class Moody:
             raise error
 
     __module__ = __name__
-    __qualname__ = "Moody"
+    __qualname__ = "FailingHandler"
 
 
 def a_dead_message(

@@ -1,4 +1,4 @@
-"""Things that listen on a port and are not a broker."""
+"""Servers that listen on a port and are not a broker."""
 
 import socket
 import threading

@@ -11,8 +11,8 @@ from django.db.models import Model
 def missing_table(model: type[Model]) -> Iterator[None]:
     """Within the block the database has no table for `model`; afterwards it is back, with its rows.
 
-    The table itself goes. To give the model another name for it would outlive the block: Django's fields remember the
-    table that they are of from the first time they are asked.
+    The table itself is renamed. Renaming it in the model would outlive the block: Django's fields cache the name of
+    their table.
     """
     table = model._meta.db_table
     _rename(table, f"{table}_hidden")

@@ -1,4 +1,4 @@
-"""RPC for tests: a server on a thread of the test, and a client that knows nothing of ours."""
+"""RPC for tests: a server in a thread of the test, and a client of plain pika."""
 
 import json
 import threading
@@ -13,46 +13,38 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging import procedures
 from messaging.rpc.server import RpcServer
 from messaging.worker.service import Summary
+from tests.support.amqp import plain_channel
+from tests.support.running import InThread
 from tests.support.waiting import eventually
 
 
 class RunningServer:
-    """An `RpcServer` of all registered procedures, running on a thread; `summary` is there once it was stopped."""
+    """An `RpcServer` of all registered procedures, running in a thread."""
 
     def __init__(self, **options: Any) -> None:
         self._stop = threading.Event()
         self._serving = threading.Event()
         self._server = RpcServer(procedures.registered(), on_serving=self._serving.set, **options)
-        self.summary: Summary | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._home = InThread(lambda: self._server.run(self._stop.is_set), "rpc server")
         if not self._serving.wait(20):
             raise AssertionError("the RPC server did not begin to serve within 20 s")
 
     def stop(self) -> Summary:
         """Stop as the first signal does, and return what was done."""
         self._stop.set()
-        self._thread.join(30)
-        assert self.summary is not None
-        return self.summary
-
-    def _run(self) -> None:
-        self.summary = self._server.run(self._stop.is_set)
+        summary: Summary = self._home.join(30)
+        return summary
 
 
 @contextmanager
 def raw_channel() -> Iterator[BlockingChannel]:
     """A channel of plain pika to the test's broker."""
-    connection = pika.BlockingConnection(pika.URLParameters(settings.MESSAGING["AMQP_URLS"][0]))
-    try:
-        yield connection.channel()
-    finally:
-        if connection.is_open:
-            connection.close()
+    with plain_channel(settings.MESSAGING["AMQP_URLS"][0], confirms=False) as channel:
+        yield channel
 
 
 def raw_request(channel: BlockingChannel, queue: str, body: bytes, **properties: Any) -> tuple[Any, Any]:
-    """Send `body` as any client would, and return the reply's properties and its decoded JSON."""
+    """Send `body` as any client does, and return the reply's properties and its decoded JSON."""
     if "reply_to" not in properties:
         properties["reply_to"] = channel.queue_declare("", exclusive=True).method.queue
     channel.basic_publish("", queue, body, pika.BasicProperties(**properties))

@@ -1,4 +1,4 @@
-"""Relays and workers running in threads of the test, and a look into the broker."""
+"""Relays and workers in threads of the test."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from messaging.worker.service import Summary
 from messaging.worker.worker import Worker
 from tests.support.amqp import plain_channel
 
-#: So short that a test sees a deadline pass.
+#: Deadlines short enough for a test to see them pass.
 IMPATIENT = {
     "PUBLISH_TIMEOUT": 1.0,
     "LEASE": 3.0,
@@ -30,7 +30,7 @@ IMPATIENT = {
 
 
 class InThread:
-    """Something that runs until told to stop; its error, if it died of one, is raised where it is joined."""
+    """Runs a function in a thread. `join` raises its error, if it failed."""
 
     def __init__(self, run: Any, name: str) -> None:
         self._run = run

@@ -1,6 +1,6 @@
-"""A name service for processes that tests start: names are looked up in a file, which the test writes meanwhile.
+"""A name service for processes that tests start: it looks names up in a file, which the test changes.
 
-    run_process("run_relay", **failpoints.at(names.from_file), **names.looked_up_in(path))
+    run_process("run_relay", **failpoints.at(name_service.from_file), **name_service.looked_up_in(path))
 
 Each line of the file is a name and its address. Only names that end in ".example" are looked up there.
 """
@@ -14,14 +14,14 @@ VARIABLE = "WARREN_TEST_NAMES"
 
 
 def looked_up_in(path: Path) -> dict[str, str]:
-    """The environment that leads `from_file` to its file."""
+    """Return the environment that tells `from_file` its file."""
     return {VARIABLE: str(path)}
 
 
 def from_file() -> None:
-    """Have this process look names up in the file from now on."""
+    """Let this process look names up in the file from now on."""
     path = Path(os.environ[VARIABLE])
-    really = socket.getaddrinfo
+    real = socket.getaddrinfo
 
     def look_up(host: Any, *arguments: Any, **options: Any) -> Any:
         if isinstance(host, str) and host.endswith(".example"):
@@ -29,6 +29,6 @@ def from_file() -> None:
             if host not in known:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             host = known[host]
-        return really(host, *arguments, **options)
+        return real(host, *arguments, **options)
 
     socket.getaddrinfo = look_up

@@ -1,4 +1,4 @@
-"""Orders that their consumers cannot find for a while: whatever is told about them dies, and can be replayed."""
+"""Orders that consumers cannot find for a while: messages about them become dead, and can be replayed."""
 
 from django.db.models import F, Value
 from django.db.models.functions import Concat, Substr
@@ -8,11 +8,11 @@ from orders.models import Order
 _MARK = "?"
 
 
-def hide_orders() -> None:
-    """Let no consumer find any order by its number."""
+def make_orders_missing() -> None:
+    """Rename all orders, so that no consumer finds one by its number."""
     Order.objects.update(number=Concat(Value(_MARK), F("number")))
 
 
-def show_orders() -> None:
-    """Let them be found again."""
+def restore_orders() -> None:
+    """Give them their numbers back."""
     Order.objects.filter(number__startswith=_MARK).update(number=Substr("number", len(_MARK) + 1))

@@ -1,4 +1,4 @@
-"""Procedures that do what none should, for RPC servers in processes of their own.
+"""RPC procedures that fail in every way, for servers in their own processes.
 
 The functions without arguments are for `tests.support.failpoints.at`, which calls them at the start of the process.
 """
@@ -14,44 +14,44 @@ from messaging.rpc import procedure
 
 
 def declare() -> None:
-    """Declare the procedures. Each of those whose runs are counted says that it runs."""
+    """Declare the procedures. Those whose runs are counted print a line for each run."""
 
     @procedure("double")
     def double(number: int) -> int:
-        """The good one."""
-        _say("double", number)
+        """Succeed."""
+        _print("double", number)
         return 2 * number
 
     @procedure("nap")
     def nap(number: int, seconds: float) -> int:
-        _say("nap", number)
+        _print("nap", number)
         time.sleep(seconds)
         return number
 
     @procedure("die")
     def die(number: int) -> None:
-        """Kill this process as a fault in a C library would."""
-        _say("die", number)
+        """Kill this process, as a fault in a C library does."""
+        _print("die", number)
         os.abort()
 
     @procedure("spin", timeout=timedelta(seconds=1.5))
     def spin(number: int) -> None:
-        """Never return, in Python: the exception gets through."""
-        _say("spin", number)
+        """Never return, in Python: the exception reaches it."""
+        _print("spin", number)
         while True:
             time.sleep(0.01)
 
     @procedure("hang", timeout=timedelta(seconds=0.2))
     def hang(number: int) -> None:
-        """Never return, outside Python: nothing gets through."""
-        _say("hang", number)
+        """Never return, outside Python: no exception reaches it."""
+        _print("hang", number)
         lock = threading.Lock()
         lock.acquire()
         lock.acquire()
 
     @procedure("endless", timeout=timedelta(seconds=0.5))
     def endless() -> Iterator[int]:
-        """A result that never ends."""
+        """Return a result that never ends."""
         while True:
             time.sleep(0.01)
             yield 1
@@ -73,20 +73,20 @@ def declare() -> None:
         raise SystemExit(3)
 
 
-def _say(what: str, number: Any) -> None:
-    # In one piece, whatever the other threads say.
+def _print(what: str, number: Any) -> None:
+    # One write: lines of other threads do not mix with it.
     os.write(1, f"runs {what} {number}\n".encode())
 
 
 def never_acknowledge() -> None:
-    """Keeps a server from acknowledging: it can then be killed when its reply has come."""
+    """Keep the server from acknowledging, so that it can be killed once its reply has arrived."""
     from pika.channel import Channel
 
     Channel.basic_ack = lambda self, tag, multiple=False: None
 
 
 def expire_soon() -> None:
-    """Has a request queue without a server go sooner than a test would wait for, if it goes at all."""
+    """Let a request queue without a server expire within the patience of a test."""
     from messaging.broker import request_queue
 
     if "x-expires" in request_queue.ARGUMENTS:
