@@ -125,7 +125,7 @@ def check_logs(**kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             f"Consumer {each.name!r} takes its events from {exchange}, where its own log goes: a line about each line.",
-            hint="Follow logs with `manage.py mq listen logs`, or give the events an exchange of their own.",
+            hint=f"Follow logs with `manage.py mq listen {exchange}`, or give the events an exchange of their own.",
             obj=each.handler,
             id="messaging.E004",
         )

@@ -85,8 +85,8 @@ def broker_refuses(error: OperationRefused) -> CommandError:
             hint = "It is another connection's own (exclusive)."
         case Unsupported() if "stream" in error.text:
             hint = (
-                "A stream keeps its messages, read or not: `manage.py mq listen NAME --from-start` shows them. They "
-                "leave by its x-max-age or x-max-length-bytes, or when it is deleted."
+                "A stream keeps its messages, read or not. They leave by its x-max-age or x-max-length-bytes, or when "
+                "it is deleted."
             )
         case _:
             hint = ""

@@ -1,10 +1,9 @@
-"""`manage.py mq call`: ask a procedure, ours or anybody's, from a terminal."""
+"""`manage.py mq call`: call a procedure, ours or any server's, from a terminal."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import threading
 from concurrent.futures import Future
 from typing import Any
@@ -13,14 +12,21 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import procedures, rpc
 from messaging.exceptions import AccessRefused, BodyTooLarge
-from messaging.management.arguments import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, what_to_do
+from messaging.management.arguments import (
+    EXIT_INTERRUPTED,
+    EXIT_TIMED_OUT,
+    EXIT_UNREACHABLE,
+    EXIT_USAGE,
+    number,
+    what_to_do,
+)
 from messaging.management.tables import printable
 from messaging.procedures import request_queue
 from messaging.rpc import client
 
 EXIT_FAILED = 1
-#: Longest --timeout in seconds; a person waits no longer.
-MAX_TIMEOUT = 86_400
+#: --timeout in seconds.
+SHORTEST_TIMEOUT, MAX_TIMEOUT = 0.001, 86_400
 
 HELP = "call a procedure and print its result"
 EXAMPLES = """
@@ -46,13 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--queue", metavar="QUEUE", help="where its requests go (default: the procedure's own queue)")
     parser.add_argument(
-        "--timeout", type=_seconds, default=10.0, metavar="S", help="seconds to wait for the answer (default 10)"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object for each call, errors included")
+        "--timeout",
+        type=number(SHORTEST_TIMEOUT, MAX_TIMEOUT),
+        default=10.0,
+        metavar="S",
+        help="seconds to wait for the answer (default 10)",
+    )  # fmt: skip
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
-    """Call, and print what was answered in the order of the values."""
+    """Call, and print the answers in the order of the values."""
     name, queue = options["name"], options["queue"]
     values = options["values"] or [procedures.NO_ARGUMENTS]
     calls: list[Future[Any]] = []
@@ -61,15 +70,14 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         for value in values:
             calls.append(_called(name, value, options["timeout"], queue))
         for value, call in zip(values, calls, strict=True):
+            before = f"{_text(value)}{' → ' if command.stdout.isatty() else chr(9)}" if len(values) > 1 else ""
             try:
-                _write(command, options, value, call.result())
+                command.stdout.write(f"{before}{_text(call.result())}")
+                command.stdout.flush()
             except Exception as error:
-                failure = _failure(error, name, queue or request_queue(name))
-                failures.append(failure)
-                if options["json"]:
-                    _write_error(command, name, value, error)
-                elif len(values) > 1:
-                    command.stderr.write(f"{_text(value)} → {failure}")
+                failures.append(_failure(error, name, queue or request_queue(name)))
+                if len(values) > 1:
+                    command.stderr.write(f"{_text(value)} → {failures[-1]}")
     except KeyboardInterrupt:
         raise _interrupted(len(values), sum(call.done() for call in calls)) from None
     if failures:
@@ -77,7 +85,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
 
 
 def _called(name: str, value: Any, timeout: float, queue: str | None) -> Future[Any]:
-    """Call on a thread of its own. Not a pool's: the process would wait for it after Ctrl-C."""
+    """Call on a thread of its own. After Ctrl-C the process would wait for a pool's."""
     result: Future[Any] = Future()
 
     def call() -> None:
@@ -93,64 +101,36 @@ def _called(name: str, value: Any, timeout: float, queue: str | None) -> Future[
     return result
 
 
-def _write(command: BaseCommand, options: dict[str, Any], value: Any, result: Any) -> None:
-    if options["json"]:
-        command.stdout.write(_text({"name": options["name"], "value": value, "result": result}))
-    elif len(options["values"]) > 1:
-        command.stdout.write(f"{_text(value)}{' → ' if command.stdout.isatty() else chr(9)}{_text(result)}")
-    else:
-        command.stdout.write(_text(result))
-    command.stdout.flush()
-
-
-def _write_error(command: BaseCommand, name: str, value: Any, error: Exception) -> None:
-    if isinstance(error, rpc.RemoteError):
-        said = {"type": error.type, "message": error.message}
-    else:
-        said = {"type": type(error).__name__, "message": str(error)}
-    command.stdout.write(_text({"name": name, "value": value, "error": said}))
-    command.stdout.flush()
-
-
 def _failure(error: Exception, name: str, queue: str) -> CommandError:
-    """Say what happened, what it means and what to do, with the exit code that goes with it."""
+    """Return what happened, what it means and what to do, with its exit code."""
+    said, code = f"RabbitMQ: {str(error).rstrip('.')}.", EXIT_FAILED
     match error:
         case rpc.NoServer():
-            return CommandError(
-                f"{error} It was not executed. Start a server: manage.py run_rpc_worker {name}; or name another "
-                "queue with --queue.",
-                returncode=EXIT_FAILED,
+            said = (
+                f"{error} It was not executed. Start a server: manage.py run_rpc_worker {name}; or name another queue "
+                "with --queue."
             )
         case rpc.RpcTimeout():
-            return CommandError(
-                f"{error} Does anybody serve {queue}? Look at `manage.py mq queues`, or wait longer with --timeout.",
-                returncode=EXIT_TIMED_OUT,
-            )
+            said = f"{error} Is {queue} served? Look at `manage.py mq queues`, or wait longer with --timeout."
+            code = EXIT_TIMED_OUT
         case rpc.NoBroker() | rpc.ConnectionLost() if isinstance(error.__cause__, AccessRefused):
-            return CommandError(
-                f"RabbitMQ refuses: {_sentence(error)} Use an account that may (AMQP_URL); `manage.py mq grants` "
-                "prints what an rpc-caller needs.",
-                returncode=EXIT_FAILED,
-            )
+            hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints what an rpc-caller needs."
+            said = f"RabbitMQ refuses: {str(error).rstrip('.')}. {hint}"
+        case rpc.NoBroker() if error.silent:
+            said, code = f"{said} It may be frozen, overworked or full.", EXIT_TIMED_OUT
         case rpc.NoBroker():
-            if error.silent:
-                return CommandError(
-                    f"RabbitMQ: {_sentence(error)} It may be frozen, overworked or full.", returncode=EXIT_TIMED_OUT
-                )
-            return CommandError(
-                f"RabbitMQ: {_sentence(error)} {what_to_do(error.__cause__)}", returncode=EXIT_UNREACHABLE
-            )
+            said, code = f"{said} {what_to_do(error.__cause__)}", EXIT_UNREACHABLE
         case rpc.ConnectionLost():
-            return CommandError(
-                f"RabbitMQ: {_sentence(error)} Executed or not, nobody knows.", returncode=EXIT_UNREACHABLE
-            )
+            said, code = f"{said} It is unknown whether it was executed.", EXIT_UNREACHABLE
         case rpc.RemoteError():
-            return CommandError(f"{name} answered with an error: {printable(str(error))}", returncode=EXIT_FAILED)
+            said = f"{name} answered with an error: {printable(str(error))}"
         case BodyTooLarge() | ValueError():
-            return CommandError(printable(str(error)), returncode=EXIT_USAGE)
+            said, code = printable(str(error)), EXIT_USAGE
         case rpc.RpcError():
-            return CommandError(printable(str(error)), returncode=EXIT_FAILED)
-    raise error
+            said = printable(str(error))
+        case _:
+            raise error
+    return CommandError(said, returncode=code)
 
 
 def _interrupted(calls: int, done: int) -> CommandError:
@@ -158,17 +138,13 @@ def _interrupted(calls: int, done: int) -> CommandError:
     not_sent = max(0, calls - done - sent)
     said = [
         *([f"{not_sent} of {calls} not sent"] if not_sent else []),
-        *([f"{sent} of {calls} not answered: executed or not, nobody knows"] if sent else []),
+        *([f"{sent} of {calls} not answered: unknown whether executed"] if sent else []),
     ]
     return CommandError(f"{'; '.join(['Interrupted', *said])}.", returncode=EXIT_INTERRUPTED)
 
 
-def _sentence(error: Exception) -> str:
-    return f"{str(error).rstrip('.')}."
-
-
 def _one_of(failures: list[CommandError], calls: int) -> CommandError:
-    """Return the error that the command ends with; where they differ nobody can say more than that it failed."""
+    """Return the error that the command ends with: the exit code is theirs if all have the same."""
     if calls == 1:
         return failures[0]
     codes = {failure.returncode for failure in failures}
@@ -187,13 +163,3 @@ def _json_value(text: str) -> Any:
     except ValueError as error:
         quoted = json.dumps(text, ensure_ascii=False)
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error}); a text is written '{quoted}'") from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= MAX_TIMEOUT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, above 0 and up to {MAX_TIMEOUT}")
-    return number

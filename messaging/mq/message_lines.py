@@ -14,14 +14,14 @@ from messaging.message import Message
 
 
 def write_message(command: BaseCommand, arrival: Arrival, *, as_json: bool) -> None:
-    """Write what arrived as one line, and flush: when this returns, whoever reads has it. Raises BrokenPipeError."""
+    """Write a message as one line, and flush: the reader then has it. Raises BrokenPipeError."""
     if as_json:
         line = json_line(_facts(arrival))
     elif command.stdout.isatty():
         line = _for_people(command, arrival)
     else:
         line = f"{one_line(arrival.routing_key)}\t{_text(arrival.message)}"
-    # As bytes that any terminal's encoding has a place for: a message must not end the command.
+    # A character that the terminal cannot show must not end the command.
     encoding = getattr(command.stdout, "encoding", None) or "utf-8"
     command.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding))
     command.stdout.flush()
@@ -29,9 +29,9 @@ def write_message(command: BaseCommand, arrival: Arrival, *, as_json: bool) -> N
 
 def _for_people(command: BaseCommand, arrival: Arrival) -> str:
     message = arrival.message
-    # An exchange that goes by headers has no use for keys.
+    # Messages of a headers exchange mostly have no key.
     label = arrival.routing_key or " ".join(f"{name}={value}" for name, value in message.headers.items())
-    again = command.style.WARNING(" (delivered again)") if arrival.redelivered else ""
+    again = command.style.WARNING(" (redelivered)") if arrival.redelivered else ""
     return (
         f"{command.style.MIGRATE_LABEL(one_line(label))}  {_text(message)}{again}" if label else _text(message) + again
     )
@@ -63,7 +63,7 @@ def _body(body: bytes) -> tuple[str, bool]:
 
 
 def _properties(message: Message) -> dict[str, Any]:
-    """Return what is there, by the names of AMQP."""
+    """Return the properties that are set, by the names of AMQP."""
     properties = {
         "message_id": message.id,
         "type": message.type,
@@ -75,7 +75,7 @@ def _properties(message: Message) -> dict[str, Any]:
         "expiration": message.expiration,
         "timestamp": message.timestamp.isoformat() if message.timestamp else None,
         "priority": message.priority,
-        # None given is 1: https://www.rabbitmq.com/amqp-0-9-1-reference.html
+        # The default is 1: https://www.rabbitmq.com/amqp-0-9-1-reference.html
         "delivery_mode": 2 if message.persistent else 1,
     }
     return {name: value for name, value in properties.items() if value not in {"", None}}

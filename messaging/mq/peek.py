@@ -11,17 +11,16 @@ from messaging.broker.connection import opened
 from messaging.broker.listener import Peek
 from messaging.management.arguments import broker_told_in_one_line, from_one
 from messaging.mq.message_lines import write_message
-from messaging.mq.named_values import check_short
-from messaging.mq.sources import find_queue
+from messaging.mq.options import check_short
 
 HELP = "look at the messages that wait in a queue, and leave them there"
 EXAMPLES = """
 examples:
   manage.py mq peek hello                  the first ten messages
-  manage.py mq peek dead_letters --count 1 --json    all there is to know of the first
+  manage.py mq peek warren.dead_letters --count 1 --json    all that is known of the first
 
-They are marked as delivered before, and a quorum queue counts one delivery more for each. What consumers hold is not
-shown.
+They are marked as redelivered afterwards, and a quorum queue counts one delivery more for each. Messages that
+consumers hold are not shown.
 
 exit codes: 0 done, 1 no such queue, or refused, 2 wrong arguments, 3 broker unreachable, 7 it did not answer in time,
 130 interrupted
@@ -31,7 +30,7 @@ DEFAULT_COUNT = 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this sub-command."""
-    parser.add_argument("queue", metavar="QUEUE", help="a queue; APP_ID in front may be left away")
+    parser.add_argument("queue", metavar="QUEUE", help="the queue")
     parser.add_argument(
         "--count", type=from_one, default=DEFAULT_COUNT, metavar="N", help=f"at most N (default {DEFAULT_COUNT})"
     )
@@ -42,10 +41,10 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Print the first messages. Raises CommandError where that cannot be."""
     check_short("the name", options["queue"])
     with broker_told_in_one_line(), opened("mq peek") as connection:
-        queue = find_queue(connection, options["queue"])
-        glance = Peek(connection, queue)
+        queue = options["queue"]
+        peek = Peek(connection, queue)
         shown = 0
-        while shown < options["count"] and (arrival := glance.next()):
+        while shown < options["count"] and (arrival := peek.next()):
             write_message(command, arrival, as_json=options["json"])
             shown += 1
     if not shown:

@@ -1,149 +1,116 @@
-"""`manage.py mq publish`: send messages to a queue or an exchange, and say what became of them."""
+"""`manage.py mq publish`: send a message to a queue or an exchange, and say whether it arrived."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from messaging import conf
 from messaging.broker.connection import Connection
 from messaging.broker.declaring import declare_exchange, declare_queue
-from messaging.broker.publisher import Publisher
+from messaging.broker.publisher import Outcome, Publisher, Publishing, Status
+from messaging.exceptions import OperationRefused
 from messaging.management.arguments import (
-    EXIT_USAGE,
+    EXIT_TIMED_OUT,
+    EXIT_UNREACHABLE,
+    broker_refuses,
     broker_told_in_one_line,
     from_one,
+    number,
 )
 from messaging.message import Message
-from messaging.mq import bodies, keys
-from messaging.mq.batches import STOPPED_FIRST, Sending
-from messaging.mq.named_values import VALUES_HELP, add_declare, check_short, named_values
+from messaging.mq.options import add_declare, add_header, check_declare, check_short, named_values, usage_error
 from messaging.processes import StopSignals
 
-HELP = "send messages to a queue or an exchange, and say what became of them"
+HELP = "send a message to a queue or an exchange, once or often, and say whether it arrived"
 EXAMPLES = """
 examples:
   manage.py mq publish "Hello World!" --queue hello --declare
   manage.py mq publish "kernel panic" --exchange topic_logs --key kern.critical
-  manage.py mq publish '{"order": 7}' --json --exchange orders.events --key order.placed
-  manage.py mq publish --file picture.png --content-type image/png --queue pictures
-  tail -f app.log | manage.py mq publish --lines --exchange logs
-  manage.py mq publish ping --queue hello --count 1000 --rate 50
+  manage.py mq publish '{"order": 7}' --exchange orders.events --key order.placed
+  manage.py mq publish ping --queue hello --count 1000
   manage.py mq publish urgent --queue jobs --declare --argument x-max-priority=10 --priority 9
 
 exit codes: 0 all confirmed, 1 returned, refused or not all sent, 2 wrong arguments, 3 broker unreachable,
 7 no confirm in time
 """
 
-#: Messages in flight at once: what is in memory here stays small, however many are sent.
+#: Messages in flight at once.
 BATCH = 256
-#: Seconds of messages that go at once, with --rate.
-BEAT = 0.05
-#: Largest expiration that RabbitMQ takes, in milliseconds.
+#: The largest expiration that RabbitMQ takes, in milliseconds, and the largest priority.
 MAX_EXPIRATION = 2**32 - 1
-#: Largest priority that AMQP has room for.
 MAX_PRIORITY = 255
+NOTHING_SENT = "Stopped before anything was sent."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this sub-command."""
-    parser.usage = "manage.py mq publish [BODY | -] (--queue NAME | --exchange NAME [--key KEY]) [options]"
-    parser.add_argument("body", nargs="?", metavar="BODY", help="the body; '-', or nothing in a pipe: standard input")
+    parser.usage = "manage.py mq publish BODY (--queue NAME | --exchange NAME [--key KEY]) [options]"
+    parser.add_argument("body", metavar="BODY", help="the body, a text")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--queue", metavar="NAME", help="send to this queue")
     target.add_argument("--exchange", metavar="NAME", help="send to this exchange")
     parser.add_argument("--key", default="", metavar="KEY", help="routing key (default: empty)")
-    parser.add_argument("--file", metavar="PATH", help="take the body from a file, byte for byte")
-    parser.add_argument("--lines", action="store_true", help="each line of the file or of standard input is a message")
-    parser.add_argument("--json", action="store_true", help="the body must be JSON; its content type says so")
-    parser.add_argument("--count", type=from_one, metavar="N", help="send it N times")
-    parser.add_argument("--rate", type=_above_zero, metavar="N", help="at most N messages a second")
+    parser.add_argument("--count", type=from_one, default=1, metavar="N", help="send it N times")
+    add_header(parser, "a header,")
     parser.add_argument(
-        "--confirm", action=argparse.BooleanOptionalAction, default=True,
-        help="wait for the broker's word on each message (the default)",
-    )  # fmt: skip
-    _add_properties(parser)
-    add_declare(parser, exchange_type="--exchange-type")
-
-
-def _add_properties(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("headers and properties")
-    group.add_argument(
-        "--header", action="append", default=[], metavar="NAME=VALUE", help=f"such as format=pdf; {VALUES_HELP}"
+        "--priority", type=number(0, MAX_PRIORITY, whole=True), metavar="N", help="0 to 255, for a priority queue"
     )
-    group.add_argument("--priority", type=_priority, metavar="N", help="0 to 255, for a priority queue")
-    group.add_argument("--expiration", type=_milliseconds, metavar="MS", help="milliseconds it may wait in a queue")
-    group.add_argument("--transient-message", action="store_true", help="need not survive a restart of the broker")
-    for name in ("message-id", "correlation-id", "reply-to", "type", "app-id", "content-type", "content-encoding"):
-        metavar = name.rpartition("-")[2].upper()
-        group.add_argument(f"--{name}", default="", dest=f"property_{name.replace('-', '_')}", metavar=metavar)
+    parser.add_argument(
+        "--expiration", type=number(0, MAX_EXPIRATION, whole=True), metavar="MS",
+        help="milliseconds it may wait in a queue",
+    )  # fmt: skip
+    add_declare(parser, exchange_type="--exchange-type")
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Send, and write what became of it. Raises CommandError where not all of it arrived in a queue."""
-    options["headers"] = named_values("--header", options["header"])
-    options["arguments"] = named_values("--argument", options["argument"])
     _check(options)
-    with StopSignals() as signals, ExitStack() as stack:
-
-        def stopped() -> bool:
-            return signals.received
-
-        batches = _batches(options, stack, stopped)
-        if stopped():
-            raise CommandError(STOPPED_FIRST)
-        publisher = Publisher("mq publish", confirms=options["confirm"])
-        stack.callback(publisher.stop)
-        with broker_told_in_one_line():
-            publisher.start()
-            if not publisher.reach(stopped):
-                raise CommandError(STOPPED_FIRST)
-            if options["declare"]:
-                note = _declare(publisher.connection, options)
-                if note:
+    publishing = Publishing(
+        key="",
+        exchange=options["exchange"] or "",
+        routing_key=options["queue"] or options["key"],
+        message=Message(
+            body=os.fsencode(options["body"]),
+            content_type="text/plain",
+            headers=named_values("--header", options["header"]),
+            priority=options["priority"],
+            expiration=str(options["expiration"]) if options["expiration"] is not None else "",
+            persistent=True,
+        ),
+    )
+    with StopSignals() as signals:
+        publisher = Publisher("mq publish")
+        try:
+            with broker_told_in_one_line():
+                publisher.start()
+                if not publisher.reach(lambda: signals.received):
+                    raise CommandError(NOTHING_SENT)
+                if options["declare"] and (note := _declare(publisher.connection, options)):
                     command.stderr.write(note, style_func=str)
-        if note := keys.said_of_message(options["key"]):
-            command.stderr.write(note, style_func=str)
-        Sending(command, options, publisher, _pattern(options), stopped).send_all(batches)
+            _send(command, options, publisher, publishing, lambda: signals.received)
+        finally:
+            publisher.stop()
 
 
 def _check(options: dict[str, Any]) -> None:
     check_short("the name", options["queue"] or options["exchange"])
     check_short("the routing key", options["key"])
-    for name in options:
-        if name.startswith("property_"):
-            check_short(f"--{name.removeprefix('property_').replace('_', '-')}", options[name])
-    problem = ""
     if options["queue"] == "":
-        problem = "--queue: the name is empty."
-    elif options["queue"] and options["key"]:
-        problem = "--key goes with --exchange: a message for a queue has its name for a key."
-    elif options["body"] not in {None, "-"} and options["file"]:
-        problem = "Give a BODY or --file, not both."
-    elif options["lines"] and (options["body"] not in {None, "-"} or options["count"]):
-        problem = "--lines reads a file or standard input, and sends each line once: no BODY, no --count."
-    elif options["body"] is None and not options["file"] and (sys.stdin is None or sys.stdin.isatty()):
-        problem = "There is nothing to send: give a BODY, --file PATH, or something by a pipe; '-' reads the terminal."
-    elif options["exchange"] is not None and options["queue_type"]:
-        problem = "--queue-type goes with --queue."
-    elif options["type"] and options["exchange"] is None:
-        problem = "--exchange-type goes with --exchange."
-    elif options["declare"] and options["exchange"] is not None and not options["type"]:
-        problem = "To declare an exchange say its type: --exchange-type direct, fanout, topic or headers."
-    elif not options["declare"] and any(options[each] for each in ("type", "queue_type", "transient", "arguments")):
-        problem = "--exchange-type, --queue-type, --transient and --argument go with --declare."
-    if problem:
-        raise CommandError(problem, returncode=EXIT_USAGE)
+        raise usage_error("--queue: the name is empty.")
+    if options["queue"] and options["key"]:
+        raise usage_error("--key goes with --exchange: a message for a queue has its name for a key.")
+    check_declare(options, "--exchange-type", of_exchange=options["exchange"] is not None)
+    options["arguments"] = named_values("--argument", options["argument"])
 
 
 def _declare(connection: Connection, options: dict[str, Any]) -> str:
-    """Declare, and return what a person should know about it."""
+    """Declare the target; return how one that exists differs."""
     durable, arguments = not options["transient"], options["arguments"]
     if options["queue"]:
         return declare_queue(
@@ -152,70 +119,64 @@ def _declare(connection: Connection, options: dict[str, Any]) -> str:
     return declare_exchange(connection, options["exchange"], options["type"], durable=durable, arguments=arguments)
 
 
-# --- what is sent ------------------------------------------------------------------------------------------
+def _send(
+    command: BaseCommand,
+    options: dict[str, Any],
+    publisher: Publisher,
+    publishing: Publishing,
+    stopped: Callable[[], bool],
+) -> None:
+    """Send in batches: the next once every message of this one has its outcome. Raises CommandError by the worst."""
+    counts: Counter[Status] = Counter()
+    trouble: Outcome | None = None
+    while (left := options["count"] - counts.total()) and not stopped():
+        outcomes = publisher.publish([publishing] * min(left, BATCH), conf.get().publish_timeout)
+        counts.update(outcome.status for outcome in outcomes)
+        bad = [each for each in outcomes if each.status is not Status.CONFIRMED]
+        if bad and trouble is None:
+            trouble = bad[0]
+        # After a return the next message may arrive: somebody may listen by then.
+        if worst := next((each for each in bad if each.status is not Status.RETURNED), None):
+            trouble = worst
+            break
+    _sum_up(command, options["count"], counts)
+    if trouble:
+        raise _error(trouble, counts[Status.RETURNED], options)
+    if stopped() and left:
+        raise CommandError("Stopped before all were sent." if counts else NOTHING_SENT)
 
 
-def _batches(options: dict[str, Any], stack: ExitStack, stopped: Callable[[], bool]) -> Iterator[list[bytes]]:
-    """Return the bodies, in lists that go together. Raises CommandError where they cannot be read, or are not JSON."""
-    size = min(BATCH, max(1, int(options["rate"] * BEAT))) if options["rate"] else BATCH
-    try:
-        if options["lines"]:
-            lines = bodies.lines(_descriptor(options["file"], stack), size, stopped)
-            return bodies.json_lines(lines) if options["json"] else lines
-        if options["body"] not in {None, "-"}:
-            body = os.fsencode(options["body"])
-        else:
-            body = bodies.whole(_descriptor(options["file"], stack), stopped)
-    except OSError as error:
-        raise CommandError(f"{options['file'] or 'Standard input'} cannot be read: {error.strerror}.") from None
-    if options["json"]:
-        bodies.check_json("The body", body)
-    return bodies.repeated(body, options["count"] or 1, size)
+def _sum_up(command: BaseCommand, count: int, counts: Counter[Status]) -> None:
+    if count > 1:
+        shown = [each for each in Status if counts[each] or each in {Status.CONFIRMED, Status.RETURNED}]
+        sent = counts.total() - counts[Status.UNSENDABLE]
+        command.stdout.write(f"Sent {sent}: {', '.join(f'{counts[each]} {each.value}' for each in shown)}.")
+    elif counts[Status.CONFIRMED]:
+        command.stdout.write("Sent and confirmed.")
 
 
-def _descriptor(path: str | None, stack: ExitStack) -> int:
-    if path is None:
-        if sys.stdin is None:
-            raise OSError(errno.EBADF, "it is closed")
-        return sys.stdin.fileno()
-    return stack.enter_context(open(path, "rb")).fileno()
+def _error(trouble: Outcome, returned: int, options: dict[str, Any]) -> CommandError:
+    match trouble.status:
+        case Status.RETURNED:
+            gone = "the message is" if returned == 1 else f"{returned} messages are"
+            hint = " --declare makes it." if options["queue"] else ""
+            return CommandError(f"returned: {_why_returned(options)}; {gone} gone.{hint}")
+        case Status.REFUSED:
+            return broker_refuses(trouble.refusal or OperationRefused(trouble.reason))
+        case Status.NACKED:
+            return CommandError(f"Not taken: {trouble.reason}. A queue is full, or failing; the message is not in it.")
+        case Status.UNSENDABLE:
+            return CommandError(f"It cannot be sent: {trouble.reason}.")
+        case _ if trouble.late:
+            text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived, or may yet."
+            return CommandError(text, returncode=EXIT_TIMED_OUT)
+        case _:
+            text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived."
+            return CommandError(text, returncode=EXIT_UNREACHABLE)
 
 
-def _pattern(options: dict[str, Any]) -> Message:
-    given = {name.removeprefix("property_"): options[name] for name in options if name.startswith("property_")}
-    return Message(
-        body=b"",
-        id=given["message_id"],
-        type=given["type"],
-        content_type=given["content_type"],
-        content_encoding=given["content_encoding"],
-        correlation_id=given["correlation_id"],
-        reply_to=given["reply_to"],
-        app_id=given["app_id"],
-        expiration=str(options["expiration"]) if options["expiration"] is not None else "",
-        priority=options["priority"],
-        persistent=not options["transient_message"],
-        headers=options["headers"],
-    )
-
-
-def _milliseconds(text: str) -> int:
-    if not text.isdecimal() or int(text) > MAX_EXPIRATION:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds from 0 to {MAX_EXPIRATION}")
-    return int(text)
-
-
-def _priority(text: str) -> int:
-    if not text.isdecimal() or int(text) > MAX_PRIORITY:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a priority from 0 to {MAX_PRIORITY}")
-    return int(text)
-
-
-def _above_zero(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return rate
+def _why_returned(options: dict[str, Any]) -> str:
+    if options["queue"]:
+        return f"there is no queue {options['queue']}"
+    by = "these headers" if options["header"] and not options["key"] else f"key {options['key']!r}"
+    return f"no queue is bound to exchange {options['exchange']} for {by}: nobody listens"

@@ -10,8 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging.broker.connection import opened
 from messaging.management.arguments import EXIT_USAGE, broker_told_in_one_line
-from messaging.mq.named_values import check_short
-from messaging.mq.sources import find_queue
+from messaging.mq.options import check_short
 
 HELP = "delete the messages that wait in a queue"
 EXAMPLES = """
@@ -29,7 +28,7 @@ exit codes: 0 done, 1 no such queue, refused, or not wanted after all, 2 wrong a
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this sub-command."""
-    parser.add_argument("queue", metavar="QUEUE", help="a queue; APP_ID in front may be left away")
+    parser.add_argument("queue", metavar="QUEUE", help="the queue")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -39,7 +38,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     if not options["yes"] and not sys.stdin.isatty():
         raise CommandError("Nobody can be asked here: say --yes.", returncode=EXIT_USAGE)
     with broker_told_in_one_line(), opened("mq purge") as connection:
-        queue = find_queue(connection, options["queue"])
+        queue = options["queue"]
         if not options["yes"]:
             _ask(command, queue, connection.call("queue_declare", queue=queue, passive=True).messages)
         purged = connection.call("queue_purge", queue=queue).messages

@@ -184,7 +184,7 @@ def announce(url: str, password: str | None, node: RabbitMQNode | None, seconds:
         f"  Admin          {url}admin/  {sign_in}",
         f"  Text messages  {url}dev/sms/",
         *broker,
-        "  Logs           .venv/bin/python manage.py mq listen logs '#'  (of all processes, live)",
+        "  Logs           .venv/bin/python manage.py mq listen warren.logs '#'  (of all processes, live)",
         f"Ready: {url}",
         sep="\n",
         flush=True,

@@ -14,8 +14,8 @@ def test_one_terminal_follows_every_process_of_the_system(
     web = run_process.web(LOG_TO_BROKER="1")
     consumer = run_process("run_consumer", "sms", LOG_TO_BROKER="1")
     consumer.wait_for_line("amqp.connected.*role=logs")
-    everything = run_process("mq", "listen", "logs", "#", "--json")
-    some = run_process("mq", "listen", "logs", "orders.#", "*.error")
+    everything = run_process("mq", "listen", "warren.logs", "#", "--json")
+    some = run_process("mq", "listen", "warren.logs", "orders.#", "*.error")
     for terminal in (everything, some):
         terminal.wait_for_line("Listening")
 

@@ -1,8 +1,6 @@
 """Streams that other applications declare: what `mq listen | peek | purge | call` do with one."""
 
-import json
 from collections.abc import Iterator
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from pika import BasicProperties
@@ -11,7 +9,6 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging.broker.connection import opened
 from messaging.broker.declaring import is_stream
 from messaging.monitoring import status
-from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.command_line import mq
 from tests.support.consuming import a_consumer, registered
@@ -50,18 +47,8 @@ def test_a_stream_is_told_from_other_queues_and_nothing_is_taken_from_either(cha
     assert mq("queues", "hello").out.split("\t")[2] == "1"
 
 
-def test_listening_from_the_start_shows_what_a_stream_holds(channel: BlockingChannel) -> None:
-    for _ in range(2):  # reading takes nothing away
-        said = mq("listen", "history", "--from-start", "--max-messages", "3", "--json")
-        assert said.code == 0
-        assert [json.loads(line)["body"] for line in said.lines] == ["message 1", "message 2", "message 3"]
-
-
-def test_listening_to_a_stream_says_that_it_begins_behind_what_is_there(
-    channel: BlockingChannel, run_process: ProcessStarter
-) -> None:
+def test_listening_to_a_stream_shows_what_comes(channel: BlockingChannel, run_process: ProcessStarter) -> None:
     process = run_process("mq", "listen", "history", "--max-messages", "1")
-    process.wait_for_line("history is a stream: what it holds already is not shown, unless by --from-start")
     process.wait_for_line("^Listening on")
     channel.basic_publish("", "history", b"message 4")
 
@@ -73,9 +60,7 @@ def test_listening_to_a_stream_says_that_it_begins_behind_what_is_there(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["listen", "history", "--auto-ack"], 2, "RabbitMQ sends a stream only to those who acknowledge"),
-        (["listen", "hello", "--from-start"], 2, "--from-start is for streams, and queue hello is none"),
-        (["peek", "history"], 1, "--from-start"),
+        (["peek", "history"], 1, "A stream keeps its messages"),
         (["purge", "history", "--yes"], 1, "x-max-age"),
     ],
 )
@@ -87,32 +72,6 @@ def test_what_cannot_be_done_with_a_stream_is_one_sentence(
     assert said.code == code
     assert words in said.err
     assert "AMQP_URL" not in said.err
-
-
-def test_a_listener_that_the_broker_refuses_for_ever_ends(
-    channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody may have known beforehand that it is a stream."""
-    monkeypatch.setattr("messaging.mq.listen.is_stream", lambda *_: False)
-
-    said = mq("listen", "history", "--auto-ack")
-
-    assert said.code == 1
-    assert "automatic acknowledgement not supported by stream queues" in said.err
-
-
-def test_a_listener_goes_on_behind_the_last_message_when_its_connection_comes_back(
-    history: None, run_process: ProcessStarter, vhost: str, broker: RabbitMQNode
-) -> None:
-    process = run_process("mq", "listen", "history", "--from-start", "--max-messages", "4", "--json")
-    eventually(lambda: process.output.count('"body"') == 3, report=lambda: process.output)
-    broker.ctl("close_all_connections", "--vhost", unquote(urlsplit(vhost).path[1:]), "test")
-    process.wait_for_line("^Listening again")
-    with plain_channel(vhost) as fresh:
-        fresh.basic_publish("", "history", b"message 4")
-
-    assert process.wait() == 0
-    assert [process.output.count(f"message {number}") for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
 
 
 @pytest.mark.django_db(transaction=True)

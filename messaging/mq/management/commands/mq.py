@@ -16,7 +16,7 @@ EXAMPLES = """
 examples:
   manage.py mq publish "Hello World!" --queue task_queue --declare    send a text to a queue, made if need be
   manage.py mq listen hello                                       print what a queue brings
-  manage.py mq listen logs "orders.#" "#.error"                   print what an exchange passes on, by keys
+  manage.py mq listen warren.logs "orders.#" "#.error"            print what an exchange routes, by keys
   manage.py mq call fib 30                                        ask a procedure
   manage.py mq peek orders.sms                                    look at what waits, and leave it there
   manage.py mq queues                                             every queue, and what waits in it
