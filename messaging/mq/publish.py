@@ -23,6 +23,7 @@ from messaging.management.arguments import (
     from_one,
     number,
 )
+from messaging.management.tables import unwritten
 from messaging.message import Message
 from messaging.mq.options import add_declare, add_header, check_declare, check_short, named_values, usage_error
 from messaging.processes import StopSignals
@@ -147,12 +148,14 @@ def _send(
 
 
 def _sum_up(command: BaseCommand, count: int, counts: Counter[Status]) -> None:
+    line = "Sent and confirmed." if counts[Status.CONFIRMED] else ""
     if count > 1:
         shown = [each for each in Status if counts[each] or each in {Status.CONFIRMED, Status.RETURNED}]
         sent = counts.total() - counts[Status.UNSENDABLE]
-        command.stdout.write(f"Sent {sent}: {', '.join(f'{counts[each]} {each.value}' for each in shown)}.")
-    elif counts[Status.CONFIRMED]:
-        command.stdout.write("Sent and confirmed.")
+        line = f"Sent {sent}: {', '.join(f'{counts[each]} {each.value}' for each in shown)}."
+    # The messages are sent, and the exit code says so, even if the line cannot be written.
+    if line and (problem := unwritten(command.stdout, line)):
+        command.stderr.write(f"{line} The output cannot be written: {problem}.", style_func=str)
 
 
 def _error(trouble: Outcome, returned: int, options: dict[str, Any]) -> CommandError:

@@ -1,7 +1,7 @@
-"""An AsyncAPI 3 document of what this project says and hears over the broker, from what is registered.
+"""An AsyncAPI 3 document of what this project sends and receives over the broker, from what is registered.
 
-Three kinds of operations: it sends events, it receives them as consumers, and it answers requests as procedures. The
-same code always gives the same document, on every machine
+It has three kinds of operations: the project sends events, receives them as consumers, and answers requests as
+procedures. The same code always gives the same document, on every machine
 (https://www.asyncapi.com/docs/reference/specification/v3.0.0).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from string import Formatter
 from typing import Any
 
@@ -27,14 +27,14 @@ from messaging.validation import functions
 
 SPECIFICATION = "3.0.0"
 AMQP_BINDING = "0.3.0"
-#: What may not stand in the name of a channel, a message or an operation.
+#: Characters that the name of a channel, a message or an operation must not have.
 _ODD = re.compile(r"[^A-Za-z0-9._-]")
 
 Document = dict[str, Any]
 
 
 def document(*, title: str, version: str) -> Document:
-    """Return the document. `version` is that of the application's interface, which nothing here can know."""
+    """Return the document. `version` is that of the application's interface, which the code does not say."""
     all_consumers = sorted([*consumers.registered(), *consumers.broadcasting()], key=lambda each: each.name)
     all_events, all_procedures = events.registered(), procedures.registered()
     schemas = _Schemas(all_events, all_procedures)
@@ -58,25 +58,26 @@ def document(*, title: str, version: str) -> Document:
 
 
 class _Schemas:
-    """The JSON schemas of everything that travels; types that several share stand once, under `components`."""
+    """The JSON schemas of everything that travels, by kind and name; `components` has the types that several share."""
 
     def __init__(self, all_events: Sequence[type[Event]], all_procedures: Sequence[Procedure]) -> None:
-        wanted: list[tuple[str, str, Any]] = [(_of_event(each), "serialization", each) for each in all_events]
-        for each in all_procedures:
-            wanted.append((_of_arguments(each), "validation", each.function))
-            wanted.append((_of_result(each), "serialization", _result_of(each.function)))
-        inputs: Any = [(name, mode, TypeAdapter(what)) for name, mode, what in wanted if _has_schema(what, mode)]
+        types: list[tuple[tuple[str, str], Any, Any]] = [
+            *((("event", each.event_type), "serialization", each) for each in all_events),
+            *((("arguments", each.name), "validation", each.function) for each in all_procedures),
+            *((("result", each.name), "serialization", _result_of(each.function)) for each in all_procedures),
+        ]
+        inputs: Any = [(key, mode, TypeAdapter(each)) for key, mode, each in types if _has_schema(each, mode)]
         found, rest = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
-        self._found: dict[str, Document] = {name: _as_asyncapi(schema) for (name, _), schema in found.items()}
+        self._found: dict[Any, Document] = {key: _as_asyncapi(schema) for (key, _), schema in found.items()}
         self.components: Document = _as_asyncapi(dict(sorted(rest.get("$defs", {}).items())))
 
-    def __getitem__(self, name: str) -> Document:
-        return self._found.get(name, {})
+    def __getitem__(self, key: tuple[str, str]) -> Document:
+        return self._found.get(key, {})
 
 
 def _as_asyncapi(schema: Any) -> Any:
-    """Return a JSON schema of pydantic's with discriminators as AsyncAPI has them: the name of the property alone
-    (https://www.asyncapi.com/docs/reference/specification/v3.0.0#schemaObject). pydantic writes OpenAPI's object."""
+    """Return pydantic's JSON schema with AsyncAPI's discriminators: the name of the property, not OpenAPI's object
+    (https://www.asyncapi.com/docs/reference/specification/v3.0.0#schemaObject)."""
     if isinstance(schema, list):
         return [_as_asyncapi(each) for each in schema]
     if not isinstance(schema, dict):
@@ -87,30 +88,18 @@ def _as_asyncapi(schema: Any) -> Any:
     return plain
 
 
-def _of_event(event: type[Event]) -> str:
-    return f"event {event.event_type}"
-
-
-def _of_arguments(procedure: Procedure) -> str:
-    return f"arguments {procedure.name}"
-
-
-def _of_result(procedure: Procedure) -> str:
-    return f"result {procedure.name}"
-
-
 def _result_of(function: Callable[..., Any]) -> Any:
     try:
         return functions.type_hints(function).get("return", Any)
-    except NameError:  # imported for type checkers alone
+    except NameError:  # the type is imported for type checkers alone
         return Any
 
 
-def _has_schema(what: Any, mode: Any) -> bool:
-    # A result may be anything that can be turned into JSON, a query set for instance.
+def _has_schema(type_: Any, mode: Any) -> bool:
+    # A result may be anything that can be turned into JSON, such as a query set.
     try:
-        TypeAdapter(what).json_schema(mode=mode)
-    except (PydanticUserError, NameError, KeyError, TypeError):  # the last two of a partial of an object
+        TypeAdapter(type_).json_schema(mode=mode)
+    except (PydanticUserError, NameError, KeyError, TypeError):  # the last two for a partial of an object
         return False
     return True
 
@@ -119,11 +108,11 @@ def _has_schema(what: Any, mode: Any) -> bool:
 
 
 def _event_message(event: type[Event], schemas: _Schemas) -> Document:
-    # AsyncAPI has no place for AMQP's properties but among the headers.
+    # AsyncAPI has no other place for AMQP's properties than among the headers.
     header: Document = {
         "messageId": {
             "type": "string",
-            "description": "the AMQP property message_id: with app_id it tells the event from every other",
+            "description": "the AMQP property message_id: it is unique together with app_id",
         },
         "appId": {"type": "string", "description": "the AMQP property app_id: who published it"},
         VERSION_HEADER: {"type": "integer", "enum": event.versions(), "description": "of the schema; absent: 1"},
@@ -137,7 +126,7 @@ def _event_message(event: type[Event], schemas: _Schemas) -> Document:
         **_described(inspect.getdoc(event)),
         "contentType": "application/json",
         "headers": {"type": "object", "properties": header},
-        "payload": schemas[_of_event(event)],
+        "payload": schemas["event", event.event_type],
         "bindings": {"amqp": {"messageType": event.event_type, "bindingVersion": AMQP_BINDING}},
         "x-event-version": event.event_version,
     }
@@ -150,10 +139,11 @@ def _message(event: type[Event]) -> str:
 def _add_event(event: type[Event], channels: Document, operations: Document) -> None:
     name = _message(event)
     address, fields = _address(event)
+    parameters = {each: {"location": f"$message.payload#/{_written(event, each)}"} for each in fields}
     channels[name] = {
         "address": address,
         "messages": {name: _ref("components", "messages", name)},
-        **({"parameters": {each: {"location": _location(event, each)} for each in fields}} if fields else {}),
+        **({"parameters": parameters} if parameters else {}),
         "bindings": {"amqp": _by_routing_key(exchange_of(event))},
     }
     operations[_id(f"send.{event.event_type}")] = {
@@ -173,10 +163,6 @@ def _address(event: type[Event]) -> tuple[str, list[str]]:
     return address, list(dict.fromkeys(name for _, name in parts if name is not None))
 
 
-def _location(event: type[Event], field: str) -> str:
-    return f"$message.payload#/{_written(event, field)}"
-
-
 def _written(event: type[Event], field: str) -> str:
     """Return the name of a field in the body."""
     return event.model_fields[field].serialization_alias or field
@@ -189,12 +175,13 @@ def _add_consumer(consumer: Consumer, channels: Document, operations: Document) 
     name = _id(f"queue.{consumer.queue or consumer.name}")
     ids = [_message(event) for event in consumer.events]
     channels[name] = {
-        # Each process of a broadcast has a queue whose name the broker makes up.
+        # The broker names the queue of each process of a broadcast.
         "address": consumer.queue or None,
         "messages": {each: _ref("components", "messages", each) for each in ids},
         "bindings": {"amqp": _queue(consumer.queue, exclusive=consumer.broadcast)},
         "x-bindings": [
-            {"exchange": each.exchange, "key": each.key, **_if_any("arguments", each.arguments)}
+            {"exchange": each.exchange, "key": each.key}
+            | ({"arguments": dict(each.arguments)} if each.arguments else {})
             for each in consumer.bindings
         ],
         **({} if consumer.broadcast else {"x-arguments": desired.queue_arguments(consumer)}),
@@ -215,25 +202,14 @@ def _add_procedure(
     procedure: Procedure, channels: Document, operations: Document, messages: Document, schemas: _Schemas
 ) -> None:
     request, reply, error = (_id(f"{what}.{procedure.name}") for what in ("request", "reply", "error"))
-    correlated = {"correlationId": {"location": "$message.header#/correlationId"}}
-    messages[request] = {
-        "name": request,
-        "headers": _properties("replyTo", "correlationId"),
-        "payload": _request(procedure, schemas),
-        **correlated,
-    }
-    messages[reply] = {
-        "name": reply,
-        "headers": _properties("correlationId", **{procedures.STATUS_HEADER: {"const": procedures.OK}}),
-        "payload": schemas[_of_result(procedure)],
-        **correlated,
-    }
-    messages[error] = {
-        "name": error,
-        "headers": _properties("correlationId", **{procedures.STATUS_HEADER: {"const": procedures.ERROR}}),
-        "payload": _ERROR,
-        **correlated,
-    }
+    ok, failed = ({procedures.STATUS_HEADER: {"const": each}} for each in (procedures.OK, procedures.ERROR))
+    for name, headers, payload in (
+        (request, _properties("replyTo", "correlationId"), _request(procedure, schemas)),
+        (reply, _properties("correlationId", **ok), schemas["result", procedure.name]),
+        (error, _properties("correlationId", **failed), _ERROR),
+    ):
+        correlated = {"location": "$message.header#/correlationId"}
+        messages[name] = {"name": name, "headers": headers, "payload": payload, "correlationId": correlated}
     asked, answered = _id(f"queue.{procedure.queue}"), _id(f"replies.{procedure.name}")
     channels[asked] = {
         "address": procedure.queue,
@@ -263,8 +239,8 @@ def _add_procedure(
 
 
 def _request(procedure: Procedure, schemas: _Schemas) -> Document:
-    """Return what a request's body may be: an object of arguments, or any other value as the only one."""
-    named = schemas[_of_arguments(procedure)]
+    """Return the schema of a request's body: an object of named arguments, or any other value as the only one."""
+    named = schemas["arguments", procedure.name]
     parameters = list(inspect.signature(procedure.function).parameters.values())
     required = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL]
     first = parameters[0] if parameters else None
@@ -294,14 +270,14 @@ def _properties(*texts: str, **headers: Document) -> Document:
 
 
 def _by_routing_key(exchange: Exchange) -> Document:
-    stands = {"name": exchange.name, "type": exchange.type, "durable": True, "autoDelete": False}
-    return {"is": "routingKey", "exchange": stands, "bindingVersion": AMQP_BINDING}
+    facts = {"name": exchange.name, "type": exchange.type, "durable": True, "autoDelete": False}
+    return {"is": "routingKey", "exchange": facts, "bindingVersion": AMQP_BINDING}
 
 
 def _queue(name: str, *, exclusive: bool = False, durable: bool = True, auto_delete: bool = False) -> Document:
-    stands: Document = {"name": name} if name else {}
-    stands |= {"durable": durable and not exclusive, "exclusive": exclusive, "autoDelete": auto_delete}
-    return {"is": "queue", "queue": stands, "bindingVersion": AMQP_BINDING}
+    facts: Document = {"name": name} if name else {}
+    facts |= {"durable": durable and not exclusive, "exclusive": exclusive, "autoDelete": auto_delete}
+    return {"is": "queue", "queue": facts, "bindingVersion": AMQP_BINDING}
 
 
 def _operation(**fields: int | bool) -> Document:
@@ -312,15 +288,11 @@ def _described(text: str | None) -> Document:
     return {"description": text} if text else {}
 
 
-def _if_any(name: str, value: Mapping[str, Any]) -> Document:
-    return {name: dict(value)} if value else {}
-
-
 def _ref(*path: str) -> dict[str, str]:
     return {"$ref": "/".join(["#", *(each.replace("~", "~0").replace("/", "~1") for each in path)])}
 
 
 def _id(name: str) -> str:
-    """Return `name` as the document may call a thing; different names stay different."""
+    """Return `name` without odd characters; different names stay different."""
     plain = _ODD.sub("_", name)
     return plain if plain == name else f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"

@@ -1,80 +1,61 @@
-"""What the lessons made on the broker: is it there, is it theirs, does anybody use it; and taking it away."""
+"""The queues and exchanges of the lessons: what exists under their names, and removing what is theirs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from messaging.broker.connection import Connection
 from messaging.broker.errors import difference
 from messaging.exceptions import NotFound, OperationRefused, PreconditionFailed, ResourceLocked
-from messaging.tutorial.lessons import ExchangeMade, Lesson, QueueMade
+from messaging.tutorial.lessons import Made
 
-#: Seconds that the broker may take to notice that a process has left.
+#: Seconds that the broker may take to notice that a process has ended.
 REMOVE_PATIENCE = 10.0
 #: Seconds between two tries.
-LOOK_EVERY = 0.05
-#: Why a queue or an exchange was not removed.
-IN_USE = "somebody uses it"
+TRY_EVERY = 0.05
+IN_USE = "it is in use"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A queue or an exchange that stands."""
+    """A queue or an exchange that exists."""
 
-    #: How it stands otherwise than the lessons make it; empty: it is theirs.
+    #: How it differs from what the lessons declare; empty: it is theirs.
     differs: str = ""
-    #: Of a queue.
     messages: int = 0
     consumers: int = 0
 
 
-def look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | None:
-    """Return what stands under that name; None for nothing.
-
-    Raises OperationRefused where the broker will not say, BrokerUnavailable.
-    """
+def look(connection: Connection, made: Made) -> Found | None:
+    """Return what exists under that name; None where nothing does. Raises OperationRefused, BrokerUnavailable."""
+    method, name = f"{made.kind}_declare", {made.kind: made.name}
+    differs = ""
     try:
-        if isinstance(made, ExchangeMade):
-            connection.call("exchange_declare", exchange=made.name, passive=True)
-            connection.call("exchange_declare", exchange=made.name, exchange_type=made.type)
-            return Found()
-        counts = connection.call("queue_declare", queue=made.name, passive=True)
-        if not _is_as_once(connection, made):
-            connection.call("queue_declare", queue=made.name, durable=True, arguments=dict(made.arguments))
+        counts = connection.call(method, **name, passive=True)
+        for declaration in made.declarations:
+            try:
+                connection.call(method, **name, **declaration)
+                return Found(messages=counts.messages, consumers=counts.consumers)
+            except PreconditionFailed as error:
+                differs = differs or _in_words(error)
     except NotFound:
         return None
-    except PreconditionFailed as error:
-        return Found(differs=_in_words(error))
     except ResourceLocked:
-        return Found(differs="is another connection's own (exclusive)")
-    return Found(messages=counts.messages, consumers=counts.consumers)
+        differs = "is another connection's own (exclusive)"
+    return Found(differs=differs)
 
 
-def _is_as_once(connection: Connection, made: QueueMade) -> bool:
-    """Whether a queue that exists is as the older tutorials declare it."""
-    if made.once_durable is None:
-        return False
+def remove(connection: Connection, made: Made) -> str:
+    """Remove a queue or exchange that is not in use; return why not, empty if it is gone. Raises BrokerUnavailable."""
     try:
-        connection.call("queue_declare", queue=made.name, durable=made.once_durable)
-    except PreconditionFailed:
-        return False
-    return True
-
-
-def remove(connection: Connection, made: QueueMade | ExchangeMade) -> str:
-    """Remove a queue or exchange, unless somebody uses it; return why not, empty where it is gone.
-
-    Raises BrokerUnavailable.
-    """
-    try:
-        if isinstance(made, ExchangeMade):
+        if made.kind == "exchange":
             connection.call("exchange_delete", exchange=made.name, if_unused=True)
+        # Quorum queues cannot be deleted with `if_unused`.
+        elif connection.call("queue_declare", queue=made.name, passive=True).consumers:
+            return IN_USE
         else:
-            # Looked at first: quorum queues cannot be deleted with `if_unused`.
-            if connection.call("queue_declare", queue=made.name, passive=True).consumers:
-                return IN_USE
             connection.call("queue_delete", queue=made.name)
     except PreconditionFailed:
         return IN_USE
@@ -85,35 +66,21 @@ def remove(connection: Connection, made: QueueMade | ExchangeMade) -> str:
     return ""
 
 
-def remove_all(connection: Connection, new: Iterable[QueueMade | ExchangeMade]) -> list[str]:
-    """Remove what the lines of a lesson made; return what could not be, and why.
+def remove_all(connection: Connection, new: Iterable[Made]) -> list[str]:
+    """Remove what a check made; return what could not be removed, and why.
 
-    The broker may take a moment to notice that a killed process has left. Raises BrokerUnavailable.
+    The broker may take a moment to notice that a killed process has ended. Raises BrokerUnavailable.
     """
     deadline = time.monotonic() + REMOVE_PATIENCE
-    left = dict.fromkeys(new, "not tried")
-    while True:
-        left = {made: why_not for made in left if (why_not := remove(connection, made))}
-        if not left or time.monotonic() > deadline or any(each != IN_USE for each in left.values()):
-            return [f"{named(made)} could not be removed: {why_not}" for made, why_not in left.items()]
-        time.sleep(LOOK_EVERY)
+    left = dict.fromkeys(new, IN_USE)
+    while left := {made: why_not for made in left if (why_not := remove(connection, made))}:
+        if time.monotonic() > deadline or set(left.values()) != {IN_USE}:
+            break
+        time.sleep(TRY_EVERY)
+    return [f"{made} could not be removed: {why_not}" for made, why_not in left.items()]
 
 
-def made_by(lessons: Sequence[Lesson]) -> list[QueueMade | ExchangeMade]:
-    """Return what the lines of these lessons make."""
-    found: list[QueueMade | ExchangeMade] = []
-    for lesson in lessons:
-        found += [*lesson.queues, *lesson.exchanges]
-    return found
-
-
-def named(made: QueueMade | ExchangeMade) -> str:
-    """Return "queue hello", "exchange logs"."""
-    return f"{'queue' if isinstance(made, QueueMade) else 'exchange'} {made.name}"
-
-
-def _in_words(refusal: OperationRefused) -> str:
-    found = difference(refusal)
-    if found is None:
+def _in_words(refusal: PreconditionFailed) -> str:
+    if (found := difference(refusal)) is None:
         return f"differs: {refusal}"
-    return f"exists {found.stated(found.found)}, the lessons make it {found.stated(found.asked)}"
+    return f"exists {found.stated(found.found)}, the lessons declare it {found.stated(found.asked)}"

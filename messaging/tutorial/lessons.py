@@ -1,7 +1,7 @@
 """The lessons, as data: what each shows, the line for each terminal, and what these lines make on the broker.
 
-Names and arguments are those of the RabbitMQ tutorials as they are today, so that their programs can be mixed in, in
-any language. Programs of the older tutorials mix in where they come first: what exists is used.
+Names and arguments are those of today's RabbitMQ tutorials, so that their programs, in any language, can stand in for a
+line. Programs of the older tutorials can too if they run first: an existing queue is used.
 """
 
 from __future__ import annotations
@@ -25,33 +25,39 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueMade:
-    """A queue, as the lines declare it: durable."""
+class Made:
+    """A queue or an exchange that the lines declare."""
 
+    #: "queue" or "exchange".
+    kind: str
     name: str
-    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    #: How the older tutorials declare it, if they do otherwise: classic, durable or not. It is used as well.
-    once_durable: bool | None = None
+    #: How the lines declare it, and how the older tutorials do, whose queues are used as well.
+    declarations: tuple[Mapping[str, Any], ...] = field(hash=False)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class ExchangeMade:
-    """An exchange, as the lines declare it: not durable, like that of the tutorials."""
+def _queue(name: str, arguments: Mapping[str, Any], *, formerly_durable: bool | None = None) -> Made:
+    """Return a durable queue; the older tutorials declare some as classic ones, durable or not."""
+    former = () if formerly_durable is None else ({"durable": formerly_durable},)
+    return Made("queue", name, ({"durable": True, "arguments": arguments}, *former))
 
-    name: str
-    type: str
+
+def _exchange(name: str, type: str) -> Made:
+    """Return a transient exchange, as the tutorials declare them."""
+    return Made("exchange", name, ({"exchange_type": type},))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """One lesson. `lines` are in the order in which they are typed, each by the name that its check knows it by."""
+    """One lesson. `lines` are in the order in which they are typed, by the names that the check uses."""
 
     name: str
     title: str
     shows: str
     lines: Mapping[str, Line]
-    queues: tuple[QueueMade, ...] = ()
-    exchanges: tuple[ExchangeMade, ...] = ()
+    made: tuple[Made, ...]
 
 
 _QUORUM = {"x-queue-type": "quorum"}
@@ -62,10 +68,10 @@ HELLO = Lesson(
     shows="A message waits in a queue until somebody takes it; sender and receiver need not run at the same time.",
     lines={
         "send": Line(1, 'mq publish "Hello World!" --queue hello --declare --queue-type quorum'),
-        "look": Line(1, "mq queues hello"),
+        "look": Line(1, "mq peek hello"),
         "receive": Line(2, "mq listen hello", stays=True),
     },
-    queues=(QueueMade("hello", _QUORUM, once_durable=False),),
+    made=(_queue("hello", _QUORUM, formerly_durable=False),),
 )
 
 WORK_QUEUE = Lesson(
@@ -77,7 +83,7 @@ WORK_QUEUE = Lesson(
         "quick": Line(2, "mq listen task_queue --declare --queue-type quorum --prefetch 1 --dots 0.5", stays=True),
         "send": Line(3, 'mq publish "A dot of work." --queue task_queue --declare --queue-type quorum --count 6'),
     },
-    queues=(QueueMade("task_queue", _QUORUM, once_durable=True),),
+    made=(_queue("task_queue", _QUORUM, formerly_durable=True),),
 )
 
 FANOUT = Lesson(
@@ -93,7 +99,7 @@ FANOUT = Lesson(
         "subscriber 2": Line(2, "mq listen logs --declare --type fanout --transient", stays=True),
         "send": Line(3, 'mq publish "info: Hello World!" --exchange logs --declare --exchange-type fanout --transient'),
     },
-    exchanges=(ExchangeMade("logs", "fanout"),),
+    made=(_exchange("logs", "fanout"),),
 )
 
 DIRECT = Lesson(
@@ -106,7 +112,7 @@ DIRECT = Lesson(
         "info": Line(3, 'mq publish "All is well." --exchange direct_logs --key info'),
         "error": Line(3, 'mq publish "Run. Run. Or it will explode." --exchange direct_logs --key error'),
     },
-    exchanges=(ExchangeMade("direct_logs", "direct"),),
+    made=(_exchange("direct_logs", "direct"),),
 )
 
 TOPIC = Lesson(
@@ -121,7 +127,7 @@ TOPIC = Lesson(
         "three words": Line(3, 'mq publish "Only a test" --exchange topic_logs --key kern.critical.test'),
         "two words": Line(3, 'mq publish "A critical kernel error" --exchange topic_logs --key kern.critical'),
     },
-    exchanges=(ExchangeMade("topic_logs", "topic"),),
+    made=(_exchange("topic_logs", "topic"),),
 )
 
 HEADERS = Lesson(
@@ -146,7 +152,7 @@ HEADERS = Lesson(
             3, 'mq publish "A report to print" --exchange headers_logs --header format=pdf --header kind=report'
         ),
     },
-    exchanges=(ExchangeMade("headers_logs", "headers"),),
+    made=(_exchange("headers_logs", "headers"),),
 )
 
 RPC = Lesson(
@@ -159,9 +165,9 @@ RPC = Lesson(
         "centre": Line(2, "mq call fib 10 20 30 40 50"),
         "increase": Line(2, "mq call increase 41"),
     },
-    queues=(
-        QueueMade("rpc_queue", _QUORUM, once_durable=False),
-        QueueMade("compute_queue", _QUORUM, once_durable=False),
+    made=(
+        _queue("rpc_queue", _QUORUM, formerly_durable=False),
+        _queue("compute_queue", _QUORUM, formerly_durable=False),
     ),
 )
 
@@ -180,7 +186,7 @@ CONFIRMS = Lesson(
         "full": Line(1, 'mq publish "One too many." --queue confirms'),
         "nowhere": Line(1, 'mq publish "To nobody." --queue no_such_queue'),
     },
-    queues=(QueueMade("confirms", arguments=_NO_MORE_THAN_3),),
+    made=(_queue("confirms", _NO_MORE_THAN_3),),
 )
 
 _THEN_EXPIRED = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "expired_offers"}
@@ -197,7 +203,7 @@ DEAD_LETTERS = Lesson(
             "--argument x-dead-letter-routing-key=expired_offers --expiration 1000",
         ),
     },
-    queues=(QueueMade("expired_offers"), QueueMade("offers", arguments=_THEN_EXPIRED)),
+    made=(_queue("expired_offers", {}), _queue("offers", _THEN_EXPIRED)),
 )
 
 LESSONS = (HELLO, WORK_QUEUE, FANOUT, DIRECT, TOPIC, HEADERS, RPC, CONFIRMS, DEAD_LETTERS)

@@ -95,7 +95,7 @@ def test_an_exchange_of_another_type_is_left_alone_and_another_vhost_advised(
         checking, cleaning = run_process("tutorial", "fanout", "--check"), run_process("tutorial", "--cleanup")
 
         assert (checking.wait(), cleaning.wait()) == (1, 0)
-    differs = "exchange logs exists with type=topic, the lessons make it with type=fanout: it is somebody's own"
+    differs = "exchange logs exists with type=topic, the lessons declare it with type=fanout: it is somebody's own"
     assert f"fanout: FAILED: {differs} and was not touched; use another virtual host" in checking.output
     assert f"{differs}, and left alone." in cleaning.output
     assert standing(broker, vhost) == {"logs"}
@@ -127,7 +127,7 @@ def test_a_queue_that_somebody_consumes_is_not_disturbed(vhost: str, run_process
         channel.connection.process_data_events(0)
         assert channel.queue_declare("rpc_queue", passive=True).method.consumer_count == 1
     assert "rpc: FAILED: queue rpc_queue has 1 consumer: somebody uses it, so it was not touched" in checking.output
-    assert "queue rpc_queue was not removed: 1 consumer of somebody's use it." in cleaning.output
+    assert "queue rpc_queue was not removed: it has 1 consumer." in cleaning.output
     assert seen == []
 
 

@@ -47,7 +47,7 @@ def test_what_a_tutorials_program_declared_is_used_and_known_for_the_lessons(
     connection = Connection("test").start()
     try:
         connection.reach()
-        [made] = lesson.queues
+        [made] = lesson.made
         found = cleanup.look(connection, made)
         assert found is not None
         assert found.differs == ""

@@ -18,10 +18,10 @@ from messaging.management.interrupts import told_when_interrupted
 from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.management.terminal_log import quiet_log
 from messaging.processes import StopSignals
-from messaging.tutorial.cleanup import Found, look, made_by, named, remove
-from messaging.tutorial.lessons import LESSONS, ExchangeMade, Lesson, QueueMade, find
-from messaging.tutorial.rehearsals import rehearse
-from messaging.tutorial.stage import Interrupted, Otherwise
+from messaging.tutorial.check import check
+from messaging.tutorial.cleanup import Found, look, remove
+from messaging.tutorial.lessons import LESSONS, Lesson, find
+from messaging.tutorial.terminals import Failed, Interrupted
 
 EXAMPLES = """
 examples:
@@ -81,14 +81,14 @@ class Command(CommandWithExamples):
             _connected(lambda: signals.received) as connection,
             ThreadPoolExecutor(AT_A_TIME) as threads,
         ):
-            seen = [threads.submit(rehearse, connection, lesson, lambda: signals.received) for lesson in lessons]
+            seen = [threads.submit(check, connection, lesson, lambda: signals.received) for lesson in lessons]
             try:
                 for lesson, future in zip(lessons, seen, strict=True):
                     try:
                         self._say(f"{lesson.name}: {future.result()}")
-                    except Otherwise as otherwise:
+                    except Failed as failure:
                         failed.append(lesson.name)
-                        self._say(f"{lesson.name}: {self.style.ERROR('FAILED')}: {otherwise}")
+                        self._say(f"{lesson.name}: {self.style.ERROR('FAILED')}: {failure}")
             except Interrupted:
                 raise CommandError("Interrupted. What had been started was stopped and removed.") from None
             finally:
@@ -102,20 +102,22 @@ class Command(CommandWithExamples):
     def _clean_up(self, lessons: Sequence[Lesson]) -> None:
         removed = kept = 0
         with _connected() as connection:
-            for made in made_by(lessons):
-                found = _look(connection, made)
-                if isinstance(found, Found) and found.differs:
-                    self._say(f"{named(made)} {found.differs}: it is somebody's own, and left alone.")
-                elif found is not None:
-                    why_not = found if isinstance(found, str) else _why_not_removed(connection, made, found)
-                    removed, kept = removed + (not why_not), kept + bool(why_not)
-                    messages = found.messages if isinstance(found, Found) else 0
-                    with_what = f" with {messages} message{'s' * (messages != 1)}" * bool(messages)
-                    self._say(
-                        f"{named(made)} was not removed: {why_not}."
-                        if why_not
-                        else f"Removed {named(made)}{with_what}."
-                    )
+            for made in [made for lesson in lessons for made in lesson.made]:
+                try:
+                    found, why_not = look(connection, made), ""
+                except OperationRefused as error:
+                    found, why_not = Found(), str(error)
+                if found is None:
+                    continue
+                if found.differs:
+                    self._say(f"{made} {found.differs}: it is somebody's own, and left alone.")
+                elif why_not := why_not or _in_use(found) or remove(connection, made):
+                    kept += 1
+                    self._say(f"{made} was not removed: {why_not}.")
+                else:
+                    removed += 1
+                    messages = f" with {found.messages} message{'s' * (found.messages != 1)}" if found.messages else ""
+                    self._say(f"Removed {made}{messages}.")
         if kept:
             raise CommandError("Not all could be removed. Stop what uses it, or use an account that may, and repeat.")
         if not removed:
@@ -156,15 +158,5 @@ def _connected(stopped: Callable[[], bool] = lambda: False) -> Iterator[Connecti
         connection.stop()
 
 
-def _look(connection: Connection, made: QueueMade | ExchangeMade) -> Found | str | None:
-    """Return what stands there, or why the broker will not say."""
-    try:
-        return look(connection, made)
-    except OperationRefused as error:
-        return str(error)
-
-
-def _why_not_removed(connection: Connection, made: QueueMade | ExchangeMade, found: Found) -> str:
-    if found.consumers:
-        return f"{found.consumers} consumer{'s' * (found.consumers != 1)} of somebody's use it"
-    return remove(connection, made)
+def _in_use(found: Found) -> str:
+    return f"it has {found.consumers} consumer{'s' * (found.consumers != 1)}" if found.consumers else ""
