@@ -15,81 +15,82 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from messaging.validation import texts, tls
 from messaging.validation.addresses import BrokerAddress, broker_address
 
+# What nobody needs to change, in seconds and numbers. Tests shorten these.
+
+#: Most rows that a relay claims in one statement.
+CLAIM_BATCH = 500
+#: Pause of an idle relay between two looks at the outbox.
+POLL_INTERVAL = 1.0
+#: How often relays and workers declare the topology again, so that what was deleted by hand is restored.
+DECLARE_INTERVAL = 10.0
+#: How long a stopping process may take to publish, or release, the rows that it holds.
+DRAIN_TIMEOUT = 3.0
+#: AMQP heartbeat, unless an address says otherwise (amqp://…?heartbeat=30).
+HEARTBEAT = 15
+#: Longest pause between two attempts to connect.
+RECONNECT_MAX = 10.0
+#: Shortest pause once every address has refused this user: more attempts could lock it out.
+RECONNECT_REFUSED = 30.0
+#: How long a handler or procedure may run after it got HandlerTimeout; then its process ends.
+HANDLER_GRACE = 10.0
+#: A lost message is sent again at most once in this time.
+RECONCILE_INTERVAL = 900.0
+#: Most lost messages that are sent again in one run.
+RECONCILE_LIMIT = 1000
+
 
 class MessagingSettings(BaseModel):
     """Every key of `settings.MESSAGING`, in capitals there, with its default. Times are in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=str.upper, allow_inf_nan=False)
 
-    #: Addresses of the broker, tried in turn: amqp://user:password@host:port/vhost or amqps://… `brokers` has their
-    #: parts.
+    #: Addresses of the broker: amqp://user:password@host:port/vhost or amqps://… `brokers` has their parts.
     amqp_urls: tuple[str, ...]
-    #: For amqps://, files in PEM form. The CAs that the broker's certificate may come from; empty: this machine's own.
+    #: PEM files for amqps://. The CAs that may sign the broker's certificate; empty: those that this machine trusts.
     tls_ca_file: str = ""
-    #: What this process shows to a broker that asks for a certificate, and its key, if not in the same file.
+    #: The certificate for a broker that asks for one, and its key, if it is not in the same file.
     tls_cert_file: str = ""
     tls_key_file: str = ""
-    #: RabbitMQ's management API, if it is not on the broker's host at its usual port: https://host:15671. Without a
-    #: user of its own, that of the broker's address is used.
+    #: RabbitMQ's management API, if it is not at its usual port of the broker's host: https://host:15671. The user is
+    #: the one of the broker's address unless it names its own.
     management_url: str = ""
-    #: Written into the `app_id` property of every message, and the prefix of this app's own queues.
+    #: The `app_id` property of every message, and the prefix of this app's own queues.
     app_id: str = Field(default="django", min_length=1, max_length=100)
-    #: The topic exchange that events go to unless they name another.
+    #: The topic exchange of events that name none.
     exchange: str = Field(default="events", min_length=1, max_length=255)
     queue_type: Literal["quorum", "classic"] = "quorum"
-    #: Deliveries after which the broker itself gives a message up; above every retry policy of ours.
+    #: Deliveries after which the broker dead-letters a message; above every retry policy of ours.
     delivery_limit: int = Field(default=1000, ge=1)
-    #: Larger bodies are refused by the outbox; when they arrive from elsewhere they are dead.
+    #: The outbox refuses larger bodies; one that arrives from elsewhere is dead.
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
 
     #: Whether web and consumer processes publish what they commit; if not, `manage.py run_relay` must run.
     relay_thread: bool = True
-    #: Whether logs go to the exchange `<APP_ID>.logs` too; what sends them is a handler of LOGGING.
+    #: Whether logs also go to the exchange `<APP_ID>.logs`; a handler of LOGGING publishes them.
     log_to_broker: bool = False
     #: How long a row belongs to the relay that holds it.
     lease: float = Field(default=30, gt=0)
     #: How long a relay waits for the broker's confirms.
     publish_timeout: float = Field(default=10, gt=0)
-    #: How long a relay sleeps when the outbox is empty.
-    poll_interval: float = Field(default=1, gt=0)
-    #: Rows that a relay claims at once.
-    claim_batch: int = Field(default=500, ge=1, le=5000)
-    #: How often a relay declares the topology again, so that what was deleted by hand comes back.
-    declare_interval: float = Field(default=10, gt=0)
-    #: How long a stopping process may take to publish, or give back, what it holds.
-    drain_timeout: float = Field(default=3, gt=0)
 
-    #: Deadline of connecting: TCP, TLS and the AMQP handshake together.
+    #: Deadline for connecting: TCP, TLS and the AMQP handshake together.
     connect_timeout: float = Field(default=4, gt=0)
-    #: Unless an address says otherwise (amqp://…?heartbeat=30).
-    heartbeat: int = Field(default=15, ge=2)
-    #: Longest pause between two attempts to connect.
-    reconnect_max: float = Field(default=10, gt=0)
-    #: Shortest pause once every address has refused this user: more attempts could lock it out.
-    reconnect_refused: float = Field(default=30, gt=0)
 
     #: Unacknowledged deliveries that a consumer may hold, unless it says otherwise.
     prefetch: int = Field(default=50, ge=1, le=65535)
-    #: How long a handler may take, unless its consumer says otherwise; then it gets an exception.
+    #: How long a handler may take, unless its consumer says otherwise; then HandlerTimeout is raised in it.
     handler_timeout: float = Field(default=300, gt=0)
-    #: How long a procedure may take to answer, unless it says otherwise; then it gets an exception.
+    #: How long a procedure may take, unless it says otherwise; then HandlerTimeout is raised in it.
     procedure_timeout: float = Field(default=30, gt=0)
-    #: How long a handler or procedure that got it may take to end; then its process does.
-    handler_grace: float = Field(default=10, gt=0)
-    #: How long a stopping consumer or RPC server may take to finish what it has started.
+    #: How long a stopping consumer or RPC server may take to finish what it has begun.
     stop_timeout: float = Field(default=25, gt=0)
 
-    #: How long after its queue was seen empty a message counts as lost that has not arrived, and age from which one
-    #: that waits counts as stuck.
+    #: A message that has not arrived so long after its queue was seen empty is lost; one that waits longer is stuck.
     reconcile_after: float = Field(default=300, gt=0)
-    #: A message that was lost is sent again once in this time.
-    reconcile_interval: float = Field(default=900, gt=0)
-    #: Messages sent again at once.
-    reconcile_limit: int = Field(default=1000, ge=1)
 
     #: Days after which published outbox rows are pruned.
     outbox_retention_days: float = Field(default=14, gt=0)
-    #: Days for which the inbox remembers a handled message; outlives every replay and outbox row.
+    #: Days for which the inbox remembers a handled message: longer than any replay or outbox row exists.
     inbox_retention_days: float = Field(default=90, gt=0)
 
     @field_validator("app_id", "exchange")
@@ -104,13 +105,13 @@ class MessagingSettings(BaseModel):
             raise ValueError("AMQP_URL names no broker: amqp://user:password@host:5672/vhost")
         if len({broker_address(url).scheme for url in urls}) > 1:
             raise ValueError(
-                "AMQP_URL mixes amqps:// and amqp://: whoever blocks the former would get the password by the latter"
+                "AMQP_URL mixes amqps:// and amqp://: blocking the former would reveal the password by the latter"
             )
         return tuple(url.strip() for url in urls)
 
     @cached_property
     def brokers(self) -> tuple[BrokerAddress, ...]:
-        """The addresses of `amqp_urls`, read: the only form in which a part of one is used."""
+        """The addresses of `amqp_urls`, parsed once for every use."""
         return tuple(map(broker_address, self.amqp_urls))
 
     @field_validator("management_url")
@@ -141,7 +142,7 @@ class MessagingSettings(BaseModel):
     def _times_fit_each_other(self) -> Self:
         if self.publish_timeout >= self.lease / 2:
             raise ValueError(
-                "PUBLISH_TIMEOUT must be below half of LEASE: else a row could be published by two relays at once"
+                "PUBLISH_TIMEOUT must be below half of LEASE: otherwise two relays could publish a row at the same time"
             )
         if self.inbox_retention_days <= self.outbox_retention_days:
             raise ValueError("INBOX_RETENTION_DAYS must exceed OUTBOX_RETENTION_DAYS: a replay would run twice")
@@ -149,7 +150,7 @@ class MessagingSettings(BaseModel):
 
 
 def _check_management_url(url: str) -> None:
-    """Raise ValueError, without repeating a password, where `url` is not an address of HTTP."""
+    """Raise ValueError, without repeating a password, if `url` is no HTTP address."""
     if re.search(r"[\s'\"]", url):
         raise ValueError("MANAGEMENT_URL has a blank or a quotation mark in it: leave it out")
     try:
@@ -183,6 +184,8 @@ def get() -> MessagingSettings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(["MESSAGING", *(str(part) for part in first["loc"])])
+        if first["type"] == "extra_forbidden":
+            raise ImproperlyConfigured(f"{name} is no setting: remove it, or correct its name.") from None
         raise ImproperlyConfigured(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 

@@ -13,7 +13,11 @@ os.environ.update(documented_variables())
 os.environ.update(SECRET_KEY="only-for-tests", AMQP_URL=NO_BROKER, AMQP_MANAGEMENT_URL=NO_MANAGEMENT, RELAY_THREAD="0")
 os.environ.setdefault("DATABASE_URL", "sqlite:///:memory:")
 
+from messaging import conf  # noqa: E402
 from project.settings import *  # noqa: E402, F403
+
+# So short that a test sees a pause pass.
+conf.POLL_INTERVAL, conf.DECLARE_INTERVAL, conf.RECONNECT_MAX, conf.DRAIN_TIMEOUT = 0.1, 0.5, 0.5, 1.0
 
 # The deliberate slowness of the real one buys nothing here.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -72,12 +72,11 @@ class Attempts:
         if (was_open and not at_limit) or self._throttle.allows(str(error)):
             log.warning("amqp.lost" if was_open else "amqp.unreachable", role=self._role, reason=str(error))
         self._refusals = self._refusals + 1 if isinstance(error, BrokerRefused) else 0
-        settings = conf.get()
         spread = random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
-        pause: float = min(FIRST_RECONNECT_DELAY * 2 ** min(self.failures, 20), settings.reconnect_max)
+        pause: float = min(FIRST_RECONNECT_DELAY * 2 ** min(self.failures, 20), conf.RECONNECT_MAX)
         self.failures += 1  # a refusal counts too: `all_failed` must become true
         if self.refused:
-            return settings.reconnect_refused * (0.5 + spread)
+            return conf.RECONNECT_REFUSED * (0.5 + spread)
         return min(pause, LIMIT_PAUSE if at_limit else pause) * spread
 
     def opened(self, after: str) -> None:
@@ -207,7 +206,7 @@ class ReconnectingConnection:
             address, ca_file=settings.tls_ca_file, cert_file=settings.tls_cert_file, key_file=settings.tls_key_file
         )
         if address.heartbeat is None:
-            parameters.heartbeat = settings.heartbeat
+            parameters.heartbeat = conf.HEARTBEAT
         parameters.socket_timeout = settings.connect_timeout
         parameters.stack_timeout = settings.connect_timeout
         parameters.client_properties = {"connection_name": self.name}

@@ -58,7 +58,7 @@ def look(concerned: Sequence[Consumer]) -> dict[str, QueueSighting]:
 def patience(consumer: Consumer) -> timedelta:
     """Return how long the consumer may take for one message before that is missed."""
     settings = conf.get()
-    own = consumer.timeout.total_seconds() + settings.handler_grace if consumer.timeout else 0.0
+    own = consumer.timeout.total_seconds() + conf.HANDLER_GRACE if consumer.timeout else 0.0
     return timedelta(seconds=max(settings.reconcile_after, own))
 
 

@@ -154,7 +154,7 @@ def _is_begun(trace: InboxMessage | None, before: datetime) -> bool:
 
 
 def _was_sent_again(row: OutboxMessage, now: datetime) -> bool:
-    interval = timedelta(seconds=conf.get().reconcile_interval)
+    interval = timedelta(seconds=conf.RECONCILE_INTERVAL)
     return row.origin == OutboxMessage.Origin.RECONCILE and _published_at(row) > now - interval
 
 

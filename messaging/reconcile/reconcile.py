@@ -82,7 +82,7 @@ def reconcile(
         raise UnknownConsumer(f"{broadcasts[0]!r} is a broadcast: what its processes received is not recorded.")
     report = Report(unresponsive=empty_queues.unresponsive(concerned))
     seen = empty_queues.look([each for each in concerned if each.name not in report.unresponsive])
-    limit = conf.get().reconcile_limit if limit is None else limit
+    limit = conf.RECONCILE_LIMIT if limit is None else limit
     for consumer in concerned:
         compared = _compare(report, consumer, seen.get(consumer.name), since, limit + 1)
         missing = [*compared.lost, *lost.without_a_carrier(consumer, limit + 1)]

@@ -125,7 +125,7 @@ class Relay:
             # Claimed first: if the database fails here, what was handed over is still in memory.
             claimed = self._claim_if_due()
             with self._changed:
-                handed = self._handed.take(self._settings.claim_batch)
+                handed = self._handed.take(conf.CLAIM_BATCH)
             # By row: if the database's clock was set forward, a row that was handed over is claimed as well.
             ours, late = leases.in_time({each.row.pk: each for each in [*handed, *claimed]}.values())
             if late:
@@ -147,7 +147,7 @@ class Relay:
 
     def _wait_for_work(self) -> None:
         now = time.monotonic()
-        until = self._marks_due if self._marks else now + self._settings.poll_interval
+        until = self._marks_due if self._marks else now + conf.POLL_INTERVAL
         if self._stopping:
             until = min(until, now + MARK_INTERVAL)
         elif self._publisher.ready:
@@ -185,11 +185,11 @@ class Relay:
         if self._stopping or time.monotonic() < self._claim_due:
             return []
         leased_at, wakes = time.monotonic(), self._wakes
-        rows = leases.claim(self._settings.claim_batch, self._settings.lease)
-        backlog = leases.is_full(rows, self._settings.claim_batch)
+        rows = leases.claim(conf.CLAIM_BATCH, self._settings.lease)
+        backlog = leases.is_full(rows, conf.CLAIM_BATCH)
         with self._changed:
             if wakes == self._wakes:
-                self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else self._settings.poll_interval)
+                self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else conf.POLL_INTERVAL)
         return self._held(rows, leased_at)
 
     def _held(self, rows: Iterable[OutboxMessage], leased_at: float) -> list[Held]:
@@ -205,7 +205,7 @@ class Relay:
             return
         problems = self._declaration.declare(desired.topology(consumers.registered()))
         self._declared_generation = connection.generation
-        self._declare_due = time.monotonic() + (1.0 if problems else self._settings.declare_interval)
+        self._declare_due = time.monotonic() + (1.0 if problems else conf.DECLARE_INTERVAL)
 
     def _publish_all(self, held: Sequence[Held]) -> None:
         """Publish rows together as far as possible, then alone by destination until one gets no answer."""

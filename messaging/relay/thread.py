@@ -140,7 +140,7 @@ def stop() -> None:
         _mine.relay = _mine.thread = None
         _mine.should_run = False
     if relay is not None and thread is not None:
-        budget = conf.get().drain_timeout
+        budget = conf.DRAIN_TIMEOUT
         relay.stop(budget)
         # The broker may be frozen and the database away: wait no longer than a supervisor does.
         thread.join(budget + 2)

@@ -85,7 +85,7 @@ class _Limit:
             if self.exceeded:
                 self._end_process()
             self.exceeded = True
-            self.due = time.monotonic() + conf.get().handler_grace
+            self.due = time.monotonic() + conf.HANDLER_GRACE
             log.warning("handler.timeout", handler=self.name, seconds=self.seconds)
             _set_exception(self._thread, HandlerTimeout)
             # Still under the lock: the statement of the next message must not be cancelled.

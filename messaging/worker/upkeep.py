@@ -32,7 +32,7 @@ class Upkeep:
     def _run(self) -> None:
         reached, reasons = ordering.BEGINNING, Throttle()
         try:
-            while not self.stopping.wait(conf.get().poll_interval):
+            while not self.stopping.wait(conf.POLL_INTERVAL):
                 try:
                     _, reached = ordering.release_due(self._consumers, after=reached, limit=KEYS_AT_ONCE)
                     effect_runner.run_all_due(self._consumers, self.stopping)

@@ -49,7 +49,7 @@ class Worker(Service):
         super().__init__("consumer", max_messages=max_messages)
         self._burst = burst
         self._empty_looks = 0
-        self._bind_due = time.monotonic() + conf.get().declare_interval
+        self._bind_due = time.monotonic() + conf.DECLARE_INTERVAL
         writer = threading.Lock() if database.is_sqlite() else None
         self.consumers = [
             ConsumerThreads(
@@ -82,7 +82,7 @@ class Worker(Service):
         Raises BrokerUnavailable if a burst cannot reach the broker: without `burst` it is waited for.
         """
         if time.monotonic() >= self._bind_due:
-            self._bind_due = time.monotonic() + conf.get().declare_interval
+            self._bind_due = time.monotonic() + conf.DECLARE_INTERVAL
             for each in self.consumers:
                 each.bind_again()
         if not self._burst:

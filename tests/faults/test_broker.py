@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from messaging import conf
 from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.reconcile import reconcile
@@ -184,10 +185,13 @@ def test_connections_closed_again_and_again_lose_and_double_nothing(shop: Shop, 
     shop.assert_unharmed()
 
 
-def test_a_binding_removed_by_hand_is_made_again_and_what_was_missed_comes_again(vhost: str, settings: Any) -> None:
+def test_a_binding_removed_by_hand_is_made_again_and_what_was_missed_comes_again(
+    vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """F14. While others take the event the broker confirms it: only declaring again helps, and the row knows who
     should have had it."""
-    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "DECLARE_INTERVAL": 4.0, "RECONCILE_AFTER": 0.1}
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_AFTER": 0.1}
+    monkeypatch.setattr(conf, "DECLARE_INTERVAL", 4.0)
     texts: list[str] = []
     sent_again = 0
     first, second = a_consumer(name="first"), a_consumer(name="second")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from messaging import conf
 from messaging.message import new_id
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import handling
@@ -27,9 +28,10 @@ QUEUE = "tests.notes"
 
 
 @pytest.fixture
-def relay(vhost: str, transactional_db: None, settings: Any) -> Iterator[None]:
+def relay(vhost: str, transactional_db: None, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A healthy relay, and the queue of notes; only consumers die here."""
-    settings.MESSAGING = {**settings.MESSAGING, "LEASE": 3, "PUBLISH_TIMEOUT": 1, "POLL_INTERVAL": 0.1}
+    settings.MESSAGING = {**settings.MESSAGING, "LEASE": 3, "PUBLISH_TIMEOUT": 1}
+    monkeypatch.setattr(conf, "POLL_INTERVAL", 0.1)
     with registered(a_consumer()):
         RunningWorker([a_consumer()], burst=True).join()
         with running_relay():

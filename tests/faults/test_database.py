@@ -37,6 +37,7 @@ from tests.faults.shop import (
     shop_at_work,
     situation,
 )
+from tests.support import failpoints
 from tests.support.amqp import queue_length
 from tests.support.consuming import Noted, notes
 from tests.support.environment import database_url
@@ -51,10 +52,10 @@ ON_SQLITE = pytest.mark.only_on("sqlite")
 
 
 @pytest.fixture(autouse=True)
-def impatience(request: pytest.FixtureRequest, settings: Any) -> None:
+def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test itself runs is as impatient as the processes are."""
     request.getfixturevalue("vhost")
-    settings.MESSAGING = {**settings.MESSAGING, **SOON}
+    failpoints.lower(settings, monkeypatch, **SOON)
 
 
 def assert_no_attempt_was_counted() -> None:

@@ -14,6 +14,7 @@ from messaging.reconcile.reconcile import reconcile
 from orders.models import Product
 from script.services.rabbitmq import RabbitMQNode
 from tests.faults.shop import CONSUMING, assert_each_once, environment, everything_arrived, place, situation
+from tests.support import failpoints
 from tests.support.amqp import plain_channel
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.repeats import repeats
@@ -28,8 +29,8 @@ ORDERS = repeats(short=12, full=200)
 
 
 @pytest.fixture(autouse=True)
-def impatience(breakable_broker: RabbitMQNode, settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+def impatience(breakable_broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    failpoints.lower(settings, monkeypatch, **IMPATIENT)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 
+from messaging import conf
 from messaging.actions.cancel import cancel
 from messaging.actions.prune import prune
 from messaging.actions.publish_now import publish_now
@@ -113,7 +114,8 @@ def test_upkeep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_
     vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F75."""
-    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_INTERVAL": 0.5}
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    monkeypatch.setattr(conf, "RECONCILE_INTERVAL", 0.5)
     # So little that whatever is slow is called lost, and sent again though it is not.
     for module in (lost, empty_queues):
         monkeypatch.setattr(module, "patience", lambda consumer: timedelta(seconds=0.2))

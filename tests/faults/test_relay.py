@@ -41,11 +41,11 @@ def relay(run_process: ProcessStarter, *faults: str, **messaging: Any) -> Runnin
 
 
 @pytest.fixture(autouse=True)
-def impatience(request: pytest.FixtureRequest, settings: Any) -> None:
+def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test itself runs is as impatient as the processes are."""
     if "vhost" in request.fixturenames:
         request.getfixturevalue("vhost")
-    settings.MESSAGING = {**settings.MESSAGING, **SOON}
+    failpoints.lower(settings, monkeypatch, **SOON)
 
 
 # --- The relay dies ----------------------------------------------------------------------------------------

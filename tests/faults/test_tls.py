@@ -10,6 +10,7 @@ from typing import Any
 import kombu
 import pytest
 
+from messaging import conf
 from messaging.broker.connection import Connection
 from project.celery_tls import celery_tls
 from script.services.rabbitmq import RabbitMQNode
@@ -35,16 +36,18 @@ def node(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def good(certificates: Certificates, node: RabbitMQNode, settings: Any) -> dict[str, Any]:
+def good(
+    certificates: Certificates, node: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """Settings with which everything is as it should be; a test spoils one thing."""
     present_to(node, certificates, "localhost", "127.0.0.1")
+    monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
+    monkeypatch.setattr(conf, "RECONNECT_REFUSED", 0.3)
     settings.MESSAGING = {
         **settings.MESSAGING,
         **certificates.settings,
         "AMQP_URLS": [node.tls_url()],
         "CONNECT_TIMEOUT": 3.0,
-        "RECONNECT_MAX": 0.3,
-        "RECONNECT_REFUSED": 0.3,
     }
     return settings.MESSAGING
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from messaging import conf
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, NotFound
@@ -27,11 +28,12 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
-def impatience(settings: Any, request: pytest.FixtureRequest) -> None:
+def impatience(settings: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("vhost", "breakable_broker"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
-    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0, "RECONNECT_MAX": 0.3}
+    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
+    monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
 
 
 def to(settings: Any, *urls: str) -> None:
@@ -126,7 +128,9 @@ def test_never_reached_is_true_once_every_address_refused(vhost: str, settings: 
         eventually(lambda: connection.never_reached, within=6)
 
 
-def test_a_refusal_is_not_tried_again_soon(broker: RabbitMQNode, vhost: str, settings: Any) -> None:
+def test_a_refusal_is_not_tried_again_soon(
+    broker: RabbitMQNode, vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with TcpProxy(lambda: broker.port) as network:
         to(settings, through(network, vhost) + "-unknown")
         with connecting() as connection:
@@ -135,7 +139,7 @@ def test_a_refusal_is_not_tried_again_soon(broker: RabbitMQNode, vhost: str, set
             until = time.monotonic() + 5 * 0.3
             eventually(lambda: time.monotonic() > until)
             assert network.taken == 1
-        settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_REFUSED": 0.3}
+        monkeypatch.setattr(conf, "RECONNECT_REFUSED", 0.3)
         with connecting():
             eventually(lambda: network.taken >= 4)
 

@@ -13,7 +13,7 @@ from django.core.checks import run_checks
 from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import consumers
+from messaging import conf, consumers
 from messaging.topology import desired, drift
 from messaging.topology.declare import NotReplaced, replace
 from messaging.topology.existing import Queue, opened_existing
@@ -493,9 +493,12 @@ def test_a_lasting_request_queue_is_found_and_its_hint_deletes_it(
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.timeout(300)
-def test_replacing_a_queue_loses_nothing_while_events_come_all_the_time(vhost: str, settings: Any) -> None:
+def test_replacing_a_queue_loses_nothing_while_events_come_all_the_time(
+    vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A queue that differs is replaced while a relay publishes into it and a worker reads from it."""
-    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_AFTER": 1.0, "RECONCILE_INTERVAL": 1.0}
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RECONCILE_AFTER": 1.0}
+    monkeypatch.setattr(conf, "RECONCILE_INTERVAL", 1.0)
     consumer = a_consumer()
     with registered(consumer):
         mq("topology", "declare")

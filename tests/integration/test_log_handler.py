@@ -223,7 +223,7 @@ def test_without_a_broker_nobody_waits_and_what_does_not_fit_is_counted(
 def test_what_was_written_while_the_broker_was_away_arrives_once_it_is_back(
     breakable_broker: RabbitMQNode, log: logging.Logger, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_MAX": 0.5}
+    monkeypatch.setattr(conf, "RECONNECT_MAX", 0.5)
     url = conf.get().amqp_urls[0]
     with listening(url, queue="kept") as listener:
         log.info("before")

@@ -18,8 +18,8 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def publisher(vhost: str, settings: Any) -> Iterator[Publisher]:
-    settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_MAX": 0.3}
+def publisher(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+    monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
     with plain_channel(vhost) as channel:
         channel.queue_declare("q", durable=True)
         channel.queue_declare("full", durable=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
@@ -156,7 +156,8 @@ def test_only_real_success_makes_the_pauses_between_reconnects_small_again(publi
 def test_a_frozen_broker_gives_no_confirm_within_the_deadline_and_each_outcome_is_late(
     breakable_broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "RECONNECT_MAX": 0.3, "CONNECT_TIMEOUT": 1.0}
+    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
+    monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
     with plain_channel(settings.MESSAGING["AMQP_URLS"][0]) as channel:
         channel.queue_declare("q", durable=True)
     publisher = Publisher("test").start()

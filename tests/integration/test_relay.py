@@ -15,6 +15,7 @@ import pytest
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils import timezone
 
+from messaging import conf
 from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import leases, relay
@@ -143,7 +144,7 @@ def test_the_row_of_a_dead_process_is_published_when_its_lease_ends(vhost: str) 
 def test_a_row_handed_over_in_memory_is_published_at_once_without_a_claim(
     vhost: str, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 30.0}
+    monkeypatch.setattr(conf, "POLL_INTERVAL", 30.0)
     token = uuid.uuid4()
     with running_relay() as running:
         eventually(lambda: running._publisher.ready)
@@ -155,8 +156,10 @@ def test_a_row_handed_over_in_memory_is_published_at_once_without_a_claim(
     assert running.published == 1
 
 
-def test_what_waits_in_the_table_is_published_as_soon_as_the_relay_is_connected(vhost: str, settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 30.0}
+def test_what_waits_in_the_table_is_published_as_soon_as_the_relay_is_connected(
+    vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conf, "POLL_INTERVAL", 30.0)
     add(Noted(text="x"))
     with running_relay():
         eventually(all_published, within=5)
@@ -472,8 +475,8 @@ def test_a_relay_without_a_broker_gives_back_what_it_holds(settings: Any) -> Non
     assert _now() - began < 4
 
 
-def test_an_idle_relay_stops_at_once(vhost: str, settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 60.0}
+def test_an_idle_relay_stops_at_once(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conf, "POLL_INTERVAL", 60.0)
     with running_relay() as running:
         eventually(lambda: running._publisher.ready)
         began = _now()

@@ -13,6 +13,7 @@ import pytest
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
+from messaging import conf
 from messaging.broker.publisher import Outcome
 from messaging.message import new_id
 from messaging.models import OutboxMessage
@@ -69,8 +70,10 @@ def is_published(row: OutboxMessage) -> bool:
     return row.state == State.PUBLISHED
 
 
-def test_a_queue_that_never_confirms_delays_no_other_queue(vhost: str, broker: RabbitMQNode, settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
+def test_a_queue_that_never_confirms_delays_no_other_queue(
+    vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conf, "CLAIM_BATCH", 5)
     with running_relay() as relay:
         add(Noted(text="at first"))
         eventually(lambda: count(state=State.PUBLISHED) == 1)
@@ -98,10 +101,10 @@ def test_new_events_for_an_unresponsive_queue_rest_untried(vhost: str, broker: R
 
 
 def test_a_backlog_for_an_unresponsive_queue_delays_no_other_queue(
-    vhost: str, broker: RabbitMQNode, settings: Any
+    vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each batch with such a row costs the whole time that is allowed for a confirm."""
-    settings.MESSAGING = {**settings.MESSAGING, "CLAIM_BATCH": 5}
+    monkeypatch.setattr(conf, "CLAIM_BATCH", 5)
     declare(vhost, "tests.silent", "tests.well")
     with unresponsive(broker, vhost, "tests.silent"):
         for _ in range(100):
@@ -177,9 +180,11 @@ def test_a_database_that_cannot_take_rows_back_delays_no_other_queue(
         monkeypatch.undo()
 
 
-def test_rows_that_lost_their_connection_are_published_while_the_shop_is_busy(vhost: str, settings: Any) -> None:
+def test_rows_that_lost_their_connection_are_published_while_the_shop_is_busy(
+    vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each goes alone, and others are handed over all the while."""
-    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 1.0}
+    monkeypatch.setattr(conf, "POLL_INTERVAL", 1.0)
     queues = [f"tests.q{number}" for number in range(100)]
     declare(vhost, "tests.shop", *queues)
     lost = [a_row(queue, publish_attempts=2).pk for queue in queues]

@@ -9,7 +9,7 @@ import pytest
 from django.db import transaction
 from structlog.testing import capture_logs
 
-from messaging import database, outbox
+from messaging import conf, database, outbox
 from messaging.actions.cancel import cancel
 from messaging.actions.selection import Selection
 from messaging.consumers import Consumer
@@ -250,8 +250,10 @@ def test_settling_and_putting_aside_at_once_leave_nobody_behind(consumer: Consum
     assert diary.handled == ["first", "second"] * 20
 
 
-def test_a_consumer_process_releases_what_waits_behind_a_cancelled_event(consumer: Consumer, settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "POLL_INTERVAL": 0.05}
+def test_a_consumer_process_releases_what_waits_behind_a_cancelled_event(
+    consumer: Consumer, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conf, "POLL_INTERVAL", 0.05)
     first, second = added("first", "second")
     assert arrives(consumer, second) == "waiting"
     OutboxMessage.objects.filter(pk=first.pk).update(state="cancelled")

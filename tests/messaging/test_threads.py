@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, transaction
 
-from messaging import outbox, processes, rpc
+from messaging import conf, outbox, processes, rpc
 from messaging.broker import queue_answers
 from messaging.broker.connection import Connection
 from messaging.effects import EffectKind
@@ -52,7 +52,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Limit]:
 def web_process(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[relay_thread.RelayThread]:
     """As in a long-lived process, whose broker is away."""
     settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
-    settings.MESSAGING |= {"DRAIN_TIMEOUT": 0.05}
+    monkeypatch.setattr(conf, "DRAIN_TIMEOUT", 0.05)
     home = relay_thread.RelayThread()
     monkeypatch.setattr(relay_thread, "_mine", home)
     relay_thread.enable()

@@ -10,9 +10,9 @@ the app wraps the functions that `WARREN_TEST_FAULTS` names:
     run_process("run_consumer", "sms", **failpoints.at(failpoints.ack_before_commit, LEASE=3))
 
 Several may be given. A function without arguments, here or in a test module, is called at the start and may replace
-whatever it likes: a mutant. Capital keywords are values of `settings.MESSAGING`, lowered so that a test sees a
-deadline pass. `crashed` tells whether a process really ended at its failpoint; a test that does not ask could pass
-by accident.
+whatever it likes: a mutant. Capital keywords are values of `settings.MESSAGING`, or constants of `messaging.conf`,
+lowered so that a test sees a deadline pass. `crashed` tells whether a process really ended at its failpoint; a test
+that does not ask could pass by accident.
 
 Wrapped is the attribute of a module or class. Who imported the function by name keeps the old one: wrap it there.
 """
@@ -32,6 +32,8 @@ from typing import Any
 
 from django.apps import AppConfig
 
+from messaging import conf
+
 VARIABLE = "WARREN_TEST_FAULTS"
 MESSAGING_VARIABLE = "WARREN_TEST_MESSAGING"
 SETTINGS = "tests.faults.settings"
@@ -50,6 +52,13 @@ def at(*faults: str | Callable[[], None], **messaging: Any) -> dict[str, str]:
         VARIABLE: " ".join(words),
         MESSAGING_VARIABLE: json.dumps(messaging),
     }
+
+
+def lower(settings: Any, monkeypatch: Any, **messaging: Any) -> None:
+    """Set these values in the test's own process, as `at` does in another."""
+    for name in messaging.keys() & vars(conf).keys():
+        monkeypatch.setattr(conf, name, messaging.pop(name))
+    settings.MESSAGING = {**settings.MESSAGING, **messaging}
 
 
 def crashed(code: int) -> bool:

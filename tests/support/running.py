@@ -21,10 +21,6 @@ from tests.support.amqp import plain_channel
 IMPATIENT = {
     "PUBLISH_TIMEOUT": 1.0,
     "LEASE": 3.0,
-    "POLL_INTERVAL": 0.1,
-    "DECLARE_INTERVAL": 0.5,
-    "RECONNECT_MAX": 0.5,
-    "DRAIN_TIMEOUT": 1.0,
     "STOP_TIMEOUT": 5.0,
 }
 

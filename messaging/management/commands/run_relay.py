@@ -43,8 +43,8 @@ class Command(BaseCommand):
                     raise broker_unreachable(relay.refusal)
                 time.sleep(0.1)
             died = not thread.is_alive()
-            relay.stop(conf.get().drain_timeout)
-            thread.join(conf.get().drain_timeout + 2)
+            relay.stop(conf.DRAIN_TIMEOUT)
+            thread.join(conf.DRAIN_TIMEOUT + 2)
         if died:
             raise CommandError("The relay ended by itself; the log says why. What it held is published by another.")
         self.stdout.write(f"Stopped. {relay.published} published in {time.monotonic() - started:.1f} s.")

@@ -24,7 +24,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
-from messaging import effects, outbox
+from messaging import conf, effects, outbox
 from messaging.actions.selection import Selection
 from messaging.actions.settle import Verdict, settle
 from messaging.broker import connection as connections_to_the_broker
@@ -59,7 +59,6 @@ SETTINGS = {
     # Real time: nobody answers later than at once here.
     "PUBLISH_TIMEOUT": 0.001,
     "LEASE": 30,
-    "CLAIM_BATCH": 3,
 }
 LEASE_OVER = timedelta(seconds=31)
 
@@ -637,6 +636,7 @@ def stage(settings: Any) -> Iterator[None]:
         stack.callback(logging.disable, logging.root.manager.disable)
         logging.disable()
         stack.enter_context(registered(*CONSUMERS))
+        stack.enter_context(patch.object(conf, "CLAIM_BATCH", 3))
         stack.enter_context(effects.registry.temporary(*KINDS))
         stack.enter_context(patch.object(relay_thread, "_mine", relay_thread._mine))
         for module in (publisher, service, connections_to_the_broker):
