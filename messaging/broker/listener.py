@@ -18,7 +18,7 @@ from pika.channel import Channel
 from messaging.broker.calls import CALL_TIMEOUT, CallChannel
 from messaging.broker.connection import Connection
 from messaging.broker.declaring import STREAM_OFFSET
-from messaging.broker.subscription import Arrival, PrivateQueue, Subscription, arrival_of
+from messaging.broker.subscription import Arrival, Subscription, arrival_of
 from messaging.exceptions import BrokerSilent, OperationRefused
 from messaging.routing import Binding
 
@@ -63,8 +63,7 @@ class Listener:
         """Set what to listen to, once: the name of a queue, or bindings. `offset`, for streams alone, says where to
         begin: "first" or "next". Opened again it continues after the last message."""
         self._private, self._auto_ack = not isinstance(source, str), auto_ack
-        kind: Callable[..., Subscription] = PrivateQueue if self._private else Subscription
-        self._subscription = kind(
+        self._subscription = Subscription(
             self.connection,
             source,
             prefetch=prefetch,

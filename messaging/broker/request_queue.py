@@ -120,7 +120,7 @@ class RequestQueue(Subscription):
         if not self._use_unchanged:
             self._difference = ""
         if self.active:
-            super()._begin(channel)
+            self._consume(channel)
         else:
             channel.close()
 

@@ -52,6 +52,10 @@ class Arrival:
 class Subscription:
     """One queue's deliveries to this process, on a channel of its own.
 
+    `source` is the name of a queue, or bindings. Bindings get a private queue: exclusive, named by the broker, deleted
+    with its channel or connection. Opened again it is a new queue: what was published in between is missed. The queue
+    name in the bindings is ignored.
+
     `on_arrival` is called on the I/O thread with each message; it must return at once. `on_ended` is called there with
     the reason when the subscription ends unasked: queue deleted, consumer cancelled by the broker, channel or
     connection lost. The owner then calls `open` again. With `auto_ack` the broker deletes each message as it sends it:
@@ -61,7 +65,7 @@ class Subscription:
     def __init__(
         self,
         connection: Connection,
-        queue: str,
+        source: str | Sequence[Binding],
         *,
         prefetch: int,
         on_arrival: Callable[[Arrival], None],
@@ -69,7 +73,10 @@ class Subscription:
         auto_ack: bool = False,
     ) -> None:
         self._connection = connection
-        self.queue = queue
+        self._private = not isinstance(source, str)
+        self._bindings: Sequence[Binding] = () if isinstance(source, str) else source
+        #: The queue's name; of a private queue once it is declared.
+        self.queue = source if isinstance(source, str) else ""
         self.prefetch = prefetch
         self._on_arrival = on_arrival
         self._on_ended = on_ended
@@ -123,6 +130,12 @@ class Subscription:
         """Give an arrival back unhandled."""
         self._connection.call_soon(partial(self._settle, arrival, requeue=True))
 
+    def bind_again(self) -> None:
+        """Bind a private queue again: its bindings are lost if an exchange was deleted and declared anew, and no other
+        process may bind it. Returns at once."""
+        if self._private:
+            self._connection.call_soon(self._bind_again)
+
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def lost(self, reason: str) -> None:
@@ -144,6 +157,30 @@ class Subscription:
         self._begin(channel)
 
     def _begin(self, channel: Channel) -> None:
+        if self._private:
+            self.queue = ""
+            channel.queue_declare(**PRIVATE_QUEUE, callback=partial(self._private_declared, channel))
+        else:
+            self._consume(channel)
+
+    def _private_declared(self, channel: Channel, answer: pika.frame.Method) -> None:
+        if not self.active:
+            channel.close()  # cancelled meanwhile
+            return
+        self.queue = answer.method.queue
+        # A channel works in order: consuming begins once all are bound.
+        self._bind(channel)
+        self._consume(channel)
+
+    def _bind_again(self) -> None:
+        if self.consuming and self._channel is not None and self._channel.is_open:
+            self._bind(self._channel)
+
+    def _bind(self, channel: Channel) -> None:
+        for binding in self._bindings:
+            channel.queue_bind(self.queue, binding.exchange, binding.key, arguments=dict(binding.arguments))
+
+    def _consume(self, channel: Channel) -> None:
         self._consumer_tag = channel.basic_consume(
             self.queue,
             partial(self._arrived, self._opened),
@@ -198,55 +235,6 @@ class Subscription:
         was_active, self.active, self.consuming = self.active, False, False
         if was_active:
             self._on_ended(reason)
-
-
-class PrivateQueue(Subscription):
-    """The deliveries of exchanges to this process alone: an exclusive queue with a name by the broker.
-
-    It is deleted with its channel or connection, and opened again it is a new queue: what was published in between is
-    missed. The queue name in the bindings is ignored. A missing exchange ends it, as a deleted queue does.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        bindings: Sequence[Binding],
-        *,
-        prefetch: int,
-        on_arrival: Callable[[Arrival], None],
-        on_ended: Callable[[str], None],
-        auto_ack: bool = False,
-    ) -> None:
-        super().__init__(connection, "", prefetch=prefetch, on_arrival=on_arrival, on_ended=on_ended, auto_ack=auto_ack)
-        self._bindings = bindings
-
-    def bind_again(self) -> None:
-        """Bind again: the bindings are lost if an exchange was deleted and declared anew, and no other process may bind
-        this queue. Returns at once."""
-        self._connection.call_soon(self._bind_again)
-
-    # --- on the I/O thread ---------------------------------------------------------------------------------
-
-    def _bind_again(self) -> None:
-        if self.consuming and self._channel is not None and self._channel.is_open:
-            self._bind(self._channel)
-
-    def _begin(self, channel: Channel) -> None:
-        self.queue = ""
-        channel.queue_declare(**PRIVATE_QUEUE, callback=partial(self._declared, channel))
-
-    def _declared(self, channel: Channel, answer: pika.frame.Method) -> None:
-        if not self.active:
-            channel.close()  # cancelled meanwhile
-            return
-        self.queue = answer.method.queue
-        # A channel works in order: consuming begins once all are bound.
-        self._bind(channel)
-        super()._begin(channel)
-
-    def _bind(self, channel: Channel) -> None:
-        for binding in self._bindings:
-            channel.queue_bind(self.queue, binding.exchange, binding.key, arguments=dict(binding.arguments))
 
 
 def arrival_of(

@@ -13,7 +13,7 @@ from django.db import connections
 
 from messaging import conf, database, effects, encoding
 from messaging.broker.connection import Connection
-from messaging.broker.subscription import Arrival, PrivateQueue, Subscription
+from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
 from messaging.exceptions import OperationRefused, Undecodable
 from messaging.logs import Throttle, get_logger
@@ -72,8 +72,7 @@ class ConsumerThreads:
 
     def bind_again(self) -> None:
         """Bind the queue of a broadcast once more; the relays do so for others. Returns at once."""
-        if isinstance(self.subscription, PrivateQueue):
-            self.subscription.bind_again()
+        self.subscription.bind_again()
 
     def is_idle(self) -> bool:
         """Whether nothing is being handled and the queue is empty. Raises BrokerUnavailable."""
@@ -89,17 +88,8 @@ class ConsumerThreads:
         return bool(self._tally.busy) or not self._arrivals.empty()
 
     def _subscription(self, prefetch: int) -> Subscription:
-        if self.consumer.broadcast:
-            return PrivateQueue(
-                self._connection,
-                self.consumer.bindings,
-                prefetch=prefetch,
-                on_arrival=self._arrived,
-                on_ended=self._ended,
-            )
-        return Subscription(
-            self._connection, self.consumer.queue, prefetch=prefetch, on_arrival=self._arrived, on_ended=self._ended
-        )
+        source = self.consumer.bindings if self.consumer.broadcast else self.consumer.queue
+        return Subscription(self._connection, source, prefetch=prefetch, on_arrival=self._arrived, on_ended=self._ended)
 
     def _arrived(self, arrival: Arrival) -> None:
         if self._stopping.is_set():
