@@ -12,11 +12,10 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from messaging.admin import payload
-from messaging.admin.addresses import WithoutNul
-from messaging.admin.filters import ActionFilter, AtFilter
+from messaging.admin.filters import BY_ACTION, since
 from messaging.admin.links import admin_url
 from messaging.admin.messages import time_of
-from messaging.admin.read_only import ReadOnly
+from messaging.admin.read_only import LongListAdmin
 from messaging.masking import masked, masked_text
 from messaging.models import OperatorAction
 
@@ -25,26 +24,19 @@ NAMED = 100
 
 
 @admin.register(OperatorAction)
-class OperatorActionAdmin(ReadOnly, WithoutNul):
+class OperatorActionAdmin(LongListAdmin):
     """What people did."""
 
     list_display = ["action", "actor", "about_masked", "changed", "when"]
-    list_filter = [ActionFilter, AtFilter]
+    list_filter = [BY_ACTION, since("at")]
     search_fields = ["actor", "about"]
     search_help_text = "Searches who did it and what it was done to; not notes, reasons or details."
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    sortable_by = ()
-    list_per_page = 50
     actions = None
     fields = ["action", "actor", "about_masked", "changed", "when_exactly", "details_masked", "messages"]
     readonly_fields: ClassVar[list[str]] = ["about_masked", "when_exactly", "details_masked", "messages"]
 
     when = time_of("at", "when", short=True)
     when_exactly = time_of("at", "when")
-
-    class Media:
-        css = {"all": ["messaging/admin.css"]}
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         """Find what is masked only as a whole: a search by pieces would tell it piece by piece."""

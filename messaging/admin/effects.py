@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from messaging.admin import payload, words
-from messaging.admin.filters import ChangedFilter, ConsumerFilter, TroubleFilter
+from messaging.admin import explanations, payload, words
+from messaging.admin.filters import BY_CONSUMER, BY_TROUBLE, since
 from messaging.admin.links import admin_url
 from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.read_only import ReadOnly
@@ -36,7 +36,7 @@ class EffectAdmin(MessageAdmin):
     """What follows from messages outside the database, and how far it has come."""
 
     list_display = ["name", "state_pill", "consumer", "subject_link", "attempts", "changed_briefly"]
-    list_filter = [TroubleFilter, "state", ConsumerFilter, ChangedFilter]
+    list_filter = [BY_TROUBLE, "state", BY_CONSUMER, since("changed_at")]
     inlines = [EffectAttemptInline]
     list_select_related = ["inbox_message"]
     search_fields = ["inbox_message__subject", "message_id", "name", "consumer"]
@@ -75,9 +75,9 @@ class EffectAdmin(MessageAdmin):
         """Return the state; of one of which an attempt failed and another one follows, that it is failing."""
         return words.effect_pill(row)
 
-    def explain(self, row: Effect) -> words.Explanation:
+    def explain(self, row: Effect) -> explanations.Explanation:
         """Return what the row's state means."""
-        return words.explain_effect(row)
+        return explanations.explain_effect(row)
 
     def body_text(self, row: Effect, unmasked: bool) -> str:
         """Return the payload: what the effect's function is given."""

@@ -1,120 +1,69 @@
-"""Filters of the message lists."""
+"""Filters of the message lists. Their values come from the code: no query has to collect what a large table holds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from messaging import actions, consumers, events
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.validation.texts import storable_text
 
-
-class KnownValuesFilter(admin.SimpleListFilter):
-    """Filters by a value that the code knows, so that no query has to collect what a large table holds."""
-
-    def values(self) -> list[str]:
-        """Return the values to choose from."""
-        raise NotImplementedError
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(value, value) for value in self.values()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        chosen = self.value()
-        return queryset.filter(**{self.parameter_name or "": storable_text(chosen)}) if chosen else queryset
+_SPANS = {
+    "10min": ("Past 10 minutes", timedelta(minutes=10)),
+    "1h": ("Past hour", timedelta(hours=1)),
+    "1d": ("Past 24 hours", timedelta(days=1)),
+    "7d": ("Past 7 days", timedelta(days=7)),
+    "30d": ("Past 30 days", timedelta(days=30)),
+}
 
 
-class TypeFilter(KnownValuesFilter):
-    """By type of event."""
+def known_values(column: str, values: Callable[[], Iterable[str]]) -> type[admin.SimpleListFilter]:
+    """Return a filter by the values that a column can have."""
 
-    title = "type"
-    parameter_name = "type"
+    def which(value: str) -> Q:
+        return Q(**{column: storable_text(value)})
 
-    def values(self) -> list[str]:
-        return [event.event_type for event in events.registered()]
-
-
-class ConsumerFilter(KnownValuesFilter):
-    """By consumer."""
-
-    title = "consumer"
-    parameter_name = "consumer"
-
-    def values(self) -> list[str]:
-        return [each.name for each in consumers.registered()]
+    return _filter(column, column, lambda: [(value, value) for value in values()], which)
 
 
-class ActionFilter(KnownValuesFilter):
-    """By what was done."""
+def since(column: str) -> type[admin.SimpleListFilter]:
+    """Return a filter by how long ago the time in `column` is."""
 
-    title = "action"
-    parameter_name = "action"
+    def which(value: str) -> Q:
+        return Q(**{f"{column}__gte": datetime.now(UTC) - _SPANS[value][1]}) if value in _SPANS else Q()
 
-    def values(self) -> list[str]:
-        return list(actions.audited())
-
-
-class TroubleFilter(admin.SimpleListFilter):
-    """Effects by what is wrong with them, as `mq status` counts it."""
-
-    title = "trouble"
-    parameter_name = "trouble"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(trouble.value, trouble.words) for trouble in EffectTrouble]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        chosen = self.value()
-        known = {trouble.value: trouble for trouble in EffectTrouble}
-        return queryset.filter(known[chosen].which) if chosen in known else queryset
+    return _filter("time", "since", lambda: [(key, label) for key, (label, _) in _SPANS.items()], which)
 
 
-class TimeFilter(admin.SimpleListFilter):
-    """By the time since then."""
+def _filter(
+    name: str, parameter: str, choices: Callable[[], list[tuple[str, str]]], which: Callable[[str], Q]
+) -> type[admin.SimpleListFilter]:
+    class Filter(admin.SimpleListFilter):
+        title = name
+        parameter_name = parameter
 
-    title = "time"
-    parameter_name = "since"
-    column = ""
-    spans = {
-        "10min": ("Past 10 minutes", timedelta(minutes=10)),
-        "1h": ("Past hour", timedelta(hours=1)),
-        "1d": ("Past 24 hours", timedelta(days=1)),
-        "7d": ("Past 7 days", timedelta(days=7)),
-        "30d": ("Past 30 days", timedelta(days=30)),
-    }
+        def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+            return choices()
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(key, label) for key, (label, _) in self.spans.items()]
+        def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+            chosen = self.value()
+            return queryset.filter(which(chosen)) if chosen else queryset
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        chosen = self.spans.get(self.value() or "")
-        return queryset.filter(**{f"{self.column}__gte": datetime.now(UTC) - chosen[1]}) if chosen else queryset
+    return Filter
 
 
-class CreatedFilter(TimeFilter):
-    """By when the row was written."""
-
-    column = "created_at"
+def _trouble(value: str) -> Q:
+    return EffectTrouble(value).which if value in set(EffectTrouble) else Q()
 
 
-class ReceivedFilter(TimeFilter):
-    """By when the message was received."""
-
-    column = "received_at"
-
-
-class ChangedFilter(TimeFilter):
-    """By when the row changed last."""
-
-    column = "changed_at"
-
-
-class AtFilter(TimeFilter):
-    """By when something was done."""
-
-    column = "at"
+BY_TYPE = known_values("type", lambda: [event.event_type for event in events.registered()])
+BY_CONSUMER = known_values("consumer", lambda: [each.name for each in consumers.registered()])
+BY_ACTION = known_values("action", actions.audited)
+#: Effects by what is wrong with them, as `mq status` counts it.
+BY_TROUBLE = _filter("trouble", "trouble", lambda: [(each.value, each.words) for each in EffectTrouble], _trouble)

@@ -12,8 +12,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from messaging import events
-from messaging.admin import payload, words
-from messaging.admin.filters import ConsumerFilter, ReceivedFilter, TypeFilter
+from messaging.admin import explanations, payload, words
+from messaging.admin.filters import BY_CONSUMER, BY_TYPE, since
 from messaging.admin.links import admin_url
 from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.read_only import ReadOnly
@@ -46,7 +46,7 @@ class InboxMessageAdmin(MessageAdmin):
         "attempt",
         "received_briefly",
     ]
-    list_filter = ["state", ConsumerFilter, TypeFilter, ReceivedFilter]
+    list_filter = ["state", BY_CONSUMER, BY_TYPE, since("received_at")]
     heavy_columns: ClassVar[list[str]] = ["body", "headers"]
     trouble_column: ClassVar[str] = "reason"
     inlines = [AttemptInline]
@@ -92,9 +92,9 @@ class InboxMessageAdmin(MessageAdmin):
                 return words.pill("failed", "handled, callback failed")
         return words.pill(row.state)
 
-    def explain(self, row: InboxMessage) -> words.Explanation:
+    def explain(self, row: InboxMessage) -> explanations.Explanation:
         """Return what the row's state means."""
-        return words.explain_inbox(
+        return explanations.explain_inbox(
             row,
             effect_trouble=getattr(row, "effect_trouble", None) or "",
             callback_failed=getattr(row, "callback_failed", False),

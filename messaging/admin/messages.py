@@ -16,9 +16,8 @@ from django.views.decorators.http import require_POST
 
 from messaging import database, events
 from messaging.actions import audit
-from messaging.admin import actions, payload, words
-from messaging.admin.addresses import WithoutNul
-from messaging.admin.read_only import ReadOnly
+from messaging.admin import actions, explanations, payload, words
+from messaging.admin.read_only import LongListAdmin
 from messaging.admin.story import lines, may_read_stories, story_url
 from messaging.history import timeline
 from messaging.masking import masked_text
@@ -38,7 +37,7 @@ def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[An
     return staticmethod(shown)
 
 
-class MessageAdmin(ReadOnly, WithoutNul):
+class MessageAdmin(LongListAdmin):
     """The parent of the pages of outbox, inbox and effects."""
 
     change_list_template = "messaging/admin/messages.html"
@@ -48,11 +47,6 @@ class MessageAdmin(ReadOnly, WithoutNul):
         "Searches order number, message id, type and consumer; not error texts (see `manage.py messages list "
         "--reason TEXT`) nor what is in a body, such as a phone number."
     )
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    # By id is by time, and needs no sorting of a hundred thousand rows.
-    sortable_by = ()
-    list_per_page = 50
     #: What a search finds exactly, by index.
     exact_fields: ClassVar[tuple[str, ...]] = ("subject", "message_id")
     #: Large columns that the list does not show.
@@ -61,9 +55,6 @@ class MessageAdmin(ReadOnly, WithoutNul):
     body_title: ClassVar[str] = "Body"
     #: The column that says what went wrong last.
     trouble_column: ClassVar[str]
-
-    class Media:
-        css = {"all": ["messaging/admin.css"]}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Read bodies and the like for a single message only."""
@@ -155,7 +146,7 @@ class MessageAdmin(ReadOnly, WithoutNul):
         """Return the state as icon and word."""
         return words.pill(row.state)
 
-    def explain(self, row: Any) -> words.Explanation:
+    def explain(self, row: Any) -> explanations.Explanation:
         """Return what the row's state means."""
         raise NotImplementedError
 

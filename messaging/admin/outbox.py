@@ -11,8 +11,8 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_safe
 
-from messaging.admin import payload, words
-from messaging.admin.filters import CreatedFilter, TypeFilter
+from messaging.admin import explanations, payload
+from messaging.admin.filters import BY_TYPE, since
 from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.story import lines, may_read_stories
 from messaging.history import timeline
@@ -31,7 +31,7 @@ class OutboxMessageAdmin(MessageAdmin):
         "created_briefly",
         "published_briefly",
     ]
-    list_filter = ["state", TypeFilter, CreatedFilter]
+    list_filter = ["state", BY_TYPE, since("created_at")]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
     trouble_column: ClassVar[str] = "last_error"
     fieldsets = [
@@ -73,9 +73,9 @@ class OutboxMessageAdmin(MessageAdmin):
         }
         return TemplateResponse(request, "messaging/admin/subject.html", context)
 
-    def explain(self, row: OutboxMessage) -> words.Explanation:
+    def explain(self, row: OutboxMessage) -> explanations.Explanation:
         """Return what the row's state means."""
-        return words.explain_outbox(row)
+        return explanations.explain_outbox(row)
 
     @admin.display(description="for")
     def addressee(self, row: OutboxMessage) -> str:

@@ -1,12 +1,18 @@
-"""For rows that only the machinery writes."""
+"""Admins of rows that only the code writes."""
 
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
 from django.contrib.admin.options import BaseModelAdmin
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.db.models import Model
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 
 class ReadOnly(BaseModelAdmin):  # type: ignore[type-arg]
-    """Shows rows; nobody adds, changes or deletes them here."""
+    """Shows rows; nobody adds, changes or deletes them here. For inlines."""
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
@@ -16,3 +22,27 @@ class ReadOnly(BaseModelAdmin):  # type: ignore[type-arg]
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
+
+
+class ReadOnlyAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+    """Shows rows, and lists without counting the whole table."""
+
+    show_full_result_count = False
+
+    class Media:
+        css = {"all": ["messaging/admin.css"]}
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Show the list. An address with a NUL is answered like other bad filters: PostgreSQL accepts none, and
+        Django's filters pass it on."""
+        if any("\x00" in value for _, values in request.GET.lists() for value in values):
+            return HttpResponseRedirect(f"{request.path}?{ERROR_FLAG}=1")
+        return super().changelist_view(request, extra_context)
+
+
+class LongListAdmin(ReadOnlyAdmin):
+    """Shows rows of which there may be millions: by id, which is by time, and needs no sorting."""
+
+    show_facets = admin.ShowFacets.NEVER
+    sortable_by: ClassVar[Any] = ()
+    list_per_page = 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
 
 from django.http import HttpRequest
@@ -73,125 +73,75 @@ def lines(story: Story, *, unmasked: bool) -> Iterator[Line]:
         said_before = entry.detail
 
 
-def title(entry: Entry) -> str:
-    """Say what an entry tells, in a few words."""
-    if entry.effect:
-        return f"{entry.consumer}: {entry.effect} {_of_effect(entry)}"
-    if entry.outbox_id is not None:
-        return _of_outbox(entry)
-    if entry.inbox_id is not None:
-        return f"{entry.consumer}: {_of_inbox(entry)}"
-    return f"{entry.action}, by {entry.actor}"
-
-
-def _of_outbox(entry: Entry) -> str:
-    where = f"attempt {entry.attempt} at {entry.consumer}" if entry.consumer else ""
-    match entry.kind:
-        case Kind.WRITTEN:
-            why = _WHY.get(entry.origin, "")
-            return f"{where or entry.type} written{f', {why}' if why else ''}"
-        case Kind.PUBLISHED:
-            return f"{where} published, confirmed by RabbitMQ".lstrip()
-        case Kind.FAILED:
-            return f"{where}: refused by the broker" if where else "refused by the broker"
-        case Kind.CANCELLED:
-            return f"{where or entry.type}: cancelled, will not be published"
-        case Kind.UNROUTABLE:
-            return f"{where or entry.type}: unroutable, {_next_try(entry)}"
-        case Kind.UNHANDLED:
-            return f"{entry.consumer}: {_of_inbox(entry)}"
-        case _:
-            return f"{where or entry.type}: {_to_be_published(entry)}"
-
-
-#: Why a row was written, where that is not plain.
+_TITLES = {
+    Kind.ACTED: "{action}, by {actor}",
+    Kind.WRITTEN: "{what} written{why}",
+    Kind.PUBLISHED: "{where} published, confirmed by RabbitMQ",
+    Kind.FAILED: "{what}: refused by RabbitMQ",
+    Kind.CANCELLED: "{what}: cancelled, will not be published",
+    Kind.UNROUTABLE: "{what}: unroutable, next attempt {due}",
+    Kind.PENDING: "{what}: {pending} {due}",
+    Kind.RECEIVED: "{consumer}: received from elsewhere",
+    Kind.HANDLED: "{consumer}: handled{again}",
+    Kind.ATTEMPT_FAILED: "{consumer}: attempt {attempt} failed",
+    Kind.REJECTED: "{consumer}: rejected{again}",
+    Kind.CRASHED: "{consumer}: a process died in attempt {attempt}",
+    Kind.DEAD: "{consumer}: dead, will not be tried again",
+    Kind.DISCARDED: "{consumer}: discarded, given up for good",
+    Kind.WAITING: "{consumer}: waits for earlier messages",
+    Kind.UNHANDLED: "{consumer}: published, not yet handled{again}",
+    Kind.INTENDED: "{consumer}: {effect} intended",
+    Kind.EFFECT_DUE: "{consumer}: {effect} to be {done}{effect_due}",
+    Kind.EFFECT_SENDING: "{consumer}: {effect} {sending}",
+    Kind.EFFECT_DONE: "{consumer}: {effect} done{again}",
+    Kind.EFFECT_NOT_DONE: "{consumer}: {effect} attempt {attempt} failed: not done",
+    Kind.EFFECT_DOUBTFUL: "{consumer}: {effect} attempt {attempt} is in doubt: done or not",
+    Kind.EFFECT_DONE_LATE: "{consumer}: {effect} attempt {attempt} was done, and its answer came too late to count",
+    Kind.EFFECT_FAILED: "{consumer}: {effect} failed, will not be tried again",
+    Kind.EFFECT_UNKNOWN: "{consumer}: {effect} unknown: done or not, a person has to settle it",
+}
+#: Why a row was written, unless that is plain.
 _WHY = {
-    OutboxMessage.Origin.REPLAY.value: "as a replay",
-    OutboxMessage.Origin.RECONCILE.value: "because it was lost on the way",
-    OutboxMessage.Origin.TURN.value: "because its turn has come",
+    OutboxMessage.Origin.REPLAY.value: ", as a replay",
+    OutboxMessage.Origin.RECONCILE.value: ", because it was lost on the way",
+    OutboxMessage.Origin.TURN.value: ", because the earlier messages are settled",
 }
 
 
-def _of_inbox(entry: Entry) -> str:
-    again = f" at attempt {entry.attempt}" if entry.attempt > 1 else ""
-    match entry.kind:
-        case Kind.RECEIVED:
-            return "received from elsewhere"
-        case Kind.HANDLED:
-            return f"handled{again}"
-        case Kind.ATTEMPT_FAILED:
-            return f"attempt {entry.attempt} failed"
-        case Kind.REJECTED:
-            return f"rejected{again}"
-        case Kind.CRASHED:
-            return f"a process died in attempt {entry.attempt}"
-        case Kind.DEAD:
-            return "dead, will not be tried again"
-        case Kind.DISCARDED:
-            return "discarded, nothing more comes of it"
-        case Kind.WAITING:
-            return "waits for its turn"
-        case _:
-            return f"published, not yet handled{f' (attempt {entry.attempt})' if entry.attempt > 1 else ''}"
+def title(entry: Entry) -> str:
+    """Say what an entry tells, in a few words."""
+    where = f"attempt {entry.attempt} at {entry.consumer}" if entry.consumer else ""
+    is_due = entry.due is None or entry.due <= datetime.now(UTC)
+    due = _due(entry)
+    words_of_it = _TITLES[entry.kind].format(
+        action=entry.action,
+        actor=entry.actor,
+        attempt=entry.attempt,
+        consumer=entry.consumer,
+        effect=entry.effect,
+        where=where,
+        what=where or entry.type,
+        why=_WHY.get(entry.origin, ""),
+        again=f" at attempt {entry.attempt}" if entry.attempt > 1 else "",
+        due=due,
+        pending="not yet confirmed by RabbitMQ," if is_due else "to be published",
+        done="tried again" if entry.attempt else "done",
+        effect_due=f", {due}, not begun" if is_due else f" {due}",
+        sending="begun, and no answer in its time: done or not" if is_due
+        else f"attempt {entry.attempt} begun, no answer yet",
+    )  # fmt: skip
+    return words_of_it.strip()
 
 
-def _of_effect(entry: Entry) -> str:
-    match entry.kind:
-        case Kind.INTENDED:
-            return "intended"
-        case Kind.EFFECT_DONE:
-            return "done" + (f" at attempt {entry.attempt}" if entry.attempt > 1 else "")
-        case Kind.EFFECT_NOT_DONE:
-            return f"attempt {entry.attempt} failed: not done"
-        case Kind.EFFECT_DOUBTFUL:
-            return f"attempt {entry.attempt} is in doubt: done or not"
-        case Kind.EFFECT_DONE_LATE:
-            return f"attempt {entry.attempt} was done, and its answer came too late to count"
-        case Kind.EFFECT_FAILED:
-            return "failed, will not be tried again"
-        case Kind.EFFECT_UNKNOWN:
-            return "unknown: done or not, a person has to settle it"
-        case Kind.EFFECT_SENDING:
-            return _under_way(entry)
-        case _:
-            return _to_be_done(entry)
-
-
-def _to_be_published(entry: Entry) -> str:
-    if _is_due(entry):
-        return f"not yet confirmed by RabbitMQ, {_due_for(entry)}"
-    return f"to be published {_when(entry)}"
-
-
-def _next_try(entry: Entry) -> str:
-    return f"next try {_due_for(entry)}" if _is_due(entry) else f"next try {_when(entry)}"
-
-
-def _to_be_done(entry: Entry) -> str:
-    again = "to be tried again" if entry.attempt else "to be done"
-    if _is_due(entry):
-        return f"{again}, {_due_for(entry)}, not begun"
-    return f"{again} {_when(entry)}"
-
-
-def _under_way(entry: Entry) -> str:
-    if _is_due(entry):
-        return "begun, and no answer in its time: done or not"
-    return f"attempt {entry.attempt} begun, no answer yet"
-
-
-def _is_due(entry: Entry) -> bool:
-    return entry.due is None or entry.due <= datetime.now(UTC)
-
-
-def _due_for(entry: Entry) -> str:
-    """Say for how long it has been due; never that it happens now: nobody knows whether broker and worker run."""
-    return f"due for {words.span(datetime.now(UTC) - entry.due)}" if entry.due else "due"
-
-
-def _when(entry: Entry) -> str:
-    assert entry.due is not None, "what is due at no time is due"
-    return f"in {words.span(entry.due - datetime.now(UTC))}, not before {localtime(entry.due):%H:%M:%S}"
+def _due(entry: Entry) -> str:
+    """Say when it is due, or for how long it has been; never that it happens now: whether a relay or a worker runs is
+    not known here."""
+    if entry.due is None:
+        return "due"
+    left = entry.due - datetime.now(UTC)
+    if left <= timedelta(0):
+        return f"due for {words.span(-left)}"
+    return f"in {words.span(left)}, not before {localtime(entry.due):%H:%M:%S}"
 
 
 def _row_url(entry: Entry) -> str:

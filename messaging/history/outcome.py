@@ -91,7 +91,7 @@ def _of_inbox(rows: Iterable[tuple[InboxMessage, list[Effect]]]) -> Iterator[Fac
             case InboxMessage.State.RETRYING:
                 yield Fact("retrying", f"{row.type} failed at {row.consumer}, to be tried again")
             case InboxMessage.State.WAITING:
-                yield Fact("waiting", f"{row.type} waits for its turn at {row.consumer}")
+                yield Fact("waiting", f"{row.type} waits for earlier messages at {row.consumer}")
             case state:
                 yield Fact(state, f"{row.type} {state} at {row.consumer}")
         for effect in effects:

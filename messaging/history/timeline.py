@@ -219,18 +219,11 @@ def _unhandled(row: InboxMessage, detail: str) -> Entry:
     return _entry(row, Kind.UNHANDLED, detail=detail)
 
 
-_OF_OUTCOMES: dict[str, Kind] = {
-    DeliveryAttempt.Outcome.HANDLED: Kind.HANDLED,
-    DeliveryAttempt.Outcome.FAILED: Kind.ATTEMPT_FAILED,
-    DeliveryAttempt.Outcome.REJECTED: Kind.REJECTED,
-    DeliveryAttempt.Outcome.CRASHED: Kind.CRASHED,
-}
-
-
 def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt]) -> Iterator[Entry]:
     for each in attempts:
         facts = {"attempt": each.number, "at": each.finished_at, "duration": each.duration, "detail": each.error}
-        yield _entry(row, _OF_OUTCOMES[each.outcome], **facts)
+        failed = each.outcome == DeliveryAttempt.Outcome.FAILED
+        yield _entry(row, Kind.ATTEMPT_FAILED if failed else Kind(each.outcome), **facts)
     match row.state:
         case InboxMessage.State.DEAD | InboxMessage.State.DISCARDED:
             # Row and last attempt are written in one transaction, the row first; the attempt was the cause.

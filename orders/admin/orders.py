@@ -14,8 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from messaging.admin import words
-from messaging.admin.addresses import WithoutNul
-from messaging.admin.read_only import ReadOnly
+from messaging.admin.read_only import ReadOnly, ReadOnlyAdmin
 from messaging.admin.story import story_url
 from messaging.history import outcome
 from orders import services, sms
@@ -49,7 +48,7 @@ class TextMessageInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg
 
 
 @admin.register(Order)
-class OrderAdmin(ReadOnly, WithoutNul):
+class OrderAdmin(ReadOnlyAdmin):
     """Orders change only through the shop's functions; the action calls one."""
 
     list_display = ["number", "messages_worst", "status", "customer_name", "total", "currency", "placed_at"]
@@ -60,7 +59,6 @@ class OrderAdmin(ReadOnly, WithoutNul):
     )
     date_hierarchy = "placed_at"
     list_select_related = False
-    show_full_result_count = False
     # The shop's page of an order is for the shopper who placed it; staff cannot open it.
     view_on_site = False
     inlines = [LineInline, DocumentInline, TextMessageInline]
@@ -85,9 +83,6 @@ class OrderAdmin(ReadOnly, WithoutNul):
         ),
     ]
     readonly_fields = ["messages_link", "red_packets", "masked_red_packets"]
-
-    class Media:
-        css = {"all": ["messaging/admin.css"]}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Read the outcomes of the messages of all orders on the page at once."""

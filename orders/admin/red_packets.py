@@ -10,7 +10,7 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 
-from messaging.admin.read_only import ReadOnly
+from messaging.admin.read_only import ReadOnlyAdmin
 from orders.models import Campaign, RedPacket
 
 
@@ -49,7 +49,7 @@ class CampaignAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 @admin.register(RedPacket)
-class RedPacketAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
+class RedPacketAdmin(ReadOnlyAdmin):
     """Red packets, read-only. A code is all it takes to spend one: without the permission to see it, it is masked."""
 
     list_filter = ["campaign", "granted_at"]
@@ -57,7 +57,6 @@ class RedPacketAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]
     # Only a whole code is found: a search for parts would reveal it part by part.
     search_fields = ["=code", "order__number", "used_by__number"]
     search_help_text = "Searches the whole code, and the number of the order that earned or used it."
-    show_full_result_count = False
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return [code_column(request), "amount", "order", "state", "granted_at", "expires_at", "used_by"]

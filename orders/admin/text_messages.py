@@ -11,8 +11,7 @@ from django.utils.safestring import SafeString
 from phonenumber_field.phonenumber import to_python
 
 from messaging.admin import words
-from messaging.admin.addresses import WithoutNul
-from messaging.admin.read_only import ReadOnly
+from messaging.admin.read_only import ReadOnlyAdmin
 from messaging.history.effect_trouble import failed_attempts, is_overdue
 from messaging.models import Effect
 from orders import sms
@@ -40,7 +39,7 @@ def sending_pill(effect: Effect | None) -> SafeString | str:
 
 
 @admin.register(TextMessage)
-class TextMessageAdmin(ReadOnly, WithoutNul):
+class TextMessageAdmin(ReadOnlyAdmin):
     """Text messages, read-only. Phone numbers are masked."""
 
     list_display = ["order", "kind", "masked_phone", "sending", "body", "created_at"]
@@ -48,7 +47,6 @@ class TextMessageAdmin(ReadOnly, WithoutNul):
     list_select_related = ["order"]
     search_fields = ["order__number", "message_id"]
     search_help_text = "Searches order number, message id and whole phone numbers."
-    show_full_result_count = False
     fields = ("order", "kind", "masked_phone", "sending", "body", "message_id", "created_at")
     readonly_fields = fields
 
@@ -64,9 +62,6 @@ class TextMessageAdmin(ReadOnly, WithoutNul):
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Refuse an address that filters by phone number."""
         return lookup.partition("__")[0] != "phone" and super().lookup_allowed(lookup, value, request)
-
-    class Media:
-        css = {"all": ["messaging/admin.css"]}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Read the effects of all texts on the page at once."""

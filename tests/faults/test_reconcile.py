@@ -547,7 +547,7 @@ def test_a_message_whose_turn_has_come_unnoticed_is_stuck(vhost: str) -> None:
     InboxMessage.objects.update(changed_at=long_ago())
     assert whys() == []
     OutboxMessage.objects.filter(pk=row.pk).update(state="cancelled")
-    assert whys() == ["its turn has come, and nobody has sent it: does its consumer run?"]
+    assert whys() == ["the messages before it are settled, and it was not sent: does its consumer run?"]
     look_after([consumer])
     assert whys() == []
     relayed()

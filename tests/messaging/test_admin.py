@@ -11,7 +11,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.utils.timezone import now
 
-from messaging.admin import words
+from messaging.admin import explanations, words
 from messaging.admin.story import title
 from messaging.history.timeline import Entry, Kind
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
@@ -176,10 +176,10 @@ def test_a_message_links_to_its_other_half_and_to_its_subjects_story(admin_clien
     ("columns", "meaning"),
     [
         ({"state": "pending"}, "A relay publishes it"),
-        ({"state": "pending", "publish_at": now() + timedelta(days=1)}, "It is committed, and rests"),
-        ({"state": "published"}, "every queue it was routed to has it"),
+        ({"state": "pending", "publish_at": now() + timedelta(days=1)}, "It is committed, and waits for its time"),
+        ({"state": "published"}, "every queue to which it was routed has it"),
         ({"state": "unroutable"}, "tried again by itself"),
-        ({"state": "failed"}, "refuses this very message"),
+        ({"state": "failed"}, "refuses this message itself"),
     ],
 )
 def test_each_outbox_state_is_explained(admin_client: Client, columns: dict[str, Any], meaning: str):
@@ -188,7 +188,7 @@ def test_each_outbox_state_is_explained(admin_client: Client, columns: dict[str,
 
 @pytest.mark.parametrize(
     ("state", "meaning"),
-    [("handled", "its effects are committed"), ("retrying", "attempt 1 is the next"), ("dead", "never pruned")],
+    [("handled", "its effects are committed"), ("retrying", "only attempt 1 may run next"), ("dead", "never pruned")],
 )
 def test_each_inbox_state_is_explained(admin_client: Client, state: str, meaning: str):
     assert meaning in page(admin_client, of(inbox(state=state)))
@@ -355,7 +355,7 @@ def test_a_subjects_story_says_what_happened_and_what_is_still_to_come(admin_cli
     [
         (Kind.PENDING, -43, "order.placed: not yet confirmed by RabbitMQ, due for 4"),
         (Kind.PENDING, 250, "order.placed: to be published in 4 min "),
-        (Kind.UNROUTABLE, -43, "order.placed: unroutable, next try due for 4"),
+        (Kind.UNROUTABLE, -43, "order.placed: unroutable, next attempt due for 4"),
         (Kind.EFFECT_DUE, -43, "sms: text to be tried again, due for 4"),
         (Kind.EFFECT_SENDING, -43, "sms: text begun, and no answer in its time: done or not"),
         (Kind.EFFECT_SENDING, 5, "sms: text attempt 2 begun, no answer yet"),
@@ -432,11 +432,11 @@ def test_every_kind_of_entry_has_a_look_and_words(kind: Kind):
 def test_every_state_has_a_look_and_an_explanation(state: str):
     assert state.replace("_", " ") in words.pill(state)
     if state in OutboxMessage.State:
-        assert words.explain_outbox(outbox(state=state)).meaning
+        assert explanations.explain_outbox(outbox(state=state)).meaning
     if state in InboxMessage.State:
-        assert words.explain_inbox(inbox(state=state)).what_next
+        assert explanations.explain_inbox(inbox(state=state)).what_next
     if state in Effect.State:
         row = inbox(message_id="m-2")
         effect = Effect.objects.create(inbox_message=row, consumer="sms", message_id="m-2", name="text", state=state)
         effect.refresh_from_db()
-        assert words.explain_effect(effect).meaning
+        assert explanations.explain_effect(effect).meaning

@@ -129,7 +129,7 @@ def test_an_order_says_what_became_of_its_text(
         ("published", "", "order.placed not handled by sms yet"),
         ("published", "dead", "order.placed dead at sms"),
         ("published", "discarded", "order.placed discarded at sms"),
-        ("published", "waiting", "order.placed waits for its turn at sms"),
+        ("published", "waiting", "order.placed waits for earlier messages at sms"),
         ("published", "handled", "all handled"),
     ],
 )
