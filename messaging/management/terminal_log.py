@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import structlog
 
 #: What tells of connections and calls that come and go.
-LOGGERS = ("messaging.broker", "messaging.rpc.client")
+LOGGERS = ("messaging.broker", "messaging.rpc")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a request comes to: a reply, or the reason why there is none. No broker here, and no threads."""
+"""The answer to a request: a reply, or the reason why there is none. No broker here, and no threads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The body of a reply. An error has the name of its type, as the caller sees it, and what was raised, if it was."""
+    """The body of a reply. An error has the name of its type, as the caller sees it, and what was raised, if any."""
 
     body: bytes
     error: str = ""
@@ -42,8 +42,8 @@ def answer(procedure: Procedure, request: Message) -> Answer:
     """Run `procedure` on `request` and return the result, or what went wrong. Never raises.
 
     Errors of the request itself are BadRequest, TooLarge and BadArguments: then the procedure did not run. Errors of
-    the result are BadResult and TooLarge. HandlerTimeout says that it took longer than it may; one that does not
-    listen ends this process. All others are the procedure's own, by the name of their class.
+    the result are BadResult and TooLarge. HandlerTimeout says that it took too long; a procedure that ignores its time
+    limit ends this process. All others are the procedure's own, by the name of their class.
     """
     limit = conf.get().max_body_bytes
     if len(request.body) > limit:
@@ -57,7 +57,7 @@ def answer(procedure: Procedure, request: Message) -> Answer:
     except ValueError as error:
         return refusal("BadRequest", f"the body is not JSON: {error}")
     except BaseException as error:
-        # Of the project's code for its arguments. SystemExit included: it may not end the thread.
+        # Of the project's code for its arguments; SystemExit included, which must not end the thread.
         return refusal(type(error).__name__, _text(error), error)
     result = _run(procedure, arguments, f"{procedure.name} {request.correlation_id}")
     if len(result.body) > limit:
@@ -66,9 +66,10 @@ def answer(procedure: Procedure, request: Message) -> Answer:
 
 
 def why_unanswerable(reply_to: str) -> str:
-    """Return why nothing may be sent to the queue `reply_to`; empty where it may.
+    """Return why nothing may be sent to the queue `reply_to`; empty if it may.
 
-    Whoever can send a request names the queue that this process then writes to: without this, any of ours.
+    A client that can send a request names the queue that this process then writes to. Without this check it could name
+    any of ours.
     """
     if not reply_to:
         return "it has no reply_to"
@@ -82,13 +83,13 @@ def why_unanswerable(reply_to: str) -> str:
 
 
 def seconds_late(request: Request) -> float | None:
-    """Return by how much the caller's deadline is past; None where it is not, or there is none."""
+    """Return by how many seconds the caller's deadline is past; None if it is not, or there is none."""
     message = request.arrival.message
     deadline = whole_number(message.headers.get(procedures.DEADLINE_HEADER))
     if deadline is not None:
         late = (procedures.now_ms() - deadline) / 1000
     elif message.expiration.isdecimal():
-        # While it was queued the broker counted; since then this process has held it.
+        # RabbitMQ drops requests that expire in the queue. Since then this process has held it.
         late = time.monotonic() - request.arrived_at - int(message.expiration) / 1000
     else:
         return None
@@ -105,7 +106,7 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
     ran = False
 
     def run_and_encode() -> None:
-        # Encoding can run code of the procedure's too: a generator, a query set.
+        # Encoding can run code of the procedure too: a generator, a query set.
         nonlocal ran
         result = procedure.run(arguments)
         ran = True
@@ -117,7 +118,7 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
     except HandlerTimeout as error:
         return refusal("HandlerTimeout", str(error), error)
     except BaseException as error:
-        # SystemExit included: a procedure may not end the thread that serves the others.
+        # SystemExit included: a procedure must not end the thread that serves the others.
         if ran:
             return refusal("BadResult", f"the result has no JSON form: {_text(error)}", error)
         return refusal(type(error).__name__, _text(error), error)
@@ -125,7 +126,7 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
 
 
 def _text(error: BaseException) -> str:
-    # __str__ of somebody's error can fail too.
+    # The __str__ of an error can fail too.
     for written in (str, repr):
         with suppress(BaseException):
             if text := written(error):
@@ -134,13 +135,13 @@ def _text(error: BaseException) -> str:
 
 
 def _problems(procedure: Procedure, error: ValidationError) -> str:
-    # Which argument and why, never its value: it may be somebody's phone number.
+    # Which argument and why, never its value: it may be personal.
     problems = error.errors(include_input=False, include_url=False)
     return "; ".join(f"{_place(procedure, each['loc'])}: {each['msg']}" for each in problems[:5])
 
 
 def _place(procedure: Procedure, location: tuple[int | str, ...]) -> str:
-    # A caller knows its argument by the parameter's name, not by its position.
+    # Callers know an argument by the parameter's name, not by its position.
     match location:
         case (int(position), *within):
             location = (*procedure.positional[position : position + 1], *within)

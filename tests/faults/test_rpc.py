@@ -430,7 +430,7 @@ def test_a_server_killed_between_reply_and_ack_makes_a_second_reply_that_nobody_
         other = start(run_process)
         doomed.kill()
 
-        eventually(lambda replies=round + 1: client._client().ignored_replies == replies)
+        eventually(lambda replies=round + 1: client.connection().ignored_replies == replies)
         eventually(lambda worker=other: runs("double 21", worker) == 1)
         assert rpc.call("double", 1, timeout=LONG) == 2
         other.kill()
@@ -471,7 +471,7 @@ def test_a_late_reply_is_counted_and_the_next_call_gets_its_own(served: Served) 
         rpc.call("nap", {"number": 1008, "seconds": 0.8}, timeout=0.3)
 
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
-    eventually(lambda: client._client().ignored_replies == 1)
+    eventually(lambda: client.connection().ignored_replies == 1)
 
 
 def test_repeated_and_foreign_replies_are_counted_and_the_right_one_is_taken(
@@ -482,16 +482,16 @@ def test_repeated_and_foreign_replies_are_counted_and_the_right_one_is_taken(
         asked = in_background("double", 1009, timeout=LONG)
         # With one call open, a reply without a correlation id would be its answer.
         other = in_background("double", 1010, timeout=LONG)
-        eventually(lambda: len(client._client()._calls) == 2)
+        eventually(lambda: len(client.connection()._calls) == 2)
         ours = eventually(lambda: reply_queue(broker, served.url))
         for foreign in (None, "", "unknown", b"\xff", str(uuid4())):
             channel.basic_publish("", ours, b'"forged"', pika.BasicProperties(correlation_id=foreign))
-        eventually(lambda: client._client().ignored_replies == 5)
+        eventually(lambda: client.connection().ignored_replies == 5)
         assert not asked.done()
 
     assert (asked.result(LONG), other.result(LONG)) == (2018, 2020)
-    assert client._client().ignored_replies == 5
-    assert client._client()._calls == {}
+    assert client.connection().ignored_replies == 5
+    assert client.connection()._calls == {}
 
 
 @pytest.mark.parametrize(
@@ -565,7 +565,7 @@ def test_a_call_while_the_reply_queue_is_being_given_up_is_not_sent_and_is_told_
     """F80."""
     start(run_process)
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
-    ours = client._client()._requester
+    ours = client.connection()._requester
     breakable_broker.pause()  # it does not answer the close
     ours.connection.call_soon(lambda: ours._cancelled(ours._channel, None))
     assert outcome("double", 1013, timeout=1) == "NoBroker"
@@ -631,7 +631,7 @@ def test_a_thousand_callers_without_a_server_are_all_told_so_and_leave_nothing_b
 
     assert told == {"NoServer": 1000}
     assert longest < LONG / 2  # not one of them waited for its deadline
-    eventually(lambda: client._client()._calls == {})
+    eventually(lambda: client.connection()._calls == {})
 
     def nothing_is_left() -> bool:
         known = {**before, reply_queue(broker, served.url): 0}
@@ -646,7 +646,7 @@ def test_a_thousand_callers_of_a_frozen_broker_are_told_within_their_deadlines_a
     """F82."""
     worker = start(run_process)
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
-    ours = client._client()
+    ours = client.connection()
     breakable_broker.pause()
     told, longest = a_thousand_callers("double", timeout=1)
 
@@ -691,7 +691,7 @@ def test_callers_of_a_broker_that_crashes_with_their_server_get_the_right_answer
 
     assert told["NoBroker"]
     assert set(told) <= {"right", "NoBroker", "ConnectionLost", "NoServer", "RpcTimeout"}
-    eventually(lambda: client._client()._calls == {})
+    eventually(lambda: client.connection()._calls == {})
 
 
 def visit(url: str) -> int:

@@ -163,7 +163,7 @@ def test_late_repeated_and_foreign_replies_are_ignored() -> None:
             reply(request.correlation_id, b"4")
 
             assert calling.result(LONG) == 3
-    ours = client._client()
+    ours = client.connection()
     eventually(lambda: ours.ignored_replies == 3)
 
 
@@ -183,7 +183,7 @@ def test_a_reply_without_a_correlation_id_is_the_answer_of_the_only_call() -> No
         two = [threads.submit(rpc.call, "odd", number, timeout=LONG, queue="odd") for number in range(2)]
         requests = [asked(channel), asked(channel)]
         channel.basic_publish("", requests[0].reply_to, b'"whose?"')
-        eventually(lambda: client._client().ignored_replies == 1)
+        eventually(lambda: client.connection().ignored_replies == 1)
         for each in requests:
             properties = pika.BasicProperties(correlation_id=each.correlation_id)
             channel.basic_publish("", each.reply_to, b'"mine"', properties)
@@ -204,7 +204,7 @@ def test_a_late_reply_without_a_correlation_id_answers_no_later_call() -> None:
         third = threads.submit(rpc.call, "odd", 3, timeout=LONG, queue="odd")
         request = asked(channel)
         channel.basic_publish("", reply_queue, b"2")
-        eventually(lambda: client._client().ignored_replies == 1)
+        eventually(lambda: client.connection().ignored_replies == 1)
         assert not third.done()
         properties = pika.BasicProperties(correlation_id=request.correlation_id)
         channel.basic_publish("", reply_queue, b"3", properties)

@@ -249,10 +249,10 @@ def test_a_process_without_file_descriptors_is_not_refused_by_the_broker(
 def test_a_call_that_gets_no_thread_was_not_sent_and_the_next_begins_anew(
     limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rpc_client, "_home", rpc_client._Home())
+    monkeypatch.setattr(rpc_client, "_own", rpc_client._Own())
     with pytest.raises(rpc.NoBroker, match=rf"ask: not sent: .*{REFUSED}"):
         rpc.call("ask", timeout=5)
-    assert rpc_client._home.client is None
+    assert rpc_client._own.connection is None
 
 
 def test_a_handler_runs_though_time_limits_got_no_thread_and_the_next_starts_it(
