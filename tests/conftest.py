@@ -15,8 +15,20 @@ from script.services.rabbitmq import RabbitMQNode
 from tests.support.processes import ProcessStarter
 from tests.support.repeats import is_full
 
+TESTS = Path(__file__).parent
 #: Set by script/test: the directory of a node that runs already and that script/test will stop.
 RABBITMQ_DIRECTORY = "WARREN_TEST_RABBITMQ"
+#: Set by script/test where the same tests are run on the other database, too: each then runs where it belongs.
+ON_BOTH_DATABASES = "WARREN_TEST_ON_BOTH_DATABASES"
+#: RabbitMQ does not know the database: tests with a broker run on one of them. What the SQL of one database decides is
+#: tested in the other folders, which run on both.
+DATABASE_OF_FOLDER = {
+    "acceptance": "sqlite",
+    "faults": "postgresql",
+    "foreign": "sqlite",
+    "integration": "sqlite",
+    "script": "sqlite",
+}
 #: Seconds that one test may take where it repeats everything two hundred times.
 FULL_TIMEOUT = 3600
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "live_server", "django_db_setup"}
@@ -39,30 +51,35 @@ def isolated() -> Iterator[Callable[..., None]]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what no database can change (it runs once) and what starts processes, and leave out what is meant for the
-    other database or for a full run."""
+    """Mark what starts processes, and leave out what is meant for the other database or for a full run."""
     for item in items:
-        if not _uses_database(item):
-            item.add_marker("one_database")
         if "run_process" in getattr(item, "fixturenames", ()):
             item.add_marker("starts_processes")
         if is_full():
             item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
-    left_out = [item for item in items if _is_for_the_other_database(item) or _is_for_a_full_run(item)]
+    left_out = [item for item in items if connection.vendor not in _databases(item) or _is_for_a_full_run(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def _databases(item: pytest.Item) -> tuple[str, ...]:
+    """The databases that a test runs on."""
+    both = ("sqlite", "postgresql")
+    if only_on := item.get_closest_marker("only_on"):
+        return only_on.args
+    if ON_BOTH_DATABASES not in os.environ or item.get_closest_marker("both_databases"):
+        return both
+    folder = item.path.relative_to(TESTS).parts[0]
+    if folder in DATABASE_OF_FOLDER:
+        return (DATABASE_OF_FOLDER[folder],)
+    return both if _uses_database(item) else ("sqlite",)
 
 
 def _uses_database(item: pytest.Item) -> bool:
     in_test_case = isinstance(item, pytest.Function) and item.cls and issubclass(item.cls, TransactionTestCase)
     asked = DATABASE_FIXTURES.intersection(getattr(item, "fixturenames", ()))
     return bool(in_test_case or asked or item.get_closest_marker("django_db"))
-
-
-def _is_for_the_other_database(item: pytest.Item) -> bool:
-    only_on = item.get_closest_marker("only_on")
-    return only_on is not None and connection.vendor not in only_on.args
 
 
 def _is_for_a_full_run(item: pytest.Item) -> bool:

@@ -32,7 +32,7 @@ With --full each crash window is tried 200 times instead of a few, and the long 
 
 examples:
   script/test                            everything
-  script/test tests/orders               one folder, on both databases, without the checks
+  script/test tests/orders               one folder, without the checks
   script/test tests/orders -k cancel -x  what is not a path goes to pytest
   script/test --full tests/faults        the faults, each window 200 times
 
@@ -116,12 +116,13 @@ def run_tests(selection: Selection, tally: Tally) -> None:
             _have_foreign_clients(tally)
         if plain is not None and selection.is_everything:
             plain = [*SEVERAL_AT_ONCE, *plain]
-        if plain is not None:
+        if plain is not None and not _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):
             _pytest("Tests on SQLite", plain, {**broker, **SQLITE}, tally, directory)
-        if plain is not None and _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):
+        elif plain is not None:
+            each = {**broker, "WARREN_TEST_ON_BOTH_DATABASES": "1"}
+            _pytest("Tests on SQLite", plain, {**each, **SQLITE}, tally, directory)
             cluster = stack.enter_context(PostgreSQLCluster(directory / "postgresql"))
-            on_both = [*plain, "-m", "not one_database"]
-            _pytest("Tests on PostgreSQL", on_both, {**broker, "DATABASE_URL": cluster.url}, tally, directory)
+            _pytest("Tests on PostgreSQL", plain, {**each, "DATABASE_URL": cluster.url}, tally, directory)
         if browser is not None and _have("A browser", "chromium", lambda: installed_browser() is not None, tally):
             # Playwright's event loop makes Django take every query of these tests for an asynchronous one.
             environment = {**broker, **SQLITE, "DJANGO_ALLOW_ASYNC_UNSAFE": "true"}

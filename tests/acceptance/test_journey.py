@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Any
 
 import pika
+import pytest
 from django.db import transaction
 
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
@@ -50,6 +51,7 @@ def consumers(run_process: ProcessStarter, **environment: str) -> RunningProcess
     return run_process("run_consumer", "sms", "red_packet", **environment)
 
 
+@pytest.mark.both_databases
 def test_an_order_placed_in_the_web_page_brings_its_text_and_its_red_packet(
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_web_process_killed_right_after_its_commits_loses_none_of_its_events(
     assert_each_once(numbers)
 
 
+@pytest.mark.both_databases
 def test_web_processes_killed_at_the_very_moment_of_a_commit_lose_and_double_nothing(
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:

@@ -22,7 +22,7 @@ from tests.support.rpc import raw_channel
 from tests.support.waiting import eventually
 
 #: They run processes, which need a database, but use none of it that could differ.
-pytestmark = [pytest.mark.one_database, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 #: Seconds for all lessons on a busy machine.
 LONG = 240

@@ -34,7 +34,7 @@ from tests.support.running import IMPATIENT, add, running_relay, running_worker
 from tests.support.waiting import eventually
 
 #: What RabbitMQ does is the same for both databases.
-pytestmark = [pytest.mark.one_database, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ def assert_each_note_once(texts: list[str]) -> None:
 # --- Killed at the worst moment ----------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(
     ("point", "left_over"),
     # The acknowledgement of the one before may have died with the process that gave it.
@@ -115,6 +116,7 @@ def test_a_consumer_killed_between_the_commit_of_a_retry_and_the_ack_retries_onc
     assert OutboxMessage.objects.count() == 2 * len(texts)
 
 
+@pytest.mark.both_databases
 def test_consumers_killed_at_any_moment_under_load_lose_and_double_nothing(vhost: str, reading: Reading) -> None:
     """Random moments beside the chosen ones."""
     texts: list[str] = []

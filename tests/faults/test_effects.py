@@ -33,9 +33,6 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: What a gateway does is the same for both databases.
-once = pytest.mark.only_on("sqlite")
-
 State = Effect.State
 
 #: Where the consumer is killed, by the failpoint that does it. At "taken" the gateway tells when.
@@ -199,7 +196,6 @@ def test_a_consumer_killed_at_any_point_sends_one_text_by_a_gateway_that_honours
     assert {request.key for request in honest.ledger.requests()} == {effect.key for effect in Effect.objects.all()}
 
 
-@once
 @pytest.mark.parametrize("point", DOUBTFUL)
 def test_a_consumer_killed_in_the_middle_sends_one_text_by_a_gateway_that_can_be_asked(
     talkative: SmsGateway, run_sms: Run, survivor: Any, product: Product, point: str
@@ -230,7 +226,6 @@ def test_a_consumer_killed_at_any_point_sends_no_text_twice_by_a_gateway_that_te
     assert len(careless.ledger.requests()) == len(careless.ledger.texts()), "none was sent again blindly"
 
 
-@once
 @pytest.mark.parametrize("point", DOUBTFUL)
 def test_what_nobody_knows_is_settled_by_a_person_and_every_order_has_its_one_text(
     careless: SmsGateway, run_sms: Run, survivor: Any, product: Product, point: str
@@ -251,7 +246,6 @@ def test_what_nobody_knows_is_settled_by_a_person_and_every_order_has_its_one_te
 # --- a gateway that misbehaves -----------------------------------------------------------------------------
 
 
-@once
 def test_whatever_a_gateway_that_honours_keys_does_wrong_its_text_goes_out_once(
     honest: SmsGateway, run_sms: Run, product: Product
 ) -> None:
@@ -267,7 +261,6 @@ def test_whatever_a_gateway_that_honours_keys_does_wrong_its_text_goes_out_once(
     assert len(honest.ledger.texts()) == len(PASSING)
 
 
-@once
 def test_whatever_a_gateway_that_tells_nothing_does_wrong_no_text_goes_out_twice(
     careless: SmsGateway, run_sms: Run, product: Product
 ) -> None:
@@ -286,7 +279,6 @@ def test_whatever_a_gateway_that_tells_nothing_does_wrong_no_text_goes_out_twice
     assert len(careless.ledger.requests()) == len(PASSING) + 2
 
 
-@once
 def test_the_rest_that_a_busy_gateway_asks_for_is_kept(honest: SmsGateway, run_sms: Run, product: Product) -> None:
     """F60."""
     honest.misbehave(Fault.TOO_MANY, times=2, seconds=2)
@@ -298,7 +290,6 @@ def test_the_rest_that_a_busy_gateway_asks_for_is_kept(honest: SmsGateway, run_s
     assert all(later - earlier >= 2 for earlier, later in pairwise(times))
 
 
-@once
 @pytest.mark.parametrize("how", ["gone", "frozen", "failing"])
 def test_a_gateway_that_is_down_delays_its_texts_and_nothing_else(
     honest: SmsGateway, run_sms: Run, product: Product, run_process: ProcessStarter, how: str
@@ -332,7 +323,6 @@ def test_a_gateway_that_is_down_delays_its_texts_and_nothing_else(
     assert InboxMessage.objects.exclude(state=InboxMessage.State.HANDLED).count() == 0
 
 
-@once
 @pytest.mark.parametrize("fault", [Fault.BAD_REQUEST, Fault.REFUSED])
 def test_a_text_that_the_gateway_refuses_is_failed_and_holds_up_no_other(
     honest: SmsGateway, run_sms: Run, product: Product, fault: Fault
@@ -346,7 +336,6 @@ def test_a_text_that_the_gateway_refuses_is_failed_and_holds_up_no_other(
     assert len(honest.ledger.requests()) == 2
 
 
-@once
 def test_texts_wait_for_a_token_to_be_mended(honest: SmsGateway, run_sms: Run, product: Product) -> None:
     honest.misbehave(Fault.UNAUTHORISED, times=None)
     process = run_sms(honest)
@@ -358,7 +347,6 @@ def test_texts_wait_for_a_token_to_be_mended(honest: SmsGateway, run_sms: Run, p
     assert len(honest.ledger.texts()) == 1
 
 
-@once
 def test_no_log_line_holds_a_number_a_text_or_the_token(honest: SmsGateway, run_sms: Run, product: Product) -> None:
     for fault in (Fault.BAD_REQUEST, Fault.GARBAGE, Fault.CUT_BEFORE):
         honest.misbehave(fault)

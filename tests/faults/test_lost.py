@@ -20,8 +20,7 @@ from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.repeats import repeats
 from tests.support.waiting import eventually
 
-#: What RabbitMQ loses is lost to both databases.
-pytestmark = [pytest.mark.only_on("sqlite"), pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 #: So short that a test sees a message missed.
 IMPATIENT = {"RECONCILE_AFTER": 1.5, "RECONCILE_INTERVAL": 5}

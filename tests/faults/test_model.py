@@ -45,7 +45,6 @@ def test_nothing_is_lost_doubled_or_out_of_order_whatever_happens() -> None:
     run_state_machine_as_test(Journey, settings=SEARCH)
 
 
-@pytest.mark.one_database
 @pytest.mark.parametrize(
     "bug", [pytest.param(bug, marks=[pytest.mark.full] if bug.hides else [], id=bug.name) for bug in BUGS]
 )

@@ -65,6 +65,7 @@ def asked_back(person: Shopper, row: InboxMessage) -> Page:
     return page
 
 
+@pytest.mark.both_databases
 def test_two_people_who_replay_a_dead_message_at_once_replay_it_once_and_both_are_told(
     vhost: str, run_process: ProcessStarter, product: Product, settings: Any
 ) -> None:
@@ -110,6 +111,7 @@ def test_two_people_who_replay_a_dead_message_at_once_replay_it_once_and_both_ar
     assert Counter(replays.values_list("actor", flat=True)) == {"ann": len(tries), "bob": len(tries)}
 
 
+@pytest.mark.both_databases
 def test_upkeep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_nothing(
     vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def test_rows_of_a_relay_killed_between_claim_and_publish_are_taken_over_when_it
 # --- Company -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_five_relays_share_the_work_and_disturb_neither_each_other_nor_the_shop(
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_web_process_killed_before_the_commit_leaves_nothing(
     assert queue_length(vhost, "orders.sms") == 0
 
 
+@pytest.mark.both_databases
 def test_a_web_process_killed_right_after_the_commit_loses_no_event(
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:

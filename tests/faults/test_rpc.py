@@ -35,7 +35,6 @@ from tests.support.rpc import got, raw_channel, raw_request
 from tests.support.waiting import eventually
 
 #: They run processes, which need a database, but use none of it that could differ.
-pytestmark = pytest.mark.one_database
 
 #: Seconds; a call that gets its answer or its error never takes them.
 LONG = 60

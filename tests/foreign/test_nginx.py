@@ -26,7 +26,6 @@ HALF_SENT = {
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.one_database,
     pytest.mark.skipif(not NGINX, reason="nginx is missing"),
 ]
 

@@ -169,7 +169,6 @@ def test_what_simple_clients_say_of_a_json_body_is_understood(
     assert timeline.for_message("1").entries[0].kind == "received"
 
 
-@pytest.mark.one_database
 @pytest.mark.parametrize("frame", ["", "?frame_max=8192"])
 def test_odd_headers_that_nearly_fill_a_frame_come_with_the_next_attempt(vhost: str, settings: Any, frame: str) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [vhost + frame]}

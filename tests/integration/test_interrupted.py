@@ -13,8 +13,6 @@ from tests.support.processes import ProcessStarter
 from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.one_database
-
 
 @pytest.mark.parametrize(
     ("command", "said"),

@@ -21,8 +21,6 @@ from tests.support.consuming import a_consumer
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.one_database
-
 #: Seconds within which a raised limit is noticed, on a busy machine.
 SOON = 8.0
 

@@ -19,7 +19,6 @@ from tests.support.rpc import RunningServer, got, raw_channel
 from tests.support.waiting import eventually
 
 #: They run processes, which need a database, but use none of it that could differ.
-pytestmark = pytest.mark.one_database
 
 
 @pytest.fixture

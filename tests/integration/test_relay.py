@@ -95,6 +95,7 @@ def test_an_event_that_nobody_wants_is_unroutable_and_not_lost(vhost: str) -> No
     assert row.lease_token is None
 
 
+@pytest.mark.both_databases
 def test_several_relays_publish_each_row_once(vhost: str) -> None:
     texts = [f"m{number}" for number in range(1500)]
     with running_relay() as one, running_relay() as two, running_relay() as three:
@@ -105,6 +106,7 @@ def test_several_relays_publish_each_row_once(vhost: str) -> None:
     assert texts_in(vhost) == Counter(texts)
 
 
+@pytest.mark.both_databases
 def test_relays_in_processes_of_their_own_publish_each_row_once(vhost: str, run_process: ProcessStarter) -> None:
     relays = [run_process("run_relay") for _ in range(2)]
     for process in relays:
@@ -131,6 +133,7 @@ def _declare(address: str, queue: str, **arguments: Any) -> None:
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
 
 
+@pytest.mark.both_databases
 def test_the_row_of_a_dead_process_is_published_when_its_lease_ends(vhost: str) -> None:
     add(Noted(text="x"))
     OutboxMessage.objects.update(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(seconds=1))
@@ -395,7 +398,6 @@ def test_a_row_that_cannot_be_sent_fails_alone(vhost: str, wrong: dict[str, Any]
     assert len(take_all(vhost, "tests.notes")) == 2
 
 
-@pytest.mark.one_database
 def test_a_body_over_the_brokers_limit_fails_alone(breakable_broker: RabbitMQNode, settings: Any) -> None:
     limit = "application:set_env(rabbit, max_message_size, {0}), persistent_term:put(max_message_size, {0})."
     usual = breakable_broker.ctl("eval", "{ok, Size} = application:get_env(rabbit, max_message_size), Size.").strip()
@@ -432,7 +434,6 @@ def test_a_full_queue_takes_its_message_later(vhost: str) -> None:
         eventually(all_published)
 
 
-@pytest.mark.one_database
 def test_a_row_over_which_the_broker_ends_the_connection_holds_up_no_other(vhost: str) -> None:
     """RabbitMQ 3.10 does so over a forged address of direct replies; 4 sends it back."""
     a_row(exchange="", routing_key="amq.rabbitmq.reply-to.%.!", consumer="forged")
@@ -560,7 +561,6 @@ def test_a_broker_lost_between_a_refusal_and_its_repetition_condemns_nobody(
     home.join()
 
 
-@pytest.mark.one_database
 def test_a_broker_killed_under_load_gets_everything_when_it_is_back(
     breakable_broker: RabbitMQNode, settings: Any
 ) -> None:
@@ -576,7 +576,6 @@ def test_a_broker_killed_under_load_gets_everything_when_it_is_back(
     assert texts_in(url(settings)).keys() == set(texts)
 
 
-@pytest.mark.one_database
 def test_a_frozen_broker_gets_everything_when_it_goes_on(breakable_broker: RabbitMQNode, settings: Any) -> None:
     with running_relay():
         add(Noted(text="before"))
@@ -589,7 +588,6 @@ def test_a_frozen_broker_gets_everything_when_it_goes_on(breakable_broker: Rabbi
     assert texts_in(url(settings)).keys() == {"before", *(f"m{number}" for number in range(20))}
 
 
-@pytest.mark.one_database
 def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, settings: Any) -> None:
     with TcpProxy(lambda: urlsplit(vhost).port or 0) as network:
         through = vhost.replace(f":{urlsplit(vhost).port}/", f":{network.port}/")
@@ -609,7 +607,6 @@ def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, se
     assert min(counts.values()) >= 2, "each arrived at first too: the inbox knows the copy by its id"
 
 
-@pytest.mark.one_database
 def test_a_frozen_broker_does_not_hold_up_the_stop(
     breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -625,7 +622,6 @@ def test_a_frozen_broker_does_not_hold_up_the_stop(
     assert (row.state, row.lease_token) == ("pending", None)
 
 
-@pytest.mark.one_database
 def test_an_alarmed_broker_is_waited_for_on_one_connection(breakable_broker: RabbitMQNode, settings: Any) -> None:
     with running_relay() as running:
         add(Noted(text="before"))

@@ -25,7 +25,6 @@ from tests.support.rpc import got, raw_channel, raw_request
 from tests.support.waiting import eventually
 
 #: They run processes, which need a database, but use none of it that could differ.
-pytestmark = pytest.mark.one_database
 
 FIB = {10: 55, 20: 6765, 30: 832040, 40: 102334155, 50: 12586269025}
 

@@ -19,7 +19,6 @@ from tests.support.rpc import raw_channel
 from tests.support.waiting import eventually
 
 #: They run processes, which need a database, but use none of it that could differ.
-pytestmark = pytest.mark.one_database
 
 QUOTE = {"weight_grams": 1200, "destination": "CN"}
 ANSWER = {"amount": "10.00", "currency": "CNY"}

@@ -21,7 +21,7 @@ from tests.support.consuming import Noted, a_consumer, registered
 from tests.support.running import IMPATIENT, add, running_relay, running_worker
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 CONSUMER = a_consumer()
 

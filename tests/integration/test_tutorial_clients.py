@@ -15,8 +15,6 @@ from tests.support.classic import OLDER, TODAY
 from tests.support.command_line import mq
 from tests.support.running import take_all
 
-pytestmark = pytest.mark.one_database
-
 
 def typed(lesson: Lesson, line: str) -> list[str]:
     """The arguments of a lesson's line, after `mq`."""

@@ -25,7 +25,7 @@ from tests.support.consuming import Erased, Noted, a_consumer, registered
 from tests.support.running import IMPATIENT, InThread, add, running_relay, take_all
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.one_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 #: The one whose queue becomes unresponsive, and another.
 CONSUMER, OTHER = a_consumer(), a_consumer(name="other", events=(Erased,))

@@ -65,6 +65,7 @@ def outcomes() -> Counter[str]:
     return Counter(InboxMessage.objects.values_list("state", flat=True))
 
 
+@pytest.mark.both_databases
 def test_what_is_committed_is_handled(vhost: str) -> None:
     texts = [f"m{number}" for number in range(40)]
     with running_relay(), running_worker(known()):
@@ -73,6 +74,7 @@ def test_what_is_committed_is_handled(vhost: str) -> None:
     assert all(notes(text) == 1 for text in texts)
 
 
+@pytest.mark.both_databases
 def test_a_failing_message_comes_again_through_the_outbox_until_it_is_dead(vhost: str) -> None:
     def fail(event: Noted, delivery: Delivery) -> None:
         note(event.text)
@@ -185,6 +187,7 @@ def test_rubbish_is_dead_and_the_next_message_handled(vhost: str) -> None:
 # --- Batches -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.both_databases
 def test_a_batch_shares_a_transaction_and_a_failing_member_suffers_alone(vhost: str) -> None:
     calls: list[str] = []
 
@@ -486,7 +489,6 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
     assert set(DeliveryAttempt.objects.values_list("number", "redelivered")) == {(1, False)}
 
 
-@pytest.mark.one_database
 def test_a_broker_killed_under_its_consumers_is_found_again_and_nothing_is_lost_or_doubled(
     breakable_broker: RabbitMQNode, settings: Any
 ) -> None:
@@ -501,7 +503,6 @@ def test_a_broker_killed_under_its_consumers_is_found_again_and_nothing_is_lost_
     assert {text: notes(text) for text in texts} == dict.fromkeys(texts, 2)
 
 
-@pytest.mark.one_database
 def test_a_frozen_broker_holds_up_neither_handler_nor_stop(breakable_broker: RabbitMQNode, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 110.0}
     address = settings.MESSAGING["AMQP_URLS"][0]
