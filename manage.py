@@ -38,7 +38,7 @@ def main() -> int:
 
 def _cure(error: Exception) -> str:
     try:
-        from messaging.management.database_errors import cure
+        from messaging.management.errors import cure
     except Exception:
         return ""  # the apps could not start: that is not what went wrong here
     return cure(error)

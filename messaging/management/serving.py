@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from django.core.management.base import CommandError
+from django.db import InterfaceError, OperationalError
 from django.db.models import Model
 
+from messaging import conf, database
 from messaging.checks import environment
 from messaging.exceptions import BrokerUnavailable
-from messaging.management.arguments import broker_line, broker_unreachable
-from messaging.management.database_errors import wait_for_table
-from messaging.management.examples import CommandWithExamples
+from messaging.logs import Throttle, get_logger
+from messaging.management.arguments import CommandWithExamples
+from messaging.management.errors import EXIT_UNREACHABLE, broker_unreachable
 from messaging.management.terminal_log import shown_log
 from messaging.processes import StopSignals
 from messaging.worker.service import Service
+
+log = get_logger(__name__)
+
+#: Seconds between two attempts to reach the database.
+PAUSE = 1.0
+#: In PostgreSQL's refusals of an address or account, which waiting does not change.
+_REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "not permitted to log in")
 
 
 class ServingCommand(CommandWithExamples):
@@ -69,3 +79,37 @@ class ServingCommand(CommandWithExamples):
             self._announced_stop = True
             self.say(self.stopping)
         return signals.received
+
+
+def broker_line() -> str:
+    """Return the line of a banner that says which brokers are used, without any password."""
+    return f"Broker: {', '.join(map(str, conf.get().brokers))}"
+
+
+def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patiently: bool) -> bool:
+    """Wait until the table of `model` can be read, as long as the database is away; return False where told to stop.
+
+    The reason is logged at once, and each minute. Raises CommandError with exit code 3 where the database is away and
+    `patiently` is not said, or refuses this account; the database's own error where the table is missing, and any of
+    SQLite's: a file is there or not.
+    """
+    reasons = Throttle()
+    while not should_stop():
+        try:
+            with database.atomic():
+                model._default_manager.exists()
+        except (OperationalError, InterfaceError) as error:
+            if database.is_sqlite():
+                raise
+            reason = " ".join(str(error).split())
+            if not patiently or any(each in reason for each in _REFUSALS):
+                raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
+            if reasons.allows(reason):
+                log.warning("database.unreachable", reason=reason, tried_again_in_seconds=PAUSE)
+            time.sleep(PAUSE)
+        else:
+            database.give_back_pooled()
+            if reasons.reset():
+                log.info("database.reached")
+            return True
+    return False

@@ -59,10 +59,6 @@ def write_table(
     out.flush()
 
 
-#: The name that `messaging.mq` uses.
-write_grid = write_table
-
-
 def write_facts(out: OutputWrapper, facts: Sequence[Mapping[str, Any]]) -> None:
     """Write a JSON object a line."""
     for each in facts:

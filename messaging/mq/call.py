@@ -12,14 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import procedures, rpc
 from messaging.exceptions import AccessRefused, BodyTooLarge
-from messaging.management.arguments import (
-    EXIT_INTERRUPTED,
-    EXIT_TIMED_OUT,
-    EXIT_UNREACHABLE,
-    EXIT_USAGE,
-    number,
-    what_to_do,
-)
+from messaging.management.arguments import number
+from messaging.management.errors import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_UNREACHABLE, EXIT_USAGE, what_to_do
 from messaging.management.tables import printable
 from messaging.procedures import request_queue
 from messaging.rpc import client

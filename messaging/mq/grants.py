@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf, consumers
-from messaging.management.arguments import EXIT_USAGE
+from messaging.management.errors import EXIT_USAGE
 from messaging.topology import desired
 from messaging.topology.permissions import Grant, Role, grant, roles
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging.broker.management_http import ManagementUnavailable
-from messaging.management.arguments import EXIT_UNREACHABLE, broker_told_in_one_line
-from messaging.management.tables import write_facts, write_grid
+from messaging.management.errors import EXIT_UNREACHABLE, broker_told_in_one_line
+from messaging.management.tables import write_facts, write_table
 from messaging.topology.existing import Existing, counted_now, opened_existing, table
 
 #: So many queues are asked for the counts of this moment; of more, those of the last 5 seconds must do.
@@ -66,7 +66,7 @@ class Listing:
                 write_facts(command.stdout, chosen)
             elif chosen or not names:
                 rows = [self.row(each) for each in chosen]
-                write_grid(command.stdout, self.columns, rows, wide=self.wide, beneath=self.beneath)
+                write_table(command.stdout, self.columns, rows, wide=self.wide, beneath=self.beneath)
             command.stderr.write(self.note(existing), style_func=str)
             known = self.known(existing, found) if names else set()
         if missing := [name for name in dict.fromkeys(names) if name not in known]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from messaging.management.arguments import EXIT_USAGE
+from messaging.management.errors import EXIT_USAGE
 from messaging.routing import EXCHANGE_TYPES, MAX_SHORT_STRING
 from messaging.validation import texts
 

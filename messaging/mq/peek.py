@@ -9,7 +9,8 @@ from django.core.management.base import BaseCommand
 
 from messaging.broker.connection import opened
 from messaging.broker.listener import Peek
-from messaging.management.arguments import broker_told_in_one_line, from_one
+from messaging.management.arguments import from_one
+from messaging.management.errors import broker_told_in_one_line
 from messaging.mq.message_lines import write_message
 from messaging.mq.options import check_short
 

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging.broker.connection import opened
-from messaging.management.arguments import EXIT_USAGE, broker_told_in_one_line
+from messaging.management.errors import EXIT_USAGE, broker_told_in_one_line
 from messaging.mq.options import check_short
 
 HELP = "delete the messages that wait in a queue"

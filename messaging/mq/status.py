@@ -12,9 +12,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE
-from messaging.management.database_errors import told_in_one_line
-from messaging.management.tables import write_facts, write_grid
+from messaging.management.errors import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE, told_in_one_line
+from messaging.management.tables import write_facts, write_table
 from messaging.monitoring import status
 from messaging.monitoring.status import Status
 
@@ -90,7 +89,7 @@ def _write(command: BaseCommand, found: Status, *, as_json: bool) -> None:
         out.write(line)
     rows = [(each.name, each.type, each.ready, each.unacked, each.consumers) for each in found.broker.queues]
     if rows:
-        write_grid(out, ("queue", "type", "ready", "unacked", "consumers"), rows)
+        write_table(out, ("queue", "type", "ready", "unacked", "consumers"), rows)
     if not out.isatty():
         out.write("")
     out.flush()

@@ -8,8 +8,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import consumers, procedures
-from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_USAGE, positive
-from messaging.management.tables import write_facts, write_grid
+from messaging.management.arguments import positive
+from messaging.management.errors import EXIT_UNHEALTHY, EXIT_USAGE
+from messaging.management.tables import write_facts, write_table
 from messaging.mq.lists import in_words, needing_the_management_api
 from messaging.topology import desired, drift
 from messaging.topology.declare import NotReplaced, declare, replace
@@ -60,7 +61,7 @@ def _show(command: BaseCommand, options: dict[str, Any]) -> None:
          in_words(each.get("arguments", {})))
         for each in facts
     ]  # fmt: skip
-    write_grid(command.stdout, ("name", "kind", "type or exchange", "key", "arguments"), rows, beneath=1)
+    write_table(command.stdout, ("name", "kind", "type or exchange", "key", "arguments"), rows, beneath=1)
 
 
 def _facts() -> list[dict[str, Any]]:
@@ -129,7 +130,7 @@ def _diff(command: BaseCommand, options: dict[str, Any]) -> None:
             (each.kind.value, each.kind.words if each.is_wrong else f"note: {each.kind.words}", each.text, each.hint)
             for each in found
         ]
-        write_grid(command.stdout, ("id", "finding", "what", "hint"), rows, wide=2, beneath=1)
+        write_table(command.stdout, ("id", "finding", "what", "hint"), rows, wide=2, beneath=1)
     if wrong := sum(each.is_wrong for each in found):
         raise CommandError(f"{wrong} drifted: each hint says what to do.", returncode=EXIT_UNHEALTHY)
     if not options["json"]:

@@ -8,8 +8,8 @@ from django.db import OperationalError, ProgrammingError, connection
 from structlog.testing import capture_logs
 
 from messaging import logs
-from messaging.management import database_errors
-from messaging.management.database_errors import wait_for_table
+from messaging.management import serving
+from messaging.management.serving import wait_for_table
 from messaging.models import InboxMessage
 from tests.support.missing_table import missing_table
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets nothing listen where the database is, until `undo` is called on what this returns."""
-    monkeypatch.setattr(database_errors, "PAUSE", 0.0)
+    monkeypatch.setattr(serving, "PAUSE", 0.0)
     connection.close()
     patch = pytest.MonkeyPatch()
     patch.setitem(connection.settings_dict, "PORT", "1")

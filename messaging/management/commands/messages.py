@@ -7,9 +7,8 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from messaging import actions
-from messaging.management.database_errors import told_in_one_line
-from messaging.management.examples import CommandWithExamples, add_subcommands
-from messaging.management.interrupts import told_when_interrupted
+from messaging.management.arguments import CommandWithExamples, add_subcommands
+from messaging.management.errors import told_in_one_line, told_when_interrupted
 from messaging.management.messages import list, reconcile, show
 from messaging.management.messages.actions import ActionCommand
 from messaging.management.tables import quiet_when_the_reader_leaves

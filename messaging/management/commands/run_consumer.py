@@ -9,7 +9,8 @@ from django.core.management.base import CommandError, CommandParser
 from messaging import consumers
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
-from messaging.management.arguments import EXIT_USAGE, positive
+from messaging.management.arguments import positive
+from messaging.management.errors import EXIT_USAGE
 from messaging.management.serving import ServingCommand
 from messaging.models import InboxMessage
 from messaging.topology import desired

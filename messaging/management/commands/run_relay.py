@@ -11,8 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf, processes
-from messaging.management.arguments import broker_line, broker_unreachable
-from messaging.management.database_errors import wait_for_table
+from messaging.management.errors import broker_unreachable
+from messaging.management.serving import broker_line, wait_for_table
 from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
 from messaging.processes import StopSignals

@@ -8,7 +8,8 @@ from django.core.management.base import CommandError, CommandParser
 
 from messaging import procedures
 from messaging.exceptions import UnknownProcedure
-from messaging.management.arguments import EXIT_USAGE, positive
+from messaging.management.arguments import positive
+from messaging.management.errors import EXIT_USAGE
 from messaging.management.serving import ServingCommand
 from messaging.rpc.answering import Ending
 from messaging.rpc.server import RpcServer

@@ -11,7 +11,8 @@ from messaging.actions import audit
 from messaging.actions.action import Action, MessageAction, Option, Result
 from messaging.actions.selection import Selection
 from messaging.actions.settle import find
-from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, number
+from messaging.management.arguments import number
+from messaging.management.errors import EXIT_TIMED_OUT, EXIT_USAGE
 from messaging.management.messages.selection import add_choice, chosen
 from messaging.management.tables import write_table
 from messaging.models import Effect

@@ -7,7 +7,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.history import listing
-from messaging.management.arguments import EXIT_USAGE, positive
+from messaging.management.arguments import positive
+from messaging.management.errors import EXIT_USAGE
 from messaging.management.messages.selection import add_filters, add_unmasked, selection, shown
 from messaging.management.tables import write_table
 

@@ -9,7 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from messaging.actions import audit
 from messaging.actions.selection import counted
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
-from messaging.management.arguments import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, positive, what_to_do
+from messaging.management.arguments import positive
+from messaging.management.errors import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, what_to_do
 from messaging.management.messages.selection import age
 from messaging.management.tables import write_table
 from messaging.reconcile.findings import Trouble

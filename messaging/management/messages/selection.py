@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from messaging.actions.selection import Selection
-from messaging.management.arguments import EXIT_USAGE
+from messaging.management.errors import EXIT_USAGE
 from messaging.masking import masked_text
 from messaging.models import InboxMessage, OutboxMessage
 

@@ -10,9 +10,8 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 
-from messaging.management.arguments import EXIT_TIMED_OUT, EXIT_USAGE, number, positive
-from messaging.management.database_errors import told_in_one_line
-from messaging.management.examples import CommandWithExamples
+from messaging.management.arguments import CommandWithExamples, number, positive
+from messaging.management.errors import EXIT_TIMED_OUT, EXIT_USAGE, told_in_one_line
 from orders.exceptions import Refused
 from orders.forms import MobilePhoneField
 from orders.management.demo_order import PHONE, place_demo_order

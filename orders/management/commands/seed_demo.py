@@ -11,8 +11,8 @@ from django.core.management.base import CommandParser
 from django.db import transaction
 from django.utils import timezone
 
-from messaging.management.database_errors import told_in_one_line
-from messaging.management.examples import CommandWithExamples
+from messaging.management.arguments import CommandWithExamples
+from messaging.management.errors import told_in_one_line
 from orders.models import Campaign, Product
 from orders.money import rounded
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging.management.arguments import number, positive
-from messaging.management.database_errors import told_in_one_line
-from messaging.management.examples import CommandWithExamples
+from messaging.management.arguments import CommandWithExamples, number, positive
+from messaging.management.errors import told_in_one_line
 from messaging.processes import StopSignals
 from orders.exceptions import Refused
 from orders.management.demo_order import place_demo_order

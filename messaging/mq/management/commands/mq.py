@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from messaging.management.examples import CommandWithExamples, add_subcommands
-from messaging.management.interrupts import told_when_interrupted
+from messaging.management.arguments import CommandWithExamples, add_subcommands
+from messaging.management.errors import told_when_interrupted
 from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.management.terminal_log import quiet_log
 from messaging.mq import asyncapi, call, grants, listen, lists, peek, publish, purge, status, topology

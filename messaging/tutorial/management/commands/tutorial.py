@@ -12,9 +12,8 @@ from django.core.management.base import CommandError, CommandParser
 
 from messaging.broker.connection import Connection
 from messaging.exceptions import BrokerUnavailable, OperationRefused
-from messaging.management.arguments import EXIT_USAGE, broker_unreachable
-from messaging.management.examples import CommandWithExamples
-from messaging.management.interrupts import told_when_interrupted
+from messaging.management.arguments import CommandWithExamples
+from messaging.management.errors import EXIT_USAGE, broker_unreachable, told_when_interrupted
 from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.management.terminal_log import quiet_log
 from messaging.processes import StopSignals

@@ -1,0 +1,134 @@
+"""How a command ends that could not do what it was asked: one line, and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.core.management.base import CommandError
+from django.db import InterfaceError, OperationalError, ProgrammingError
+
+from messaging import database
+from messaging.broker.errors import TRANSIENT_QUEUES, difference
+from messaging.exceptions import (
+    AccessRefused,
+    BrokerSilent,
+    BrokerUnavailable,
+    LimitReached,
+    NotFound,
+    ObjectLimitReached,
+    OperationRefused,
+    ResourceLocked,
+    ThreadNotStarted,
+    TransientQueuesForbidden,
+    Unsupported,
+    VhostDown,
+)
+
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_UNHEALTHY = 6
+EXIT_TIMED_OUT = 7
+#: What a shell says of a program that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
+#: RabbitMQ's words for names that belong to itself.
+_RESERVED = ("reserved prefix", "default exchange")
+
+
+def broker_unreachable(reason: object) -> CommandError:
+    """Return the error by which a command ends that cannot work without the broker: one line, and exit code 3; 7 where
+    the broker is there and does not answer, 1 where it left because of what was asked."""
+    why = str(reason).rstrip(".")
+    if isinstance(reason, BrokerSilent):
+        return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
+    if isinstance(reason, ThreadNotStarted):
+        return CommandError(f"{why}. Raise the limit (ulimit -u, or the container's).", returncode=EXIT_UNREACHABLE)
+    if isinstance(reason, TransientQueuesForbidden):
+        return CommandError(
+            f"RabbitMQ refuses: {why}. Leave --transient out, or put deprecated_features.permit.{TRANSIENT_QUEUES} = "
+            "true into its configuration."
+        )
+    return CommandError(f"RabbitMQ: {why}. {what_to_do(reason)}", returncode=EXIT_UNREACHABLE)
+
+
+def what_to_do(reason: object) -> str:
+    """Return in a sentence what helps if the broker could not be used for `reason`."""
+    if isinstance(reason, LimitReached):
+        return "Raise the limit, or try again once others have left, as consumers and relays do."
+    if isinstance(reason, VhostDown):
+        return "Start it, and try again, as consumers and relays do."
+    return f"Check {'the certificates' if str(reason).startswith('TLS: ') else 'AMQP_URL'}."
+
+
+def broker_refuses(error: OperationRefused) -> CommandError:
+    """Return the error by which a command ends that the broker says no to: one line, exit code 1."""
+    if differs := difference(error):
+        lost = "messages" if differs.kind == "queue" else "bindings"
+        return CommandError(f"{differs}. Ask for it as it exists, or delete it first: its {lost} go with it.")
+    match error:
+        case AccessRefused() if any(each in error.text for each in _RESERVED):
+            hint = "No account may: take a name of your own, that does not begin with amq."
+        case AccessRefused():
+            hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints the rights that each one needs."
+        case ObjectLimitReached():
+            hint = "Delete what is not needed, or raise the limit."
+        case NotFound():
+            hint = "Is the name right, and the virtual host?"
+        case ResourceLocked():
+            hint = "It is another connection's own (exclusive)."
+        case Unsupported() if "stream" in error.text:
+            hint = (
+                "A stream keeps its messages, read or not. They leave by its x-max-age or x-max-length-bytes, or when "
+                "it is deleted."
+            )
+        case _:
+            hint = ""
+    return CommandError(f"RabbitMQ refuses: {error.sentence}. {hint}".rstrip())
+
+
+@contextmanager
+def broker_told_in_one_line() -> Iterator[None]:
+    """Convert broker errors into a CommandError."""
+    try:
+        yield
+    except OperationRefused as error:
+        raise broker_refuses(error) from None
+    except BrokerUnavailable as error:
+        raise broker_unreachable(error) from None
+
+
+@contextmanager
+def told_in_one_line(otherwise: str = "Repeat the command: it goes on where it was.") -> Iterator[None]:
+    """Turn the database's errors into CommandError: 3 where it cannot be reached, else 1.
+
+    `otherwise` is the advice where the error itself suggests none; without it such an error counts as out of reach.
+    """
+    try:
+        yield
+    except (OperationalError, InterfaceError, ProgrammingError) as error:
+        reason = str(error).strip()
+        # A lock, or a deadlock: what was done before it stands, as each page is a transaction of its own.
+        hint = cure(error) or otherwise
+        if database.is_away(error) or not hint:
+            raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
+        raise CommandError(f"The database refuses: {reason}. {hint}") from None
+
+
+def cure(error: BaseException) -> str:
+    """Return what helps against an error of a database that can be reached; empty where that is not known."""
+    if database.takes_no_rows(error):
+        return "Is its disk full, or failing?"
+    if database.is_read_only(error):
+        return "May this user write to it, and is it no standby?"
+    if isinstance(error, ProgrammingError) or "no such" in str(error):
+        return "Did `manage.py migrate` run?"
+    return ""
+
+
+@contextmanager
+def told_when_interrupted() -> Iterator[None]:
+    """Turn KeyboardInterrupt into CommandError (130). A command that has more to say of it catches it itself."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CommandError("Interrupted.", returncode=EXIT_INTERRUPTED) from None
