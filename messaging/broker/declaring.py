@@ -1,4 +1,4 @@
-"""Queues and exchanges by name, over AMQP: whether they exist, their types, declaring them, and rights to them."""
+"""Queues and exchanges by name, over AMQP: whether they exist, declaring them, and rights to them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from messaging.exceptions import (
 
 #: Properties that do not change which messages a queue or exchange gets. RabbitMQ compares these first.
 _HARMLESS_DIFFERENCES = {"durable", "auto_delete", "x-queue-type"}
-#: The consumer argument for where to begin in a stream ("first", "next" or a message's number), and the header with the
-#: number of a message (https://www.rabbitmq.com/docs/streams#consuming).
+#: The consumer argument for where to begin in a stream (https://www.rabbitmq.com/docs/streams#consuming).
 STREAM_OFFSET = "x-stream-offset"
 #: An exchange of every virtual host. Without the right to read it the refusal names it.
 _SOURCE = "amq.fanout"
@@ -65,25 +64,6 @@ def is_stream(connection: Connection, name: str) -> bool:
         return False
     connection.call("basic_cancel", consumer_tag=tag)
     return True
-
-
-def exchange_type(connection: Connection, name: str) -> str:
-    """Return the type of an existing exchange; empty if this account may not know.
-
-    AMQP cannot ask that. But a declaration with another type is refused with the type that the exchange has.
-    """
-    guess = "fanout"
-    try:
-        connection.call("exchange_declare", exchange=name, exchange_type=guess)
-    except AccessRefused:
-        return ""
-    except PreconditionFailed as error:
-        told = difference(error)
-        if told is None:
-            raise
-        # RabbitMQ compares the type first: if another property differs, the guess was right.
-        return (told.found or "") if told.property == "type" else guess
-    return guess
 
 
 def declare_queue(

@@ -17,7 +17,6 @@ from pika.channel import Channel
 
 from messaging.broker.calls import CALL_TIMEOUT, CallChannel
 from messaging.broker.connection import Connection
-from messaging.broker.declaring import STREAM_OFFSET
 from messaging.broker.subscription import Arrival, Subscription, arrival_of
 from messaging.exceptions import BrokerSilent, OperationRefused
 from messaging.routing import Binding
@@ -46,7 +45,6 @@ class Listener:
         self.connection = Connection(role, on_lost=self._lost)
         self._subscription: Subscription | None = None
         self._private = False
-        self._auto_ack = False
         self._arrived: queue.SimpleQueue[Arrival | Ended] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -59,20 +57,16 @@ class Listener:
         # The broker requeues what is not acknowledged.
         self.connection.stop()
 
-    def subscribe(self, source: str | Sequence[Binding], *, prefetch: int, auto_ack: bool, offset: str = "") -> None:
-        """Set what to listen to, once: the name of a queue, or bindings. `offset`, for streams alone, says where to
-        begin: "first" or "next". Opened again it continues after the last message."""
-        self._private, self._auto_ack = not isinstance(source, str), auto_ack
+    def subscribe(self, source: str | Sequence[Binding], *, prefetch: int) -> None:
+        """Set what to listen to, once: the name of a queue, or bindings."""
+        self._private = not isinstance(source, str)
         self._subscription = Subscription(
             self.connection,
             source,
             prefetch=prefetch,
             on_arrival=self._arrived.put,
             on_ended=self._ended,
-            auto_ack=auto_ack,
         )
-        if offset:
-            self._subscription.arguments = {STREAM_OFFSET: offset}
 
     def open(self, given_up: Callable[[], bool]) -> bool:
         """Start to consume, for the first time or after an end; return True once the broker has agreed.
@@ -98,10 +92,8 @@ class Listener:
             arrived = self._arrived.get(timeout=timeout)
         except queue.Empty:
             return None
-        if isinstance(arrived, Arrival):
-            if self._is_redelivered(arrived):
-                return None
-            self._continue_after(arrived)
+        if isinstance(arrived, Arrival) and self._is_redelivered(arrived):
+            return None
         return arrived
 
     def ack(self, arrival: Arrival) -> None:
@@ -117,14 +109,9 @@ class Listener:
         assert self._subscription is not None, "subscribe first"
         return self._subscription
 
-    def _continue_after(self, arrival: Arrival) -> None:
-        offset = arrival.message.headers.get(STREAM_OFFSET)
-        if self._current.arguments and isinstance(offset, int):
-            self._current.arguments = {STREAM_OFFSET: offset + 1}
-
     def _is_redelivered(self, arrival: Arrival) -> bool:
-        # Its channel is gone, and the broker redelivers it; not from a private queue, and not with `auto_ack`.
-        return not (self._private or self._auto_ack or self._current.is_current(arrival))
+        # Its channel is gone, and the broker redelivers it, but not from a private queue.
+        return not (self._private or self._current.is_current(arrival))
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 

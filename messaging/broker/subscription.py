@@ -58,8 +58,7 @@ class Subscription:
 
     `on_arrival` is called on the I/O thread with each message; it must return at once. `on_ended` is called there with
     the reason when the subscription ends unasked: queue deleted, consumer cancelled by the broker, channel or
-    connection lost. The owner then calls `open` again. With `auto_ack` the broker deletes each message as it sends it:
-    what this process loses is lost.
+    connection lost. The owner then calls `open` again.
     """
 
     def __init__(
@@ -70,7 +69,6 @@ class Subscription:
         prefetch: int,
         on_arrival: Callable[[Arrival], None],
         on_ended: Callable[[str], None],
-        auto_ack: bool = False,
     ) -> None:
         self._connection = connection
         self._private = not isinstance(source, str)
@@ -80,14 +78,11 @@ class Subscription:
         self.prefetch = prefetch
         self._on_arrival = on_arrival
         self._on_ended = on_ended
-        self._auto_ack = auto_ack
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._opened = 0
         #: Why the broker closed the channel, if the subscription ended so; None for any other end.
         self.refusal: OperationRefused | None = None
-        #: The consumer's arguments when it is opened next.
-        self.arguments: dict[str, Any] = {}
         #: Consuming, or about to.
         self.active = False
         #: Consuming: the broker has answered basic.consume.
@@ -184,8 +179,6 @@ class Subscription:
         self._consumer_tag = channel.basic_consume(
             self.queue,
             partial(self._arrived, self._opened),
-            auto_ack=self._auto_ack,
-            arguments=self.arguments or None,
             callback=lambda _: self._consuming(),
         )
 
@@ -203,8 +196,6 @@ class Subscription:
         channel = self._channel
         if channel is None or not channel.is_open or arrival.channel != self._opened:
             log.info("delivery.ack_lost", queue=self.queue, message_id=arrival.message.id)
-        elif self._auto_ack:
-            return
         elif requeue:
             channel.basic_nack(arrival.tag, requeue=True)
         else:

@@ -125,7 +125,6 @@ class _Listening:
             self._bindings() if self._is_exchange else self._name,
             # With more than 1 each acknowledgement would bring another message; the last ones would be requeued.
             prefetch=min(prefetch or (1 if most else conf.get().prefetch), most or 65_535),
-            auto_ack=False,
         )
         try:
             self._generation = self._listener.connection.generation

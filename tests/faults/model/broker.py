@@ -503,11 +503,9 @@ class Channel:
         self,
         queue: str,
         on_message: Callable[..., None],
-        auto_ack: bool,
         callback: Callable[[Any], None],
         arguments: Any = None,
     ) -> str:
-        assert not auto_ack
         assert not arguments
         if queue not in self.broker.queues:
             self.close_over(exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue"))
