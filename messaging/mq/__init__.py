@@ -1,5 +1,5 @@
-"""`manage.py mq …`: the sub-commands, which `commands/mq.py` lists, and beside them what only they share.
+"""RabbitMQ by hand: the sub-commands of `manage.py mq`, which `management/commands/mq.py` lists.
 
-Each sub-command has HELP, EXAMPLES, `add_arguments(parser)` and `run(command, options)`. What every command shares
-(exit codes, tables, a quiet log) is one folder up.
+Each has HELP, EXAMPLES, `add_arguments(parser)` and `run(command, options)`. What every command shares (exit codes,
+tables, a quiet log) is in `messaging/management/`.
 """

@@ -1,4 +1,4 @@
-"""`manage.py mq grants`: who may do what at the broker, for rabbitmqctl. No password appears anywhere in it."""
+"""`manage.py mq grants`: the least permissions at the broker, for rabbitmqctl. It prints no password."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 
 from messaging import conf, consumers
-from messaging.management.errors import EXIT_USAGE
+from messaging.mq.options import usage_error
 from messaging.topology import desired
-from messaging.topology.permissions import Grant, Role, grant, roles
+from messaging.topology.permissions import Grant, grant, roles
 
 HELP = "print the least rights that each kind of process needs, as rabbitmqctl lines or JSON"
 EXAMPLES = """
@@ -41,88 +41,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
-    """Print the grants."""
-    vhost = options["vhost"] or conf.get().brokers[0].vhost
-    grants = list(_wanted(options["user"]))
+    """Print the permissions."""
+    grants = list(_grants(options["user"], options["vhost"] or conf.get().brokers[0].vhost))
     if options["json"]:
-        command.stdout.write(json.dumps(_definitions(grants, vhost), indent=2, ensure_ascii=False))
+        command.stdout.write(json.dumps(_definitions(grants), indent=2, ensure_ascii=False))
         return
     command.stdout.write(
-        "# add_user asks for the password, or reads it from standard input. Only add_user is for once: run the others\n"
-        "# again after each deploy that changes events, consumers or procedures."
+        "# add_user asks for the password, or reads it from standard input. Run add_user once, and the others again\n"
+        "# after each deploy that changes events, consumers or procedures."
     )
     for each in grants:
-        command.stdout.write("\n" + "\n".join(_lines(each, vhost)))
-    if topics := [line for each in grants for line in _topic_lines(each, vhost)]:
+        command.stdout.write("\n" + "\n".join(_lines(each)))
+    if topics := [_line("set_topic_permissions", topic, "exchange") for each in grants for topic in each.topics]:
         command.stdout.write(
             "\n# By which keys they may publish and bind; without these by any. RabbitMQ 4.3 takes them only for\n"
-            "# exchanges that stand, and forgets them with their exchange: run `manage.py mq topology declare` first.\n"
+            "# exchanges that exist, and forgets them with their exchange: run `manage.py mq topology declare` first.\n"
             + "\n".join(topics)
         )
 
 
-def _wanted(users: list[str]) -> Iterator[Grant]:
+def _grants(users: list[str], vhost: str) -> Iterator[Grant]:
     known = {role.name: role for role in roles()}
     if not users:
         for role in known.values():
-            yield grant(f"{conf.get().app_id}-{role.name}", [role])
+            yield grant(f"{conf.get().app_id}-{role.name}", vhost, [role])
     for each in users:
-        name, _, wanted = each.partition("=")
-        if not name or not wanted:
-            raise CommandError(f"--user {each!r}: write NAME=ROLE, such as shop=web.", returncode=EXIT_USAGE)
-        yield grant(name, [_known(known, role.strip()) for role in wanted.split(",") if role.strip()])
+        user, _, asked = each.partition("=")
+        names = [name.strip() for name in asked.split(",") if name.strip()]
+        if not user or not names:
+            raise usage_error(f"--user {each!r}: write NAME=ROLE, such as shop=web.")
+        if unknown := [name for name in names if name not in known]:
+            raise usage_error(f"There is no role {unknown[0]!r}. Roles: {', '.join(known)}.")
+        yield grant(user, vhost, [known[name] for name in names])
 
 
-def _known(known: dict[str, Role], name: str) -> Role:
-    if name not in known:
-        raise CommandError(f"There is no role {name!r}. Roles: {', '.join(known)}.", returncode=EXIT_USAGE)
-    return known[name]
-
-
-def _lines(grant: Grant, vhost: str) -> Iterator[str]:
+def _lines(grant: Grant) -> Iterator[str]:
     for purpose in grant.purposes:
         yield f"# {purpose}"
-    # "--": a name may begin with a dash. For others not: in RabbitMQ 4 rabbitmqctl reads a password only where the name
-    # is the one argument of add_user.
+    # Only a name that begins with a dash gets "--": in RabbitMQ 4 rabbitmqctl reads a password only if the name is the
+    # one argument of add_user.
     yield shlex.join(["rabbitmqctl", "add_user", *(["--"] if grant.user.startswith("-") else []), grant.user])
-    yield shlex.join(
-        ["rabbitmqctl", "set_permissions", "-p", vhost, "--", grant.user, grant.configure, grant.write, grant.read]
-    )
+    yield _line("set_permissions", grant.permission, "configure")
 
 
-def _topic_lines(grant: Grant, vhost: str) -> Iterator[str]:
-    for topic in grant.topics:
-        yield shlex.join(
-            ["rabbitmqctl", "set_topic_permissions", "-p", vhost, "--", grant.user, topic.exchange,
-             topic.write, topic.read]
-        )  # fmt: skip
+def _line(command: str, permission: dict[str, str], first: str) -> str:
+    values = [permission[name] for name in ("user", first, "write", "read")]
+    return shlex.join(["rabbitmqctl", command, "-p", permission["vhost"], "--", *values])
 
 
-def _definitions(grants: list[Grant], vhost: str) -> dict[str, Any]:
-    # Without users: to import one would take its password away. With the exchanges: RabbitMQ 4.3 knows no permissions
-    # for one that is not there. One that is there stays as it is.
-    named = {topic.exchange for each in grants for topic in each.topics}
+def _definitions(grants: list[Grant]) -> dict[str, Any]:
+    # Without users: importing one would remove its password. With the exchanges: RabbitMQ 4.3 takes no topic permission
+    # for one that is missing; one that exists is left unchanged.
+    vhosts = {topic["exchange"]: topic["vhost"] for each in grants for topic in each.topics}
+    durable = {"durable": True, "auto_delete": False, "internal": False, "arguments": {}}
     return {
         "exchanges": [
-            {
-                "name": each.name,
-                "vhost": vhost,
-                "type": each.type,
-                "durable": True,
-                "auto_delete": False,
-                "internal": False,
-                "arguments": {},
-            }
+            {"name": each.name, "vhost": vhosts[each.name], "type": each.type, **durable}
             for each in desired.topology(consumers.registered()).exchanges
-            if each.name in named
+            if each.name in vhosts
         ],
-        "permissions": [
-            {"user": each.user, "vhost": vhost, "configure": each.configure, "write": each.write, "read": each.read}
-            for each in grants
-        ],
-        "topic_permissions": [
-            {"user": each.user, "vhost": vhost, "exchange": topic.exchange, "write": topic.write, "read": topic.read}
-            for each in grants
-            for topic in each.topics
-        ],
+        "permissions": [each.permission for each in grants],
+        "topic_permissions": [topic for each in grants for topic in each.topics],
     }

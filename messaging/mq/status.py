@@ -12,6 +12,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
+from messaging.management.arguments import number
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE, told_in_one_line
 from messaging.management.tables import write_facts, write_table
 from messaging.monitoring import status
@@ -28,22 +29,22 @@ exit codes: 0 all is well, 2 wrong arguments, 3 broker or database unreachable, 
 7 the broker did not answer in time, 130 interrupted; --watch ends with 0 by Ctrl-C
 """
 DEFAULT_PAUSE = 2.0
-SHORTEST_PAUSE = 0.2
-#: Home, clear what is below: the old screen is overwritten without a flicker.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 86_400
+#: Cursor home, clear below it: the screen is overwritten without a flicker.
 REDRAW = "\x1b[H\x1b[J"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this sub-command."""
     parser.add_argument(
-        "--watch", nargs="?", type=_seconds, const=DEFAULT_PAUSE, metavar="S",
+        "--watch", nargs="?", type=number(SHORTEST_PAUSE, LONGEST_PAUSE), const=DEFAULT_PAUSE, metavar="S",
         help=f"look again every S seconds (default {DEFAULT_PAUSE:g}) until Ctrl-C",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object a look")
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
-    """Show the status, once or again and again. Raises CommandError where something is wrong."""
+    """Show the status, once or repeatedly. Raises CommandError if something is wrong."""
     if options["watch"] is not None:
         _watch(command, options["watch"], as_json=options["json"])
         return
@@ -52,9 +53,9 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     _write(command, found, as_json=options["json"])
     if found.broker.unreachable:
         code = EXIT_TIMED_OUT if found.broker.silent else EXIT_UNREACHABLE
-        raise CommandError(_first(found), returncode=code)
+        raise CommandError(found.wrong[0], returncode=code)
     if found.wrong:
-        raise CommandError(f"{len(found.wrong)} wrong: {_first(found)}", returncode=EXIT_UNHEALTHY)
+        raise CommandError(f"{len(found.wrong)} wrong: {found.wrong[0]}", returncode=EXIT_UNHEALTHY)
 
 
 def _watch(command: BaseCommand, pause: float, *, as_json: bool) -> None:
@@ -131,10 +132,6 @@ def _facts(found: Status) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _first(found: Status) -> str:
-    return found.wrong[0]
-
-
 def _clock() -> str:
     return timezone.localtime(datetime.now(UTC)).replace(tzinfo=None).isoformat(" ", timespec="seconds")
 
@@ -145,13 +142,3 @@ def _age(age: timedelta) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0
-    if not SHORTEST_PAUSE <= number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from {SHORTEST_PAUSE:g} to 86400")
-    return number

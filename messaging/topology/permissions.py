@@ -48,24 +48,15 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
-class TopicPermission:
-    """The routing keys by which a user may publish to an exchange, and bind queues to it."""
-
-    exchange: str
-    write: str
-    read: str
-
-
-@dataclass(frozen=True, slots=True)
 class Grant:
-    """All permissions of one user."""
+    """All permissions of one user, as `rabbitmqctl import_definitions` takes them."""
 
     user: str
-    purposes: tuple[str, ...]
-    configure: str
-    write: str
-    read: str
-    topics: tuple[TopicPermission, ...]
+    purposes: list[str]
+    #: configure, write and read.
+    permission: dict[str, str]
+    #: For each exchange, write and read: the routing keys by which the user may publish and bind.
+    topics: list[dict[str, str]]
 
 
 def roles() -> list[Role]:
@@ -84,24 +75,28 @@ def roles() -> list[Role]:
     return [*found, _operator()]
 
 
-def grant(user: str, roles: Iterable[Role]) -> Grant:
+def grant(user: str, vhost: str, roles: Iterable[Role]) -> Grant:
     """Return the permissions that `user` needs for all of `roles`."""
     roles = list(roles)
-    exchanges = sorted({name for role in roles for name in [*role.publishes, *role.binds]})
+    who = {"user": user, "vhost": vhost}
     return Grant(
-        user=user,
-        purposes=tuple(role.purpose for role in roles),
-        configure=_expression(role.configure for role in roles),
-        write=_expression(role.write for role in roles),
-        read=_expression(role.read for role in roles),
-        topics=tuple(
-            TopicPermission(
-                name,
-                write=_expression(role.publishes.get(name, frozenset()) for role in roles),
-                read=_expression(role.binds.get(name, frozenset()) for role in roles),
-            )
-            for name in exchanges
-        ),
+        user,
+        purposes=[role.purpose for role in roles],
+        permission=who
+        | {
+            "configure": _expression(role.configure for role in roles),
+            "write": _expression(role.write for role in roles),
+            "read": _expression(role.read for role in roles),
+        },
+        topics=[
+            who
+            | {
+                "exchange": exchange,
+                "write": _expression(role.publishes.get(exchange, frozenset()) for role in roles),
+                "read": _expression(role.binds.get(exchange, frozenset()) for role in roles),
+            }
+            for exchange in sorted({name for role in roles for name in [*role.publishes, *role.binds]})
+        ],
     )
 
 
