@@ -1,0 +1,105 @@
+"""Test consumers and effects without a broker: events from the outbox are handled as a worker would handle them.
+
+    def test_a_paid_invoice_gets_a_receipt(db):
+        pay(invoice)
+        assert testing.added(InvoicePaid) == [InvoicePaid(invoice_number="R-1")]
+        assert testing.deliver_due() == [("receipts", "handled")]
+        testing.run_effects()
+
+Real are the outbox, the choice of consumers, decoding, the inbox, the handler's transaction, retries, effects and their
+ledger. Exchanges, queues and confirms are left out: no broker is needed. Retries and delayed events are due later.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from django.db.models.functions import Now
+
+from messaging import conf, consumers, encoding
+from messaging.consumers import Consumer, exchange_of
+from messaging.events import Event
+from messaging.message import VERSION_HEADER, Delivery, Message, identity, new_id
+from messaging.models import OutboxMessage
+from messaging.relay.destinations import expected_queues, publishing_of
+from messaging.worker import effect_runner, handling
+from messaging.worker.handling import Verdict
+
+__all__ = ["Verdict", "added", "deliver", "deliver_due", "run_effects"]
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+def added(event: type[AnyEvent]) -> list[AnyEvent]:
+    """Return the events of this class that were added to the outbox, oldest first, as their consumers read them."""
+    rows = OutboxMessage.objects.filter(type=event.event_type, origin=OutboxMessage.Origin.EVENT).order_by("id")
+    return [event.decode(bytes(row.body), row.version) for row in rows]
+
+
+def deliver(event: Event | Message, to: str | Consumer, *, redelivered: bool = False) -> Verdict:
+    """Deliver an event, or a message of any content, to the consumer of that name and return what became of it.
+
+    An event is a new message each time. To deliver a message twice, pass a `Message` with an id.
+    """
+    consumer = consumers.get(to) if isinstance(to, str) else to
+    if isinstance(event, Message):
+        return _handle(consumer, event, redelivered=redelivered)
+    message = Message(
+        body=encoding.checked_body(event),
+        id=new_id(),
+        type=event.event_type,
+        app_id=conf.get().app_id,
+        headers={VERSION_HEADER: event.event_version, **encoding.routing_headers_of(event)},
+    )
+    exchange, key = exchange_of(type(event)).name, encoding.routing_key_of(event)
+    return _handle(consumer, message, exchange, key, redelivered=redelivered)
+
+
+def deliver_due() -> list[tuple[str, Verdict]]:
+    """Deliver every message of the outbox that is due to its consumers, and what they add; the rows are then published.
+
+    Return the consumer's name and the verdict of each delivery, in order.
+    """
+    found: list[tuple[str, Verdict]] = []
+    while rows := list(OutboxMessage.objects.filter(state="pending", publish_at__lte=Now()).order_by("id")):
+        for row in rows:
+            names = list(expected_queues(row))
+            OutboxMessage.objects.filter(pk=row.pk).update(
+                state=OutboxMessage.State.PUBLISHED, published_at=Now(), expected_consumers=names
+            )
+            message = publishing_of(row).message
+            everybody = [
+                *consumers.named(names),
+                *(
+                    each
+                    for each in consumers.broadcasting()
+                    if not row.consumer and each.receives(row.type, row.exchange, row.routing_key, row.headers)
+                ),
+            ]
+            found += [(each.name, _handle(each, message, row.exchange, row.routing_key)) for each in everybody]
+    return found
+
+
+def run_effects() -> int:
+    """Carry out every intended effect that is due, and return how many there were. Their functions run in threads."""
+    return effect_runner.run_all_due(consumers.registered())
+
+
+def _handle(
+    consumer: Consumer, message: Message, exchange: str = "", routing_key: str = "", *, redelivered: bool = False
+) -> Verdict:
+    known_as = identity(message.id, message.app_id, own_app_id=conf.get().app_id)
+    return handling.handle(
+        consumer,
+        Delivery(
+            consumer=consumer.name,
+            queue=consumer.queue,
+            message=encoding.named(message, routing_key),
+            message_id=known_as or new_id(),
+            attempt=message.attempt,
+            identified=bool(known_as),
+            redelivered=redelivered,
+            exchange=exchange,
+            routing_key=routing_key,
+        ),
+    )
