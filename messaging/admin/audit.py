@@ -39,26 +39,26 @@ class OperatorActionAdmin(LongListAdmin):
     when_exactly = time_of("at", "when")
 
     def get_search_fields(self, request: HttpRequest) -> list[str]:
-        """Find what is masked only as a whole: a search by pieces would tell it piece by piece."""
+        """Find masked values only as a whole: otherwise a search would reveal them piece by piece."""
         return ["actor", "about" if payload.may_be_seen_by(request.user) else "=about"]
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Refuse an address that filters by what may be masked."""
+        """Refuse to filter by what may be masked."""
         return lookup.partition("__")[0] not in {"about", "details"} and super().lookup_allowed(lookup, value, request)
 
     @admin.display(description="about")
     def about_masked(self, action: OperatorAction) -> str:
-        """To what, without phone numbers: a filter may have been one."""
+        """What it was done to, without phone numbers: a filter may have been one."""
         return masked_text(action.about) or "–"
 
     @admin.display(description="details")
     def details_masked(self, action: OperatorAction) -> str:
-        """Whatever else was said."""
+        """Note and options."""
         return json.dumps(masked(action.details), ensure_ascii=False) if action.details else "–"
 
     @admin.display(description="messages")
     def messages(self, action: OperatorAction) -> SafeString | str:
-        """The messages it changed, or showed."""
+        """The messages that it changed or showed."""
         there = admin_url("messaging_inboxmessage_changelist")
         found = action.messages.order_by("id").values_list("message_id", flat=True)[: NAMED + 1]
         links = format_html_join(

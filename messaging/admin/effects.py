@@ -19,7 +19,7 @@ from messaging.models import Effect, EffectAttempt
 
 
 class EffectAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
-    """What the attempts that did not succeed came to, one below the other."""
+    """The attempts that did not succeed."""
 
     model = EffectAttempt
     template = "messaging/admin/effect_attempts.html"
@@ -27,13 +27,13 @@ class EffectAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-a
     extra = 0
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """They are a part of the effect: who may see one may see the other."""
+        """They are part of the effect."""
         return request.user.has_perm("messaging.view_effect")
 
 
 @admin.register(Effect)
 class EffectAdmin(MessageAdmin):
-    """What follows from messages outside the database, and how far it has come."""
+    """The effects of messages outside the database, and how far they are."""
 
     list_display = ["name", "state_pill", "consumer", "subject_link", "attempts", "changed_briefly"]
     list_filter = [BY_TROUBLE, "state", BY_CONSUMER, since("changed_at")]
@@ -63,7 +63,7 @@ class EffectAdmin(MessageAdmin):
 
     @admin.display(description="failure group")
     def group(self, row: Effect) -> SafeString | str:
-        """The group, with the effects behind it that failed likewise."""
+        """The failure group, with a link to its effects."""
         if not row.failure_group:
             return "–"
         there = admin_url("messaging_effect_changelist")
@@ -72,7 +72,7 @@ class EffectAdmin(MessageAdmin):
         )
 
     def pill_of(self, row: Effect) -> SafeString:
-        """Return the state; of one of which an attempt failed and another one follows, that it is failing."""
+        """Return the state; *failing* if an attempt failed and another one follows."""
         return words.effect_pill(row)
 
     def explain(self, row: Effect) -> explanations.Explanation:
@@ -80,7 +80,7 @@ class EffectAdmin(MessageAdmin):
         return explanations.explain_effect(row)
 
     def body_text(self, row: Effect, unmasked: bool) -> str:
-        """Return the payload: what the effect's function is given."""
+        """Return the payload, which the effect's function is given."""
         return payload.written_json(row.payload, unmasked=unmasked)
 
     def headers_text(self, row: Effect, unmasked: bool) -> str:
@@ -88,5 +88,5 @@ class EffectAdmin(MessageAdmin):
         return ""
 
     def subject_of(self, row: Effect) -> str:
-        """Return what the message is about that it follows from."""
+        """Return the subject of its message."""
         return row.inbox_message.subject

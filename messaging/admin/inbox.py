@@ -30,7 +30,7 @@ class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
     extra = 0
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """They are a part of the message: who may see one may see the other."""
+        """They are part of the message."""
         return request.user.has_perm("messaging.view_inboxmessage")
 
 
@@ -65,8 +65,8 @@ class InboxMessageAdmin(MessageAdmin):
     changed = time_of("changed_at", "changed")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[InboxMessage]:
-        """Return the messages, each with the worst trouble of its effects, of a handled one, too, and with whether
-        something that was to be run after its commit failed."""
+        """Return the messages, each with the worst trouble of its effects, and whether a callback after its commit
+        failed."""
         ranks = [When(trouble.which, then=Value(trouble.value)) for trouble in EffectTrouble]
         order = [When(trouble.which, then=Value(rank)) for rank, trouble in enumerate(EffectTrouble)]
         troubled = (
@@ -84,7 +84,7 @@ class InboxMessageAdmin(MessageAdmin):
         )
 
     def pill_of(self, row: InboxMessage) -> SafeString:
-        """Return the state; of a handled one whose effect is in trouble, or a callback of which failed, that."""
+        """Return the state; of a handled message also the trouble of its effect, or a failed callback."""
         if row.state in {InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE}:
             if trouble := getattr(row, "effect_trouble", None):
                 return words.pill(trouble, f"handled, effect {trouble}")
@@ -101,7 +101,7 @@ class InboxMessageAdmin(MessageAdmin):
         )
 
     def body_text(self, row: InboxMessage, unmasked: bool) -> str:
-        """Return the body, which is kept of a message that is retrying or dead."""
+        """Return the body, which is kept while a message is retrying, waiting or dead."""
         if row.body is None:
             return "Not kept here once a message is handled. The outbox keeps what this project published."
         text = payload.written(bytes(row.body), unmasked=unmasked, secrets=events.secrets_of(row.type))
@@ -109,7 +109,7 @@ class InboxMessageAdmin(MessageAdmin):
 
     @admin.display(description="failure group")
     def group(self, row: InboxMessage) -> SafeString | str:
-        """The group, with the dead messages behind it that died likewise."""
+        """The failure group, with a link to its dead messages."""
         if not row.failure_group:
             return "–"
         there = admin_url("messaging_inboxmessage_changelist")
@@ -118,5 +118,5 @@ class InboxMessageAdmin(MessageAdmin):
 
     @admin.display(description="type")
     def type_or_none(self, row: InboxMessage) -> str:
-        """The type, or that it had none."""
+        """The type, if it has one."""
         return row.type or "(no type)"

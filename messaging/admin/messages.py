@@ -1,5 +1,4 @@
-"""What the pages of messages have in common: they are read, searched by what people know, tell the story, and offer
-what may be done."""
+"""What the pages of outbox, inbox and effects share: lists, search, the story of a message, and its actions."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[An
 
 
 class MessageAdmin(LongListAdmin):
-    """The parent of the pages of outbox, inbox and effects."""
+    """The parent of the admins of outbox, inbox and effects."""
 
     change_list_template = "messaging/admin/messages.html"
     change_form_template = "messaging/admin/message.html"
@@ -53,11 +52,11 @@ class MessageAdmin(LongListAdmin):
     heavy_columns: ClassVar[list[str]] = []
     #: What the page calls the body.
     body_title: ClassVar[str] = "Body"
-    #: The column that says what went wrong last.
+    #: The column of the last error.
     trouble_column: ClassVar[str]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Read bodies and the like for a single message only."""
+        """Read bodies and headers for a single message only."""
         rows: QuerySet[Any] = super().get_queryset(request)
         match = request.resolver_match
         return rows if match and "object_id" in match.kwargs else rows.defer(*self.heavy_columns)
@@ -69,15 +68,15 @@ class MessageAdmin(LongListAdmin):
         return [path("operate/<slug:name>/", view, name=name), *super().get_urls()]
 
     def operate_view(self, request: HttpRequest, name: str) -> HttpResponse:
-        """Ask back, or do what is confirmed."""
+        """Ask for confirmation, or do what was confirmed."""
         return actions.operate(request, self, name)
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Offer what this user may do; nothing of Django's, nor of the site's."""
+        """Offer the actions that this user may do, and none of Django's."""
         return {each.name: (actions.in_list(each), each.name, each.label) for each in actions.offered(request, self)}
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Refuse an address that filters by payload: it would tell piece by piece what is masked."""
+        """Refuse to filter by payload: it would reveal piece by piece what is masked."""
         column = lookup.partition("__")[0]
         return column not in {"body", "headers", "payload", "reason", "last_error", "error"} and super().lookup_allowed(
             lookup, value, request
@@ -86,7 +85,7 @@ class MessageAdmin(LongListAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Find the very subject or message id, by index; else whatever contains each word."""
+        """Find a subject or message id exactly, by index; else what contains each word."""
         exactly = Q()
         for field in self.exact_fields:
             exactly |= Q(**{field: search_term})
@@ -95,7 +94,7 @@ class MessageAdmin(LongListAdmin):
         return super().get_search_results(request, queryset, search_term)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Show the list; where a search found one subject only, with a link to its story."""
+        """Show the list; if a search found a single subject, with a link to its story."""
         if request.method not in {"GET", "HEAD"} and not self._asks_for_what_is_offered(request):
             return HttpResponseNotAllowed(["GET", "HEAD"])
         response = super().changelist_view(request, extra_context)
@@ -112,17 +111,17 @@ class MessageAdmin(LongListAdmin):
         return request.method == "POST" and len(offered) > 1 and offered.issuperset(request.POST.getlist("action"))
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """Return the row, the words of its trouble masked for whom they are not."""
+        """Return the row, its error masked unless the user may see payloads."""
         row = super().get_object(request, object_id, from_field)
         if row is not None and not payload.may_be_seen_by(request.user):
-            # Nobody saves it: these pages are read-only.
+            # It is never saved: these pages are read-only.
             setattr(row, self.trouble_column, masked_text(getattr(row, self.trouble_column)))
         return row
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
-        """Add what is said about one message beyond its columns: explanation, story, payload, links."""
+        """Add what the page shows beyond columns: explanation, story, payload, actions."""
         row: OutboxMessage | InboxMessage | Effect = context["original"]
         unmasked = payload.may_be_seen_by(request.user)
         if unmasked:
@@ -159,7 +158,7 @@ class MessageAdmin(LongListAdmin):
         return payload.written_json(row.headers, unmasked=unmasked) if row.headers else ""
 
     def subject_of(self, row: Any) -> str:
-        """Return what the row's message is about."""
+        """Return the subject of the row's message."""
         subject: str = row.subject
         return subject
 
@@ -175,7 +174,7 @@ class MessageAdmin(LongListAdmin):
 
     @admin.display(description="state")
     def state_pill(self, row: Any) -> SafeString:
-        """The state, as icon and word, and what went wrong, in a line. A list never shows phone numbers."""
+        """The state as icon and word, and the last error in a line. A list never shows phone numbers."""
         trouble = masked_text(" ".join(getattr(row, self.trouble_column)[:500].split()))
         return format_html('{}<span class="messaging-detail">{}</span>', self.pill_of(row), truncatechars(trouble, 100))
 

@@ -1,4 +1,4 @@
-"""Bodies and headers for the eyes of people: pretty, short, and without what not everybody may see."""
+"""Bodies and headers as pages show them: indented, of limited length, and masked unless the user may see payloads."""
 
 from __future__ import annotations
 

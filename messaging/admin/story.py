@@ -38,7 +38,7 @@ class Line:
 
 
 def may_read_stories(request: HttpRequest) -> bool:
-    """A story is told from both tables: whoever reads it may read both."""
+    """Whether the user may read both tables that a story is read from."""
     return request.user.has_perms(["messaging.view_outboxmessage", "messaging.view_inboxmessage"])
 
 

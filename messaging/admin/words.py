@@ -68,7 +68,7 @@ def pill(state: str, word: str = "") -> SafeString:
 
 
 def effect_pill(effect: Effect) -> SafeString:
-    """Return an effect's state; *failing* where an attempt failed and another one follows."""
+    """Return an effect's state; *failing* if an attempt failed and another one follows."""
     if effect.is_failing:
         return pill("failing", f"{effect.get_state_display()}, {failed_attempts(effect)}")
     if is_overdue(effect):
@@ -77,7 +77,7 @@ def effect_pill(effect: Effect) -> SafeString:
 
 
 def icon(kind: Kind) -> SafeString:
-    """Return the icon of an entry of a story; its words stand beside it."""
+    """Return the icon of an entry of a story, to stand beside its words."""
     glyph, tone = LOOKS[kind]
     return format_html('<span class="messaging-icon messaging-{}" aria-hidden="true">{}</span>', tone, glyph)
 
@@ -88,7 +88,7 @@ def moment(time: datetime) -> str:
 
 
 def short_moment(time: datetime) -> str:
-    """Return a time to the second, without the year where it is this one."""
+    """Return a time to the second, without the current year."""
     local = localtime(time)
     return date_format(local, "j M H:i:s" if local.year == localtime(datetime.now(UTC)).year else "j M Y H:i:s")
 

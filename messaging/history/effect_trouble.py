@@ -1,5 +1,4 @@
-"""What is wrong with an effect: the same words and the same rows in `mq status`, in lists, in failure groups and when
-reconciling."""
+"""What is wrong with an effect: the same words and rows in `mq status`, lists, failure groups and reconcile."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from django.db.models import Q
 from messaging import database
 from messaging.models import Effect
 
-#: Seconds after which an effect that nobody carries out is overdue, unless the caller says otherwise.
+#: Seconds after which an effect that no process carries out is overdue, unless the caller names others.
 OVERDUE = 60.0
 
 
@@ -22,12 +21,12 @@ class EffectTrouble(StrEnum):
     FAILED = "failed"
     #: An attempt failed, and another one follows.
     FAILING = "failing"
-    #: Due, and nobody carries it out.
+    #: Due, and no process carries it out.
     OVERDUE = "overdue"
 
     @property
     def words(self) -> str:
-        """What it means, after "effects that"."""
+        """Its meaning, to follow "effects that"."""
         return _WORDS[self]
 
     @property
@@ -45,7 +44,7 @@ class EffectTrouble(StrEnum):
 
 
 _WORDS = {
-    EffectTrouble.UNKNOWN: "nobody knows of",
+    EffectTrouble.UNKNOWN: "may have been done or not",
     EffectTrouble.FAILED: "failed for good",
     EffectTrouble.FAILING: "failed and are to be tried again",
     EffectTrouble.OVERDUE: "are overdue",
@@ -53,7 +52,7 @@ _WORDS = {
 
 
 def overdue(seconds: float) -> Q:
-    """Return which effects have been due for longer than this, and nobody has carried them out."""
+    """Return the filter for effects that have been due for longer than this and were not carried out."""
     before = database.in_future(-seconds)
     return Q(state=Effect.State.INTENDED, send_at__lt=before) | Q(state=Effect.State.SENDING, sending_until__lt=before)
 
@@ -71,7 +70,7 @@ def failed_attempts(effect: Effect) -> str:
 
 
 def first_trouble(effect: Effect) -> EffectTrouble | None:
-    """Return the worst that the effect's own row says of it, whatever the time; None where that is nothing."""
+    """Return the worst trouble that the row itself shows, whatever the time; None if it shows none."""
     if effect.state == Effect.State.UNKNOWN:
         return EffectTrouble.UNKNOWN
     if effect.state == Effect.State.FAILED and not effect.given_up:

@@ -1,4 +1,4 @@
-"""What has become of all messages about a subject, in a few words: for a list of orders, say."""
+"""How far all messages about a subject are, in a few words: for example for a list of orders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from messaging.history.effect_trouble import OVERDUE, EffectTrouble, first_trouble, is_overdue
 from messaging.models import Effect, InboxMessage, OutboxMessage
 
-#: States, the worst first: those that wait for a person, those that go on by themselves, those that a person ended.
+#: States, the worst first: those that need a person, those that go on by themselves, those that a person ended.
 WORST_FIRST = (
     *("dead", "failed", "unknown", "unroutable", "failing", "retrying", "overdue"),
     *("pending", "unhandled", "waiting", "intended", "sending"),
@@ -19,19 +19,19 @@ WORST_FIRST = (
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something that is not simply done: its state (of WORST_FIRST), and the words that say of what."""
+    """Something that is not simply done: its state (of WORST_FIRST), and what has it, in words."""
 
     state: str
     words: str
 
 
-#: What is said where nothing is left to say.
+#: If nothing else is to be reported.
 ALL_DONE = Fact("done", "all handled")
 NOTHING = Fact("done", "no message")
 
 
 def of_subjects(subjects: Collection[str]) -> dict[str, list[Fact]]:
-    """Return what is to be said about the messages of each subject, the worst first; of one that is all done, that.
+    """Return what is to be reported of the messages of each subject, the worst first; ALL_DONE if everything is done.
 
     Three queries, however many subjects. Messages whose rows were pruned are not known any more.
     """

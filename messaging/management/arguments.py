@@ -14,7 +14,7 @@ from messaging.management.errors import EXIT_USAGE
 
 
 def number(low: float, high: float = math.inf, *, whole: bool = False) -> Callable[[str], Any]:
-    """Return what reads a number within these bounds, as argparse's `type`."""
+    """Return a reader of numbers within these bounds, for argparse's `type`."""
     kind = "whole number" if whole else "number"
     bounds = f"from {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
 
@@ -30,7 +30,7 @@ def number(low: float, high: float = math.inf, *, whole: bool = False) -> Callab
     return read
 
 
-#: What AMQP counts in 16 bits, and whatever else is a number of things.
+#: AMQP counts in 16 bits.
 positive = number(1, 65_535, whole=True)
 #: A number of messages.
 from_one = number(1, whole=True)

@@ -29,15 +29,15 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_UNHEALTHY = 6
 EXIT_TIMED_OUT = 7
-#: What a shell says of a program that Ctrl-C ended.
+#: As shells report a program that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
 #: RabbitMQ's words for names that belong to itself.
 _RESERVED = ("reserved prefix", "default exchange")
 
 
 def broker_unreachable(reason: object) -> CommandError:
-    """Return the error by which a command ends that cannot work without the broker: one line, and exit code 3; 7 where
-    the broker is there and does not answer, 1 where it left because of what was asked."""
+    """Return the error of a command that cannot work without the broker: exit code 3; 7 if the broker does not answer,
+    1 if it closed the connection because of the request."""
     why = str(reason).rstrip(".")
     if isinstance(reason, BrokerSilent):
         return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
@@ -61,7 +61,7 @@ def what_to_do(reason: object) -> str:
 
 
 def broker_refuses(error: OperationRefused) -> CommandError:
-    """Return the error by which a command ends that the broker says no to: one line, exit code 1."""
+    """Return the error of a command whose request the broker refused: exit code 1."""
     if differs := difference(error):
         lost = "messages" if differs.kind == "queue" else "bindings"
         return CommandError(f"{differs}. Ask for it as it exists, or delete it first: its {lost} go with it.")
@@ -99,15 +99,15 @@ def broker_told_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def told_in_one_line(otherwise: str = "Repeat the command: it goes on where it was.") -> Iterator[None]:
-    """Turn the database's errors into CommandError: 3 where it cannot be reached, else 1.
+    """Convert database errors into a CommandError: exit code 3 if it cannot be reached, else 1.
 
-    `otherwise` is the advice where the error itself suggests none; without it such an error counts as out of reach.
+    `otherwise` is the advice for errors that suggest none; if it is empty, such an error counts as unreachable.
     """
     try:
         yield
     except (OperationalError, InterfaceError, ProgrammingError) as error:
         reason = str(error).strip()
-        # A lock, or a deadlock: what was done before it stands, as each page is a transaction of its own.
+        # A lock or a deadlock: what was done before stays, as each page is a transaction of its own.
         hint = cure(error) or otherwise
         if database.is_away(error) or not hint:
             raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
@@ -115,7 +115,7 @@ def told_in_one_line(otherwise: str = "Repeat the command: it goes on where it w
 
 
 def cure(error: BaseException) -> str:
-    """Return what helps against an error of a database that can be reached; empty where that is not known."""
+    """Return what helps against an error of a database that can be reached; empty if that is not known."""
     if database.takes_no_rows(error):
         return "Is its disk full, or failing?"
     if database.is_read_only(error):
@@ -127,7 +127,7 @@ def cure(error: BaseException) -> str:
 
 @contextmanager
 def told_when_interrupted() -> Iterator[None]:
-    """Turn KeyboardInterrupt into CommandError (130). A command that has more to say of it catches it itself."""
+    """Convert KeyboardInterrupt into a CommandError (130), for commands that hold nothing which could be lost."""
     try:
         yield
     except KeyboardInterrupt:

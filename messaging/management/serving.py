@@ -1,4 +1,4 @@
-"""What the commands share that serve until they are stopped: their banner, the first signal, their last line."""
+"""Commands that serve until they are stopped: their banner, the first signal, their summary."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def broker_line() -> str:
 
 
 def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patiently: bool) -> bool:
-    """Wait until the table of `model` can be read, as long as the database is away; return False where told to stop.
+    """Wait for the database until the table of `model` can be read; return False if told to stop.
 
     The reason is logged at once, and each minute. Raises CommandError with exit code 3 where the database is away and
     `patiently` is not said, or refuses this account; the database's own error where the table is missing, and any of

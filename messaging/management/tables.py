@@ -1,4 +1,4 @@
-"""Rows for people (a table on a terminal), for pipes (tab-separated) and for programs (JSON, an object a line)."""
+"""Output of commands: tables on a terminal, tab-separated in a pipe, JSON for programs; and readers that leave."""
 
 from __future__ import annotations
 
@@ -106,9 +106,11 @@ def _named(name: str, value: Any) -> str:
 
 @contextmanager
 def quiet_when_the_reader_leaves() -> Iterator[None]:
-    """End without a word when whoever reads the output has seen enough (`| head -1`); in one line when the disk is full
-    (`> file`). Raises CommandError."""
-    if sys.stdout is None:  # `>&-`: what would be printed, and then acknowledged, would be lost
+    """End silently if the reader of the output has left (`| head -1`), and in one line if the disk is full (`> file`).
+
+    Raises CommandError.
+    """
+    if sys.stdout is None:  # closed by `>&-`
         raise CommandError("Standard output is closed: there is nowhere to write to.")
     try:
         yield
@@ -118,8 +120,7 @@ def quiet_when_the_reader_leaves() -> Iterator[None]:
 
 
 def unwritten(out: OutputWrapper, line: str) -> str:
-    """Write and flush `line`, which tells of something that was done, come what may; return why it cannot be written.
-    Empty: it is, or nobody reads it."""
+    """Write and flush `line`; return why it cannot be written, empty if it is or its reader has left."""
     try:
         out.write(line)
         out.flush()
@@ -129,16 +130,16 @@ def unwritten(out: OutputWrapper, line: str) -> str:
 
 
 def _write_no_more(error: OSError) -> str:
-    """Return why nothing more can be written; empty where nobody reads it. Raises what is another `error`."""
+    """Return why nothing more can be written, empty if the reader has left. Raises any other `error`."""
     if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
         raise error
-    # Python would flush what is left at exit, and complain.
+    # Otherwise Python would flush the rest at exit, and print an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return str(error.strerror) if error.errno in FULL else ""
 
 
 def reader_left(out: OutputWrapper) -> bool:
-    """Whether whoever read `out` through a pipe is gone. One who only writes learns it too late for the last line."""
+    """Whether the reader of `out` has left. Writing alone shows it too late for the last line."""
     if not hasattr(select, "poll"):
         return False  # Windows: the next line that is written tells
     try:
@@ -164,15 +165,15 @@ def _cell(value: Any, *, short: bool = False) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return `text` without line ends, and without anything that would move the cursor of a terminal."""
+    """Return `text` without line ends and control characters."""
     return "".join(each if each.isprintable() else " " for each in text)
 
 
 def json_line(facts: Mapping[str, Any]) -> str:
-    """Return `facts` as one line of JSON that moves no terminal's cursor either."""
+    """Return `facts` as one line of JSON without control characters."""
     return printable(json.dumps(facts, ensure_ascii=False))
 
 
 def printable(text: str) -> str:
-    """Return `text` with what would move a cursor written as JSON writes it: in a JSON text this is the same still."""
+    """Return `text` with control characters escaped as in JSON, so that a JSON text keeps its meaning."""
     return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)

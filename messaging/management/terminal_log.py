@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import structlog
 
-#: What tells of connections and calls that come and go.
+#: Loggers of connections and calls.
 LOGGERS = ("messaging.broker", "messaging.rpc")
 
 

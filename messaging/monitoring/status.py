@@ -1,10 +1,11 @@
-"""Status: one look at everything, what is wrong first. Cheap however large the tables are: each count is led by an
-index, and stops at COUNTED."""
+"""Status: the state of broker, outbox, inbox and effects, and what is wrong. Cheap however large the tables are: each
+count uses an index, and stops at COUNTED."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
@@ -19,9 +20,9 @@ from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.topology import existing, permissions
 from messaging.topology.existing import Queue
 
-#: Rows that are counted at most: beyond, how many more there are tells nobody anything new.
+#: Rows that are counted at most.
 COUNTED = 10_000
-#: Seconds after which something that nobody publishes is wrong: longer than a lease and a reconnect.
+#: Seconds after which an unpublished message is wrong: longer than a lease and a reconnect.
 OVERDUE = 60.0
 
 
@@ -42,15 +43,15 @@ class Count:
 class Broker:
     """The broker: what it is and whether it takes messages."""
 
-    #: Empty where it cannot be reached; then `unreachable` says why.
+    #: Empty if it cannot be reached; then `unreachable` says why.
     server: str = ""
     unreachable: str = ""
-    #: Somebody is there, and did not answer in time.
+    #: It accepted the connection, and did not answer in time.
     silent: bool = False
-    #: Which alarms keep publishers waiting; empty: none. None: nobody can tell.
+    #: Alarms that block publishers; empty: none; None: not known.
     alarms: str | None = None
     how: str = ""
-    #: In words that this account may do nothing there; empty where it may.
+    #: Says that this account has no permission there; empty if it has one.
     without_rights: str = ""
     #: Of this project's.
     queues: list[Queue] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Boxes:
     #: When the oldest row that waits to be published was written, and the time now, both by the database's clock.
     oldest: datetime | None
     now: datetime
-    #: Something has been due for too long, and nobody has tried to publish it; somebody has tried for too long.
+    #: A message has been due for too long without an attempt to publish it; or with attempts.
     overdue: bool
     unconfirmed: bool
     retrying: Count
@@ -85,7 +86,7 @@ class Boxes:
 
 @dataclass(slots=True, kw_only=True)
 class Status:
-    """All of it, and in words what is wrong, worst first."""
+    """All of it, and what is wrong in sentences, worst first."""
 
     broker: Broker
     boxes: Boxes
@@ -93,9 +94,9 @@ class Status:
 
 
 def look() -> Status:
-    """Look at broker and database. A broker out of reach is part of the answer.
+    """Look at broker and database. An unreachable broker is part of the answer.
 
-    Raises OperationalError and the like where the database cannot be asked.
+    Raises OperationalError and the like if the database cannot be asked.
     """
     boxes = _boxes()
     broker = _broker()
@@ -123,7 +124,7 @@ def _seen(connection: Connection) -> Broker:
         return Broker(
             server=connection.server,
             # AMQP tells of an alarm only once it has blocked this connection.
-            alarms="publishers are kept waiting" if connection.blocked else None,
+            alarms="publishers wait" if connection.blocked else None,
             how=f"By AMQP alone, which shows only what waits in our own queues: {error}.",
             queues=existing.own_queues(connection),
         )
@@ -131,11 +132,15 @@ def _seen(connection: Connection) -> Broker:
 
 def _boxes() -> Boxes:
     outbox, inbox = OutboxMessage.State, InboxMessage.State
-    # All that waits, whatever its state, stands in one index.
+    # One index holds the rows that wait, whatever their state.
     waiting = OutboxMessage.objects.filter(state__in=[outbox.PENDING, outbox.UNROUTABLE])
     free = Q(lease_until=None) | Q(lease_until__lt=Now())
     with database.atomic():
-        due = waiting.filter(free, publish_at__lt=database.in_future(-OVERDUE)).order_by("publish_at", "id")
+        long_ago = database.in_future(-OVERDUE)
+        due = waiting.filter(free, publish_at__lt=long_ago).order_by("publish_at", "id")
+        # Not after the first attempt: that of a retry, which was written earlier, comes late.
+        unconfirmed = waiting.filter(state=outbox.PENDING, publish_attempts__gt=1, created_at__lt=long_ago)
+        failing = InboxMessage.objects.filter(~Q(reason=""), state=inbox.RETRYING, received_at__lt=long_ago)
         return Boxes(
             pending=_count(OutboxMessage.objects.filter(state=outbox.PENDING)),
             unroutable=_count(OutboxMessage.objects.filter(state=outbox.UNROUTABLE)),
@@ -143,18 +148,11 @@ def _boxes() -> Boxes:
             oldest=_oldest(),
             now=database.now(),
             overdue=due.values_list("pk", flat=True).first() is not None,
-            # Not by the first try: a retry that was written long ago has its first one late.
-            unconfirmed=waiting.filter(
-                state=outbox.PENDING, publish_attempts__gt=1, created_at__lt=database.in_future(-OVERDUE)
-            ).exists(),
+            unconfirmed=unconfirmed.exists(),
             retrying=_count(InboxMessage.objects.filter(state=inbox.RETRYING)),
             waiting=_count(InboxMessage.objects.filter(state=inbox.WAITING)),
             dead=_count(InboxMessage.objects.filter(state=inbox.DEAD)),
-            failing_for_long=_count(
-                InboxMessage.objects.filter(
-                    ~Q(reason=""), state=inbox.RETRYING, received_at__lt=database.in_future(-OVERDUE)
-                )
-            ),
+            failing_for_long=_count(failing),
             effects={trouble: _count(Effect.objects.filter(trouble.which)) for trouble in EffectTrouble},
         )
 
@@ -167,7 +165,7 @@ def _oldest() -> datetime | None:
     return min((each for each in found if each is not None), default=None)
 
 
-def _count(rows: QuerySet[OutboxMessage] | QuerySet[InboxMessage] | QuerySet[Effect]) -> Count:
+def _count(rows: QuerySet[Any]) -> Count:
     return Count(rows.order_by()[: COUNTED + 1].count())
 
 
@@ -176,60 +174,60 @@ def _wrong_at(broker: Broker) -> list[str]:
         return [f"RabbitMQ cannot be reached: {broker.unreachable}"]
     wrong = [broker.without_rights] if broker.without_rights else []
     if broker.alarms:
-        wrong.append(f"RabbitMQ keeps publishers waiting: {broker.alarms}")
+        wrong.append(f"RabbitMQ blocks publishers: {broker.alarms}")
     there = {queue.name: queue for queue in broker.queues}
-    for consumer in consumers.registered():
-        queue = there.get(consumer.queue)
-        if queue is None:
-            wrong.append(f"queue {consumer.queue} is not there: `manage.py mq topology declare`")
-        elif queue.silent:
-            wrong.append(f"queue {queue.name} exists but does not answer ({queue.silent.rstrip('.')}): {CURE}")
-        elif queue.type == "stream":
-            wrong.append(
-                f"queue {queue.name} is a stream, from which consumer {consumer.name} misses what comes while it does "
-                "not run: give it another queue, or delete the stream"
-            )
-        elif queue.consumers == 0:
-            cure = f"`manage.py run_consumer {consumer.name}`"
-            wrong.append(f"nobody consumes {queue.name}, {queue.ready or 0} wait: {cure}")
-    others = set(there) - {each.queue for each in consumers.registered()}
-    for name in sorted(others):
-        if there[name].silent:
-            wrong.append(f"queue {name} exists but does not answer ({there[name].silent.rstrip('.')}): {CURE}")
-        elif there[name].consumers == 0 and there[name].ready:
-            wrong.append(f"nobody consumes {name}, {there[name].ready} wait")
+    consumed = {each.queue: each.name for each in consumers.registered()}
+    for name in [*consumed, *sorted(set(there) - set(consumed))]:
+        wrong += filter(None, [_wrong_with(name, there.get(name), consumed.get(name, ""))])
     return wrong
 
 
-_CURES = {
-    EffectTrouble.UNKNOWN: "`manage.py messages list --state unknown`, then settle",
-    EffectTrouble.FAILED: "`manage.py messages list --groups` says why, then settle",
-    EffectTrouble.FAILING: "`manage.py messages list --groups` says why",
-    EffectTrouble.OVERDUE: "do their consumers run, and can they keep up? `manage.py messages reconcile` names them",
-}
+def _wrong_with(name: str, queue: Queue | None, consumer: str) -> str:
+    """Say what is wrong with a queue, of this consumer if one is named; empty if nothing is."""
+    if queue is None:
+        return f"queue {name} is missing: `manage.py mq topology declare`"
+    if queue.silent:
+        return f"queue {name} exists but does not answer ({queue.silent.rstrip('.')}): {CURE}"
+    if consumer and queue.type == "stream":
+        return (
+            f"queue {name} is a stream, from which consumer {consumer} misses what comes while it does not run: give "
+            "it another queue, or delete the stream"
+        )
+    if queue.consumers == 0 and (consumer or queue.ready):
+        cure = f": `manage.py run_consumer {consumer}`" if consumer else ""
+        return f"queue {name} has no consumer (waiting messages: {queue.ready or 0}){cure}"
+    return ""
 
 
 def _wrong_in(boxes: Boxes) -> list[str]:
-    found = [
-        ("refused by the broker", boxes.failed, "`manage.py messages list --state failed`"),
-        ("unroutable", boxes.unroutable, "`manage.py messages list --state unroutable`"),
-        ("dead", boxes.dead, "`manage.py messages list --groups`, then replay or discard"),
-        (
-            "failing for over a minute",
-            boxes.failing_for_long,
-            "`manage.py messages list --state retrying` says why",
-        ),
-        *((f"effects that {trouble.words}", boxes.effects[trouble], _CURES[trouble]) for trouble in EffectTrouble),
-    ]
+    listing = "`manage.py messages list"
     outbox = [
-        (boxes.overdue, "what is in the outbox has been due for over a minute: does a relay run?"),
+        (boxes.overdue, "messages in the outbox have been due for over a minute: does a relay run?"),
         (
             boxes.unconfirmed and not boxes.overdue,
-            "the broker has not confirmed for over a minute what was sent to it: "
-            "`manage.py messages list --state pending` says why",
+            f"RabbitMQ has not confirmed for over a minute what was sent to it: {listing} --state pending` says why",
+        ),
+    ]
+    effects = boxes.effects
+    found = [
+        ("refused by RabbitMQ", boxes.failed, f"{listing} --state failed`"),
+        ("unroutable", boxes.unroutable, f"{listing} --state unroutable`"),
+        ("dead", boxes.dead, f"{listing} --groups`, then replay or discard"),
+        ("failing for over a minute", boxes.failing_for_long, f"{listing} --state retrying` says why"),
+        *(
+            (f"effects that {trouble.words}", effects[trouble], cure)
+            for trouble, cure in (
+                (EffectTrouble.UNKNOWN, f"{listing} --state unknown`, then settle"),
+                (EffectTrouble.FAILED, f"{listing} --groups` says why, then settle"),
+                (EffectTrouble.FAILING, f"{listing} --groups` says why"),
+                (
+                    EffectTrouble.OVERDUE,
+                    "do their consumers run, and can they keep up? `manage.py messages reconcile` names them",
+                ),
+            )
         ),
     ]
     return [
-        *(said for is_so, said in outbox if is_so),
+        *(words for is_so, words in outbox if is_so),
         *(f"{what}: {count}; {cure}" for what, count, cure in found if count),
     ]

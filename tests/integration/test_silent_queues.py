@@ -72,7 +72,9 @@ def test_a_silent_queue_is_named_with_its_cure_and_hides_nothing(
     [said] = [each for each in wrong if stuck.queue in each]
     assert "exists but does not answer" in said
     assert "restart the RabbitMQ node that holds it" in said
-    assert f"nobody consumes {healthy.queue}, 0 wait: `manage.py run_consumer {healthy.name}`" in wrong
+    assert (
+        f"queue {healthy.queue} has no consumer (waiting messages: 0): `manage.py run_consumer {healthy.name}`" in wrong
+    )
 
     [finding] = drifted()
     assert (finding.kind, finding.name) == (Kind.SILENT_QUEUE, stuck.queue)

@@ -81,7 +81,7 @@ def test_what_the_broker_does_not_confirm_is_wrong_though_it_is_due_only_later(w
     )  # fmt: skip
     assert "has not confirmed" not in shown()[1]
     OutboxMessage.objects.filter(pk=tried.pk).update(created_at=now - timedelta(minutes=2))
-    assert "the broker has not confirmed for over a minute what was sent to it" in shown()[1]
+    assert "RabbitMQ has not confirmed for over a minute what was sent to it" in shown()[1]
 
 
 def test_an_effect_that_nobody_knows_of_is_wrong(well: None) -> None:
@@ -91,17 +91,17 @@ def test_an_effect_that_nobody_knows_of_is_wrong(well: None) -> None:
     code, output = shown()
 
     assert code == 6
-    assert "effects that nobody knows of: 1; `manage.py messages list --state unknown`" in output
+    assert "effects that may have been done or not: 1; `manage.py messages list --state unknown`" in output
 
 
 def test_a_queue_that_is_missing_or_that_nobody_consumes_is_wrong(vhost: str) -> None:
     with registered(NOTES):
-        assert "queue tests.notes is not there" in shown()[1]
+        assert "queue tests.notes is missing" in shown()[1]
         call_command("mq", "topology", "declare", stdout=StringIO())
         code, output = shown()
 
     assert code == 6
-    assert "nobody consumes tests.notes, 0 wait: `manage.py run_consumer notes`" in output
+    assert "queue tests.notes has no consumer (waiting messages: 0): `manage.py run_consumer notes`" in output
 
 
 def test_without_the_management_api_it_counts_our_own_queues_by_amqp(well: None, settings: Any) -> None:
@@ -139,7 +139,7 @@ def test_a_memory_alarm_is_wrong(breakable_broker: RabbitMQNode) -> None:
     with registered(NOTES):
         call_command("mq", "topology", "declare", stdout=StringIO())
         with running_worker(NOTES), breakable_broker.memory_alarm():
-            eventually(lambda: "keeps publishers waiting: memory" in shown()[1], report=shown)
+            eventually(lambda: "blocks publishers: memory" in shown()[1], report=shown)
 
 
 def test_a_database_that_cannot_be_opened_is_one_line(run_process: ProcessStarter, vhost: str) -> None:

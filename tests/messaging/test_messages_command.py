@@ -175,7 +175,7 @@ def test_eighty_characters_break_neither_a_time_nor_a_state_nor_an_id() -> None:
 
 
 def test_nothing_found_is_said_and_is_a_failure() -> None:
-    with pytest.raises(CommandError, match="No message like that") as error:
+    with pytest.raises(CommandError, match="No message matches") as error:
         printed("list", "--state", "dead")
     assert error.value.returncode == 1
 

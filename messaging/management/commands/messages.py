@@ -1,4 +1,4 @@
-"""`manage.py messages …`: look at the messages, and look after them."""
+"""`manage.py messages …`: list, show and change messages."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ EXAMPLES = """
 examples:
   manage.py messages list --since 2h                   what moved in the last two hours, newest first
   manage.py messages show W-ABC123                     everything that happened about an order
-  manage.py messages list --groups                     what messages died of
+  manage.py messages list --groups                     why messages are dead
   manage.py messages replay --group 3fa9c1d2e4b5 --dry-run    what a replay of one group would do
-  manage.py messages reconcile --repair                what should have arrived and did not, sent again
+  manage.py messages reconcile --repair                send lost messages again
   manage.py messages prune --dry-run                   what is finished and old, without deleting it
   manage.py messages replay --help                     more about one of them
 
@@ -35,7 +35,7 @@ def subcommands() -> dict[str, Any]:
 
 
 class Command(CommandWithExamples):
-    help = "Look at the messages in outbox and inbox and their effects, and look after them."
+    help = "List, show and change the messages in outbox and inbox, and their effects."
     examples = EXAMPLES
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -1,4 +1,4 @@
-"""`messages list`: the newest rows of outbox, inbox and effects, or dead messages by what they died of."""
+"""`messages list`: the newest rows of outbox, inbox and effects, or failures by their kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from messaging.management.tables import write_table
 HELP = "the newest rows of outbox, inbox and effects; or what failed, by kind of failure"
 EXAMPLES = """
 examples:
-  manage.py messages list --since 2h                   what moved in the last two hours, newest first
+  manage.py messages list --since 2h                   what changed in the last two hours, newest first
   manage.py messages list --state dead --json          dead messages, one JSON object a line
   manage.py messages list --state unknown              effects for a person to settle
   manage.py messages list --consumer sms --limit 5     what the consumer sms received
@@ -48,7 +48,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         return
     rows = listing.newest(selection(options), options["limit"], states=options["state"])
     if not rows:
-        raise CommandError("No message like that. Without filters, `messages list` shows the newest of all.")
+        raise CommandError("No message matches. Without filters, `messages list` shows the newest of all.")
     masked = shown(options)
     found = [
         (row.at, row.box, row.state, row.type, row.subject, row.consumer, row.attempt, row.message_id,
@@ -65,7 +65,7 @@ def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
         )
     groups = listing.failure_groups(selection(options), options["limit"])
     if not groups:
-        raise CommandError("No dead message like that, and no effect that failed.")
+        raise CommandError("No dead message matches, and no effect that failed.")
     masked = shown(options)
     found = [
         (each.group, each.count, each.consumer, each.type, each.newest, masked(each.reason), each.state, each.box)

@@ -51,9 +51,11 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
-    """Name what is wrong, and repair it if asked. Raises CommandError where something is left."""
+    """Report what is wrong, and repair it if asked. Raises CommandError if something is left."""
     if options["earlier"] and not (options["consumer"] and options["since"]):
-        raise CommandError("--earlier needs --consumer and --since: whom for, and how far back.", returncode=EXIT_USAGE)
+        raise CommandError(
+            "--earlier needs --consumer and --since: for which consumer, and how far back.", returncode=EXIT_USAGE
+        )
     try:
         report = reconcile(
             repair=options["repair"],
@@ -67,7 +69,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
         raise CommandError(str(error), returncode=EXIT_USAGE) from None
     except BrokerUnavailable as error:
         raise CommandError(
-            f"RabbitMQ: {error}. Without a look at its queues nobody can say what is lost. {what_to_do(error)}",
+            f"RabbitMQ: {error}. Without asking it for its queues it is not known what is lost. {what_to_do(error)}",
             returncode=EXIT_UNREACHABLE,
         ) from None
     rows = [
@@ -79,7 +81,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     if not options["json"]:
         command.stdout.write(_summary(report))
         for name, why in report.undecided.items():
-            command.stdout.write(f"Whether {name} has missed something cannot be said yet: {why}.")
+            command.stdout.write(f"It is not known yet whether {name} has missed something: {why}.")
     if not report.is_well:
         raise CommandError(_advice(report, repaired=options["repair"]), returncode=EXIT_UNHEALTHY)
 

@@ -32,7 +32,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
-    """Tell the story. Raises CommandError where there is none."""
+    """Show the story. Raises CommandError if there is none."""
     about = options["about"]
     story = timeline.for_message(about)
     if not story.entries:
@@ -49,7 +49,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     ]  # fmt: skip
     write_table(command.stdout, COLUMNS, found, as_json=options["json"], across=ACROSS, wide=2)
     if story.truncated:
-        command.stderr.write(f"Only the newest {timeline.ROW_LIMIT} rows are told here.")
+        command.stderr.write(f"Only the newest {timeline.ROW_LIMIT} rows are shown.")
 
 
 def _detail(entry: Entry) -> str:
