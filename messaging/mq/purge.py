@@ -21,7 +21,7 @@ examples:
 What consumers hold unacknowledged stays. Events purged from a consumer's queue are missed: `messages reconcile` names
 them, and sends them again.
 
-exit codes: 0 done, 1 no such queue, refused, or not wanted after all, 2 wrong arguments, 3 broker unreachable,
+exit codes: 0 done, 1 no such queue, refused, or answered with no, 2 wrong arguments, 3 broker unreachable,
 7 it did not answer in time, 130 interrupted
 """
 
@@ -49,7 +49,7 @@ def _ask(command: BaseCommand, queue: str, count: int) -> None:
     try:
         answer = input(f"Delete the {count} messages that wait in {queue}? [y/N] ")
     except (EOFError, KeyboardInterrupt):
-        command.stdout.write("")  # whoever leaves leaves the cursor behind the question
+        command.stdout.write("")  # after Ctrl-C the cursor is still behind the question
         answer = ""
     if answer.strip().lower() not in {"y", "yes"}:
         raise CommandError("Nothing was deleted.")

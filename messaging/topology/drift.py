@@ -21,7 +21,7 @@ OF_QUEUES = {
     "max-length": "messages over it leave the queue",
     "max-length-bytes": "messages over it leave the queue",
     "message-ttl": "messages that wait longer leave the queue",
-    "expires": "the queue is deleted while nobody consumes it",
+    "expires": "the queue is deleted while it has no consumer",
     "delivery-limit": "messages delivered so often leave the queue",
 }
 OF_EXCHANGES = {findings.ALTERNATE: "an event that reaches no queue of ours counts as arrived"}
@@ -65,10 +65,10 @@ def unwanted_events() -> list[Finding]:
     every_consumer = [*consumers.registered(), *consumers.broadcasting()]
     return [
         Finding(
-            kind=Kind.UNWANTED_EVENT,
-            name=event.event_type,
-            text=f"no consumer handles {event.__qualname__} ({event.event_type}): each would wait as unroutable",
-            hint=f"Declare a @consumer(…, {event.__name__}), or do not add such events to the outbox.",
+            Kind.UNWANTED_EVENT,
+            event.event_type,
+            f"no consumer handles {event.__qualname__} ({event.event_type}): each would wait as unroutable",
+            f"Declare a @consumer(…, {event.__name__}), or do not add such events to the outbox.",
         )
         for event in events.registered()
         if apps.get_containing_app_config(event.__module__)
@@ -87,12 +87,9 @@ def _unrouted_events(exchanges: Mapping[str, Exchange], bindings: Iterable[Bindi
         of_exchange = [each for each in bindings if each.source == exchange.name]
         if not any(_may_take(found.type or exchange.type, each, event) for each in of_exchange):
             key = event.event_key or event.event_type
-            yield Finding(
-                kind=Kind.UNROUTED_EVENT,
-                name=event.event_type,
-                text=f"{event.__qualname__} reaches no queue: no binding of {exchange.name} takes the key {key}",
-                hint=f"{DECLARE} Until then each waits as unroutable.",
-            )
+            text = f"{event.__qualname__} reaches no queue: no binding of {exchange.name} takes the key {key}"
+            hint = f"{DECLARE} Until then each waits as unroutable."
+            yield Finding(Kind.UNROUTED_EVENT, event.event_type, text, hint)
 
 
 def _may_take(exchange_type: str, binding: Binding, event: type[Event]) -> bool:
@@ -113,13 +110,9 @@ def _missing_bindings(
     for binding in topology.bindings:
         both_exist = binding.exchange in exchanges and binding.queue in queues
         if both_exist and _declared_identity(binding) not in existing:
-            by = desired.describe(binding)
-            yield Finding(
-                kind=Kind.MISSING_BINDING,
-                name=binding.queue,
-                text=f"queue {binding.queue} is not bound to {binding.exchange} by {by}",
-                hint=f"{DECLARE} {reconcile(consumer_of(binding.queue))}",
-            )
+            text = f"queue {binding.queue} is not bound to {binding.exchange} by {desired.describe(binding)}"
+            hint = f"{DECLARE} {reconcile(consumer_of(binding.queue))}"
+            yield Finding(Kind.MISSING_BINDING, binding.queue, text, hint)
 
 
 def _extra_bindings(topology: Topology, bindings: Iterable[Binding]) -> Iterator[Finding]:
@@ -136,20 +129,12 @@ def _extra_bindings(topology: Topology, bindings: Iterable[Binding]) -> Iterator
         text = f"queue {queue} is also bound to {binding.source} by {by}"
         dead = f"Messages that consumer {consumer_of(queue) or 'dead_letters'} does not handle are dead there."
         if is_ours:
-            yield Finding(
-                kind=Kind.EXTRA_BINDING,
-                name=queue,
-                text=f"{text}, which no consumer declares",
-                hint=f"{dead} If nothing else needs it, unbind it on the queue's page of RabbitMQ's management UI.",
-            )
+            hint = f"{dead} If nothing else needs it, unbind it on the queue's page of RabbitMQ's management UI."
+            yield Finding(Kind.EXTRA_BINDING, queue, f"{text}, which no consumer declares", hint)
         else:
-            yield Finding(
-                kind=Kind.FOREIGN_BINDING,
-                name=queue,
-                text=f"{text}, an exchange of another application",
-                hint=f"{dead} Ask the owner of {binding.source} before you remove it.",
-                is_wrong=False,
-            )
+            text += ", an exchange of another application"
+            hint = f"{dead} Ask the owner of {binding.source} before you remove it."
+            yield Finding(Kind.FOREIGN_BINDING, queue, text, hint, is_wrong=False)
 
 
 def _identity(binding: Binding) -> tuple[str, str, str, str]:
@@ -187,10 +172,10 @@ def _harmful_policies(
 def _harmful(policy: str, what: str, name: str, harm: Sequence[str]) -> Iterator[Finding]:
     if harm:
         yield Finding(
-            kind=Kind.HARMFUL_POLICY,
-            name=name,
-            text=f"policy {policy} applies to {what} {name}: {'; '.join(harm)}",
-            hint="Remove that from the policy, or exclude our names from its pattern; `rabbitmqctl list_policies` and "
+            Kind.HARMFUL_POLICY,
+            name,
+            f"policy {policy} applies to {what} {name}: {'; '.join(harm)}",
+            "Remove that from the policy, or exclude our names from its pattern; `rabbitmqctl list_policies` and "
             "`list_operator_policies` show both.",
         )
 
@@ -242,10 +227,10 @@ def _undeclared_queues(topology: Topology, queues: list[Queue], bindings: Iterab
         still_bound = ", and it is still bound to our exchange" if queue.name in bound else ""
         waits = f"; {queue.ready} in it" if queue.ready else ""
         yield Finding(
-            kind=Kind.ABANDONED_QUEUE,
-            name=queue.name,
-            text=f"no consumer declares queue {queue.name} any more{still_bound}{waits}",
-            hint=f"Messages may pile up in it. Look with `manage.py mq peek {queue.name}`; if neither people nor older "
+            Kind.ABANDONED_QUEUE,
+            queue.name,
+            f"no consumer declares queue {queue.name} any more{still_bound}{waits}",
+            f"Messages may pile up in it. Look with `manage.py mq peek {queue.name}`; if neither people nor older "
             f"code need it: {findings.delete_queue(queue.name)}.",
             # An older version of this project may still consume it.
             is_wrong=not queue.consumers,
@@ -253,13 +238,9 @@ def _undeclared_queues(topology: Topology, queues: list[Queue], bindings: Iterab
     known = {queue.name for queue in abandoned} | _declared(topology)
     for queue in queues:
         if queue.name in bound and queue.name not in known and _lasts(queue):
-            yield Finding(
-                kind=Kind.FOREIGN_QUEUE,
-                name=queue.name,
-                text=f"queue {queue.name} is bound to {', '.join(sorted(bound[queue.name]))} by another application",
-                hint="It gets events of this project. Nothing needs to be done.",
-                is_wrong=False,
-            )
+            text = f"queue {queue.name} is bound to {', '.join(sorted(bound[queue.name]))} by another application"
+            hint = "It gets events of this project. Nothing needs to be done."
+            yield Finding(Kind.FOREIGN_QUEUE, queue.name, text, hint, is_wrong=False)
 
 
 def _declared(topology: Topology) -> set[str]:

@@ -57,7 +57,7 @@ class Kind(StrEnum):
         return self.name.lower().replace("_", " ")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One difference. `hint` says what to do about it."""
 
@@ -101,22 +101,18 @@ def of_exchanges(topology: desired.Topology, existing: Mapping[str, Exchange]) -
     for exchange in topology.exchanges:
         found = existing.get(exchange.name)
         if found is None:
-            yield Finding(
-                kind=Kind.MISSING_EXCHANGE,
-                name=exchange.name,
-                text=f"there is no exchange {exchange.name} ({exchange.type})",
-                hint=f"{DECLARE} {reconcile('')}",
-            )
+            missing = f"there is no exchange {exchange.name} ({exchange.type})"
+            yield Finding(Kind.MISSING_EXCHANGE, exchange.name, missing, f"{DECLARE} {reconcile('')}")
         elif difference := _exchange_difference(exchange, found):
             yield _other_exchange(exchange.name, difference)
 
 
 def _other_exchange(name: str, difference: str) -> Finding:
     return Finding(
-        kind=Kind.OTHER_EXCHANGE,
-        name=name,
-        text=f"exchange {name} differs: {difference}",
-        hint="First let every process run this code, and let other applications remove their bindings (`manage.py mq "
+        Kind.OTHER_EXCHANGE,
+        name,
+        f"exchange {name} differs: {difference}",
+        "First let every process run this code, and let other applications remove their bindings (`manage.py mq "
         f"bindings {shlex.quote(name)}`). Then {_replace(name)} deletes it and declares it again; RabbitMQ 4.3 forgets "
         "its topic permissions, so give those of `manage.py mq grants` again. "
         f"{reconcile('')}",
@@ -139,12 +135,8 @@ def of_queues(topology: desired.Topology, existing: Mapping[str, Queue]) -> Iter
     for queue in topology.queues:
         found, consumer = existing.get(queue.name), consumer_of(queue.name)
         if found is None:
-            yield Finding(
-                kind=Kind.MISSING_QUEUE,
-                name=queue.name,
-                text=f"there is no queue {queue.name}",
-                hint=f"{DECLARE} {reconcile(consumer)}",
-            )
+            missing = f"there is no queue {queue.name}"
+            yield Finding(Kind.MISSING_QUEUE, queue.name, missing, f"{DECLARE} {reconcile(consumer)}")
         elif found.silent:
             yield _silent_queue(found, consumer)
         else:
@@ -181,17 +173,16 @@ def _other_queue(name: str, difference: str, consumer: str, *, is_ours: bool) ->
             f"{consumer or 'dead_letters'} another queue, @consumer(..., queue=...). If nothing else uses it, "
             f"{_replace(name)} makes it as declared."
         )
-    text = f"queue {name} differs: {difference}"
-    return Finding(kind=Kind.OTHER_QUEUE, name=name, text=text, hint=f"It is used as it is. {cure}")
+    return Finding(Kind.OTHER_QUEUE, name, f"queue {name} differs: {difference}", f"It is used unchanged. {cure}")
 
 
 def _request_queue(procedure: procedures.Procedure, found: Queue) -> Iterator[Finding]:
     if difference := _queue_difference(REQUEST_QUEUE_ARGUMENTS, found, auto_delete=True):
         yield Finding(
-            kind=Kind.OTHER_QUEUE,
-            name=procedure.queue,
-            text=f"queue {procedure.queue} differs: {difference}",
-            hint="It is used as it is. To change it, stop every RPC worker, delete the queue unless something else "
+            Kind.OTHER_QUEUE,
+            procedure.queue,
+            f"queue {procedure.queue} differs: {difference}",
+            "It is used unchanged. To change it, stop every RPC worker, delete the queue unless something else "
             f"uses it ({delete_queue(procedure.queue)}), and start them again: they declare it.",
             # A queue of the project's choice may be another application's, whose servers it shares.
             is_wrong=procedure.queue == f"{procedures.QUEUE_PREFIX}{procedure.name}",
@@ -199,26 +190,18 @@ def _request_queue(procedure: procedures.Procedure, found: Queue) -> Iterator[Fi
 
 
 def _silent_queue(queue: Queue, consumer: str) -> Finding:
-    return Finding(
-        kind=Kind.SILENT_QUEUE,
-        name=queue.name,
-        text=f"queue {queue.name} exists but does not answer ({queue.silent.rstrip('.')})",
-        hint=f"{CURE[0].upper()}{CURE[1:]}. To delete it: {delete_queue(queue.name)}; nobody can read what is in it"
-        + ("." if consumer else ", and it is lost."),
-    )
+    text = f"queue {queue.name} exists but does not answer ({queue.silent.rstrip('.')})"
+    lost = "" if consumer else " What it holds is then lost."
+    hint = f"{CURE[0].upper()}{CURE[1:]}. To delete it: {delete_queue(queue.name)}.{lost}"
+    return Finding(Kind.SILENT_QUEUE, queue.name, text, hint)
 
 
 def _unconsumed(queue: Queue, consumer: str) -> Iterator[Finding]:
     if queue.consumers != 0 or (not consumer and not queue.ready):
         return
     waits = f", and {queue.ready} wait{'s' if queue.ready == 1 else ''} in it" if queue.ready else ""
-    yield Finding(
-        kind=Kind.UNCONSUMED_QUEUE,
-        name=queue.name,
-        text=f"nobody consumes {queue.name}{waits}",
-        hint=f"Run `manage.py run_consumer {consumer or '--all'}`.",
-        is_wrong=bool(queue.ready),
-    )
+    text, hint = f"nobody consumes {queue.name}{waits}", f"Run `manage.py run_consumer {consumer or '--all'}`."
+    yield Finding(Kind.UNCONSUMED_QUEUE, queue.name, text, hint, is_wrong=bool(queue.ready))
 
 
 def _queue_difference(arguments: Mapping[str, Any], found: Queue, *, auto_delete: bool = False) -> str:

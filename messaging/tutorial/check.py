@@ -117,12 +117,12 @@ def headers(terminals: Terminals, waiting: Waiting) -> str:
 def rpc(terminals: Terminals, waiting: Waiting) -> str:
     terminals.start("server")
     calls = [terminals.begin(name) for name in ("fib", "centre", "increase")]
-    wanted = [
+    expected = [
         ["832040"],
         ["10\t55", "20\t6765", "30\t832040", "40\t102334155", "50\t12586269025"],
         ["42"],
     ]
-    for call, answers in zip(calls, wanted, strict=True):
+    for call, answers in zip(calls, expected, strict=True):
         if call.end() != 0 or call.out != answers:
             raise Failed(f"`{call.line}` printed {call.out or call.err[-1:]} instead of {answers}")
     return "fib 30 is 832040, five calls at once on one reply queue got each its own answer, increase 41 is 42"

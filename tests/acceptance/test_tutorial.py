@@ -1,4 +1,4 @@
-"""`manage.py tutorial`: every lesson's lines work as they are printed, and nobody else's things are touched."""
+"""`manage.py tutorial`: every lesson's lines work as they are printed, and objects of other clients are not touched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)
 LONG = 240
 
 
-def standing(broker: RabbitMQNode, url: str) -> set[str]:
+def existing_names(broker: RabbitMQNode, url: str) -> set[str]:
     """The names of all queues and exchanges of the vhost, without the broker's own exchanges."""
     vhost = broker_address(url).vhost
     names: set[str] = set()
@@ -48,7 +48,7 @@ def test_every_lesson_works_on_a_fresh_vhost_and_leaves_nothing(
     assert checking.lines[0] == "hello: sent 'Hello World!', received it; queue hello had 1 message before and 0 after"
     assert checking.lines[-1] == "All 9 lessons work."
     # Every server of procedures declares where it puts what it cannot answer; that is no lesson's.
-    assert standing(broker, vhost) == {desired.dead_letter_queue()}
+    assert existing_names(broker, vhost) == {desired.dead_letter_queue()}
 
 
 def test_it_prints_what_is_typed_and_where(vhost: str, run_process: ProcessStarter) -> None:
@@ -82,7 +82,7 @@ def test_without_a_broker_it_says_so(breakable_broker: RabbitMQNode, run_process
 
 
 @contextmanager
-def exchange_of_somebody(name: str, type: str) -> Iterator[None]:
+def foreign_exchange(name: str, type: str) -> Iterator[None]:
     with raw_channel() as channel:
         channel.exchange_declare(name, type, durable=True)
         yield
@@ -91,17 +91,17 @@ def exchange_of_somebody(name: str, type: str) -> Iterator[None]:
 def test_an_exchange_of_another_type_is_left_alone_and_another_vhost_advised(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
 ) -> None:
-    with exchange_of_somebody("logs", "topic"):
+    with foreign_exchange("logs", "topic"):
         checking, cleaning = run_process("tutorial", "fanout", "--check"), run_process("tutorial", "--cleanup")
 
         assert (checking.wait(), cleaning.wait()) == (1, 0)
     differs = "exchange logs exists with type=topic, the lessons declare it with type=fanout: it is somebody's own"
     assert f"fanout: FAILED: {differs} and was not touched; use another virtual host" in checking.output
     assert f"{differs}, and left alone." in cleaning.output
-    assert standing(broker, vhost) == {"logs"}
+    assert existing_names(broker, vhost) == {"logs"}
 
 
-def test_what_was_left_before_is_not_taken_for_its_own(vhost: str, run_process: ProcessStarter) -> None:
+def test_messages_of_an_earlier_run_fail_the_check(vhost: str, run_process: ProcessStarter) -> None:
     with raw_channel() as channel:
         channel.queue_declare("hello")
         channel.basic_publish("", "hello", b"Hello World!")
@@ -116,7 +116,7 @@ def test_what_was_left_before_is_not_taken_for_its_own(vhost: str, run_process: 
     assert run_process("tutorial", "hello", "--check").wait(LONG) == 0
 
 
-def test_a_queue_that_somebody_consumes_is_not_disturbed(vhost: str, run_process: ProcessStarter) -> None:
+def test_a_queue_in_use_is_not_touched(vhost: str, run_process: ProcessStarter) -> None:
     seen: list[bytes] = []
     with raw_channel() as channel:
         channel.queue_declare("rpc_queue")
@@ -131,17 +131,17 @@ def test_a_queue_that_somebody_consumes_is_not_disturbed(vhost: str, run_process
     assert seen == []
 
 
-def test_an_empty_queue_that_stood_before_is_used_and_stays(
+def test_an_empty_queue_that_existed_before_is_used_and_stays(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
 ) -> None:
     with raw_channel() as channel:
         channel.queue_declare("hello")
 
     assert run_process("tutorial", "hello", "--check").wait(LONG) == 0
-    assert standing(broker, vhost) == {"hello"}
+    assert existing_names(broker, vhost) == {"hello"}
 
 
-def test_the_messages_of_somebody_else_are_not_taken_for_its_own(vhost: str, run_process: ProcessStarter) -> None:
+def test_messages_of_another_client_fail_the_check(vhost: str, run_process: ProcessStarter) -> None:
     done = threading.Event()
 
     def chatter() -> None:
@@ -151,18 +151,18 @@ def test_the_messages_of_somebody_else_are_not_taken_for_its_own(vhost: str, run
                 channel.basic_publish("logs", "", b"info: Hello World!")
                 done.wait(0.01)
 
-    somebody = threading.Thread(target=chatter)
-    somebody.start()
+    other = threading.Thread(target=chatter)
+    other.start()
     try:
         checking = run_process("tutorial", "fanout", "--check")
         assert checking.wait(LONG) == 1
     finally:
         done.set()
-        somebody.join(10)
+        other.join(10)
     assert "does somebody else send?" in checking.output
 
 
-def test_a_listener_of_somebody_else_is_noticed(vhost: str, run_process: ProcessStarter) -> None:
+def test_a_listener_of_another_client_fails_the_check(vhost: str, run_process: ProcessStarter) -> None:
     with raw_channel() as channel:
         channel.exchange_declare("logs", "fanout")
         theirs = channel.queue_declare("", exclusive=True).method.queue
@@ -174,7 +174,7 @@ def test_a_listener_of_somebody_else_is_noticed(vhost: str, run_process: Process
     assert "should have been returned; it ended with 0: Sent and confirmed." in checking.output
 
 
-def test_an_account_that_may_not_declare_is_told_so(
+def test_an_account_that_may_not_declare_fails_the_check_with_the_reason(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
 ) -> None:
     at = urlsplit(vhost)
@@ -204,7 +204,7 @@ def test_interrupted_it_ends_what_it_began_and_removes_what_it_made(
 
     assert checking.wait(60) == 1
     assert "Interrupted. What had been started was stopped and removed." in checking.lines[-1]
-    assert standing(broker, vhost) == set()
+    assert existing_names(broker, vhost) == set()
 
 
 def test_interrupted_while_a_broker_does_not_answer_it_ends_at_once(run_process: ProcessStarter) -> None:

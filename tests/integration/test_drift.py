@@ -164,7 +164,7 @@ def test_six_drifts_at_once_are_six_findings_with_six_ids_for_the_command_and_th
 
 @contextmanager
 def policy(broker: RabbitMQNode, vhost: str, pattern: str, kind: str = "policies", **definition: Any) -> Iterator[str]:
-    """Inside, a policy of that definition stands in the vhost; its name."""
+    """Set a policy in the vhost meanwhile; yield its name."""
     where = f"/{kind}/{vhost.rpartition('/')[2]}/ours"
     broker.api("PUT", where, {"pattern": pattern, "definition": definition})
     try:
@@ -199,7 +199,7 @@ def test_a_policy_that_takes_no_message_away_is_none_of_our_business(
         assert kinds() == set()
 
 
-def test_an_exchange_that_sends_elsewhere_what_reaches_nobody_is_found(
+def test_an_alternate_exchange_for_unroutable_events_is_found(
     channel: BlockingChannel, broker: RabbitMQNode, vhost: str
 ) -> None:
     with policy(broker, vhost, "^orders[.]events$", **{"alternate-exchange": "amq.fanout"}):
@@ -224,7 +224,7 @@ def test_what_differs_is_named_with_its_cure(channel: BlockingChannel) -> None:
     assert "`manage.py messages reconcile --repair --since 1d --consumer red_packet`" in finding.hint
 
 
-def test_a_queue_that_nobody_consumes_yet_is_a_note_and_no_drift(channel: BlockingChannel) -> None:
+def test_an_empty_queue_without_a_consumer_is_a_note_and_no_drift(channel: BlockingChannel) -> None:
     note = "messaging.W013\tnote: unconsumed queue\tnobody consumes orders.sms"
 
     eventually(lambda: note in mq("topology", "diff").out)
@@ -391,7 +391,7 @@ def test_the_checks_do_not_wait_for_a_broker_that_never_answers(settings: Any) -
     assert "secret" not in str(found)
 
 
-def test_an_event_that_nobody_wants_is_found_without_a_broker() -> None:
+def test_an_event_without_a_consumer_is_found_without_a_broker() -> None:
     with registered():
         found = run_checks(tags=["messaging"])
 

@@ -63,7 +63,7 @@ def printed(*arguments: str) -> str:
     return output.getvalue()
 
 
-# --- Everything that somebody could try ----------------------------------------------------------------------
+# --- Everything that an account could try ----------------------------------------------------------------------
 
 Try = Callable[[BlockingChannel], Any]
 
@@ -148,7 +148,7 @@ def test_a_role_may_do_its_work_and_nothing_else(accounts: Accounts, role: str) 
     assert allowed(accounts[role], everything()) == ROLES[role]
 
 
-def test_only_the_operator_may_change_what_stands_and_only_what_is_ours(accounts: Accounts) -> None:
+def test_only_the_operator_may_change_the_topology_and_only_ours(accounts: Accounts) -> None:
     refused = {
         "publish an event and a line feed",
         "publish to another exchange",
@@ -281,7 +281,7 @@ def test_the_vhost_is_that_of_the_address(settings: Any) -> None:
     assert {each["vhost"] for each in found["permissions"]} == {"a/b"}
 
 
-def test_who_may_not_declare_is_told_so(accounts: Accounts, settings: Any) -> None:
+def test_an_account_that_may_not_declare_gets_an_error_that_says_so(accounts: Accounts, settings: Any) -> None:
     as_user(settings, accounts["web"])
     with pytest.raises(CommandError, match=f"{NOTES.queue}: this user may not declare it"):
         printed("topology", "declare")

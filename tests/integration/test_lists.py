@@ -70,7 +70,7 @@ def test_a_queue_is_shown_with_its_kind_and_what_waits_in_it_at_this_moment(chan
     assert [queue["name"] for queue in told("queues", "hello")[0]] == ["hello"]
 
 
-def test_only_exchanges_that_somebody_made_are_shown_unless_all_are_asked_for(channel: BlockingChannel) -> None:
+def test_rabbitmqs_own_exchanges_are_shown_only_with_all(channel: BlockingChannel) -> None:
     channel.exchange_declare("logs", "fanout")
 
     [logs], _ = told("exchanges")
@@ -182,7 +182,7 @@ def reason(settings: Any, **changes: Any) -> str:
     return str(error.value)
 
 
-def test_a_user_without_the_tag_is_told_how_to_get_it(plain_user: str, settings: Any) -> None:
+def test_an_error_says_how_a_user_gets_the_missing_tag(plain_user: str, settings: Any) -> None:
     assert f"rabbitmqctl set_user_tags {plain_user} management" in reason(settings)
     for what in ("queues", "exchanges", "bindings", "consumers", "connections"):
         error = refusal(what)

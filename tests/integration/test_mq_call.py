@@ -79,7 +79,7 @@ def test_a_terminal_shows_which_answer_is_whose(server: RunningServer) -> None:
     ]  # fmt: skip
 
 
-def test_an_error_of_the_procedure_is_told_with_its_type(server: RunningServer, run_process: ProcessStarter) -> None:
+def test_an_error_of_the_procedure_is_shown_with_its_type(server: RunningServer, run_process: ProcessStarter) -> None:
     one = run_process("mq", "call", "fib", "-1")
     several = run_process("mq", "call", "fib", "-1", "30")
 
@@ -98,7 +98,7 @@ def test_without_a_server_it_says_so_at_once(vhost: str, run_process: ProcessSta
     assert "run_rpc_worker shipping.quote" in calling.lines[-1]
 
 
-def test_a_plain_queue_without_a_server_is_told_when_the_time_is_up(vhost: str, run_process: ProcessStarter) -> None:
+def test_a_call_to_a_plain_queue_without_a_server_times_out(vhost: str, run_process: ProcessStarter) -> None:
     with raw_channel() as channel:
         channel.queue_declare("rpc_queue")
         calling = run_process("mq", "call", "fib", "30", "--timeout", "0.5")
@@ -155,7 +155,7 @@ def test_a_frozen_broker_is_one_line_and_exit_code_7(
 
 
 @pytest.mark.parametrize("right", ["configure", "write"])
-def test_an_account_that_may_not_call_is_told_so(
+def test_an_account_that_may_not_call_gets_an_error_that_says_so(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, right: str
 ) -> None:
     at = urlsplit(vhost)

@@ -95,7 +95,7 @@ def test_the_helps_teach_a_pattern_that_takes_the_errors_of_every_logger() -> No
         assert all(routing.matches(taught, key) for key in ("warren.error", "django.request.error"))
 
 
-def test_an_exclusive_queue_of_another_is_told(vhost: str) -> None:
+def test_an_exclusive_queue_of_another_connection_is_refused(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         channel.queue_declare("mine", exclusive=True)
         said = mq("listen", "mine")
@@ -131,7 +131,7 @@ def test_nothing_in_a_message_moves_the_cursor(vhost: str) -> None:
     assert [json.loads(line)["base64"] for line in lines] == [False, False, True]
 
 
-def test_a_terminal_is_told_what_comes_again(vhost: str) -> None:
+def test_a_terminal_shows_what_is_redelivered(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         put(channel, b"x")
         first, again = Terminal(), Terminal()
@@ -159,7 +159,7 @@ def test_looking_takes_nothing_away(vhost: str) -> None:
     assert queue_length(vhost, "q") == 12
 
 
-def test_no_more_is_taken_than_is_wanted(vhost: str) -> None:
+def test_no_more_than_max_messages_are_taken(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         put(channel, *[b"%d" % number for number in range(200)])
     assert mq("listen", "q", "--max-messages", "2").lines == ["q\t0", "q\t1"]
@@ -168,7 +168,7 @@ def test_no_more_is_taken_than_is_wanted(vhost: str) -> None:
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 @pytest.mark.parametrize("wanted", [1, 3])
-def test_the_message_after_the_last_one_wanted_is_not_touched(vhost: str, kind: str, wanted: int) -> None:
+def test_the_message_after_max_messages_is_not_redelivered_to_others(vhost: str, kind: str, wanted: int) -> None:
     with plain_channel(vhost) as channel:
         channel.queue_declare("q", durable=True, arguments={"x-queue-type": kind})
         channel.confirm_delivery()
@@ -183,7 +183,7 @@ def test_the_message_after_the_last_one_wanted_is_not_touched(vhost: str, kind: 
     assert [method.redelivered for method, _, _ in left] == [False] * (5 - wanted)
 
 
-def test_what_came_before_the_last_one_wanted_was_done_goes_back(vhost: str) -> None:
+def test_messages_prefetched_beyond_max_messages_are_requeued(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         put(channel, *[b"%d" % number for number in range(50)])
         assert mq("listen", "q", "--max-messages", "2", "--prefetch", "20").lines == ["q\t0", "q\t1"]
@@ -191,7 +191,7 @@ def test_what_came_before_the_last_one_wanted_was_done_goes_back(vhost: str) -> 
         assert mq("peek", "q", "--count", "2").lines == ["q\t2", "q\t3"]
 
 
-def test_the_last_one_wanted_of_an_exchange_ends_it_well(vhost: str, run_process: ProcessStarter) -> None:
+def test_max_messages_of_an_exchange_end_it_well(vhost: str, run_process: ProcessStarter) -> None:
     listener = listening(run_process, "amq.fanout", "--max-messages", "2")
     mq("publish", "x", "--exchange", "amq.fanout", "--count", "3")  # the third may find nobody any more
     assert listener.wait() == 0

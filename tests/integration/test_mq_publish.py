@@ -49,7 +49,7 @@ def test_a_thousand_are_sent_and_counted(vhost: str) -> None:
 # --- what does not -----------------------------------------------------------------------------------------
 
 
-def test_what_no_queue_takes_is_told_as_returned(vhost: str) -> None:
+def test_a_message_that_no_queue_takes_is_reported_as_returned(vhost: str) -> None:
     said = mq("publish", "x", "--exchange", "amq.topic", "--key", "kern.critical")
     assert (said.code, said.out) == (1, "")
     assert said.err == (
@@ -62,26 +62,26 @@ def test_what_no_queue_takes_is_told_as_returned(vhost: str) -> None:
     assert several.err.endswith("600 messages are gone.")
 
 
-def test_a_queue_that_is_not_there_is_told(vhost: str) -> None:
+def test_a_missing_queue_is_reported(vhost: str) -> None:
     said = mq("publish", "x", "--queue", "nix")
     assert (said.code, said.err) == (1, "returned: there is no queue nix; the message is gone. --declare makes it.")
 
 
-def test_an_exchange_that_is_not_there_is_told(vhost: str) -> None:
+def test_a_missing_exchange_is_reported(vhost: str) -> None:
     said = mq("publish", "x", "--exchange", "nix", "--count", "3")
     assert said.code == 1
     assert "no exchange 'nix'" in said.err
     assert said.out.startswith("Sent 3: 0 confirmed")
 
 
-def test_a_full_queue_is_told(vhost: str) -> None:
+def test_a_full_queue_is_reported(vhost: str) -> None:
     limits = ["--argument", "x-max-length=1", "--argument", "x-overflow=reject-publish"]
     said = mq("publish", "x", "--queue", "small", "--declare", *limits, "--count", "3")
     assert said.code == 1
     assert (said.out, said.err.split(":")[0]) == ("Sent 3: 1 confirmed, 0 returned, 2 nacked.\n", "Not taken")
 
 
-def test_what_stands_otherwise_is_told_with_both_sides(vhost: str) -> None:
+def test_a_difference_is_reported_with_both_sides(vhost: str) -> None:
     assert mq("publish", "x", "--queue", "hello", "--declare", "--transient").code == 0
     said = mq("publish", "x", "--queue", "hello", "--declare", "--argument", "x-max-length=5")
     assert said.code == 1
@@ -97,7 +97,7 @@ def test_what_stands_otherwise_is_told_with_both_sides(vhost: str) -> None:
     "target", [["--queue", "amq.mine"], ["--exchange", "amq.mine", "--exchange-type", "topic"],
                ["--exchange", "", "--exchange-type", "direct"]],
 )  # fmt: skip
-def test_nobody_is_sent_for_an_account_that_may_what_none_may(vhost: str, target: list[str]) -> None:
+def test_a_reserved_name_is_refused_without_advice_about_accounts(vhost: str, target: list[str]) -> None:
     said = mq("publish", "x", *target, "--declare")
     assert said.code == 1
     assert said.err.endswith("No account may: take a name of your own, that does not begin with amq.")
@@ -127,7 +127,7 @@ def test_wrong_arguments_are_one_line_before_anything_is_sent(arguments: list[st
     assert told.code in {1, 2}
 
 
-def test_a_header_that_amqp_cannot_carry_is_told(vhost: str) -> None:
+def test_a_header_that_amqp_cannot_carry_is_reported(vhost: str) -> None:
     said = mq("publish", "x", "--queue", "q", "--declare", "--header", f"n={10**30}")
     assert said.code == 1
     assert said.err.startswith("It cannot be sent: ")
@@ -162,7 +162,7 @@ def test_an_alarmed_broker_is_exit_code_7(breakable_broker: RabbitMQNode, settin
     assert said.out == "Sent 2: 0 confirmed, 0 returned, 2 unknown.\n"
 
 
-def test_what_was_returned_is_told_although_nobody_reads_the_output(vhost: str, run_process: ProcessStarter) -> None:
+def test_returned_messages_are_an_error_even_if_the_output_is_closed(vhost: str, run_process: ProcessStarter) -> None:
     # The shell's own pipeline would end with the reader's exit code.
     line = '("$0" manage.py mq publish x --count 3 --exchange amq.topic; echo "ended with $?" >&2) | true'
     sender = run_process.program("sh", "-c", line, sys.executable)

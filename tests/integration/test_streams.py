@@ -37,7 +37,7 @@ def channel(vhost: str, history: None) -> Iterator[BlockingChannel]:
         yield channel
 
 
-def test_a_stream_is_told_from_other_queues_and_nothing_is_taken_from_either(channel: BlockingChannel) -> None:
+def test_a_stream_is_recognised_and_no_message_is_taken(channel: BlockingChannel) -> None:
     channel.basic_publish("", "hello", b"stays")
 
     with opened("test") as connection:

@@ -30,7 +30,7 @@ def typed(lesson: Lesson, line: str) -> list[str]:
         (WORK_QUEUE, "task_queue", {"durable": True}),
     ],
 )
-def test_what_a_tutorials_program_declared_is_used_and_known_for_the_lessons(
+def test_a_queue_of_a_tutorial_program_is_used_and_counts_as_the_lessons(
     vhost: str, lesson: Lesson, queue: str, theirs: dict[str, Any]
 ) -> None:
     with plain_channel(vhost) as channel:
