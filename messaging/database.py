@@ -1,4 +1,4 @@
-"""How the threads of a long-lived process use the database: in transactions, on a connection that works."""
+"""The database of outbox and inbox: transactions, errors, locks and its clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from messaging.validation import functions
 
 log = get_logger(__name__)
 
-#: First half of our advisory locks, so that they do not meet an application's own.
+#: First half of our advisory locks: an application's own differ.
 _ADVISORY = 0x5741_5252
 #: disk_full and io_error; read_only_sql_transaction (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 _DISK_FAILS = {"53100", "58030", sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
@@ -53,16 +53,16 @@ def connection() -> BaseDatabaseWrapper:
 
 @contextmanager
 def atomic(*, for_handler: bool = False) -> Iterator[None]:
-    """Run a transaction, on a new connection where the old one broke.
+    """Run a transaction, on a new connection if the old one is lost.
 
-    Only after an error is a connection looked at: a ping for each message would double its round trips. Those to other
-    databases, which a handler may use, are looked at too: else none of its messages would succeed in this thread again.
+    A connection is checked only after an error: a ping for each message would double its round trips. Connections to
+    other databases are checked too, because a handler may use them.
 
-    Transactions of our own are READ COMMITTED, whatever the project's are: our locks and leases are made for it, and a
-    stricter level would only fail them. With `for_handler` the level is the project's.
+    Our own transactions are READ COMMITTED, whatever the project's are: our locks and leases are made for that level,
+    and a stricter one would only make them fail. With `for_handler` the level is the project's.
 
-    What the project's code registers in it with `on_commit` (a signal's receiver may) cannot fail it: see
-    `guard_callbacks`. Inside a transaction of the project's, its callbacks are left alone.
+    Callbacks that the project's code registers with `on_commit` (in a signal's receiver, say) cannot fail it: see
+    `guard_callbacks`. Inside a transaction of the project its callbacks are left alone.
     """
     here = connection()
     for each in connections.all(initialized_only=True):
@@ -83,14 +83,14 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
                 guard_callbacks(_log_failure, since=before)
     except DatabaseError as error:
         if not for_handler and is_read_only(error):
-            connect_anew()
+            reconnect()
         raise
 
 
-def connect_anew() -> None:
+def reconnect() -> None:
     """Close this thread's connection, so that the next statement opens a new one; not inside a transaction.
 
-    A connection may be read-only where others are not: a handler left its session so, or its server is no longer the
+    One connection may be read-only while others are not: a handler set its session so, or its server is no longer the
     primary.
     """
     here = connection()
@@ -98,30 +98,29 @@ def connect_anew() -> None:
         here.close()
 
 
-def give_back_pooled() -> None:
-    """Give this thread's connections back to their pools, where OPTIONS has one: other threads may wait for them.
+def release_pooled() -> None:
+    """Release this thread's connections to their pools, if OPTIONS has one: other threads may wait for them.
 
-    A pool has four connections unless the project says otherwise, and a consumer has more threads than that. Those
-    without a pool are kept.
+    A pool has four connections by default, and a consumer has more threads. Connections without a pool stay open.
     """
     for each in connections.all(initialized_only=True):
         if each.settings_dict.get("OPTIONS", {}).get("pool") and not each.in_atomic_block:
             each.close()
 
 
-#: Whether transactions of a driver's connection are stricter than READ COMMITTED, as far as it was asked.
+#: Whether transactions of a driver's connection are stricter than READ COMMITTED, if that is known.
 _stricter: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def _read_committed(here: BaseDatabaseWrapper) -> None:
-    """Make this transaction READ COMMITTED where it is stricter. To be called before its first statement.
+    """Make this transaction READ COMMITTED if it is stricter. Call it before the first statement.
 
     The level comes from OPTIONS, the server, the database or the role: each connection is asked once.
     """
     if here.vendor != "postgresql":
         return
     here.ensure_connection()
-    # Past Django's cursor, which would run the project's wrappers of statements for it.
+    # The driver's cursor: Django's would run the project's wrappers of statements.
     with here.wrap_database_errors, here.connection.cursor() as cursor:
         if here.connection not in _stricter:
             cursor.execute("SHOW transaction_isolation")
@@ -133,20 +132,20 @@ def _read_committed(here: BaseDatabaseWrapper) -> None:
 def has_transaction(connection: BaseDatabaseWrapper) -> bool:
     """Whether the connection is in a transaction that can commit."""
     blocks: list[Any] = connection.atomic_blocks
-    # A TestCase wraps each test in blocks of its own, which never commit: look through them, as `durable` does.
+    # The blocks of a TestCase never commit: look through them, as `durable` does.
     return not all(block._from_testcase for block in blocks)
 
 
-#: Told of a callback of `on_commit` that failed: its name, and what it raised.
+#: Receives the name of an `on_commit` callback that failed, and its error.
 CallbackFailed = Callable[[str, BaseException], None]
 
 
 class RaisesNothing:
-    """Parent of what registers a method of its own with `on_commit`, and raises nothing in it."""
+    """Parent of classes that register one of their methods with `on_commit`; the method raises nothing."""
 
 
 class _Guarded(RaisesNothing):
-    """A callback of `on_commit` that raises nothing, not even what would end its thread."""
+    """An `on_commit` callback that raises nothing, not even SystemExit."""
 
     def __init__(self, callback: Callable[[], Any], failed: CallbackFailed) -> None:
         self._callback = callback
@@ -161,8 +160,8 @@ class _Guarded(RaisesNothing):
 
 
 def guard_callbacks(failed: CallbackFailed, *, since: int = 0) -> None:
-    """Guard what this transaction has to call after its commit, from place `since` on: where a callback raises, only
-    `failed` is told. The transaction has committed, and the callbacks behind it still run."""
+    """Guard this transaction's callbacks from place `since` on: if one raises, `failed` is called, and those after it
+    still run, as the transaction has committed."""
     hooks: list[Any] = connection().run_on_commit
     hooks[since:] = [
         (savepoints, callback if _raises_nothing(callback) else _Guarded(callback, failed).call, robust)
@@ -180,10 +179,9 @@ def _log_failure(callback: str, error: BaseException) -> None:
 
 @contextmanager
 def one_of_many() -> Iterator[None]:
-    """Run one of many transactions in a row, and rest after it where that lets others get their turn.
+    """Run one of many transactions in a row, and on SQLite pause after it as long as it took.
 
-    SQLite has one writer at a time, and its lock goes to whoever asks at the right moment: leave the shop as long as
-    was taken from it.
+    SQLite has one writer at a time, and its lock has no queue: other writers need time to get it.
     """
     started = time.monotonic()
     with atomic():
@@ -193,11 +191,11 @@ def one_of_many() -> Iterator[None]:
 
 
 def is_lost(error: BaseException, opened: object = None) -> bool:
-    """Whether `error` comes from a connection that has ended: closed by this process, or by the server.
+    """Whether `error` comes from a lost connection: closed by this process, or by the server.
 
-    `opened` is the driver's connection at the beginning of the transaction: Django connects anew when it leaves one
-    whose connection has ended. A deadlock, a lock timeout or a full disk are errors on a connection that still works
-    (see `takes_no_rows`).
+    `opened` is the driver's connection at the beginning of the transaction: when a transaction ends on a lost
+    connection, Django opens a new one. A deadlock, a lock timeout or a full disk (`is_disk_failure`) are errors on a
+    connection that still works.
     """
     if not isinstance(error, DatabaseError | InterfaceError):
         return False
@@ -206,8 +204,8 @@ def is_lost(error: BaseException, opened: object = None) -> bool:
     return replaced or here.connection is None or not here.is_usable()
 
 
-def answers() -> bool:
-    """Whether the database answers on a new connection, which this thread has from then on."""
+def is_reachable() -> bool:
+    """Whether the database answers on a new connection, which this thread then keeps."""
     here = connection()
     here.close()
     try:
@@ -218,22 +216,22 @@ def answers() -> bool:
     return True
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether `error` means that the database cannot be reached: the connection has ended, and a new one fails too."""
-    return is_lost(error) and not answers()
+def is_unreachable(error: BaseException) -> bool:
+    """Whether `error` means that the database is unreachable: the connection is lost, and a new one fails too."""
+    return is_lost(error) and not is_reachable()
 
 
 def is_serialization_failure(error: BaseException) -> bool:
-    """Whether `error` means that a transaction met another one, under REPEATABLE READ or SERIALIZABLE: run again, it
-    will succeed (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html)."""
+    """Whether `error` means that a transaction conflicted with another (under REPEATABLE READ or SERIALIZABLE) and must
+    run again (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html)."""
     return _code(error) == "40001"
 
 
-def passes(error: BaseException | None) -> bool:
-    """Whether `error` is the database's and may be over in a moment: it is away or busy, ended the connection, or may
-    only be read for now.
+def is_transient(error: BaseException | None) -> bool:
+    """Whether `error` is a database's and may soon be over: it is unreachable, busy or read-only, or it ended the
+    connection.
 
-    What the code does on a connection that has ended fails in its own way: the errors before it count too.
+    Code that goes on using a lost connection fails with other errors: the errors before them count too.
     """
     while isinstance(error, DatabaseError | InterfaceError):
         if isinstance(error, OperationalError | InterfaceError) or _code(error) in _ENDED | _READ_ONLY:
@@ -242,16 +240,13 @@ def passes(error: BaseException | None) -> bool:
     return False
 
 
-def takes_no_rows(error: BaseException) -> bool:
-    """Whether `error` means that a database can write nothing, whoever asks: its disk is full, or fails.
-
-    Which database that is, the error does not tell.
-    """
+def is_disk_failure(error: BaseException) -> bool:
+    """Whether `error` means that some database can write nothing: its disk is full, or fails."""
     return _code(error) in _DISK_FAILS
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether `error` means that a database, or this transaction, may only read."""
+    """Whether `error` means that a database, or this transaction, is read-only."""
     return _code(error) in _READ_ONLY
 
 
@@ -266,11 +261,11 @@ def is_sqlite() -> bool:
     return connection().vendor == "sqlite"
 
 
-def take_turns(what: str, key: str) -> None:
-    """Let transactions that say the same here go on one after the other: this one waits until the others are over.
+def lock_key(what: str, key: str) -> None:
+    """Wait until no other transaction holds the lock of this `what` and `key`, and hold it to the transaction's end.
 
-    PostgreSQL's advisory locks do it (https://www.postgresql.org/docs/current/explicit-locking.html). SQLite's
-    transactions do so by themselves, as there is one writer.
+    It is one of PostgreSQL's advisory locks (https://www.postgresql.org/docs/current/explicit-locking.html). SQLite
+    needs none: it has one writer at a time.
     """
     if is_sqlite():
         return

@@ -1,4 +1,4 @@
-"""What can go wrong, each named after the fact. Nothing above `broker/` ever sees a pika exception."""
+"""Every error that this app raises on purpose. Nothing above `broker/` sees an exception of pika."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BodyTooLarge(MessagingError):
 
 
 class Undecodable(MessagingError, ValueError):
-    """A message cannot be understood, and trying again would not help."""
+    """A message cannot be decoded, and another attempt would not help."""
 
 
 class UnknownConsumer(MessagingError):
@@ -37,11 +37,11 @@ class BrokerSilent(BrokerUnavailable):
 
 
 class ThreadNotStarted(BrokerUnavailable):
-    """The system let this process start no thread for its connection to the broker: a limit on processes is reached."""
+    """The system started no thread for the connection to the broker: a limit on processes is reached."""
 
 
 class QueueSilent(BrokerSilent):
-    """A queue exists and does not answer, while the broker answers other questions."""
+    """A queue exists and does not answer, while the broker answers otherwise."""
 
 
 class BrokerRefused(BrokerUnavailable):
@@ -53,7 +53,7 @@ class LimitReached(BrokerUnavailable):
 
 
 class VhostDown(BrokerUnavailable):
-    """The virtual host exists, and the broker does not run it. Waiting helps."""
+    """The virtual host exists, but the broker does not run it. Waiting helps."""
 
 
 class TransientQueuesForbidden(BrokerUnavailable):
@@ -103,12 +103,15 @@ class Unsupported(OperationRefused):
     """The broker never carries out this operation, such as reading a stream message by message."""
 
 
+# --- What handlers, effects and procedures raise, and what is raised in them ------------------------------------
+
+
 class Reject(MessagingError):
     """Raised by a handler: this message can never succeed. It is dead at once, with this reason."""
 
 
 class RetryLater(MessagingError):
-    """Raised by a handler: not now, again after `after`. Counts as an attempt of the retry policy."""
+    """Raised by a handler: try again after the time `after`. Counts as an attempt of the retry policy."""
 
     def __init__(self, reason: str = "not now", *, after: timedelta) -> None:
         super().__init__(reason)
@@ -116,15 +119,15 @@ class RetryLater(MessagingError):
 
 
 class NotDone(MessagingError):
-    """Raised by an effect: it surely did not happen, and may be tried again, by its retry policy."""
+    """Raised by an effect: it surely did not happen, and is tried again by its retry policy."""
 
 
 class NotRun(MessagingError):
-    """A project's function returned work that nobody ran: a coroutine, a generator. It counts as failed."""
+    """A project's function returned work that did not run: a coroutine, a generator. It counts as failed."""
 
 
 class HandlerTimeout(MessagingError):
-    """A handler took longer than its consumer allows. Raised within the handler, at whatever line it is."""
+    """A handler took longer than its timeout. Raised within the handler, at the line that it has reached."""
 
 
 class UnknownEffect(MessagingError):
@@ -132,10 +135,10 @@ class UnknownEffect(MessagingError):
 
 
 class ReplayStopped(MessagingError):
-    """A replay ended before its time, or too much of it failed again. The words say why, and what is left."""
+    """A replay stopped early, or too much of it failed again. The text says why, and what is left."""
 
 
-# --- Calls over RPC: what can become of one that brings no result. The client never tries again by itself. ---
+# --- Why a call over RPC has no result. The client never retries by itself. -------------------------------------
 
 
 class RpcError(MessagingError):
@@ -147,11 +150,11 @@ class RpcError(MessagingError):
 
 
 class NoServer(RpcError):
-    """Nobody serves the procedure: the broker gave the request back at once. It was not executed."""
+    """No process serves the procedure: the broker returned the request at once. It was not executed."""
 
 
 class NoBroker(RpcError):
-    """The broker cannot be reached, or takes no messages. The request was not sent.
+    """The broker is unreachable, or takes no messages. The request was not sent.
 
     `silent`: the broker did not answer in time, because it is frozen, overworked or full.
     """
@@ -166,7 +169,7 @@ class ConnectionLost(RpcError):
 
 
 class RpcTimeout(RpcError):
-    """No reply came in time. The request may have been executed, or may still be; unserved, it expires."""
+    """No reply came in time. The request may have been executed, or may yet be; it expires if no server takes it."""
 
 
 class BadReply(RpcError):
@@ -176,8 +179,7 @@ class BadReply(RpcError):
 class RemoteError(RpcError):
     """The procedure, or the server before it, answered with an error.
 
-    `type` is the name of the error's class there, `message` its text. Only these two travel: no traceback, and
-    nothing that could be executed here.
+    `type` is the name of its class there, `message` its text. Nothing else travels, and nothing is executed here.
     """
 
     def __init__(self, type: str, message: str) -> None:

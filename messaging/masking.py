@@ -1,7 +1,7 @@
 """Masking: phone numbers, passwords and the like, hidden from logs, terminals and pages.
 
-It errs on the side of hiding: an id of ten digits may go with the phone numbers. What it cannot know are names in free
-text, and secrets that nothing announces: log ids, not payloads.
+It hides too much rather than too little: an id of ten digits may look like a phone number. It cannot recognise names in
+free text, nor secrets without a key word before them: log ids, not payloads.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from uuid import UUID
 
 MASK = "***"
 
-#: In a payload, a key with one of these in it, whatever else, is taken for personal or secret.
+#: In a payload, a key that contains one of these is taken for personal or secret.
 PERSONAL = (
     "phone", "mobile", "email", "name", "address", "token", "password", "passwd", "secret", "api_key",
     "authorization", "cookie", "session", "credential", "private_key", "recipient",
 )  # fmt: skip
-#: In a log line, where `name` is that of a queue and `address` that of a broker.
+#: Likewise in a log line, where `name` is a queue's and `address` a broker's.
 SECRET = (
     "password", "passwd", "passphrase", "secret", "token", "api_key", "access_key", "private_key", "authorization",
     "cookie", "session", "credential", "phone", "mobile", "email", "recipient", "customer",
 )  # fmt: skip
 
-#: Phone numbers as people or machines write them, and so many digits that they may be one, or a card's. What looks
-#: like them and is none is taken first, and kept.
+#: Phone numbers as people or machines write them, and numbers as long as a phone's or a card's. What only looks like
+#: them is matched first, and kept.
 _NUMBER = re.compile(
     r"""
     (?P<kept>
@@ -67,19 +67,19 @@ _PERSONAL_VALUE = re.compile(
     {_NOTHING}(?:{_QUOTED}|\([^)\n]*\)|[\\"']{{0,3}}[^\s,;&)\]}}"'\\]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
-#: Without a key before it: what follows these words in a header, and a JSON web token, which begins like no word.
+#: Secrets without a key: what follows these words in a header, and JSON web tokens.
 _BEARER = re.compile(r"\b((?:Bearer|bearer|Basic)\s+)(?=[\w.~+/=-]*[0-9A-Z_=])[\w.~+/=-]{6,}|\beyJ[\w-]{8,}\.[\w.-]+")
 #: PostgreSQL quotes the row that a constraint refused.
 _ROW = re.compile(r"(Failing row contains )\([^\n]*")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _MANY_DIGITS = re.compile(r"(?:\d[^\d\n]{0,3}){7}")
-#: Ten digits.
+#: The smallest number with ten digits.
 _SMALLEST_PERSONAL = 10**9
 
 
 def masked(value: Any) -> Any:
-    """Return a JSON value with everything under a personal key hidden, except null, and secrets in any text. What is
-    no JSON becomes text."""
+    """Return a JSON value with everything under a personal key hidden, except null, and secrets hidden in every text.
+    Values that are no JSON become text."""
     if isinstance(value, str):
         return masked_text(value)
     if value is None or isinstance(value, bool | float):
@@ -99,11 +99,11 @@ def masked(value: Any) -> Any:
 
 
 def masked_text(text: str) -> str:
-    """Return `text` with phone numbers, passwords, tokens and their like hidden: errors and tracebacks quote what
-    handlers were given, and drivers the address they were told to use."""
+    """Return `text` with phone numbers, passwords, tokens and the like hidden: errors and tracebacks quote payloads and
+    addresses."""
     if _UUID.fullmatch(text):
         return text
-    # Most texts hold nothing of the kind, and each line of the log has several: what is quick is asked first.
+    # Most texts contain nothing of the kind, and each log line has several: quick tests come first.
     if "://" in text:
         text = _PASSWORD_IN_URL.sub(rf"\1{MASK}@", text)
     if _MANY_DIGITS.search(text):
@@ -120,20 +120,20 @@ def masked_text(text: str) -> str:
 
 
 def mask_event(_: Any, __: str, event: Any) -> Any:
-    """Hide what is secret in a log event: a structlog processor, to run when exceptions are text already."""
+    """Hide secrets in a log event. A structlog processor, to run after exceptions have become text."""
     for key, value in event.items():
         if value is None or isinstance(value, bool) or key == "timestamp":
             continue
         try:
             event[key] = MASK if _has(SECRET, key) else masked(value)
         except Exception:
-            # Nested too deep, or an object whose repr() fails: the line is wanted all the same.
+            # Nested too deep, or an object whose repr() fails: log the line without it.
             event[key] = "(cannot be shown)"
     return event
 
 
 class MaskedHandler(logging.StreamHandler[Any]):
-    """Writes to standard error. A record that cannot be formatted is quoted there by `logging`; here, masked."""
+    """Writes to standard error. `logging` quotes a record that cannot be formatted; this handler masks it too."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         with suppress(Exception):

@@ -1,4 +1,4 @@
-"""Answers to probes, before anything else looks at the request."""
+"""Answers to probes, before any other middleware."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from messaging.monitoring import health
 def probes(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[[HttpRequest], HttpResponseBase]:
     """Answer `/healthz` (this process runs) and `/readyz` (it can serve requests, else 503), in JSON, uncached.
 
-    Put it first in MIDDLEWARE. Probes come by address, without HTTPS and without a known host: the middleware
-    behind would redirect or refuse them, look up a session, and log each one.
+    Put it first in MIDDLEWARE. Probes use an IP address, without HTTPS and without a known host: other middleware would
+    redirect or refuse them, look up a session, and log each one.
     """
 
     def answer(request: HttpRequest) -> HttpResponseBase:

@@ -71,7 +71,7 @@ def add(
             raise ValueError(f"outbox.add() takes events, each an argument of its own, not {event!r:.60}")
     if ordering_key:
         # The ids of the rows then have the order of the commits.
-        database.take_turns("add", ordering_key)
+        database.lock_key("add", ordering_key)
     headers = request_headers()
     rows = [
         OutboxMessage(

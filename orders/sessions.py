@@ -25,6 +25,6 @@ class SessionStore(db.SessionStore):
             super().save(must_create)
         except UpdateError as error:
             failure = error.__context__
-            if failure is not None and database.passes(failure):
+            if failure is not None and database.is_transient(failure):
                 raise failure from failure.__cause__
             raise

@@ -109,14 +109,14 @@ def told_in_one_line(otherwise: str = "Repeat the command: it goes on where it w
         reason = str(error).strip()
         # A lock or a deadlock: what was done before stays, as each page is a transaction of its own.
         hint = cure(error) or otherwise
-        if database.is_away(error) or not hint:
+        if database.is_unreachable(error) or not hint:
             raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
         raise CommandError(f"The database refuses: {reason}. {hint}") from None
 
 
 def cure(error: BaseException) -> str:
     """Return what helps against an error of a database that can be reached; empty if that is not known."""
-    if database.takes_no_rows(error):
+    if database.is_disk_failure(error):
         return "Is its disk full, or failing?"
     if database.is_read_only(error):
         return "May this user write to it, and is it no standby?"

@@ -16,21 +16,21 @@ class Effect(models.Model):
     """Something outside the database that follows from a message: a text, a payment. Its row is the ledger."""
 
     class State(models.TextChoices):
-        #: Committed with the handler's work, and not begun, or surely not done and to be tried again.
+        #: Committed with the handler's work, and not begun; or surely not done, and to be tried again.
         INTENDED = "intended", "intended"
-        #: Somebody is at it until `sending_until`; after that nobody knows, unless the outside can be asked.
+        #: A process carries it out until `sending_until`; after that it is in doubt.
         SENDING = "sending", "sending"
         DONE = "done", "done"
         #: Surely not done, and not tried again.
         FAILED = "failed", "failed"
-        #: It may have been done or not. Never sent again blindly: a person settles it.
+        #: It may have been done. It is never sent again blindly: a person settles it.
         UNKNOWN = "unknown", "unknown"
 
-    #: Something is still to be done about it, by itself.
+    #: The worker still works on it.
     OPEN = (State.INTENDED, State.SENDING)
-    #: Effects of which an attempt failed and another one follows.
+    #: An attempt failed, and another follows.
     FAILING = Q(state__in=OPEN) & (~Q(error="") | Q(attempts__gt=1))
-    #: Which effects nothing more comes of until a person has settled them.
+    #: Only a person can settle it.
     FOR_A_PERSON = Q(state=State.UNKNOWN) | Q(state=State.FAILED, given_up=False)
 
     inbox_message = models.ForeignKey(InboxMessage, on_delete=models.CASCADE, related_name="effects")
@@ -46,16 +46,16 @@ class Effect(models.Model):
     changed_at = UTCDateTimeField(db_default=Now())
     #: Not before this time.
     send_at = UTCDateTimeField(db_default=Now())
-    #: Whose turn it is to send, and until when. A result counts only while the token is still the sender's own.
+    #: The process that carries it out, and until when. Its result counts only while the row has its token.
     token = models.UUIDField(null=True, blank=True)
     sending_until = UTCDateTimeField(null=True, blank=True)
-    #: What the outside calls it, once it is done.
+    #: The gateway's reference, once it is done.
     reference = models.CharField(max_length=255, blank=True)
-    #: Why the last attempt failed, or who settled it.
+    #: Why the last attempt failed, or the person who settled it.
     error = models.TextField(blank=True)
-    #: As of an inbox row: failures of the same consumer, name and kind of error share it. Empty while nothing failed.
+    #: Shared by failures of the same consumer, name and kind of error. Empty while nothing failed.
     failure_group = models.CharField(max_length=16, blank=True, default="", db_default="")
-    #: It failed, and a person decided to leave it at that: no failure that anybody has to look at.
+    #: It failed, and a person gave it up.
     given_up = models.BooleanField(default=False, db_default=False)
 
     objects = PrimaryQuerySet["Effect"].as_manager()
@@ -78,17 +78,17 @@ class Effect(models.Model):
 
     @property
     def key(self) -> str:
-        """The same at every attempt, and of no other effect: what a gateway tells repetitions by."""
+        """The same at every attempt, and no other effect has it: a gateway recognises repetitions by it."""
         return f"{self.message_id}:{self.consumer}:{self.name}"
 
     @property
     def is_failing(self) -> bool:
-        """Whether an attempt failed and another one follows: FAILING of one row."""
+        """Whether an attempt failed and another follows: FAILING for one row."""
         return self.state in self.OPEN and (bool(self.error) or self.attempts > 1)
 
 
 class EffectAttempt(models.Model):
-    """One try of an effect that did not simply succeed: what the outside answered, or why there is no answer.
+    """One attempt at an effect that did not simply succeed: what the gateway answered, or why there is no answer.
 
     A success has no row of its own: the effect's row holds its reference and time.
     """
@@ -98,15 +98,15 @@ class EffectAttempt(models.Model):
         NOT_DONE = "not done", "not done"
         #: Surely not done; not tried again.
         FAILED = "failed", "failed"
-        #: Perhaps done; sent again with the same key, or asked for.
+        #: Perhaps done; sent again with the same key, or the gateway is asked.
         DOUBTFUL = "doubtful", "doubtful"
         #: Perhaps done; only a person can settle it.
         UNKNOWN = "unknown", "unknown"
-        #: Done, but the answer came after the effect had been settled or taken by another process.
+        #: Done, but the answer came after the effect was settled or another process had it.
         DONE_LATE = "done late", "done late"
 
     effect = models.ForeignKey(Effect, on_delete=models.CASCADE, related_name="failed_attempts")
-    #: That of the process which tried it: one row for each time the effect was taken.
+    #: The token of the process that tried it: one row for each time the effect was claimed.
     token = models.UUIDField()
     number = models.PositiveIntegerField()
     outcome = models.CharField(max_length=10, choices=Outcome.choices)

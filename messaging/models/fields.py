@@ -1,4 +1,4 @@
-"""Moments: times of rows, which mean the same whatever the project's time zones are."""
+"""Times of rows, which mean the same whatever the project's time zones are."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Expression
 from django.utils import timezone
 
-#: Where the class stands that migrations write instead of ours: the columns are the same.
+#: The class that migrations name instead of ours: the columns are the same.
 _PLAIN = "django.db.models.DateTimeField"
 
 
 class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
     """A time that is an aware datetime in Python, also in projects with `USE_TZ = False`.
 
-    Django's own is naive there, in the time of `TIME_ZONE`; and on SQLite the database's clock (`Now()`), which writes
-    most of our times, says UTC whatever the project's settings are. So SQLite's columns hold UTC here, always.
+    Django's own is naive there, in the time of `TIME_ZONE`. SQLite's clock (`Now()`), which writes most of our times,
+    is UTC whatever the settings are: so SQLite's columns always hold UTC here.
     """
 
     def deconstruct(self) -> Any:
@@ -32,7 +32,7 @@ class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
         return None if value is None else as_written(value, connection)
 
     def get_prep_value(self, value: Any) -> Any:
-        """Return what is compared or written, aware. A naive one is meant in the project's time zone."""
+        """Return what is compared or written, aware. A naive time is in the project's time zone."""
         value = self.to_python(value)
         if isinstance(value, datetime) and timezone.is_naive(value):
             value = timezone.make_aware(value, timezone.get_default_timezone())
@@ -50,8 +50,8 @@ class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
 def as_written(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
     """Return a time that Django has read, aware."""
     if connection.vendor == "sqlite":
-        return value.replace(tzinfo=UTC)  # Django took it for one of the project's time zone
+        return value.replace(tzinfo=UTC)  # Django took it for the project's time zone
     if timezone.is_naive(value):
-        # Of the two hours with the same name, when summer time ends, the driver's `fold` says which it is.
+        # When summer time ends an hour occurs twice: the driver's `fold` says which it is.
         return value.replace(tzinfo=ZoneInfo(connection.timezone_name)).astimezone(UTC)
     return value

@@ -15,21 +15,21 @@ from messaging.models.querysets import PrimaryQuerySet
 
 
 class InboxMessage(MessageColumns):
-    """One message at one consumer: the fence that lets its effects happen once, and its dead letter."""
+    """One message at one consumer: the fence that makes it take effect once, and its dead letter."""
 
     class State(models.TextChoices):
-        #: Handled, and something outside the database is still to be done for it; see Effect.
+        #: Handled, and an effect outside the database is still to be carried out; see Effect.
         EFFECTS_DUE = "effects_due", "effects due"
         HANDLED = "handled", "handled"
-        #: Waits for the attempt in `attempt`; no other attempt may run.
+        #: Waits for the attempt `attempt`; no other may run.
         RETRYING = "retrying", "retrying"
         #: Waits for earlier messages of its ordering key.
         WAITING = "waiting", "waiting"
         DEAD = "dead", "dead"
-        #: Dead, and a person decided that nothing more shall come of it.
+        #: Dead, and given up by a person.
         DISCARDED = "discarded", "discarded"
 
-    #: The handler is through with it; nothing runs it again, unless a person replays a dead one.
+    #: The handler does not run again, unless a person replays a dead message.
     SETTLED = (State.EFFECTS_DUE, State.HANDLED, State.DEAD, State.DISCARDED)
 
     consumer = models.CharField(max_length=255)
@@ -41,18 +41,18 @@ class InboxMessage(MessageColumns):
 
     state = models.CharField(max_length=11, choices=State.choices)
     # `attempt` is the one that is expected (retrying) or was the last one (handled, dead).
-    #: Starts of that attempt that were committed before the work: more than one means a process died in it.
+    #: Starts of that attempt, committed before the work: more than one means that a process died in it.
     starts = models.PositiveIntegerField(default=0)
-    #: Attempts before it was replayed last: the retry policy counts from there.
+    #: Attempts before its last replay: the retry policy counts from there.
     attempts_before = models.PositiveIntegerField(default=0)
     received_at = UTCDateTimeField(db_default=Now())
     changed_at = UTCDateTimeField(db_default=Now())
 
-    #: Why it is dead, or failed last.
+    #: Why it is dead, or why its last attempt failed.
     reason = models.TextField(blank=True)
-    #: Failures of the same consumer, type and kind of reason share it, so that they can be replayed together.
+    #: Shared by failures of the same consumer, type and kind of reason, so that they can be replayed together.
     failure_group = models.CharField(max_length=16, blank=True)
-    #: Kept of a message that is retrying, waiting or dead: the replay needs them.
+    #: Kept while the message is retrying, waiting or dead: a replay needs them.
     body = models.BinaryField(null=True, blank=True)
     body_truncated = models.BooleanField(default=False)
 
@@ -84,7 +84,7 @@ class InboxMessage(MessageColumns):
 
 
 class DeliveryAttempt(models.Model):
-    """One try of a handler: when, where, how it ended."""
+    """One attempt of a handler: when, where, and how it ended."""
 
     class Outcome(models.TextChoices):
         HANDLED = "handled", "handled"

@@ -11,14 +11,14 @@ from messaging.models.querysets import PrimaryQuerySet
 
 
 class OperatorAction(models.Model):
-    """What a person did to messages: the audit log. Only ever added to."""
+    """What a person did to messages: the audit log. Its rows never change."""
 
     at = UTCDateTimeField(db_default=Now())
     #: Name of the user, or of the account that ran a command.
     actor = models.CharField(max_length=255)
     #: What was done; see actions.audited().
     action = models.CharField(max_length=20)
-    #: To what, as it was asked for.
+    #: The selection, as it was given.
     about = models.TextField(blank=True)
     #: How many rows it changed.
     changed = models.PositiveIntegerField(default=0)
@@ -36,7 +36,7 @@ class OperatorAction(models.Model):
 
 
 class ActionOnMessage(models.Model):
-    """A message that an operator's action changed or showed, so that its story can tell of it."""
+    """A message that an operator's action changed or showed, for the message's history."""
 
     action = models.ForeignKey(OperatorAction, on_delete=models.CASCADE, related_name="messages")
     message_id = models.CharField(max_length=MAX_ID_LENGTH)
@@ -52,14 +52,14 @@ class ActionOnMessage(models.Model):
 
 
 class QueueSighting(models.Model):
-    """What reconciling knows of a queue: what was published before it was empty, and left no inbox row, is lost."""
+    """When a queue was seen empty: messages published before, and without an inbox row, are lost."""
 
     queue = models.CharField(max_length=255, unique=True)
-    #: It was empty then, and that is long enough ago to tell what is lost.
+    #: It was empty then, long enough ago to tell what is lost.
     empty_at = UTCDateTimeField(null=True, blank=True)
-    #: Later times at which it was empty (ISO 8601, oldest first), which are not yet that long ago.
+    #: Later times at which it was empty (ISO 8601, oldest first).
     young = models.JSONField(default=list, blank=True)
-    #: All that was published before then has arrived, or was sent again.
+    #: Every message published before then has arrived, or was sent again.
     checked_until = UTCDateTimeField(null=True, blank=True)
 
     objects = PrimaryQuerySet["QueueSighting"].as_manager()

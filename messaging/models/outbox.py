@@ -12,16 +12,16 @@ from messaging.models.querysets import PrimaryQuerySet
 
 
 class OutboxMessage(MessageColumns):
-    """A message written with the transaction it reports, and how far it has come on its way to the broker."""
+    """A message written in the transaction that it reports, and how far it has come on its way to the broker."""
 
     class State(models.TextChoices):
         PENDING = "pending", "pending"
         PUBLISHED = "published", "published"
-        #: Some queue that should have it did not take it. Tried again by itself.
+        #: A queue that must receive it did not take it. It is published again by itself.
         UNROUTABLE = "unroutable", "unroutable"
-        #: The broker refuses this very message. A person has to look.
+        #: The broker refuses this message. A person has to act.
         FAILED = "failed", "failed"
-        #: A person decided that it shall not be published.
+        #: A person decided not to publish it.
         CANCELLED = "cancelled", "cancelled"
 
     class Origin(models.TextChoices):
@@ -29,32 +29,32 @@ class OutboxMessage(MessageColumns):
 
         EVENT = "event", "event"
         RETRY = "retry", "retry"
-        #: A person let a dead message run again.
+        #: A person replayed a dead message.
         REPLAY = "replay", "replay"
-        #: It was lost on the way, and is sent again.
+        #: It was lost, and is sent again.
         RECONCILE = "reconcile", "reconcile"
-        #: Its turn among the messages of its ordering key has come.
+        #: The earlier messages of its ordering key are settled.
         TURN = "turn", "turn"
 
     # The message id is not unique here: a retry or replay is a new row with the same message id.
     exchange = models.CharField(max_length=255, blank=True)
     routing_key = models.CharField(max_length=255)
-    #: The one consumer that a retry or replay is addressed to; empty: whoever is bound.
+    #: The one consumer that a retry or replay is addressed to; empty: every consumer that is bound.
     consumer = models.CharField(max_length=255, blank=True)
     origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.EVENT)
     body = models.BinaryField()
 
     state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
     created_at = UTCDateTimeField(db_default=Now())
-    #: Not before this time: a delay, a retry's rest, or the next try of an unroutable row.
+    #: Not published before this time: a delay, a retry's pause, or the next attempt of an unroutable row.
     publish_at = UTCDateTimeField(db_default=Now())
     published_at = UTCDateTimeField(null=True, blank=True)
     publish_attempts = models.PositiveIntegerField(default=0)
     last_error = models.TextField(blank=True)
-    #: Names of the consumers registered for the message when it was published: who must receive it.
+    #: Names of the consumers that were registered for the message when it was published, and must receive it.
     expected_consumers = models.JSONField(default=list, blank=True)
 
-    #: Whose turn it is. A mark counts only while the token is still the marker's own.
+    #: The relay that holds the row. Its marks count only while the row has its token.
     lease_token = models.UUIDField(null=True, blank=True)
     lease_until = UTCDateTimeField(null=True, blank=True)
 

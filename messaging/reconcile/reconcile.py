@@ -135,7 +135,7 @@ def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> lis
     sent: list[Finding] = []
     for page in pages(findings):
         with database.one_of_many():
-            database.take_turns("reconcile", consumer.name)
+            database.lock_key("reconcile", consumer.name)
             mine = lost.still_lost(consumer, page)
             outbox.resend(
                 *_rows(mine), consumer=consumer.name, queue=consumer.queue, origin=OutboxMessage.Origin.RECONCILE

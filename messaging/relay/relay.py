@@ -101,7 +101,7 @@ class Relay:
             while not self._finished():
                 try:
                     self._step()
-                    database.give_back_pooled()
+                    database.release_pooled()
                 except (DatabaseError, InterfaceError) as error:
                     self._warn("relay.database_error", error)
                     self._rest(DATABASE_PAUSE)

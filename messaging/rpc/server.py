@@ -126,7 +126,7 @@ class RpcServer(Service):
             close_old_connections()
             with structlog.contextvars.bound_contextvars(**_context(procedure, request.arrival.message)):
                 ending = _serve(procedure, requests, request)
-            database.give_back_pooled()
+            database.release_pooled()
         except BaseException:
             # A fault of our own: no reply is possible, and a repetition would end the same way.
             log.exception("rpc.fault", procedure=procedure.name)

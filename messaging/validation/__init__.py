@@ -1,1 +1,1 @@
-"""Checks what a project hands in, and makes values fit for a database or for AMQP. Nothing here opens a connection."""
+"""Checks what a project passes in, and makes values fit for a database or AMQP. Opens no connection."""

@@ -1,7 +1,7 @@
-"""Addresses: read the broker's address once, for AMQP, the management API, the checks and whoever shows it.
+"""The broker's address, parsed once for AMQP, the management API, checks and messages to people.
 
-Clients disagree about many forms: a blank in front, a '/' in the name of a vhost, a user without a password. What they
-would read differently is refused here, and only the parts that were read here are used.
+Clients parse some forms differently: a blank in front, a '/' in the name of a vhost, a user without a password. Those
+are refused here, and every client gets the parts that were parsed here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 GUEST = "guest"
 #: AMQP's ports, without and with TLS.
 PORTS = {"amqp": 5672, "amqps": 5671}
-#: Options after '?' that are read, with the least and the largest value of each.
+#: The options after '?', with the least and the largest value of each.
 OPTIONS = {"heartbeat": (2, 65535), "frame_max": (4096, 131072), "channel_max": (1, 65535)}
 #: Bytes of AMQP's short strings; the name of a vhost is one.
 MAX_VHOST_BYTES = 255
@@ -25,7 +25,7 @@ _BLANKS = re.compile(r"[\s\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where a broker is, who enters it and which vhost. As text: the address without its password."""
+    """Host, user and vhost of a broker. As text: the address without its password."""
 
     scheme: str
     host: str
@@ -33,14 +33,14 @@ class BrokerAddress:
     user: str
     password: str = field(repr=False)
     vhost: str
-    #: None where the address does not say, and the settings or the broker do.
+    #: None: not in the address; the settings or the broker decide.
     heartbeat: int | None = None
     frame_max: int | None = None
     channel_max: int | None = None
 
     @property
     def tls(self) -> bool:
-        """Whether it is entered by TLS."""
+        """Whether the connection uses TLS."""
         return self.scheme == "amqps"
 
     @property
@@ -50,7 +50,7 @@ class BrokerAddress:
 
     @property
     def is_guest_elsewhere(self) -> bool:
-        """Whether RabbitMQ as it is installed refuses this user, whatever the password."""
+        """Whether a freshly installed RabbitMQ refuses this user, whatever the password."""
         return self.user == GUEST and self.host not in {"localhost", "::1"} and not self.host.startswith("127.")
 
     def __str__(self) -> str:
@@ -76,13 +76,13 @@ def broker_address(text: str) -> BrokerAddress:
 
 
 def hidden(text: str) -> str:
-    """Return an address, however malformed, without what may be a password; empty where nothing else is left."""
+    """Return an address, however malformed, without what may be a password; empty if nothing else is left."""
     scheme, mark, rest = text.partition("://")
     if not mark:
         return ""
     who, at, where = rest.rpartition("@")
     if not at:
-        # "user:pass" cut off at a comma looks like host and port.
+        # "user:pass", cut off at a comma, looks like a host and port.
         host, colon, _ = rest.partition(":")
         return f"{scheme}://{host}:***" if colon and not rest.startswith("[") else text
     user, colon, _ = who.partition(":")
@@ -91,7 +91,7 @@ def hidden(text: str) -> str:
 
 
 def without_options(text: str) -> str:
-    """Return an address without what follows '?': Celery takes options of its own there, and fails over ours."""
+    """Return an address without what follows '?': Celery has other options there, and fails on ours."""
     return text.partition("?")[0]
 
 
@@ -128,7 +128,7 @@ def _split(text: str) -> tuple[SplitResult, int | None]:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        # Not repeated: after a stray ':' or '/' what looks like a port is a piece of the password.
+        # Not repeated: after a stray ':' or '/' a part of the password looks like a port.
         raise ValueError(
             "AMQP_URL: the port must be a number from 1 to 65535; in a password write ':', '/', '@' and ',' as %3A, "
             "%2F, %40 and %2C"
@@ -179,7 +179,7 @@ def _options(query: str) -> dict[str, int]:
                 "TLS_KEY_FILE"
             )
         if name not in OPTIONS:
-            # A '?' in a password makes an option of its end: only what can be a name is repeated.
+            # A '?' in a password makes its end look like an option: only a possible name is repeated.
             said = name if name.isidentifier() else "***"
             raise ValueError(
                 f"AMQP_URL: the option {said} is not read; after '?' may come {', '.join(OPTIONS)}. Times are in "

@@ -1,5 +1,4 @@
-"""The fields of an event on their way into JSON and back: how each is written, by which names it is read, and whether
-it comes back as it was."""
+"""Fields of an event in JSON: how each is written, under which names it is read, and whether it returns unchanged."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from pydantic.fields import FieldInfo
 
 from messaging.exceptions import Undecodable
 
-#: How to read a model, and models in it, by aliases as well as by names. Before pydantic 2.11 the configuration of each
-#: model decides.
+#: Options for reading a model, and models in it, by aliases as well as by names. Before pydantic 2.11 the configuration
+#: of each model decides.
 BY_ALIAS_OR_NAME: dict[str, Any] = (
     {"by_alias": True, "by_name": True} if "by_name" in signature(BaseModel.model_validate_json).parameters else {}
 )
@@ -29,8 +28,8 @@ _HUGE = re.compile(rb"\d{300}"), re.compile(rb"\d[eE]\+?\d{3}")
 
 
 def let_travel(schema: Any) -> None:
-    """Change the schema of a model so that JSON says all of its fields: those with `exclude` too, and what is in a
-    `SecretStr`. Models within its fields stay as they are."""
+    """Change the schema of a model so that all of its fields are written to JSON, also those with `exclude` and the
+    values of `SecretStr`. Models in its fields stay unchanged."""
     match schema:
         case {"type": "model-fields", "fields": own}:
             for field in own.values():
@@ -41,8 +40,8 @@ def let_travel(schema: Any) -> None:
 
 
 def to_read(model: type[BaseModel], payload: dict[str, Any]) -> dict[str, Any]:
-    """Return a payload as a complete model reads it: fields that are written under a name which is not read have their
-    own, and what is computed from others is left out."""
+    """Return a payload so that a complete model can read it: fields under an alias that is only written get their own
+    names, and computed fields are left out."""
     if is_read_as_written(model):
         return payload
     renamed, computed = _names_to_read(model), _computed(model)
@@ -50,7 +49,7 @@ def to_read(model: type[BaseModel], payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_read_as_written(model: type[BaseModel]) -> bool:
-    """Whether a payload that a complete model wrote needs no change before the model reads it."""
+    """Whether the model can read a payload that it wrote without a change. The model is complete."""
     return not (_names_to_read(model) or _computed(model))
 
 
@@ -76,13 +75,13 @@ def is_secret(annotation: Any) -> bool:
 
 
 def secrets(model: type[BaseModel]) -> frozenset[str]:
-    """Return every name of those fields that hold secrets."""
+    """Return every name of the fields that hold secrets."""
     held = {name: field for name, field in model.model_fields.items() if is_secret(field.annotation)}
     return frozenset(held) | {field.serialization_alias or name for name, field in held.items()}
 
 
 def without_json(model: BaseModel) -> str:
-    """Return the name of the field that has no JSON form; empty where it is none of them alone."""
+    """Return the name of the first field without a JSON form; empty if each has one."""
     for name in type(model).model_fields:
         try:
             model.model_dump_json(include={name}, warnings=False)
@@ -92,17 +91,17 @@ def without_json(model: BaseModel) -> str:
 
 
 def is_finite(value: object) -> bool:
-    """Whether each number in a value, a model for instance, is one that JSON can say: neither NaN nor infinite."""
+    """Whether each number in a value, a model for instance, has a JSON form: none is NaN or infinite."""
     return math.isfinite(value) if isinstance(value, float) else all(map(is_finite, _within(value)))
 
 
 def is_too_large(body: bytes, read: object) -> bool:
-    """Whether a number in this JSON is infinite in what was `read` from it: a float has no room for it."""
+    """Whether a number in this JSON is too large for a float, and so infinite in what was `read` from it."""
     return any(each.search(body) for each in _HUGE) and not is_finite(read)
 
 
 def without_number(model: BaseModel) -> str | None:
-    """Return the name of the first field that holds a number which JSON cannot say; None where none does."""
+    """Return the name of the first field with a number that has no JSON form; None if there is none."""
     return next((name for name in type(model).model_fields if not is_finite(vars(model).get(name))), None)
 
 
@@ -122,9 +121,9 @@ def _within(value: object) -> Iterable[object]:
 
 
 def difference(here: BaseModel, there: BaseModel) -> str | None:
-    """Return the name of the first field that two models of one class do not have alike; None where there is none.
+    """Return the name of the first field that differs between two models of one class; None if there is none.
 
-    A default is alike whatever comes back for it: pydantic does not bring defaults to their type.
+    A default never differs: pydantic does not convert defaults to their type.
     """
     if _is_same(vars(here), vars(there)) and here.model_extra == there.model_extra:
         return None
@@ -140,7 +139,7 @@ def difference(here: BaseModel, there: BaseModel) -> str | None:
 
 
 def _reveal(schema: Any) -> None:
-    """Have the secrets in the schema of a field written as they are in JSON. In Python they stay hidden."""
+    """Change the schema of a field so that secrets are written in plain to JSON. In Python they stay hidden."""
     if isinstance(schema, list | tuple):
         for each in schema:
             _reveal(each)
@@ -163,9 +162,9 @@ def _read_by(name: str, field: FieldInfo) -> set[Any]:
 
 
 def _is_same(here: object, there: object, *, any_sequence: bool = False) -> bool:
-    """Whether a value came back as it was. With `any_sequence` a list is like a tuple."""
+    """Whether a value came back unchanged. With `any_sequence` a list equals a tuple."""
     try:
-        # A number that is none is not even equal to itself.
+        # NaN does not equal itself.
         if here == there or (here != here and there != there):
             return True
     except Exception:
@@ -182,7 +181,7 @@ def _is_same(here: object, there: object, *, any_sequence: bool = False) -> bool
             return here.keys() == there.keys() and all(
                 _is_same(value, there[name], any_sequence=any_sequence) for name, value in here.items()
             )
-    # Objects that are equal to themselves alone cannot be compared.
+    # Objects without an __eq__ of their own cannot be compared.
     return type(here).__eq__ is object.__eq__
 
 

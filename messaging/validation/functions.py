@@ -1,5 +1,5 @@
-"""Functions that a project hands in, such as handlers, effects and upcasts: checked when they are declared, and again
-when they return. One that did not run must never count as done."""
+"""Functions of a project, such as handlers, effects and upcasts: checked when they are declared, and when they return.
+One that did not run must never count as done."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _ASYNC_CURE = "Write a plain `def`, and call async code in it as `async_to_sync(
 
 
 def check(function: Any, what: str, *, takes: str) -> None:
-    """Raise ImproperlyConfigured for a function that cannot be called as `function(<takes>)` and be finished then.
+    """Raise ImproperlyConfigured for a function that cannot be called as `function(<takes>)`, or that would return
+    before its work has run.
 
-    `what` names it in the error; `takes` are the names of its arguments, such as "event, delivery".
+    `what` names it in the error; `takes` lists its arguments, such as "event, delivery".
     """
     if not callable(function):
         raise ImproperlyConfigured(f"{what} is {kind_of(function)}, and no function. Write `def name({takes}): …`.")
@@ -55,11 +56,11 @@ def check_runs(function: Any, what: str) -> None:
 
 
 def require_run(answer: object, what: str) -> None:
-    """Raise NotRun where a function returned work that still has to be run, and close that: a coroutine, a generator,
-    `map` or `filter`, what `@contextmanager` makes, a function that was not called."""
+    """Raise NotRun if a function returned work that has not run, and close it: a coroutine, a generator, `map` or
+    `filter`, a context manager, a function that was not called."""
     require_awaited(answer, what)
-    # Not every iterator: an open file has nothing to run, and a MagicMock, which a project's tests let an API return,
-    # counts as one. So for AsyncGenerator below.
+    # Not every iterator: an open file has nothing to run, and a MagicMock in a project's tests counts as one. Likewise
+    # AsyncGenerator below.
     if isinstance(answer, Generator | map | filter | ContextDecorator | AsyncContextDecorator):
         _close(answer)
         raise NotRun(f"{what} returned {kind_of(answer)}, whose work did not run. Run it to its end before you return.")
@@ -71,8 +72,7 @@ def require_run(answer: object, what: str) -> None:
 
 
 def require_awaited(answer: object, what: str) -> None:
-    """Raise NotRun where a function returned what has to be awaited or waited for, or several in a list, and close
-    that."""
+    """Raise NotRun if a function returned something to await or wait for, or a list of such, and close it."""
     answers = answer if isinstance(answer, list | tuple | set | frozenset) else [answer]
     waiting = [each for each in answers if isinstance(each, Awaitable | AsyncGenerator | Future)]
     for each in waiting:
@@ -84,8 +84,8 @@ def require_awaited(answer: object, what: str) -> None:
 
 
 def path(function: Any) -> str:
-    """Return where a function was defined, module and name. A partial counts as its function, an object that can be
-    called as its class."""
+    """Return where a function was defined: module and name. For a partial that is its function, for a callable object
+    its class."""
     return f"{module(function)}.{name(function)}"
 
 
@@ -100,7 +100,7 @@ def name(function: Any) -> str:
 
 
 def type_hints(function: Any) -> dict[str, Any]:
-    """Return the annotations of a function, as types. Raises NameError for one that names nothing."""
+    """Return the annotations of a function, as types. Raises NameError for an unknown name."""
     function = _within_partials(function)
     hinted = function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
     return get_type_hints(hinted, include_extras=True)
@@ -113,7 +113,7 @@ def kind_of(value: object) -> str:
 
 
 def text_of(value: object) -> str:
-    """Return `str(value)`, or what can be said of a value or an error whose text cannot be made. Never raises."""
+    """Return `str(value)`, or else a description. Never raises."""
     for written in (str, repr):
         with suppress(BaseException):
             return written(value)
@@ -133,13 +133,13 @@ def _defined(function: Any) -> Any:
 
 def _is(kind: Any, function: Any) -> bool:
     function = _within_partials(function)
-    # Of an object that can be called, what counts is its method.
+    # Of a callable object its method counts.
     called = getattr(type(function), "__call__", None)  # noqa: B004
     return bool(kind(function) or (not inspect.isroutine(function) and kind(called)))
 
 
 def _close(answer: object) -> None:
-    """Let go of work that will not run, so that Python does not warn of it."""
+    """Close work that will not run, so that Python does not warn of it."""
     with suppress(BaseException):
         if isinstance(answer, asyncio.Future | Future):
             answer.cancel()

@@ -1,5 +1,5 @@
-"""Texts and values that a project or a person gives: what a database or AMQP would refuse later is refused, or made to
-fit, at the call. Alike on every database: SQLite stores what PostgreSQL refuses."""
+"""Texts and values from a project or a person: what a database or AMQP would refuse later is refused, or made to fit,
+at the call. The rules are the same on every database, although SQLite stores what PostgreSQL refuses."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from uuid import UUID
 
 from django.utils.functional import Promise
 
-#: What a column for a name, an id or a key holds, in characters, and an AMQP short string, in bytes.
+#: Characters in a column for a name, an id or a key, and bytes in an AMQP short string.
 LONGEST = 255
 
 
 def checked(what: str, given: Any, *, characters: int | None = LONGEST, octets: int | None = None) -> str:
-    """Return the text that is `given` for the argument `what`.
+    """Return the text `given` for the argument `what`. A whole number or a UUID becomes text.
 
-    An id that is a whole number or a UUID is its text.
-
-    Raises ValueError, in one sentence that names `what`: for what else is no text, for more than so many `characters`
-    or `octets` (bytes in UTF-8), and for characters that a database or AMQP does not take.
+    Raises ValueError, in one sentence that names `what`: for anything else, for more than so many `characters` or
+    `octets` (bytes in UTF-8), and for characters that a database or AMQP does not take.
     """
     if isinstance(given, Promise | UUID) or (isinstance(given, int) and not isinstance(given, bool)):
-        given = str(given)  # a promise is a translation that was put off until now
+        given = str(given)  # a promise is a lazy translation
     if not isinstance(given, str):
         raise ValueError(f"{what} is text, not {type(given).__name__}: {given!r:.60}")
     if "\x00" in given:
@@ -42,7 +40,7 @@ def checked(what: str, given: Any, *, characters: int | None = LONGEST, octets: 
 
 
 def is_short(given: object) -> bool:
-    """Whether `given` is a text that AMQP takes for a name or a key, and that every database stores."""
+    """Whether `given` is a text that AMQP takes as a name or a key, and that every database stores."""
     try:
         return isinstance(given, str) and given == checked("it", given, octets=LONGEST)
     except ValueError:
@@ -50,8 +48,8 @@ def is_short(given: object) -> bool:
 
 
 def checked_json(what: str, given: Any) -> None:
-    """Raise ValueError, in one sentence that names `what`, where `given` has no JSON form that all databases store, and
-    that is read as it was: its keys are texts."""
+    """Raise ValueError, in one sentence that names `what`, if `given` has no JSON form that every database stores and
+    brings back unchanged (its keys are texts)."""
     try:
         json.dumps(given, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
@@ -74,9 +72,9 @@ def _check_texts(what: str, given: Any) -> None:
 
 
 def fitted(given: object, octets: int = LONGEST) -> str:
-    """Return `given` as a text that can be stored and sent: for what a stranger chose, such as the id of a request.
+    """Return a value that a stranger chose, such as the id of a request, as a text that can be stored and sent.
 
-    What cannot be stored becomes a "?", and of a longer text the beginning is kept.
+    Characters that cannot be stored become "?", and a longer text is cut.
     """
     text = str(given).encode(errors="replace").replace(b"\x00", b"?")
     return text[:octets].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""TLS to the broker: whom this process trusts, and what it shows of itself.
+"""TLS to the broker: the CAs that this process trusts, and its own certificate.
 
 The broker's certificate and its host name are always verified; no setting turns that off.
 """
@@ -9,10 +9,10 @@ import ssl
 
 
 def context(ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
-    """Return a context that trusts the CAs in `ca_file`, and those alone; without it, those of this machine.
+    """Return a context that trusts only the CAs in `ca_file`; without it, those of this machine.
 
-    `cert_file` is what a broker that asks for a client certificate is shown, with its key in `key_file` or beside it
-    in the same file. Raises ValueError, naming the setting, for a file that cannot be used.
+    `cert_file` is the client certificate, with its key in `key_file` or in the same file. Raises ValueError, naming the
+    setting, for a file that cannot be used.
     """
     try:
         made = ssl.create_default_context(cafile=ca_file or None)
@@ -22,7 +22,7 @@ def context(ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
         raise ValueError("TLS_KEY_FILE is set, but not TLS_CERT_FILE: the key belongs to a certificate")
     if cert_file:
         try:
-            # Without a password of ours OpenSSL would ask for one, and wait, on the terminal.
+            # Without this password OpenSSL would ask for one on the terminal, and wait.
             made.load_cert_chain(cert_file, key_file or None, password=lambda: b"")
         except OSError as error:
             files = f"{cert_file} and {key_file}" if key_file else cert_file

@@ -113,7 +113,7 @@ class ConsumerThreads:
                     arrivals = self._next()
                     if arrivals:
                         self._handle_all(arrivals)
-                        database.give_back_pooled()
+                        database.release_pooled()
                 except BaseException:
                     # The thread must go on: it holds deliveries, and the process looks as if it handled them.
                     log.exception("consumer.fault", consumer=self.consumer.name)

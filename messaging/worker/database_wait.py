@@ -64,9 +64,9 @@ def in_transaction(tries: Tries, run: Callable[[], Result]) -> Result:
             why = error
             if database.is_lost(error, opened):
                 tries.losses += tries.called
-                if (tried >= CONTENTION_TRIES and tries.losses < LOSS_LIMIT) or not database.answers():
+                if (tried >= CONTENTION_TRIES and tries.losses < LOSS_LIMIT) or not database.is_reachable():
                     raise DatabaseAway(str(error).strip()) from error
-            elif committing and database.takes_no_rows(error):
+            elif committing and database.is_disk_failure(error):
                 raise DatabaseAway(str(error).strip()) from error
             elif database.is_serialization_failure(error) and tried < SERIALIZATION_TRIES:
                 # Transactions that met would meet again if all began at once.
@@ -91,7 +91,7 @@ def own_statements(*, handled: bool) -> Iterator[None]:
     try:
         yield
     except (InternalError, OperationalError) as error:
-        if database.takes_no_rows(error) or (database.is_read_only(error) and not handled):
+        if database.is_disk_failure(error) or (database.is_read_only(error) and not handled):
             raise DatabaseAway(str(error).strip()) from error
         raise
 

@@ -54,7 +54,7 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
         try:
             verdict = _decide(consumer, delivery)
         except DatabaseAway:
-            database.connect_anew()
+            database.reconnect()
             raise
         except Exception as error:
             if not _is_of_the_message(error):
@@ -75,11 +75,11 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
         with database.atomic(for_handler=True):
             verdicts = [_run_one_of(consumer, delivery) for delivery in deliveries]
     except DatabaseAway:
-        database.connect_anew()
+        database.reconnect()
         raise
     except Exception as error:
         # Once a handler was called it may have ended the connection. Handled alone, each delivery shows that.
-        if not any(each.tries.called for each in deliveries) and database.is_away(error):
+        if not any(each.tries.called for each in deliveries) and database.is_unreachable(error):
             raise DatabaseAway(str(error).strip()) from error
         log.info("batch.rolled_back", consumer=consumer.name, deliveries=len(deliveries), reason=inbox.describe(error))
         return None

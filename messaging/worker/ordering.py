@@ -113,4 +113,4 @@ def lock(consumer: Consumer, key: str) -> None:
     Take it before any inbox row of the key: in another order two transactions could wait for each other.
     """
     if key:
-        database.take_turns("handle", f"{consumer.name}:{key}")
+        database.lock_key("handle", f"{consumer.name}:{key}")

@@ -117,7 +117,7 @@ def _place(request: HttpRequest) -> HttpResponse:
         often = f"{TOO_OFTEN} Press the button again in {refusal.in_words}."
         return too_many(_render(request, offer, form, [often]), refusal.wait)
     except (DatabaseError, InterfaceError) as error:
-        if not database.passes(error):
+        if not database.is_transient(error):
             raise
         return unavailable(_render(request, offer, form, [BUSY]))
     try:
@@ -140,7 +140,7 @@ def _place(request: HttpRequest) -> HttpResponse:
         counted.uncount()
         return _show_again(request, f"{refusal} Nothing was ordered. Check the new total.")
     except (DatabaseError, InterfaceError) as error:
-        if not database.passes(error):
+        if not database.is_transient(error):
             raise
         # The outcome is unknown: the connection may have been lost after the commit.
         log.error("order_not_confirmed", error=str(error))

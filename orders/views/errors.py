@@ -18,7 +18,7 @@ RETRY_AFTER = 5
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Answer an uncaught error: with 503 if the database is away or busy, which passes, else with 500."""
-    if database.passes(sys.exc_info()[1]):
+    if database.is_transient(sys.exc_info()[1]):
         return unavailable(HttpResponse(loader.get_template("503.html").render()))
     return defaults.server_error(request)
 

@@ -17,7 +17,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections
 
 from messaging.checks import environment
-from messaging.database import give_back_pooled
+from messaging.database import release_pooled
 from tests.support.environment import ROOT
 
 
@@ -178,13 +178,13 @@ def test_connections_of_a_pool_are_given_back_between_messages_and_others_kept(
     """Each thread of a consumer would keep one: a pool of four, Django's default, leaves the fifth thread without."""
     closed: list[str] = []
     monkeypatch.setattr(connections["default"], "close", lambda: closed.append("default"))
-    give_back_pooled()
+    release_pooled()
     assert closed == []
     monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "pool", {"max_size": 2})
-    give_back_pooled()
+    release_pooled()
     assert closed == ["default"]
     monkeypatch.setattr(connections["default"], "in_atomic_block", True)
-    give_back_pooled()
+    release_pooled()
     assert closed == ["default"]
 
 

@@ -338,7 +338,7 @@ def test_one_that_takes_the_database_away_from_all_each_time_has_failed_in_the_e
         connection.close()
 
     delivery = a_delivery()
-    monkeypatch.setattr(database, "answers", lambda: False)
+    monkeypatch.setattr(database, "is_reachable", lambda: False)
     for _ in range(database_wait.LOSS_LIMIT):
         with pytest.raises(DatabaseAway):
             handling.handle(a_consumer(handler), delivery)
