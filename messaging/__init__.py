@@ -8,56 +8,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from messaging import outbox, rpc, testing
-    from messaging.consumers import consumer
-    from messaging.effects import Sending, effect
-    from messaging.events import Event
-    from messaging.exceptions import NotDone, Reject, RetryLater
-    from messaging.message import Delivery
-    from messaging.procedures import procedure
-    from messaging.retry import RetryPolicy
-    from messaging.routing import Exchange
+    from messaging import outbox as outbox
+    from messaging import rpc as rpc
+    from messaging import testing as testing
+    from messaging.consumers import consumer as consumer
+    from messaging.effects import Sending as Sending
+    from messaging.effects import effect as effect
+    from messaging.events import Event as Event
+    from messaging.exceptions import NotDone as NotDone
+    from messaging.exceptions import Reject as Reject
+    from messaging.exceptions import RetryLater as RetryLater
+    from messaging.message import Delivery as Delivery
+    from messaging.procedures import procedure as procedure
+    from messaging.retry import RetryPolicy as RetryPolicy
+    from messaging.routing import Exchange as Exchange
 
-__all__ = [  # noqa: RUF022  (in groups)
+#: The public names, and the module of each.
+_MODULES = {
     # Events: what happened, and the transaction that reports it.
-    "Event",
-    "Exchange",
-    "outbox",
-    # Consumers: what follows in the database.
-    "consumer",
-    "Delivery",
-    "Reject",
-    "RetryLater",
-    "RetryPolicy",
-    # Effects: what follows outside the database.
-    "effect",
-    "Sending",
-    "NotDone",
-    # Questions to other processes.
-    "procedure",
-    "rpc",
-    # Tests without a broker.
-    "testing",
-]
-
-_HOMES = {
     "Event": "events",
     "Exchange": "routing",
+    "outbox": "outbox",
+    # Consumers: what follows in the database.
     "consumer": "consumers",
     "Delivery": "message",
     "Reject": "exceptions",
     "RetryLater": "exceptions",
     "RetryPolicy": "retry",
+    # Effects: what follows outside the database.
     "effect": "effects",
     "Sending": "effects",
     "NotDone": "exceptions",
+    # Questions to other processes; tests without a broker.
     "procedure": "procedures",
+    "rpc": "rpc",
+    "testing": "testing",
 }
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"messaging.{_HOMES[name]}"), name)
-    if name in __all__:
-        return import_module(f"messaging.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"messaging.{_MODULES[name]}")
+    return getattr(module, name, module)

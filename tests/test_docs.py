@@ -44,13 +44,15 @@ def test_every_command_in_the_readme_exists() -> None:
     assert named - built_in <= here
 
 
-def test_the_table_of_stations_names_every_file_of_the_journey_and_none_that_is_not_there() -> None:
+def test_the_table_of_rooms_names_each_room_and_none_that_is_not_there() -> None:
     app = ROOT / "messaging"
-    there = {str(path.relative_to(app)) for path in [*app.glob("*.py"), *app.glob("broker/*.py")]}
-    _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## The stations")
-    named = set(re.findall(r"`([a-z_/]+\.py)`", table.partition("\n## ")[0]))
+    rooms = {f"{each.parent.name}/" for each in app.glob("*/__init__.py")} - {"migrations/", "templatetags/"}
+    _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## The rooms")
+    table = table.partition("\n## ")[0]
 
-    assert {name for name in there if not name.endswith("__init__.py")} == named
+    assert set(re.findall(r"`([a-z]+/)`", table)) == rooms
+    files = {each.stem for each in app.glob("*.py")} - {"__init__"}
+    assert files - set(re.findall(r"`([a-z]+)`", table)) == set()
 
 
 def test_the_fault_table_names_every_test_of_a_fault_and_none_that_is_not_there() -> None:
