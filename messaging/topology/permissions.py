@@ -33,7 +33,7 @@ _ANY = ".*"
 Names = frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Role:
     """What one kind of process does. All names are regular expressions, not anchored."""
 
@@ -126,46 +126,35 @@ def _key_of(event: type[Event]) -> str:
 
 
 def _consumer(name: str, queue: str) -> Role:
-    return Role(
-        name=f"consumer-{name}",
-        purpose=f"manage.py run_consumer {name} with RELAY_THREAD=0: reads its queue; publishes nothing",
-        read=frozenset({re.escape(queue)}),
-    )
+    purpose = f"manage.py run_consumer {name} with RELAY_THREAD=0: reads its queue; publishes nothing"
+    return Role(f"consumer-{name}", purpose, read=frozenset({re.escape(queue)}))
 
 
 def _broadcast(consumer: Consumer) -> Role:
-    binds: dict[str, set[str]] = {}
+    keys: dict[str, set[str]] = {}
     for binding in consumer.bindings:
-        binds.setdefault(binding.exchange, set()).add(re.escape(binding.key))
-    return Role(
-        name=f"consumer-{consumer.name}",
-        purpose=f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: declares and reads a queue of its own",
-        configure=frozenset({_SERVER_NAMED}),
-        write=frozenset({_SERVER_NAMED}),
-        read=frozenset({_SERVER_NAMED, *map(re.escape, binds)}),
-        binds={exchange: frozenset(keys) for exchange, keys in binds.items()},
+        keys.setdefault(binding.exchange, set()).add(re.escape(binding.key))
+    return _private_queue(
+        f"consumer-{consumer.name}",
+        f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: declares and reads a queue of its own",
+        {exchange: frozenset(found) for exchange, found in keys.items()},
     )
+
+
+def _private_queue(name: str, purpose: str, binds: Mapping[str, Names]) -> Role:
+    own = frozenset({_SERVER_NAMED})
+    return Role(name, purpose, own, own, own | {re.escape(each) for each in binds}, binds=binds)
 
 
 def _rpc_worker() -> Role:
     queues = frozenset(re.escape(each.queue) for each in procedures.registered())
-    return Role(
-        name="rpc-worker",
-        purpose="manage.py run_rpc_worker: declares and reads the queues of requests; replies",
-        configure=queues,
-        write=frozenset({DEFAULT_EXCHANGE}),
-        read=queues,
-    )
+    purpose = "manage.py run_rpc_worker: declares and reads the queues of requests; replies"
+    return Role("rpc-worker", purpose, queues, frozenset({DEFAULT_EXCHANGE}), queues)
 
 
 def _rpc_caller() -> Role:
-    return Role(
-        name="rpc-caller",
-        purpose="calls procedures: requests, and a reply queue of its own",
-        configure=frozenset({_REPLY_QUEUES}),
-        write=frozenset({DEFAULT_EXCHANGE}),
-        read=frozenset({_REPLY_QUEUES}),
-    )
+    replies, purpose = frozenset({_REPLY_QUEUES}), "calls procedures: requests, and a reply queue of its own"
+    return Role("rpc-caller", purpose, replies, frozenset({DEFAULT_EXCHANGE}), replies)
 
 
 def _with_logs(role: Role) -> Role:
@@ -180,14 +169,8 @@ def _with_logs(role: Role) -> Role:
 
 def _log_reader() -> Role:
     exchange = desired.log_exchange().name
-    return Role(
-        name="log-reader",
-        purpose=f"manage.py mq listen {exchange}: follows the logs of all processes, by a queue of its own",
-        configure=frozenset({_SERVER_NAMED}),
-        write=frozenset({_SERVER_NAMED}),
-        read=frozenset({_SERVER_NAMED, re.escape(exchange)}),
-        binds={exchange: frozenset({_ANY})},
-    )
+    purpose = f"manage.py mq listen {exchange}: follows the logs of all processes, by a queue of its own"
+    return _private_queue("log-reader", purpose, {exchange: frozenset({_ANY})})
 
 
 def _operator() -> Role:

@@ -144,8 +144,7 @@ def dead_letters(terminals: Terminals, waiting: Waiting) -> str:
     terminals.run("send")
     undertaker.wait_for_lines(1)
     undertaker.stop()
-    letters = [_facts(line) for line in undertaker.out]
-    deaths = [(each.get("body"), *_death(each)) for each in letters]
+    deaths = [_death(line) for line in undertaker.out]
     if deaths != [("Today only!", "offers", "expired")]:
         raise Failed(f"the dead letters were {deaths} (body, queue, reason)")
     return "'Today only!' expired in queue offers after 1 s and came out of expired_offers with that reason"
@@ -202,16 +201,11 @@ def _refused(terminals: Terminals, name: str, how: str) -> str:
     return re.split("[.;]", told)[0]
 
 
-def _facts(line: str) -> dict[str, Any]:
+def _death(line: str) -> tuple[Any, ...]:
+    """Return body, queue and reason of a dead letter, or the line itself if it is none."""
     try:
-        found = json.loads(line)
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"body": line}
-
-
-def _death(letter: dict[str, Any]) -> tuple[Any, Any]:
-    match letter.get("headers"):
-        case {"x-death": [{"queue": queue, "reason": reason}, *_]}:
-            return queue, reason
-    return None, None
+        letter = json.loads(line)
+        death = letter["headers"]["x-death"][0]
+        return letter["body"], death["queue"], death["reason"]
+    except (ValueError, LookupError, TypeError):
+        return (line,)

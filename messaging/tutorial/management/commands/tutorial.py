@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from messaging.broker.connection import Connection
-from messaging.exceptions import BrokerUnavailable, OperationRefused
+from messaging.broker.connection import opened
+from messaging.exceptions import OperationRefused
 from messaging.management.arguments import CommandWithExamples
-from messaging.management.errors import EXIT_USAGE, broker_unreachable, told_when_interrupted
+from messaging.management.errors import EXIT_USAGE, broker_told_in_one_line, told_when_interrupted
 from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.management.terminal_log import quiet_log
 from messaging.processes import StopSignals
@@ -76,8 +75,9 @@ class Command(CommandWithExamples):
     def _check(self, lessons: Sequence[Lesson]) -> None:
         failed = []
         with (
+            broker_told_in_one_line(),
+            opened("tutorial") as connection,
             _PatientSignals() as signals,
-            _connected(lambda: signals.received) as connection,
             ThreadPoolExecutor(AT_A_TIME) as threads,
         ):
             seen = [threads.submit(check, connection, lesson, lambda: signals.received) for lesson in lessons]
@@ -100,7 +100,7 @@ class Command(CommandWithExamples):
 
     def _clean_up(self, lessons: Sequence[Lesson]) -> None:
         removed = kept = 0
-        with _connected() as connection:
+        with broker_told_in_one_line(), opened("tutorial") as connection:
             for made in [made for lesson in lessons for made in lesson.made]:
                 try:
                     found, why_not = look(connection, made), ""
@@ -128,7 +128,7 @@ class Command(CommandWithExamples):
 
 
 class _PatientSignals(StopSignals):
-    """Ends nothing at the second signal: the lessons' processes would be left running. They are ended soon anyway."""
+    """Does not end this process at the second signal: the processes of the lessons would be left running."""
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = True
@@ -141,20 +141,6 @@ def _chosen(name: str | None) -> Sequence[Lesson]:
         names = ", ".join(each.name for each in LESSONS)
         raise CommandError(f"There is no lesson {name!r}. Lessons: {names}.", returncode=EXIT_USAGE)
     return [lesson]
-
-
-@contextmanager
-def _connected(stopped: Callable[[], bool] = lambda: False) -> Iterator[Connection]:
-    connection = Connection("tutorial")
-    try:
-        connection.start()
-        if not connection.reach(stopped):
-            raise CommandError("Interrupted. Nothing had been started.")
-        yield connection
-    except BrokerUnavailable as error:
-        raise broker_unreachable(error) from None
-    finally:
-        connection.stop()
 
 
 def _in_use(found: Found) -> str:
