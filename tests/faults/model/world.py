@@ -657,7 +657,7 @@ def stage(settings: Any) -> Iterator[None]:
         ):
             stack.enter_context(patch.object(module, name, 0.0))
         # Each queue of the model answers.
-        stack.enter_context(patch.object(empty_queues, "silent", lambda concerned: {}))
+        stack.enter_context(patch.object(empty_queues, "unresponsive", lambda concerned: {}))
         stack.enter_context(_boundaries_at_transactions())
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:
