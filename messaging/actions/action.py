@@ -22,6 +22,7 @@ log = get_logger(__name__)
 
 #: Rows that an action changes in one transaction.
 SIZE = 100
+EVERYTHING = Selection()
 
 Each = TypeVar("Each")
 
@@ -42,6 +43,17 @@ class Option:
     low: float = 1
     high: float = 65_535
     choices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an operator asks for: which rows, who, why, until when, and the action's options."""
+
+    selection: Selection
+    by: str
+    note: str
+    should_stop: Callable[[], bool]
+    options: Mapping[str, Any]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,19 +94,21 @@ class Action(ABC):
         """Say what it would do. Changes nothing."""
 
     @abstractmethod
+    def do(self, request: Request) -> Result:
+        """Do it. It may be stopped and repeated at any time."""
+
     def run(
         self,
-        selection: Selection,
+        selection: Selection = EVERYTHING,
         *,
-        by: str,
+        by: str = "",
         note: str = "",
         should_stop: Callable[[], bool] = lambda: False,
         **options: Any,
     ) -> Result:
-        """Do it, for the person `by`, who says why in `note`. It may be stopped and repeated at any time.
-
-        Raises ValueError for options that make no sense.
-        """
+        """Do it, for the person `by`, who says why in `note`. Raises ValueError for options that make no sense."""
+        self.check(selection, **options)
+        return self.do(Request(selection, by, note, should_stop, options))
 
     def check(self, selection: Selection, **options: Any) -> None:
         """Raise ValueError for options that make no sense."""
@@ -157,26 +171,18 @@ class MessageAction(Action):
         counts = {box: self.rows(box, selection, **options).count() for box in self._boxes(selection)}
         return self._result(selection, counts, f"would be {self.past}")
 
-    def run(
-        self,
-        selection: Selection,
-        *,
-        by: str,
-        note: str = "",
-        should_stop: Callable[[], bool] = lambda: False,
-        **options: Any,
-    ) -> Result:
-        self.check(selection, **options)
+    def do(self, request: Request) -> Result:
+        selection, options = request.selection, request.options
         counts: dict[Box, int] = dict.fromkeys(self._boxes(selection), 0)
         stopped = False
         for box in counts:
             ids = self.rows(box, selection, **options).order_by("pk").values_list("pk", flat=True)
             for page in pages(list(ids)):
-                if stopped := stopped or should_stop():
+                if stopped := stopped or request.should_stop():
                     break
-                counts[box] += len(self.change_page(box, page, selection, by=by, note=note, **options))
+                counts[box] += len(self.change_page(box, page, request))
         if not any(counts.values()):
-            self.record_nothing(selection, by=by, note=note, **options)
+            self.record_nothing(request)
         result = self._result(selection, counts, self.past)
         if stopped:
             result.stopped = "Stopped: told to stop."
@@ -187,17 +193,15 @@ class MessageAction(Action):
         number, doing = self.busy(selection)
         return f"{number} {doing}" if number else self.nothing
 
-    def change_page(
-        self, box: Box, ids: Sequence[int], selection: Selection, *, by: str, note: str, **options: Any
-    ) -> list[Any]:
+    def change_page(self, box: Box, ids: Sequence[int], request: Request) -> list[Any]:
         """Change those of these rows that it is still for, in one transaction; return them."""
-        words = storable_text(f"{self.past} by {by}{f': {note}' if note else ''}")
+        words = storable_text(f"{self.past} by {request.by}{f': {request.note}' if request.note else ''}")
         with database.one_of_many():
-            rows = self.lock(self.rows(box, Selection.of_rows(box, ids), **options))
+            rows = self.lock(self.rows(box, Selection.of_rows(box, ids), **request.options))
             if rows:
                 # Before what follows from it: a story has it in this order.
-                self._record(selection, rows, by=by, note=note, **options)
-                self.change(rows, words, **options)
+                self._record(request, rows)
+                self.change(rows, words, **request.options)
         if rows:
             self.after_commit(rows)
         return rows
@@ -210,21 +214,21 @@ class MessageAction(Action):
         """Return what it was done to, as the audit log says it."""
         return str(selection)
 
-    def record_nothing(self, selection: Selection, *, by: str, note: str, **options: Any) -> None:
-        """Audit that somebody asked for it, and nothing was changed."""
+    def record_nothing(self, request: Request) -> None:
+        """Audit that it was asked for, and nothing was changed."""
         with database.atomic():
-            self._record(selection, [], by=by, note=note, **options)
+            self._record(request, [])
 
-    def _record(self, selection: Selection, rows: Sequence[Any], *, by: str, note: str, **options: Any) -> None:
+    def _record(self, request: Request, rows: Sequence[Any]) -> None:
         usual = {option.name: option.default for option in self.options}
         audit.record(
             self.name,
-            actor=by,
-            about=self.about(selection),
+            actor=request.by,
+            about=self.about(request.selection),
             message_ids=[row.message_id for row in rows],
             changed=len(rows),
-            note=note,
-            **{name: value for name, value in options.items() if value != usual.get(name)},
+            note=request.note,
+            **{name: value for name, value in request.options.items() if value != usual.get(name)},
         )
 
     def _boxes(self, selection: Selection) -> list[Box]:

@@ -7,7 +7,8 @@ outbox, in one transaction. So of two operators at once one replays, and what wa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,7 +16,7 @@ from django.db.models import Case, Count, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from messaging import consumers, outbox
-from messaging.actions.action import MessageAction, Option, Result, register
+from messaging.actions.action import MessageAction, Option, Request, Result, register
 from messaging.actions.publish_now import publish_now
 from messaging.actions.replay_run import CANARY_WAIT, MAX_FAILURES, ReplayRun
 from messaging.actions.selection import Box, Selection
@@ -141,20 +142,12 @@ exit codes: 0 done, 1 nothing to replay, or too many failed again, 2 wrong argum
             table=table,
         )
 
-    def run(
-        self,
-        selection: Selection,
-        *,
-        by: str,
-        note: str = "",
-        should_stop: Callable[[], bool] = lambda: False,
-        **options: Any,
-    ) -> Result:
-        self.check(selection, **options)
-        if options.pop("waiting", False):
-            return publish_now.run(selection, by=by, note=note, should_stop=should_stop)
-        due = publish_now.run(selection, by=by, note=note).changed if _waiting(selection) else 0
-        run = ReplayRun(self, selection, by, note, should_stop, **options)
+    def do(self, request: Request) -> Result:
+        plain = replace(request, options={})
+        if request.options.get("waiting"):
+            return publish_now.do(plain)
+        due = publish_now.do(plain).changed if _waiting(request.selection) else 0
+        run = ReplayRun(self, request, **{name: value for name, value in request.options.items() if name != "waiting"})
         result = run.go()
         result.changed += due
         result.facts["made_due_now"] = due

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from django.db.models import Q
 
 from messaging.actions import action
-from messaging.actions.action import MessageAction, Result, pages
-from messaging.actions.selection import Selection
+from messaging.actions.action import MessageAction, Request, Result, pages
 from messaging.models import Effect, InboxMessage
 
 State = InboxMessage.State
@@ -32,10 +31,7 @@ class ReplayRun:
     """One replay under way."""
 
     replay: MessageAction
-    selection: Selection
-    by: str
-    note: str
-    should_stop: Callable[[], bool]
+    request: Request
     canary: int = 0
     canary_wait: float = CANARY_WAIT
     rate: float | None = None
@@ -60,9 +56,9 @@ class ReplayRun:
     def go(self) -> Result:
         """Replay, page by page; return what came of it so far."""
         # Once, at the start: what dies again meanwhile is not replayed again.
-        rows = list(self.replay.rows(InboxMessage, self.selection).order_by("pk").values_list("pk", flat=True))
+        rows = list(self.replay.rows(InboxMessage, self.request.selection).order_by("pk").values_list("pk", flat=True))
         if not rows:
-            self.replay.record_nothing(self.selection, by=self.by, note=self.note)
+            self.replay.record_nothing(self.request)
         for page in self._pages(rows[: self.canary], rows[self.canary :]):
             self._send(page)
         self._look()
@@ -73,7 +69,7 @@ class ReplayRun:
         return self._result()
 
     def _result(self) -> Result:
-        named = len(self.selection.inbox_rows)
+        named = len(self.request.selection.inbox_rows)
         rest = named - self.replayed - self.left if named else self.missed
         told = f"{self.replayed} replayed. So far {self.succeeded} handled, {self.failed} failed again."
         names = ("replayed", "missed", "succeeded", "failed", "timed_out", "left")
@@ -109,7 +105,7 @@ class ReplayRun:
             yield page
 
     def _send(self, page: Sequence[int]) -> None:
-        rows = self.replay.change_page(InboxMessage, page, self.selection, by=self.by, note=self.note)
+        rows = self.replay.change_page(InboxMessage, page, replace(self.request, options={}))
         self._open.update({row.pk: row.attempt for row in rows})
         self.replayed += len(rows)
         self.missed += len(page) - len(rows)
@@ -120,7 +116,7 @@ class ReplayRun:
     def _canary_is_well(self) -> bool:
         deadline = time.monotonic() + self.canary_wait
         while self._open and time.monotonic() < deadline:
-            if self.should_stop():
+            if self.request.should_stop():
                 break
             time.sleep(LOOK_EVERY)
             self._look()
@@ -148,7 +144,7 @@ class ReplayRun:
             time.sleep(min(left, LOOK_EVERY))
 
     def _told_to_stop(self) -> bool:
-        if self.should_stop():
+        if self.request.should_stop():
             self.why = "told to stop"
             return True
         return False

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from messaging.actions.action import MessageAction, Option, Result, register
+from messaging.actions.action import MessageAction, Option, Request, Result, register
 from messaging.actions.selection import Box, Selection
 from messaging.models import Effect
 from messaging.validation import texts
@@ -107,10 +107,10 @@ exit codes: 0 done, 1 it cannot be settled so, or does not exist, 2 wrong argume
         effect = _only(selection)
         return f"effect {effect.key}" if effect else str(selection)
 
-    def run(self, selection: Selection, **options: Any) -> Result:
+    def do(self, request: Request) -> Result:
         """Settle; of a single effect, say in which state it is."""
-        result = super().run(selection, **options)
-        if result.changed and (effect := _only(selection)):
+        result = super().do(request)
+        if result.changed and (effect := _only(request.selection)):
             result.text = f"Effect {effect.pk} ({effect.name} of message {effect.message_id}): {_told(effect)}."
             result.facts = {"id": effect.pk, "key": effect.key, "state": effect.state}
         return result

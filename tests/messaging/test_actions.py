@@ -1,23 +1,160 @@
-"""A new action is one class: the admin, the command, the Celery task, the audit log and stories have it at once."""
+"""What all actions have in common. And a new one: the admin, the command, Celery, the audit log and stories have it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import StringIO
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
+from django.db import transaction
 from django.test import Client
 
 from messaging import actions, tasks
+from messaging.actions import audit
 from messaging.actions.action import MessageAction, registry
+from messaging.actions.selection import Selection
 from messaging.history import timeline
-from messaging.models import InboxMessage, OperatorAction
+from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
+from tests.support.consuming import a_consumer, a_dead_message, registered
 
 pytestmark = pytest.mark.django_db
 
 INBOX = "/admin/messaging/inboxmessage/"
+Row = OutboxMessage | InboxMessage | Effect
+
+
+def a_refused_row() -> OutboxMessage:
+    return OutboxMessage.objects.create(
+        message_id="m-1", type="test.noted", routing_key="test.noted", body=b"{}", state="failed"
+    )
+
+
+def an_unknown_effect() -> Effect:
+    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="handled")
+    return Effect.objects.create(inbox_message=row, consumer="notes", message_id="m-1", name="text", state="unknown")
+
+
+def a_waiting_message() -> InboxMessage:
+    return InboxMessage.objects.create(consumer="notes", message_id="m-1", state="waiting", ordering_key="W-1")
+
+
+#: Each action with a row that it is for, and what it has to be told.
+EACH: list[tuple[str, Callable[[], Row], dict[str, str]]] = [
+    ("replay", lambda: a_dead_message(a_consumer()), {}),
+    ("discard", lambda: a_dead_message(a_consumer()), {}),
+    ("cancel", a_refused_row, {}),
+    ("cancel", a_waiting_message, {}),
+    ("publish", a_refused_row, {}),
+    ("settle", an_unknown_effect, {"verdict": "done", "reference": "SM1"}),
+]
+each_action = pytest.mark.parametrize(("name", "make", "options"), EACH)
+
+
+@pytest.fixture(autouse=True)
+def consumer() -> Iterator[None]:
+    actions.registered()
+    with registered(a_consumer()):
+        yield
+
+
+def action(name: str) -> MessageAction:
+    found = registry.get(name)
+    assert isinstance(found, MessageAction)
+    return found
+
+
+def test_every_action_is_tested_here() -> None:
+    assert {name for name, _, _ in EACH} == {each.name for each in actions.on_messages()}
+
+
+@each_action
+def test_who_did_what_and_why_is_written_with_it(name: str, make: Callable[[], Row], options: dict[str, str]) -> None:
+    row = make()
+    selection = Selection.of_rows(type(row), [row.pk])
+    result = action(name).run(selection, by="ann@host", note="because", **options)
+    done = OperatorAction.objects.get()
+    assert (done.actor, done.action, done.changed, result.changed) == ("ann@host", name, 1, 1)
+    assert done.details == {"note": "because", **options}
+    assert done.about == ("effect m-1:notes:text" if name == "settle" else str(selection))
+    assert done.messages.get().message_id == row.message_id
+
+
+@each_action
+def test_that_nothing_was_changed_is_written_too(name: str, make: Any, options: dict[str, str]) -> None:
+    result = action(name).run(Selection(message_ids=["m-0"]), by="ann", **options)
+    assert (result.changed, OperatorAction.objects.get().changed) == (0, 0)
+
+
+@each_action
+def test_without_its_audit_row_nothing_is_changed(
+    name: str, make: Callable[[], Row], options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = make()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(audit, "record", refuse)
+    with pytest.raises(RuntimeError), transaction.atomic():
+        action(name).run(Selection.of_rows(type(row), [row.pk]), by="ann", **options)
+    state = row.state
+    row.refresh_from_db()
+    assert row.state == state
+
+
+@each_action
+def test_one_that_is_told_to_stop_changes_nothing_more(
+    name: str, make: Callable[[], Row], options: dict[str, str]
+) -> None:
+    row = make()
+    result = action(name).run(Selection(), by="ann", should_stop=lambda: True, **options)
+    assert (result.changed, "told to stop" in result.stopped) == (0, True)
+    state = row.state
+    row.refresh_from_db()
+    assert row.state == state
+
+
+# --- in the admin ------------------------------------------------------------------------------------------
+
+
+@each_action
+def test_the_admin_wants_its_own_permission_a_post_and_the_forms_token(
+    name: str, make: Callable[[], Row], options: dict[str, str], client: Client
+) -> None:
+    row = make()
+    model = row._meta.model_name
+    user = User.objects.create_user("ann", is_staff=True)
+    own = action(name).permission.partition(".")[2]
+    others = {"replay_message", "discard_message", "cancel_message", "settle_effect", "view_payload"} - {own}
+    user.user_permissions.add(*Permission.objects.filter(codename__in=[f"view_{model}", *others]))
+    client.force_login(user)
+    box = f"/admin/messaging/{model}/"
+    address, data = f"{box}operate/{name}/", {"row": row.pk, "confirmed": "yes", **options}
+    chosen = {"action": name, "_selected_action": [row.pk]}
+
+    assert f'<option value="{name}"' not in client.get(box).content.decode()
+    assert client.post(box, chosen).status_code in {302, 405}
+    assert client.post(address, data).status_code == 403
+
+    user.user_permissions.set(Permission.objects.filter(codename=own))
+    assert client.post(address, data).status_code == 403, "without the permission to see the rows"
+
+    user.user_permissions.add(Permission.objects.get(codename=f"view_{model}"))
+    assert f'<option value="{name}"' in client.get(box).content.decode()
+    assert client.get(address, data).status_code == 405
+    careful = Client(enforce_csrf_checks=True)
+    careful.force_login(user)
+    assert careful.post(address, data).status_code == 403
+    assert Client().post(address, data).status_code == 302, "to the login"
+    assert not OperatorAction.objects.exists()
+
+    assert client.post(address, data).status_code == 302
+    assert OperatorAction.objects.get().changed == 1
+
+
+# --- a new one ---------------------------------------------------------------------------------------------
 
 
 class Mark(MessageAction):
@@ -40,14 +177,9 @@ class Mark(MessageAction):
 @pytest.fixture
 def dead() -> Iterator[InboxMessage]:
     """A dead message, while the action is known."""
-    actions.registered()
     with registry.temporary(Mark(), keep=True):
         yield InboxMessage.objects.create(consumer="notes", message_id="m-1", state="dead", subject="W-1")
     tasks.of_actions.pop("mark", None)
-
-
-def story_of(row: InboxMessage) -> list[str]:
-    return [entry.what for entry in timeline.for_message(row.message_id).entries]
 
 
 def test_a_new_action_is_in_the_admin(dead: InboxMessage, admin_client: Client) -> None:
@@ -69,19 +201,12 @@ def test_a_new_action_is_in_the_admin(dead: InboxMessage, admin_client: Client) 
     assert "?action=mark" in admin_client.get("/admin/messaging/operatoraction/").content.decode()
 
 
-def test_a_new_action_needs_its_permission(dead: InboxMessage, admin_client: Client) -> None:
-    User.objects.filter(username="admin").update(is_superuser=False)
-    assert admin_client.post(f"{INBOX}operate/mark/", {"row": dead.pk, "confirmed": "yes"}).status_code == 403
-
-
 def test_a_new_action_is_a_command(dead: InboxMessage) -> None:
     out = StringIO()
     call_command("messages", "mark", "m-1", "--dry-run", stdout=out)
     call_command("messages", "mark", "m-1", "--note", "why not", stdout=out)
     assert out.getvalue() == "1 inbox message would be marked.\n1 inbox message marked.\n"
-    assert story_of(dead) == ["received", "dead", "marked"]
-    action = OperatorAction.objects.get()
-    assert (action.action, action.changed, action.details) == ("mark", 1, {"note": "why not"})
+    assert [entry.what for entry in timeline.for_message("m-1").entries] == ["received", "dead", "marked"]
 
 
 def test_a_new_action_is_a_task(dead: InboxMessage) -> None:

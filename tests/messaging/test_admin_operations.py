@@ -154,20 +154,6 @@ def test_what_was_done_to_a_part_only_is_a_warning(staff: Client, consumer: Cons
     assert levels(staff, f"{INBOX}operate/discard/", rows) == ["warning"]
 
 
-def test_dead_messages_are_discarded(staff: Client, consumer: Consumer) -> None:
-    grant("discard_message")
-    row = a_dead_message(consumer)
-    assert confirmed(staff, chosen(staff, INBOX, "discard", row), note="test data") == "1 inbox message discarded."
-    assert InboxMessage.objects.get().state == "discarded"
-
-
-def test_what_waits_for_its_turn_is_cancelled(staff: Client) -> None:
-    grant("cancel_message")
-    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="waiting", ordering_key="W-1")
-    assert confirmed(staff, chosen(staff, INBOX, "cancel", row)) == "1 inbox message cancelled."
-    assert InboxMessage.objects.get().state == "dead"
-
-
 def test_what_rests_in_the_outbox_is_published_now_or_cancelled(staff: Client) -> None:
     grant("replay_message", "cancel_message")
     refused = in_outbox(state="failed")
@@ -244,55 +230,6 @@ def test_the_page_of_a_message_offers_what_its_state_allows(staff: Client, consu
 
 
 # --- rights ------------------------------------------------------------------------------------------------
-
-EVERYTHING = [
-    (INBOX, "replay", "replay_message"),
-    (INBOX, "discard", "discard_message"),
-    (INBOX, "cancel", "cancel_message"),
-    (OUTBOX, "publish", "replay_message"),
-    (OUTBOX, "cancel", "cancel_message"),
-]
-
-
-@pytest.mark.parametrize(("box", "action", "right"), EVERYTHING)
-def test_each_needs_its_own_right(staff: Client, consumer: Consumer, box: str, action: str, right: str) -> None:
-    rights = {"replay_message", "discard_message", "cancel_message", "settle_effect", "view_payload"}
-    grant(*rights - {right})
-    row = a_dead_message(consumer) if box == INBOX else in_outbox(state="failed")
-
-    assert f'value="{action}"' not in staff.get(box).content.decode()
-    assert staff.post(box, {"action": action, "_selected_action": [row.pk]}).status_code == 405
-    data = {"row": row.pk, "confirmed": "yes"}
-    assert staff.post(f"{box}operate/{action}/", data).status_code == 403
-    row.refresh_from_db()
-    assert row.state in {"dead", "failed"}
-
-    grant(right)
-    assert f'value="{action}"' in staff.get(box).content.decode()
-
-
-@pytest.mark.parametrize(("box", "action", "right"), EVERYTHING)
-def test_nothing_is_done_by_get_or_without_the_forms_token(
-    staff: Client, consumer: Consumer, box: str, action: str, right: str
-) -> None:
-    grant(right)
-    row = a_dead_message(consumer) if box == INBOX else in_outbox(state="failed")
-    address, data = f"{box}operate/{action}/", {"row": row.pk, "confirmed": "yes"}
-    assert staff.get(address, data).status_code == 405
-    careful = Client(enforce_csrf_checks=True)
-    careful.force_login(User.objects.get(username="ann"))
-    assert careful.post(address, data).status_code == 403
-    assert Client().post(address, data).status_code == 302
-    row.refresh_from_db()
-    assert row.state in {"dead", "failed"}
-    assert not OperatorAction.objects.exists()
-
-
-def test_the_right_without_the_right_to_see_the_rows_is_not_enough(staff: Client, consumer: Consumer) -> None:
-    grant("replay_message")
-    row = a_dead_message(consumer)
-    User.objects.get(username="ann").user_permissions.remove(Permission.objects.get(codename="view_inboxmessage"))
-    assert staff.post(f"{INBOX}operate/replay/", {"row": row.pk, "confirmed": "yes"}).status_code == 403
 
 
 @pytest.mark.parametrize("rows", [[], ["0"], ["abc"], ["-1"], ["9" * 30], ["²"], [str(n) for n in range(501)]])

@@ -212,14 +212,6 @@ def test_filters_say_which(consumer: Consumer) -> None:
         assert cancel.plan(wanted).facts["outbox"] == number, wanted
 
 
-def test_who_cancelled_what_is_written_with_it() -> None:
-    waiting(message_id="m-7")
-    cancelled(Selection(message_ids=["m-7"]), note="test data")
-    action = OperatorAction.objects.get()
-    assert (action.actor, action.action, action.about, action.changed) == (WHO, "cancel", "message m-7", 1)
-    assert (action.details, action.messages.get().message_id) == ({"note": "test data"}, "m-7")
-
-
 def test_a_relay_and_a_cancel_at_once_get_each_row_once() -> None:
     for number in range(60):
         waiting(message_id=f"m-{number}")

@@ -8,7 +8,7 @@ from messaging.actions.discard import discard
 from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
 from messaging.consumers import Consumer
-from messaging.models import InboxMessage, OperatorAction
+from messaging.models import InboxMessage
 from messaging.worker import handling
 from tests.support.consuming import a_consumer, a_dead_message, a_delivery, a_message, notes, registered
 
@@ -43,16 +43,3 @@ def test_only_dead_messages_are_discarded(state: str) -> None:
     assert discard.run(Selection(), by=WHO).changed == 0
     row = InboxMessage.objects.get()
     assert (row.state, row.reason) == (state, "as it was")
-
-
-def test_who_discarded_what_is_written_with_it(consumer: Consumer) -> None:
-    rows = [a_dead_message(consumer) for _ in range(2)]
-    assert discard.run(Selection(group=rows[0].failure_group), by=WHO).changed == 2
-    action = OperatorAction.objects.get()
-    assert (action.actor, action.action, action.changed) == (WHO, "discard", 2)
-    assert set(action.messages.values_list("message_id", flat=True)) == {row.message_id for row in rows}
-
-
-def test_asking_in_vain_is_written_down_too() -> None:
-    assert discard.run(Selection(message_ids=["m-0"]), by=WHO).changed == 0
-    assert OperatorAction.objects.get().changed == 0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from messaging import database, outbox, tasks
-from messaging.actions import action, audit
+from messaging.actions import action
 from messaging.actions.discard import discard
 from messaging.actions.publish_now import publish_now
 from messaging.actions.replay import Plan, replay
@@ -396,29 +396,6 @@ def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
 
 
 # --- audit -------------------------------------------------------------------------------------------------
-
-
-def test_who_replayed_what_and_why_is_written_with_it(consumer: Consumer) -> None:
-    row = a_dead_message(consumer)
-    replayed(Selection(group=row.failure_group), note="gateway is back")
-    action = OperatorAction.objects.get()
-    assert (action.actor, action.action, action.changed) == (WHO, "replay", 1)
-    assert action.about == f"failure group {row.failure_group}"
-    assert action.details == {"note": "gateway is back"}
-    assert action.messages.get().message_id == row.message_id
-
-
-def test_without_its_audit_line_nothing_is_replayed(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    a_dead_message(consumer)
-
-    def refusing(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no room")
-
-    monkeypatch.setattr(audit, "record", refusing)
-    with pytest.raises(RuntimeError):
-        replayed()
-    assert states() == {("dead", 1)}
-    assert not OutboxMessage.objects.exists()
 
 
 def test_celery_does_the_same(consumer: Consumer) -> None:

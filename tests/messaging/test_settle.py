@@ -172,14 +172,6 @@ def test_what_is_no_effect_is_not_found(name: str) -> None:
     assert find(name) is None
 
 
-def test_who_settled_what_is_written_with_it() -> None:
-    settled(an_effect("unknown"), Verdict.DONE, reference="SM1", note="seen")
-    action = OperatorAction.objects.get()
-    assert (action.actor, action.action, action.about, action.changed) == (WHO, "settle", "effect m-1:notes:text", 1)
-    assert action.details == {"verdict": "done", "reference": "SM1", "note": "seen"}
-    assert action.messages.get().message_id == "m-1"
-
-
 def test_the_effects_of_other_messages_stay_as_they_are(calls: list[Sending]) -> None:
     effect = an_effect("unknown")
     other = an_effect("unknown", message_id="m-2")
