@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-from urllib.parse import urlencode
+from typing import ClassVar
 
 from django.contrib import admin
-from django.http import HttpRequest
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from messaging.admin import explanations, payload, words
 from messaging.admin.filters import BY_CONSUMER, BY_TROUBLE, since
-from messaging.admin.links import admin_url
-from messaging.admin.messages import MessageAdmin, time_of
-from messaging.admin.read_only import ReadOnly
+from messaging.admin.messages import AttemptsInline, MessageAdmin, time_of
 from messaging.models import Effect, EffectAttempt
 
 
-class EffectAttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
+class EffectAttemptInline(AttemptsInline):
     """The attempts that did not succeed."""
 
     model = EffectAttempt
-    template = "messaging/admin/effect_attempts.html"
-    fields = readonly_fields = ("number", "outcome")
-    extra = 0
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """They are part of the effect."""
-        return request.user.has_perm("messaging.view_effect")
+    title = "Attempts that did not succeed"
+    none = "None."
 
 
 @admin.register(Effect)
@@ -44,10 +34,8 @@ class EffectAdmin(MessageAdmin):
         "Searches order number, message id, name and consumer; not error texts (see `manage.py messages list "
         "--reason TEXT`) nor what is in a payload, such as a phone number."
     )
-    exact_fields: ClassVar[tuple[str, ...]] = ("inbox_message__subject", "message_id")
     heavy_columns: ClassVar[list[str]] = ["payload", "inbox_message__body", "inbox_message__headers"]
     body_title: ClassVar[str] = "Payload"
-    trouble_column: ClassVar[str] = "error"
     fieldsets = [
         ("Effect", {"fields": ["name", "key", "attempts", "reference", "error", "group"]}),
         ("When", {"fields": ["intended", "changed", "due", "until"]}),
@@ -60,16 +48,6 @@ class EffectAdmin(MessageAdmin):
     changed_briefly = time_of("changed_at", "changed", short=True)
     due = time_of("send_at", "not before")
     until = time_of("sending_until", "sending until")
-
-    @admin.display(description="failure group")
-    def group(self, row: Effect) -> SafeString | str:
-        """The failure group, with a link to its effects."""
-        if not row.failure_group:
-            return "–"
-        there = admin_url("messaging_effect_changelist")
-        return format_html(
-            '<a href="{}?{}">{}</a>', there, urlencode({"failure_group": row.failure_group}), row.failure_group
-        )
 
     def pill_of(self, row: Effect) -> SafeString:
         """Return the state; *failing* if an attempt failed and another one follows."""
@@ -86,7 +64,3 @@ class EffectAdmin(MessageAdmin):
     def headers_text(self, row: Effect, unmasked: bool) -> str:
         """An effect has none."""
         return ""
-
-    def subject_of(self, row: Effect) -> str:
-        """Return the subject of its message."""
-        return row.inbox_message.subject

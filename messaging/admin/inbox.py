@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-from urllib.parse import urlencode
+from typing import ClassVar
 
 from django.contrib import admin
 from django.db.models import Case, CharField, Exists, IntegerField, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.http import HttpRequest
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from messaging import events
 from messaging.admin import explanations, payload, words
 from messaging.admin.filters import BY_CONSUMER, BY_TYPE, since
-from messaging.admin.links import admin_url
-from messaging.admin.messages import MessageAdmin, time_of
-from messaging.admin.read_only import ReadOnly
+from messaging.admin.messages import AttemptsInline, MessageAdmin, time_of
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import DeliveryAttempt, Effect, InboxMessage
 
 
-class AttemptInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
-    """The attempts, one below the other, tracebacks folded."""
+class DeliveryAttemptInline(AttemptsInline):
+    """The attempts, tracebacks folded."""
 
     model = DeliveryAttempt
-    template = "messaging/admin/attempts.html"
-    fields = readonly_fields = ("number", "outcome")
-    extra = 0
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """They are part of the message."""
-        return request.user.has_perm("messaging.view_inboxmessage")
+    none = "None: the message never reached the handler."
 
 
 @admin.register(InboxMessage)
@@ -48,8 +38,8 @@ class InboxMessageAdmin(MessageAdmin):
     ]
     list_filter = ["state", BY_CONSUMER, BY_TYPE, since("received_at")]
     heavy_columns: ClassVar[list[str]] = ["body", "headers"]
-    trouble_column: ClassVar[str] = "reason"
-    inlines = [AttemptInline]
+    group_filter: ClassVar[dict[str, str]] = {"state__exact": InboxMessage.State.DEAD.value}
+    inlines = [DeliveryAttemptInline]
     fieldsets = [
         ("At the consumer", {"fields": ["consumer", "attempt", "received", "changed", "reason", "group"]}),
         (
@@ -106,15 +96,6 @@ class InboxMessageAdmin(MessageAdmin):
             return "Not kept here once a message is handled. The outbox keeps what this project published."
         text = payload.written(bytes(row.body), unmasked=unmasked, secrets=events.secrets_of(row.type))
         return f"Only its beginning was kept: it was too large.\n{text}" if row.body_truncated else text
-
-    @admin.display(description="failure group")
-    def group(self, row: InboxMessage) -> SafeString | str:
-        """The failure group, with a link to its dead messages."""
-        if not row.failure_group:
-            return "–"
-        there = admin_url("messaging_inboxmessage_changelist")
-        query = urlencode({"failure_group": row.failure_group, "state__exact": InboxMessage.State.DEAD.value})
-        return format_html('<a href="{}?{}">{}</a>', there, query, row.failure_group)
 
     @admin.display(description="type")
     def type_or_none(self, row: InboxMessage) -> str:

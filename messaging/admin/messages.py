@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
@@ -15,8 +17,10 @@ from django.views.decorators.http import require_POST
 
 from messaging import database, events
 from messaging.actions import audit
+from messaging.actions.selection import COLUMNS, Columns
 from messaging.admin import actions, explanations, payload, words
-from messaging.admin.read_only import LongListAdmin
+from messaging.admin.links import admin_url
+from messaging.admin.read_only import LongListAdmin, ReadOnly
 from messaging.admin.story import lines, may_read_stories, story_url
 from messaging.history import timeline
 from messaging.masking import masked_text
@@ -36,6 +40,21 @@ def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[An
     return staticmethod(shown)
 
 
+class AttemptsInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
+    """The attempts of a message or an effect. They are part of it."""
+
+    template = "messaging/admin/attempts.html"
+    title = "Attempts"
+    #: What the page says if there was none.
+    none: str
+    fields = readonly_fields = ("number", "outcome")
+    extra = 0
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Show them to users who may see the row."""
+        return request.user.has_perm(f"messaging.view_{self.parent_model._meta.model_name}")
+
+
 class MessageAdmin(LongListAdmin):
     """The parent of the admins of outbox, inbox and effects."""
 
@@ -46,14 +65,17 @@ class MessageAdmin(LongListAdmin):
         "Searches order number, message id, type and consumer; not error texts (see `manage.py messages list "
         "--reason TEXT`) nor what is in a body, such as a phone number."
     )
-    #: What a search finds exactly, by index.
-    exact_fields: ClassVar[tuple[str, ...]] = ("subject", "message_id")
     #: Large columns that the list does not show.
     heavy_columns: ClassVar[list[str]] = []
     #: What the page calls the body.
     body_title: ClassVar[str] = "Body"
-    #: The column of the last error.
-    trouble_column: ClassVar[str]
+    #: What the list of a failure group is filtered by besides.
+    group_filter: ClassVar[dict[str, str]] = {}
+
+    @property
+    def columns(self) -> Columns:
+        """Where the rows hold their subject, last error and so on."""
+        return COLUMNS[self.model]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Read bodies and headers for a single message only."""
@@ -86,9 +108,7 @@ class MessageAdmin(LongListAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         """Find a subject or message id exactly, by index; else what contains each word."""
-        exactly = Q()
-        for field in self.exact_fields:
-            exactly |= Q(**{field: search_term})
+        exactly = Q(**{self.columns.subject: search_term}) | Q(message_id=search_term)
         if search_term and self.model._default_manager.filter(exactly).exists():
             return queryset.filter(exactly), False
         return super().get_search_results(request, queryset, search_term)
@@ -115,7 +135,7 @@ class MessageAdmin(LongListAdmin):
         row = super().get_object(request, object_id, from_field)
         if row is not None and not payload.may_be_seen_by(request.user):
             # It is never saved: these pages are read-only.
-            setattr(row, self.trouble_column, masked_text(getattr(row, self.trouble_column)))
+            setattr(row, self.columns.reason, masked_text(getattr(row, self.columns.reason)))
         return row
 
     def render_change_form(
@@ -159,7 +179,7 @@ class MessageAdmin(LongListAdmin):
 
     def subject_of(self, row: Any) -> str:
         """Return the subject of the row's message."""
-        subject: str = row.subject
+        subject: str = attrgetter(self.columns.subject.replace("__", "."))(row)
         return subject
 
     def _audit_view(self, request: HttpRequest, row: OutboxMessage | InboxMessage | Effect) -> None:
@@ -175,8 +195,17 @@ class MessageAdmin(LongListAdmin):
     @admin.display(description="state")
     def state_pill(self, row: Any) -> SafeString:
         """The state as icon and word, and the last error in a line. A list never shows phone numbers."""
-        trouble = masked_text(" ".join(getattr(row, self.trouble_column)[:500].split()))
+        trouble = masked_text(" ".join(getattr(row, self.columns.reason)[:500].split()))
         return format_html('{}<span class="messaging-detail">{}</span>', self.pill_of(row), truncatechars(trouble, 100))
+
+    @admin.display(description="failure group")
+    def group(self, row: Any) -> SafeString | str:
+        """The failure group, with a link to the rows that have it."""
+        if not row.failure_group:
+            return "–"
+        there = admin_url(f"messaging_{self.opts.model_name}_changelist")
+        query = urlencode({"failure_group": row.failure_group, **self.group_filter})
+        return format_html('<a href="{}?{}">{}</a>', there, query, row.failure_group)
 
     @admin.display(description="subject")
     def subject_link(self, row: Any) -> SafeString | str:

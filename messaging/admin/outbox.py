@@ -33,7 +33,6 @@ class OutboxMessageAdmin(MessageAdmin):
     ]
     list_filter = ["state", BY_TYPE, since("created_at")]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
-    trouble_column: ClassVar[str] = "last_error"
     fieldsets = [
         ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id", "origin"]}),
         ("Address", {"fields": ["exchange", "routing_key", "priority", "addressee", "expected"]}),
@@ -79,10 +78,10 @@ class OutboxMessageAdmin(MessageAdmin):
 
     @admin.display(description="for")
     def addressee(self, row: OutboxMessage) -> str:
-        """Whom it is for, and which attempt it is."""
+        """Its only consumer, and which attempt it is."""
         return f"{row.consumer}, attempt {row.attempt}" if row.consumer else "all"
 
     @admin.display(description="expected consumers")
     def expected(self, row: OutboxMessage) -> str:
-        """Who must receive it, as it was known when it was published."""
+        """The consumers that must receive it, as registered when it was published."""
         return ", ".join(map(str, row.expected_consumers)) or "–"
