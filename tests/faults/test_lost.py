@@ -76,7 +76,7 @@ def repaired() -> bool:
 
 
 @pytest.mark.parametrize("harm", [purge, delete, take_some])
-def test_what_is_taken_out_of_a_queue_behind_our_back_comes_again_and_happens_once(
+def test_messages_removed_from_a_queue_are_sent_again_and_handled_once(
     start: Callable[..., RunningProcess], product: Product, harm: Callable[[], None]
 ) -> None:
     """F11, F12: at two queues, before their consumers run."""

@@ -199,9 +199,7 @@ def test_a_cancel_at_the_very_moment_of_publishing_leaves_each_message_published
 # --- Housekeeping: too often, and not at all ---------------------------------------------------------------
 
 
-def test_two_beats_at_once_send_what_was_lost_once_and_disturb_nobody(
-    vhost: str, run_process: ProcessStarter, product: Product
-) -> None:
+def test_two_beats_at_once_send_lost_messages_once(vhost: str, run_process: ProcessStarter, product: Product) -> None:
     """F76. Two schedulers by mistake, two workers: each task twice, at the same moment."""
     hasty = environment(RECONCILE_AFTER=1.5, RECONCILE_INTERVAL=60)
     celery = (str(Path(sys.executable).with_name("celery")), "-A", "project")

@@ -125,7 +125,7 @@ def exit_code(*arguments: str) -> int:
 # --- lost --------------------------------------------------------------------------------------------------
 
 
-def test_what_arrived_is_not_off(vhost: str) -> None:
+def test_an_arrived_message_is_not_reported(vhost: str) -> None:
     notes_ = known()
     published("a", "b", "c")
     handled(notes_)
@@ -201,7 +201,7 @@ def test_what_waits_in_its_queue_is_not_lost(vhost: str) -> None:
     assert OutboxMessage.objects.count() == 2
 
 
-def test_one_look_proves_nothing(vhost: str) -> None:
+def test_a_queue_seen_empty_once_is_not_enough(vhost: str) -> None:
     known()
     published("a")
     with plain_channel(vhost) as channel:
@@ -275,7 +275,7 @@ def test_a_copy_that_is_lost_too_is_sent_again_after_the_interval_only(vhost: st
     assert notes() == 1
 
 
-def test_no_more_than_the_limit_are_sent_at_once_and_the_rest_next_time(vhost: str) -> None:
+def test_no_more_than_the_limit_are_sent_at_once_and_the_others_later(vhost: str) -> None:
     consumer = known()
     published(*(str(number) for number in range(25)))
     with plain_channel(vhost) as channel:
@@ -446,7 +446,7 @@ def test_earlier_events_are_asked_for_with_consumer_and_age(vhost: str, capsys: 
     assert not OutboxMessage.objects.filter(origin="reconcile").exists()
 
 
-def test_what_is_accounted_for_is_looked_at_again_if_asked(vhost: str) -> None:
+def test_checked_messages_are_checked_again_if_asked(vhost: str) -> None:
     """As after a backup of the database was restored."""
     consumer = known()
     published("a")
@@ -469,7 +469,7 @@ def whys(report: Report | None = None) -> list[str]:
     return [each.why for each in (report or named()).findings]
 
 
-def test_a_row_that_nobody_publishes_is_stuck(vhost: str) -> None:
+def test_a_row_that_is_not_published_is_stuck(vhost: str) -> None:
     add(Noted(text="a"))
     assert whys() == []
     OutboxMessage.objects.update(publish_at=long_ago())
@@ -535,7 +535,7 @@ def test_a_message_that_waits_for_its_next_attempt_is_not_stuck(vhost: str) -> N
     assert whys() == []
 
 
-def test_a_message_whose_turn_has_come_unnoticed_is_stuck(vhost: str) -> None:
+def test_a_message_that_was_not_released_is_stuck(vhost: str) -> None:
     consumer = known()
     row = add(Noted(text="a"), ordering_key="k")[0]
     add(Noted(text="b"), ordering_key="k")
@@ -582,7 +582,7 @@ def intended(isolated: Any) -> Effect:
         ("failed", {"given_up": True}, None),
     ],
 )
-def test_effects_that_nobody_looks_after_are_stuck(
+def test_effects_that_are_not_carried_out_are_stuck(
     intended: Effect, state: str, changes: dict[str, Any], words: str | None
 ) -> None:
     Effect.objects.update(state=state, **changes)
@@ -638,9 +638,7 @@ def test_the_command_says_what_is_wrong_and_what_to_do(vhost: str, capsys: pytes
     assert OperatorAction.objects.get().actor.count("@") == 1
 
 
-def test_a_look_at_a_busy_queue_waits_for_the_moment_when_it_is_empty(
-    vhost: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_busy_queue_is_asked_until_it_is_empty(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     consumer = known()
     published("a")
     looked = threading.Event()

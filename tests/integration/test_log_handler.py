@@ -113,7 +113,7 @@ def test_what_is_bound_to_the_context_is_in_every_line_and_secrets_in_none(vhost
         assert secret not in everything
 
 
-def test_one_follows_what_one_asks_for(vhost: str, log: logging.Logger) -> None:
+def test_a_listener_gets_the_keys_it_asked_for(vhost: str, log: logging.Logger) -> None:
     with listening(vhost, "*.error", "tests.#") as some, listening(vhost, "#.error") as errors:
         log.info("a")
         log.error("b")
@@ -148,7 +148,7 @@ class Odd:
     __repr__ = __str__
 
 
-def test_a_line_that_cannot_be_formatted_is_named_and_harms_nobody(vhost: str, log: logging.Logger) -> None:
+def test_a_line_that_cannot_be_formatted_is_reported(vhost: str, log: logging.Logger) -> None:
     with listening(vhost) as listener:
         log.info("%d bottles", "ten")
         log.info(Odd())
@@ -207,7 +207,7 @@ def test_a_deleted_exchange_is_made_again(vhost: str, log: logging.Logger) -> No
 # --- The broker is away, frozen, blocked ---------------------------------------------------------------------
 
 
-def test_without_a_broker_nobody_waits_and_what_does_not_fit_is_counted(
+def test_without_a_broker_logging_does_not_wait_and_dropped_lines_are_counted(
     log: logging.Logger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_handler, "MAX_LINES", 100)
@@ -220,7 +220,7 @@ def test_without_a_broker_nobody_waits_and_what_does_not_fit_is_counted(
     assert handler_of(log).queue.qsize() == 100
 
 
-def test_what_was_written_while_the_broker_was_away_arrives_once_it_is_back(
+def test_lines_written_without_a_broker_arrive_once_it_is_back(
     breakable_broker: RabbitMQNode, log: logging.Logger, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conf, "RECONNECT_MAX", 0.5)
@@ -242,7 +242,7 @@ def test_what_was_written_while_the_broker_was_away_arrives_once_it_is_back(
 
 
 @pytest.mark.parametrize("fault", ["frozen", "blocked"])
-def test_with_the_broker_frozen_or_blocked_nobody_waits_and_memory_is_bounded(
+def test_with_the_broker_frozen_or_blocked_logging_does_not_wait_and_memory_is_bounded(
     breakable_broker: RabbitMQNode, log: logging.Logger, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_handler, "MAX_LINES", 1000)
@@ -301,7 +301,7 @@ def test_a_forked_process_sends_its_own_lines_and_not_its_parents(vhost: str, lo
     assert processes["parent after"] == processes["parent before"]
 
 
-def test_what_a_short_process_writes_last_arrives(vhost: str, transactional_db: None) -> None:
+def test_the_last_line_of_a_short_process_arrives(vhost: str, transactional_db: None) -> None:
     with listening(vhost) as listener:
         done = short_process("logging.getLogger('last').error('good bye')")
         assert (done.returncode, listener.texts()) == (0, ["good bye"])

@@ -84,7 +84,7 @@ def test_what_the_broker_does_not_confirm_is_wrong_though_it_is_due_only_later(w
     assert "RabbitMQ has not confirmed for over a minute what was sent to it" in shown()[1]
 
 
-def test_an_effect_that_nobody_knows_of_is_wrong(well: None) -> None:
+def test_an_unknown_effect_is_reported(well: None) -> None:
     row = InboxMessage.objects.create(consumer="notes", message_id="m", state="handled")
     Effect.objects.create(inbox_message=row, consumer="notes", message_id="m", name="mail", state="unknown")
 
@@ -94,7 +94,7 @@ def test_an_effect_that_nobody_knows_of_is_wrong(well: None) -> None:
     assert "effects that may have been done or not: 1; `manage.py messages list --state unknown`" in output
 
 
-def test_a_queue_that_is_missing_or_that_nobody_consumes_is_wrong(vhost: str) -> None:
+def test_a_missing_queue_and_one_without_a_consumer_are_reported(vhost: str) -> None:
     with registered(NOTES):
         assert "queue tests.notes is missing" in shown()[1]
         call_command("mq", "topology", "declare", stdout=StringIO())
@@ -150,7 +150,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(run_process: ProcessStarte
     assert "Traceback" not in process.output
 
 
-def test_counting_stops_where_more_would_tell_nothing(monkeypatch: pytest.MonkeyPatch, vhost: str) -> None:
+def test_counting_stops_at_a_limit(monkeypatch: pytest.MonkeyPatch, vhost: str) -> None:
     monkeypatch.setattr(status, "COUNTED", 3)
     add(*(Noted(text=str(number)) for number in range(7)))
 

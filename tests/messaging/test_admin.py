@@ -315,7 +315,7 @@ def test_a_number_that_may_be_a_phones_is_masked_in_json_and_an_amount_is_not(re
 @pytest.mark.parametrize(
     "lookup", ["body__contains=8613", "headers__Authorization__startswith=B", "last_error__contains=8613"]
 )
-def test_nobody_can_guess_a_payload_by_filtering(reader: Client, lookup: str):
+def test_payloads_cannot_be_guessed_by_filters(reader: Client, lookup: str):
     outbox(headers={"Authorization": "Bearer"})
 
     assert reader.get(f"{OUTBOX}?{lookup}").status_code == 400
@@ -370,7 +370,7 @@ def test_what_is_due_is_not_said_to_happen_now(kind: Kind, due: int, words: str)
 
 
 @pytest.mark.parametrize("query", ["", "?subject=", "?subject=W-404", "?subject=%00"])
-def test_a_story_of_nothing_is_a_page_all_the_same(admin_client: Client, query: str):
+def test_a_story_without_entries_is_a_page(admin_client: Client, query: str):
     assert "What happened" not in page(admin_client, f"{STORY}{query}")
 
 

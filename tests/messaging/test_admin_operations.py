@@ -154,7 +154,7 @@ def test_what_was_done_to_a_part_only_is_a_warning(staff: Client, consumer: Cons
     assert levels(staff, f"{INBOX}operate/discard/", rows) == ["warning"]
 
 
-def test_what_rests_in_the_outbox_is_published_now_or_cancelled(staff: Client) -> None:
+def test_waiting_outbox_rows_are_published_now_or_cancelled(staff: Client) -> None:
     grant("replay_message", "cancel_message")
     refused = in_outbox(state="failed")
     leased = in_outbox(lease_until=database.in_future(60))
@@ -339,7 +339,7 @@ def test_settling_needs_its_right_a_post_and_an_effect(staff: Client) -> None:
 # --- audit -------------------------------------------------------------------------------------------------
 
 
-def test_whoever_sees_a_payload_unmasked_is_written_down_once_a_page(staff: Client, consumer: Consumer) -> None:
+def test_each_view_of_an_unmasked_payload_is_audited(staff: Client, consumer: Consumer) -> None:
     pages = [
         f"{INBOX}{a_dead_message(consumer).pk}/change/",
         f"{OUTBOX}{in_outbox().pk}/change/",
@@ -358,7 +358,7 @@ def test_whoever_sees_a_payload_unmasked_is_written_down_once_a_page(staff: Clie
     assert [action.messages.get().message_id for action in seen][1:] == ["m-1", "m-1"]
 
 
-def test_the_audit_log_is_read_by_whom_it_concerns_and_changed_by_nobody(staff: Client, consumer: Consumer) -> None:
+def test_the_audit_log_needs_a_permission_and_is_read_only(staff: Client, consumer: Consumer) -> None:
     grant("replay_message")
     row = a_dead_message(consumer)
     confirmed(staff, chosen(staff, INBOX, "replay", row), note=f"ask {PHONE}")
@@ -377,7 +377,7 @@ def test_the_audit_log_is_read_by_whom_it_concerns_and_changed_by_nobody(staff: 
     assert staff.get(AUDIT).status_code == 403
 
 
-def test_the_audit_log_s_search_tells_nothing_piece_by_piece_of_what_is_masked(staff: Client) -> None:
+def test_the_audit_logs_search_does_not_reveal_masked_values(staff: Client) -> None:
     OperatorAction.objects.create(action="replay", actor="bob", about=f"subject {PHONE}")
     page = staff.get(AUDIT)
     assert PHONE not in page.content.decode()

@@ -78,14 +78,14 @@ def test_an_event_that_waits_is_not_published_and_says_why(state: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["published", "cancelled"])
-def test_what_a_broker_has_and_what_is_cancelled_already_stay_as_they_are(state: str) -> None:
+def test_published_and_cancelled_rows_stay_as_they_are(state: str) -> None:
     waiting(state=state, last_error="as it was")
     assert cancelled() == {"outbox": 0, "inbox": 0, "leased": 0}
     assert OutboxMessage.objects.get().last_error == "as it was"
     assert OperatorAction.objects.get().changed == 0
 
 
-def test_what_a_relay_is_just_publishing_is_left_to_it() -> None:
+def test_a_leased_row_is_not_cancelled() -> None:
     waiting(lease_until=database.in_future(20))
     assert cancel.plan(ALL).facts == cancelled() == {"outbox": 0, "inbox": 0, "leased": 1}
     assert OutboxMessage.objects.get().state == "pending"
@@ -155,7 +155,7 @@ def test_one_that_is_sent_again_because_it_was_lost_is_dead_when_cancelled_and_n
     assert bytes(letter.body or b"") == b'{"text": "x"}'
 
 
-def test_one_that_came_after_all_stays_handled_when_its_second_sending_is_cancelled(consumer: Consumer) -> None:
+def test_a_handled_message_stays_handled_if_its_copy_is_cancelled(consumer: Consumer) -> None:
     delivery = a_delivery()
     handling.handle(consumer, delivery)
     waiting(consumer="notes", origin="reconcile", message_id=delivery.message_id)
@@ -166,7 +166,7 @@ def test_one_that_came_after_all_stays_handled_when_its_second_sending_is_cancel
 # --- order by key ------------------------------------------------------------------------------------------
 
 
-def test_what_waits_behind_a_cancelled_event_has_its_turn_at_once(consumer: Consumer) -> None:
+def test_messages_behind_a_cancelled_event_are_released_at_once(consumer: Consumer) -> None:
     (first,), (second,) = add(Noted(text="first"), ordering_key="W-1"), add(Noted(text="second"), ordering_key="W-1")
     OutboxMessage.objects.filter(pk=second.pk).update(state="published", expected_consumers=["notes"])
     assert handling.handle(consumer, delivery_of(second, queue=consumer.queue)) == "waiting"
@@ -178,7 +178,7 @@ def test_what_waits_behind_a_cancelled_event_has_its_turn_at_once(consumer: Cons
     assert handling.handle(consumer, delivery_of(turn, queue=consumer.queue)) == "handled"
 
 
-def test_one_that_waits_for_its_turn_is_dead_when_cancelled_and_lets_the_next_pass(consumer: Consumer) -> None:
+def test_a_waiting_message_is_dead_once_cancelled_and_releases_the_next(consumer: Consumer) -> None:
     rows = [add(Noted(text=text), ordering_key="W-1")[0] for text in ("first", "second", "third")]
     OutboxMessage.objects.update(state="published", expected_consumers=["notes"])
     first, second, third = (delivery_of(row, queue=consumer.queue) for row in rows)

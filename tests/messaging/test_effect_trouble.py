@@ -73,7 +73,7 @@ def test_each_trouble_is_wrong_stuck_and_listed(trouble: EffectTrouble) -> None:
 
 
 @pytest.mark.parametrize("columns", WELL, ids=lambda columns: columns["state"])
-def test_what_is_well_is_no_trouble(columns: dict[str, Any]) -> None:
+def test_effects_without_trouble_are_not_counted(columns: dict[str, Any]) -> None:
     effect(**columns)
 
     assert wrong() == stuck_effects() == []

@@ -248,7 +248,7 @@ def test_a_state_that_two_boxes_know_finds_the_rows_of_both() -> None:
     assert {row[1] for row in rows("list", "--state", "failed")} == {"outbox", "effects"}
 
 
-def test_what_messages_died_of_is_told_by_kind_the_most_frequent_first() -> None:
+def test_failure_groups_are_listed_by_size() -> None:
     for order in (1, 2, 3):
         inbox_row(state="dead", reason=f"no order 'W-{order}'", failure_group="group-a")
     other = inbox_row(state="dead", reason="gateway down", failure_group="group-b", consumer="red_packet")

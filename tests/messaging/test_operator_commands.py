@@ -91,7 +91,7 @@ def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
     assert not OperatorAction.objects.exists()
 
 
-def test_one_row_of_an_id_that_rests_goes_now(consumer: Consumer) -> None:
+def test_a_waiting_row_is_published_now_by_its_id(consumer: Consumer) -> None:
     row = in_outbox(consumer="notes", publish_at=database.in_future(3600))
     assert printed("replay", "m-1", "--dry-run") == "due now\t1\t\t\n"
     assert printed("replay", "m-1") == f"1 in the outbox made due now. {publish_now.afterwards}\n"
@@ -110,7 +110,7 @@ def test_what_waits_is_published_now_by_filter_only_when_asked(consumer: Consume
     assert refused("replay", "--all", "--waiting")[0] == 1
 
 
-def test_a_canary_that_nobody_handles_ends_with_seven(consumer: Consumer) -> None:
+def test_a_canary_that_is_not_handled_ends_with_exit_code_7(consumer: Consumer) -> None:
     for _ in range(3):
         a_dead_message(consumer)
     code, words = refused("replay", "--all", "--canary", "1", "--canary-wait", "0.3")

@@ -206,7 +206,7 @@ def test_on_sqlite_the_shop_gets_the_lock_for_as_long_as_a_batch_held_it(monkeyp
     assert all(0 < pause < 5 for pause in pauses)
 
 
-def test_a_dry_run_counts_what_a_real_run_then_deletes_and_deletes_nothing() -> None:
+def test_a_plan_counts_what_a_run_deletes_and_deletes_nothing() -> None:
     # Its outbox row goes in the same run, so the inbox row may go too.
     outbox_row(ANCIENT, message_id=inbox_row(attempts=2).message_id)
     outbox_row(timedelta(), message_id=inbox_row().message_id)

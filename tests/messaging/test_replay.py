@@ -123,7 +123,7 @@ def test_one_that_killed_its_process_is_not_dead_again_before_it_has_begun(consu
     assert handling.handle(consumer, sent) == "handled"
 
 
-def test_what_waits_behind_it_in_its_order_waits_again(consumer: Consumer) -> None:
+def test_later_messages_of_its_ordering_key_wait_again(consumer: Consumer) -> None:
     first, second = (a_dead_message(consumer, text) for text in ("first", "second"))
     InboxMessage.objects.filter(pk=first.pk).update(ordering_key="W-1", position=1)
     OutboxMessage.objects.bulk_create(
@@ -145,7 +145,7 @@ def test_what_waits_behind_it_in_its_order_waits_again(consumer: Consumer) -> No
 # --- who may run, and who does not -------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_what_would_become_of_each_and_writes_nothing(consumer: Consumer) -> None:
+def test_a_plan_counts_each_case_and_changes_nothing(consumer: Consumer) -> None:
     a_dead_message(consumer)
     a_dead_message(consumer)
     InboxMessage.objects.filter(pk=a_dead_message(consumer).pk).update(body_truncated=True)
@@ -215,7 +215,7 @@ def test_a_failure_group_is_replayed_together(consumer: Consumer) -> None:
 # --- two operators -----------------------------------------------------------------------------------------
 
 
-def test_the_second_operator_is_told_that_it_is_replayed_already(consumer: Consumer) -> None:
+def test_the_second_operator_sees_that_it_is_already_replayed(consumer: Consumer) -> None:
     wanted = Selection(message_ids=[a_dead_message(consumer).message_id])
     assert replayed(wanted, by="ann").replayed == 1
     assert planned(wanted)[Plan.REPLAYED] == 1
@@ -285,7 +285,7 @@ class Consuming:
             time.sleep(0.02)
 
 
-def test_a_canary_that_fails_stops_the_rest(consumer: Consumer, handler: FailingHandler) -> None:
+def test_a_canary_that_fails_stops_the_others(consumer: Consumer, handler: FailingHandler) -> None:
     for number in range(10):
         a_dead_message(consumer, f"m{number}")
     handler.failing[""] = ValueError("still broken")
@@ -297,7 +297,7 @@ def test_a_canary_that_fails_stops_the_rest(consumer: Consumer, handler: Failing
     assert InboxMessage.objects.filter(state="dead").count() == 7
 
 
-def test_after_a_canary_that_does_well_the_rest_goes(consumer: Consumer) -> None:
+def test_after_a_successful_canary_the_others_are_replayed(consumer: Consumer) -> None:
     for number in range(10):
         a_dead_message(consumer, f"m{number}")
     with Consuming(consumer):
@@ -308,7 +308,7 @@ def test_after_a_canary_that_does_well_the_rest_goes(consumer: Consumer) -> None
     assert notes() == 10
 
 
-def test_a_canary_within_the_limit_lets_the_rest_go(consumer: Consumer, handler: FailingHandler) -> None:
+def test_a_canary_within_the_limit_of_failures_lets_the_others_go(consumer: Consumer, handler: FailingHandler) -> None:
     for number in range(8):
         a_dead_message(consumer, f"m{number}")
     handler.failing["m1"] = ValueError("only this one")
@@ -317,7 +317,7 @@ def test_a_canary_within_the_limit_lets_the_rest_go(consumer: Consumer, handler:
     assert result.replayed == 8
 
 
-def test_a_canary_that_nobody_handles_stops_the_rest_in_time(consumer: Consumer) -> None:
+def test_a_canary_that_is_not_handled_stops_the_others_in_time(consumer: Consumer) -> None:
     for number in range(4):
         a_dead_message(consumer, f"m{number}")
     result = replayed(canary=2, canary_wait=0.5)
@@ -428,7 +428,7 @@ def resting(**changes: Any) -> OutboxMessage:
     return OutboxMessage.objects.create(**{**facts, **changes})
 
 
-def test_a_retry_that_rests_and_a_refused_row_go_now(consumer: Consumer, handler: FailingHandler) -> None:
+def test_a_waiting_retry_and_a_refused_row_are_published_now(consumer: Consumer, handler: FailingHandler) -> None:
     later = database.in_future(3600)
     resting(message_id="retry", consumer="notes", publish_at=later)
     resting(message_id="unroutable", state="unroutable", publish_at=later)
@@ -442,7 +442,7 @@ def test_a_retry_that_rests_and_a_refused_row_go_now(consumer: Consumer, handler
     assert (action.action, action.changed) == ("publish", 3)
 
 
-def test_what_is_due_published_cancelled_or_held_by_a_relay_is_left_alone() -> None:
+def test_rows_that_are_due_published_cancelled_or_leased_are_left_alone() -> None:
     later = database.in_future(3600)
     resting()
     resting(state="published", publish_at=later)

@@ -107,7 +107,9 @@ def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Send
         ("intended", Verdict.NOT_DONE),
     ],
 )
-def test_what_is_known_or_has_somebody_at_it_is_not_settled(calls: list[Sending], state: str, verdict: Verdict) -> None:
+def test_effects_that_are_done_or_being_sent_are_not_settled(
+    calls: list[Sending], state: str, verdict: Verdict
+) -> None:
     effect = an_effect(state)
     before = Effect.objects.values().get()
     assert settled(effect, verdict) is None
@@ -167,7 +169,7 @@ def test_an_effect_is_found_by_its_id_and_by_its_key(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["0", "", "m-1", "m-1:notes:fax", "9" * 30, "²"])
-def test_what_is_no_effect_is_not_found(name: str) -> None:
+def test_an_unknown_name_finds_no_effect(name: str) -> None:
     an_effect("unknown")
     assert find(name) is None
 

@@ -83,7 +83,7 @@ def test_a_message_from_elsewhere_is_received_and_says_from_whom(columns: dict[s
     assert [kind for kind, *_ in told(timeline.for_message("m-1"))].count("received") == 1
 
 
-def test_each_retry_is_told_until_the_message_is_dead():
+def test_a_story_has_each_retry_until_the_message_is_dead():
     published()
     published(consumer="sms", attempt=2, created_at=at(1), published_at=at(11))
     row = inbox("dead", attempt=2, reason="gateway down", changed_at=at(12))
@@ -127,7 +127,7 @@ def test_an_expected_consumer_without_a_row_is_still_to_come():
     assert (last.kind, last.consumer, last.is_open, last.at) == (Kind.UNHANDLED, "sms", True, None)
 
 
-def test_a_retry_that_rests_is_still_to_come():
+def test_a_waiting_retry_is_open():
     published()
     outbox(consumer="sms", attempt=2, created_at=at(1), publish_at=at(60))
     attempt(inbox("retrying", attempt=2), 1, "failed", 1)
@@ -159,7 +159,7 @@ def test_a_first_attempt_that_was_started_and_did_not_end_is_still_to_come():
     ("state", "kind", "is_open"),
     [("pending", Kind.PENDING, True), ("unroutable", Kind.UNROUTABLE, True), ("failed", Kind.FAILED, False)],
 )
-def test_what_keeps_a_message_from_the_broker_is_told(state: str, kind: Kind, is_open: bool):
+def test_a_story_says_why_a_message_is_not_published(state: str, kind: Kind, is_open: bool):
     outbox(state=state, publish_at=at(9), last_error="no queue orders.sms")
 
     last = timeline.for_message("m-1").entries[-1]
@@ -167,7 +167,7 @@ def test_what_keeps_a_message_from_the_broker_is_told(state: str, kind: Kind, is
     assert (last.kind, last.is_open, last.detail) == (kind, is_open, "no queue orders.sms")
 
 
-def test_a_crash_and_a_rejection_are_told():
+def test_a_story_has_crashes_and_rejections():
     published()
     row = inbox("dead", attempt=1, reason="no such order", changed_at=at(3))
     attempt(row, 1, "crashed", 2)
@@ -176,7 +176,7 @@ def test_a_crash_and_a_rejection_are_told():
     assert told(timeline.for_message("m-1"))[2:] == [("crashed", "sms", 1), ("rejected", "sms", 1), ("dead", "sms", 1)]
 
 
-def test_a_subjects_story_is_told_of_all_its_messages_in_one():
+def test_the_story_of_a_subject_has_all_its_messages():
     published("m-1")
     attempt(inbox("handled", "m-1"), 1, "handled", 0.5)
     published("m-2", type="order.cancelled", created_at=at(10), published_at=at(10.1))
@@ -241,7 +241,7 @@ def effect(row: InboxMessage, state: str, **columns: Any) -> Effect:
         ("unknown", {"error": "no answer"}, Kind.EFFECT_UNKNOWN, False, "no answer"),
     ],
 )
-def test_an_effect_is_told_from_its_intention_on(
+def test_a_story_has_an_effect_from_its_intention_on(
     state: str, columns: dict[str, Any], kind: Kind, is_open: bool, detail: str
 ):
     published()
@@ -256,7 +256,7 @@ def test_an_effect_is_told_from_its_intention_on(
     assert (last.at, last.due) == ((None, at(9)) if is_open else (at(2), None))
 
 
-def test_each_attempt_of_an_effect_is_told_though_it_was_settled_and_done_since():
+def test_a_story_keeps_each_attempt_of_an_effect_that_was_settled():
     published()
     row = inbox("handled")
     text = effect(row, "done", reference="SM1", attempts=1, changed_at=at(20))
@@ -276,7 +276,7 @@ def test_each_attempt_of_an_effect_is_told_though_it_was_settled_and_done_since(
     ]
 
 
-def test_the_end_of_an_effect_is_told_once():
+def test_the_end_of_an_effect_is_one_entry():
     published()
     text = effect(inbox("handled"), "failed", error="no such number")
     text.failed_attempts.create(
@@ -288,7 +288,7 @@ def test_the_end_of_an_effect_is_told_once():
     assert kinds.count(Kind.EFFECT_FAILED) == 1
 
 
-def test_one_that_waits_for_its_turn_is_still_to_come():
+def test_a_message_that_waits_for_earlier_ones_is_open():
     published()
     inbox("waiting", ordering_key="W-1")
 
@@ -301,7 +301,7 @@ def test_one_that_waits_for_its_turn_is_still_to_come():
     )
 
 
-def test_what_was_cancelled_and_discarded_is_told_with_who_it_was():
+def test_cancelled_and_discarded_entries_say_who_did_it():
     outbox(state="cancelled", publish_at=at(3), last_error="cancelled by ann")
     inbox("discarded", reason="discarded by bob; it was dead: no such order", changed_at=at(4))
 
@@ -320,7 +320,7 @@ def acted(action: str, seconds: float, **details: str) -> None:
     ActionOnMessage.objects.create(action=row, message_id="m-1")
 
 
-def test_what_people_did_is_told_before_what_came_of_it_and_what_they_only_looked_at_is_not():
+def test_operator_actions_precede_their_consequences_and_views_are_left_out():
     row = inbox("retrying", attempt=3)
     attempt(row, 2, "failed", 1)
     acted("replay", 5, note="gateway is back")
