@@ -1,4 +1,7 @@
-"""The Celery app. It keeps house (pruning); no order event ever travels through it."""
+"""The Celery app. It keeps house (pruning); no order event ever travels through it.
+
+`celery -A project` finds it here. Whoever sends a task by hand imports it first: `from project.celery import app`.
+"""
 
 import os
 
