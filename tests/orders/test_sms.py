@@ -10,19 +10,17 @@ from django.core.management.base import SystemCheckError
 from django.db import transaction
 from django.utils import timezone
 
-from messaging import consumers
+from messaging import consumers, testing
 from messaging.effects import Sending
 from messaging.exceptions import RetryLater
-from messaging.message import Delivery, Message
+from messaging.message import Message
 from messaging.models import Effect, OutboxMessage
-from messaging.worker import handling
 from orders import effects
 from orders.models import Order, Product, TextMessage
 from orders.services import cancel_order
 from orders.sms import SmsBackend, send_text
 from orders.timeline import State, timeline_of
 from tests.orders.shop import arrival
-from tests.support.consuming import look_after
 
 OrderOf = Callable[..., Order]
 GATEWAY = {
@@ -45,15 +43,9 @@ class BusyBackend(SmsBackend):
 
 def deliver_all() -> None:
     """Let the consumer `sms` handle what is in the outbox, once more if it was handled before."""
-    sms = consumers.get("sms")
-    for row in OutboxMessage.objects.filter(type__in=[event.event_type for event in sms.events]).order_by("pk"):
-        message = Message(body=bytes(row.body), id=row.message_id, type=row.type)
-        delivery = Delivery(consumer="sms", queue=sms.queue, message=message, message_id=row.message_id)
-        handling.handle(sms, delivery)
-
-
-def send_what_is_due() -> None:
-    look_after([consumers.get("sms")])
+    types = [event.event_type for event in consumers.get("sms").events]
+    for row in OutboxMessage.objects.filter(type__in=types).order_by("pk"):
+        testing.deliver(Message(body=bytes(row.body), id=row.message_id, type=row.type), "sms")
 
 
 def step(order: Order, name: str = "text_message") -> Any:
@@ -87,7 +79,7 @@ def test_the_console_backend_prints_each_text_once_and_after_the_commit(
     assert step(order).state is State.WAITING
 
     for _ in range(2):
-        send_what_is_due()
+        testing.run_effects()
         deliver_all()
 
     printed = capsys.readouterr().out
@@ -105,7 +97,7 @@ def test_a_text_that_was_rolled_back_is_not_printed(
     with transaction.atomic():
         deliver_all()
         transaction.set_rollback(True)
-    send_what_is_due()
+    testing.run_effects()
     assert capsys.readouterr().out == ""
 
 
@@ -115,7 +107,7 @@ def test_a_gateway_that_is_not_there_leaves_the_text_waiting(order_of: OrderOf, 
         setattr(settings, name, value)
     order = order_of(tea)
     deliver_all()
-    send_what_is_due()
+    testing.run_effects()
 
     effect = Effect.objects.get()
     assert (effect.state, effect.attempts) == ("intended", 1)
