@@ -36,7 +36,7 @@ def forget_new_events(isolated: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_the_project_itself_has_nothing_to_be_told() -> None:
+def test_the_project_itself_passes_every_check() -> None:
     assert not found()
 
 
@@ -59,7 +59,7 @@ def test_a_consumer_may_not_take_the_queue_of_the_built_in_one() -> None:
 
 
 @pytest.mark.parametrize("broadcast", [False, True])
-def test_a_consumer_of_the_logs_would_be_told_of_its_own_lines(settings: Any, broadcast: bool) -> None:
+def test_a_consumer_of_the_logs_would_receive_its_own_lines(settings: Any, broadcast: bool) -> None:
     class Line(Event, type="test.line", exchange="warren.logs"):
         pass
 
@@ -84,7 +84,7 @@ def test_a_consumer_of_an_event_without_a_type_would_wait_for_ever() -> None:
     assert "Untyped" in error.msg
 
 
-def test_an_event_with_a_field_of_an_unknown_type_is_pointed_out() -> None:
+def test_an_event_with_a_field_of_an_unknown_type_is_reported() -> None:
     class Unresolved(Event, type="test.unresolved"):
         missing: "NeverImported"  # type: ignore[name-defined]  # noqa: F821
 
@@ -94,7 +94,7 @@ def test_an_event_with_a_field_of_an_unknown_type_is_pointed_out() -> None:
     assert "NeverImported" in error.msg
 
 
-def test_a_pattern_that_takes_more_than_the_consumer_handles_is_pointed_out() -> None:
+def test_a_pattern_that_matches_more_than_the_consumer_handles_is_reported() -> None:
     with registered():
         consumer("notes", Noted, keys=["test.*"])(lambda event, delivery: None)
         # Beside it, events of other tests.
@@ -105,7 +105,7 @@ def test_a_pattern_that_takes_more_than_the_consumer_handles_is_pointed_out() ->
 
 
 @pytest.mark.parametrize("exchange", [Exchange("test.all", "fanout"), Exchange("test.all", "headers")])
-def test_who_takes_all_of_an_exchange_takes_the_events_of_others_too(exchange: Exchange) -> None:
+def test_a_consumer_bound_to_a_whole_exchange_also_receives_other_events(exchange: Exchange) -> None:
     class Mine(Event, type="test.mine", exchange=exchange):
         pass
 
@@ -121,7 +121,7 @@ def test_who_takes_all_of_an_exchange_takes_the_events_of_others_too(exchange: E
 
 
 @pytest.mark.parametrize("name", ["orders.events", "warren.logs"])
-def test_the_projects_own_exchanges_are_topic_exchanges_to_every_event(name: str) -> None:
+def test_no_event_may_declare_the_projects_own_exchanges_as_another_type(name: str) -> None:
     class Odd(Event, type="test.odd", exchange=Exchange(name, "fanout")):
         pass
 
@@ -149,7 +149,7 @@ def test_the_projects_own_exchanges_are_topic_exchanges_to_every_event(name: str
         ({"init_command": "PRAGMA JOURNAL_MODE=wal", "transaction_mode": "immediate"}, set()),
     ],
 )
-def test_sqlite_must_let_processes_work_side_by_side(
+def test_options_of_sqlite_that_block_other_processes_are_reported(
     options: dict[str, str], expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
@@ -171,7 +171,7 @@ def test_postgresql_needs_none_of_sqlites_options() -> None:
     ("limit", "queue_type", "expected"),
     [(9, "quorum", {"messaging.W003"}), (10, "quorum", set()), (1, "classic", set())],
 )
-def test_a_low_delivery_limit_is_pointed_out(settings: Any, limit: int, queue_type: str, expected: set[str]) -> None:
+def test_a_low_delivery_limit_is_reported(settings: Any, limit: int, queue_type: str, expected: set[str]) -> None:
     with_messaging(settings, DELIVERY_LIMIT=limit, QUEUE_TYPE=queue_type)
 
     assert found() == expected
@@ -191,7 +191,7 @@ def test_a_low_delivery_limit_is_pointed_out(settings: Any, limit: int, queue_ty
         ("amqps://shop:secret@mq.example/shop", set()),
     ],
 )
-def test_production_has_an_account_and_a_vhost_of_its_own(settings: Any, url: str, expected: set[str]) -> None:
+def test_the_default_account_and_vhost_are_reported_in_production(settings: Any, url: str, expected: set[str]) -> None:
     with_messaging(settings, AMQP_URLS=["amqps://shop:secret@first.example/shop", url])
 
     assert found(deploy=True) == expected
@@ -199,7 +199,7 @@ def test_production_has_an_account_and_a_vhost_of_its_own(settings: Any, url: st
     assert not found(deploy=False)
 
 
-def test_development_may_use_what_a_fresh_broker_has(settings: Any) -> None:
+def test_development_may_use_the_default_account_and_vhost(settings: Any) -> None:
     settings.DEBUG = True
     with_messaging(settings, AMQP_URLS=["amqp://guest:guest@127.0.0.1/"])
 

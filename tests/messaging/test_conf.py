@@ -103,7 +103,7 @@ def test_a_malformed_address_is_refused_without_repeating_it(settings: Any, url:
 @pytest.mark.parametrize(
     "url", ["amqp://h", "amqp://h/", "amqp://h/%2F", "amqps://u:p%40%2F@h:5671/v", "amqp://[::1]/", "amqp://u:p@h/a@b"]
 )
-def test_usual_addresses_are_taken(settings: Any, url: str) -> None:
+def test_usual_addresses_are_accepted(settings: Any, url: str) -> None:
     settings.MESSAGING = {"AMQP_URLS": [url]}
     assert conf.get().amqp_urls == (url,)
 
@@ -193,7 +193,7 @@ def test_a_malformed_management_address_is_refused_without_repeating_it(settings
     assert "sec" not in str(refused.value)
 
 
-def test_what_amqps_hides_is_not_sent_in_the_open_to_the_management_api(settings: Any) -> None:
+def test_a_password_for_amqps_is_not_sent_to_the_management_api_by_http(settings: Any) -> None:
     tls = {"AMQP_URLS": ["amqps://user:secret@mq.example/shop"]}
     for url in ("https://mq.example:15671", "http://127.0.0.1:15672", ""):
         settings.MESSAGING = {**tls, "MANAGEMENT_URL": url}
@@ -257,7 +257,7 @@ def test_a_file_that_cannot_be_used_is_refused_by_its_name(
         ({"AMQP_URLS": ["amqps://one/shop?heartbeat=5&ssl%5Foptions=None"]}, "ssl_options is not read"),
     ],
 )
-def test_what_would_weaken_tls_is_refused(settings: Any, wrong: dict[str, Any], said: str) -> None:
+def test_settings_that_would_weaken_tls_are_refused(settings: Any, wrong: dict[str, Any], said: str) -> None:
     settings.MESSAGING = wrong
     with pytest.raises(ImproperlyConfigured, match=said):
         conf.get()

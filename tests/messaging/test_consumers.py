@@ -56,36 +56,36 @@ class Scattered(Parted, type="test.scattered", exchange=Exchange("test.parts"), 
     """Its key has more of them than RabbitMQ 4.3 lets anybody leave open."""
 
 
-def test_fields_side_by_side_are_one_wildcard_for_a_broker_takes_two_at_most() -> None:
+def test_adjacent_fields_become_one_wildcard_because_a_broker_takes_two_at_most() -> None:
     consumer("parts", Parted)(handler())
     assert [each.key for each in consumers.get("parts").bindings] == ["#.x.#"]
 
 
 @pytest.mark.parametrize("wishes", [{}, {"keys": ["a.#", "#.a.#.b.#"]}])
-def test_more_wildcards_than_a_broker_takes_are_refused_before_it_does(wishes: dict[str, Any]) -> None:
+def test_more_wildcards_than_a_broker_takes_are_refused_at_the_declaration(wishes: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match="at most 2 '#'"):
         consumer("parts", Scattered, **wishes)(handler())
     consumer("parts", Scattered, keys=["#.y.*", "#.x.#"])(handler())
 
 
 @pytest.mark.parametrize("name", ["", "Notes", "1notes", "no tes", "no-tes", "notes\n", "no.tes", "ünd"])
-def test_a_name_that_is_no_name_is_refused(name: str) -> None:
+def test_a_malformed_name_is_refused(name: str) -> None:
     with pytest.raises(ImproperlyConfigured, match="name"):
         consumer(name, Noted)
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": -1}])
-def test_a_batch_of_none_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_empty_batch_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ImproperlyConfigured, match="batch"):
         consumer("notes", Noted, **wrong)
 
 
-def test_a_consumer_of_nothing_is_refused() -> None:
+def test_a_consumer_without_events_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="no events"):
         consumer("notes")
 
 
-def test_a_taken_name_is_refused_also_for_a_function_of_the_same_name_in_another_app() -> None:
+def test_a_taken_name_is_refused_even_if_the_functions_have_the_same_name() -> None:
     consumer("notes", Noted)(handler("orders.consumers"))
     with pytest.raises(ImproperlyConfigured, match="two consumers"):
         consumer("notes", Noted)(handler("stock.consumers"))
@@ -97,18 +97,18 @@ def test_a_module_imported_twice_declares_its_consumer_once() -> None:
     assert [each.name for each in consumers.registered()] == ["notes"]
 
 
-def test_two_consumers_may_not_share_a_queue_for_each_would_miss_what_the_other_takes() -> None:
+def test_two_consumers_may_not_share_a_queue() -> None:
     consumer("notes", Noted, queue="shared")(handler())
     with pytest.raises(ImproperlyConfigured, match="shared"):
         consumer("copies", Noted, queue="shared")(handler(name="copies"))
 
 
-def test_a_queue_name_that_does_not_fit_a_frame_is_refused_for_no_relay_could_declare_it() -> None:
+def test_a_queue_name_that_amqp_cannot_carry_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="255 bytes"):
         consumer("notes", Noted, queue="ü" * 128)(handler())
 
 
-def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
+def test_the_error_for_an_unknown_name_lists_the_registered_names() -> None:
     consumer("notes", Noted)(handler())
     with pytest.raises(UnknownConsumer, match="Registered: notes"):
         consumers.named(["notes", "sns"])
@@ -126,14 +126,14 @@ def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:
         assert queue.arguments["x-delivery-limit"] > 0
 
 
-def test_the_dead_letter_queue_never_gives_up_what_it_holds() -> None:
+def test_the_dead_letter_queue_never_reaches_its_delivery_limit() -> None:
     # It has nowhere to pass it on to: at its limit the broker would drop the message.
     dead_letters, ordinary = desired.topology([a_consumer()]).queues
     assert dead_letters.name == desired.dead_letter_queue()
     assert dead_letters.arguments["x-delivery-limit"] > 1_000_000 > ordinary.arguments["x-delivery-limit"]
 
 
-def test_classic_queues_are_declared_without_what_only_quorum_queues_know(settings: Any) -> None:
+def test_classic_queues_are_declared_without_arguments_of_quorum_queues(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "QUEUE_TYPE": "classic"}
     for queue in desired.topology([a_consumer()]).queues:
         assert queue.arguments["x-queue-type"] == "classic"

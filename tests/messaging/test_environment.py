@@ -74,7 +74,7 @@ def test_a_database_of_another_kind_is_refused(vendor: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("engine", ["django.contrib.gis.db.backends.postgis", "django_prometheus.db.backends.sqlite3"])
-def test_an_engine_that_speaks_as_one_of_ours_is_supported(engine: str, database: Any) -> None:
+def test_an_engine_built_on_a_supported_one_is_supported(engine: str, database: Any) -> None:
     database("ENGINE", engine)
     assert refused() == []
 
@@ -172,7 +172,7 @@ def test_no_handler_runs_on_green_threads(
         call_command(*command.split(), skip_checks=True)
 
 
-def test_connections_of_a_pool_are_given_back_between_messages_and_others_kept(
+def test_pooled_connections_are_released_between_messages_and_others_kept(
     database: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each thread of a consumer would keep one: a pool of four, Django's default, leaves the fifth thread without."""
@@ -304,7 +304,7 @@ print(row.state, OperatorAction.objects.filter(action="replay").get().actor)
 """
 
 
-def test_a_project_has_people_and_settings_of_its_own(tmp_path: Path) -> None:
+def test_a_project_may_have_its_own_users_and_settings(tmp_path: Path) -> None:
     """People with ids that are no numbers and names that are no texts; sessions, paths, tables and keys of its own."""
     people = tmp_path / "people"
     people.mkdir()

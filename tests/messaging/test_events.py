@@ -85,7 +85,7 @@ def test_a_newer_version_waits_for_newer_code() -> None:
     assert "newer" in reason(message(version=4))
 
 
-def test_a_missing_upcast_is_said() -> None:
+def test_the_error_names_a_missing_upcast() -> None:
     class Gap(Event, type="test.gap", version=3):
         pass
 
@@ -139,7 +139,7 @@ def test_json_is_read_under_its_usual_names(content_type: str) -> None:
         {"type": "test.unheard"},
     ],
 )
-def test_what_claims_to_be_something_else_is_not_tried(wrong: dict[str, str]) -> None:
+def test_other_content_types_and_encodings_are_undecodable(wrong: dict[str, str]) -> None:
     reason(message(**wrong))
 
 

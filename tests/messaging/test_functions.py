@@ -112,7 +112,7 @@ def test_a_declaration_without_a_name_says_how_to_write_it(declare: Any) -> None
         declare(take_note)(take_note)
 
 
-def test_whatever_else_can_be_called_is_a_handler() -> None:
+def test_every_other_callable_can_be_a_handler() -> None:
     for handler in (take_note, partial(take_note), Callable_(), Callable_().__call__, async_to_sync(asynchronous)):
         consumers.registry.clear()
         consumer("taking", Noted)(handler)
@@ -157,7 +157,7 @@ def test_a_handler_that_returns_work_has_failed_and_wrote_nothing(handler: Calla
     assert DeliveryAttempt.objects.get().outcome == "failed"
 
 
-def test_what_a_handler_has_done_may_be_returned() -> None:
+def test_a_handler_may_return_finished_work() -> None:
     for answer in (None, True, 3, "x", [1], {"a": 1}, object(), Mock(), MagicMock(), [MagicMock()], io.StringIO()):
         functions.require_run(answer, "it")
 
@@ -192,7 +192,7 @@ class UnspeakableReject(Reject):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize(("error", "verdict"), [(Unspeakable(), "retrying"), (UnspeakableReject(), "dead")])
-def test_an_error_that_cannot_say_what_is_wrong_is_an_error_like_another(error: Exception, verdict: str) -> None:
+def test_an_error_whose_text_cannot_be_made_is_a_failure_like_any_other(error: Exception, verdict: str) -> None:
     def failing(event: Noted, delivery: Any) -> None:
         raise error
 

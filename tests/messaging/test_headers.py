@@ -100,13 +100,13 @@ def test_a_time_before_1970_is_read_and_sent_as_it_is() -> None:
     assert write_table(headers) == long(ODD["a time before 1970"])
 
 
-def test_two_names_that_cannot_be_sent_stay_two() -> None:
+def test_different_names_that_cannot_be_sent_stay_different() -> None:
     passed_on = headers_to_pass_on({b"\xff": 1, b"\xfe": 2, "?": 3, b"\xff" * 255: 4, b"\xfe" * 255: 5})
     assert sorted(passed_on.values()) == [1, 2, 3, 4, 5]
     assert all(len(name.encode()) <= 255 for name in passed_on)
 
 
-def test_a_size_is_what_pika_sends() -> None:
+def test_the_computed_size_is_the_size_that_is_sent() -> None:
     headers = {"text": "ü", "n": 1, "f": 1.5, "t": True, "v": None, "b": b"xy", "d": Decimal("1.5"), b"\xff": 2**40}
     headers |= {"when": datetime(2026, 1, 1, tzinfo=UTC), "table": {"a": [1, "x", {"b": None}]}}  # type: ignore[dict-item]
     size = len(write_table(headers))
@@ -236,7 +236,7 @@ def test_a_lost_message_that_cannot_be_sent_again_is_dead_and_not_looked_for_any
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("change", [{"attempt": 3}, {"state": "handled"}])
-def test_a_message_that_has_gone_on_does_not_die_of_an_attempt_that_cannot_be_sent(change: dict[str, Any]) -> None:
+def test_an_attempt_that_cannot_be_sent_does_not_kill_a_message_that_has_moved_on(change: dict[str, Any]) -> None:
     there = retrying()
     InboxMessage.objects.update(**change)
     leases.write([Mark(carrier(Origin.RECONCILE), FAILURES[0], ())])

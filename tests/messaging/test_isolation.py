@@ -70,7 +70,7 @@ def test_our_own_transactions_are_read_committed_and_a_handlers_are_the_projects
     assert seen == ["read committed", theirs] * 2
 
 
-def test_copies_of_a_message_at_once_are_handled_once(options: dict[str, Any]) -> None:
+def test_simultaneous_copies_of_a_message_are_handled_once(options: dict[str, Any]) -> None:
     gate = Barrier(SEVERAL)
     message = a_message()
 
@@ -83,7 +83,7 @@ def test_copies_of_a_message_at_once_are_handled_once(options: dict[str, Any]) -
     assert notes("hello") == 1
 
 
-def test_handlers_that_meet_run_again_and_none_is_counted_as_failed(options: dict[str, Any]) -> None:
+def test_conflicting_handlers_run_again_and_none_is_counted_as_failed(options: dict[str, Any]) -> None:
     counter = Group.objects.create(name="0")
 
     def count(event: Noted, delivery: Delivery) -> None:

@@ -37,7 +37,7 @@ def test_any_text_property_can_be_stored_and_sent_again(texts: tuple[Any, ...]) 
 
 
 @given(st.binary(min_size=1, max_size=255), st.binary(min_size=1, max_size=255))
-def test_two_ids_that_differ_stay_two_ids(one: bytes, other: bytes) -> None:
+def test_different_ids_stay_different(one: bytes, other: bytes) -> None:
     assert (arrived(message_id=one).id == arrived(message_id=other).id) == (_as_pika(one) == _as_pika(other))
 
 
@@ -67,7 +67,7 @@ def test_two_clients_never_share_an_identity_whatever_their_names_and_ids(
     assert all(len(each.encode()) <= 255 for each in known)
 
 
-def test_ours_and_those_without_an_app_id_keep_their_id_and_others_have_a_name_in_front() -> None:
+def test_only_foreign_ids_get_their_app_id_as_a_prefix() -> None:
     def known(message_id: str, app_id: str) -> str:
         return identity(message_id, app_id, own_app_id="warren")
 
@@ -80,7 +80,7 @@ def test_ours_and_those_without_an_app_id_keep_their_id_and_others_have_a_name_i
 
 
 @given(st.binary(min_size=1, max_size=255), st.binary(min_size=1, max_size=255))
-def test_two_names_of_raw_bytes_stay_two(one: bytes, other: bytes) -> None:
+def test_different_names_of_raw_bytes_stay_different(one: bytes, other: bytes) -> None:
     assert (arrived(app_id=one).app_id == arrived(app_id=other).app_id) == (_as_pika(one) == _as_pika(other))
 
 
@@ -140,7 +140,7 @@ def test_a_time_outside_the_calendar_is_no_time() -> None:
     assert arrived(timestamp=0).timestamp == datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def test_ids_sort_by_birth() -> None:
+def test_ids_sort_by_the_time_they_were_made() -> None:
     ids = [new_id() for _ in range(100)]
     assert ids == sorted(ids)
     assert len(set(ids)) == 100

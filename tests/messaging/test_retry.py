@@ -27,16 +27,16 @@ def test_one_attempt_means_no_retry() -> None:
 
 
 @pytest.mark.parametrize("error", [Reject("no such order"), Undecodable("not JSON")])
-def test_what_can_never_succeed_is_dead_at_once(error: Exception) -> None:
+def test_a_message_that_can_never_succeed_is_dead_at_once(error: Exception) -> None:
     assert STEADY.delay_after(1, error) is None
 
 
-def test_a_handler_says_itself_how_much_later() -> None:
+def test_a_handler_chooses_the_pause_by_retry_later() -> None:
     assert STEADY.delay_after(1, RetryLater(after=timedelta(hours=3))) == timedelta(hours=3)
     assert STEADY.delay_after(1, RetryLater(after=timedelta(seconds=-5))) == timedelta(0)
 
 
-def test_later_is_not_for_ever() -> None:
+def test_a_retry_later_is_at_most_a_year_later() -> None:
     assert STEADY.delay_after(6, RetryLater(after=timedelta(hours=3))) is None
 
 
@@ -77,7 +77,7 @@ class Odd(RetryPolicy):
 
 
 @pytest.mark.parametrize("answer", [5, "soon", True, float("nan"), RuntimeError()])
-def test_where_a_policy_of_ones_own_gives_no_time_its_numbers_count(answer: Any) -> None:
+def test_the_numbers_of_a_custom_policy_count_if_it_returns_no_time(answer: Any) -> None:
     policy = Odd(answer=answer, max_attempts=2, first_delay=timedelta(seconds=3), jitter=0)
 
     assert rest_after(policy, 1, BROKEN) == timedelta(seconds=3)
@@ -85,7 +85,7 @@ def test_where_a_policy_of_ones_own_gives_no_time_its_numbers_count(answer: Any)
 
 
 @pytest.mark.parametrize(("answer", "rest"), [(timedelta.max, LONGEST), (timedelta(-1), timedelta(0)), (None, None)])
-def test_the_rest_of_a_policy_of_ones_own_is_bounded(answer: timedelta | None, rest: timedelta | None) -> None:
+def test_the_pause_of_a_custom_policy_is_bounded(answer: timedelta | None, rest: timedelta | None) -> None:
     assert rest_after(Odd(answer=answer), 1, BROKEN) == rest
 
 

@@ -105,6 +105,6 @@ def test_no_time_at_all_is_refused() -> None:
         procedure("hasty", timeout=timedelta(0))
 
 
-def test_an_unknown_name_is_answered_with_those_that_exist(quote: Procedure) -> None:
+def test_the_error_for_an_unknown_name_lists_the_registered_names(quote: Procedure) -> None:
     with pytest.raises(UnknownProcedure, match=r"'weather'.*shipping\.quote"):
         procedures.named(["shipping.quote", "weather"])

@@ -59,7 +59,7 @@ def test_a_text_that_cannot_be_stored_or_sent_is_refused_by_name(argument: str, 
     assert not OutboxMessage.objects.exists()
 
 
-def test_what_is_short_in_characters_and_too_long_for_amqp_in_bytes_is_refused() -> None:
+def test_a_text_with_few_characters_and_too_many_bytes_for_amqp_is_refused() -> None:
     with pytest.raises(ValueError, match="correlation_id has 400 bytes; AMQP has room for 255"):
         add(correlation_id="ü" * 200)
     row = add(correlation_id="ü" * 127, subject="ü" * 255, ordering_key="ü" * 255)
@@ -102,7 +102,7 @@ def test_a_header_made_of_a_field_is_refused_where_it_cannot_be_stored(text: str
 
 
 @pytest.mark.parametrize("given", [NUL, HALF, "ü" * 300, 17])
-def test_the_id_of_a_request_is_made_to_fit_whoever_chose_it(given: Any) -> None:
+def test_the_id_of_a_request_is_made_to_fit(given: Any) -> None:
     with structlog.contextvars.bound_contextvars(request_id=given):
         row = add()
         headers = request_headers()
@@ -167,7 +167,7 @@ def test_a_call_to_a_queue_that_amqp_cannot_name_is_refused(name: str, queue: st
 
 
 @pytest.mark.parametrize("text", [NUL, HALF, "n" * 3000], ids=ascii)
-def test_what_an_operator_says_is_kept(text: str) -> None:
+def test_an_operators_words_are_kept(text: str) -> None:
     audit.record("cancel", actor=text, about=text, note=text, odd=[{"a": text}])
     action = OperatorAction.objects.get()
     json.dumps(action.details).encode()
@@ -198,7 +198,7 @@ def test_a_reference_is_kept_whole_or_refused(reference: str) -> None:
     ],
 )
 @pytest.mark.parametrize("text", [NUL, HALF], ids=ascii)
-def test_to_look_for_what_no_database_stores_finds_nothing(look: Callable[[str], Any], text: str) -> None:
+def test_searching_for_a_text_that_no_database_stores_finds_nothing(look: Callable[[str], Any], text: str) -> None:
     assert not look(text)
 
 

@@ -73,7 +73,7 @@ def leased() -> int:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_who_commits_while_no_thread_can_start_hears_nothing_and_the_rows_are_free(
+def test_a_commit_succeeds_while_no_thread_can_start_and_its_rows_are_free(
     web_process: relay_thread.RelayThread, limit: Limit
 ) -> None:
     rows = add("x", "y")
@@ -108,7 +108,7 @@ def test_a_thread_that_could_not_start_is_started_again_by_the_next_request_or_e
 
 
 @pytest.mark.django_db(transaction=True)
-def test_nothing_of_a_failed_hand_over_reaches_who_committed_not_even_a_failed_give_back(
+def test_a_failed_hand_over_raises_nothing_after_the_commit_even_if_the_release_fails(
     web_process: relay_thread.RelayThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> Any:
@@ -181,7 +181,7 @@ def test_a_relay_whose_connection_gets_no_thread_lets_its_rows_go_and_tries_agai
 # --- Others --------------------------------------------------------------------------------------------------
 
 
-def test_a_thread_is_started_again_until_it_starts_or_nobody_wants_it(limit: Limit) -> None:
+def test_a_thread_is_started_again_until_it_starts_or_is_given_up(limit: Limit) -> None:
     tries: list[int] = []
 
     def begin() -> None:

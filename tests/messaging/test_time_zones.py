@@ -61,7 +61,7 @@ def an_hour_ago(aware: bool = True) -> datetime:
     return datetime.now(UTC) - timedelta(hours=1) if aware else timezone.now() - timedelta(hours=1)
 
 
-def test_each_time_of_a_row_is_such_a_moment() -> None:
+def test_every_time_of_a_row_is_stored_in_utc() -> None:
     times = [
         field
         for model in apps.get_app_config("messaging").get_models()

@@ -100,13 +100,15 @@ def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("event", "wait"), WAITING, ids=[event for event, _ in WAITING])
-def test_who_waits_logs_why_and_says_it_again_after_a_while(lines: int, event: str, wait: Callable[[], None]) -> None:
+def test_the_reason_for_waiting_is_logged_and_repeated_after_a_while(
+    lines: int, event: str, wait: Callable[[], None]
+) -> None:
     with capture_logs() as said:
         wait()
     assert [line["event"] for line in said].count(event) == lines
 
 
-def test_a_broker_that_refuses_is_named_again_and_again(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_the_broker_is_logged_again_and_again(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "REPEAT_AFTER", AT_ONCE)
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://u:x@127.0.0.1:{free_port()}/"]}
     with capture_logs() as said:
