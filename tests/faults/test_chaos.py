@@ -14,11 +14,12 @@ from tests.support import failpoints
 from tests.support.environment import ROOT
 
 pytestmark = pytest.mark.timeout(900)
-#: What each mutant is surest to be caught by, and the findings that it has to be caught with.
+#: What each mutant is surest to be caught by, and the findings that it has to be caught with. One is tried each day:
+#: the model finds the same bugs in milliseconds.
 MUTANTS = [
     (failpoints.ack_before_commit, "kill-consumers-at-work", {"lost"}),
-    (failpoints.mark_before_confirm, "freeze-and-kill-broker", {"lost"}),
-    (failpoints.no_inbox, "copy-messages", {"duplicates"}),
+    pytest.param(failpoints.mark_before_confirm, "freeze-and-kill-broker", {"lost"}, marks=pytest.mark.full),
+    pytest.param(failpoints.no_inbox, "copy-messages", {"duplicates"}, marks=pytest.mark.full),
 ]
 
 
@@ -81,7 +82,7 @@ def test_what_the_broker_threw_away_is_named_and_sent_again() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("fault", [fault for _, fault, _ in MUTANTS])
+@pytest.mark.parametrize("fault", ["kill-consumers-at-work", "freeze-and-kill-broker", "copy-messages"])
 def test_the_product_is_clean_where_its_mutants_are_not(fault: str) -> None:
     code, certificate = chaos("--orders", "60", "--seconds", "30", "--seed", "1", "--every", "3", "--faults", fault)
 

@@ -17,10 +17,15 @@ from tests.faults.model.bugs import BUGS, Bug
 from tests.faults.model.machine import Journey
 from tests.faults.model.world import Violation, stage
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(3600)]
-
 #: Set for the long run: other sequences each time, and many more of them.
 FULL = bool(os.environ.get("WARREN_TEST_FULL"))
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.timeout(3600),
+    # One thread at a time uses the database here, and SQLite is the quicker one for that.
+    pytest.mark.both_databases if FULL else pytest.mark.only_on("sqlite"),
+]
 
 ALWAYS = settings(
     stateful_step_count=40,
