@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import signal
 import threading
 import time
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -162,16 +160,6 @@ def dead_letter(channel: BlockingChannel) -> tuple[Any, bytes]:
 # --- F77: what a request may hold ----------------------------------------------------------------------------
 
 
-class Bomb:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.parametrize(
     ("body", "properties", "error"),
     [
@@ -199,17 +187,6 @@ def test_a_bad_body_is_an_answer_of_its_own_and_is_not_run(
 
     assert answer["error"]["type"] == error
     assert served.worker.output.count("runs double") == before
-
-
-def test_nothing_is_ever_unpickled(channel: BlockingChannel, tmp_path: Path) -> None:
-    """F77."""
-    bomb = tmp_path / "went-off"
-    for content_type in ("application/x-python-serialize", "application/json"):
-        body = pickle.dumps(Bomb(bomb))
-        _, answer = raw_request(channel, "rpc.double", body, content_type=content_type)
-        assert answer["error"]["type"] == "BadRequest"
-
-    assert not bomb.exists()
 
 
 @pytest.mark.parametrize("correlation_id", [None, "x" * 255, b"\xff\xfe"], ids=["none", "long", "no text"])

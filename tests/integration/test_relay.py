@@ -106,19 +106,6 @@ def test_several_relays_publish_each_row_once(vhost: str) -> None:
     assert texts_in(vhost) == Counter(texts)
 
 
-@pytest.mark.both_databases
-def test_relays_in_processes_of_their_own_publish_each_row_once(vhost: str, run_process: ProcessStarter) -> None:
-    relays = [run_process("run_relay") for _ in range(2)]
-    for process in relays:
-        process.wait_for_line("amqp.connected")
-    _declare(vhost, "tests.raw")
-    rows = [a_row(exchange="", routing_key="tests.raw", consumer="raw") for _ in range(300)]
-    eventually(all_published, within=30)
-    assert [process.stop() for process in relays] == [0, 0]
-    ids = Counter(properties.message_id for properties, _ in take_all(vhost, "tests.raw"))
-    assert ids == Counter(row.message_id for row in rows)
-
-
 def test_a_relay_without_a_database_at_its_start_says_so_and_leaves(
     vhost: str, run_process: ProcessStarter, tmp_path: Path
 ) -> None:
@@ -131,17 +118,6 @@ def test_a_relay_without_a_database_at_its_start_says_so_and_leaves(
 def _declare(address: str, queue: str, **arguments: Any) -> None:
     with plain_channel(address) as channel:
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
-
-
-@pytest.mark.both_databases
-def test_the_row_of_a_dead_process_is_published_when_its_lease_ends(vhost: str) -> None:
-    add(Noted(text="x"))
-    OutboxMessage.objects.update(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(seconds=1))
-    with running_relay():
-        eventually(all_published)
-    row = OutboxMessage.objects.get()
-    assert row.published_at is not None
-    assert row.published_at - row.created_at > timedelta(seconds=0.8)
 
 
 def test_a_row_handed_over_in_memory_is_published_at_once_without_a_claim(
@@ -443,15 +419,6 @@ def test_a_row_over_which_the_broker_ends_the_connection_holds_up_no_other(vhost
         eventually(lambda: not events.exclude(state=State.PUBLISHED).exists(), within=60)
 
 
-def test_a_row_waits_for_its_time(vhost: str) -> None:
-    add(Noted(text="later"), delay=timedelta(seconds=1))
-    with running_relay():
-        eventually(all_published)
-    row = OutboxMessage.objects.get()
-    assert row.published_at is not None
-    assert row.published_at - row.created_at > timedelta(seconds=0.9)
-
-
 # --- The end -----------------------------------------------------------------------------------------------
 
 
@@ -561,21 +528,6 @@ def test_a_broker_lost_between_a_refusal_and_its_repetition_condemns_nobody(
     home.join()
 
 
-def test_a_broker_killed_under_load_gets_everything_when_it_is_back(
-    breakable_broker: RabbitMQNode, settings: Any
-) -> None:
-    texts = [f"m{number}" for number in range(300)]
-    with running_relay():
-        for start in range(0, 300, 50):
-            add(*[Noted(text=text) for text in texts[start : start + 50]])
-            if start == 100:
-                breakable_broker.kill()
-        assert OutboxMessage.objects.exclude(state=State.PUBLISHED).exists()
-        breakable_broker.start()
-        eventually(all_published, within=60)
-    assert texts_in(url(settings)).keys() == set(texts)
-
-
 def test_a_frozen_broker_gets_everything_when_it_goes_on(breakable_broker: RabbitMQNode, settings: Any) -> None:
     with running_relay():
         add(Noted(text="before"))
@@ -641,13 +593,3 @@ def test_an_alarmed_broker_is_waited_for_on_one_connection(breakable_broker: Rab
     counts = texts_in(url(settings))
     assert counts.keys() == {"before", *(f"m{number}" for number in range(20))}
     assert max(counts.values()) <= 2
-
-
-def test_the_outbox_id_tells_which_row_came_back(vhost: str) -> None:
-    add(Noted(text="x"))
-    with running_relay():
-        eventually(all_published)
-    [(properties, _)] = take_all(vhost, "tests.notes")
-    assert isinstance(properties, pika.BasicProperties)
-    assert properties.headers["x-outbox-id"] == str(OutboxMessage.objects.get().pk)
-    assert properties.delivery_mode == 2

@@ -81,13 +81,6 @@ def test_the_procedures_error_reaches_the_caller(server: RunningServer) -> None:
     assert (caught.value.type, caught.value.message) == ("LookupError", "not today")
 
 
-def test_bad_arguments_are_an_error_and_the_next_call_is_answered(server: RunningServer) -> None:
-    with pytest.raises(rpc.RemoteError, match="BadArguments: number"):
-        rpc.call("double", {"number": "many"}, timeout=LONG)
-
-    assert rpc.call("double", 1, timeout=LONG) == 2
-
-
 def test_the_request_id_of_the_web_request_goes_along(server: RunningServer) -> None:
     with structlog.contextvars.bound_contextvars(request_id="web-7"):
         assert rpc.call("request_id", timeout=LONG) == "web-7"
@@ -143,30 +136,6 @@ def test_five_threads_on_one_connection_each_get_their_own_answer(
     assert server.stop().counts == {Ending.HANDLED: 100}
 
 
-def test_late_repeated_and_foreign_replies_are_ignored() -> None:
-    with raw_channel() as channel:
-        channel.queue_declare("odd", durable=True)
-        with pytest.raises(rpc.RpcTimeout):
-            rpc.call("odd", 1, timeout=0.2, queue="odd")
-        with ThreadPoolExecutor(1) as threads:
-            calling = threads.submit(rpc.call, "odd", 2, timeout=LONG, queue="odd")
-            # The first request may still be there: under load it expires late.
-            request = eventually(lambda: (found := got(channel, "odd")) and found[2] == b"2" and found[1])
-
-            def reply(correlation_id: str | None, body: bytes) -> None:
-                properties = pika.BasicProperties(correlation_id=correlation_id)
-                channel.basic_publish("", request.reply_to, body, properties)
-
-            reply("somebody else's", b"1")
-            reply(None, b"2")
-            reply(request.correlation_id, b"3")
-            reply(request.correlation_id, b"4")
-
-            assert calling.result(LONG) == 3
-    ours = client.connection()
-    eventually(lambda: ours.ignored_replies == 3)
-
-
 def asked(channel: BlockingChannel) -> pika.BasicProperties:
     """Wait for the next request in the queue "odd" and return its properties."""
     return eventually(lambda: got(channel, "odd"))[1]
@@ -218,19 +187,6 @@ def test_a_late_reply_without_a_correlation_id_answers_no_later_call() -> None:
         assert fourth.result(LONG) == 4
 
 
-def test_a_reply_that_is_not_json_is_said_at_once() -> None:
-    with raw_channel() as channel, ThreadPoolExecutor(1) as threads:
-        channel.queue_declare("odd", durable=True)
-        calling = threads.submit(rpc.call, "odd", 2, timeout=LONG, queue="odd")
-        _, request, _ = eventually(lambda: got(channel, "odd"))
-        channel.basic_publish(
-            "", request.reply_to, b"<html>", pika.BasicProperties(correlation_id=request.correlation_id)
-        )
-
-        with pytest.raises(rpc.BadReply):
-            calling.result(LONG)
-
-
 def test_a_forked_child_makes_a_connection_of_its_own(server: RunningServer) -> None:
     assert rpc.call("double", 1, timeout=LONG) == 2
     reading, writing = os.pipe()
@@ -253,20 +209,6 @@ def test_a_deleted_request_queue_is_declared_again(server: RunningServer) -> Non
         channel.queue_delete("rpc.double")
 
     eventually(lambda: answered("double", 1) == 2)
-
-
-def test_a_deleted_reply_queue_costs_one_call_at_most(server: RunningServer, broker: RabbitMQNode, vhost: str) -> None:
-    assert rpc.call("double", 1, timeout=LONG) == 2
-    with raw_channel() as channel, ThreadPoolExecutor(1) as threads:
-        channel.queue_declare("odd", durable=True)
-        calling = threads.submit(rpc.call, "odd", 2, timeout=LONG, queue="odd")
-        eventually(lambda: got(channel, "odd"))
-        broker.ctl("delete_queue", "--vhost", name_of(vhost), *reply_queues(broker, vhost))
-
-        with pytest.raises(rpc.ConnectionLost):
-            calling.result(LONG)
-
-    assert rpc.call("double", 4, timeout=LONG) == 8
 
 
 def test_a_database_connection_that_broke_is_replaced(transactional_db: None) -> None:

@@ -13,7 +13,6 @@ from messaging import procedures
 from messaging.broker import request_queue
 from messaging.rpc import procedure
 from messaging.rpc.answering import Ending
-from messaging.topology import desired
 from tests.support.rpc import RunningServer, got, raw_channel, raw_request
 from tests.support.waiting import eventually
 
@@ -55,23 +54,10 @@ def test_plain_json_gets_a_plain_reply_with_its_correlation_id(channel: Blocking
     assert properties.content_type == "application/json"
 
 
-@pytest.mark.parametrize("correlation_id", [None, "", "日本", "a\x00b", b"\xff\xfe"])
-def test_any_correlation_id_comes_back_unchanged(channel: BlockingChannel, correlation_id: str | bytes | None) -> None:
-    properties, result = raw_request(channel, "rpc.double", b"1", correlation_id=correlation_id)
-
-    assert (result, properties.correlation_id) == (2, correlation_id)
-
-
 def test_an_error_is_plain_json_too(channel: BlockingChannel) -> None:
     _, result = raw_request(channel, "rpc.double", b'{"number": -1}')
 
     assert result == {"error": {"type": "ValueError", "message": "below zero"}}
-
-
-@pytest.mark.parametrize("body", [b"", b"abc", b"\xff\x00", b"[" * 5000])
-def test_a_bad_body_is_answered_and_the_next_request_too(channel: BlockingChannel, body: bytes) -> None:
-    assert raw_request(channel, "rpc.double", body)[1]["error"]["type"] == "BadRequest"
-    assert raw_request(channel, "rpc.double", b"2")[1] == 4
 
 
 def test_direct_reply_to_is_answered(channel: BlockingChannel) -> None:
@@ -84,48 +70,12 @@ def test_direct_reply_to_is_answered(channel: BlockingChannel) -> None:
     assert replies == [b"8"]
 
 
-def test_a_request_without_reply_to_is_dead_and_never_run(
-    channel: BlockingChannel, calls: list[int], server: RunningServer
-) -> None:
-    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(correlation_id="x", expiration="60000"))
-
-    _, properties, body = eventually(lambda: got(channel, desired.dead_letter_queue()))
-    assert body == b"5"
-    assert properties.headers["x-death"][0]["queue"] == "rpc.double"
-    assert "no reply_to" in properties.headers["x-death"][0]["reason"]
-    assert properties.expiration is None
-    assert raw_request(channel, "rpc.double", b"6")[1] == 12
-    assert calls == [6]
-    assert server.stop().counts == {Ending.UNANSWERABLE: 1, Ending.HANDLED: 1}
-
-
-@pytest.mark.parametrize("victim", ["orders.sms", "rpc.double"])
-def test_a_forged_reply_to_reaches_no_queue_of_ours(channel: BlockingChannel, calls: list[int], victim: str) -> None:
-    if victim != "rpc.double":
-        channel.queue_declare(victim, durable=True)
-    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to=victim))
-
-    assert eventually(lambda: got(channel, desired.dead_letter_queue()))[2] == b"5"
-    assert channel.queue_declare(victim, passive=True).method.message_count == 0
-    assert calls == []
-
-
 def test_a_requester_that_is_gone_costs_nothing(channel: BlockingChannel, server: RunningServer) -> None:
     channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to="gone"))
 
     assert raw_request(channel, "rpc.double", b"6")[1] == 12
     assert channel.queue_declare("rpc.double", passive=True).method.message_count == 0
     assert server.stop().counts == {Ending.HANDLED: 2}
-
-
-def test_an_expired_request_is_skipped(channel: BlockingChannel, calls: list[int], server: RunningServer) -> None:
-    headers = {procedures.DEADLINE_HEADER: procedures.now_ms() - 1}
-    reply_to = channel.queue_declare("", exclusive=True).method.queue
-    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to=reply_to, headers=headers))
-
-    assert raw_request(channel, "rpc.double", b"6", reply_to=reply_to)[1] == 12
-    assert calls == [6]
-    assert server.stop().counts == {Ending.EXPIRED: 1, Ending.HANDLED: 1}
 
 
 def test_a_caller_that_sent_its_clock_is_told_the_servers_and_that_it_was_late(

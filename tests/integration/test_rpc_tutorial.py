@@ -16,7 +16,6 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging import rpc
 from messaging.broker.errors import describe
 from messaging.rpc import client
-from messaging.topology import desired
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import unacknowledged
 from tests.support.classic import OLDER, TODAY, ClassicCentre, ClassicServer
@@ -155,20 +154,6 @@ def test_a_slow_worker_gets_no_more_than_its_prefetch_and_the_other_does_the_res
     assert (handled(slow), handled(quick)) == (slow_gets, 20 - slow_gets)
 
 
-def test_a_request_without_reply_to_is_dead_once_and_does_not_come_back(
-    channel: BlockingChannel, run_process: ProcessStarter
-) -> None:
-    worker = serving(run_process)
-    channel.basic_publish("", "rpc_queue", b"30", pika.BasicProperties(correlation_id="x"))
-
-    _, properties, body = eventually(lambda: got(channel, desired.dead_letter_queue()))
-    assert (body, properties.headers["x-death"][0]["queue"]) == (b"30", "rpc_queue")
-    assert raw_request(channel, "rpc_queue", b"30")[1] == 832040
-    assert (waiting(channel, "rpc_queue"), waiting(channel, desired.dead_letter_queue())) == (0, 0)
-    assert worker.stop() == 0
-    worker.wait_for_line(r"Stopped\. 1 handled, 0 failed, 0 expired, 1 unanswerable, 0 given up")
-
-
 def test_a_server_that_is_killed_with_a_request_has_it_answered_by_another(
     channel: BlockingChannel, vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
 ) -> None:
@@ -181,15 +166,6 @@ def test_a_server_that_is_killed_with_a_request_has_it_answered_by_another(
     # The queue is plain: it stays without a server, with what is in it.
     serving(run_process, "fib")
     assert answered(channel, answers, 1) == {"question 30": "832040"}
-
-
-def test_nobody_can_have_the_answer_sent_into_a_tutorial_queue(
-    channel: BlockingChannel, run_process: ProcessStarter
-) -> None:
-    serving(run_process)
-    channel.basic_publish("", "rpc_queue", b"30", pika.BasicProperties(reply_to="compute_queue"))
-
-    assert eventually(lambda: got(channel, desired.dead_letter_queue()))[2] == b"30"
 
 
 def test_where_a_broker_permits_no_transient_queue_that_is_said() -> None:

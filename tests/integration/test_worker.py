@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pika
@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from messaging import consumers
 from messaging.consumers import Consumer
-from messaging.exceptions import Reject, RetryLater
+from messaging.exceptions import Reject
 from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import consumer_threads, database_wait
@@ -93,19 +93,6 @@ def test_a_failing_message_comes_again_through_the_outbox_until_it_is_dead(vhost
     assert take_all(vhost, "tests.notes") == []
 
 
-def test_a_message_that_fails_at_first_is_handled_in_the_end(vhost: str) -> None:
-    def fail_at_first(event: Noted, delivery: Delivery) -> None:
-        note(event.text)
-        if delivery.attempt < 3:
-            raise RetryLater("soon", after=timedelta(milliseconds=10))
-
-    with running_relay(), running_worker(known(fail_at_first)):
-        add(Noted(text="x"))
-        eventually(lambda: outcomes() == {"handled": 1})
-    assert notes("x") == 1
-    assert InboxMessage.objects.get().attempt == 3
-
-
 def test_a_retry_reaches_only_the_consumer_that_failed(vhost: str) -> None:
     def fail_once(event: Noted, delivery: Delivery) -> None:
         if delivery.attempt == 1:
@@ -117,34 +104,6 @@ def test_a_retry_reaches_only_the_consumer_that_failed(vhost: str) -> None:
         eventually(lambda: outcomes() == {"handled": 2})
     assert (notes("x"), notes("failed once")) == (1, 1)
     assert DeliveryAttempt.objects.filter(inbox_message__consumer="copies").count() == 1
-
-
-def test_a_rejected_message_is_dead_and_the_next_one_handled(vhost: str) -> None:
-    def choosy(event: Noted, delivery: Delivery) -> None:
-        if event.text == "bad":
-            raise Reject("no such thing")
-        note(event.text)
-
-    consumer = known(choosy)
-    ready(consumer, vhost)
-    send(vhost, a_message("bad"), a_message("good"))
-    with running_worker(consumer):
-        eventually(lambda: outcomes() == {"dead": 1, "handled": 1})
-    assert notes("good") == 1
-
-
-@pytest.mark.parametrize("end", [SystemExit(1), KeyboardInterrupt()])
-def test_a_handler_that_would_end_its_thread_does_not_stop_its_consumer(vhost: str, end: BaseException) -> None:
-    def leave(event: Noted, delivery: Delivery) -> None:
-        if event.text == "bad":
-            raise end
-        note(event.text)
-
-    consumer = known(leave)
-    ready(consumer, vhost)
-    send(vhost, a_message("bad"), a_message("good"))
-    with running_worker(consumer):
-        eventually(lambda: outcomes() == {"retrying": 1, "handled": 1})
 
 
 class Milliseconds(datetime):
@@ -166,22 +125,6 @@ def test_headers_that_the_client_library_cannot_read_stop_no_consumer(vhost: str
         eventually(lambda: outcomes() == {"handled": 2}, within=5)
         assert worker._connection.generation == 1
     assert (notes("strange"), notes("good")) == (1, 1)
-
-
-def test_rubbish_is_dead_and_the_next_message_handled(vhost: str) -> None:
-    consumer = known()
-    ready(consumer, vhost)
-    rubbish = [
-        a_message(body=b"\x80rubbish"), a_message(body=b""), a_message(type=""), a_message(type="test.erased"),
-        a_message(headers={"x-attempt": "many"}), a_message(headers={"x-event-version": 9}),
-        a_message(id="", body=b"["),
-        a_message(content_type="application/xml"), a_message(body=b"{}", headers={"deep": {"a": [{"b": b"\x00"}]}}),
-    ]  # fmt: skip
-    send(vhost, *rubbish, a_message("good"))
-    with running_worker(consumer):
-        eventually(lambda: outcomes() == {"dead": len(rubbish), "handled": 1})
-    assert not InboxMessage.objects.filter(state="dead", reason="").exists()
-    assert take_all(vhost, "tests.notes") == []
 
 
 # --- Batches -----------------------------------------------------------------------------------------------
@@ -487,20 +430,6 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
         monkeypatch.setitem(connection.settings_dict, "PORT", port)
         eventually(lambda: outcomes() == {"handled": 6})
     assert set(DeliveryAttempt.objects.values_list("number", "redelivered")) == {(1, False)}
-
-
-def test_a_broker_killed_under_its_consumers_is_found_again_and_nothing_is_lost_or_doubled(
-    breakable_broker: RabbitMQNode, settings: Any
-) -> None:
-    texts = [f"m{number}" for number in range(120)]
-    with running_relay(), running_worker(known(), known(name="copies")):
-        add(*[Noted(text=text) for text in texts[:60]])
-        eventually(lambda: notes() > 20)
-        breakable_broker.kill()
-        add(*[Noted(text=text) for text in texts[60:]])
-        breakable_broker.start()
-        eventually(lambda: outcomes() == {"handled": 240}, within=60)
-    assert {text: notes(text) for text in texts} == dict.fromkeys(texts, 2)
 
 
 def test_a_frozen_broker_holds_up_neither_handler_nor_stop(breakable_broker: RabbitMQNode, settings: Any) -> None:

@@ -2,14 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import transaction
 
 from messaging import outbox
-from messaging.broker.publisher import Publisher
 from messaging.models import OutboxMessage
 from messaging.relay import leases
 from messaging.relay import thread as relay_thread
@@ -113,20 +111,3 @@ def test_rows_for_which_others_left_no_room_go_free_at_once(relay_of_this_proces
     assert len(held(relay_of_this_process)) == LIMIT
     assert leased() == [row.pk for row in rows[: LIMIT - 2]]
     assert relay_of_this_process._claim_due == 0
-
-
-def test_rows_whose_leases_are_about_to_end_go_free(
-    relay_of_this_process: Relay, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with transaction.atomic():
-        [old, young] = add(2)
-    relay_of_this_process._handed.take()
-    relay_of_this_process.hand_over([old], time.monotonic() - timedelta(days=1).total_seconds())
-    relay_of_this_process.hand_over([young], time.monotonic())
-    published: list[int] = []
-    monkeypatch.setattr(Publisher, "ready", True)
-    monkeypatch.setattr(Relay, "_declare_topology", lambda _: None)
-    monkeypatch.setattr(Relay, "_claim_if_due", lambda _: [])
-    monkeypatch.setattr(Relay, "_publish_all", lambda _, rows: published.extend(each.row.pk for each in rows))
-    relay_of_this_process._step()
-    assert published == leased() == [young.pk]
