@@ -96,14 +96,14 @@ class Journey(RuleBasedStateMachine):
     @rule(name=names, weather=weathers, fault=faults)
     def publish(self, name: str, weather: Weather, fault: Fault | None) -> None:
         self.world.broker.weather = weather
-        self.world.run(name, self.world.turn, fault)
+        self.world.run(name, self.world.relay_step, fault)
         self.world.broker.weather = Weather()
 
     @precondition(lambda self: self.world.has_marks())
     @rule(name=names, fault=faults)
     def mark(self, name: str, fault: Fault | None) -> None:
         self.world.pass_time(timedelta(seconds=0.1))
-        self.world.run(name, self.world.turn, fault)
+        self.world.run(name, self.world.relay_step, fault)
 
     @precondition(lambda self: self.world.broker.has_ready())
     @rule(name=names, consumer=queues, count=st.integers(1, 3))
@@ -376,9 +376,9 @@ class Journey(RuleBasedStateMachine):
         world = self.world
         for _ in range(ROUNDS):
             for name in ("a", "b"):
-                world.run(name, world.turn)
+                world.run(name, world.relay_step)
                 world.pass_time(timedelta(seconds=0.1))
-                world.run(name, world.turn)
+                world.run(name, world.relay_step)
                 for consumer in (*(each.name for each in CONSUMERS), worlds.BURIER):
                     self._drain(name, consumer)
                 world.run(name, world.upkeep)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -250,9 +251,9 @@ class Process:
         # The clock is the world's: what it would sleep away passes at once.
         self.relay._wait = self._wait  # type: ignore[method-assign]
         self.worker = Worker([*CONSUMERS, dead_letters.consumer()])
-        self.lanes = {each.consumer.name: each for each in self.worker.consumers}
+        self.consumers = {each.consumer.name: each for each in self.worker.consumers}
         for each in self.worker.consumers:
-            each._turns._lock = None  # one step at a time: nobody is to be let through
+            each._wait._writer = None  # one step at a time: there is nobody to share with
         self.home: Any = relay_thread.RelayThread()
         self.home.long_lived = True
         self.home.relay, self.home.thread = self.relay, _Alive()
@@ -444,7 +445,7 @@ class World:
         finally:
             self.at_commit = None  # where it died before
 
-    def turn(self, process: Process) -> None:
+    def relay_step(self, process: Process) -> None:
         """One step of the relay: what is due is claimed and published, and marked if that is due."""
         with suppress(DatabaseError, InterfaceError, BrokerUnavailable):  # it rests, and has another step
             process.relay._step()
@@ -647,7 +648,9 @@ def stage(settings: Any) -> Iterator[None]:
         clock = SimpleNamespace(monotonic=lambda: Stage.world.clock)
         for module in (relay, leases, outbox, ledger, effect_runner):
             stack.enter_context(patch.object(module, "time", clock))
-        stack.enter_context(patch.object(effect_runner, "threading", SimpleNamespace(Thread=_AtOnce)))
+        stack.enter_context(
+            patch.object(effect_runner, "threading", SimpleNamespace(Thread=_AtOnce, Event=threading.Event))
+        )
         stack.enter_context(patch.object(effect_runner, "connections", SimpleNamespace(close_all=lambda: None)))
         for module, name in (
             (consumer_threads, "LINGER"),
