@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from script.programs.chaos import all_faults  # noqa: F401  (importing registers them)
 from script.programs.chaos.faults import FAULTS, UNREACHABLE, Circumstances
 from script.programs.chaos.world import World
 
@@ -88,7 +89,7 @@ class Monkey:
             self._note(self.missed, planned, "not possible: that is being broken already")
             return
         try:
-            fault.do(self._world, Circumstances(planned.pick, planned.seconds, self._stop.wait))
+            fault.carry_out(self._world, Circumstances(planned.pick, planned.seconds, self._stop.wait))
         except UNREACHABLE as error:
             self._note(self.missed, planned, f"not possible: {error}")
         except Exception as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from django.db import DatabaseError, connections
 
-from script.programs.chaos.faults import LOSING, available
+from script.programs.chaos.faults import FAULTS, available
 from script.programs.chaos.mending import LOOKS, TIMES, Mending, reconcile
 from script.programs.chaos.monkey import Monkey, plan
 from script.programs.chaos.shoppers import AT_ONCE, Outcome, Shoppers, hunters
@@ -123,7 +123,7 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
                 world.gateway,
                 pieces,
                 # What the monkey itself threw away, nobody but the command could bring back.
-                [] if LOSING.intersection(each.fault for each in planned) else mending.needed,
+                [] if any(FAULTS[each.fault].loses for each in planned) else mending.needed,
                 mending.wrong,
             ),
         )
