@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import nullcontext
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -59,7 +61,9 @@ class ActionCommand:
         if options["dry_run"]:
             result = self.action.plan(selection, **told)
         else:
-            with StopSignals() as signals:
+            signals = StopSignals()
+            # Python sets signal handlers in the main thread only.
+            with signals if threading.current_thread() is threading.main_thread() else nullcontext():
                 result = self.action.run(
                     selection,
                     by=audit.account(),
