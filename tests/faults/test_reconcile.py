@@ -13,7 +13,7 @@ from django.db.models import DateTimeField, F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from messaging import consumers, database, effects
+from messaging import consumers, database
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable
 from messaging.message import Delivery
@@ -34,7 +34,6 @@ from tests.support.consuming import (
     Noted,
     a_consumer,
     a_delivery,
-    a_message,
     delivery_of,
     look_after,
     note,
@@ -469,37 +468,6 @@ def whys(report: Report | None = None) -> list[str]:
     return [each.why for each in (report or named()).findings]
 
 
-def test_a_row_that_is_not_published_is_stuck(vhost: str) -> None:
-    add(Noted(text="a"))
-    assert whys() == []
-    OutboxMessage.objects.update(publish_at=long_ago())
-    assert whys() == ["pending: does a relay run?"]
-    OutboxMessage.objects.update(lease_until=database.in_future(60))
-    assert whys() == []
-
-
-def test_a_row_that_is_tried_again_and_again_is_stuck(vhost: str) -> None:
-    add(Noted(text="a"))
-    OutboxMessage.objects.update(
-        state="unroutable", last_error="no queue", publish_attempts=9, publish_at=database.in_future(30)
-    )
-    assert whys() == []
-    OutboxMessage.objects.update(created_at=long_ago())
-    assert whys() == ["unroutable: no queue"]
-
-
-def test_a_row_that_waits_for_its_time_is_not_stuck(vhost: str) -> None:
-    add(Noted(text="a"), delay=timedelta(hours=1))
-    OutboxMessage.objects.update(created_at=long_ago())
-    assert whys() == []
-
-
-def test_a_row_that_the_broker_refused_is_stuck(vhost: str) -> None:
-    add(Noted(text="a"))
-    OutboxMessage.objects.update(state="failed", last_error="too large")
-    assert whys() == ["failed: too large"]
-
-
 def test_a_message_whose_next_attempt_nothing_brings_is_stuck_and_can_be_sent_on(vhost: str) -> None:
     consumer = known()
     delivery = a_delivery()
@@ -513,26 +481,6 @@ def test_a_message_whose_next_attempt_nothing_brings_is_stuck_and_can_be_sent_on
     handled(consumer)
     assert InboxMessage.objects.get().state == State.HANDLED
     assert OperatorAction.objects.count() == 1
-
-
-def test_a_foreign_message_that_was_begun_and_lost_can_only_be_named(vhost: str) -> None:
-    known()
-    assert inbox.start(a_delivery(a_message()))
-    InboxMessage.objects.update(changed_at=long_ago())
-    report = repaired()
-    assert whys(report) == ["attempt 1 is expected, and nothing brings it"]
-    assert not report.is_well
-
-
-def test_a_message_that_waits_for_its_next_attempt_is_not_stuck(vhost: str) -> None:
-    def failing(event: Noted, delivery: Delivery) -> None:
-        raise ValueError
-
-    consumer = known(handler=failing)
-    handling.handle(consumer, a_delivery())
-    InboxMessage.objects.update(changed_at=long_ago())
-    OutboxMessage.objects.update(publish_at=database.in_future(60))
-    assert whys() == []
 
 
 def test_a_message_that_was_not_released_is_stuck(vhost: str) -> None:
@@ -553,62 +501,6 @@ def test_a_message_that_was_not_released_is_stuck(vhost: str) -> None:
     relayed()
     handled(consumer)
     assert InboxMessage.objects.get().state == State.HANDLED
-
-
-@pytest.fixture
-def intended(isolated: Any) -> Effect:
-    """An effect that nobody has begun."""
-    isolated(effects)
-    effects.effect("text")(lambda sending: None)
-
-    def intending(event: Noted, delivery: Delivery) -> None:
-        delivery.effect("text")
-
-    consumer = known(handler=intending)
-    handling.handle(consumer, a_delivery())
-    return Effect.objects.get()
-
-
-@pytest.mark.parametrize(
-    ("state", "changes", "words"),
-    [
-        ("intended", {"send_at": long_ago()}, "is due, and nobody does it"),
-        ("intended", {}, None),
-        ("sending", {"sending_until": long_ago()}, "is due, and nobody does it"),
-        ("sending", {"sending_until": database.in_future(10)}, None),
-        ("unknown", {}, "nobody knows"),
-        ("done", {}, None),
-        ("failed", {}, "it failed, and is not tried again"),
-        ("failed", {"given_up": True}, None),
-    ],
-)
-def test_effects_that_are_not_carried_out_are_stuck(
-    intended: Effect, state: str, changes: dict[str, Any], words: str | None
-) -> None:
-    Effect.objects.update(state=state, **changes)
-    found = whys()
-    if words is None:
-        assert found == []
-    else:
-        assert found[0].startswith(f"effect text ({intended.pk}): ")
-        assert words in found[0]
-
-
-def test_a_message_that_was_handled_twice_is_named(vhost: str) -> None:
-    consumer = known()
-    delivery = a_delivery()
-    for _ in range(20):
-        handling.handle(consumer, a_delivery())
-    handling.handle(consumer, delivery)
-    row = InboxMessage.objects.get(message_id=delivery.message_id)
-    assert named().findings == []
-    inbox.record(row, delivery, DeliveryAttempt.Outcome.HANDLED)
-    (finding,) = named().findings
-    assert (finding.trouble, finding.message_id) == ("doubled", delivery.message_id)
-    DeliveryAttempt.objects.update(finished_at=database.in_future(-7200))
-    handling.handle(consumer, a_delivery())
-    assert named(lately=timedelta(hours=1)).findings == []
-    assert len(named(lately=timedelta(hours=3)).findings) == 1
 
 
 # --- the command -------------------------------------------------------------------------------------------
