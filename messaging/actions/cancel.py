@@ -15,7 +15,8 @@ from messaging.actions.publish_now import LEASED
 from messaging.actions.selection import Box, Selection
 from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.worker import inbox, ordering
+from messaging.models.failures import REASON_LIMIT, failure_group, leave_dead
+from messaging.worker import ordering
 
 State = OutboxMessage.State
 
@@ -70,7 +71,7 @@ exit codes: 0 done, 1 nothing to cancel, 2 wrong arguments, 3 database unreachab
         return {"outbox": counts.get(OutboxMessage, 0), "inbox": counts.get(InboxMessage, 0), "leased": busy}
 
     def change(self, rows: Sequence[Any], words: str, **options: Any) -> None:
-        words = words[: inbox.REASON_LIMIT]
+        words = words[:REASON_LIMIT]
         ids = [row.pk for row in rows]
         if isinstance(rows[0], OutboxMessage):
             # `publish_at` is when it was cancelled: the row has no next attempt.
@@ -79,14 +80,14 @@ exit codes: 0 done, 1 nothing to cancel, 2 wrong arguments, 3 database unreachab
             )
             for row in rows:
                 if row.consumer:
-                    inbox.leave_dead(row, words, kind="cancelled")
+                    leave_dead(row, words, kind="cancelled")
             return
         for row in rows:
             InboxMessage.objects.filter(pk=row.pk).update(
                 state=InboxMessage.State.DEAD,
                 changed_at=Now(),
                 reason=words,
-                failure_group=inbox.failure_group(row.consumer, row.type, "cancelled"),
+                failure_group=failure_group(row.consumer, row.type, "cancelled"),
             )
 
     def after_commit(self, rows: Sequence[Any]) -> None:

@@ -23,8 +23,8 @@ from messaging.broker.publisher import Outcome, Status
 from messaging.exceptions import AccessRefused, NotFound
 from messaging.logs import get_logger
 from messaging.models import OutboxMessage
+from messaging.models.failures import leave_dead
 from messaging.validation.texts import storable_text
-from messaging.worker import inbox
 
 log = get_logger(__name__)
 
@@ -233,7 +233,7 @@ def _write_failure(mark: Mark) -> None:
     if written and state == State.FAILED and mark.row.consumer:
         # This row alone was to bring the message to its consumer again.
         reason = f"its attempt {mark.row.attempt} cannot be sent: {mark.outcome.reason}"
-        if inbox.leave_dead(mark.row, reason, kind="cannot be sent"):
+        if leave_dead(mark.row, reason, kind="cannot be sent"):
             log.error(
                 "message.dead", message_id=mark.row.message_id, consumer=mark.row.consumer, reason=storable_text(reason)
             )

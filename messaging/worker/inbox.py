@@ -6,29 +6,24 @@ every other one is a duplicate. `handled` is never overwritten.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import socket
 import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from django.db.models.functions import Now
-
 from messaging import conf, database
 from messaging.headers import storable_headers
 from messaging.message import Delivery
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, InboxMessage
+from messaging.models.failures import REASON_LIMIT, failure_group
 from messaging.validation.functions import text_of
 from messaging.validation.texts import storable_text
 
 State = InboxMessage.State
 Outcome = DeliveryAttempt.Outcome
 
-#: Characters of a reason that are kept.
-REASON_LIMIT = 1000
 #: Characters of a traceback that are kept, from its end: the failing line is there.
 TRACEBACK_LIMIT = 20_000
 
@@ -68,24 +63,6 @@ def expect_next(delivery: Delivery, reason: str) -> InboxMessage | None:
 def bury(delivery: Delivery, reason: str) -> InboxMessage | None:
     """Make the message dead, with reason and body. Returns None for a duplicate."""
     return _move(delivery, state=State.DEAD, attempt=delivery.attempt, **_letter(delivery, reason))
-
-
-def leave_dead(row: OutboxMessage, reason: str, *, kind: str) -> bool:
-    """Make a message dead at a consumer if the outbox row that was to bring it there again is not published.
-
-    Otherwise it would wait for ever. `kind` groups such failures. A message that has come after all stays as it is.
-    Runs in the caller's transaction; returns whether that changed anything.
-    """
-    reason = storable_text(reason)[:REASON_LIMIT]
-    letter = {"reason": reason, "failure_group": failure_group(row.consumer, row.type, kind)}
-    there = InboxMessage.objects.filter(consumer=row.consumer, message_id=row.message_id)
-    moved = there.filter(state=State.RETRYING, attempt=row.attempt).update(state=State.DEAD, changed_at=Now(), **letter)
-    if moved or row.origin != OutboxMessage.Origin.RECONCILE or there.exists():
-        return bool(moved)
-    # It was lost on its way, and reconciling would find it missing again.
-    missing = InboxMessage(**row.message_columns(), consumer=row.consumer, state=State.DEAD, body=row.body, **letter)
-    InboxMessage.objects.bulk_create([missing], ignore_conflicts=True)
-    return True
 
 
 def record(
@@ -137,17 +114,6 @@ def attempts_before(delivery: Delivery) -> int:
     """Return how many attempts there were before the latest replay: the retry policy starts anew there."""
     row = InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id)
     return row.values_list("attempts_before", flat=True).first() or 0
-
-
-def failure_group(consumer: str, type: str, reason: str) -> str:
-    """Return the name that similar failures share: the same consumer and type, and reasons that differ only in numbers,
-    ids and quoted values."""
-    kind = _PARTICULAR.sub("…", reason)
-    return hashlib.sha256("\0".join((consumer, type, kind)).encode()).hexdigest()[:12]
-
-
-#: What differs between failures of one kind: quoted values, numbers, ids (some have no digit: W-PBQWPX).
-_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=[\w-]*\d)[\w-]+|\b[A-Z]+(?:-[A-Z]+)+\b")
 
 
 def _letter(delivery: Delivery, reason: str) -> dict[str, Any]:

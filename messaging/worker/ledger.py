@@ -19,8 +19,8 @@ from messaging import database, effects
 from messaging.effects import EffectKind, Intended
 from messaging.logs import get_logger
 from messaging.models import Effect, EffectAttempt, InboxMessage
+from messaging.models.failures import failure_group
 from messaging.validation.texts import storable_text
-from messaging.worker.inbox import failure_group
 
 log = get_logger(__name__)
 

@@ -12,9 +12,9 @@ from messaging.actions.selection import Selection
 from messaging.history import listing
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, InboxMessage
+from messaging.models.failures import failure_group
 from messaging.monitoring import status
 from messaging.reconcile import stuck
-from messaging.worker.inbox import failure_group
 
 pytestmark = pytest.mark.django_db
 

@@ -12,6 +12,7 @@ from django.db import InternalError, connection, transaction
 
 from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models.failures import failure_group
 from messaging.worker import handling, inbox
 from messaging.worker.database_wait import DatabaseAway
 from messaging.worker.handling import Verdict
@@ -376,7 +377,7 @@ def _fields(message: Message) -> dict[str, Any]:
     ],
 )
 def test_failures_that_differ_in_particulars_only_are_one_group(one: str, other: str) -> None:
-    assert inbox.failure_group("sms", "order.placed", one) == inbox.failure_group("sms", "order.placed", other)
+    assert failure_group("sms", "order.placed", one) == failure_group("sms", "order.placed", other)
 
 
 @pytest.mark.parametrize(
@@ -389,4 +390,4 @@ def test_failures_that_differ_in_particulars_only_are_one_group(one: str, other:
     ],
 )
 def test_failures_of_another_consumer_type_or_kind_are_another_group(other: tuple[str, str, str]) -> None:
-    assert inbox.failure_group("sms", "order.placed", "GatewayError: 503") != inbox.failure_group(*other)
+    assert failure_group("sms", "order.placed", "GatewayError: 503") != failure_group(*other)
