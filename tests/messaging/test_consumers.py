@@ -9,7 +9,6 @@ from django.core.exceptions import ImproperlyConfigured
 from messaging import conf, consumers
 from messaging.consumers import consumer
 from messaging.events import Event
-from messaging.exceptions import UnknownConsumer
 from messaging.message import Delivery
 from messaging.routing import Binding, Exchange
 from messaging.topology import desired
@@ -85,18 +84,6 @@ def test_a_consumer_without_events_is_refused() -> None:
         consumer("notes")
 
 
-def test_a_taken_name_is_refused_even_if_the_functions_have_the_same_name() -> None:
-    consumer("notes", Noted)(handler("orders.consumers"))
-    with pytest.raises(ImproperlyConfigured, match="two consumers"):
-        consumer("notes", Noted)(handler("stock.consumers"))
-
-
-def test_a_module_imported_twice_declares_its_consumer_once() -> None:
-    consumer("notes", Noted)(handler())
-    consumer("notes", Noted)(handler())
-    assert [each.name for each in consumers.registered()] == ["notes"]
-
-
 def test_two_consumers_may_not_share_a_queue() -> None:
     consumer("notes", Noted, queue="shared")(handler())
     with pytest.raises(ImproperlyConfigured, match="shared"):
@@ -106,17 +93,6 @@ def test_two_consumers_may_not_share_a_queue() -> None:
 def test_a_queue_name_that_amqp_cannot_carry_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="255 bytes"):
         consumer("notes", Noted, queue="ü" * 128)(handler())
-
-
-def test_the_error_for_an_unknown_name_lists_the_registered_names() -> None:
-    consumer("notes", Noted)(handler())
-    with pytest.raises(UnknownConsumer, match="Registered: notes"):
-        consumers.named(["notes", "sns"])
-
-
-def test_a_name_given_twice_is_one_consumer() -> None:
-    consumer("notes", Noted)(handler())
-    assert len(consumers.named(["notes", "notes"])) == 1
 
 
 def test_every_quorum_queue_has_an_explicit_positive_delivery_limit() -> None:

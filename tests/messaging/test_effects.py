@@ -168,11 +168,6 @@ def test_unknown_and_repeated_names_fail_where_they_are_intended(declare: Declar
         delivery.effect("text")
 
 
-def test_two_functions_may_not_have_one_name(declare: Declare, outside: Outside) -> None:
-    with pytest.raises(ImproperlyConfigured, match="two effects"):
-        effects.effect("text")(outside.ring)
-
-
 def test_a_name_with_a_colon_is_refused_for_two_effects_could_have_the_same_key(declare: Declare) -> None:
     with pytest.raises(ImproperlyConfigured, match="':'"):
         effects.effect("text:again")

@@ -188,19 +188,6 @@ def with_any_fate(strange: Message) -> None:
         str(refused).encode()  # it can be stored and printed
 
 
-def test_one_type_belongs_to_one_event() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"test\.measured"):
-
-        class Other(Event, type="test.measured"):
-            pass
-
-
-def test_two_apps_may_not_share_a_type_even_under_one_class_name() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"test\.measured"):
-        type(Event)("Measured", (Event,), {"__module__": "another.events", "__qualname__": "Measured"},
-                    type="test.measured")  # fmt: skip
-
-
 def test_a_type_longer_than_a_routing_key_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="255"):
 

@@ -10,7 +10,6 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
 
 from messaging import procedures
-from messaging.exceptions import UnknownProcedure
 from messaging.procedures import Procedure
 from messaging.rpc import procedure
 
@@ -103,8 +102,3 @@ def test_it_may_take_the_time_it_says_or_the_projects(quote: Procedure, settings
 def test_no_time_at_all_is_refused() -> None:
     with pytest.raises(ImproperlyConfigured, match="timeout"):
         procedure("hasty", timeout=timedelta(0))
-
-
-def test_the_error_for_an_unknown_name_lists_the_registered_names(quote: Procedure) -> None:
-    with pytest.raises(UnknownProcedure, match=r"'weather'.*shipping\.quote"):
-        procedures.named(["shipping.quote", "weather"])
