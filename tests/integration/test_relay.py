@@ -85,7 +85,7 @@ def test_rows_are_published_once_and_marked_with_those_who_should_have_them(vhos
     assert row.published_at is not None
 
 
-def test_an_event_that_nobody_wants_is_unroutable_and_not_lost(vhost: str) -> None:
+def test_an_event_without_a_consumer_is_unroutable_and_not_lost(vhost: str) -> None:
     add(Erased(text="x"))
     with running_relay():
         eventually(lambda: states() == {"unroutable": 1})
@@ -135,7 +135,7 @@ def test_a_row_handed_over_in_memory_is_published_at_once_without_a_claim(
     assert running.published == 1
 
 
-def test_what_waits_in_the_table_is_published_as_soon_as_the_relay_is_connected(
+def test_waiting_rows_are_published_as_soon_as_the_relay_is_connected(
     vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conf, "POLL_INTERVAL", 30.0)
@@ -144,7 +144,7 @@ def test_what_waits_in_the_table_is_published_as_soon_as_the_relay_is_connected(
         eventually(all_published, within=5)
 
 
-def test_a_row_whose_lease_has_nearly_ended_goes_free_and_is_claimed_at_once(vhost: str) -> None:
+def test_a_row_whose_lease_has_nearly_ended_is_freed_and_claimed_at_once(vhost: str) -> None:
     row = a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
     with running_relay() as running:
         eventually(lambda: running._publisher.ready)
@@ -208,7 +208,7 @@ def test_an_exchange_deleted_by_hand_comes_back_and_nothing_is_lost(vhost: str) 
     assert texts_in(vhost) == Counter(["before", *(f"m{number}" for number in range(20))])
 
 
-def test_events_that_this_user_may_not_publish_go_out_once_it_may(
+def test_events_that_this_user_may_not_publish_are_published_once_it_may(
     broker: RabbitMQNode, vhost: str, settings: Any
 ) -> None:
     with running_relay():
@@ -223,7 +223,7 @@ def test_events_that_this_user_may_not_publish_go_out_once_it_may(
     assert texts_in(vhost) == {"before": 1, "refused": 1}
 
 
-def test_one_row_of_a_hundred_that_names_a_missing_exchange_suffers_alone(vhost: str) -> None:
+def test_one_row_of_a_hundred_with_a_missing_exchange_fails_alone(vhost: str) -> None:
     with transaction.atomic():
         for number in range(100):
             a_row(exchange="nowhere" if number == 50 else "orders.events")
@@ -410,7 +410,7 @@ def test_a_full_queue_takes_its_message_later(vhost: str) -> None:
         eventually(all_published)
 
 
-def test_a_row_over_which_the_broker_ends_the_connection_holds_up_no_other(vhost: str) -> None:
+def test_a_row_that_makes_the_broker_close_the_connection_delays_no_other(vhost: str) -> None:
     """RabbitMQ 3.10 does so over a forged address of direct replies; 4 sends it back."""
     a_row(exchange="", routing_key="amq.rabbitmq.reply-to.%.!", consumer="forged")
     with running_relay():
@@ -508,7 +508,7 @@ def _close_connections(node: RabbitMQNode, address: str) -> None:
     node.ctl("close_all_connections", "--vhost", vhost, "closed by a test")
 
 
-def test_a_broker_lost_between_a_refusal_and_its_repetition_condemns_nobody(
+def test_a_broker_lost_before_refused_rows_are_repeated_fails_none_of_them(
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with transaction.atomic():
@@ -528,7 +528,7 @@ def test_a_broker_lost_between_a_refusal_and_its_repetition_condemns_nobody(
     home.join()
 
 
-def test_a_frozen_broker_gets_everything_when_it_goes_on(breakable_broker: RabbitMQNode, settings: Any) -> None:
+def test_a_frozen_broker_gets_all_rows_once_it_continues(breakable_broker: RabbitMQNode, settings: Any) -> None:
     with running_relay():
         add(Noted(text="before"))
         eventually(all_published)
@@ -559,7 +559,7 @@ def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, se
     assert min(counts.values()) >= 2, "each arrived at first too: the inbox knows the copy by its id"
 
 
-def test_a_frozen_broker_does_not_hold_up_the_stop(
+def test_a_frozen_broker_does_not_delay_the_stop(
     breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)

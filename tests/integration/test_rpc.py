@@ -110,7 +110,7 @@ def test_once_the_broker_has_refused_this_user_calls_fail_at_once(vhost: str, se
         assert time.monotonic() - began < LONG / 2
 
 
-def test_a_silent_server_is_a_timeout_and_the_request_expires() -> None:
+def test_an_unresponsive_server_is_a_timeout_and_the_request_expires() -> None:
     with raw_channel() as channel:
         channel.queue_declare("silent", durable=True)
         with pytest.raises(rpc.RpcTimeout):
@@ -265,7 +265,7 @@ def set_servers_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None
 
 
 @pytest.mark.parametrize("seconds", [10, 3600, -10])
-def test_a_server_whose_clock_differs_answers_and_the_difference_is_told(
+def test_a_server_with_another_clock_answers_and_the_difference_is_logged(
     seconds: float, set_servers_clock: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     set_servers_clock(seconds)
@@ -280,7 +280,7 @@ def test_a_server_whose_clock_differs_answers_and_the_difference_is_told(
     assert f"{abs(seconds):.1f} s {'ahead of' if seconds > 0 else 'behind'} this host's" in said[0]
 
 
-def test_a_time_out_says_that_the_clocks_differ(set_servers_clock: Callable[[float], None]) -> None:
+def test_a_timeout_names_the_difference_of_the_clocks(set_servers_clock: Callable[[float], None]) -> None:
     release = threading.Event()
 
     @procedure("wait")
@@ -298,9 +298,7 @@ def test_a_time_out_says_that_the_clocks_differ(set_servers_clock: Callable[[flo
     server.stop()
 
 
-def test_clocks_that_agree_are_not_mentioned_however_long_an_answer_takes(
-    server: RunningServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_clocks_that_agree_are_not_mentioned(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
     @procedure("slowly")
     def slowly() -> str:
         time.sleep(1.2)
@@ -325,7 +323,9 @@ def test_a_coroutine_awaits_acall_and_may_not_call(server: RunningServer) -> Non
     assert asyncio.run(ask()) == [2, 4, 6]
 
 
-def test_who_allows_what_blocks_in_a_coroutine_may_call(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_coroutine_may_call_if_the_project_allows_blocking(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 
     async def ask() -> Any:

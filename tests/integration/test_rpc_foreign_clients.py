@@ -78,9 +78,7 @@ def test_a_requester_that_is_gone_costs_nothing(channel: BlockingChannel, server
     assert server.stop().counts == {Ending.HANDLED: 2}
 
 
-def test_a_caller_that_sent_its_clock_is_told_the_servers_and_that_it_was_late(
-    channel: BlockingChannel, calls: list[int]
-) -> None:
+def test_a_late_caller_that_sent_its_clock_gets_the_servers(channel: BlockingChannel, calls: list[int]) -> None:
     before = procedures.now_ms()
     headers = {procedures.CLOCK_HEADER: before - 10_000, procedures.DEADLINE_HEADER: before - 7_000}
     properties, answer = raw_request(channel, "rpc.double", b"5", headers=headers)
@@ -128,7 +126,7 @@ def test_what_has_arrived_is_answered_before_the_server_stops(
         assert [eventually(lambda: got(channel, reply_to))[2] for _ in range(2)] == [b"1", b"2"]
 
 
-def test_requests_that_a_leaving_server_hands_on_are_not_taken_for_killers(vhost: str, calls: list[int]) -> None:
+def test_requests_that_a_stopping_server_passes_on_do_not_count_as_crashes(vhost: str, calls: list[int]) -> None:
     with raw_channel() as holding, raw_channel() as channel:
         # Another server keeps the queue alive, and takes no more than the first.
         declare_request_queue(holding)

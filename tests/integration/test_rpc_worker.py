@@ -40,7 +40,7 @@ def quote(timeout: float = 30) -> Any:
     return rpc.call("shipping.quote", QUOTE, timeout=timeout)
 
 
-def test_it_says_what_it_serves_answers_and_sums_up(vhost: str, run_process: ProcessStarter) -> None:
+def test_the_command_prints_what_it_serves_and_a_summary(vhost: str, run_process: ProcessStarter) -> None:
     worker = serving(run_process, "shipping.quote", "--concurrency", "2", "--prefetch", "7")
     worker.wait_for_line(r"shipping\.quote: queue rpc\.shipping\.quote; prefetch 7, threads 2")
 
@@ -54,7 +54,7 @@ def test_it_says_what_it_serves_answers_and_sums_up(vhost: str, run_process: Pro
     worker.wait_for_line(r"Stopped\. 1 handled, 1 failed, 0 expired, 0 unanswerable, 0 given up in")
 
 
-def test_it_leaves_after_the_number_of_requests_asked_for(vhost: str, run_process: ProcessStarter) -> None:
+def test_the_command_ends_after_max_messages(vhost: str, run_process: ProcessStarter) -> None:
     worker = serving(run_process, "--max-messages", "2")
 
     assert [quote(), quote()] == [ANSWER, ANSWER]
@@ -70,7 +70,7 @@ def test_an_unknown_name_is_a_usage_error_that_lists_those_that_exist(vhost: str
 
 
 @pytest.mark.parametrize("wrong", ["password", "vhost"])
-def test_wrong_credentials_end_it_with_one_clear_line(vhost: str, wrong: str, run_process: ProcessStarter) -> None:
+def test_wrong_credentials_end_the_command_with_one_line(vhost: str, wrong: str, run_process: ProcessStarter) -> None:
     parameters = pika.URLParameters(vhost)
     address = f"{parameters.host}:{parameters.port}"
     user = f"{parameters.credentials.username}:{'wrong' if wrong == 'password' else parameters.credentials.password}"
@@ -141,7 +141,7 @@ def test_worker_and_client_come_back_with_the_broker(
     assert "rpc.queue_lost" not in worker.output
 
 
-def test_it_waits_calmly_for_a_broker_that_is_not_there_yet(
+def test_the_command_waits_for_a_broker_that_is_not_there_yet(
     breakable_broker: RabbitMQNode, run_process: ProcessStarter
 ) -> None:
     breakable_broker.kill()

@@ -66,7 +66,7 @@ def outcomes() -> Counter[str]:
 
 
 @pytest.mark.both_databases
-def test_what_is_committed_is_handled(vhost: str) -> None:
+def test_committed_events_are_handled(vhost: str) -> None:
     texts = [f"m{number}" for number in range(40)]
     with running_relay(), running_worker(known()):
         add(*[Noted(text=text) for text in texts])
@@ -75,7 +75,7 @@ def test_what_is_committed_is_handled(vhost: str) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_failing_message_comes_again_through_the_outbox_until_it_is_dead(vhost: str) -> None:
+def test_a_failing_message_is_retried_through_the_outbox_until_it_is_dead(vhost: str) -> None:
     def fail(event: Noted, delivery: Delivery) -> None:
         note(event.text)
         raise ValueError("never")
@@ -113,7 +113,7 @@ class Milliseconds(datetime):
         return (9999, 1, 20_000_000, 0, 0, 0)
 
 
-def test_headers_that_the_client_library_cannot_read_stop_no_consumer(vhost: str) -> None:
+def test_headers_that_pika_cannot_read_stop_no_consumer(vhost: str) -> None:
     consumer = known()
     ready(consumer, vhost)
     far = {"sent": Milliseconds(2026, 1, 1, tzinfo=UTC), "tenant": "t"}
@@ -131,7 +131,7 @@ def test_headers_that_the_client_library_cannot_read_stop_no_consumer(vhost: str
 
 
 @pytest.mark.both_databases
-def test_a_batch_shares_a_transaction_and_a_failing_member_suffers_alone(vhost: str) -> None:
+def test_a_batch_shares_a_transaction_and_only_its_failing_message_fails(vhost: str) -> None:
     calls: list[str] = []
 
     def choosy(event: Noted, delivery: Delivery) -> None:
@@ -189,7 +189,7 @@ def test_a_worker_with_a_limit_takes_no_more_and_leaves_the_rest(vhost: str) -> 
     assert len(take_all(vhost, "tests.notes")) == 7
 
 
-def test_what_a_limited_worker_leaves_comes_no_nearer_to_the_delivery_limit_than_by_one(vhost: str) -> None:
+def test_messages_that_a_limited_worker_leaves_count_once_towards_the_delivery_limit(vhost: str) -> None:
     consumer = known()
     ready(consumer, vhost)
     send(vhost, *[a_message(f"m{number}") for number in range(30)])
@@ -223,7 +223,7 @@ def test_a_burst_whose_queue_is_missing_and_may_not_be_declared_waits_for_it_and
         broker.api("DELETE", f"/users/{name}")
 
 
-def test_what_has_begun_is_finished_and_the_rest_goes_back_when_a_worker_stops(vhost: str) -> None:
+def test_a_stopping_worker_finishes_what_has_begun_and_requeues_the_rest(vhost: str) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
     def slow(event: Noted, delivery: Delivery) -> None:
@@ -254,7 +254,7 @@ def test_an_idle_worker_does_not_use_the_time_that_it_may_take_to_stop(
     worker.join(90)
 
 
-def test_a_handler_that_never_ends_is_left_behind_and_its_message_comes_again(vhost: str, settings: Any) -> None:
+def test_a_handler_that_never_ends_is_abandoned_and_its_message_redelivered(vhost: str, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 0.5}
     begun, may_end = threading.Event(), threading.Event()
 
@@ -324,9 +324,7 @@ def _exists(address: str, queue: str) -> bool:
     return True
 
 
-def test_a_connection_closed_under_a_handler_brings_the_message_again_and_it_is_a_duplicate(
-    vhost: str, broker: RabbitMQNode
-) -> None:
+def test_a_message_that_is_redelivered_after_a_lost_connection_is_a_duplicate(vhost: str, broker: RabbitMQNode) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
     def slow(event: Noted, delivery: Delivery) -> None:
@@ -347,7 +345,7 @@ def test_a_connection_closed_under_a_handler_brings_the_message_again_and_it_is_
     assert take_all(vhost, "tests.notes") == []
 
 
-def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redelivery_and_is_said_once(
+def test_a_full_database_costs_no_attempt_and_no_redelivery_and_is_logged_once(
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, failures = consumer_threads.handling.handle, [5]
@@ -370,7 +368,7 @@ def test_a_database_that_takes_no_rows_for_a_while_costs_no_attempt_and_no_redel
     assert said == ["consumer.database_away", "consumer.database_back"]
 
 
-def test_a_missing_table_is_waited_for_without_eating_the_delivery_limit(vhost: str) -> None:
+def test_waiting_for_a_missing_table_does_not_count_towards_the_delivery_limit(vhost: str) -> None:
     consumer = known()
     ready(consumer, vhost)
     send(vhost, a_message("x"))
@@ -385,7 +383,7 @@ def test_a_missing_table_is_waited_for_without_eating_the_delivery_limit(vhost: 
     assert not DeliveryAttempt.objects.get().redelivered
 
 
-def test_deadlocks_are_nobodys_fault(vhost: str) -> None:
+def test_deadlocks_cost_no_attempt(vhost: str) -> None:
     left = [2]
 
     def handler(event: Noted, delivery: Delivery) -> None:
@@ -432,7 +430,7 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
     assert set(DeliveryAttempt.objects.values_list("number", "redelivered")) == {(1, False)}
 
 
-def test_a_frozen_broker_holds_up_neither_handler_nor_stop(breakable_broker: RabbitMQNode, settings: Any) -> None:
+def test_a_frozen_broker_delays_neither_handler_nor_stop(breakable_broker: RabbitMQNode, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 110.0}
     address = settings.MESSAGING["AMQP_URLS"][0]
     begun, may_end = threading.Event(), threading.Event()

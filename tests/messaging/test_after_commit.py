@@ -42,7 +42,7 @@ def failing(error: BaseException, ran: list[str]) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no mail server"), *LEAVING], ids=lambda error: type(error).__name__)
-def test_a_message_whose_callback_fails_is_handled_and_its_story_says_what_failed(error: BaseException) -> None:
+def test_a_message_whose_callback_fails_is_handled_and_its_history_names_the_failure(error: BaseException) -> None:
     ran: list[str] = []
     handling.handle(a_consumer(), a_delivery(a_message(id="m-0")))
     with capture_logs() as lines:
@@ -74,7 +74,7 @@ def test_in_a_batch_the_callbacks_of_the_other_messages_run() -> None:
 @pytest.mark.parametrize(
     "kind", [{"broadcast": True, "queue": "", "fenced": False}, {"fenced": False}], ids=["broadcast", "unfenced"]
 )
-def test_without_an_inbox_row_the_log_says_what_failed(kind: dict[str, Any]) -> None:
+def test_without_an_inbox_row_the_log_names_a_failing_callback(kind: dict[str, Any]) -> None:
     ran: list[str] = []
     with capture_logs() as lines:
         verdict = handling.handle(a_consumer(failing(OSError("away"), ran), **kind), a_delivery(a_message(id="m-1")))
@@ -82,7 +82,7 @@ def test_without_an_inbox_row_the_log_says_what_failed(kind: dict[str, Any]) -> 
     assert [line["message_id"] for line in lines if line["event"] == "message.callback_failed"] == ["m-1"]
 
 
-def test_a_callback_that_closes_the_connection_and_fails_is_in_the_story_too() -> None:
+def test_a_callback_that_closes_the_connection_and_fails_is_in_the_history() -> None:
     def handler(event: Noted, delivery: Any) -> None:
         transaction.on_commit(lambda: (database.connection().close(), 1 / 0))
 
@@ -101,7 +101,7 @@ def test_a_callback_of_a_try_that_was_rolled_back_is_not_called() -> None:
     assert not ran
 
 
-def test_in_any_transaction_of_ours_a_failed_callback_is_logged_and_those_behind_it_run() -> None:
+def test_a_failed_callback_of_our_transactions_is_logged_and_the_next_ones_run() -> None:
     ran: list[str] = []
     with capture_logs() as lines, database.atomic():
         transaction.on_commit(lambda: 1 / 0)  # type: ignore[arg-type,return-value]
@@ -110,7 +110,7 @@ def test_in_any_transaction_of_ours_a_failed_callback_is_logged_and_those_behind
     assert [line["event"] for line in lines] == ["callback.failed"]
 
 
-def test_a_transaction_of_the_projects_around_ours_keeps_its_callbacks_as_they_are() -> None:
+def test_callbacks_of_the_projects_own_transactions_are_unchanged() -> None:
     def view() -> None:
         with transaction.atomic():
             with database.atomic():
@@ -179,7 +179,7 @@ def an_arrival(redelivered: bool = False) -> Arrival:
     return Arrival("tests.notes", a_message(app_id="warren"), 1, 1, redelivered, "", "test.noted")
 
 
-def test_a_handler_thread_goes_on_whatever_leaves_a_handling(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_thread_survives_every_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     leaving: list[BaseException] = list(LEAVING)
     handle = handling.handle
 
@@ -205,7 +205,7 @@ def test_a_handler_thread_goes_on_whatever_leaves_a_handling(monkeypatch: pytest
     assert [line["event"] for line in lines].count("consumer.fault") == len(LEAVING)
 
 
-def test_returns_of_the_database_are_no_starts_of_a_redelivered_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_the_database_does_not_count_as_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would count as a death of the process, and after a few the message would be dead."""
     left = [handling.CRASH_LIMIT + 1]
     admit = inbox.admit

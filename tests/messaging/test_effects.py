@@ -122,7 +122,7 @@ def attempts_kept() -> list[tuple[int, str, str]]:
 # --- intending ---------------------------------------------------------------------------------------------
 
 
-def test_it_is_written_with_the_handlers_work_and_not_begun(declare: Declare, outside: Outside) -> None:
+def test_an_effect_is_written_with_the_handlers_work_and_does_not_begin(declare: Declare, outside: Outside) -> None:
     delivery = a_delivery()
     effect = handled(delivery=delivery)
     assert (effect.state, effect.payload, effect.attempts) == ("intended", {"to": "hello"}, 0)
@@ -131,7 +131,7 @@ def test_it_is_written_with_the_handlers_work_and_not_begun(declare: Declare, ou
     assert outside.calls == []
 
 
-def test_a_handler_that_fails_has_intended_nothing(declare: Declare) -> None:
+def test_a_failing_handler_intends_no_effect(declare: Declare) -> None:
     def failing(event: Noted, delivery: Delivery) -> None:
         intending(event, delivery)
         raise RuntimeError
@@ -140,7 +140,7 @@ def test_a_handler_that_fails_has_intended_nothing(declare: Declare) -> None:
     assert not Effect.objects.exists()
 
 
-def test_what_a_rolled_back_try_intended_is_not_intended_twice(declare: Declare) -> None:
+def test_an_effect_of_a_rolled_back_try_is_not_intended_twice(declare: Declare) -> None:
     tries = []
 
     def contended(event: Noted, delivery: Delivery) -> None:
@@ -168,7 +168,7 @@ def test_unknown_and_repeated_names_fail_where_they_are_intended(declare: Declar
         delivery.effect("text")
 
 
-def test_a_name_with_a_colon_is_refused_for_two_effects_could_have_the_same_key(declare: Declare) -> None:
+def test_a_name_with_a_colon_is_refused(declare: Declare) -> None:
     with pytest.raises(ImproperlyConfigured, match="':'"):
         effects.effect("text:again")
 
@@ -176,7 +176,7 @@ def test_a_name_with_a_colon_is_refused_for_two_effects_could_have_the_same_key(
 # --- carrying out ------------------------------------------------------------------------------------------
 
 
-def test_done_is_done_once_and_closes_the_inbox_row(declare: Declare, outside: Outside) -> None:
+def test_a_done_effect_closes_the_inbox_row(declare: Declare, outside: Outside) -> None:
     handled()
     effect = carried_out()
     assert (effect.state, effect.reference, effect.attempts) == ("done", "ref-1", 1)
@@ -204,7 +204,7 @@ def test_retry_later_rests_as_long_as_the_outside_said(declare: Declare, outside
     assert effect_runner.run_all_due([CONSUMER]) == 0
 
 
-def test_what_surely_failed_for_good_is_failed(declare: Declare, outside: Outside) -> None:
+def test_a_rejected_effect_is_failed(declare: Declare, outside: Outside) -> None:
     outside.before = [Reject("no such number")]
     handled()
     effect = carried_out()
@@ -212,14 +212,14 @@ def test_what_surely_failed_for_good_is_failed(declare: Declare, outside: Outsid
     assert inbox_state() == "handled"
 
 
-def test_attempts_that_surely_did_nothing_end_failed_when_used_up(declare: Declare, outside: Outside) -> None:
+def test_an_effect_that_is_never_done_ends_failed(declare: Declare, outside: Outside) -> None:
     outside.before = [NotDone("down")] * 3
     handled()
     states = [carried_out().state for _ in range(3)]
     assert states == ["intended", "intended", "failed"]
 
 
-def test_a_doubtful_one_is_unknown_and_never_sent_again_blindly(declare: Declare, outside: Outside) -> None:
+def test_a_doubtful_effect_is_unknown_and_not_sent_again(declare: Declare, outside: Outside) -> None:
     outside.after = [ConnectionResetError("gone")]
     handled()
     effect = carried_out()
@@ -229,7 +229,7 @@ def test_a_doubtful_one_is_unknown_and_never_sent_again_blindly(declare: Declare
     assert inbox_state() == "handled"
 
 
-def test_a_doubtful_one_is_sent_again_where_keys_are_honoured(declare: Declare, outside: Outside) -> None:
+def test_a_doubtful_effect_is_sent_again_if_keys_are_honoured(declare: Declare, outside: Outside) -> None:
     declare(honours_keys=True)
     outside.after = [ConnectionResetError("gone")]
     handled()
@@ -256,9 +256,7 @@ def _breaks_its_transaction() -> bool:
 
 
 @pytest.mark.parametrize("say", [lambda: bool(connections.close_all()), _breaks_its_transaction])
-def test_who_asks_the_database_whether_keys_are_honoured_cannot_break_the_claim(
-    declare: Declare, outside: Outside, say: Callable[[], bool]
-) -> None:
+def test_honours_keys_may_query_the_database(declare: Declare, outside: Outside, say: Callable[[], bool]) -> None:
     """In the claim's transaction it would: the claim would be repeated for ever, and all effects would wait."""
     declare(honours_keys=True)
     outside.after = [ConnectionResetError("gone")]
@@ -269,7 +267,7 @@ def test_who_asks_the_database_whether_keys_are_honoured_cannot_break_the_claim(
     assert len(outside.calls) == 1
 
 
-def test_an_effect_that_is_intended_after_the_handler_has_returned_is_an_error_that_shows(declare: Declare) -> None:
+def test_intending_an_effect_after_the_handler_returned_is_an_error(declare: Declare) -> None:
     def late(event: Noted, delivery: Delivery) -> None:
         transaction.on_commit(lambda: delivery.effect("text", {"to": "whoever"}))
 
@@ -280,9 +278,7 @@ def test_an_effect_that_is_intended_after_the_handler_has_returned_is_an_error_t
 
 
 @pytest.mark.parametrize("error", [IndexError(), SystemExit(1)], ids=lambda error: type(error).__name__)
-def test_where_nobody_can_say_whether_keys_are_honoured_they_are_not(
-    declare: Declare, outside: Outside, error: BaseException
-) -> None:
+def test_a_failing_honours_keys_means_no(declare: Declare, outside: Outside, error: BaseException) -> None:
     def say() -> bool:
         raise error
 
@@ -293,7 +289,7 @@ def test_where_nobody_can_say_whether_keys_are_honoured_they_are_not(
     assert len(outside.calls) == 1
 
 
-def test_a_doubtful_one_is_asked_for_where_that_is_possible(declare: Declare, outside: Outside) -> None:
+def test_a_doubtful_effect_is_asked_for_if_possible(declare: Declare, outside: Outside) -> None:
     declare(ask=outside.ask)
     outside.after = [ConnectionResetError("gone")]
     handled()
@@ -303,7 +299,7 @@ def test_a_doubtful_one_is_asked_for_where_that_is_possible(declare: Declare, ou
     assert len(outside.calls) == 1
 
 
-def test_one_that_was_asked_for_and_surely_not_done_is_sent(declare: Declare, outside: Outside) -> None:
+def test_a_doubtful_effect_that_was_not_done_is_sent(declare: Declare, outside: Outside) -> None:
     declare(ask=outside.ask)
     outside.before = [ConnectionResetError("gone")]
     handled()
@@ -312,7 +308,7 @@ def test_one_that_was_asked_for_and_surely_not_done_is_sent(declare: Declare, ou
     assert len(outside.done) == 1
 
 
-def test_one_that_nobody_will_tell_about_ends_unknown(declare: Declare, outside: Outside) -> None:
+def test_a_doubtful_effect_without_an_answer_ends_unknown(declare: Declare, outside: Outside) -> None:
     declare(ask=outside.ask)
     outside.after = [ConnectionResetError("gone")]
     handled()
@@ -323,7 +319,7 @@ def test_one_that_nobody_will_tell_about_ends_unknown(declare: Declare, outside:
     assert len(outside.done) == 1
 
 
-def test_once_in_doubt_a_refusal_does_not_make_it_certain(declare: Declare, outside: Outside) -> None:
+def test_a_refusal_does_not_settle_an_earlier_doubt(declare: Declare, outside: Outside) -> None:
     declare(honours_keys=True)
     outside.after = [ConnectionResetError("gone")]
     outside.before = []
@@ -354,7 +350,7 @@ def test_an_answer_that_does_not_come_in_time_is_not_waited_for(declare: Declare
 # --- processes that die ------------------------------------------------------------------------------------
 
 
-def test_one_that_died_before_it_began_is_sent_by_the_upkeep(declare: Declare, outside: Outside) -> None:
+def test_an_effect_whose_process_died_before_it_began_is_sent_by_the_upkeep(declare: Declare, outside: Outside) -> None:
     handled()
     assert carried_out().state == "done"
 
@@ -373,7 +369,7 @@ def leave_the_next_commit_unanswered(*, arrives: bool) -> None:
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["made", "not made"])
 @pytest.mark.parametrize("meanwhile", [False, True], ids=["at once", "given up by another process meanwhile"])
-def test_one_whose_claim_got_no_answer_was_not_begun_and_is_sent(
+def test_an_effect_whose_claim_got_no_answer_is_sent(
     declare: Declare, outside: Outside, arrives: bool, meanwhile: bool
 ) -> None:
     handled()
@@ -407,9 +403,7 @@ def test_one_whose_claim_got_no_answer_was_not_begun_and_is_sent(
     assert ledger._unanswered == {}
 
 
-def test_one_that_was_in_doubt_before_a_claim_without_an_answer_stays_in_doubt(
-    declare: Declare, outside: Outside
-) -> None:
+def test_a_doubtful_effect_whose_claim_got_no_answer_stays_doubtful(declare: Declare, outside: Outside) -> None:
     declare(honours_keys=True)
     outside.after = [ConnectionResetError("gone")]
     handled()
@@ -432,7 +426,7 @@ def test_an_effect_that_is_being_sent_is_taken_by_no_other_process(declare: Decl
     assert Effect.objects.get().state == "sending"
 
 
-def test_one_that_died_in_the_middle_is_unknown(declare: Declare, outside: Outside) -> None:
+def test_an_effect_whose_process_died_meanwhile_is_unknown(declare: Declare, outside: Outside) -> None:
     handled()
     assert ledger.claim(Q(), 10)
     assert effect_runner.run_all_due([CONSUMER]) == 0  # it may still live
@@ -441,14 +435,16 @@ def test_one_that_died_in_the_middle_is_unknown(declare: Declare, outside: Outsi
     assert outside.calls == []
 
 
-def test_one_that_died_in_the_middle_is_sent_again_where_keys_are_honoured(declare: Declare, outside: Outside) -> None:
+def test_an_effect_whose_process_died_meanwhile_is_sent_again_if_keys_are_honoured(
+    declare: Declare, outside: Outside
+) -> None:
     declare(honours_keys=True)
     handled()
     assert ledger.claim(Q(), 10)
     assert carried_out().state == "done"
 
 
-def test_a_late_answer_counts_where_it_was_unknown_meanwhile(declare: Declare, outside: Outside) -> None:
+def test_a_late_answer_counts_if_the_effect_is_unknown(declare: Declare, outside: Outside) -> None:
     handled()
     results = effect_runner.carry_out(ledger.claim(Q(), 10))
     assert carried_out().state == "unknown"
@@ -456,7 +452,7 @@ def test_a_late_answer_counts_where_it_was_unknown_meanwhile(declare: Declare, o
     assert Effect.objects.get().state == "done"
 
 
-def test_a_late_answer_overwrites_nothing_that_another_did(declare: Declare, outside: Outside) -> None:
+def test_a_late_answer_does_not_overwrite_another_result(declare: Declare, outside: Outside) -> None:
     declare(honours_keys=True)
     handled()
     late = effect_runner.carry_out(ledger.claim(Q(), 10))
@@ -475,7 +471,7 @@ def test_two_upkeeps_send_it_once(declare: Declare, outside: Outside) -> None:
     assert sorted(outside.done) == sorted(set(outside.done))
 
 
-def test_what_an_upkeep_has_learned_outlives_a_database_that_fails_just_then(
+def test_the_result_of_an_effect_outlives_a_failing_database(
     declare: Declare, outside: Outside, database_kind: str
 ) -> None:
     """The text is out, and this process alone knows: were it to forget, a person would have to find out."""
@@ -534,7 +530,7 @@ def test_the_effects_of_one_message_close_its_row_together(declare: Declare, out
     assert inbox_state() == "handled"
 
 
-def test_two_that_note_the_last_two_effects_at_once_close_the_row(declare: Declare, outside: Outside) -> None:
+def test_two_processes_that_note_the_last_two_effects_close_the_row(declare: Declare, outside: Outside) -> None:
     effects.effect("call", timeout=TIMEOUT, retry=QUICKLY)(outside.ring)
 
     def both(event: Noted, delivery: Delivery) -> None:
@@ -553,7 +549,7 @@ def test_two_that_note_the_last_two_effects_at_once_close_the_row(declare: Decla
 # --- batches -----------------------------------------------------------------------------------------------
 
 
-def test_a_batchs_effects_are_done_side_by_side(declare: Declare, outside: Outside) -> None:
+def test_the_effects_of_a_batch_run_in_parallel(declare: Declare, outside: Outside) -> None:
     together = threading.Barrier(4, timeout=10)
 
     def meeting(sending: Sending) -> str:
@@ -572,7 +568,7 @@ def test_a_batchs_effects_are_done_side_by_side(declare: Declare, outside: Outsi
 # --- in time or not at all ---------------------------------------------------------------------------------
 
 
-def test_none_is_begun_that_others_take_for_abandoned(
+def test_no_effect_begins_after_others_may_take_it_for_abandoned(
     declare: Declare, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway that does not answer, and more effects than are under way at a time."""
@@ -599,7 +595,7 @@ def test_none_is_begun_that_others_take_for_abandoned(
 
 
 @pytest.mark.parametrize("honours_keys", [False, True])
-def test_a_process_that_was_frozen_between_claim_and_beginning_begins_nothing(
+def test_a_process_frozen_after_a_claim_begins_nothing(
     declare: Declare, outside: Outside, monkeypatch: pytest.MonkeyPatch, honours_keys: bool
 ) -> None:
     declare(honours_keys=honours_keys)
@@ -612,7 +608,7 @@ def test_a_process_that_was_frozen_between_claim_and_beginning_begins_nothing(
     assert Effect.objects.get().state == "intended"
 
 
-def test_one_in_doubt_that_was_not_begun_stays_in_doubt(
+def test_a_doubtful_effect_that_did_not_begin_stays_doubtful(
     declare: Declare, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declare(honours_keys=True)
@@ -627,7 +623,7 @@ def test_one_in_doubt_that_was_not_begun_stays_in_doubt(
     assert Effect.objects.get().state == "sending"
 
 
-def test_question_and_repetition_share_one_time(declare: Declare, outside: Outside) -> None:
+def test_asking_and_repeating_share_one_timeout(declare: Declare, outside: Outside) -> None:
     def hesitant(sending: Sending) -> None:
         time.sleep(sending.timeout / 4)
 
@@ -718,9 +714,7 @@ class Odd:
         pytest.param(10**5000, "(an int whose text cannot be made)", id="huge"),
     ],
 )  # fmt: skip
-def test_whatever_it_returns_what_was_done_is_done_and_its_neighbours_answers_are_kept(
-    declare: Declare, answer: Any, kept: str
-) -> None:
+def test_any_returned_value_means_done(declare: Declare, answer: Any, kept: str) -> None:
     declare()
     effects.effect("odd", honours_keys=True, retry=QUICKLY)(lambda sending: answer)
 
@@ -740,7 +734,7 @@ async def never_awaited(*given: Any) -> str:
     return "ref"
 
 
-def test_a_coroutine_that_it_returns_is_no_answer_and_is_not_repeated(declare: Declare) -> None:
+def test_a_returned_coroutine_is_no_answer_and_is_not_repeated(declare: Declare) -> None:
     effects.registry.clear()
     effects.effect("text", retry=QUICKLY)(lambda sending: never_awaited(sending))
     handled()
@@ -754,7 +748,7 @@ def test_a_coroutine_that_it_returns_is_no_answer_and_is_not_repeated(declare: D
 
 
 @pytest.mark.parametrize("answer", [True, False, 0, "", [], {"id": 1}, 1.5, Odd()])
-def test_an_answer_of_ask_that_tells_nothing_leaves_a_doubt(declare: Declare, outside: Outside, answer: Any) -> None:
+def test_an_ambiguous_answer_of_ask_leaves_the_effect_doubtful(declare: Declare, outside: Outside, answer: Any) -> None:
     declare(ask=lambda sending: answer)
     outside.after = [RuntimeError("lost")]
     handled()
@@ -765,7 +759,7 @@ def test_an_answer_of_ask_that_tells_nothing_leaves_a_doubt(declare: Declare, ou
 
 
 @pytest.mark.parametrize("answer", ["ref", 17, UUID(int=1)])
-def test_an_answer_of_ask_that_names_it_makes_it_done(declare: Declare, outside: Outside, answer: Any) -> None:
+def test_a_reference_from_ask_makes_the_effect_done(declare: Declare, outside: Outside, answer: Any) -> None:
     declare(ask=lambda sending: answer)
     outside.after = [RuntimeError("lost")]
     handled()
@@ -776,7 +770,7 @@ def test_an_answer_of_ask_that_names_it_makes_it_done(declare: Declare, outside:
 
 
 @pytest.mark.parametrize("answer", ["yes", 1, None, [], Odd(), SystemExit])
-def test_an_odd_answer_about_keys_is_a_no(declare: Declare, outside: Outside, answer: Any) -> None:
+def test_an_odd_answer_of_honours_keys_means_no(declare: Declare, outside: Outside, answer: Any) -> None:
     def honours() -> Any:
         if answer is SystemExit:
             raise SystemExit
@@ -791,7 +785,7 @@ def test_an_odd_answer_about_keys_is_a_no(declare: Declare, outside: Outside, an
 
 
 @pytest.mark.parametrize("after", [5, 5.5, None, "soon", float("nan"), timedelta.max, timedelta(-1)])
-def test_a_rest_that_is_no_time_leaves_it_surely_not_done(declare: Declare, outside: Outside, after: Any) -> None:
+def test_a_bad_rest_leaves_the_effect_not_done(declare: Declare, outside: Outside, after: Any) -> None:
     outside.before = [RetryLater("busy", after=after)]
     handled()
 

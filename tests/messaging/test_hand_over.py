@@ -51,14 +51,14 @@ def held(by: Relay) -> list[int]:
     return [each.row.pk for each in by._handed._rows]
 
 
-def test_of_more_events_than_fit_the_first_are_held_and_the_others_free(relay_of_this_process: Relay) -> None:
+def test_the_first_events_that_fit_are_handed_over_and_the_others_free(relay_of_this_process: Relay) -> None:
     with transaction.atomic():
         rows = add(LIMIT + 2)
     assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:LIMIT]]
     assert [row.pk for row in leases.claim(10, 60)] == [row.pk for row in rows[LIMIT:]]
 
 
-def test_of_more_bytes_than_fit_the_first_rows_are_held(
+def test_the_first_bytes_that_fit_are_handed_over(
     relay_of_this_process: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "HAND_OVER_BYTES", 2500)
@@ -75,7 +75,7 @@ def test_several_adds_of_one_transaction_share_the_room(relay_of_this_process: R
     assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:LIMIT]]
 
 
-def test_what_a_savepoint_took_back_takes_no_room(relay_of_this_process: Relay) -> None:
+def test_rows_that_a_savepoint_rolled_back_take_no_room(relay_of_this_process: Relay) -> None:
     with transaction.atomic():
         first = add(1)
         with transaction.atomic():
@@ -85,7 +85,7 @@ def test_what_a_savepoint_took_back_takes_no_room(relay_of_this_process: Relay) 
     assert held(relay_of_this_process) == leased() == [row.pk for row in [*first, *last[:-1]]]
 
 
-def test_a_memory_that_is_full_because_the_broker_is_away_leases_nothing_more(relay_of_this_process: Relay) -> None:
+def test_a_full_memory_leases_no_more_rows(relay_of_this_process: Relay) -> None:
     with transaction.atomic():
         first = add(LIMIT)
     with transaction.atomic():
@@ -93,7 +93,7 @@ def test_a_memory_that_is_full_because_the_broker_is_away_leases_nothing_more(re
     assert held(relay_of_this_process) == leased() == [row.pk for row in first]
 
 
-def test_the_relay_claims_at_once_what_was_born_free(relay_of_this_process: Relay) -> None:
+def test_the_relay_claims_free_rows_at_once(relay_of_this_process: Relay) -> None:
     relay_of_this_process._claim_due = time.monotonic() + 3600
     with transaction.atomic():
         add(LIMIT)

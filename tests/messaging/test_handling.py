@@ -42,7 +42,7 @@ def raising(error: BaseException, *, times: int = 1_000_000) -> Any:
     return handler
 
 
-def test_reject_is_death_at_once() -> None:
+def test_a_rejected_message_is_dead_at_once() -> None:
     assert handling.handle(a_consumer(raising(Reject("no such order"))), a_delivery()) == "dead"
     assert InboxMessage.objects.get().reason == "no such order"
     assert not OutboxMessage.objects.exists()
@@ -61,12 +61,12 @@ def test_a_handler_that_fails_after_a_commit_of_its_own_is_in_the_log() -> None:
     assert [line["reason"] for line in lines if line["log_level"] == "error"] == ["ValueError: too late"]
 
 
-def test_a_reject_that_says_nothing_is_named() -> None:
+def test_a_reject_without_a_reason_is_named() -> None:
     assert handling.handle(a_consumer(raising(Reject())), a_delivery()) == "dead"
     assert InboxMessage.objects.get().reason == "Reject"
 
 
-def test_retry_later_comes_again_when_the_handler_said() -> None:
+def test_retry_later_is_retried_at_the_time_the_handler_chose() -> None:
     consumer = a_consumer(raising(RetryLater("gateway busy", after=timedelta(hours=1))))
     assert handling.handle(consumer, a_delivery()) == "retrying"
     waits = OutboxMessage.objects.get().publish_at - timezone.now()
@@ -75,31 +75,31 @@ def test_retry_later_comes_again_when_the_handler_said() -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), GeneratorExit()])
-def test_a_handler_that_tries_to_leave_has_failed_and_the_thread_goes_on(error: BaseException) -> None:
+def test_a_handler_that_exits_has_failed_and_its_thread_goes_on(error: BaseException) -> None:
     assert handling.handle(a_consumer(raising(error)), a_delivery()) == "retrying"
     assert type(error).__name__ in InboxMessage.objects.get().reason
     assert notes() == 0
 
 
-def test_in_a_batch_a_handler_that_tries_to_leave_only_ends_the_batch() -> None:
+def test_a_handler_that_exits_in_a_batch_only_rolls_the_batch_back() -> None:
     consumer = a_consumer(raising(SystemExit(1), times=1), batch=2)
     assert handling.handle_together(consumer, [a_delivery(), a_delivery()]) is None
     assert notes() == 0
 
 
-def test_a_deadlock_is_tried_again_and_counts_as_nothing() -> None:
+def test_a_deadlock_is_tried_again_and_costs_no_attempt() -> None:
     consumer = a_consumer(raising(OperationalError("deadlock detected"), times=2))
     assert handling.handle(consumer, a_delivery()) == "handled"
     assert notes("hello") == 1
     assert DeliveryAttempt.objects.get().number == 1
 
 
-def test_a_deadlock_for_ever_is_a_failed_attempt() -> None:
+def test_a_deadlock_that_lasts_is_a_failed_attempt() -> None:
     assert handling.handle(a_consumer(raising(OperationalError("deadlock detected"))), a_delivery()) == "retrying"
     assert DeliveryAttempt.objects.get().outcome == "failed"
 
 
-def test_a_lock_held_by_others_while_the_failure_is_recorded_kills_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_timeout_while_a_failure_is_recorded_kills_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(*_: object, **__: object) -> None:
         raise OperationalError("database is locked")
 
@@ -112,7 +112,7 @@ def test_a_lock_held_by_others_while_the_failure_is_recorded_kills_no_message(mo
     assert handling.handle(CONSUMER, delivery) == "handled"
 
 
-def test_a_lock_held_by_others_while_a_start_is_counted_kills_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_timeout_while_a_start_is_counted_kills_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(*_: object) -> None:
         raise OperationalError("database is locked")
 
@@ -173,7 +173,7 @@ def test_a_disk_that_is_full_at_the_commit_costs_no_attempt(monkeypatch: pytest.
     assert not DeliveryAttempt.objects.exists()
 
 
-def test_what_a_handler_finds_full_may_not_be_our_database_and_is_a_failed_attempt() -> None:
+def test_a_full_disk_in_the_handler_is_a_failed_attempt() -> None:
     """Else one such message would hold its consumer up for ever."""
     assert handling.handle(a_consumer(raising(full_disk())), a_delivery()) == "retrying"
     assert DeliveryAttempt.objects.get().outcome == "failed"
@@ -285,7 +285,7 @@ LOSSES = [closing_its_connections, ending_its_backend, being_idle_for_too_long]
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_a_handler_that_loses_its_connection_each_time_has_failed(lose: Callable[[], None]) -> None:
+def test_a_handler_that_always_loses_its_connection_has_failed(lose: Callable[[], None]) -> None:
     calls = []
 
     def handler(event: Noted, delivery: Delivery) -> None:
@@ -306,7 +306,9 @@ def test_a_handler_that_loses_its_connection_each_time_has_failed(lose: Callable
 @pytest.mark.parametrize(
     "kind", [{"broadcast": True, "queue": "", "fenced": False}, {"fenced": False}], ids=["broadcast", "unfenced"]
 )
-def test_without_an_inbox_row_it_ends_as_well(kind: dict[str, Any], lose: Callable[[], None]) -> None:
+def test_a_lost_connection_ends_the_tries_without_an_inbox_row_too(
+    kind: dict[str, Any], lose: Callable[[], None]
+) -> None:
     def handler(event: Noted, delivery: Delivery) -> None:
         note("never")
         lose()
@@ -316,7 +318,7 @@ def test_without_an_inbox_row_it_ends_as_well(kind: dict[str, Any], lose: Callab
 
 
 @pytest.mark.parametrize("lose", LOSSES)
-def test_a_batch_with_one_that_loses_the_connection_is_handled_one_by_one(lose: Callable[[], None]) -> None:
+def test_a_batch_with_a_lost_connection_is_handled_one_by_one(lose: Callable[[], None]) -> None:
     def handler(event: Noted, delivery: Delivery) -> None:
         note(event.text)
         if event.text == "guilty":
@@ -329,7 +331,7 @@ def test_a_batch_with_one_that_loses_the_connection_is_handled_one_by_one(lose: 
     assert (notes("innocent"), notes("guilty")) == (2, 0)
 
 
-def test_one_that_takes_the_database_away_from_all_each_time_has_failed_in_the_end(
+def test_a_message_that_always_crashes_the_database_has_failed_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a statement does that crashes the server: it is away for the others too, and back a moment later."""
@@ -370,7 +372,7 @@ class Undecided(RetryPolicy):
 
 @pytest.mark.parametrize("ask", [broken_statement, connections.close_all])
 @pytest.mark.parametrize("retry", [RetryPolicy(), Undecided()], ids=["text", "policy"])
-def test_a_failure_whose_own_code_breaks_its_database_is_a_failed_attempt(
+def test_an_error_whose_text_breaks_the_database_is_a_failed_attempt(
     ask: Callable[[], object], retry: RetryPolicy
 ) -> None:
     """In our transaction it would break that: the message would be tried for ever, and all behind it would wait."""
@@ -393,7 +395,7 @@ def _become_read_only(*_: object) -> None:
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_connection_that_may_only_read_is_replaced_when_others_may_write() -> None:
+def test_a_read_only_connection_is_replaced_once_others_can_write() -> None:
     assert handling.handle(a_consumer(_become_read_only), a_delivery()) == "handled"
     for handle in (handling.handle, lambda consumer, delivery: handling.handle_together(consumer, [delivery])):
         with pytest.raises(DatabaseAway, match="read-only"):
@@ -407,7 +409,7 @@ def test_a_connection_that_may_only_read_is_replaced_when_others_may_write() -> 
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_connection_that_ended_while_nothing_was_handled_costs_nothing() -> None:
+def test_a_connection_that_ended_between_messages_costs_no_attempt() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
@@ -468,7 +470,7 @@ def test_with_the_database_away_nothing_is_decided(monkeypatch: pytest.MonkeyPat
     assert not InboxMessage.objects.exists()
 
 
-def test_recursion_without_end_is_a_failed_attempt() -> None:
+def test_endless_recursion_is_a_failed_attempt() -> None:
     def endless(event: Noted, delivery: Delivery) -> None:
         endless(event, delivery)
 
@@ -476,7 +478,7 @@ def test_recursion_without_end_is_a_failed_attempt() -> None:
     assert sys.getrecursionlimit() > 0
 
 
-def test_one_without_an_id_begins_no_count_with_each_delivery() -> None:
+def test_starts_of_messages_without_an_id_are_not_counted() -> None:
     """Each delivery of it gets a new id, and would leave a row behind that nothing ever comes for."""
     unidentified = a_delivery(a_message(id=""), redelivered=True, identified=False)
     assert handling.handle(a_consumer(raising(RuntimeError())), unidentified) == "retrying"

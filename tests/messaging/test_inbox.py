@@ -221,7 +221,7 @@ def test_a_message_that_kills_its_process_is_counted_and_ends_dead(monkeypatch: 
     assert notes() == 0
 
 
-def test_a_redelivered_message_that_harms_nobody_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redelivered_message_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
     redelivered = a_delivery(redelivered=True)
     dies(monkeypatch, redelivered)
     assert handling.handle(CONSUMER, redelivered) == "handled"
@@ -229,7 +229,7 @@ def test_a_redelivered_message_that_harms_nobody_is_handled(monkeypatch: pytest.
     assert notes("hello") == 1
 
 
-def test_the_starts_of_one_attempt_are_not_held_against_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_are_counted_for_each_attempt_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     first = a_delivery(redelivered=True)
     dies(monkeypatch, first)
     dies(monkeypatch, first)
@@ -241,7 +241,7 @@ def test_the_starts_of_one_attempt_are_not_held_against_the_next(monkeypatch: py
     assert handling.handle(CONSUMER, second) == "handled"
 
 
-def test_a_start_keeps_what_is_known_of_the_failure_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_keeps_the_reason_of_the_previous_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     first = a_delivery()
     handling.handle(FAILING, first)
     dies(monkeypatch, delivery_of(OutboxMessage.objects.get(), redelivered=True))
@@ -260,13 +260,13 @@ def test_a_message_without_an_id_is_handled_and_shown_as_such() -> None:
 
 @pytest.mark.parametrize("headers", [{"x-attempt": "two"}, {"x-attempt": 0}, {"x-event-version": -1},
                                      {"x-event-version": True}, {"x-event-version": 99}])  # fmt: skip
-def test_headers_that_cannot_be_understood_make_a_message_dead(headers: dict[str, Any]) -> None:
+def test_unreadable_headers_make_a_message_dead(headers: dict[str, Any]) -> None:
     assert handling.handle(CONSUMER, a_delivery(a_message(headers=headers))) == "dead"
     assert row().headers == headers
     assert DeliveryAttempt.objects.get().outcome == "rejected"
 
 
-def test_an_event_that_the_consumer_did_not_ask_for_is_dead() -> None:
+def test_an_event_that_the_consumer_does_not_handle_is_dead() -> None:
     wrong = a_message(type="test.erased", body=b'{"text": "x"}')
     assert handling.handle(CONSUMER, a_delivery(wrong)) == "dead"
     assert "does not handle test.erased" in row().reason
@@ -279,7 +279,7 @@ def test_a_body_over_the_limit_is_dead_and_kept_in_part(settings: Any) -> None:
     assert len(row().body or b"") == 1024
 
 
-def test_nul_and_half_characters_anywhere_can_be_recorded() -> None:
+def test_nul_and_half_surrogates_can_be_recorded_everywhere() -> None:
     awkward = "a\x00b\ud800c"
     message = a_message(
         type="test.noted", headers={"x-subject": "s\x00", "k\x00": ["\x00", {"\x00": b"\xff\x00"}]}
@@ -293,7 +293,7 @@ def test_nul_and_half_characters_anywhere_can_be_recorded() -> None:
     assert bytes(row().body or b"") == message.body
 
 
-def test_a_reason_for_rejecting_is_kept_even_where_it_cannot_be_stored_as_it_is() -> None:
+def test_a_reason_that_cannot_be_stored_as_it_is_is_made_storable() -> None:
     def reject(event: Noted, delivery: Delivery) -> None:
         raise handling.Reject("no order \x00 \ud800!" + "x" * 5000)
 
@@ -305,7 +305,7 @@ def test_a_reason_for_rejecting_is_kept_even_where_it_cannot_be_stored_as_it_is(
     assert DeliveryAttempt.objects.get().outcome == "rejected"
 
 
-def test_an_error_that_cannot_even_say_its_name_is_retried_like_another() -> None:
+def test_an_error_without_a_readable_text_is_retried() -> None:
     class Speechless(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no words")
@@ -330,7 +330,7 @@ def test_a_message_whose_failure_cannot_be_recorded_is_dead_with_its_body(monkey
     assert bytes(row().body or b"") == delivery.message.body
 
 
-def test_a_message_dies_of_no_database_that_was_read_only_while_its_failure_was_recorded(
+def test_a_database_that_is_read_only_while_a_failure_is_recorded_kills_no_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: Any) -> None:
@@ -342,7 +342,7 @@ def test_a_message_dies_of_no_database_that_was_read_only_while_its_failure_was_
     assert not InboxMessage.objects.exists()
 
 
-def test_a_database_that_was_read_only_before_a_handler_ran_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_is_read_only_before_the_handler_runs_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         refused = psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT in a read-only transaction")
         raise InternalError(str(refused)) from refused
@@ -376,7 +376,7 @@ def _fields(message: Message) -> dict[str, Any]:
         ("lost 0193e5a0-1111-7222-8333-444455556666", "lost 0193e5a0-1111-7222-8333-aaaabbbbcccc"),
     ],
 )
-def test_failures_that_differ_in_particulars_only_are_one_group(one: str, other: str) -> None:
+def test_failures_that_differ_only_in_values_are_one_group(one: str, other: str) -> None:
     assert failure_group("sms", "order.placed", one) == failure_group("sms", "order.placed", other)
 
 

@@ -27,21 +27,19 @@ def rest_after(attempts: int, fate: Status, *, late: bool = False) -> float:
 
 
 @pytest.mark.parametrize(("attempts", "late"), [(0, False), (2, False), (0, True)])
-def test_a_row_that_was_unlucky_is_tried_again_at_once(attempts: int, late: bool) -> None:
+def test_a_row_without_an_answer_is_tried_again_at_once(attempts: int, late: bool) -> None:
     assert rest_after(attempts, Status.UNKNOWN, late=late) == 0
 
 
 @pytest.mark.parametrize(("attempts", "least", "most"), [(3, 0, 1.5), (6, 3.5, 12), (9, 29, 90), (500, 29, 90)])
-def test_a_row_that_always_loses_its_connection_parts_from_those_sent_with_it(
-    attempts: int, least: float, most: float
-) -> None:
+def test_rows_that_always_lose_their_connection_part(attempts: int, least: float, most: float) -> None:
     rests = {rest_after(attempts, Status.UNKNOWN) for _ in range(20)}
     assert max(rests) - min(rests) > (most - least) / 10
     assert least <= min(rests) <= max(rests) <= most
 
 
 @pytest.mark.parametrize(("attempts", "most"), [(1, 1), (4, 8), (7, 60), (500, 60)])
-def test_rows_that_never_get_their_confirm_come_due_together_however_old_they_are(attempts: int, most: float) -> None:
+def test_rows_that_always_miss_their_confirm_come_due_together(attempts: int, most: float) -> None:
     now = database.now
     due = [now() + timedelta(seconds=rest_after(attempts, Status.UNKNOWN, late=True)) for _ in range(5)]
     ends = {round(each.timestamp()) % most for each in due}
@@ -50,7 +48,7 @@ def test_rows_that_never_get_their_confirm_come_due_together_however_old_they_ar
     assert all((each - now()).total_seconds() <= most for each in due)
 
 
-def test_rows_that_are_marked_together_keep_the_moments_of_their_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_marked_together_keep_the_times_of_their_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: 100.0))
     rows = [a_row() for _ in range(3)]
     moments = (99.5, 99.1, 100.0)

@@ -74,9 +74,7 @@ def sent_again(message_id: str) -> OutboxMessage:
     return OutboxMessage.objects.filter(message_id=message_id).exclude(origin="event").latest("pk")
 
 
-def test_one_that_comes_too_early_waits_visibly_and_is_sent_when_its_turn_has_come(
-    consumer: Consumer, diary: Diary
-) -> None:
+def test_an_early_message_waits_visibly_and_is_sent_again_in_its_order(consumer: Consumer, diary: Diary) -> None:
     first, second = added("first", "second")
     assert arrives(consumer, second) == "waiting"
     assert InboxMessage.objects.get().state == State.WAITING
@@ -101,7 +99,7 @@ def test_the_order_holds_through_retries(consumer: Consumer, diary: Diary) -> No
     assert diary.handled == ["first", "second", "third"]
 
 
-def test_other_keys_and_messages_without_one_flow(consumer: Consumer, diary: Diary) -> None:
+def test_messages_of_other_keys_and_without_a_key_flow(consumer: Consumer, diary: Diary) -> None:
     (stuck,) = added("stuck", key="W-1")
     diary.failing["stuck"] = RuntimeError("gateway down")
     arrives(consumer, stuck)
@@ -110,7 +108,7 @@ def test_other_keys_and_messages_without_one_flow(consumer: Consumer, diary: Dia
     assert arrives(consumer, other) == arrives(consumer, free) == "handled"
 
 
-def test_one_that_died_holds_nobody_up(consumer: Consumer, diary: Diary) -> None:
+def test_a_dead_message_delays_no_later_one(consumer: Consumer, diary: Diary) -> None:
     first, second = added("first", "second")
     diary.failing["first"] = Reject("no such order")
     assert arrives(consumer, second) == "waiting"
@@ -118,14 +116,14 @@ def test_one_that_died_holds_nobody_up(consumer: Consumer, diary: Diary) -> None
     assert arrives(consumer, sent_again(second.message_id)) == "handled"
 
 
-def test_one_that_is_not_published_yet_is_waited_for(consumer: Consumer) -> None:
+def test_an_unpublished_message_is_waited_for(consumer: Consumer) -> None:
     first, second = added("first", "second")
     OutboxMessage.objects.filter(pk=first.pk).update(state="unroutable", expected_consumers=[])
     assert arrives(consumer, second) == "waiting"
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
-def test_one_that_never_will_be_published_is_not_waited_for_longer(consumer: Consumer, state: str) -> None:
+def test_a_message_that_will_not_be_published_is_not_waited_for(consumer: Consumer, state: str) -> None:
     first, second = added("first", "second")
     assert arrives(consumer, second) == "waiting"
     OutboxMessage.objects.filter(pk=first.pk).update(state=state)
@@ -134,9 +132,7 @@ def test_one_that_never_will_be_published_is_not_waited_for_longer(consumer: Con
     assert ordering.release_due([consumer])[0] == 0
 
 
-def test_one_that_was_cancelled_after_it_had_come_here_is_waited_for_all_the_same(
-    consumer: Consumer, diary: Diary
-) -> None:
+def test_a_message_that_was_cancelled_after_it_arrived_is_waited_for(consumer: Consumer, diary: Diary) -> None:
     """It was unroutable for another consumer alone: here it goes on, and nothing may overtake it."""
     first, second = added("first", "second")
     diary.failing["first"] = RuntimeError("gateway down")
@@ -153,14 +149,14 @@ def test_one_that_was_cancelled_after_it_had_come_here_is_waited_for_all_the_sam
     assert diary.handled == ["first", "second"]
 
 
-def test_what_does_not_concern_the_consumer_is_not_waited_for(consumer: Consumer) -> None:
+def test_messages_that_the_consumer_does_not_receive_are_not_waited_for(consumer: Consumer) -> None:
     add(Erased(text="of another type"), ordering_key="W-1")
     before, second = added("before it was there", "second")
     OutboxMessage.objects.filter(pk=before.pk).update(expected_consumers=["somebody else"])
     assert arrives(consumer, second) == "handled"
 
 
-def test_duplicates_of_one_that_waits_are_duplicates(consumer: Consumer) -> None:
+def test_copies_of_a_waiting_message_are_duplicates(consumer: Consumer) -> None:
     first, second = added("first", "second")
     assert arrives(consumer, second) == "waiting"
     assert arrives(consumer, second) == "duplicate"
@@ -190,7 +186,7 @@ def test_an_odd_position_makes_a_message_dead(consumer: Consumer) -> None:
     assert handling.handle(consumer, delivery) == "dead"
 
 
-def test_a_key_that_fits_no_column_is_refused() -> None:
+def test_a_key_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="255"):
         add(Noted(text="x"), ordering_key="k" * 256)
 
@@ -219,7 +215,7 @@ def test_rows_of_one_key_have_the_order_of_their_commits() -> None:
 
 
 @pytest.mark.only_on("postgresql")
-def test_two_of_one_key_are_never_handled_at_once(consumer: Consumer) -> None:
+def test_two_messages_of_one_key_are_never_handled_at_once(consumer: Consumer) -> None:
     first, second = added("first", "second")
     begun, go_on = threading.Event(), threading.Event()
 
@@ -237,7 +233,7 @@ def test_two_of_one_key_are_never_handled_at_once(consumer: Consumer) -> None:
 
 
 @pytest.mark.only_on("postgresql")
-def test_settling_and_putting_aside_at_once_leave_nobody_behind(consumer: Consumer, diary: Diary) -> None:
+def test_settling_and_waiting_at_once_leave_no_message_behind(consumer: Consumer, diary: Diary) -> None:
     """Were the two not to see each other, the second would wait for a turn that has come and gone."""
     for round_ in range(20):
         first, second = added("first", "second", key=f"W-{round_}")
@@ -266,7 +262,7 @@ def test_a_consumer_process_releases_what_waits_behind_a_cancelled_event(
         upkeep.thread.join(15)
 
 
-def test_turns_are_looked_for_a_few_keys_at_a_time_and_none_is_left_out(consumer: Consumer, diary: Diary) -> None:
+def test_waiting_keys_are_looked_at_a_few_at_a_time_and_none_is_left_out(consumer: Consumer, diary: Diary) -> None:
     """Where thousands wait behind one that fails, effects do not wait until each of them was looked at."""
     for key in ("W-1", "W-2", "W-3", "W-4", "W-5"):
         first, second = added("first", "second", key=key)
@@ -288,7 +284,7 @@ def test_turns_are_looked_for_a_few_keys_at_a_time_and_none_is_left_out(consumer
 
 
 @pytest.mark.only_on("sqlite")
-def test_on_sqlite_a_look_at_all_that_wait_lets_the_shop_in_between_any_two(
+def test_on_sqlite_releasing_waiting_messages_lets_the_shop_write_in_between(
     consumer: Consumer, diary: Diary, monkeypatch: pytest.MonkeyPatch, settings: Any
 ) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "RECONCILE_AFTER": 0.001}
@@ -305,14 +301,14 @@ def test_on_sqlite_a_look_at_all_that_wait_lets_the_shop_in_between_any_two(
     assert len(pauses) == 6
 
 
-def test_a_delayed_one_is_waited_for(consumer: Consumer) -> None:
+def test_a_delayed_message_is_waited_for(consumer: Consumer) -> None:
     add(Noted(text="first"), ordering_key="W-1", delay=timedelta(hours=1))
     (second,) = added("second")
     assert arrives(consumer, second) == "waiting"
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_copy_that_comes_while_its_failure_is_noted_does_not_block_it(
+def test_a_copy_that_arrives_while_a_failure_is_recorded_does_not_block(
     consumer: Consumer, diary: Diary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both need the key and the row. Taken in different order, each would wait for what the other has."""

@@ -97,13 +97,13 @@ def test_an_event_outside_a_transaction_is_refused() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("given", [Noted, [Noted(text="x")], {"text": "x"}, None])
-def test_what_is_no_event_is_refused(given: Any) -> None:
+def test_anything_but_an_event_is_refused(given: Any) -> None:
     with transaction.atomic(), pytest.raises(ValueError, match="takes events, each an argument of its own, not"):
         outbox.add(given)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_event_is_refused_where_it_may_report_a_change_in_another_database(reports: str) -> None:
+def test_an_event_that_may_report_a_change_in_another_database_is_refused(reports: str) -> None:
     """As under ATOMIC_REQUESTS: the transaction of the outbox's database is open around that of the other one."""
     with (
         transaction.atomic(),
@@ -119,7 +119,7 @@ def test_an_event_is_refused_where_it_may_report_a_change_in_another_database(re
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_event_beside_another_databases_transaction_is_taken_where_its_database_is_named(reports: str) -> None:
+def test_an_event_beside_another_databases_transaction_is_taken_if_its_database_is_named(reports: str) -> None:
     with transaction.atomic(using=reports), transaction.atomic():
         outbox.add(Noted(text="x"), using="default")
     with transaction.atomic(using=reports):
@@ -130,7 +130,7 @@ def test_an_event_beside_another_databases_transaction_is_taken_where_its_databa
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_block_of_a_test_case_in_another_database_is_no_transaction_of_it(reports: str) -> None:
+def test_a_test_cases_block_in_another_database_is_no_transaction(reports: str) -> None:
     block = transaction.atomic(using=reports)
     block._from_testcase = True  # type: ignore[attr-defined]
     with block, transaction.atomic():
@@ -139,7 +139,7 @@ def test_the_block_of_a_test_case_in_another_database_is_no_transaction_of_it(re
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_is_rolled_back_leaves_nothing_and_hands_over_nothing(handed: Handed) -> None:
+def test_a_rollback_leaves_no_rows_and_hands_over_none(handed: Handed) -> None:
     with pytest.raises(ZeroDivisionError):
         add_and_fail("x")
     assert not OutboxMessage.objects.exists()
@@ -165,7 +165,7 @@ def test_rows_are_handed_over_at_the_commit_and_not_before(handed: Handed) -> No
 
 
 @pytest.mark.django_db(transaction=True)
-def test_rows_are_born_leased_to_the_process_that_will_publish_them(handed: Handed) -> None:
+def test_rows_are_leased_to_the_process_that_writes_them(handed: Handed) -> None:
     with transaction.atomic():
         outbox.add(Noted(text="x"))
     row = OutboxMessage.objects.get()
@@ -176,7 +176,7 @@ def test_rows_are_born_leased_to_the_process_that_will_publish_them(handed: Hand
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_handed_row_can_be_published_as_it_is(handed: Handed) -> None:
+def test_a_row_that_was_handed_over_can_be_published_as_it_is(handed: Handed) -> None:
     with transaction.atomic():
         outbox.add(Noted(text="x"), subject="n-1", correlation_id="c-1")
     fresh, stored = handed.rows[0], OutboxMessage.objects.get()
@@ -184,7 +184,7 @@ def test_a_handed_row_can_be_published_as_it_is(handed: Handed) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_where_no_relay_thread_runs_rows_are_born_free_and_any_relay_claims_them() -> None:
+def test_without_a_relay_thread_rows_are_free_and_any_relay_claims_them() -> None:
     with transaction.atomic():
         [row] = outbox.add(Noted(text="x"))
     assert OutboxMessage.objects.get().lease_token is None
@@ -237,7 +237,7 @@ def test_an_event_carries_what_readers_need(handed: Handed) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_row_is_claimed_twice_by_relays_that_claim_at_once() -> None:
+def test_relays_that_claim_at_once_claim_each_row_once() -> None:
     with transaction.atomic():
         outbox.add(*[Noted(text=str(number)) for number in range(200)])
     claimed: list[list[OutboxMessage]] = []
@@ -281,7 +281,7 @@ def test_a_row_whose_lease_has_ended_is_claimed_and_the_late_mark_of_its_old_hol
     assert row.expected_consumers == ["notes"]
 
 
-def test_a_forked_child_has_a_relay_of_its_own_though_its_parent_was_just_using_the_lock(handed: Handed) -> None:
+def test_a_forked_child_has_a_relay_of_its_own_although_its_parent_held_the_lock(handed: Handed) -> None:
     with relay_thread._mine.lock:
         child = os.fork()
         if child == 0:

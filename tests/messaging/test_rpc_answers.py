@@ -72,7 +72,7 @@ async def asynchronous() -> int:
         ({"a": [SecretStr("hush")]}, "secret"), (b"\xff", "utf-8"), ("\ud800", "surrogates"), (object(), "object"),
     ],
 )  # fmt: skip
-def test_a_result_that_would_arrive_as_another_is_a_bad_result(result: Any, said: str) -> None:
+def test_a_result_that_json_would_change_is_a_bad_result(result: Any, said: str) -> None:
     found = error_of(ask(lambda: result, b"{}"))
 
     assert found[0] == "BadResult"
@@ -122,7 +122,7 @@ def test_a_bare_value_is_an_argument() -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"abc", b"\xff\xfe", b"[" * 100_000, b'{"number": NaN}', b"[-1e999]", b"{", b"\x00"]
 )
-def test_what_is_not_json_is_a_bad_request(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_a_bad_request(body: bytes) -> None:
     assert error_of(ask(double, body))[0] == "BadRequest"
 
 
@@ -180,7 +180,7 @@ def test_a_result_without_a_json_form_is_an_error() -> None:
     assert error_of(ask(lambda: object(), b"{}"))[0] == "BadResult"
 
 
-def test_how_often_a_request_came_back_is_a_number_whatever_it_says() -> None:
+def test_an_unreadable_count_of_returns_is_zero() -> None:
     returns = {2: 2, 0: 0, -5: 0, 2**62: 2**62}
     assert {each: arrived(0, headers={RETURNS_HEADER: each}).returns for each in returns} == returns
     assert [arrived(0, headers={RETURNS_HEADER: each}).returns for each in ("2", None, 1.5, [3])] == [0, 0, 0, 0]
@@ -196,7 +196,7 @@ def test_how_often_a_request_came_back_is_a_number_whatever_it_says() -> None:
         (RuntimeError("\ud800"), "?"),
     ],
 )
-def test_what_a_procedure_raises_is_its_answer(raised: BaseException, message: str) -> None:
+def test_an_exception_of_a_procedure_is_its_answer(raised: BaseException, message: str) -> None:
     def fail() -> None:
         raise raised
 

@@ -83,7 +83,7 @@ def test_a_commit_succeeds_while_no_thread_can_start_and_its_rows_are_free(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_while_a_thread_rests_from_a_failed_start_rows_are_born_free(
+def test_after_a_failed_start_rows_are_not_leased_for_a_while(
     web_process: relay_thread.RelayThread, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_thread, "PAUSE", FOREVER)
@@ -133,7 +133,7 @@ def test_rows_handed_to_a_relay_that_has_just_ended_go_free(web_process: relay_t
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_callback_of_the_project_that_fails_keeps_no_event_waiting(web_process: relay_thread.RelayThread) -> None:
+def test_a_failing_callback_of_the_project_delays_no_event(web_process: relay_thread.RelayThread) -> None:
     def fails() -> None:
         raise ZeroDivisionError
 
@@ -149,7 +149,7 @@ def test_a_callback_of_the_project_that_fails_keeps_no_event_waiting(web_process
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_relay_whose_connection_gets_no_thread_lets_its_rows_go_and_tries_again(
+def test_a_relay_without_a_thread_for_its_connection_frees_its_rows_and_tries_again(
     web_process: relay_thread.RelayThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuses = [True]
@@ -231,7 +231,7 @@ def test_a_connection_whose_host_name_gets_no_thread_to_be_resolved_by_tries_aga
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-def test_a_process_without_file_descriptors_is_not_refused_by_the_broker(
+def test_a_process_without_file_descriptors_does_not_count_as_refused(
     number: int, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://localhost:1/"]}
@@ -246,7 +246,7 @@ def test_a_process_without_file_descriptors_is_not_refused_by_the_broker(
     assert (connection.refused, connection.last_error) == (False, "this process is at a limit: Too many open files")
 
 
-def test_a_call_that_gets_no_thread_was_not_sent_and_the_next_begins_anew(
+def test_a_call_without_a_thread_is_not_sent_and_the_next_one_tries_again(
     limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rpc_client, "_own", rpc_client._Own())
@@ -255,9 +255,7 @@ def test_a_call_that_gets_no_thread_was_not_sent_and_the_next_begins_anew(
     assert rpc_client._own.connection is None
 
 
-def test_a_handler_runs_though_time_limits_got_no_thread_and_the_next_starts_it(
-    limit: Limit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_handler_runs_without_a_thread_for_time_limits(limit: Limit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_limit, "_limits", time_limit._Limits())
     ran: list[int] = []
     time_limit.run(lambda: ran.append(1), seconds=5, name="a handler")
@@ -269,7 +267,9 @@ def test_a_handler_runs_though_time_limits_got_no_thread_and_the_next_starts_it(
 
 
 @pytest.mark.parametrize(("doubtful", "state"), [(False, Effect.State.INTENDED), (True, Effect.State.SENDING)])
-def test_an_effect_that_got_no_thread_was_not_begun_and_costs_no_try(limit: Limit, doubtful: bool, state: str) -> None:
+def test_an_effect_without_a_thread_does_not_begin_and_costs_no_attempt(
+    limit: Limit, doubtful: bool, state: str
+) -> None:
     kind = EffectKind(name="it", send=lambda _: None, honours_keys=lambda: True, retry=RetryPolicy(max_attempts=1))
     row = Effect(name="it", message_id="m-1", consumer="c", attempts=9)
     claimed = ledger.Claimed(row, kind, doubtful, time.monotonic() + 5)
@@ -278,7 +278,7 @@ def test_an_effect_that_got_no_thread_was_not_begun_and_costs_no_try(limit: Limi
     assert REFUSED in result.error
 
 
-def test_a_text_that_got_no_thread_for_its_connection_was_surely_not_sent(limit: Limit) -> None:
+def test_a_text_without_a_thread_for_its_connection_is_surely_not_sent(limit: Limit) -> None:
     with pytest.raises(NotDone, match=REFUSED):
         SmsGateway(url="http://127.0.0.1:1/", token="t").send("+8613800138000", "hello", key="k", timeout=1)
 
@@ -294,7 +294,7 @@ def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings:
     handler.close()
 
 
-def test_queues_that_get_no_thread_to_be_asked_by_are_no_fault_that_ends_a_consumer(limit: Limit) -> None:
+def test_asking_queues_without_a_thread_does_not_end_a_consumer(limit: Limit) -> None:
     """A worker waits out what is a BrokerUnavailable."""
     with pytest.raises(ThreadNotStarted, match=REFUSED):
         queue_answers._why_each_is_silent(["one", "two"])

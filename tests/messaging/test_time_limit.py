@@ -58,7 +58,7 @@ def test_a_statement_that_takes_too_long_is_cancelled_and_the_connection_works_o
     assert handling.handle(a_consumer(), a_delivery()) == "handled"
 
 
-def test_a_handler_may_clear_up_and_succeed_after_all() -> None:
+def test_a_handler_may_clear_up_and_succeed() -> None:
     def patient(event: Noted, delivery: Delivery) -> None:
         try:
             keep_busy(LONG)
@@ -74,12 +74,12 @@ def test_each_message_of_a_batch_has_its_own_time() -> None:
     assert handling.handle_together(consumer, [a_delivery() for _ in range(10)]) == ["handled"] * 10
 
 
-def test_the_time_is_the_projects_unless_the_consumer_says_otherwise(settings: Any) -> None:
+def test_the_default_time_limit_is_the_projects(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "HANDLER_TIMEOUT": 0.2}
     assert handling.handle(a_consumer(lambda event, delivery: keep_busy(LONG)), a_delivery()) == "retrying"
 
 
-def test_one_that_ends_just_in_time_is_never_hit_behind_its_end() -> None:
+def test_no_timeout_is_raised_behind_a_handler_that_ends_just_in_time() -> None:
     """The exception is set by another thread: set before the end and raised behind it, it would hit our own code."""
     seconds = 0.005
     ends = {"in time": 0, "told": 0}
@@ -97,7 +97,7 @@ def test_one_that_ends_just_in_time_is_never_hit_behind_its_end() -> None:
     assert ends["told"]
 
 
-def test_nobody_else_is_told() -> None:
+def test_other_handlers_get_no_timeout() -> None:
     others = [
         threading.Thread(target=lambda: time_limit.run(lambda: keep_busy(0.5), seconds=LONG, name="other"))
         for _ in range(3)
@@ -111,7 +111,7 @@ def test_nobody_else_is_told() -> None:
         assert not other.is_alive()
 
 
-def test_one_that_does_not_listen_ends_its_process_which_says_where_it_was() -> None:
+def test_a_stuck_handler_ends_its_process_which_logs_where_it_was() -> None:
     program = """
 import django, threading
 django.setup()
@@ -130,7 +130,7 @@ time_limit.run(deaf, seconds=0.1, name="sms 123")
     assert "in deaf" in ended.stderr
 
 
-def test_its_time_says_nothing_about_its_retries() -> None:
+def test_a_timeout_is_retried_like_any_failure() -> None:
     """A time-out is a failure like another: it counts as an attempt and comes again by the policy."""
     consumer = a_consumer(lambda event, delivery: keep_busy(LONG), timeout=SHORT)
     delivery = a_delivery()

@@ -120,7 +120,7 @@ def test_a_refusal_of_the_broker_is_logged_again_and_again(settings: Any, monkey
             connection.stop()
 
 
-def test_reasons_that_never_repeat_are_not_remembered_for_ever() -> None:
+def test_reasons_that_never_repeat_are_forgotten() -> None:
     reasons = Throttle()
     for number in range(3 * logs.REMEMBERED):
         assert reasons.allows(str(number))
