@@ -63,8 +63,9 @@ class BrokerHandler(QueueHandler):
     def _begin(self) -> None:
         # A SimpleQueue can be entered again: a signal handler may log in the middle of `put`.
         self.queue: SimpleQueue[Any] = SimpleQueue()
-        #: Lines that did not fit.
+        #: Lines that did not fit, and those that were put in the queue.
         self.refused = 0
+        self.accepted = 0
         self.closing = False
         self.sender: _Sender | None = None
         #: When a thread that could not start may be started again (monotonic).
@@ -95,6 +96,7 @@ class BrokerHandler(QueueHandler):
         if self.closing or self.queue.qsize() >= MAX_LINES or not self._is_started():
             self.refused += 1
         else:
+            self.accepted += 1
             super().enqueue(record)
 
     def close(self) -> None:
@@ -102,7 +104,7 @@ class BrokerHandler(QueueHandler):
         self.closing = True
         if self.sender:
             deadline = time.monotonic() + EXIT_BUDGET
-            while not (self.queue.empty() and self.sender.is_idle) and time.monotonic() < deadline:
+            while self.sender.done < self.accepted and time.monotonic() < deadline:
                 time.sleep(0.02)
             self.sender.end()
         super().close()
@@ -111,13 +113,13 @@ class BrokerHandler(QueueHandler):
         """Whether lines will be sent; starts the thread if there is none."""
         if self.sender is None and time.monotonic() >= self._start_due:
             try:
-                sender = _Sender(self)
-                sender.start()
+                # Known to `filter` before its threads can log.
+                self.sender = _Sender(self)
+                self.sender.start()
             except Exception:
                 # The settings are wrong, which the process will say itself; or no thread can start.
+                self.sender = None
                 self._start_due = time.monotonic() + processes.PAUSE
-            else:
-                self.sender = sender
         return self.sender is not None
 
 
@@ -127,9 +129,9 @@ class _Sender(QueueListener):
     def __init__(self, handler: BrokerHandler) -> None:
         super().__init__(handler.queue)
         self.publisher = Publisher("logs")
-        #: Lines that were not sent.
+        #: Lines that were handled, and those of them that could not be sent.
+        self.done = 0
         self.lost = 0
-        self.is_idle = True
         self._handler = handler
         #: Dropped lines that another line has told of.
         self._told = 0
@@ -148,7 +150,6 @@ class _Sender(QueueListener):
     def handle(self, record: Any) -> None:
         """Publish a line, with those that wait behind it, once the broker can be reached."""
         _thread.sends_lines = True
-        self.is_idle = False
         lines = [record]
         try:
             if self._is_reached():
@@ -162,7 +163,7 @@ class _Sender(QueueListener):
             # A fault of our own must not end the thread. Other handlers write it.
             self.lost += len(lines)
             get_logger(__name__).exception("logs.fault")
-        self.is_idle = True
+        self.done += len(lines)
 
     def _is_reached(self) -> bool:
         """Wait until the broker can be reached; return False if the process ends before."""

@@ -363,7 +363,7 @@ def test_its_own_connection_is_no_reason_to_write_to_it(vhost: str, transactiona
         done = short_process(
             "logging.getLogger('one').error('only line')",
             "import time; from messaging.monitoring.log_handler import _handlers; (handler,) = _handlers",
-            "while not (handler.queue.empty() and handler.sender.is_idle): time.sleep(0.05)",
+            "while handler.sender.done < handler.accepted: time.sleep(0.05)",
         )
         assert done.returncode == 0
         assert listener.texts() == ["only line"]
