@@ -57,10 +57,10 @@ class ReplayRun:
         """Replay, page by page; return what came of it so far."""
         # Once, at the start: what dies again meanwhile is not replayed again.
         rows = list(self.replay.rows(InboxMessage, self.request.selection).order_by("pk").values_list("pk", flat=True))
-        if not rows:
-            self.replay.record_nothing(self.request)
         for page in self._pages(rows[: self.canary], rows[self.canary :]):
             self._send(page)
+        if not self.replayed:
+            self.replay.record_nothing(self.request)
         self._look()
         if not self.why and self.replayed:
             # The last of them went before the first had failed: it is no success for all that.
