@@ -62,12 +62,12 @@ exit codes: 0 done, 1 it cannot be settled so, or does not exist, 2 wrong argume
             name="verdict",
             help="What is its outcome?",
             choices={
-                Verdict.DONE: "It was done (unknown and failed effects).",
-                Verdict.NOT_DONE: "It was surely not done: carry it out again (unknown and failed effects).",
+                Verdict.DONE: "It was done.",
+                Verdict.NOT_DONE: "It surely was not done: carry it out again.",
                 Verdict.GIVE_UP: "Give up: it is not tried again, and no longer counts as a failure.",
             },
         ),
-        Option(name="reference", help="What the gateway calls it, if it was done", default=""),
+        Option(name="reference", help="What the other side calls it, if it was done", default=""),
     )
     meaning = "Record the outcome of effects whose result is unknown, have failed ones tried again, or give them up."
     states = {Effect: (State.UNKNOWN, State.FAILED, State.INTENDED)}

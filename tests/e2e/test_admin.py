@@ -118,7 +118,7 @@ def test_staff_settle_an_unknown_effect(web: WebProcess, admin_password: str, pa
     page.get_by_label("What the other side calls it").fill("SM1")
     page.get_by_role("button", name="Settle").click()
 
-    expect(page.get_by_text("Settled.")).to_be_visible()
-    expect(page.get_by_role("group", name="What became of it?")).to_have_count(0)
+    expect(page.get_by_text("of message m-1): done, SM1.")).to_be_visible()
+    expect(page.get_by_role("group", name="What is its outcome?")).to_have_count(0)
     effect.refresh_from_db()
     assert (effect.state, effect.reference) == ("done", "SM1")
