@@ -1,98 +1,28 @@
-"""Settings of the Warren project, and the only place that reads the environment.
+"""The settings of the Warren project. Only this file reads the environment, by the readers of `environment.py`.
 
-Every variable is described in `.env.example`. A value that cannot be understood stops the process at start
-with the variable's name (`ImproperlyConfigured`).
+`.env.example` describes every variable. A value that cannot be understood stops the process at start, with the
+variable's name (`ImproperlyConfigured`).
 """
 
-import re
-from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import environ
-import structlog
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging.masking import mask_event
-from messaging.validation.addresses import hidden, without_options
+from messaging.validation.addresses import without_options
+from project import logs
 from project.celery_tls import celery_tls
+from project.environment import BASE_DIR, env, flag, items, one_of, seconds, time_zone, whole_number
 
-BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = BASE_DIR / "var"
-
-# A password may begin with "$": django-environ would take it for the name of another variable.
-environ.Env.interpolate = False
-env = environ.Env()
-env.read_env(BASE_DIR / ".env")
-
-
-def flag(name: str, default: bool) -> bool:
-    """Read a yes or no; django-environ takes whatever it does not know for a no."""
-    text = env.str(name, default="").strip().lower()
-    if text not in {*env.BOOLEAN_TRUE_STRINGS, "0", "false", "no", "off", "n", "f", ""}:
-        raise ImproperlyConfigured(f"{name} is {text!r}; it must be 1 or 0.")
-    return text in env.BOOLEAN_TRUE_STRINGS if text else default
-
-
-def whole_number(name: str, default: int) -> int:
-    """Read a number from 0."""
-    text = env.str(name, default=str(default))
-    if not text.isdecimal():
-        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a whole number.")
-    return int(text)
-
-
-def seconds(name: str, default: float) -> float:
-    """Read a time: more than 0, and no more than an hour."""
-    text = env.str(name, default=f"{default:g}")
-    try:
-        time = float(text)
-    except ValueError:
-        time = 0.0
-    if not 0 < time <= 3600:
-        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a number of seconds above 0, up to 3600.")
-    return time
-
-
-def items(name: str, default: Sequence[str]) -> list[str]:
-    """Read a list: items between commas, without the blanks around them. An empty item is none."""
-    found = [text.strip() for text in env.str(name, default=",".join(default)).split(",")]
-    for text in found:
-        if re.search(r"[\s'\"]", text):
-            # Not repeated, unless it is an address: it may be a piece of a password.
-            where = f" ({hidden(text)})" if hidden(text) else ""
-            raise ImproperlyConfigured(
-                f"{name}: write commas between the items, and no blank or quotation mark in one{where}."
-            )
-    return [text for text in found if text]
-
-
-def one_of(name: str, *choices: str) -> str:
-    """Read one of the choices; the first is the default."""
-    text: str = env.str(name, default=choices[0])
-    if text not in choices:
-        raise ImproperlyConfigured(f"{name} is {text!r}; it must be one of {', '.join(choices)}.")
-    return text
-
-
-def time_zone(name: str, default: str) -> str:
-    """Read the name of a time zone."""
-    text: str = env.str(name, default=default)
-    try:
-        ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ImproperlyConfigured(f"{name} is {text!r}; it must be a time zone such as Asia/Shanghai.") from None
-    return text
 
 
 def secret_key() -> str:
-    """Read SECRET_KEY; without DEBUG nothing may stand in for it."""
+    """Read SECRET_KEY. Only with DEBUG it has a default."""
     key: str = env.str("SECRET_KEY", default="")
     if not key.strip() and not DEBUG:
-        raise ImproperlyConfigured("SECRET_KEY is not set; it must be a long random text that nobody else knows.")
+        raise ImproperlyConfigured("SECRET_KEY is not set; it must be a long random text that only this site knows.")
     return key or "only-for-development"
 
 
@@ -181,7 +111,7 @@ if not DEBUG:
 # --- Database ----------------------------------------------------------------------------------------------
 
 if not env.str("DATABASE_URL", default=""):
-    # SQLite makes the file, not its folder; a fresh clone has none. What cannot be made is said by the first command.
+    # SQLite creates the file, but not its folder. If the folder cannot be created, the first command says so.
     with suppress(OSError):
         VAR_DIR.mkdir(exist_ok=True)
 database_url = env.str("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
@@ -190,22 +120,22 @@ if not database_url.startswith(("sqlite:///", "postgres://", "postgresql://")):
 try:
     database = env.db_url_config(database_url)
 except ValueError:
-    # Not repeated: what looks like a port may be a piece of the password.
+    # The address is not repeated: the wrong port may be part of the password.
     raise ImproperlyConfigured("DATABASE_URL: the port must be a number; a ':' in a password is %3A") from None
 
 if database["ENGINE"] == "django.db.backends.sqlite3":
-    # WAL lets readers and one writer work side by side. IMMEDIATE takes the write lock at BEGIN: a transaction that
-    # reads first and writes later would otherwise fail at once, whatever the timeout. FULL: a commit outlives a
-    # power cut.
+    # WAL lets readers and one writer work in parallel. IMMEDIATE takes the write lock at BEGIN: without it, a
+    # transaction that reads first and writes later fails at once, whatever the timeout. FULL: a commit survives a power
+    # cut.
     database["OPTIONS"] = {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
     }
 else:
-    # A server that vanishes without a word (power, network) is given up after 35 s; by default it takes hours.
-    noticing = {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 35_000}
-    database["OPTIONS"] = {"connect_timeout": 5} | noticing | database.get("OPTIONS", {})
+    # A server that disappears silently (power, network) is noticed after 35 s; by default it takes hours.
+    keepalive = {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 35_000}
+    database["OPTIONS"] = {"connect_timeout": 5} | keepalive | database.get("OPTIONS", {})
     database["CONN_MAX_AGE"] = whole_number("CONN_MAX_AGE", default=60)
     database["CONN_HEALTH_CHECKS"] = True
 DATABASES = {"default": database}
@@ -233,7 +163,7 @@ MESSAGING: dict[str, Any] = {
 
 # --- Celery: housekeeping only -----------------------------------------------------------------------------
 
-# A vhost of its own where the broker's users are kept apart: Celery declares what it likes.
+# Use a separate vhost if the broker's accounts are separate: Celery declares queues of its own.
 CELERY_BROKER_URL = items("CELERY_BROKER_URL", default=[]) or list(map(without_options, AMQP_URLS))
 CELERY_BROKER_USE_SSL = celery_tls(CELERY_BROKER_URL, *TLS_FILES.values())
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -245,7 +175,7 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_DEFAULT_QUEUE = "warren.celery"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-# In memory. The other one keeps its times in a file of Python's own, which runs whatever code somebody writes there.
+# In memory. The default scheduler keeps its times in a pickle, which can run the code of whoever writes to the file.
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
     "prune messages": {"task": "messaging.prune", "schedule": 3600.0, "options": {"expires": 3600}},
@@ -262,7 +192,7 @@ SHOP_CURRENCY = env.str("SHOP_CURRENCY", default="CNY")
 PHONENUMBER_DEFAULT_REGION = env.str("SHOP_PHONE_REGION", default="CN")
 PHONENUMBER_DB_FORMAT = "E164"
 PHONENUMBER_DEFAULT_FORMAT = "INTERNATIONAL"
-# Orders that the shop's pages take within 15 minutes, or a day; 0: any number. Each sends texts to a typed number.
+# Orders that the shop accepts within 15 minutes, or a day; 0: any number. Each sends texts to a typed number.
 ORDERS_PER_PHONE = whole_number("ORDERS_PER_PHONE", default=5)
 ORDERS_PER_PHONE_A_DAY = whole_number("ORDERS_PER_PHONE_A_DAY", default=10)
 ORDERS_PER_BROWSER = whole_number("ORDERS_PER_BROWSER", default=10)
@@ -305,7 +235,7 @@ SECURE_HSTS_PRELOAD = HTTPS
 PROXIES = whole_number("PROXIES", default=1 if HTTPS else 0)
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-    # A browser takes cookies of these names from this very host only, by HTTPS: no other host of the domain sets them.
+    # Browsers accept cookies with these names only from this host, by HTTPS; other hosts of the domain cannot set them.
     SESSION_COOKIE_NAME = "__Host-sessionid"
     CSRF_COOKIE_NAME = "__Host-csrftoken"
 
@@ -315,55 +245,4 @@ if HTTPS:
 LOG_LEVEL = one_of("LOG_LEVEL", "INFO", "DEBUG", "WARNING", "ERROR")
 LOG_FORMAT = one_of("LOG_FORMAT", "console", "json")
 
-_before_rendering: list[Any] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.stdlib.ExtraAdder(),
-]
-structlog.configure(
-    processors=[
-        structlog.stdlib.filter_by_level,
-        *_before_rendering,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.StackInfoRenderer(),
-        structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-    ],
-    logger_factory=structlog.stdlib.LoggerFactory(),
-    cache_logger_on_first_use=True,
-)
-_renderers: dict[str, list[Any]] = {
-    "console": [
-        # Plain: the rich form prints each frame's variables, and with them people's names and phone numbers.
-        structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback)
-    ],
-    "json": [structlog.processors.JSONRenderer()],
-}
-LOGGING: dict[str, Any] = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "structured": {
-            "()": structlog.stdlib.ProcessorFormatter,
-            "foreign_pre_chain": _before_rendering,
-            "processors": [
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Tracebacks become text before secrets are hidden: libraries' lines come by here as well.
-                structlog.processors.format_exc_info,
-                mask_event,
-                *_renderers[LOG_FORMAT],
-            ],
-        }
-    },
-    "handlers": {"stderr": {"class": "messaging.masking.MaskedHandler", "formatter": "structured"}},
-    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
-    "loggers": {
-        # Django's own handlers would write a second, unmasked line while DEBUG is on.
-        "django": {"level": LOG_LEVEL},
-        "django.server": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
-    },
-}
-if MESSAGING["LOG_TO_BROKER"]:
-    LOGGING["handlers"]["broker"] = {"class": "messaging.monitoring.log_handler.BrokerHandler"}
-    LOGGING["root"]["handlers"].append("broker")
+LOGGING = logs.configure(LOG_LEVEL, LOG_FORMAT, to_broker=MESSAGING["LOG_TO_BROKER"])

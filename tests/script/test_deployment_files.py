@@ -16,7 +16,7 @@ COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 PROCFILE = dict(re.findall(r"^(\w+): (.+)$", (ROOT / "Procfile").read_text(), re.MULTILINE))
-DEMO = {program.name: shlex.join(program.command) for program in programs(8000)}
+DEMO = {name: shlex.join(command) for name, command in programs(8000).items()}
 DOCUMENTED = set(re.findall(r"^#?([A-Z][A-Z_]*)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 READ_BY_SCRIPTS = {"WARREN_PORT"}
 
@@ -98,9 +98,9 @@ def test_visitors_of_compose_reach_the_web_process_through_the_buffering_proxy_a
 
 
 def read_by_settings():
-    """The names given to `env.str(…)` and its kind, and to functions of the settings that call these."""
-    tree = ast.parse((ROOT / "project/settings.py").read_text())
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    """The names given to `env.str(…)` and its kind, and to the functions of the project that call these."""
+    readers_of, tree = (ast.parse((ROOT / "project" / name).read_text()) for name in ("environment.py", "settings.py"))
+    functions = [node for node in readers_of.body if isinstance(node, ast.FunctionDef)]
     readers = {function.name for function in functions if "env." in ast.unparse(function)}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
         reads = re.fullmatch(r"env\.\w+", ast.unparse(call.func)) or ast.unparse(call.func) in readers
