@@ -15,7 +15,7 @@ from script.services.ports import free_port
 from tests.support.environment import ROOT
 
 SETTINGS = """
-INSTALLED_APPS += ["messaging"]
+INSTALLED_APPS += ["messaging", "messaging.mq"]
 MESSAGING = {{"AMQP_URLS": ["{address}"], "MANAGEMENT_URL": "{management}", "EXCHANGE": "plain.events"}}
 SILENCED_SYSTEM_CHECKS = ["messaging.W001", "messaging.W002"]
 """
@@ -42,12 +42,14 @@ structlog.configure(processors=[structlog.processors.JSONRenderer()])
 """
 #: A service without pages, users or sessions.
 BARE = """
-INSTALLED_APPS = ["messaging"]
+INSTALLED_APPS = ["messaging", "messaging.mq"]
 MIDDLEWARE = []
 ROOT_URLCONF = "plain.no_urls"
 SILENCED_SYSTEM_CHECKS = ["messaging.W001", "messaging.W002"]
 MESSAGING = {"AMQP_URLS": ["amqp://127.0.0.1:1/"]}
 """
+#: A command of `mq` that opens an AMQP connection.
+PUBLISH = ("publish", "Hello", "--queue", "hello", "--declare")
 #: What a program of such a project may run into.
 FAILS = """
 from messaging.logs import get_logger
@@ -97,7 +99,7 @@ def names(output: str) -> list[str]:
 
 
 def test_standard_output_holds_rows_and_nothing_else(plain: Plain) -> None:
-    assert plain.manage("mq", "publish", "Hello", "--queue", "hello", "--declare")[0] == "Sent and confirmed.\n"
+    assert plain.manage("mq", *PUBLISH)[0] == "Sent and confirmed.\n"
     listed, beside = plain.manage("mq", "queues", "--json")
     assert names(listed) == ["hello"]
     assert "amqp." not in beside
@@ -145,26 +147,26 @@ def test_a_process_that_serves_says_what_it_does_on_standard_error(plain: Plain)
 
     output, beside = plain.manage("run_consumer", "dead_letters", "--burst")
     assert output.splitlines()[-1].startswith("Stopped. ")
-    assert re.search(r"^\d{4}-\d\d-\d\d \S+ INFO messaging.broker.connection: amqp.connected ", beside, re.MULTILINE)
+    assert re.search(r"^\d{4}-\d\d-\d\d \S+ INFO messaging.broker.reconnecting: amqp.connected ", beside, re.MULTILINE)
 
 
 def test_its_lines_go_where_the_settings_say_by_their_levels(plain: Plain) -> None:
     plain.settings(LOGGING)
 
-    listed, beside = plain.manage("mq", "-v", "2", "queues", "--json")
-    assert listed == ""
-    assert re.search(r"^INFO messaging.broker.connection \w+ amqp.connected ", beside, re.MULTILINE)
+    output, beside = plain.manage("mq", "-v", "2", *PUBLISH)
+    assert output == "Sent and confirmed.\n"
+    assert re.search(r"^INFO messaging.broker.reconnecting \w+ amqp.connected ", beside, re.MULTILINE)
     # The command says what a person needs, and quiets the rest.
-    assert "amqp.connected" not in plain.manage("mq", "queues", "--json")[1]
+    assert "amqp.connected" not in plain.manage("mq", *PUBLISH)[1]
 
 
 def test_pika_is_quiet_unless_the_project_gives_it_a_level(plain: Plain) -> None:
     plain.settings(ROOT_LOGGER)
-    beside = plain.manage("mq", "-v", "2", "queues")[1]
+    beside = plain.manage("mq", "-v", "2", *PUBLISH)[1]
     assert "amqp.connected" in beside
     assert not re.search("^pika", beside, re.MULTILINE)
     plain.settings("LOGGING['loggers'] = {'pika': {'level': 'INFO'}}")
-    assert re.search("^pika", plain.manage("mq", "-v", "2", "queues")[1], re.MULTILINE)
+    assert re.search("^pika", plain.manage("mq", "-v", "2", *PUBLISH)[1], re.MULTILINE)
 
 
 def test_a_line_has_its_fields_and_no_secret(plain: Plain) -> None:
@@ -183,10 +185,10 @@ def test_a_line_has_its_fields_and_no_secret(plain: Plain) -> None:
 def test_a_project_that_configures_structlog_has_it_its_way(plain: Plain) -> None:
     plain.settings(STRUCTLOG)
 
-    output, _ = plain.manage("mq", "-v", "2", "queues")
+    output, _ = plain.manage("mq", "-v", "2", *PUBLISH)
     assert any(json.loads(line)["event"] == "amqp.connected" for line in output.splitlines() if line[0] == "{")
 
 
 def test_no_module_asks_structlog_for_a_logger_past_this() -> None:
     asking = [path.name for path in (ROOT / "messaging").rglob("*.py") if "structlog.get_logger" in path.read_text()]
-    assert asking == ["loggers.py"]
+    assert asking == ["logs.py"]
