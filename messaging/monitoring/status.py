@@ -98,9 +98,8 @@ def look() -> Status:
 
     Raises OperationalError and the like if the database cannot be asked.
     """
-    boxes = _boxes()
-    broker = _broker()
-    return Status(broker=broker, boxes=boxes, wrong=[*_wrong_at(broker), *_wrong_in(boxes)])
+    unfinished, broker = boxes(), _broker()
+    return Status(broker=broker, boxes=unfinished, wrong=[*_wrong_at(broker), *wrong_in(unfinished)])
 
 
 def _broker() -> Broker:
@@ -130,7 +129,8 @@ def _seen(connection: Connection) -> Broker:
         )
 
 
-def _boxes() -> Boxes:
+def boxes() -> Boxes:
+    """Count what is not finished in outbox, inbox and ledger."""
     outbox, inbox = OutboxMessage.State, InboxMessage.State
     # One index holds the rows that wait, whatever their state.
     waiting = OutboxMessage.objects.filter(state__in=[outbox.PENDING, outbox.UNROUTABLE])
@@ -199,7 +199,8 @@ def _wrong_with(name: str, queue: Queue | None, consumer: str) -> str:
     return ""
 
 
-def _wrong_in(boxes: Boxes) -> list[str]:
+def wrong_in(boxes: Boxes) -> list[str]:
+    """Say what is wrong in outbox, inbox and ledger."""
     listing = "`manage.py messages list"
     outbox = [
         (boxes.overdue, "messages in the outbox have been due for over a minute: does a relay run?"),

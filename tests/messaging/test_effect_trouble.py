@@ -46,7 +46,7 @@ def effect(number: int = 0, **columns: Any) -> Effect:
 
 def wrong() -> list[str]:
     """What the status says is wrong in the database."""
-    return status._wrong_in(status._boxes())
+    return status.wrong_in(status.boxes())
 
 
 def stuck_effects() -> list[str]:
@@ -69,7 +69,7 @@ def test_each_trouble_is_wrong_stuck_and_listed(trouble: EffectTrouble) -> None:
     assert why.startswith(f"effect text ({row.pk}): ")
     assert row.error in why
     assert [line[-1] for line in listed("--state", trouble.value)] == [str(row.pk)]
-    assert status._boxes().effects[trouble].number == 1
+    assert status.boxes().effects[trouble].number == 1
 
 
 @pytest.mark.parametrize("columns", WELL, ids=lambda columns: columns["state"])

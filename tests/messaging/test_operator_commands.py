@@ -13,9 +13,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from messaging import consumers, database
+from messaging import consumers, database, outbox
 from messaging.actions.publish_now import publish_now
-from messaging.actions.replay_run import ReplayRun
 from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.worker import handling
@@ -126,13 +125,13 @@ def test_a_replay_that_failed_again_is_no_success_though_nothing_is_left(
 ) -> None:
     for _ in range(12):
         a_dead_message(consumer)
-    look = ReplayRun._look
+    resend = outbox.resend
 
-    def all_died_again(run: ReplayRun) -> None:
-        InboxMessage.objects.filter(state="retrying").update(state="dead")
-        look(run)
+    def dies_again(row: InboxMessage, **told: Any) -> None:
+        resend(row, **told)
+        InboxMessage.objects.filter(pk=row.pk).update(state="dead")
 
-    monkeypatch.setattr(ReplayRun, "_look", all_died_again)
+    monkeypatch.setattr(outbox, "resend", dies_again)
 
     assert refused("replay", "--all") == (
         1, "Too many failures: 12 of 12 failed again: 100%, over the limit of 20%. All were replayed."

@@ -47,7 +47,7 @@ def upkeep_once() -> None:
 
 
 def look_at_the_boxes() -> None:
-    status._boxes()
+    status.boxes()
 
 
 EVERY_SECOND = [claim, claim_effects, upkeep_once, look_at_the_boxes]
