@@ -78,7 +78,7 @@ def test_operators_who_replay_the_same_at_once_replay_each_message_once(
     operators = [run_process("messages", "replay", "--all") for _ in range(3)]
 
     assert all(operator.wait(60) in {0, 1} for operator in operators)
-    told = [re.search(r"^Replayed (\d+)\.", operator.output, re.MULTILINE) for operator in operators]
+    told = [re.search(r"^(\d+) replayed\.", operator.output, re.MULTILINE) for operator in operators]
     assert sum(int(found[1]) for found in told if found) == 60
     assert OutboxMessage.objects.filter(origin="replay").count() == 60
     assert_each_has_its_effects_once(30)
