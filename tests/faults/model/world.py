@@ -499,7 +499,7 @@ class World:
         process.stopping = True
         for each in process.worker.consumers:
             each.stop()
-            each._return_the_rest()
+            each._requeue_the_rest()
         process.relay.stop(3.0)
         process.relay.run()
         for link in process.links:
