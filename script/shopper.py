@@ -12,12 +12,12 @@ from typing import Any
 
 
 class UnexpectedPage(AssertionError):
-    """The page is not what a shopper has to find there."""
+    """The page is not the expected one."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What came back, and the address it came from or leads to."""
+    """An answer, and the address it came from or redirects to."""
 
     status: int
     url: str
@@ -32,7 +32,7 @@ class Page:
 
     @property
     def order_number(self) -> str | None:
-        """The number of the order whose page this is or leads to; None if it is another page."""
+        """The number of the order whose page this is or redirects to; None for other pages."""
         found = re.search(r"/orders/([^/]+)/$", self.url)
         return found[1] if found else None
 
@@ -40,7 +40,7 @@ class Page:
 class Shopper:
     """One visitor of the shop at `url`. Without `follow_redirects`, orders end with the redirect to their page.
 
-    Every method raises OSError or HTTPException where the shop did not answer, or not to the end.
+    Every method raises OSError or HTTPException if the shop did not answer completely.
     """
 
     def __init__(self, url: str, *, timeout: float = 30, follow_redirects: bool = True) -> None:
@@ -65,14 +65,14 @@ class Shopper:
         return self.get("/checkout/")
 
     def place_order(self, checkout: Page, *, name: str = "Ann Shopper", phone: str = "13800138000") -> str:
-        """Press the button and return the number of the order whose page then opens. Raises `UnexpectedPage`."""
+        """Press the button and return the number of the new order. Raises `UnexpectedPage`."""
         page = self.press_button(checkout, name=name, phone=phone)
         if page.order_number is None:
             raise UnexpectedPage(f"no order: {page.status} {page.url} {page.text[:3000]}")
         return page.order_number
 
     def press_button(self, checkout: Page, *, name: str, phone: str) -> Page:
-        """Order what the checkout page shows, and return what comes of it. The page may be sent again."""
+        """Order what the checkout page shows, and return the answer. The page may be sent again."""
         return self.post(
             "/checkout/",
             checkout,
@@ -88,7 +88,7 @@ class Shopper:
         return self.place_order(self.fill_cart(slug, quantity))
 
     def timeline(self, number: str) -> Any:
-        """The order's timeline as its JSON says."""
+        """Return the order's timeline from its JSON."""
         return json.loads(self.get(f"/orders/{number}/timeline.json").text)
 
     def _open(self, request: urllib.request.Request) -> Page:

@@ -1,4 +1,4 @@
-"""Running commands in the foreground, and being told to stop meanwhile."""
+"""Running commands in the foreground, and stopping them on a signal."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run a command to its end and return its exit code; `environment` is added to ours.
 
-    When we are told to stop, so is the command, and it is waited for. Should we be killed, it is interrupted.
+    If we are told to stop, so is the command, and we wait for it. If we are killed, it is interrupted.
     """
     guard = parent_death_guard(signal.SIGINT)
     process = subprocess.Popen([*guard, *command], env={**os.environ, **(environment or {})})
     try:
         return process.wait()
     except KeyboardInterrupt as told:
-        # Ctrl-C tells it as well, and a second time would cut its cleaning up short.
+        # Ctrl-C has reached it, too. A second signal would interrupt its cleanup.
         if told.args == (signal.SIGINT,):
             _wait(process, 20)
         raise

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     stop_on_signals()
     environ.Env.interpolate = False
     environ.Env.read_env(ROOT / ".env")
-    # Else there is no preview of text messages, and a secret key would have to be made up.
+    # Without DEBUG there is no preview of text messages, and a secret key is required.
     os.environ["DEBUG"] = "1"
     try:
         port = chosen_port()
@@ -90,7 +90,7 @@ def chosen_port() -> int:
 
 
 def refuse_taken(port: int) -> None:
-    """Raise `ServiceError` if somebody listens there."""
+    """Raise `ServiceError` if a server listens there."""
     if not is_free(port):
         another = port % 65535 + 1
         reason = f"port {port} is taken by another program. Choose one: WARREN_PORT={another} script/demo"
@@ -98,8 +98,8 @@ def refuse_taken(port: int) -> None:
 
 
 def end_leftovers() -> None:
-    """End what a demo of this checkout left that was killed. Without it, its web still holds the port for a while
-    and its broker, about to stop, would be taken for one that runs."""
+    """End what a killed demo of this checkout left. Its web would hold the port for a while, and its stopping broker
+    would be taken for a running one."""
     end_all(ROOT / "var" / "demo", how=signal.SIGTERM)
     RabbitMQNode(ROOT / "var" / "rabbitmq").stop()
 
@@ -169,8 +169,8 @@ def revive(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
 
 
 def announce(url: str, password: str | None, node: RabbitMQNode | None, seconds: float) -> None:
-    """Say where everything is. The line that begins with "Ready:" comes last: other programs wait for it."""
-    # Its port and password are its own: in another terminal, manage.py would look for the broker elsewhere.
+    """Print where everything is. The line that begins with "Ready:" comes last: other programs wait for it."""
+    # manage.py in another terminal needs the address of the private broker.
     broker = []
     if node:
         broker = [

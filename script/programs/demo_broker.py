@@ -1,4 +1,4 @@
-"""The demo's broker: the one it is given, or one of its own."""
+"""The demo's broker: the given one, or a private one."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ there is no RabbitMQ. One of these helps:
 
 @contextmanager
 def demo_broker(root: Path) -> Iterator[RabbitMQNode | None]:
-    """While inside, AMQP_URL names a broker. Yields its node, still booting, if we started one for ourselves; then
+    """Inside, AMQP_URL names a broker. Yields the node, still booting, if it is a private one; then
     AMQP_MANAGEMENT_URL names its management API.
 
-    Raises `ServiceError` if there is none to be had.
+    Raises `ServiceError` if no broker is available.
     """
     if os.environ.get("AMQP_URL"):
         yield None

@@ -1,4 +1,4 @@
-"""The demo's database made ready, and the question whether an order can be placed."""
+"""Preparing the demo's database, and waiting until an order can be placed."""
 
 import io
 import os
@@ -24,7 +24,7 @@ _AROUND_FINDINGS = re.compile(r"^(SystemCheckError: )?System check identified .*
 
 
 def check_settings() -> None:
-    """Run `manage.py check` before anything is started, as it asks neither broker nor database.
+    """Run `manage.py check` before anything is started: it needs neither broker nor database.
 
     Raises `ServiceError` with one line (exit code 2) if a setting is wrong.
     """
@@ -39,9 +39,9 @@ def check_settings() -> None:
 
 
 def prepare_site() -> str | None:
-    """Migrate and seed the database; the administrator's password if it was made just now, else None.
+    """Migrate and seed the database. Return the administrator's password if it was created now, else None.
 
-    Raises `ServiceError` with one line if the configuration is wrong (exit code 2) or the database is away (3).
+    Raises `ServiceError` with one line if the configuration is wrong (exit code 2) or the database is unreachable (3).
     """
     os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
     try:
@@ -92,7 +92,7 @@ def _missing(url: str) -> str | None:
     except OSError:
         return f"nothing answers at {url}"
     idle = _queues_without_consumer()
-    return f"nobody consumes {', '.join(idle)}" if idle else None
+    return f"no consumer reads {', '.join(idle)}" if idle else None
 
 
 def _queues_without_consumer() -> list[str]:

@@ -1,4 +1,4 @@
-"""script/screenshots: takes the pictures of docs/images from a demo of its own."""
+"""script/screenshots: takes the pictures of docs/images from a private demo."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ IMAGES = ROOT / "docs" / "images"
 USAGE = """\
 Usage: script/screenshots
 
-Runs a shop of its own in a temporary folder, places an order in a browser, and writes the pictures of the README to
+Runs a private shop in a temporary folder, places an order in a browser, and writes the pictures of the README to
 docs/images/. On Debian root gets a missing RabbitMQ or Chromium installed.
 
 Exit codes: 0 all pictures are written, 1 failed, 2 usage, 3 a service could not be started.
@@ -67,7 +67,7 @@ def take_pictures(directory: Path) -> None:
         packages.install("chromium")
     with shop(directory) as (url, password), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=installed_browser())
-        # The first orders wait for connections to be made: pictures are of one that need not.
+        # The first orders wait for new connections; the pictures show a later one.
         order = [place_order(browser, url) for _ in range(4)][-1]
         picture(browser, "catalogue", DESKTOP, lambda page: page.goto(url))
         picture(browser, "order", DESKTOP, lambda page: find_order(page, url, order))

@@ -1,4 +1,4 @@
-"""Which tests were asked for."""
+"""The selection of tests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class Selection:
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> "Selection":
-        """Take existing paths (perhaps with `::test` behind them) for paths, and all else for pytest's options."""
+        """Treat existing paths (perhaps with `::test` behind them) as paths, and the rest as options of pytest."""
         paths = [argument for argument in arguments if _file(argument).exists()]
         return cls(paths, [argument for argument in arguments if argument not in paths])
 
     @property
     def is_everything(self) -> bool:
-        """Whether nothing was asked for in particular."""
+        """Whether neither path nor option was given."""
         return not self.paths and not self.options
 
     @property

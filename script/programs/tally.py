@@ -1,4 +1,4 @@
-"""What became of the parts of a run."""
+"""The results of the parts of a run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +10,17 @@ NO_TESTS = 5
 
 @dataclass
 class Tally:
-    """How many parts and tests passed and failed, and what a person should know besides."""
+    """How many parts and tests passed and failed, and notes for people."""
 
     in_ci: bool
-    #: Whether all tests were asked for: then each run must have some.
+    #: Whether all tests run: then each part must have some.
     everything: bool = False
     passed: int = 0
     failed: int = 0
     notes: list[str] = field(default_factory=list)
 
     def missing(self, what: str) -> None:
-        """Something that tests need is not there: a failure in continuous integration, a note elsewhere."""
+        """Note that something is missing that tests need. In continuous integration that is a failure."""
         self.failed += self.in_ci
         self.notes.append(what)
 

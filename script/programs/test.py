@@ -41,8 +41,8 @@ Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
 FULL_VARIABLE = "WARREN_TEST_FULL"
 #: Tests wait for most of their time: three at once use two cores, and many more would disturb each other's deadlines.
 SEVERAL_AT_ONCE = ["--numprocesses=3", "--dist=worksteal"]
-#: Where there is a file system in memory, and the bytes that must be free there: nobody waits for a disk then. What a
-#: killed process has written stays in either.
+#: A file system in memory, and the bytes that must be free there: tests then do not wait for a disk. What a killed
+#: process has written stays there, too.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 (each run makes a directory of its own there)
 ROOM = 4 << 30
 SQLITE = {"DATABASE_URL": "sqlite:///:memory:"}  # tests/conftest.py makes it a file
@@ -80,10 +80,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _work_in_memory() -> None:
-    """Let temporary files, the services' too, be in memory, if there is room and nobody has said where they go."""
+    """Keep temporary files, the services' too, in memory, if there is room and TMPDIR is not set."""
     if "TMPDIR" not in os.environ and IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free >= ROOM:
         os.environ["TMPDIR"] = str(IN_MEMORY)
-        tempfile.tempdir = None  # it was asked for before, maybe
+        tempfile.tempdir = None  # it may have been read before
 
 
 def run_checks(tally: Tally) -> None:

@@ -1,4 +1,4 @@
-"""A look at a broker through AMQP, as any client gets."""
+"""A plain AMQP client, for a look at a broker."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from messaging.broker.wire import parameters_of
 from messaging.validation.addresses import broker_address, hidden
 from script.services.owned import ServiceError
 
-#: Seconds a broker may take to let us in.
+#: Seconds that connecting may take.
 CONNECT_TIMEOUT = 5
 
 # It reports every failed attempt by itself; we say it once.
@@ -19,7 +19,7 @@ logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 def connect(addresses: str) -> pika.BlockingConnection:
-    """Connect to the first of some AMQP addresses, separated by commas, that lets us in.
+    """Connect to the first of some AMQP addresses, separated by commas, that accepts us.
 
     Raises `ServiceError` with each address, without its password, and why not.
     """

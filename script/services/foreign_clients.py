@@ -34,7 +34,7 @@ def have_node() -> bool:
 
 
 def have_modules() -> bool:
-    """Whether the packages that the lock names, and no older ones, are installed."""
+    """Return whether exactly the packages of the lock are installed."""
     return _STAMP.exists() and _STAMP.read_text() == _lock_hash()
 
 

@@ -1,8 +1,7 @@
-"""Processes that belong to a directory: found again by pid, and never confused with somebody else's.
+"""Processes that belong to a directory, found again by pid, and never confused with other processes.
 
-A pid in a file means little: after a reboot, or in a copied directory, the number belongs to a stranger. So
-every process is started with the name of its directory in its environment, and nothing is signalled whose
-environment does not say so.
+A pid in a file proves nothing: after a reboot, or in a copied directory, the number belongs to another process. So
+every process is started with its directory's name in its environment, and only processes with that name are signalled.
 """
 
 import os
@@ -15,14 +14,14 @@ from pathlib import Path
 
 #: Environment variable that names the directory a process belongs to.
 OWNER = "WARREN_SERVICE_DIRECTORY"
-#: Seconds between two looks at something that is starting or stopping.
+#: Seconds between two checks of something that is starting or stopping.
 POLL_INTERVAL = 0.05
 
 
 class ServiceError(Exception):
-    """A service could not be started, stopped or asked. The text says what happened and where to look.
+    """A service could not be started, stopped or used. The text says what happened and where to look.
 
-    `exit_code` is what a program that cannot go on without it ends with.
+    `exit_code` is for programs that need the service.
     """
 
     def __init__(self, reason: str, exit_code: int = 3) -> None:
@@ -42,8 +41,8 @@ def start_owned(
 ) -> subprocess.Popen[bytes]:
     """Start a process that belongs to `directory`, in `home` and as `user` if given; it prints to the end of `log`.
 
-    It runs in a session of its own, so that Ctrl-C reaches only whoever started it. Should its parent die
-    without having stopped it, it is sent `parent_death_signal`.
+    It runs in its own session: Ctrl-C in the terminal does not reach it. If its parent dies without stopping it, it is
+    sent `parent_death_signal`.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -59,9 +58,9 @@ def start_owned(
 
 
 def parent_death_guard(number: signal.Signals) -> list[str]:
-    """What to put before a command, so that it is signalled when the thread that starts it dies, even by kill -9.
+    """Return the prefix of a command that is to be signalled when the thread that starts it dies, even by kill -9.
 
-    Empty on a system without setpriv: there, who is killed leaves something behind.
+    Empty on a system without setpriv: there, a killed program leaves processes behind.
     """
     setpriv = shutil.which("setpriv")
     return [setpriv, f"--pdeathsig={number.name.removeprefix('SIG')}", "--"] if setpriv else []
@@ -93,14 +92,14 @@ def belongs(pid: int, directory: Path) -> bool:
 
 
 def owned_pids(directory: Path) -> list[int]:
-    """Every living process that was started for `directory`, with the children that inherited its mark."""
+    """Return all living processes that were started for `directory`, and their children, which inherit its mark."""
     mark = f"{OWNER}={directory}".encode()
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return [pid for pid in pids if mark in _environment(pid)]
 
 
 def _environment(pid: int) -> list[bytes]:
-    """Return the environment, asked of any thread: once the first thread has ended, only the others have one."""
+    """Return the environment, read from any thread: once the first thread has ended, only the others have one."""
     for of in (str(pid), *_threads(pid)):
         try:
             content = Path(f"/proc/{of}/environ").read_bytes()

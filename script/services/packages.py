@@ -1,4 +1,4 @@
-"""Debian packages: installed when we may, explained when we may not."""
+"""Debian packages: installed if possible; otherwise the error says what to type."""
 
 import os
 import shutil

@@ -14,12 +14,11 @@ _reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 on which nobody listens, and that nobody else is given while this process lives.
+    """Return a TCP port of 127.0.0.1 on which no server listens; it is given only once while this process lives.
 
-    A server listens seconds after its port was chosen, and not at all while it is down: until then a port that is
-    merely free could be given to two. It lies below the range from which the kernel serves outgoing connections. A
-    client that keeps calling a stopped server inside that range can be given the very port it calls, and then talks
-    to itself.
+    A server may listen only seconds after its port was chosen, and does not while it is down: a port that is merely
+    free could be given to two servers. The port lies below the range that the kernel uses for outgoing connections.
+    Inside that range, a client that keeps calling a stopped server may get that very port, and then talks to itself.
     """
     for _ in range(200):
         port = random.randrange(LOWEST, _ephemeral_start())  # noqa: S311 (not a secret)
@@ -29,8 +28,8 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> bool:
-    """Take the UDP port of that number, which none of our servers uses: other processes see that it is taken, the TCP
-    port stays free, and the kernel gives it back however this process ends."""
+    """Take the UDP port of that number, which none of our servers uses. Other processes see that it is taken, the TCP
+    port stays free, and the kernel releases it however this process ends."""
     reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         reservation.bind(("127.0.0.1", port))
@@ -56,8 +55,8 @@ def is_free(port: int) -> bool:
 def free_again(*ports: int, patience: float = 5.0) -> bool:
     """Wait up to `patience` seconds until servers could listen on all of these ports; return whether they could.
 
-    A server that was just killed holds its port for some milliseconds, longer on a busy machine. Its clients know its
-    address: started again, it should have the same port.
+    A killed server holds its port for some milliseconds, longer on a busy machine. Its clients know its address, so it
+    should get the same port again.
     """
     deadline = time.monotonic() + patience
     while not all(is_free(port) for port in ports):
@@ -68,7 +67,7 @@ def free_again(*ports: int, patience: float = 5.0) -> bool:
 
 
 def answers(port: int, timeout: float = 1.0) -> bool:
-    """Whether somebody accepts connections on this port of 127.0.0.1 (within `timeout` seconds)."""
+    """Return whether a server accepts connections on this port of 127.0.0.1 within `timeout` seconds."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout):
             return True

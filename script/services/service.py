@@ -25,7 +25,7 @@ from script.services.owned import (
 class Service:
     """A server that lives in `directory`. Two objects made for one directory mean the same server, in any process.
 
-    Whoever calls `start` also calls `stop`, or uses the service as a context manager.
+    Call `start` and later `stop`, or use the service as a context manager.
     """
 
     #: What error messages call it.
@@ -64,7 +64,7 @@ class Service:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End the server, whoever started it; nothing of it is left running. Its data stays."""
+        """End the server, whichever process started it. Nothing of it is left running; its data stays."""
         pid = self.pid
         if pid is not None:
             self.resume()

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback between clients and a server: the network, to be cut, stalled and healed at will."""
+"""A TCP proxy on loopback between clients and a server: a network that can be cut, stalled and healed."""
 
 import random
 import socket
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Literal
 
-#: Bytes passed on at once.
+#: Bytes passed on in one piece.
 CHUNK = 65536
-#: Seconds between two looks at whether a connection that cannot go on was cut meanwhile.
+#: Seconds between two checks whether a waiting connection was cut.
 LOOK_EVERY = 0.1
 
 #: Towards which end bytes go.
@@ -19,25 +19,25 @@ Direction = Literal["client", "server"]
 
 
 class _Weather:
-    """What the network does to bytes now. All connections share it."""
+    """What the network does to bytes now, shared by all connections."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Let everything pass as it comes."""
+        """Let everything pass unchanged."""
         self.stalled: set[Direction] = set()
-        #: Seconds that each piece takes, and by how many more or less.
+        #: Seconds that each piece takes, and its variation.
         self.latency, self.jitter = 0.0, 0.0
         self.bytes_per_second = 0.0
         self.slice = CHUNK
         #: Bytes after which a connection is cut; 0 for never.
         self.limit = 0
-        #: Seconds by which an end's last word comes late.
+        #: Seconds by which a close is passed on late.
         self.farewell = 0.0
 
     def pieces(self, content: bytes) -> Iterator[bytes]:
-        """Return `content` in the pieces that it travels in, each after the time that it takes."""
+        """Yield `content` in pieces, each after the time that it takes."""
         for start in range(0, len(content), self.slice):
             piece = content[start : start + self.slice]
             pause = self.latency + random.uniform(-self.jitter, self.jitter)  # noqa: S311  (weather, not secrecy)
@@ -49,7 +49,7 @@ class _Weather:
 
 
 class TcpProxy:
-    """Passes what comes to `port` on to the port of 127.0.0.1 that `target()` says; it is asked at each connection.
+    """Passes connections to `port` on to the port of 127.0.0.1 that `target()` returns for each.
 
     It runs in threads of this process. Use it as a context manager, or call `start` and `stop`.
     """
@@ -60,7 +60,7 @@ class TcpProxy:
         self._port = 0
         self._lock = threading.Lock()
         self._lines: set[_Line] = set()
-        #: How many connections came so far.
+        #: How many connections were accepted so far.
         self.taken = 0
         self._refusing = False
         self._weather = _Weather()
@@ -90,7 +90,7 @@ class TcpProxy:
         threading.Thread(target=self._accept, args=[self._listener], name="proxy", daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more, and cut what is connected."""
+        """Stop listening, and cut all connections."""
         if self._listener is not None:
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
@@ -98,7 +98,7 @@ class TcpProxy:
         self.cut()
         self.heal()
 
-    # What happens to networks
+    # Faults of networks
 
     def cut(self) -> None:
         """Reset every connection; new ones are taken as before."""
@@ -113,8 +113,8 @@ class TcpProxy:
         self.cut()
 
     def stall(self, *towards: Direction) -> None:
-        """Pass nothing on, in either direction or only towards one end, until `heal`; connections stay open, new ones
-        too. No byte is lost: TCP repeats what a network loses, and no connection ever hears of a gap."""
+        """Pass nothing on, in both directions or only towards one end, until `heal`. Connections stay open, new ones
+        too. No byte is lost: TCP repeats what a network loses."""
         self._weather.stalled = set(towards or ("client", "server"))
 
     def delay(self, seconds: float, jitter: float = 0.0) -> None:
@@ -135,11 +135,11 @@ class TcpProxy:
         self._weather.limit = size
 
     def close_slowly(self, seconds: float) -> None:
-        """Let whoever is still there hear that the other end has closed so many seconds late."""
+        """Pass a close on to the other end so many seconds late."""
         self._weather.farewell = seconds
 
     def heal(self) -> None:
-        """Pass everything on again, as it comes."""
+        """Pass everything on again, unchanged."""
         self._refusing = False
         self._weather.clear()
 
@@ -168,7 +168,7 @@ class TcpProxy:
 
 
 class _Line:
-    """One client's connection, and the one to the server that it is passed on to."""
+    """One client's connection, and the connection to the server that it is passed on to."""
 
     def __init__(self, client: socket.socket, weather: _Weather) -> None:
         self._client = client
@@ -176,11 +176,11 @@ class _Line:
         self._cut = False
 
     def cut(self) -> None:
-        """Have both connections reset."""
+        """Reset both connections."""
         self._cut = True
 
     def serve(self, target: Callable[[], int]) -> None:
-        """Pass bytes on until both ends have said their last, or one of them is gone."""
+        """Pass bytes on until both ends have closed, or one is gone."""
         with self._client as client:
             try:
                 self._wait_for_flow("server")
@@ -248,6 +248,6 @@ class _Line:
 
 
 def _reset_on_close(end: socket.socket) -> None:
-    """Let the close be a reset, as of a router that forgot the connection, and not a polite end."""
+    """Make the close a reset, as by a router that forgot the connection."""
     with suppress(OSError):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -74,7 +74,7 @@ def test_the_plan_can_be_looked_at_and_is_the_same_again() -> None:
         (["--every", "0"], "--every"),
         (["--faults", "kill-web,earthquake"], "there is no fault earthquake"),
         (["--database", "oracle://x"], "--database is sqlite, postgres"),
-        (["--database", f"sqlite:///{ROOT}/manage.py"], "chaos wants a fresh database"),
+        (["--database", f"sqlite:///{ROOT}/manage.py"], "chaos needs a new database"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(arguments: list[str], complaint: str) -> None:

@@ -1,1 +1,1 @@
-"""script/chaos: orders in a private world in which everything dies at random, and a certificate of what came of it."""
+"""script/chaos: orders in a private world under random faults, and a certificate of the outcome."""

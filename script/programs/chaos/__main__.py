@@ -1,4 +1,4 @@
-"""script/chaos: orders in a private world in which everything dies at random, then quiet, then the certificate."""
+"""script/chaos: orders in a private world under random faults, then rest, then the certificate."""
 
 import argparse
 import os
@@ -21,17 +21,17 @@ from script.services.owned import ServiceError
 
 DESCRIPTION = """\
 Places orders at a rate in a private world (RabbitMQ, database, SMS gateway, web, consumers, relay, RPC worker), kills,
-freezes, cuts and confuses all of it at random, lets it come to rest, and prints a certificate judged from the database
-and the gateway's ledger alone. The world is gone afterwards; if something is off, its folder is kept.
+freezes, cuts and confuses all of it at random, lets it come to rest, and prints a certificate. It is judged from the
+database and the gateway's ledger alone. The world is removed afterwards; its folder is kept if something is wrong.
 """
 EXAMPLES = """\
 examples:
   script/chaos --orders 60 --seconds 15
   script/chaos --orders 2000 --seconds 300 --database postgres --seed 7
   script/chaos --orders 200 --seconds 60 --faults kill-consumer,gateway-misbehaves --every 1
-  script/chaos --seconds 60 --seed 7 --plan          what would be done, and nothing else
+  script/chaos --seconds 60 --seed 7 --plan          print the plan of faults, and do nothing else
 
-exit codes: 0 clean, 1 something is off, 2 wrong arguments, 3 a service could not be started, 130 interrupted
+exit codes: 0 clean, 1 something is wrong, 2 wrong arguments, 3 a service could not be started, 130 interrupted
 """
 GATEWAYS = (HONOURS_KEYS, CAN_BE_ASKED, DEAF)
 
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="the certificate as JSON")
     add("--plan", action="store_true", help="print the plan of faults and do nothing")
     add("--keep", action="store_true", help="keep logs, database and ledger even if all is well")
-    # Not the product's: a test wraps the product's functions by it, to see that chaos notices.
+    # For tests only: they replace functions of the product, and chaos must notice.
     add("--settings", default=SETTINGS, help=argparse.SUPPRESS)
     return parser
 

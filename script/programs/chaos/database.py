@@ -1,4 +1,4 @@
-"""The database of a chaos run: always a fresh one, and nothing else of a server that is given is touched."""
+"""The database of a chaos run: always a new one. Nothing else on a given server is touched."""
 
 import secrets
 import sqlite3
@@ -15,24 +15,24 @@ from script.services.owned import ServiceError
 from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.tcp_proxy import TcpProxy
 
-#: While it is held, no consumer can write. On SQLite nobody can.
+#: While it is locked, no consumer can write. On SQLite no process can.
 LOCKED_TABLE = "messaging_inboxmessage"
 
 
 @dataclass(frozen=True)
 class Database:
-    """Where the database is: `url` for us, `product_url` for the product, through a network that can be cut."""
+    """Addresses of the database: `url` for this process, `product_url` for the product, by a line that can be cut."""
 
     kind: str
     url: str
     product_url: str
-    #: Ours to crash and start again; None if the server is somebody else's, or there is none.
+    #: The private cluster that may be crashed; None without one.
     cluster: PostgreSQLCluster | None = None
     line: TcpProxy | None = None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside, consumers wait for a lock that somebody else holds. Raises what the database says to it."""
+        """Inside, consumers wait for a lock. Raises the database's own errors."""
         if self.kind == "sqlite":
             with closing(sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=5, isolation_level=None)) as held:
                 held.execute("BEGIN IMMEDIATE")
@@ -45,7 +45,7 @@ class Database:
                 connection.rollback()
 
     def end_sessions(self) -> None:
-        """Have the server end everybody's session but ours. PostgreSQL only."""
+        """Let the server end all sessions but this one. PostgreSQL only."""
         with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -54,15 +54,15 @@ class Database:
 
 
 def open_database(stack: ExitStack, asked: str, directory: Path) -> Database:
-    """Make the database that was asked for: "sqlite", "postgres", or an address; the stack ends what was started.
+    """Create the database: "sqlite", "postgres", or on the server of an address. The stack ends what was started.
 
-    Raises `ServiceError` if it cannot be had, or if an SQLite file is there already.
+    Raises `ServiceError` if that is not possible, or if an SQLite file exists already.
     """
     if asked == "sqlite":
         asked = f"sqlite:///{directory / 'db.sqlite3'}"
     if asked.startswith("sqlite:///"):
         if Path(asked.removeprefix("sqlite:///")).exists():
-            raise ServiceError(f"{asked} exists: chaos wants a fresh database, name a new file.", exit_code=2)
+            raise ServiceError(f"{asked} exists: chaos needs a new database, name a new file.", exit_code=2)
         return Database("sqlite", asked, asked)
     if asked in {"postgres", "postgresql"}:
         return _private_cluster(stack, directory)

@@ -1,4 +1,4 @@
-"""What is sold and given away in a chaos run."""
+"""The products and the campaign of a chaos run."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,7 +11,7 @@ from orders.models import Campaign, Product
 
 
 def stock_the_shop(pieces: Mapping[str, int]) -> None:
-    """Put so many pieces of each product on the shelf, and start a campaign that does not run dry."""
+    """Create the products with so many pieces each, and a campaign with a large budget."""
     Product.objects.bulk_create(
         Product(sku=slug.upper(), slug=slug, name=slug.title(), price=Decimal("38.00"), stock=stock, weight_grams=250)
         for slug, stock in pieces.items()

@@ -1,4 +1,4 @@
-"""After a run has come to rest: `messages reconcile` has to find just what is lost, and to send it again."""
+"""After a run, `messages reconcile` must find exactly the lost messages, and send them again."""
 
 import json
 import subprocess
@@ -22,22 +22,22 @@ Key = tuple[str, str]
 
 @dataclass
 class Mending:
-    """What was lost before, and what the command made of it."""
+    """The messages that were lost, and those that the command named."""
 
     lost: set[Key]
-    #: What the command called lost.
+    #: The messages that the command called lost.
     named: set[Key] = field(default_factory=set)
     #: How often it was run.
     runs: int = 0
 
     @property
     def needed(self) -> list[str]:
-        """What was lost before, in words."""
+        """The lost messages, in words."""
         return [f"{message} at {consumer}" for consumer, message in sorted(self.lost)]
 
     @property
     def wrong(self) -> list[str]:
-        """What the command named without reason, or missed."""
+        """The messages that the command named without reason, or missed."""
         unfounded = [f"{message} at {consumer}: not lost" for consumer, message in sorted(self.named - self.lost)]
         missed = [f"{message} at {consumer}: not named" for consumer, message in sorted(self.lost - self.named)]
         return unfounded + missed
@@ -54,7 +54,7 @@ def reconcile(world: World, mending: Mending) -> None:
         timeout=PATIENCE,
         check=False,
     )
-    # 6: something is wrong that it cannot send again. The certificate has its own word on that.
+    # 6: something is wrong that it cannot send again. The certificate judges that.
     if done.returncode not in {0, 6}:
         raise ServiceError(f"messages reconcile ended with {done.returncode}: {done.stderr[-2000:]}", exit_code=1)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -1,4 +1,4 @@
-"""The monkey: a plan of faults made from a seed, and the hand that carries it out."""
+"""The monkey: a plan of faults made from a seed, and the threads that carry it out."""
 
 import random
 import threading
@@ -18,7 +18,7 @@ CALM_BEFORE = 1.0
 
 @dataclass(frozen=True)
 class Planned:
-    """A fault at a time (seconds from the start), with how long it lasts and what decides which thing it meets."""
+    """A fault at a time (seconds from the start), with its length and a number that picks its target."""
 
     at: float
     fault: str
@@ -27,7 +27,7 @@ class Planned:
 
 
 def plan(seed: int, seconds: float, every: float, names: Sequence[str]) -> list[Planned]:
-    """The faults of `seconds`, one every `every` seconds on average, of those named. One seed, one plan."""
+    """Return faults of these names for `seconds`, one every `every` seconds on average. One seed, one plan."""
     dice = random.Random(seed)  # noqa: S311 (not a secret)
     weights = [FAULTS[name].weight for name in names]
     planned: list[Planned] = []
@@ -40,14 +40,14 @@ def plan(seed: int, seconds: float, every: float, names: Sequence[str]) -> list[
 
 
 class Monkey:
-    """Carries out a plan on threads of its own, and can tell what was done."""
+    """Carries out a plan in its own threads, and counts what was done."""
 
     def __init__(self, world: World, planned: Sequence[Planned]) -> None:
         self.planned = planned
-        #: A line for each fault: when it was over, what it was, what came of it.
+        #: A line for each fault: when it ended, its name, its outcome.
         self.log = world.directory / "monkey.log"
         self.done: Counter[str] = Counter()
-        #: What could not be done, because it was broken already.
+        #: Faults that were not possible, because their target was broken already.
         self.missed: Counter[str] = Counter()
         self._world = world
         self._stop = threading.Event()
@@ -62,9 +62,9 @@ class Monkey:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the plan where it is, heal what lasts, and return when that is done.
+        """End the plan, heal faults that last, and return when that is done.
 
-        Raises what went wrong in the monkey itself: it did less than it says.
+        Raises an error of the monkey itself: it did less than its log says.
         """
         self._stop.set()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""The certificate as a person and as a program reads it."""
+"""The certificate for people and for programs."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ WIDTH = 18
 
 
 def as_table(wanted: Wanted, came: Outcomes) -> str:
-    """Counts, then everything that must be none, then the verdict."""
+    """Return counts, then all findings, then the result."""
     drain = "did not come to rest" if came.drain_seconds is None else f"{came.drain_seconds:.1f} s to come to rest"
     lines = [
         f"Chaos on {came.database}, seed {wanted.seed}: {wanted.orders} orders over {wanted.seconds:g} s, "
@@ -33,7 +33,7 @@ def as_table(wanted: Wanted, came: Outcomes) -> str:
 
 
 def as_json(wanted: Wanted, came: Outcomes) -> str:
-    """Everything, for programs."""
+    """Return everything, for programs."""
     content: dict[str, Any] = {
         "clean": came.is_clean,
         "database": came.database,

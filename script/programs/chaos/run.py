@@ -1,4 +1,4 @@
-"""One run: orders and faults together, then quiet, then the certificate."""
+"""One run: orders and faults together, then rest, then the certificate."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     # Its models can be imported only once Django is set up.
     from script.programs.chaos.certificate import Certificate
 
-#: Pieces of what never sells out.
+#: Pieces of the product that never sells out.
 PLENTY = 1_000_000
 #: Seconds that the first orders may take before faults begin.
 WARMING = 20.0
@@ -64,7 +64,7 @@ class Outcomes:
     planned: int
     done: Mapping[str, int]
     missed: Mapping[str, int]
-    #: Ends of processes that nobody had asked for, by name and exit code.
+    #: Ends of processes that no fault caused directly, by name and exit code.
     own_ends: Mapping[str, int]
     #: Errors in our own code that the logs tell of.
     own_faults: int
@@ -81,7 +81,7 @@ class Outcomes:
 
 
 def say(text: str) -> None:
-    """A word on how far it has come; standard output is the certificate's."""
+    """Print progress on standard error; standard output is for the certificate."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -122,7 +122,7 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
                 shoppers.attempts,
                 world.gateway,
                 pieces,
-                # What the monkey itself threw away, nobody but the command could bring back.
+                # Messages that a fault threw away can be restored only by the command.
                 [] if any(FAULTS[each.fault].loses for each in planned) else mending.needed,
                 mending.wrong,
             ),
@@ -130,7 +130,7 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
 
 
 def _order_under_faults(world: World, shoppers: Shoppers, monkey: Monkey, seconds: float) -> float:
-    """Let everybody order, while the monkey is at work; how long it took."""
+    """Let the shoppers order while the monkey breaks things; return how many seconds it took."""
     began = time.monotonic()
     word = _Word(began, lambda: f"{_told(shoppers)}; {sum(monkey.done.values())} faults")
     shoppers.start()
@@ -151,7 +151,7 @@ def _told(shoppers: Shoppers) -> str:
 
 
 def _come_to_rest(world: World) -> float | None:
-    """Wait until nothing moves any more; how long that took, or None if it still moves after `REST_PATIENCE`."""
+    """Wait until all is at rest. Return how many seconds that took, or None if it took over `REST_PATIENCE`."""
     began = time.monotonic()
     moving: dict[str, int] = {}
     word = _Word(began, lambda: ", ".join(f"{count} {what}" for what, count in moving.items()) or "looking")
@@ -190,7 +190,7 @@ def _still_moving(world: World) -> dict[str, int]:
         queued = world.queued()
         if queued != 0:
             return {"in queues": -1 if queued is None else queued}
-        # What left the queues meanwhile may have moved on.
+        # Messages that left the queues since may have changed rows.
         return still_moving()
     except DatabaseError:
         return {"unknown: the database does not answer": 1}
@@ -215,7 +215,7 @@ def _own_faults(world: World) -> int:
 
 
 class _Word:
-    """A line now and then, so that nobody has to wonder."""
+    """Prints a line of progress now and then."""
 
     def __init__(self, began: float, text: Callable[[], str]) -> None:
         self._began = began

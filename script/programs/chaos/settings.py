@@ -1,4 +1,4 @@
-"""The project as it is, with deadlines so short that quiet comes soon, and one more consumer."""
+"""The project's settings, with short deadlines so that rest comes soon, and one more consumer."""
 
 from messaging import conf
 from project.settings import *  # noqa: F403
@@ -16,7 +16,7 @@ MESSAGING = {
     "CONNECT_TIMEOUT": 3,
     "RECONCILE_AFTER": 2,
 }
-# Nobody collected static files, and nobody looks at them.
+# Static files are not collected here.
 STORAGES = {
     **PROJECT_STORAGES,
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},

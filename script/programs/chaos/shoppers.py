@@ -1,4 +1,4 @@
-"""The shoppers: orders at a rate, over real HTTP, by people who press the button again when nothing answers."""
+"""The shoppers: orders at a rate, over real HTTP. They press the button again if no answer comes."""
 
 import itertools
 import threading
@@ -20,9 +20,9 @@ PATIENCE = 90.0
 PAUSE = 0.5
 #: One in so many orders is cancelled again.
 CANCELS = 10
-#: For each so many orders, one more shopper wants the product that is scarce; there is enough for every other one.
+#: For each so many orders, one more shopper wants the scarce product; there is enough for every second of them.
 HUNTS = 20
-#: What the page of a product says that cannot be bought, and no other page.
+#: Only the page of a product that cannot be bought says this.
 SOLD_OUT = "It cannot be ordered at the moment."
 
 
@@ -33,17 +33,17 @@ class Outcome(StrEnum):
     PLACED = "placed"
     #: The shop said that nothing was ordered: it is sold out.
     REFUSED = "refused"
-    #: The button was pressed, and no answer told what came of it.
+    #: The button was pressed, and no answer told the outcome.
     UNKNOWN = "unknown"
     #: The shop never showed a checkout page, however often it was asked.
     GAVE_UP = "gave_up"
-    #: The shop answered what makes no sense.
+    #: The shop's answer made no sense.
     STRANGE = "strange"
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One person's wish for an order. Name and phone are nobody else's, so that its order and texts are found."""
+    """One person's attempt to order. Name and phone are unique, so that its order and texts can be found."""
 
     number: int
     slug: str
@@ -68,12 +68,12 @@ class Attempt:
 
 
 def hunters(orders: int) -> int:
-    """How many shoppers want what is scarce, beside those of `orders`."""
+    """Return how many shoppers want the scarce product, besides those of `orders`."""
     return max(2, orders // HUNTS)
 
 
 def wishes(orders: int) -> list[Attempt]:
-    """What `orders` people want, and between them those who want what is scarce."""
+    """Return what `orders` people want, with those who want the scarce product spread among them."""
     among = hunters(orders)
     every = (orders + among) // among
     hunting = {every * number for number in range(1, among + 1)}
@@ -86,7 +86,7 @@ def wishes(orders: int) -> list[Attempt]:
 
 
 class Shoppers:
-    """Everybody's attempts, on threads of their own, spread evenly over some seconds."""
+    """All attempts, in threads, spread evenly over some seconds."""
 
     def __init__(self, url: str, orders: int, seconds: float) -> None:
         self.attempts = wishes(orders)
@@ -98,18 +98,18 @@ class Shoppers:
         self._began = 0.0
 
     def start(self) -> None:
-        """Open the doors."""
+        """Let the shoppers begin."""
         self._began = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Send everybody home; whoever waits for a page does so to the end of it."""
+        """Let no shopper begin anything new; one that waits for a page still gets it."""
         self._stop.set()
 
     @property
     def done(self) -> bool:
-        """Whether everybody has tried."""
+        """Whether all shoppers are done."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def outcomes(self) -> Counter[Outcome]:
@@ -133,7 +133,7 @@ class _Visit:
         self._attempt = attempt
         self._stop = stop
         self._deadline = time.monotonic() + PATIENCE
-        # Where the shop leads to tells what came of it: pages behind a redirect may fail for other reasons.
+        # The redirect itself tells the outcome: the page behind it may fail for other reasons.
         self._shopper = Shopper(url, timeout=PAGE_TIMEOUT, follow_redirects=False)
 
     def shop(self) -> None:
@@ -175,7 +175,7 @@ class _Visit:
         if page.order_number:
             attempt.order_number = page.order_number
             return Outcome.PLACED
-        # A press before this one, whose answer was lost, may yet be under way.
+        # An earlier press, whose answer was lost, may still be in progress.
         return Outcome.REFUSED if attempt.presses == 1 else Outcome.UNKNOWN
 
     def _strange(self, page: Page) -> Outcome:
@@ -183,7 +183,7 @@ class _Visit:
         return Outcome.STRANGE
 
     def _until_answered(self, step: Callable[[], Page | None]) -> Page | None:
-        """Do it again until the shop answers sensibly; None where it did not in time."""
+        """Repeat the step until the shop answers sensibly. Return None if it did not in time."""
         while time.monotonic() < self._deadline and not self._stop.is_set():
             try:
                 if page := step():

@@ -1,4 +1,4 @@
-"""The world of a chaos run: everything that a shop consists of, private, in one temporary folder."""
+"""The world of a chaos run: a whole shop, private, in one temporary folder."""
 
 import os
 import secrets
@@ -33,9 +33,9 @@ VHOST = "chaos"
 #: The consumers, by the process that runs them.
 CONSUMERS = {"sms": ("sms",), "gifts": ("red_packet", "naive")}
 QUEUES = ("orders.sms", "orders.red_packet", "naive.naive", "rpc.shipping.quote")
-#: Kinds of SMS gateway: one sends one text per key; one can at least be asked whether a key was sent; one does neither.
+#: Kinds of SMS gateway: sends one text per key; can be asked whether a key was sent; neither.
 HONOURS_KEYS, CAN_BE_ASKED, DEAF = "honours-keys", "can-be-asked", "deaf"
-#: Seconds that the text messages' sender waits for the gateway.
+#: Seconds that the shop waits for the gateway.
 GATEWAY_TIMEOUT = 2.0
 #: Seconds that everything may take to come up, and to stop.
 PATIENCE = 120.0
@@ -44,7 +44,7 @@ STOP_PATIENCE = 15.0
 
 @dataclass(frozen=True)
 class World:
-    """What there is to be broken. `tend` repairs it, bit by bit; nothing else does."""
+    """Everything that can be broken. Only `tend` starts it again."""
 
     directory: Path
     node: RabbitMQNode
@@ -54,7 +54,7 @@ class World:
     gateway: SmsGateway
     port: int
     processes: Supervisor
-    #: What each of them runs in.
+    #: The environment of these processes.
     environment: Mapping[str, str]
     _down_until: dict[str, float] = field(default_factory=dict)
     _lost_vhost: threading.Event = field(default_factory=threading.Event)
@@ -78,7 +78,7 @@ class World:
         self._down_until[service] = time.monotonic() + seconds
 
     def wipe_broker(self) -> None:
-        """Kill the broker and throw its data away; it comes back empty, and is then given its vhost again."""
+        """Kill the broker and delete its data. It returns empty, and `tend` adds its vhost again."""
         self.keep_down("broker", PATIENCE)
         self.node.kill()
         shutil.rmtree(self.node.directory / "data")
@@ -86,7 +86,7 @@ class World:
         self.keep_down("broker", 0)
 
     def tend(self) -> None:
-        """Start whatever ended. For the thread that made the world, again and again; takes a moment at most."""
+        """Start whatever ended. The thread that made the world calls it again and again; it takes a moment at most."""
         if self.node.pid is None and self._may_start("broker"):
             self.node.launch()
         if self._lost_vhost.is_set() and answers(self.node.port):
@@ -104,7 +104,7 @@ class World:
         return time.monotonic() >= self._down_until.get(service, 0.0)
 
     def tend_until(self, condition: Callable[[], bool], seconds: float, every: float = 0.1) -> bool:
-        """Tend until `condition()`; False if it was not true within `seconds`."""
+        """Tend until `condition()`. Return False if it was not true within `seconds`."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
@@ -114,19 +114,19 @@ class World:
         return True
 
     def is_whole(self) -> bool:
-        """Whether everything runs, the shop answers, and somebody listens on each queue."""
+        """Whether everything runs, the shop answers, and each queue has a consumer."""
         runs = all(member.pid for member in self.members.values())
         return runs and self.shop_answers() and self.all_queues_have_consumers()
 
     def shop_answers(self) -> bool:
-        """Whether the shop answers: gunicorn takes connections before it has loaded it."""
+        """Whether the shop answers: gunicorn takes connections before the shop is loaded."""
         try:
             return Shopper(self.url, timeout=5).get("/healthz").status == 200
         except (OSError, HTTPException):
             return False
 
     def all_queues_have_consumers(self) -> bool:
-        """Whether somebody listens on each queue."""
+        """Whether each queue has a consumer."""
         try:
             with connect(self.node.url(VHOST)) as connection:
                 return all(consumer_count(connection, queue) for queue in QUEUES)
@@ -134,7 +134,7 @@ class World:
             return False
 
     def queued(self) -> int | None:
-        """Messages in all queues, with their consumers or waiting for them; None while the broker cannot say."""
+        """Messages in all queues, unacknowledged ones included; None while the broker does not answer."""
         try:
             lines = self.node.ctl("list_queues", "-p", VHOST, "messages").split()
         except (ServiceError, OSError, subprocess.TimeoutExpired):
@@ -146,7 +146,7 @@ class World:
 def private_world(
     stack: ExitStack, directory: Path, *, database: str, pieces: Mapping[str, int], gateway: str, settings: str
 ) -> Iterator[World]:
-    """A world at work in `directory`. `stack` ends its services, in this process Django knows its database.
+    """A running world in `directory`. `stack` ends its services; Django in this process uses its database.
 
     Raises `ServiceError` if something cannot be started.
     """
@@ -182,7 +182,7 @@ def private_world(
 
 
 def commands(port: int, copies: int) -> dict[str, Sequence[str]]:
-    """The product's processes, by name; `copies` of each consumer."""
+    """Return the commands of the product's processes, by name; `copies` of each consumer."""
     manage = (sys.executable, "manage.py")
     web = (str(Path(sys.executable).with_name("gunicorn")), "project.wsgi", f"--bind=127.0.0.1:{port}")
     found: dict[str, Sequence[str]] = {
@@ -197,7 +197,7 @@ def commands(port: int, copies: int) -> dict[str, Sequence[str]]:
 
 
 def _environment(database_url: str) -> dict[str, str]:
-    """The documented defaults, whatever the developer's .env says, as in production."""
+    """Return the documented defaults, as in production, whatever the developer's .env says."""
     return {
         **os.environ,
         **documented_variables(),
@@ -210,7 +210,7 @@ def _environment(database_url: str) -> dict[str, str]:
 
 
 def _set_up_django(database: Database, pieces: Mapping[str, int]) -> None:
-    """Make the tables and the goods. From here on this process may read the database."""
+    """Create the tables and the products. After that this process may read the database."""
     os.environ.update(
         {**_environment(database.url), "DJANGO_SETTINGS_MODULE": SETTINGS, "AMQP_URL": "amqp://127.0.0.1:1/"}
     )

@@ -1,1 +1,1 @@
-"""A consumer that trusts the inbox blindly, beside the shop's, which would find out by themselves."""
+"""A consumer that relies on the inbox alone. The shop's own consumers would notice a repetition themselves."""

@@ -1,11 +1,11 @@
-"""The app of the naive consumer, which also shortens the rests between attempts: quiet is to come soon."""
+"""The app of the naive consumer. It also shortens the delays between attempts, so that rest comes soon."""
 
 from dataclasses import replace
 from datetime import timedelta
 
 from django.apps import AppConfig
 
-#: For all consumers and effects. The shop's own policies rest for minutes, and then for hours.
+#: For all consumers and effects. The shop's own policies wait for minutes, and then for hours.
 FIRST_REST, LONGEST_REST, ATTEMPTS = timedelta(seconds=1), timedelta(seconds=5), 40
 
 
@@ -15,7 +15,7 @@ class NaiveConfig(AppConfig):
     name = "script.programs.chaos.naive"
 
     def ready(self) -> None:
-        """Replace each retry policy by a hasty one. They are no settings: only their rests matter less here."""
+        """Replace each retry policy by one with short delays."""
         from messaging import consumers, effects
         from messaging.retry import RetryPolicy
         from orders import effects as texts

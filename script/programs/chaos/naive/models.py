@@ -1,4 +1,4 @@
-"""What the naive consumer leaves behind."""
+"""The records of the naive consumer."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class Handling(models.Model):
-    """One run of the handler. Nothing keeps it from being there twice, but the inbox."""
+    """One run of the handler. Only the inbox prevents a second one."""
 
     message_id = models.CharField(max_length=255)
     order_number = models.CharField(max_length=12)
@@ -14,7 +14,7 @@ class Handling(models.Model):
     objects: ClassVar[models.Manager["Handling"]] = models.Manager()
 
     class Meta:
-        # Who only judges need not install the app.
+        # The certificate uses the model without the app.
         app_label = "naive"
 
     def __str__(self) -> str:
