@@ -543,7 +543,7 @@ def test_a_call_while_the_reply_queue_is_being_given_up_is_not_sent_and_is_told_
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
     ours = client.connection()._requester
     breakable_broker.pause()  # it does not answer the close
-    ours.connection.call_soon(lambda: ours._cancelled(ours._channel, None))
+    ours.connection.call_soon(lambda: ours._cancelled_by_broker(ours._channel, None))
     assert outcome("double", 1013, timeout=1) == "NoBroker"
     breakable_broker.resume()
     eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
