@@ -1,4 +1,4 @@
-"""Messages at the border: whatever arrives becomes something that every database stores and can be sent again."""
+"""Messages as they arrive: every database can store them, and they can be sent again."""
 
 import json
 import struct
@@ -53,7 +53,7 @@ def test_an_id_of_raw_bytes_is_kept_apart_from_another() -> None:
     assert arrived(message_id="a\x00").id != arrived(message_id="a\ufffd").id
 
 
-#: Names and ids made of what could be mistaken for the mark between them.
+#: Names and ids that contain the separator between them, or look like a hash.
 odd = st.text("a/%2F:é", max_size=6) | st.sampled_from(["", "sha256:", "sha256:" + "0" * 64, "x" * 255, "é" * 127])
 
 
@@ -98,7 +98,7 @@ def test_any_headers_become_json_without_nul(headers: dict[str, Any]) -> None:
     assert json.loads(stored) == storable_headers(headers)
 
 
-def test_the_next_attempt_keeps_the_senders_headers_and_no_traces_of_the_way() -> None:
+def test_the_next_attempt_keeps_the_senders_headers_and_drops_ours_and_the_brokers() -> None:
     headers = {
         "tenant": "t1", "x-request-id": "r", "x-attempt": 3, "x-death": [{"count": 9}], "x-outbox-id": "5",
         "CC": ["orders.sms"], "BCC": ["orders.sms"], "weight": 1.5,
@@ -110,19 +110,19 @@ def test_a_number_that_json_does_not_know_is_kept_as_text() -> None:
     assert storable_headers({"ratio": float("nan")}) == {"ratio": "nan"}
 
 
-def test_what_is_absent_arrives_as_empty() -> None:
+def test_absent_properties_arrive_as_empty_texts() -> None:
     message = arrived()
     assert (message.id, message.type, message.content_type, message.headers) == ("", "", "", {})
     assert message.timestamp is None
     assert (message.version, message.attempt) == (1, 1)
 
 
-def test_a_number_may_come_as_text_since_some_clients_know_no_other_header() -> None:
+def test_a_number_in_a_header_may_arrive_as_text() -> None:
     message = arrived(headers={"x-event-version": "2", "x-attempt": "3", "x-position": "9000000000000000000"})
     assert (message.version, message.attempt, message.position) == (2, 3, 9 * 10**18)
 
 
-def test_a_whole_number_may_come_as_a_float_since_some_languages_know_no_other() -> None:
+def test_a_whole_number_in_a_header_may_arrive_as_a_float() -> None:
     assert arrived(headers={"x-event-version": 2.0}).version == 2
     for odd in (1.5, True, 1e300, "1.0"):
         with pytest.raises(Undecodable):
@@ -151,7 +151,7 @@ def encoded_table(*fields: bytes) -> bytes:
     return struct.pack(">I", len(table)) + table
 
 
-def test_header_values_that_python_cannot_hold_do_not_cost_the_connection() -> None:
+def test_header_values_beyond_the_range_of_python_are_read() -> None:
     milliseconds = b"T" + struct.pack(">Q", 1_700_000_000_000)
     not_a_number = b"d" + struct.pack(">d", float("nan"))
     endless = b"f" + struct.pack(">f", float("inf"))
@@ -165,7 +165,7 @@ def test_header_values_that_python_cannot_hold_do_not_cost_the_connection() -> N
     assert storable_headers(headers) == headers
 
 
-def test_a_float_can_be_sent_wherever_in_the_headers_it_stands() -> None:
+def test_floats_are_sent_at_any_depth_of_the_headers() -> None:
     headers = {"weight": 1.5, "inside": {"ratios": [0.25, -1e300, 3]}, "count": 2}
     encoded = write_table(headers)
     assert read_table(encoded) == (headers, len(encoded))
@@ -173,7 +173,7 @@ def test_a_float_can_be_sent_wherever_in_the_headers_it_stands() -> None:
     assert read_table(short) == ({"a": 1.5, "b": True}, len(short))
 
 
-def test_headers_nested_without_end_are_cut_off_and_what_follows_is_read() -> None:
+def test_deeply_nested_headers_are_cut_off_and_the_rest_is_read() -> None:
     nested = b"t\x01"
     for _ in range(5000):
         nested = b"F" + encoded_table(nested)
@@ -188,7 +188,7 @@ ANY_PROPERTIES = {
 
 
 @given(st.sets(st.sampled_from(sorted(ANY_PROPERTIES))), st.dictionaries(st.text(max_size=20), nested, max_size=3))
-def test_properties_are_read_and_written_as_pika_does_it_whatever_else_is_set(
+def test_properties_are_written_as_pika_writes_them_and_read_back(
     names: set[str], headers: dict[str, Any]
 ) -> None:
     properties = {name: ANY_PROPERTIES[name] for name in names}
@@ -200,7 +200,7 @@ def test_properties_are_read_and_written_as_pika_does_it_whatever_else_is_set(
     assert write_table(read.headers) == write_table(headers)
 
 
-def test_pika_itself_is_left_as_it_is() -> None:
-    """The host project may use pika as well."""
+def test_pika_itself_is_not_patched() -> None:
+    """The host project may use pika, too."""
     with pytest.raises(pika.exceptions.UnsupportedAMQPFieldException):
         pika.BasicProperties(headers={"weight": 1.5}).encode()
