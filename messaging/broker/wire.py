@@ -9,7 +9,6 @@ clients send all of these, and a retried message keeps its headers.
 from __future__ import annotations
 
 import calendar
-import copy
 import math
 import struct
 from collections.abc import Mapping
@@ -84,25 +83,26 @@ def write_table(table: Mapping[Any, Any]) -> bytes:
     pieces: list[bytes] = []
     for name, value in table.items():
         data.encode_short_string(pieces, name)
-        pieces.append(_written(value))
+        _write_value(pieces, value)
     return _sized(b"".join(pieces))
 
 
-def _written(value: Any) -> bytes:
-    match value:
-        case dict():
-            return b"F" + write_table(value)
-        case list():
-            return b"A" + _sized(b"".join(map(_written, value)))
-        case datetime():
-            return struct.pack(">cq", b"T", calendar.timegm(value.utctimetuple()))
-        case float():
-            if not math.isfinite(value):
-                raise ValueError(f"a header is {value}, which is no number")
-            return struct.pack(">cd", b"d", value)
-    pieces: list[bytes] = []
-    data.encode_value(pieces, value)
-    return b"".join(pieces)
+def _write_value(pieces: list[bytes], value: Any) -> None:
+    if not isinstance(value, dict | list | datetime | float):
+        data.encode_value(pieces, value)
+    elif isinstance(value, dict):
+        pieces += [b"F", write_table(value)]
+    elif isinstance(value, list):
+        items: list[bytes] = []
+        for each in value:
+            _write_value(items, each)
+        pieces += [b"A", _sized(b"".join(items))]
+    elif isinstance(value, datetime):
+        pieces.append(struct.pack(">cq", b"T", calendar.timegm(value.utctimetuple())))
+    elif math.isfinite(value):
+        pieces.append(struct.pack(">cd", b"d", value))
+    else:
+        raise ValueError(f"a header is {value}, which is no number")
 
 
 def _sized(content: bytes) -> bytes:
@@ -118,12 +118,12 @@ class Properties(pika.BasicProperties):  # type: ignore[misc]
     def decode(self, encoded: bytes, offset: int = 0) -> Self:
         """Read the properties at `offset`."""
         encoded = encoded[offset:]
-        (flags,) = struct.unpack_from(">H", encoded)
+        flags = int.from_bytes(encoded[:2])
         headers = None
         if flags & self.FLAG_HEADERS:
             begin = _place_of_headers(encoded)
             headers, end = read_table(encoded, begin)
-            encoded = struct.pack(">H", flags & ~self.FLAG_HEADERS) + encoded[2:begin] + encoded[end:]
+            encoded = (flags & ~self.FLAG_HEADERS).to_bytes(2) + encoded[2:begin] + encoded[end:]
         super().decode(encoded)
         self.headers = headers
         return self
@@ -132,20 +132,21 @@ class Properties(pika.BasicProperties):  # type: ignore[misc]
         """Return the pieces that pika sends."""
         if self.headers is None:
             return list(super().encode())
-        others = copy.copy(self)
-        others.headers = None
-        encoded = b"".join(others.encode())
+        headers, self.headers = self.headers, None
+        try:
+            encoded = b"".join(super().encode())
+        finally:
+            self.headers = headers
         begin = _place_of_headers(encoded)
-        flags = struct.unpack_from(">H", encoded)[0] | self.FLAG_HEADERS
-        return [struct.pack(">H", flags), encoded[2:begin], write_table(self.headers), encoded[begin:]]
+        flags = int.from_bytes(encoded[:2]) | self.FLAG_HEADERS
+        return [flags.to_bytes(2), encoded[2:begin], write_table(headers), encoded[begin:]]
 
 
 def _place_of_headers(encoded: bytes) -> int:
     """Return where headers are, or would be: behind the flags, the content type and the content encoding."""
-    (flags,) = struct.unpack_from(">H", encoded)
     place = 2
-    for flag in (Properties.FLAG_CONTENT_TYPE, Properties.FLAG_CONTENT_ENCODING):
-        if flags & flag:
+    for flag in (0x80, 0x40):  # the first two flags
+        if encoded[0] & flag:
             place += 1 + encoded[place]
     return place
 

@@ -188,9 +188,7 @@ ANY_PROPERTIES = {
 
 
 @given(st.sets(st.sampled_from(sorted(ANY_PROPERTIES))), st.dictionaries(st.text(max_size=20), nested, max_size=3))
-def test_properties_are_written_as_pika_writes_them_and_read_back(
-    names: set[str], headers: dict[str, Any]
-) -> None:
+def test_properties_are_written_as_pika_writes_them_and_read_back(names: set[str], headers: dict[str, Any]) -> None:
     properties = {name: ANY_PROPERTIES[name] for name in names}
     ours, theirs = Properties(**properties), pika.BasicProperties(**properties)
     assert b"".join(ours.encode()) == b"".join(theirs.encode())
