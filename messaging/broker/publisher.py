@@ -31,8 +31,6 @@ class Status(Enum):
 
     #: Every queue that the message was routed to has stored it.
     CONFIRMED = "confirmed"
-    #: The broker has read it. No confirm was asked for, so whether a queue has it is unknown.
-    SENT = "sent"
     #: No queue is bound for it; the broker returned it.
     RETURNED = "returned"
     #: A queue did not take it: it is full, or failing.
@@ -97,13 +95,11 @@ _Place = tuple[_Batch, int]
 class Publisher:
     """Publishes with confirms, on a connection of its own.
 
-    `on_change` is called on the I/O thread whenever `ready` may have changed. Without `confirms` a message is SENT once
-    the broker has read it.
+    `on_change` is called on the I/O thread whenever `ready` may have changed.
     """
 
-    def __init__(self, role: str, *, on_change: Callable[[], None] | None = None, confirms: bool = True) -> None:
+    def __init__(self, role: str, *, on_change: Callable[[], None] | None = None) -> None:
         self._on_change = on_change
-        self._confirms = confirms
         self._reached = threading.Event()
         self.connection = Connection(role, on_open=self._open_channel, on_lost=self._lost, on_change=on_change)
         self._channel: Channel | None = None
@@ -147,7 +143,7 @@ class Publisher:
             return []
         self.connection.call_soon(partial(self._send, batch))
         done = batch.done.wait(timeout)
-        if any(outcome and outcome.status in {Status.CONFIRMED, Status.SENT} for outcome in list(batch.outcomes)):
+        if any(outcome and outcome.status is Status.CONFIRMED for outcome in list(batch.outcomes)):
             self.connection.succeeded()
         if done:
             return [outcome for outcome in batch.outcomes if outcome is not None]
@@ -169,10 +165,7 @@ class Publisher:
 
     def _channel_opened(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._returned)
-        if self._confirms:
-            channel.confirm_delivery(self._confirmed, callback=lambda _: self._channel_ready(channel))
-        else:
-            self._channel_ready(channel)
+        channel.confirm_delivery(self._confirmed, callback=lambda _: self._channel_ready(channel))
 
     def _channel_ready(self, channel: Channel) -> None:
         self._channel = channel
@@ -208,12 +201,6 @@ class Publisher:
                 if publishing.key:
                     self._by_key[publishing.key] = place
                 self._next_tag += 1
-        if not self._confirms and channel.is_open:
-            # A channel works in order: once this is answered, the broker has read the whole batch.
-            channel.basic_qos(callback=partial(self._read, self._next_tag - 1))
-
-    def _read(self, tag: int, _: pika.frame.Method) -> None:
-        self._settle(tag, Outcome(Status.SENT), multiple=True)
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, body: bytes) -> None:
         # It comes before the confirm of the same message, which then finds the publish settled.

@@ -46,7 +46,6 @@ class Requester(Subscription):
             prefetch=0,
             on_arrival=lambda arrival: on_reply(arrival.message),
             on_ended=self._report_end,
-            auto_ack=True,
         )
         self._reply_queue_prefix = reply_queue_prefix
         self._on_change = on_change
@@ -113,6 +112,10 @@ class Requester(Subscription):
         # A new name each time: the broker may hold the old queue for a connection that it does not know is dead.
         reply_queue = {**PRIVATE_QUEUE, "queue": f"{self._reply_queue_prefix}{uuid.uuid4()}"}
         channel.queue_declare(**reply_queue, callback=partial(self._private_declared, channel))
+
+    def _consume(self, channel: Channel) -> None:
+        consumed = partial(self._arrived, self._opened)
+        channel.basic_consume(self.queue, consumed, auto_ack=True, exclusive=True, callback=lambda _: self._consuming())
 
     def _consuming(self) -> None:
         super()._consuming()

@@ -50,17 +50,6 @@ def test_returned_messages_without_a_key_are_matched_by_their_content(publisher:
     assert statuses(publisher, *batch) == ["returned", "confirmed", "returned", "confirmed", "returned"]
 
 
-def test_without_confirms_a_message_is_sent_once_the_broker_has_read_it(vhost: str, publisher: Publisher) -> None:
-    quick = Publisher("test", confirms=False).start()
-    try:
-        assert quick.reach()
-        assert statuses(quick, to("q"), to("nowhere"), to("q")) == ["sent", "returned", "sent"]
-        assert statuses(quick, to("q"), to("q", exchange="nowhere")) == ["refused", "refused"]
-        assert len(take_all(vhost, "q")) >= 2
-    finally:
-        quick.stop()
-
-
 def test_an_empty_batch_has_no_outcomes(publisher: Publisher) -> None:
     assert statuses(publisher) == []
 
