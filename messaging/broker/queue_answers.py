@@ -1,4 +1,4 @@
-"""Queue answers: many queues are asked for their counts at once. A queue can exist and never answer.
+"""Queue answers: what queues tell; many are asked for their counts at once. A queue can exist and never answer.
 
 A classic queue whose process is stuck or gone answers nothing. RabbitMQ reports a quorum queue without a leader as
 empty and without consumers (`rabbit_quorum_queue:stat`): only asking it for a message tells the difference.
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
+from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.calls import CALL_TIMEOUT, Answer, CallChannel, method
 from messaging.broker.connection import Connection, opened
-from messaging.broker.listener import Peek
+from messaging.broker.subscription import Arrival, arrival_of
 from messaging.exceptions import BrokerSilent, BrokerUnavailable, NotFound, OperationRefused, ThreadNotStarted
 
+#: The consumer argument for where to begin in a stream (https://www.rabbitmq.com/docs/streams#consuming).
+_STREAM_OFFSET = "x-stream-offset"
 #: Queues asked at a time: each needs a channel.
 AT_A_TIME = 100
 #: Quorum queues asked for a message at a time, each by its own connection: RabbitMQ closes it over a dead queue.
@@ -126,3 +130,53 @@ def _why_silent(name: str) -> str:
     except (BrokerUnavailable, OperationRefused):
         return ""
     return ""
+
+
+class Peek:
+    """Takes the first messages of a queue one by one, and acknowledges none.
+
+    Once the connection is closed all are requeued at their old places; until then no consumer gets them. A quorum queue
+    counts that as a delivery (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
+    """
+
+    def __init__(self, connection: Connection, queue: str) -> None:
+        self._queue = queue
+        self._channel = CallChannel(connection)
+
+    def next(self) -> Arrival | None:
+        """Return the next message, None if there is none. Raises OperationRefused, BrokerUnavailable."""
+        try:
+            arrival: Arrival | None = self._channel.ask(self._get).result(CALL_TIMEOUT)
+        except FutureTimeout:
+            raise BrokerSilent(f"The broker did not answer basic_get within {CALL_TIMEOUT:g} s.") from None
+        return arrival
+
+    def _get(self, channel: Channel, answer: Future[Any]) -> None:
+        channel.add_callback(partial(self._empty, answer), [spec.Basic.GetEmpty])
+        channel.basic_get(self._queue, lambda _, *message: answer.set_result(arrival_of(self._queue, 1, *message)))
+
+    def _empty(self, answer: Future[Any], _: Any) -> None:
+        if not answer.done():
+            answer.set_result(None)
+
+
+def is_stream(connection: Connection, name: str) -> bool:
+    """Whether an existing queue is a stream, as far as this account may know. Raises BrokerUnavailable.
+
+    AMQP cannot ask that. But only streams accept consumers with an offset, and a consumer behind the last message
+    receives nothing.
+    """
+    tag = "is-it-a-stream"
+    try:
+        connection.call("basic_qos", prefetch_count=1)  # required for streams
+        connection.call(
+            "basic_consume",
+            queue=name,
+            on_message_callback=lambda *_: None,
+            consumer_tag=tag,
+            arguments={_STREAM_OFFSET: "next"},
+        )
+    except OperationRefused:
+        return False
+    connection.call("basic_cancel", consumer_tag=tag)
+    return True

@@ -10,13 +10,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
-from messaging.broker.declaring import declare_exchange, declare_queue, exchange_exists, queue_exists
-from messaging.broker.listener import Ended, Listener
 from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import from_one, number, positive
 from messaging.management.errors import broker_told_in_one_line
 from messaging.management.tables import reader_left
+from messaging.mq.declaring import declare_exchange, declare_queue, exchange_exists, queue_exists
+from messaging.mq.listener import Ended, Listener
 from messaging.mq.message_lines import write_message
 from messaging.mq.options import add_declare, add_header, check_declare, check_short, named_values, usage_error
 from messaging.processes import StopSignals

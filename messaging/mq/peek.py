@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from messaging.broker.connection import opened
-from messaging.broker.listener import Peek
+from messaging.broker.queue_answers import Peek
 from messaging.management.arguments import from_one
 from messaging.management.errors import broker_told_in_one_line
 from messaging.mq.message_lines import write_message

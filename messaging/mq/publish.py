@@ -12,13 +12,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
 from messaging.broker.connection import Connection
-from messaging.broker.declaring import declare_exchange, declare_queue
 from messaging.broker.publisher import Outcome, Publisher, Publishing, Status
 from messaging.exceptions import OperationRefused
 from messaging.management.arguments import from_one, number
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_UNREACHABLE, broker_refuses, broker_told_in_one_line
 from messaging.management.tables import unwritten
 from messaging.message import Message
+from messaging.mq.declaring import declare_exchange, declare_queue
 from messaging.mq.options import add_declare, add_header, check_declare, check_short, named_values, usage_error
 from messaging.processes import StopSignals
 

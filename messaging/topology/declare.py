@@ -9,8 +9,7 @@ from typing import Any
 
 from messaging import consumers
 from messaging.broker.connection import Connection, opened
-from messaging.broker.declaring import is_stream
-from messaging.broker.queue_answers import CURE
+from messaging.broker.queue_answers import CURE, is_stream
 from messaging.exceptions import (
     AccessRefused,
     MessagingError,

@@ -14,7 +14,7 @@ from string import Formatter
 
 from messaging import conf, consumers, procedures
 from messaging.broker.connection import Connection
-from messaging.broker.declaring import may_declare, may_read, may_write
+from messaging.broker.rights import may_declare, may_read, may_write
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
 from messaging.events import registered as registered_events

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from messaging import conf, database
 from messaging.broker.connection import opened
-from messaging.broker.declaring import is_stream
-from messaging.broker.queue_answers import CURE, SILENT, ask_queues
+from messaging.broker.queue_answers import CURE, SILENT, ask_queues, is_stream
 from messaging.broker.subscription import Subscription
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable

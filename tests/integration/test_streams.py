@@ -7,7 +7,7 @@ from pika import BasicProperties
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging.broker.connection import opened
-from messaging.broker.declaring import is_stream
+from messaging.broker.queue_answers import is_stream
 from messaging.monitoring import status
 from tests.support.amqp import plain_channel
 from tests.support.command_line import mq

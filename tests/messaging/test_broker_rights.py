@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from messaging.broker.declaring import may_read
+from messaging.broker.rights import may_read
 from messaging.exceptions import AccessRefused, PreconditionFailed, QueueSilent
 
 

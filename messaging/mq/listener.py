@@ -1,24 +1,17 @@
-"""Listening and peeking: the messages of a queue or an exchange, for one thread that asks for them one by one."""
+"""Listener: the messages of a queue or an exchange, for one thread that asks for them one by one."""
 
 from __future__ import annotations
 
 import queue
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from pika import spec
-from pika.channel import Channel
-
-from messaging.broker.calls import CALL_TIMEOUT, CallChannel
 from messaging.broker.connection import Connection
-from messaging.broker.subscription import Arrival, Subscription, arrival_of
-from messaging.exceptions import BrokerSilent, OperationRefused
+from messaging.broker.subscription import Arrival, Subscription
+from messaging.exceptions import OperationRefused
 from messaging.routing import Binding
 
 #: Seconds between two checks whether consuming has begun.
@@ -121,31 +114,3 @@ class Listener:
 
     def _ended(self, reason: str) -> None:
         self._arrived.put(Ended(reason, self._current.refusal))
-
-
-class Peek:
-    """Takes the first messages of a queue one by one, and acknowledges none.
-
-    Once the connection is closed all are requeued at their old places; until then no consumer gets them. A quorum queue
-    counts that as a delivery (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
-    """
-
-    def __init__(self, connection: Connection, queue: str) -> None:
-        self._queue = queue
-        self._channel = CallChannel(connection)
-
-    def next(self) -> Arrival | None:
-        """Return the next message, None if there is none. Raises OperationRefused, BrokerUnavailable."""
-        try:
-            arrival: Arrival | None = self._channel.ask(self._get).result(CALL_TIMEOUT)
-        except FutureTimeout:
-            raise BrokerSilent(f"The broker did not answer basic_get within {CALL_TIMEOUT:g} s.") from None
-        return arrival
-
-    def _get(self, channel: Channel, answer: Future[Any]) -> None:
-        channel.add_callback(partial(self._empty, answer), [spec.Basic.GetEmpty])
-        channel.basic_get(self._queue, lambda _, *message: answer.set_result(arrival_of(self._queue, 1, *message)))
-
-    def _empty(self, answer: Future[Any], _: Any) -> None:
-        if not answer.done():
-            answer.set_result(None)
