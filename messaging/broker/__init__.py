@@ -1,1 +1,1 @@
-"""The border to RabbitMQ. Only this folder imports pika, and no pika error leaves it."""
+"""The only pika and the only HTTP to RabbitMQ. No AMQP reply code and no type of pika leaves this package."""

@@ -29,9 +29,8 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(autouse=True)
 def impatience(settings: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("vhost", "breakable_broker"):
-        if name in request.fixturenames:
-            request.getfixturevalue(name)
+    if "vhost" in request.fixturenames:
+        request.getfixturevalue("vhost")
     settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
     monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
 
@@ -323,20 +322,22 @@ def test_calls_under_lost_connections_end_with_an_answer_or_an_error(broker: Rab
 
 
 def test_a_frozen_broker_hangs_neither_a_method_nor_the_stop_and_is_found_again(
-    breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
+    broker: RabbitMQNode, vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
-    with connecting() as connection, connecting() as stopped:
-        assert connection.wait_until_open(5)
-        assert stopped.wait_until_open(5)
-        breakable_broker.pause()
-        with pytest.raises(BrokerUnavailable, match="did not answer"):
-            connection.call("queue_declare", queue="x", auto_delete=True)  # a thawed broker may still execute it
-        eventually(lambda: "did not answer in time" in connection.last_error)
-        stopped.stop()
-        breakable_broker.resume()
-        eventually(lambda: connection.is_open)
-        assert connection.call("queue_declare", queue="x", auto_delete=True)
+    with TcpProxy(lambda: broker.port) as network:
+        to(settings, through(network, vhost))
+        with connecting() as connection, connecting() as stopped:
+            assert connection.wait_until_open(5)
+            assert stopped.wait_until_open(5)
+            network.stall()
+            with pytest.raises(BrokerUnavailable, match="did not answer"):
+                connection.call("queue_declare", queue="x", auto_delete=True)  # a thawed broker may still execute it
+            eventually(lambda: "did not answer in time" in connection.last_error)
+            stopped.stop()
+            network.heal()
+            eventually(lambda: connection.is_open)
+            assert connection.call("queue_declare", queue="x", auto_delete=True)
 
 
 # --- Topology ----------------------------------------------------------------------------------------------
