@@ -72,7 +72,7 @@ def test_blanks_around_the_items_of_a_list_are_left_out() -> None:
     )
 
 
-def test_a_database_that_is_away_is_said_with_what_to_check() -> None:
+def test_an_unreachable_database_is_reported_with_what_to_check() -> None:
     done = manage("migrate", DATABASE_URL=f"postgres://u:secret@{NOBODY}/x", CONN_MAX_AGE="60")
     assert done.returncode == 3
     assert "refused" in done.stderr
@@ -106,14 +106,14 @@ def test_a_database_file_in_no_folder_is_said_so(tmp_path: Path) -> None:
     assert done.stderr.startswith("Database: unable to open database file\nIs the folder of DATABASE_URL's file there")
 
 
-def test_an_unknown_consumer_is_told_from_those_there_are() -> None:
+def test_an_unknown_consumer_is_refused_with_the_known_names() -> None:
     done = manage("run_consumer", "smoke")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "CommandError: There is no consumer 'smoke'. Registered: red_packet, sms.\n"
 
 
 @pytest.mark.parametrize(("command", "known"), [("mq", "asyncapi"), ("messages", "reconcile")])
-def test_an_unknown_sub_command_is_told_from_those_there_are_once(command: str, known: str) -> None:
+def test_an_unknown_sub_command_is_refused_once_with_the_known_names(command: str, known: str) -> None:
     done = manage(command, "frob")
     assert (done.returncode, done.stdout) == (2, "")
     usage, error = done.stderr.splitlines()
@@ -139,7 +139,7 @@ def test_the_help_of_a_sub_command_names_it() -> None:
     assert manage("mq", "purge", "--help").stdout.startswith("usage: manage.py mq purge [-h] ")
 
 
-def test_every_sub_command_of_mq_says_what_its_exit_codes_mean() -> None:
+def test_every_sub_command_of_mq_explains_its_exit_codes() -> None:
     examples = {name: each.EXAMPLES for name, each in mq.SUBCOMMANDS.items()}
     asks_the_broker = set(examples) - {"grants", "asyncapi"}
     assert [name for name, text in examples.items() if not re.search("^exit codes: 0 ", text, re.M)] == []
@@ -150,7 +150,7 @@ def _codes(examples: str) -> str:
     return examples.partition("exit codes:")[2]
 
 
-def test_without_its_packages_it_says_how_to_get_them() -> None:
+def test_without_its_packages_it_names_the_command_that_installs_them() -> None:
     done = manage("check", python=("-S",))
     assert done.returncode == 1
     assert done.stderr == "No module named 'django'. Run script/bootstrap once, then .venv/bin/python manage.py ...\n"

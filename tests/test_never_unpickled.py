@@ -54,7 +54,7 @@ def test_no_code_of_ours_makes_objects_out_of_bytes() -> None:
     assert [finding for path in [*PRODUCT, ROOT / "manage.py"] for finding in findings(path)] == []
 
 
-def test_what_is_looked_for_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_for_pickles_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     (tmp_path / "bad.py").write_text("import pickle as p\nfrom yaml import load\nx = eval(y)\nimport os\n")
     assert len(list(findings(tmp_path / "bad.py"))) == 3

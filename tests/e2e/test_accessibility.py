@@ -33,7 +33,7 @@ def test_axe_finds_nothing_on_the_way_to_an_order_and_after_it_by_day_and_by_nig
         _assert_nothing_found(page)
 
 
-def test_axe_finds_nothing_in_what_the_admin_says_about_messages(
+def test_axe_finds_nothing_on_the_admin_s_pages_about_messages(
     web: WebProcess, admin_password: str, page: Page
 ) -> None:
     number = buy(page, web.url)

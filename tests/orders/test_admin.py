@@ -102,7 +102,7 @@ def told(client: Client, address: str) -> list[str]:
         ("sending", {"attempts": 1}, "text_message of sms not done yet", "begun, no answer yet"),
     ],
 )
-def test_an_order_says_what_became_of_its_text(
+def test_an_order_shows_the_outcome_of_its_text(
     admin_client: Client,
     order_of: OrderOf,
     tea: Product,
@@ -133,7 +133,7 @@ def test_an_order_says_what_became_of_its_text(
         ("published", "handled", "all handled"),
     ],
 )
-def test_an_order_says_what_became_of_its_messages(
+def test_an_order_shows_the_outcomes_of_its_messages(
     admin_client: Client, order_of: OrderOf, tea: Product, outbox: str, inbox: str, words: str
 ) -> None:
     order = order_of(tea)
@@ -153,7 +153,7 @@ def test_the_list_of_orders_takes_no_more_queries_for_more_orders(
         admin_client.get("/admin/orders/order/")
 
 
-def test_marking_as_shipped_ships_what_can_be_and_says_what_cannot(
+def test_marking_as_shipped_ships_the_possible_orders_and_names_the_others(
     admin_client: Client, order_of: OrderOf, tea: Product
 ) -> None:
     good, cancelled = order_of(tea), order_of(tea)
@@ -166,7 +166,7 @@ def test_marking_as_shipped_ships_what_can_be_and_says_what_cannot(
     assert OutboxMessage.objects.filter(type="order.shipped").count() == 1
 
 
-def test_who_may_only_look_cannot_ship(client: Client, order_of: OrderOf, tea: Product) -> None:
+def test_a_user_with_view_permission_only_cannot_ship(client: Client, order_of: OrderOf, tea: Product) -> None:
     viewer = User.objects.create_user("viewer", is_staff=True)
     viewer.user_permissions.add(Permission.objects.get(codename="view_order"))
     client.force_login(viewer)
@@ -177,7 +177,7 @@ def test_who_may_only_look_cannot_ship(client: Client, order_of: OrderOf, tea: P
     assert order.status == "placed"
 
 
-def test_saving_a_product_keeps_the_stock_that_was_sold_meanwhile(
+def test_saving_a_product_does_not_restore_stock_that_was_sold_since(
     admin_client: Client, order_of: OrderOf, tea: Product
 ) -> None:
     url = f"/admin/orders/product/{tea.pk}/change/"
@@ -201,7 +201,7 @@ def test_a_product_is_added_with_its_first_stock(admin_client: Client, db: None)
     assert Product.objects.get().stock == 7
 
 
-def test_saving_a_campaign_keeps_what_was_spent_meanwhile(
+def test_saving_a_campaign_keeps_the_sum_that_was_spent_since(
     admin_client: Client, order_of: OrderOf, tea: Product, campaign: Campaign
 ) -> None:
     packet = grant_red_packet(order_of(tea).number)
@@ -227,7 +227,7 @@ def test_saving_a_campaign_keeps_what_was_spent_meanwhile(
 
 
 @pytest.mark.parametrize("days", ["0", "999999999"])
-def test_a_campaigns_red_packets_expire_on_a_day_that_comes(admin_client: Client, db: None, days: str) -> None:
+def test_a_campaign_s_validity_must_end_on_a_possible_date(admin_client: Client, db: None, days: str) -> None:
     form = {"name": "Odd", "budget": "9", "min_amount": "1", "max_amount": "2", "valid_days": days, "active": "on"}
     times = {"starts_at_0": "2026-01-01", "starts_at_1": "00:00", "ends_at_0": "2027-01-01", "ends_at_1": "00:00"}
     page = text_of(admin_client.post("/admin/orders/campaign/add/", form | times))
@@ -248,7 +248,7 @@ def staff_with(client: Client, *rights: str) -> Client:
 
 
 @pytest.mark.parametrize("may_see", [False, True])
-def test_who_may_only_look_cannot_read_what_can_be_spent(
+def test_a_user_with_view_permission_only_sees_masked_codes(
     client: Client, order_of: OrderOf, tea: Product, campaign: Campaign, may_see: bool
 ) -> None:
     order = order_of(tea)
@@ -270,9 +270,7 @@ def results(client: Client, address: str) -> int | None:
     return response.context["cl"].result_count if response.status_code == 200 else None
 
 
-def test_a_code_is_found_as_a_whole_and_not_by_its_pieces(
-    client: Client, order_of: OrderOf, tea: Product, campaign: Campaign
-) -> None:
+def test_only_a_whole_code_is_found(client: Client, order_of: OrderOf, tea: Product, campaign: Campaign) -> None:
     packet = grant_red_packet(order_of(tea).number)
     assert packet
     staff, there = staff_with(client), "/admin/orders/redpacket/"
@@ -282,7 +280,7 @@ def test_a_code_is_found_as_a_whole_and_not_by_its_pieces(
         assert results(staff, f"{there}?{lookup}={packet.code[:4]}") is None
 
 
-def test_a_masked_phone_number_is_found_as_a_whole_and_not_by_its_pieces(
+def test_only_a_whole_masked_phone_number_is_found(
     client: Client, order_of: OrderOf, tea: Product, delivery: Delivery
 ) -> None:
     text = send_text(order_of(tea), TextMessage.Kind.PLACED, delivery)

@@ -16,7 +16,7 @@ def test_the_stock_is_said_in_words(client: Client, tea: Product, stock: int, wo
     assert words in text_of(client.get("/p/tea/"))
 
 
-def test_what_is_sold_out_has_no_button(client: Client, tea: Product) -> None:
+def test_a_sold_out_product_has_no_button(client: Client, tea: Product) -> None:
     Product.objects.update(stock=0)
     assert "Add to cart" not in text_of(client.get("/p/tea/"))
 
@@ -52,7 +52,7 @@ def test_no_more_than_the_stock_goes_into_the_cart_and_the_page_says_why(buyer: 
 
 
 @pytest.mark.parametrize("typed", ["", "NaN", "-1", "1e9", "\x00", "0"])
-def test_a_quantity_that_is_none_is_a_field_error_with_the_input_kept(buyer: Buyer, tea: Product, typed: str) -> None:
+def test_a_malformed_quantity_is_a_field_error_and_the_input_is_kept(buyer: Buyer, tea: Product, typed: str) -> None:
     response = buyer.put_into_cart(tea, typed)
     assert response.status_code == 200
     assert response.context["form"].errors

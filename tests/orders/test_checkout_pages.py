@@ -60,7 +60,7 @@ def test_two_tabs_of_one_cart_give_one_order(buyer: Buyer, tea: Product) -> None
     assert len({number_in(buyer.press_place_order(tab)) for tab in tabs}) == 1
 
 
-def test_what_another_tab_added_is_not_taken_for_ordered(buyer: Buyer, tea: Product, pot: Product) -> None:
+def test_a_product_that_another_tab_added_is_not_ordered(buyer: Buyer, tea: Product, pot: Product) -> None:
     buyer.put_into_cart(tea)
     first_tab = buyer.open_checkout()
     buyer.put_into_cart(pot)
@@ -123,7 +123,7 @@ def test_a_change_after_the_page_was_shown_is_said_before_anything_is_charged(
     assert Order.objects.get().total in {Decimal("90.00"), Decimal("50.00")}
 
 
-def test_what_sold_out_after_the_page_was_shown_leads_back_to_the_cart(buyer: Buyer, tea: Product) -> None:
+def test_a_product_that_sold_out_after_the_page_was_shown_leads_back_to_the_cart(buyer: Buyer, tea: Product) -> None:
     buyer.put_into_cart(tea)
     offer = buyer.open_checkout()
     Product.objects.update(stock=0)
@@ -155,7 +155,7 @@ def test_the_update_button_shows_shipping_to_the_chosen_country_and_keeps_the_in
     assert quoted[-1]["destination"] == "JP"
 
 
-def test_nobody_answering_about_shipping_means_a_flat_rate_and_the_page_says_so(
+def test_without_a_shipping_quote_the_page_shows_the_flat_rate_and_says_so(
     client: Client, tea: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def call(*args: Any, **kwargs: Any) -> None:
@@ -171,7 +171,7 @@ def test_nobody_answering_about_shipping_means_a_flat_rate_and_the_page_says_so(
     assert (order.shipping, order.shipping_source) == (Decimal("25.00"), "flat_rate")
 
 
-def test_the_post_asks_nobody_about_shipping(buyer: Buyer, tea: Product, quoted: list[dict[str, Any]]) -> None:
+def test_the_post_asks_for_no_shipping_quote(buyer: Buyer, tea: Product, quoted: list[dict[str, Any]]) -> None:
     buyer.put_into_cart(tea)
     offer = buyer.open_checkout()
     quoted.clear()
@@ -200,7 +200,7 @@ def test_a_forged_offer_orders_nothing_and_shows_the_page_again(buyer: Buyer, te
     assert not Order.objects.exists()
 
 
-def test_an_offer_made_to_somebody_else_is_worthless(buyer: Buyer, tea: Product) -> None:
+def test_an_offer_made_to_another_visitor_is_refused(buyer: Buyer, tea: Product) -> None:
     buyer.put_into_cart(tea)
     offer = buyer.open_checkout()
     thief = Buyer(Client())
@@ -268,7 +268,7 @@ def test_a_database_that_is_too_busy_is_said_and_pressing_again_places_the_order
     assert number_in(buyer.press_place_order(offer_in(response)))
 
 
-def test_where_the_answer_to_the_commit_is_lost_nothing_untrue_is_said_and_pressing_again_shows_the_order(
+def test_if_the_answer_to_the_commit_is_lost_pressing_the_button_again_shows_the_order(
     buyer: Buyer, tea: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buyer.put_into_cart(tea)

@@ -54,7 +54,7 @@ def test_place_order_orders_one_piece_of_something_in_stock(tea: Product, capsys
     assert order.lines.get().quantity == 1
 
 
-def test_place_order_says_what_it_did_as_json(tea: Product, capsys: pytest.CaptureFixture[str]) -> None:
+def test_place_order_reports_as_json(tea: Product, capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(
         capsys, "place_order", "--sku", "TEA", "--quantity", "2", "--phone", "+16502530000", "--count", "2", "--json"
     )
@@ -79,7 +79,7 @@ def test_place_order_waits_until_everything_is_done(
     assert "done     Text message" in printed(capsys, "place_order", "--wait", "10")
 
 
-def test_place_order_leaves_with_7_when_the_rest_does_not_come_in_time(tea: Product) -> None:
+def test_place_order_ends_with_7_if_the_effects_are_not_done_in_time(tea: Product) -> None:
     assert exit_code("place_order", "--wait", "0.1") == 7
     assert Order.objects.count() == 1
 
@@ -91,7 +91,7 @@ def test_place_order_leaves_with_7_when_the_rest_does_not_come_in_time(tea: Prod
         (["--sku", "NOSUCH"], 2),
     ],
 )
-def test_place_order_says_no_with_its_own_exit_code(tea: Product, arguments: list[str], code: int) -> None:
+def test_place_order_reports_a_refusal_by_its_exit_code(tea: Product, arguments: list[str], code: int) -> None:
     assert exit_code("place_order", *arguments) == code
 
 
@@ -105,7 +105,7 @@ def test_place_order_refuses_wrong_arguments(tea: Product, arguments: list[str])
     assert not Order.objects.exists()
 
 
-def test_place_order_in_an_empty_shop_says_what_to_do(db: None) -> None:
+def test_place_order_in_an_empty_shop_names_the_cure(db: None) -> None:
     with pytest.raises(CommandError, match="seed_demo"):
         call_command("place_order")
 

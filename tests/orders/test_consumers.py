@@ -79,7 +79,7 @@ def test_whatever_the_order_of_arrival_a_cancelled_order_keeps_no_red_packet(
     assert kinds() == ["cancelled", "placed"]
 
 
-def test_a_text_about_an_order_cancelled_meanwhile_says_so(order_of: OrderOf, tea: Product, delivery: Delivery) -> None:
+def test_a_text_about_an_order_cancelled_since_says_so(order_of: OrderOf, tea: Product, delivery: Delivery) -> None:
     order = order_of(tea)
     cancel_order(order.number)
     handle(consumers.sms, placed(order), delivery)

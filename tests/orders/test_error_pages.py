@@ -19,7 +19,7 @@ def visitor() -> Client:
 
 
 @pytest.mark.parametrize("error", [OperationalError("server closed the connection"), InterfaceError("closed")])
-def test_a_database_that_is_away_is_said_with_the_time_to_come_back(
+def test_an_unreachable_database_is_answered_by_503_with_retry_after(
     visitor: Client, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(catalogue.Product.objects, "on_sale", _raise(error))
@@ -78,7 +78,7 @@ def test_a_statement_that_is_wrong_does_not_pass(
 
 @pytest.mark.only_on("postgresql")
 @pytest.mark.django_db(transaction=True)
-def test_a_request_that_was_idle_in_its_transaction_for_too_long_is_told_to_come_back(
+def test_a_request_whose_transaction_was_idle_for_too_long_is_answered_by_503(
     visitor: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def idle_too_long() -> QuerySet[Product]:

@@ -92,7 +92,7 @@ def test_another_spelling_of_the_name_is_no_way_around(name: str) -> None:
 
 
 @pytest.mark.parametrize("where", [SHOP, ADMIN])
-def test_nothing_tells_whether_there_is_such_an_account(where: str, passwords_looked_at: list[str]) -> None:
+def test_no_answer_reveals_whether_an_account_exists(where: str, passwords_looked_at: list[str]) -> None:
     User.objects.create_user("inactive", password=RIGHT, is_active=False)
     answers = {}
     for name in ("ann", "nobody", "inactive"):
@@ -115,13 +115,13 @@ def test_a_right_password_forgives_the_wrong_ones_before() -> None:
     assert not Guess.objects.filter(key__contains=":203.0.113.9", key__regex="^sign-in:.*:").exists()
 
 
-def test_somebody_elsewhere_cannot_lock_the_owner_out() -> None:
+def test_tries_from_another_address_do_not_lock_the_owner_out() -> None:
     for _ in range(10):
         sign_in(address="198.51.100.7")
     assert is_in(sign_in(password=RIGHT))
 
 
-def test_an_office_is_not_locked_out_by_one_who_forgot(ann: User) -> None:
+def test_one_forgotten_password_does_not_lock_out_an_office(ann: User) -> None:
     User.objects.create_user("bob", password=RIGHT)
     for _ in range(20):
         sign_in(name="bob")
@@ -143,7 +143,7 @@ def test_one_name_cannot_be_tried_from_address_after_address() -> None:
 
 
 @pytest.mark.parametrize("where", [SHOP, ADMIN])
-def test_where_an_account_signed_in_before_nobody_elsewhere_locks_its_name(where: str) -> None:
+def test_tries_from_elsewhere_do_not_lock_a_name_where_it_signed_in_before(where: str) -> None:
     assert is_in(sign_in(where, password=RIGHT))
     for number in range(50):
         sign_in(address=f"198.51.100.{number}")
@@ -151,7 +151,7 @@ def test_where_an_account_signed_in_before_nobody_elsewhere_locks_its_name(where
     assert is_in(sign_in(where, password=RIGHT))
 
 
-def test_where_an_account_signed_in_before_other_names_do_not_lock_it_out() -> None:
+def test_other_names_do_not_lock_out_an_account_where_it_signed_in_before() -> None:
     assert is_in(sign_in(password=RIGHT))
     for number in range(50):
         sign_in(name=f"user{number}")
@@ -166,7 +166,7 @@ def test_a_known_place_gets_no_more_than_five_wrong_tries() -> None:
     assert int(answers[-1].headers["Retry-After"]) in range(800, 901)
 
 
-def test_signing_up_tells_few_names() -> None:
+def test_signing_up_reveals_only_a_few_names() -> None:
     def sign_up(name: str, address: str = "203.0.113.9") -> Any:
         form = {"username": name, "password1": "a long phrase", "password2": "a long phrase"}
         return Client().post("/accounts/sign-up/", form, REMOTE_ADDR=address)
@@ -184,7 +184,7 @@ def test_signing_up_tells_few_names() -> None:
     assert is_in(sign_up("free", "203.0.113.10"))
 
 
-def test_who_goes_on_trying_does_not_wait_the_longer() -> None:
+def test_trying_on_does_not_prolong_the_wait() -> None:
     for _ in range(30):
         sign_in()
     Guess.objects.update(created_at=timezone.now() - limits.WINDOW + timedelta(seconds=100))
@@ -228,7 +228,7 @@ def test_of_many_guesses_of_the_digits_at_once_five_are_answered_at_most(order_o
     assert sum(each.status_code == 200 for each in answers) <= 5
 
 
-def test_old_guesses_are_forgotten_by_whoever_comes_next_without_a_quarrel() -> None:
+def test_the_next_tries_delete_old_guesses_without_a_deadlock() -> None:
     Guess.objects.bulk_create([Guess(key="old", created_at=timezone.now() - timedelta(hours=1)) for _ in range(300)])
     answers = all_at_once([lambda n=n: limits.count({f"new{n}": Limit(1)}) for n in range(24)], at_once=12)
 

@@ -105,7 +105,7 @@ def test_a_reload_and_a_press_after_a_lost_answer_and_a_lost_session_save_lead_t
     assert Order.objects.count() == 1
 
 
-def test_where_the_process_dies_after_the_commit_a_reload_leads_to_the_order(
+def test_if_the_process_dies_after_the_commit_a_reload_leads_to_the_order(
     buyer: Buyer, tea: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buyer.put_into_cart(tea)

@@ -44,7 +44,7 @@ def placed(answers: list[Any]) -> int:
     return Order.objects.count()
 
 
-def test_one_phone_gets_few_texts_whoever_asks_for_them(tea: Product) -> None:
+def test_one_phone_gets_few_texts_whichever_browser_orders(tea: Product) -> None:
     assert placed([press(tea, address=number) for number in range(25)]) == 5
     assert press(tea, phone=phone(1)).status_code == 302
 
@@ -126,7 +126,7 @@ def test_commands_are_not_limited_and_limits_can_be_lifted(tea: Product, setting
     assert not Guess.objects.exists()
 
 
-def test_an_unknown_address_is_nobodys(tea: Product) -> None:
+def test_an_unknown_address_has_no_limit(tea: Product) -> None:
     answers = [press(tea, buyer=Buyer(Client(REMOTE_ADDR="")), phone=phone(number)) for number in range(25)]
     assert {answer.status_code for answer in answers} == {302}
 

@@ -76,7 +76,7 @@ def test_a_wrong_guess_does_not_tell_whether_the_order_exists(
     assert "No order has this number and these digits" in text_of(response)
 
 
-def test_guessing_the_digits_is_stopped_whatever_the_address_and_even_a_right_guess_then(
+def test_guessing_the_digits_is_stopped_from_all_addresses_and_then_even_a_right_guess(
     order_of: OrderOf, tea: Product
 ) -> None:
     number = order_of(tea).number
@@ -97,7 +97,7 @@ def test_one_address_cannot_lock_a_guest_out(order_of: OrderOf, tea: Product, cl
 
 
 @pytest.mark.parametrize("typed", ["13800138000", "+86 138 0013 8000", "１３８００１３８０００"])
-def test_many_addresses_cannot_lock_out_who_knows_the_whole_number(
+def test_many_addresses_cannot_lock_out_a_guest_who_knows_the_whole_number(
     order_of: OrderOf, tea: Product, client: Client, typed: str
 ) -> None:
     number = order_of(tea).number
@@ -177,7 +177,7 @@ def test_the_timeline_is_waiting_until_the_rest_arrives_and_then_stops_refreshin
     assert "htmx" not in text_of(buyer.client.get(f"/orders/{number}/"))
 
 
-def test_what_is_late_is_said_to_be_delayed_and_safe(buyer: Buyer, tea: Product) -> None:
+def test_a_late_step_is_shown_as_delayed_and_the_order_as_safe(buyer: Buyer, tea: Product) -> None:
     number = buyer.buy(tea)
     Order.objects.update(placed_at=timezone.now() - timedelta(minutes=2))
     assert states(buyer.client, number)["text_message"] == "delayed"
@@ -187,7 +187,7 @@ def test_what_is_late_is_said_to_be_delayed_and_safe(buyer: Buyer, tea: Product)
 @pytest.mark.parametrize(
     "given_up", [{"state": "dead"}, {"state": "discarded"}, {"outbox": "failed"}, {"outbox": "cancelled"}]
 )
-def test_what_nothing_more_comes_of_is_not_said_to_be_tried_again(
+def test_a_step_that_was_given_up_is_not_shown_as_tried_again(
     buyer: Buyer, tea: Product, given_up: dict[str, str]
 ) -> None:
     number = buyer.buy(tea)

@@ -47,7 +47,7 @@ def test_an_order_commits_with_its_stock_lines_documents_and_event(
     assert (row.type, row.subject) == ("order.placed", order.number)
 
 
-def test_the_event_tells_what_was_ordered_and_nothing_about_the_person(order_of: OrderOf, tea: Product) -> None:
+def test_the_event_holds_the_order_and_no_personal_data(order_of: OrderOf, tea: Product) -> None:
     order = order_of(tea)
     body = bytes(OutboxMessage.objects.get().body)
     event = OrderPlaced.decode(body, 1)
@@ -86,7 +86,7 @@ def test_one_piece_too_many_leaves_nothing_behind(order_of: OrderOf, tea: Produc
     assert_nothing_happened(tea)
 
 
-def test_what_is_no_longer_sold_cannot_be_ordered(order_of: OrderOf, tea: Product) -> None:
+def test_an_inactive_product_cannot_be_ordered(order_of: OrderOf, tea: Product) -> None:
     Product.objects.update(active=False)
     with pytest.raises(OutOfStock):
         order_of(tea)

@@ -35,7 +35,7 @@ def test_wrong_tries_are_counted() -> None:
         limits.count({"order:W-1": Limit(2)})
 
 
-def test_a_session_ends_where_its_visitor_signs_out(admin_client: Client) -> None:
+def test_signing_out_deletes_the_session_in_the_primary_database(admin_client: Client) -> None:
     assert Session.objects.using("default").count() == 1
     admin_client.logout()
     assert Session.objects.using("default").count() == 0

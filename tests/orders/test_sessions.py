@@ -58,7 +58,7 @@ def test_a_database_that_fails_after_the_order_is_our_fault_and_pressing_again_l
     assert buyer.press_place_order(offer).url == f"/orders/{Order.objects.get().number}/"
 
 
-def test_a_session_that_was_deleted_meanwhile_is_still_told_as_that(buyer: Buyer, tea: Product) -> None:
+def test_a_session_that_was_deleted_since_is_still_answered_by_400(buyer: Buyer, tea: Product) -> None:
     buyer.put_into_cart(tea)
     offer = buyer.open_checkout()
 

@@ -73,7 +73,7 @@ def test_anything_else_means_the_flat_rate(service: Service, answer: Any) -> Non
 
 
 @pytest.mark.parametrize("silence", [rpc.RpcTimeout("late"), rpc.NoBroker("away"), rpc.ConnectionLost("cut")], ids=repr)
-def test_after_a_silence_nobody_waits_again(service: Service, silence: Exception) -> None:
+def test_after_a_missing_quote_no_visitor_waits_again(service: Service, silence: Exception) -> None:
     service.answer = silence
     for _ in range(10):
         assert quote().is_flat_rate

@@ -60,7 +60,7 @@ def test_a_text_of_the_same_kind_is_not_sent_again(order_of: OrderOf, tea: Produ
     assert TextMessage.objects.get().message_id == "first"
 
 
-def test_a_text_that_stays_in_the_database_is_done_with_its_row(order_of: OrderOf, tea: Product) -> None:
+def test_a_text_of_the_database_backend_is_done_with_its_row(order_of: OrderOf, tea: Product) -> None:
     order = order_of(tea)
     deliver_all()
     assert not Effect.objects.exists()
@@ -102,7 +102,7 @@ def test_a_text_that_was_rolled_back_is_not_printed(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_gateway_that_is_not_there_leaves_the_text_waiting(order_of: OrderOf, tea: Product, settings: Any) -> None:
+def test_an_unreachable_gateway_leaves_the_text_waiting(order_of: OrderOf, tea: Product, settings: Any) -> None:
     for name, value in GATEWAY.items():
         setattr(settings, name, value)
     order = order_of(tea)

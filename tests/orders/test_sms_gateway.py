@@ -149,7 +149,7 @@ def test_every_fault_of_the_stub_has_a_meaning() -> None:
 
 
 @pytest.mark.parametrize("fault", MEANINGS)
-def test_what_surely_was_not_sent_is_told_from_what_may_have_been(
+def test_a_text_that_surely_was_not_sent_differs_from_one_in_doubt(
     gateway: SmsGateway, stub: Stub, fault: Fault
 ) -> None:
     expected = MEANINGS[fault]
@@ -209,16 +209,16 @@ def test_a_refused_text_is_given_up(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 307, 308, 401, 402, 403, 404, 405, 407, 408, 410, 421, 423, 425, 429])
-def test_what_a_person_or_time_can_mend_is_tried_again_and_was_not_sent(status: int) -> None:
+def test_a_refusal_that_a_person_or_time_can_fix_is_retried_and_was_not_sent(status: int) -> None:
     assert type(result_of(http(status, Location="http://127.0.0.1:1/"))) is NotDone
 
 
 @pytest.mark.parametrize("status", [302, 303, 304, 500, 501, 502, 503, 504, 599])
-def test_what_may_come_after_the_work_is_doubtful(status: int) -> None:
+def test_a_status_that_may_follow_the_sending_leaves_a_doubt(status: int) -> None:
     assert type(result_of(http(status))) is MaybeSent
 
 
-def test_a_conflict_is_doubtful_where_keys_are_honoured() -> None:
+def test_a_conflict_leaves_a_doubt_if_keys_are_honoured() -> None:
     # The first request with this key is still under way.
     assert type(result_of(http(409), honours_keys=True)) is MaybeSent
 
@@ -301,7 +301,7 @@ def test_an_answer_without_an_end_or_a_result_is_doubtful(answer: bytes) -> None
 
 
 @pytest.mark.parametrize("answer", [b"", b"\x00\xff" * 50, b"HTTP/1.1 abc\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
-def test_what_is_no_http_is_doubtful(answer: bytes) -> None:
+def test_an_answer_that_is_not_http_leaves_a_doubt(answer: bytes) -> None:
     assert type(result_of(answer)) is MaybeSent
 
 
@@ -314,15 +314,15 @@ def not_done(url: str, timeout: float = 5) -> str:
     return str(raised.value)
 
 
-def test_a_gateway_that_is_not_there_was_sent_nothing() -> None:
+def test_an_unreachable_gateway_was_sent_nothing() -> None:
     assert "Connection refused" in not_done(f"http://127.0.0.1:{free_port()}/")
 
 
-def test_a_name_that_leads_nowhere_was_sent_nothing() -> None:
+def test_a_gateway_with_an_unknown_name_was_sent_nothing() -> None:
     assert "cannot be resolved" in not_done("http://no-such-host.invalid/")
 
 
-def test_a_gateway_without_tls_where_it_should_be_was_sent_nothing(stub: Stub) -> None:
+def test_a_gateway_without_the_expected_tls_was_sent_nothing(stub: Stub) -> None:
     requests = len(stub.ledger.requests())
 
     assert "cannot be reached" in not_done(stub.url.replace("http:", "https:"))
@@ -349,7 +349,7 @@ def test_an_untrusted_certificate_gets_nothing(tmp_path: Path) -> None:
     assert got == []
 
 
-def test_a_gateway_that_takes_no_connection_was_sent_nothing_and_takes_its_time_only() -> None:
+def test_a_gateway_that_accepts_no_connection_was_sent_nothing_within_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         port = listener.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]

@@ -64,7 +64,7 @@ def test_a_production_site_passes_the_deployment_checks_without_a_warning(
     ("change", "finding"),
     [({"HTTPS": "0"}, "security.W012"), ({"SECRET_KEY": "short"}, "security.W009"), ({"DEBUG": "1"}, "security.W018")],
 )
-def test_the_deployment_checks_find_what_is_missing(
+def test_the_deployment_checks_find_missing_settings(
     run_process: ProcessStarter, change: dict[str, str], finding: str
 ) -> None:
     process = run_process("check", "--deploy", "--fail-level", "WARNING", **{**PRODUCTION, **change})
@@ -73,7 +73,7 @@ def test_the_deployment_checks_find_what_is_missing(
     assert finding in process.output
 
 
-def test_a_production_site_tells_browsers_what_keeps_them_safe(run_process: ProcessStarter, tmp_path: Path) -> None:
+def test_a_production_site_sends_the_security_headers(run_process: ProcessStarter, tmp_path: Path) -> None:
     program = tmp_path / "visit.py"
     program.write_text(VISIT)
     process = run_process.program(sys.executable, str(program), PYTHONPATH=".", **PRODUCTION)
@@ -129,7 +129,7 @@ def sample(route: str) -> str:
     return re.sub(r"\(\?P<app_label>[^)]*\)/\$", "orders/", route).replace("(?P<url>.*)$", "x").replace("^", "")
 
 
-def test_no_form_from_elsewhere_is_taken_anywhere() -> None:
+def test_no_form_of_another_site_is_accepted() -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(User.objects.create_superuser("ann"))
     tried = dict(addresses())
@@ -141,7 +141,7 @@ def test_no_form_from_elsewhere_is_taken_anywhere() -> None:
             assert client.post(address, headers=headers).status_code == 403, address
 
 
-def test_no_page_may_be_framed_or_runs_what_stands_in_it(client: Client) -> None:
+def test_no_page_may_be_framed_or_runs_inline_scripts(client: Client) -> None:
     Product.objects.create(sku="TEA", slug="tea", name="Tea", price="38.00", stock=10, weight_grams=250)
     client.force_login(User.objects.create_superuser("ann"))
     pages = 0
@@ -163,7 +163,7 @@ def test_no_page_may_be_framed_or_runs_what_stands_in_it(client: Client) -> None
     "where", ["https://evil.example/", "//evil.example/", "javascript:alert(1)", "/\\evil.example"]
 )
 @pytest.mark.parametrize("page", ["/accounts/sign-in/", "/admin/login/", "/accounts/sign-out/"])
-def test_nobody_is_sent_elsewhere_after_signing_in_or_out(client: Client, where: str, page: str) -> None:
+def test_signing_in_and_out_redirects_to_this_site_only(client: Client, where: str, page: str) -> None:
     user = User.objects.create_superuser("ann", password="correct horse")
     if "out" in page:
         client.force_login(user)

@@ -21,7 +21,7 @@ def test_a_repeat_is_silent_and_runs_no_installer():
     assert installed.stat().st_mtime_ns == before
 
 
-def test_what_it_does_not_know_is_a_usage_error():
+def test_an_unknown_argument_is_a_usage_error():
     refused = bootstrap("--sideways")
     assert refused.returncode == 2
     assert "Usage: script/bootstrap" in refused.stderr

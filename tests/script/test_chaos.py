@@ -48,7 +48,7 @@ def test_sqlite_has_no_server_to_crash() -> None:
 
 
 @pytest.mark.parametrize("orders", [1, 2, 19, 60, 2000])
-def test_so_many_people_want_what_there_is_and_some_more_what_is_scarce(orders: int) -> None:
+def test_all_orders_want_the_plentiful_product_and_some_more_the_scarce_one(orders: int) -> None:
     made = wishes(orders)
     hunting = [wish for wish in made if wish.slug == "scarce"]
 
@@ -77,7 +77,7 @@ def test_the_plan_can_be_looked_at_and_is_the_same_again() -> None:
         (["--database", f"sqlite:///{ROOT}/manage.py"], "chaos needs a new database"),
     ],
 )
-def test_what_makes_no_sense_is_refused_at_once(arguments: list[str], complaint: str) -> None:
+def test_wrong_arguments_are_refused_at_once(arguments: list[str], complaint: str) -> None:
     refused = chaos(*arguments)
 
     assert refused.returncode == 2

@@ -97,7 +97,7 @@ def arrive(story: Story, row: OutboxMessage) -> None:
     story.send(str(order.phone.as_e164), text)
 
 
-def test_orders_are_counted_by_what_their_shoppers_know(story: Story) -> None:
+def test_orders_are_counted_by_their_shoppers_outcomes(story: Story) -> None:
     judged = certificate.judge(story.attempts, story.gateway, STOCK)
 
     assert judged.counts["shoppers"] == {
@@ -108,7 +108,7 @@ def test_orders_are_counted_by_what_their_shoppers_know(story: Story) -> None:
     assert judged.counts["red_packets"] == {"settled": 2, "granted": 2, "void": 1}
 
 
-def test_what_had_to_be_sent_again_and_what_reconcile_was_wrong_about_are_findings(story: Story) -> None:
+def test_messages_sent_again_and_mistakes_of_reconcile_are_findings(story: Story) -> None:
     judged = certificate.judge(story.attempts, story.gateway, STOCK, ["one at sms"], ["another at sms: not lost"])
 
     assert {finding.name: list(finding.found) for finding in judged.findings if finding.found} == {
@@ -117,7 +117,7 @@ def test_what_had_to_be_sent_again_and_what_reconcile_was_wrong_about_are_findin
     }
 
 
-def test_lost_is_what_left_no_trace_or_waits_for_an_attempt_that_does_not_come(story: Story) -> None:
+def test_a_message_is_lost_if_it_left_no_trace_or_waits_for_an_attempt_that_does_not_come(story: Story) -> None:
     assert certificate.lost() == set()
     gone, waiting = InboxMessage.objects.order_by("pk")[:2]
     InboxMessage.objects.filter(pk=waiting.pk).update(state="retrying")
@@ -281,7 +281,7 @@ def test_at_a_deaf_gateway_an_unknown_text_may_be_missing_and_is_no_finding(
     assert certificate.judge(story.attempts, story.gateway, STOCK).counts["texts"]["unknown"] == 1
 
 
-def test_what_still_moves_is_named(story: Story) -> None:
+def test_rows_that_still_change_are_counted(story: Story) -> None:
     assert certificate.still_moving() == {}
     OutboxMessage.objects.filter(type="order.cancelled").update(state="unroutable")
     InboxMessage.objects.filter(pk=first_inbox().pk).update(state="effects_due")

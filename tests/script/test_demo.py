@@ -133,7 +133,7 @@ def test_a_stop_during_the_start_leaves_nothing(checkout):
         ),
     ],
 )
-def test_what_cannot_work_is_said_in_one_line(checkout, environment, exit_code, line):
+def test_a_wrong_setting_is_reported_in_one_line(checkout, environment, exit_code, line):
     demo = checkout.demo(**environment)
     assert demo.wait(60) == exit_code
     assert re.search(line, demo.output)

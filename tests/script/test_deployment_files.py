@@ -60,7 +60,7 @@ def test_every_variable_of_our_services_is_documented():
         assert set(service["environment"]) <= DOCUMENTED
 
 
-def test_what_a_service_waits_for_exists_and_can_be_waited_for():
+def test_each_service_waits_only_for_existing_services_with_a_health_check():
     for service in SERVICES.values():
         needed = service.get("depends_on", {})
         for name in needed:
@@ -109,7 +109,7 @@ def read_by_settings():
             yield name.value
 
 
-def test_env_example_documents_exactly_what_is_read():
+def test_env_example_documents_exactly_the_variables_that_are_read():
     assert {*read_by_settings(), *READ_BY_SCRIPTS} == DOCUMENTED
 
 

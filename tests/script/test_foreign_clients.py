@@ -8,7 +8,7 @@ import pytest
 from script.services import foreign_clients
 
 
-def test_the_lock_pins_each_package_by_hash_and_says_nothing_of_where_it_came_from():
+def test_the_lock_pins_each_package_by_hash_and_holds_no_address():
     text = (foreign_clients.DIRECTORY / "package-lock.json").read_text()
     lock = json.loads(text)
     packages = {name: each for name, each in lock["packages"].items() if name}
@@ -17,7 +17,7 @@ def test_the_lock_pins_each_package_by_hash_and_says_nothing_of_where_it_came_fr
     assert "://" not in text
 
 
-def test_a_changed_lock_is_installed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_changed_lock_is_installed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(foreign_clients, "DIRECTORY", tmp_path)
     monkeypatch.setattr(foreign_clients, "_STAMP", tmp_path / "node_modules" / ".installed")
     (tmp_path / "package.json").write_text('{"private": true}')

@@ -29,7 +29,7 @@ def test_the_machine_s_own_policy_is_put_back_even_after_a_failure(policy):
     assert policy.stat().st_mode & 0o777 == 0o744
 
 
-def test_who_may_not_install_is_told_what_to_type(monkeypatch):
+def test_without_root_the_error_says_what_to_type(monkeypatch):
     monkeypatch.setattr(packages, "may_install", lambda: False)
     with pytest.raises(ServiceError, match="apt-get install rabbitmq-server"):
         packages.install("rabbitmq-server")

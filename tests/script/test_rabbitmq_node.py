@@ -64,7 +64,7 @@ def test_a_paused_node_can_be_killed(breakable_broker):
     assert breakable_broker.pid is None
 
 
-def test_a_paused_node_answers_nobody_until_it_is_resumed(breakable_broker):
+def test_a_paused_node_answers_only_after_it_is_resumed(breakable_broker):
     breakable_broker.pause()
     with pytest.raises(TimeoutError):
         breakable_broker.api("GET", "/overview", timeout=0.5)
@@ -112,7 +112,7 @@ def test_a_pid_of_a_stranger_in_the_state_file_is_left_alone(tmp_path):
         assert stranger.poll() is None
 
 
-def test_what_a_killed_machine_left_running_is_ended(tmp_path):
+def test_processes_that_a_killed_node_left_are_ended(tmp_path):
     marked = {**os.environ, OWNER: str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=marked) as leftover:
         RabbitMQNode(tmp_path).stop()

@@ -133,7 +133,7 @@ def test_one_that_cannot_be_asked_does_not_pretend_that_nothing_was_sent(careles
         ({"path": "/elsewhere"}, 404),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_sends_nothing(
+def test_a_malformed_request_is_refused_and_sends_nothing(
     gateway: SmsGateway, changes: dict[str, Any], status: int
 ) -> None:
     assert send(gateway, "nonsense", **changes)[0] == status
@@ -191,7 +191,7 @@ def test_a_refusal_sends_nothing_and_the_next_request_is_served(gateway: SmsGate
     assert send(gateway, fault)[0] == 201
 
 
-def test_too_many_says_when_to_come_again_and_a_redirect_where_to_go(gateway: SmsGateway) -> None:
+def test_too_many_has_a_retry_after_and_a_redirect_a_location(gateway: SmsGateway) -> None:
     gateway.misbehave(Fault.TOO_MANY, seconds=7)
     gateway.misbehave(Fault.REDIRECT)
 

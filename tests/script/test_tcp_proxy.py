@@ -52,7 +52,7 @@ def hear(client: socket.socket, length: int) -> bytes:
         return stream.read(length)
 
 
-def test_a_megabyte_comes_back_as_it_was(proxy: TcpProxy) -> None:
+def test_a_megabyte_passes_unchanged(proxy: TcpProxy) -> None:
     content = bytes(range(256)) * 4096
     with connected(proxy) as client:
         sending = threading.Thread(target=client.sendall, args=[content])
@@ -61,7 +61,7 @@ def test_a_megabyte_comes_back_as_it_was(proxy: TcpProxy) -> None:
         sending.join()
 
 
-def test_a_client_that_has_said_its_last_still_hears_the_answer(proxy: TcpProxy) -> None:
+def test_a_client_that_has_closed_its_side_still_gets_the_answer(proxy: TcpProxy) -> None:
     with connected(proxy) as client:
         client.sendall(b"last words")
         client.shutdown(socket.SHUT_WR)
@@ -69,7 +69,7 @@ def test_a_client_that_has_said_its_last_still_hears_the_answer(proxy: TcpProxy)
     eventually(lambda: proxy.connections == 0)
 
 
-def test_cut_resets_what_is_connected_and_nothing_else(proxy: TcpProxy) -> None:
+def test_cut_resets_open_connections_only(proxy: TcpProxy) -> None:
     with connected(proxy) as before, connected(proxy) as after:
         assert says_back(before, b"a") == b"a"
         proxy.cut()
@@ -115,7 +115,7 @@ def test_a_stalled_connection_can_be_cut(proxy: TcpProxy) -> None:
             client.recv(1)
 
 
-def test_a_server_that_is_not_there_is_a_reset_and_one_that_comes_back_is_found_wherever_it_listens(echo: int) -> None:
+def test_a_missing_server_is_a_reset_and_a_restarted_one_is_found_on_any_port(echo: int) -> None:
     port = free_port()
     with TcpProxy(lambda: port) as proxy:
         with pytest.raises(ConnectionResetError), connected(proxy) as client:

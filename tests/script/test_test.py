@@ -55,7 +55,7 @@ def test_a_run_that_wrote_no_report_has_failed(tmp_path):
     assert tally.failed == 1
 
 
-def test_what_is_missing_fails_in_continuous_integration_only():
+def test_a_missing_service_fails_in_continuous_integration_only():
     for in_ci in (True, False):
         tally = Tally(in_ci)
         tally.missing("no browser")
@@ -89,7 +89,7 @@ def test_a_path_selects_its_tests_and_the_rest_goes_to_pytest(monkeypatch):
         (["tests/orders", "tests/foreign"], True), (["tests/orders"], False), (["tests/test_docs.py", "-x"], False),
     ],
 )  # fmt: skip
-def test_foreign_clients_are_got_ready_where_their_tests_may_run(monkeypatch, arguments, wanted):
+def test_foreign_clients_are_installed_if_their_tests_may_run(monkeypatch, arguments, wanted):
     monkeypatch.chdir(ROOT)
     assert Selection.of(arguments).has_foreign_clients is wanted
 
@@ -103,7 +103,7 @@ def test_a_browser_test_is_selected_alone(monkeypatch):
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_it_its_services_end(tmp_path, how):
+def test_its_services_end_with_it_even_after_a_kill(tmp_path, how):
     command = [sys.executable, "-m", "script.programs.test", "tests/script/test_rabbitmq_node.py"]
     run = RunningProcess(command, {**os.environ, "TMPDIR": str(tmp_path)})
     run.wait_for_line("=== Tests on SQLite", 60)
