@@ -29,20 +29,14 @@ State = InboxMessage.State
 
 
 class Plan(StrEnum):
-    """What a replay does about a message at a consumer."""
+    """What a replay does about a message at a consumer: it runs, or why not."""
 
     RUNS = "runs"
-    #: Nothing: a replay before this one has not begun to be handled.
     REPLAYED = "already replayed"
-    #: Nothing: its effects are there.
     DONE = "already handled"
-    #: Nothing: it waits for its next attempt, or for earlier messages.
     WAITS = "waits already"
-    #: Nothing: no consumer of this name is registered that handles this type.
     NO_HANDLER = "no handler"
-    #: Nothing: only the beginning of its body was kept.
     TRUNCATED = "body truncated"
-    #: Nothing: a person gave it up.
     DISCARDED = "discarded"
 
 
