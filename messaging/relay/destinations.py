@@ -190,7 +190,7 @@ class Destinations:
         There are none where their leases are about to end.
         """
         where, group = plan.alone.pop(0)
-        rows, _ = in_time(group)
+        rows, _ = in_time(group, self._clock())
         if self.unresponsive(where) and len(rows) > 1:
             plan.alone.insert(0, (where, rows[1:]))
             rows = rows[:1]

@@ -68,9 +68,8 @@ class Mark:
     at: float = field(default_factory=time.monotonic)
 
 
-def in_time(held: Iterable[Held]) -> tuple[list[Held], list[OutboxMessage]]:
+def in_time(held: Iterable[Held], now: float) -> tuple[list[Held], list[OutboxMessage]]:
     """Return the rows that may still be published under their leases, and the others."""
-    now = time.monotonic()
     ours, late = [], []
     for each in held:
         if each.publish_before > now:

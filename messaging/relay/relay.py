@@ -54,7 +54,7 @@ class Relay:
         self._declare_due = 0.0
         self._publisher = Publisher("relay", on_change=self.wake)
         self._declaration = Declaration(self._publisher.connection)
-        self._destinations = Destinations()
+        self._destinations = Destinations(lambda: time.monotonic())
         self._throttle = Throttle()
         self.published = 0
 
@@ -127,7 +127,8 @@ class Relay:
             with self._changed:
                 handed = self._handed.take(conf.CLAIM_BATCH)
             # By row: if the database's clock was set forward, a row that was handed over is claimed as well.
-            ours, late = leases.in_time({each.row.pk: each for each in [*handed, *claimed]}.values())
+            held = {each.row.pk: each for each in [*handed, *claimed]}
+            ours, late = leases.in_time(held.values(), time.monotonic())
             if late:
                 self._give_back(late)
                 self.wake()

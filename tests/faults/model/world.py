@@ -646,7 +646,7 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(patch.object(ledger, "claim", _remembered(ledger.claim)))
         stack.enter_context(patch.object(ledger, "note", _forgotten(ledger.note)))
         clock = SimpleNamespace(monotonic=lambda: Stage.world.clock)
-        for module in (relay, leases, outbox, ledger, effect_runner):
+        for module in (relay, outbox, ledger, effect_runner):
             stack.enter_context(patch.object(module, "time", clock))
         stack.enter_context(
             patch.object(effect_runner, "threading", SimpleNamespace(Thread=_AtOnce, Event=threading.Event))
