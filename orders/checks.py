@@ -63,10 +63,10 @@ def _not_payable(model: type[Model], fields: tuple[str, ...]) -> list[str]:
 
 
 @register
-def check_sms_backend(**kwargs: Any) -> list[CheckMessage]:
-    """SMS_BACKEND must name a class that can be imported."""
+def check_text_messages(**kwargs: Any) -> list[CheckMessage]:
+    """SMS_BACKEND must name a backend, and the gateway's address and token must be valid if texts go there."""
     try:
-        sms.get_backend()
+        backend = sms.get_backend()
     except (ImportError, TypeError, ImproperlyConfigured) as error:
         return [
             Error(
@@ -75,38 +75,19 @@ def check_sms_backend(**kwargs: Any) -> list[CheckMessage]:
                 id="orders.E002",
             )
         ]
-    return []
-
-
-@register
-def check_sms_gateway(**kwargs: Any) -> list[CheckMessage]:
-    """If texts go to a gateway, its address and token must be set and valid."""
-    try:
-        backend = sms.get_backend()
-    except (ImportError, TypeError, ImproperlyConfigured):
-        return []  # check_sms_backend reports it
     if not isinstance(backend, sms.GatewayBackend):
         return []
-    found: list[CheckMessage] = [
-        Error(
-            f"SMS_GATEWAY_{which.upper()} {what}.",
-            hint="See the section on the SMS gateway in docs/configuration.md.",
-            id="orders.E003",
-        )
-        for which, what in backend.gateway.problems()
+    hint = "See the section on the SMS gateway in docs/configuration.md."
+    problems = [
+        Error(f"SMS_GATEWAY_{setting.upper()} {problem}.", hint=hint, id="orders.E003")
+        for setting, problem in backend.gateway.problems()
     ]
-    return found or _check_secrecy(backend.gateway.url, backend.gateway.ask_url)
+    if problems or not any(map(_is_unencrypted, (backend.gateway.url, backend.gateway.ask_url))):
+        return [*problems]
+    text = "Token, numbers and texts travel to the SMS gateway unencrypted."
+    return [Warning(text, hint="Use an https:// address.", id="orders.W001")]
 
 
-def _check_secrecy(*urls: str) -> list[CheckMessage]:
-    for url in urls:
-        address = urlsplit(url)
-        if address.scheme == "http" and address.hostname not in {"localhost", "127.0.0.1", "::1"}:
-            return [
-                Warning(
-                    "Token, numbers and texts travel to the SMS gateway unencrypted.",
-                    hint="Use an https:// address.",
-                    id="orders.W001",
-                )
-            ]
-    return []
+def _is_unencrypted(url: str) -> bool:
+    address = urlsplit(url)
+    return address.scheme == "http" and address.hostname not in {"localhost", "127.0.0.1", "::1"}
