@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from messaging.models import InboxMessage, OutboxMessage
-from orders.models import Campaign, Guess, Order, Product, TextMessage
+from orders.models import Campaign, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
 from orders.services import cancel_order, ship_order
 from orders.sms import send_text
@@ -18,10 +18,6 @@ from tests.orders.shop import Buyer, arrival, text_of
 
 OrderOf = Callable[..., Order]
 PAGES = ["", "timeline/", "timeline.json", "print/", "cancel/"]
-
-
-def find(client: Client, number: str, last_four: str, **extra: Any) -> Any:
-    return client.post("/orders/find/", {"number": number, "last_four": last_four}, **extra)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -58,83 +54,6 @@ def test_a_guests_order_belongs_to_the_account_made_in_the_same_browser(buyer: B
     assert buyer.client.get(f"/orders/{number}/").status_code == 404
     buyer.client.post("/accounts/sign-in/", {"username": "ann", "password": "correct horse"})
     assert number in text_of(buyer.client.get("/orders/"))
-
-
-def test_a_guest_finds_an_order_by_number_and_digits(order_of: OrderOf, tea: Product, client: Client) -> None:
-    order = order_of(tea)
-    response = find(client, order.number.lower(), "８０００")
-    assert response.url == f"/orders/{order.number}/"
-    assert client.get(response.url).status_code == 200
-    assert not Guess.objects.exists()
-
-
-@pytest.mark.parametrize("number", [None, "W-222222"])
-def test_a_wrong_guess_does_not_tell_whether_the_order_exists(
-    order_of: OrderOf, tea: Product, client: Client, number: str | None
-) -> None:
-    response = find(client, number or order_of(tea).number, "1111")
-    assert "No order has this number and these digits" in text_of(response)
-
-
-def test_guessing_the_digits_is_stopped_from_all_addresses_and_then_even_a_right_guess(
-    order_of: OrderOf, tea: Product
-) -> None:
-    number = order_of(tea).number
-    for guess in range(5):
-        assert find(Client(), number, f"000{guess}", REMOTE_ADDR=f"10.0.0.{guess}").status_code == 200
-    response = find(Client(), number, "8000", REMOTE_ADDR="10.0.0.99")
-    assert response.status_code == 429
-    assert "too many wrong tries" in text_of(response)
-    assert "Try again in 15 minutes." in text_of(response)
-
-
-def test_one_address_cannot_lock_a_guest_out(order_of: OrderOf, tea: Product, client: Client) -> None:
-    number = order_of(tea).number
-    answers = [find(client, number, f"00{guess:02}", REMOTE_ADDR="10.0.0.1") for guess in range(20)]
-    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 15
-    assert int(answers[-1].headers["Retry-After"]) in range(800, 901)
-    assert find(Client(), number, "8000", REMOTE_ADDR="10.0.0.2").status_code == 302
-
-
-@pytest.mark.parametrize("typed", ["13800138000", "+86 138 0013 8000", "１３８００１３８０００"])
-def test_many_addresses_cannot_lock_out_a_guest_who_knows_the_whole_number(
-    order_of: OrderOf, tea: Product, client: Client, typed: str
-) -> None:
-    number = order_of(tea).number
-    for guess in range(5):
-        find(Client(), number, f"000{guess}", REMOTE_ADDR=f"10.0.0.{guess}")
-    refused = find(client, number, "8000", REMOTE_ADDR="10.0.0.99")
-    assert refused.status_code == 429
-    assert "Or enter the whole phone number instead of four digits." in text_of(refused)
-    assert find(client, number, "13900139000", REMOTE_ADDR="10.0.0.99").status_code == 200
-    assert find(client, number, typed, REMOTE_ADDR="10.0.0.99").status_code == 302
-
-
-def test_whole_numbers_are_not_tried_one_after_the_other(order_of: OrderOf, tea: Product, client: Client) -> None:
-    number = order_of(tea).number
-    for guess in range(5):
-        assert find(client, number, f"1390013900{guess}").status_code == 200
-    refused = find(client, number, "13800138000")
-    assert refused.status_code == 429
-    assert "Or enter" not in text_of(refused)
-
-
-def test_guessing_numbers_is_stopped_by_address(order_of: OrderOf, tea: Product, client: Client) -> None:
-    number = order_of(tea).number
-    digits = "23456789"
-    for guess in range(50):
-        find(client, f"W-2222{digits[guess // 8]}{digits[guess % 8]}", "0000")
-    assert find(client, number, "8000").status_code == 429
-    assert find(client, number, "8000", REMOTE_ADDR="10.0.0.1").status_code == 302
-
-
-def test_the_limit_forgets_after_a_while(order_of: OrderOf, tea: Product, client: Client) -> None:
-    number = order_of(tea).number
-    for _ in range(8):
-        find(client, number, "0000")
-    Guess.objects.update(created_at=timezone.now() - timedelta(minutes=16), kept_until=timezone.now())
-    assert find(client, number, "8000").status_code == 302
-    assert not Guess.objects.exists()
 
 
 @pytest.mark.parametrize("number", ["W-1", "W-7K3M9O", "%00", "w-7k3m9q", "../../etc", "W-7K3M9QQ"])
