@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-import httpx
-
 from messaging.exceptions import NotDone, Reject, RetryLater
+
+if TYPE_CHECKING:
+    import httpx
 
 #: Share of the time that connecting may take, so that a failed connection is known while there is time to record it.
 CONNECTING = 0.5
@@ -103,6 +104,9 @@ class SmsGateway:
                 yield "ask_url", "does not say {key} where the key belongs"
 
     def _exchange(self, method: str, url: str, key: str, timeout: float, body: bytes | None = None) -> _Answer:
+        # Importing it takes 0.15 s, which most processes can do without.
+        import httpx
+
         for setting, problem in self.problems():
             raise NotDone(f"SMS_GATEWAY_{setting.upper()} {problem}")
         headers = {
@@ -112,7 +116,9 @@ class SmsGateway:
             "Accept": "application/json",
             "Connection": "close",
         }
-        return _Exchange(httpx.Request(method, url, headers=headers, content=body), timeout).answer()
+        # The transport alone: a client would follow proxies of the environment, and log addresses.
+        transport = httpx.HTTPTransport(verify=_system_certificates())
+        return _Exchange(httpx.Request(method, url, headers=headers, content=body), transport, timeout).answer()
 
     def _error_for(self, answer: _Answer) -> Exception:
         status, delay = answer.status, _retry_after(answer.headers)
@@ -145,14 +151,12 @@ class _Exchange:
     together, and a read timeout begins anew with each byte of an answer that drips in.
     """
 
-    def __init__(self, request: httpx.Request, timeout: float) -> None:
+    def __init__(self, request: httpx.Request, transport: httpx.HTTPTransport, timeout: float) -> None:
         self._connecting = timeout * CONNECTING
         self._deadline = time.monotonic() + timeout
-        request.extensions = {
-            "timeout": httpx.Timeout(timeout, connect=self._connecting).as_dict(),
-            "trace": self._trace,
-        }
-        self._request = request
+        limits = {"connect": self._connecting, "read": timeout, "write": timeout, "pool": timeout}
+        request.extensions = {"timeout": limits, "trace": self._trace}
+        self._request, self._transport = request, transport
         self._lock = threading.Lock()
         #: Whether the first byte of the request may have left.
         self._begun = False
@@ -182,9 +186,8 @@ class _Exchange:
         raise NotDone(f"the gateway cannot be reached: {_description(self._error)}")
 
     def _run(self) -> None:
-        # The transport alone: a client would follow proxies of the environment, and log addresses.
         try:
-            with httpx.HTTPTransport(verify=_system_certificates()) as transport:
+            with self._transport as transport:
                 response = transport.handle_request(self._request)
                 received = b""
                 for piece in response.iter_raw():
