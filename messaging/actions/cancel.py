@@ -42,8 +42,6 @@ examples:
   manage.py messages cancel 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f       one message, wherever it waits
   manage.py messages cancel --consumer sms --subject W-ABC123          an order's retries at one consumer
   manage.py messages cancel --type order.placed --dry-run              how many that would be
-
-exit codes: 0 done, 1 nothing to cancel, 2 wrong arguments, 3 database unreachable
 """
     meaning = (
         "A cancelled message is not published, and one that waits for earlier messages is not handled. If it was to "

@@ -26,8 +26,6 @@ A discarded message cannot be replayed. It is kept for INBOX_RETENTION_DAYS, so 
 examples:
   manage.py messages discard 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f --note "test data"
   manage.py messages discard --group 3fa9c1d2e4b5 --dry-run            how many that would be
-
-exit codes: 0 done, 1 nothing to discard, 2 wrong arguments, 3 database unreachable
 """
     meaning = (
         "A discarded message is given up for good: it cannot be replayed any more. It is kept for a while, so that a "

@@ -33,8 +33,6 @@ anyway.
 examples:
   manage.py messages publish 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f      one message
   manage.py messages publish --type order.placed                       what is unroutable or was refused, and retries
-
-exit codes: 0 done, 1 nothing waits, 2 wrong arguments, 3 database unreachable
 """
     meaning = "A retry that waits, an unroutable message or one that the broker refused is due at once."
     states = {OutboxMessage: (State.PENDING, State.UNROUTABLE, State.FAILED)}

@@ -79,8 +79,6 @@ examples:
   manage.py messages replay --consumer sms --since 2h --note "gateway is back"
   manage.py messages replay --waiting --type order.placed              publish now what is unroutable or was refused
 
-exit codes: 0 done, 1 nothing to replay, or too many failed again, 2 wrong arguments, 3 database unreachable,
-7 the canary was not handled in time
 """
     options = (
         Option(name="waiting", help="not the dead: publish now what waits in the outbox", type=bool, default=False),

@@ -55,7 +55,6 @@ examples:
   manage.py messages settle 17 --not-done --note "not in their log"    it was not, and is sent again
   manage.py messages settle 17 --give-up                               it is not tried again
 
-exit codes: 0 done, 1 it cannot be settled so, or does not exist, 2 wrong arguments, 3 database unreachable
 """
     options = (
         Option(

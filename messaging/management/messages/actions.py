@@ -20,6 +20,7 @@ from messaging.management.tables import write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
 
+EXIT_CODES = "exit codes: 0 done, 1 nothing or not all, 2 wrong arguments, 3 database unreachable, 7 not in time\n"
 PLAN = ("what", "count", "consumer", "type")
 
 
@@ -29,7 +30,7 @@ class ActionCommand:
     def __init__(self, action: Action) -> None:
         self.action = action
         self.HELP = action.help
-        self.EXAMPLES = action.examples
+        self.EXAMPLES = f"{action.examples}\n{EXIT_CODES}"
 
     @property
     def _is_about_effects(self) -> bool:
