@@ -343,25 +343,6 @@ def test_a_frozen_broker_hangs_neither_a_method_nor_the_stop_and_is_found_again(
 # --- Topology ----------------------------------------------------------------------------------------------
 
 
-def test_a_topology_may_be_declared_again(vhost: str) -> None:
-    with connecting() as connection:
-        connection.wait_until_open(5)
-        for _ in range(2):
-            assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
-    with plain_channel(vhost) as channel:
-        channel.queue_declare("tests.notes", passive=True)
-        channel.queue_declare(desired.dead_letter_queue(), passive=True)
-
-
-def test_a_queue_with_other_properties_is_used_unchanged(vhost: str) -> None:
-    with plain_channel(vhost) as channel:
-        channel.queue_declare("tests.notes", durable=True)
-        channel.exchange_declare("orders.events", "topic", durable=True)
-    with connecting() as connection:
-        connection.wait_until_open(5)
-        assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
-
-
 @pytest.mark.parametrize("ask_again", [300.0, 0.0])
 def test_a_differing_queue_is_logged_once_and_declared_once_it_is_gone(
     vhost: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, ask_again: float
