@@ -75,8 +75,20 @@ _CERTIFICATE_FAULTS = {
 
 
 def unavailable(error: BaseException, address: BrokerAddress | None = None) -> BrokerUnavailable:
-    """Return the error that says why the connection to the broker failed or was lost."""
-    return _kind(_cause(error))(describe(error, address))
+    """Return the error that says in one line why the connection to the broker failed or was lost.
+
+    It names `address`, if that is given, and never any credentials.
+    """
+    error = _cause(error)
+    if isinstance(error, ConnectionRefusedError):
+        return BrokerUnavailable(f"connection refused: nothing listens {f'at {address.place}' if address else 'there'}")
+    found = _explained(error, address)
+    return type(found)(f"{found} ({address.place})") if address else found
+
+
+def describe(error: BaseException, address: BrokerAddress | None = None) -> str:
+    """Return the text of `unavailable`."""
+    return str(unavailable(error, address))
 
 
 def refused_or_lost(error: BaseException) -> OperationRefused | BrokerUnavailable:
@@ -93,23 +105,6 @@ def refused_or_lost(error: BaseException) -> OperationRefused | BrokerUnavailabl
             kind = ObjectLimitReached
         return kind(error.reply_text, error.reply_code)
     return unavailable(error)
-
-
-def _kind(error: BaseException) -> type[BrokerUnavailable]:
-    code, words = _closed_by_broker(error)
-    if _LIMIT.search(words) or isinstance(error, exceptions.NoFreeChannels):
-        return LimitReached
-    if _VHOST_DOWN.search(words):
-        return VhostDown
-    if isinstance(error, exceptions.ConnectionClosed) and TRANSIENT_QUEUES in error.reply_text:
-        return TransientQueuesForbidden
-    if code:
-        return BrokerRefused if code in _CONNECTION_REFUSED else BrokerUnavailable
-    if isinstance(error, ssl.SSLCertVerificationError) or _certificate_alert(error):
-        return BrokerRefused
-    # pika itself breaks off a handshake that takes too long.
-    late = (connection_workflow.AMQPConnectorStackTimeout, exceptions.ConnectionOpenAborted, TimeoutError)
-    return BrokerSilent if isinstance(error, late) else BrokerUnavailable
 
 
 # --- Differences --------------------------------------------------------------------------------------------------
@@ -154,71 +149,57 @@ def _value(text: str) -> str | None:
 # --- Words --------------------------------------------------------------------------------------------------------
 
 
-def describe(error: BaseException, address: BrokerAddress | None = None) -> str:
-    """Return one line that says what went wrong, and where if `address` is given, without any credentials."""
-    error = _cause(error)
-    if address is None:
-        return _described(error)
-    if isinstance(error, ConnectionRefusedError):
-        return f"connection refused: nothing listens at {address.place}"
-    return f"{_described(error, address)} ({address.place})"
-
-
-def _described(error: BaseException, address: BrokerAddress | None = None) -> str:
+def _explained(error: BaseException, address: BrokerAddress | None) -> BrokerUnavailable:
     if alert := _certificate_alert(error):
-        return f"TLS: the broker refused our certificate, or wants one ({alert}): set AMQP_TLS_CERT_FILE"
-    kind = _kind(error)
-    _, words = _closed_by_broker(error)
+        return BrokerRefused(f"TLS: the broker refused our certificate, or wants one ({alert}): set AMQP_TLS_CERT_FILE")
+    code, words = _closed_by_broker(error)
+    kind = BrokerRefused if code in _CONNECTION_REFUSED else BrokerUnavailable
     match error:
         case exceptions.NoFreeChannels():
-            return "all channels that the broker allows on one connection (channel_max) are open"
-        case _ if kind is LimitReached:
-            return f"the broker is at a limit: {words}"
-        case _ if kind is VhostDown:
-            return f"the virtual host does not run there, `rabbitmqctl restart_vhost` starts it: {words}"
-        case _ if kind is TransientQueuesForbidden:
-            return f"this broker permits no queues that are neither durable nor exclusive ({TRANSIENT_QUEUES})"
+            return LimitReached("all channels that the broker allows on one connection (channel_max) are open")
+        case _ if _LIMIT.search(words):
+            return LimitReached(f"the broker is at a limit: {words}")
+        case _ if _VHOST_DOWN.search(words):
+            return VhostDown(f"the virtual host does not run there, `rabbitmqctl restart_vhost` starts it: {words}")
+        case exceptions.ConnectionClosed() if TRANSIENT_QUEUES in error.reply_text:
+            return TransientQueuesForbidden(
+                f"this broker permits no queues that are neither durable nor exclusive ({TRANSIENT_QUEUES})"
+            )
         case exceptions.ProbableAuthenticationError() | exceptions.ProbableAccessDeniedError() if (
-            kind is not BrokerRefused
+            kind is BrokerUnavailable
         ):
-            return f"the connection ended during the log-in: {_text_at_log_in(error)}"
+            return kind(f"the connection ended during the log-in: {_text_at_log_in(error)}")
         case exceptions.ProbableAuthenticationError() | exceptions.AuthenticationError():
-            said = "the broker refused the user name or the password"
-            return f"{said}; {GUEST_IS_LOCAL}" if address is None or address.is_guest_elsewhere else said
-        case exceptions.ProbableAccessDeniedError() if "vhost" in words:
-            return f"the broker refused access to the virtual host: {words}"
+            hint = f"; {GUEST_IS_LOCAL}" if address is None or address.is_guest_elsewhere else ""
+            return kind(f"the broker refused the user name or the password{hint}")
         case exceptions.ProbableAccessDeniedError():
-            return f"the broker refused the connection: {words}"
+            what = "access to the virtual host" if "vhost" in words else "the connection"
+            return kind(f"the broker refused {what}: {words}")
         case exceptions.ConnectionClosed() | exceptions.ChannelClosed():
-            return f"{error.reply_code} {' '.join(error.reply_text.split())}"
+            return kind(f"{error.reply_code} {' '.join(error.reply_text.split())}")
         case exceptions.AMQPHeartbeatTimeout():
-            return "the broker sent no heartbeat in time"
+            return kind("the broker sent no heartbeat in time")
         case exceptions.IncompatibleProtocolError():
             # pika's name for any end before the broker's first frame.
-            return "whoever answers there hung up before the AMQP handshake: is it RabbitMQ, and has it started?"
-        case _ if kind is BrokerSilent:
-            return "the broker did not answer in time"
-        case ConnectionRefusedError():
-            return "connection refused: nothing listens there"
+            return kind("whoever answers there hung up before the AMQP handshake: is it RabbitMQ, and has it started?")
+        case connection_workflow.AMQPConnectorStackTimeout() | exceptions.ConnectionOpenAborted() | TimeoutError():
+            # pika itself breaks off a handshake that takes too long.
+            return BrokerSilent("the broker did not answer in time")
+        case ssl.SSLCertVerificationError():
+            fault = _CERTIFICATE_FAULTS.get(error.verify_code, "is refused: {because}")
+            because = error.verify_message.rstrip(".")
+            return BrokerRefused(f"TLS: the broker's certificate {fault.format(because=because)}")
+        case ssl.SSLError() if error.reason in _NOT_TLS:
+            return kind("TLS: whoever answers there speaks no TLS: amqps:// has a port of its own")
         case ssl.SSLError():
-            return f"TLS: {_tls(error)}"
+            return kind(f"TLS: {_in_words(error.reason or str(error))}")
         case socket.gaierror():
-            return f"the host name cannot be resolved: {error.strerror}"
+            return kind(f"the host name cannot be resolved: {error.strerror}")
         case exceptions.StreamLostError():
-            return f"the connection broke: {error}"
+            return kind(f"the connection broke: {error}")
         case TypeError():
-            return f"a value of the wrong kind was given: {error}"
-        case _:
-            return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-def _tls(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        fault = _CERTIFICATE_FAULTS.get(error.verify_code, "is refused: {because}")
-        return f"the broker's certificate {fault.format(because=error.verify_message.rstrip('.'))}"
-    if error.reason in _NOT_TLS:
-        return "whoever answers there speaks no TLS: amqps:// has a port of its own"
-    return _in_words(error.reason or str(error))
+            return kind(f"a value of the wrong kind was given: {error}")
+    return kind(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
 # --- pika's errors, unwrapped -------------------------------------------------------------------------------------
