@@ -12,6 +12,7 @@ from django.db import connection, connections
 from django.test import TransactionTestCase
 
 from script.services.rabbitmq import RabbitMQNode
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.repeats import is_full
 
@@ -140,6 +141,15 @@ def _breakable_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit
 def vhost(broker: RabbitMQNode, settings: Any) -> Iterator[str]:
     """A fresh, empty vhost that `settings.MESSAGING` points at; its AMQP address."""
     yield from _fresh_vhost(broker, settings)
+
+
+@pytest.fixture
+def network(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[BrokerNetwork]:
+    """The network in front of the shared broker, with `settings.MESSAGING` pointing through it at a fresh vhost."""
+    with BrokerNetwork(lambda: broker.port) as network:
+        url = vhost.replace(f":{broker.port}/", f":{network.port}/")
+        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+        yield network
 
 
 @pytest.fixture

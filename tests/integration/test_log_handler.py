@@ -24,6 +24,7 @@ from messaging.topology import desired
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.environment import ROOT, process_environment
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
@@ -36,7 +37,7 @@ SLACK = 10.0
 @pytest.fixture
 def log(request: pytest.FixtureRequest) -> Iterator[logging.Logger]:
     """A logger whose only handler is the one to be tested; `log.handlers[0]`."""
-    for name in ("vhost", "breakable_broker"):
+    for name in ("vhost", "network", "breakable_broker"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
     logger = logging.Logger("tests.shop", logging.DEBUG)  # unknown to logging, and so to those who would listen in
@@ -221,19 +222,19 @@ def test_without_a_broker_logging_does_not_wait_and_dropped_lines_are_counted(
 
 
 def test_lines_written_without_a_broker_arrive_once_it_is_back(
-    breakable_broker: RabbitMQNode, log: logging.Logger, settings: Any, monkeypatch: pytest.MonkeyPatch
+    network: BrokerNetwork, log: logging.Logger, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conf, "RECONNECT_MAX", 0.5)
     url = conf.get().amqp_urls[0]
     with listening(url, queue="kept") as listener:
         log.info("before")
         eventually(listener.read)
-    breakable_broker.kill()
+    network.kill()
     eventually(lambda: not handler_of(log).sender.publisher.ready)  # type: ignore[union-attr]
     monkeypatch.setattr(log_handler, "MAX_LINES", 10)
     for number in range(15):
         log.info("line %d", number)
-    breakable_broker.start()
+    network.start()
     with listening(url, queue="kept") as listener:
         eventually(lambda: sum(line.get("count", 1) for _, line in listener.read()) == 15)
     assert listener.lines[0][1]["count"] == handler_of(log).dropped in {4, 5}
@@ -309,12 +310,12 @@ def test_the_last_line_of_a_short_process_arrives(vhost: str, transactional_db: 
 
 @pytest.mark.parametrize("fault", ["away", "frozen"])
 def test_a_process_ends_in_time_whatever_the_broker_does(
-    breakable_broker: RabbitMQNode, transactional_db: None, fault: str
+    network: BrokerNetwork, transactional_db: None, fault: str
 ) -> None:
     if fault == "away":
-        breakable_broker.kill()
+        network.kill()
     else:
-        breakable_broker.pause()
+        network.pause()
     done = short_process(
         "import atexit, time; began = time.monotonic()",
         "for number in range(100): logging.getLogger('last').error('good bye')",
@@ -337,13 +338,13 @@ def short_process(*lines: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_every_worker_of_a_web_server_writes_and_a_request_waits_for_none(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+    network: BrokerNetwork, run_process: ProcessStarter
 ) -> None:
     with listening(conf.get().amqp_urls[0], "django_structlog.#", "*.info") as listener:
         web = run_process.web(workers=2, LOG_TO_BROKER="1", RELAY_THREAD="0", LOG_LEVEL="INFO")
         eventually(lambda: _visit(web.url) or len({line["process"] for _, line in listener.read()}) == 2, 30)
         assert all("request_id" in line for key, line in listener.lines if line["text"].startswith("request_"))
-    breakable_broker.pause()
+    network.pause()
     began = time.monotonic()
     for _ in range(20):
         _visit(web.url)

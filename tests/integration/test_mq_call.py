@@ -14,6 +14,7 @@ from messaging import procedures
 from messaging.rpc import client, procedure
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.rpc import RunningServer, got, raw_channel
 from tests.support.waiting import eventually
@@ -130,10 +131,8 @@ def test_a_text_is_written_with_its_quotation_marks(vhost: str, run_process: Pro
     assert run_process("mq", "call", "fib", "abc").wait_for_line("""a text is written '"abc"'""")
 
 
-def test_a_broker_that_is_away_is_one_line_and_exit_code_3(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
-    breakable_broker.kill()
+def test_a_broker_that_is_away_is_one_line_and_exit_code_3(network: BrokerNetwork, run_process: ProcessStarter) -> None:
+    network.kill()
     calling = run_process("mq", "call", "fib", "30")
 
     assert calling.wait() == 3
@@ -144,9 +143,9 @@ def test_a_broker_that_is_away_is_one_line_and_exit_code_3(
 
 @pytest.mark.parametrize("timeout", ["1", "20"])
 def test_a_frozen_broker_is_one_line_and_exit_code_7(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter, timeout: str
+    network: BrokerNetwork, run_process: ProcessStarter, timeout: str
 ) -> None:
-    breakable_broker.pause()
+    network.pause()
     calling = run_process("mq", "call", "fib", "30", "--timeout", timeout)
 
     assert calling.wait(40) == 7

@@ -19,6 +19,7 @@ from messaging.mq.management.commands import mq as mq_command
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.command_line import mq
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.waiting import eventually
 
@@ -232,11 +233,9 @@ def test_ctrl_c_ends_it_well_while_it_waits_or_works(vhost: str, run_process: Pr
     assert (idle.wait(), idle.lines[-1]) == (0, "Stopped after 0 messages.")
 
 
-def test_ctrl_c_ends_it_well_while_the_broker_is_frozen(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
+def test_ctrl_c_ends_it_well_while_the_broker_is_frozen(network: BrokerNetwork, run_process: ProcessStarter) -> None:
     listener = listening(run_process, "amq.fanout")
-    breakable_broker.pause()
+    network.pause()
     listener.send(signal.SIGINT)
     assert (listener.wait(), listener.lines[-1]) == (0, "Stopped after 0 messages.")
 
@@ -262,14 +261,14 @@ def test_a_queue_that_is_deleted_ends_it(vhost: str, run_process: ProcessStarter
     assert "Traceback" not in listener.output
 
 
-def test_it_outlives_the_broker(breakable_broker: RabbitMQNode, run_process: ProcessStarter) -> None:
+def test_it_outlives_the_broker(network: BrokerNetwork, run_process: ProcessStarter) -> None:
     subscribed = listening(run_process, "logs", "--type", "fanout", "--declare")
     declaring = listening(run_process, "gone", "--declare", "--transient")
 
-    breakable_broker.kill()
+    network.kill()
     for each in (subscribed, declaring):
         each.wait_for_line(r"^The connection is lost \(.+\)\. Connecting again…")
-    breakable_broker.start()
+    network.start()
 
     subscribed.wait_for_line("^Listening again on exchange logs. What was published since .* was missed.", timeout=60)
     declaring.wait_for_line("^Listening again on queue gone.", timeout=60)

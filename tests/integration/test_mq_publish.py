@@ -11,6 +11,7 @@ import pytest
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.command_line import mq
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.running import take_all
 from tests.support.waiting import eventually
@@ -141,14 +142,14 @@ def test_an_absent_broker_is_one_line_and_exit_code_3() -> None:
     assert (said.code, said.err) == (3, "RabbitMQ: connection refused: nothing listens at 127.0.0.1:1. Check AMQP_URL.")
 
 
-def test_a_frozen_broker_is_exit_code_7(breakable_broker: RabbitMQNode, settings: Any) -> None:
+def test_a_frozen_broker_is_exit_code_7(network: BrokerNetwork, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, **QUICK}
     assert mq("publish", "x", "--queue", "q", "--declare").code == 0
-    breakable_broker.pause()
+    network.pause()
     said = mq("publish", "x", "--queue", "q")
     assert said.code == 7
     assert said.err.startswith("RabbitMQ: the broker did not answer in time (127.0.0.1:")
-    breakable_broker.resume()
+    network.resume()
     assert mq("publish", "y", "--queue", "q").code == 0
 
 

@@ -26,6 +26,7 @@ from script.services.rabbitmq import RabbitMQNode
 from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Erased, Noted, a_consumer, registered
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.running import IMPATIENT, InThread, add, running_relay, take_all
 from tests.support.waiting import eventually
@@ -38,7 +39,7 @@ State = OutboxMessage.State
 
 @pytest.fixture(autouse=True)
 def impatience(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
-    for name in ("vhost", "breakable_broker"):
+    for name in ("vhost", "network", "breakable_broker"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
@@ -528,14 +529,14 @@ def test_a_broker_lost_before_refused_rows_are_repeated_fails_none_of_them(
     home.join()
 
 
-def test_a_frozen_broker_gets_all_rows_once_it_continues(breakable_broker: RabbitMQNode, settings: Any) -> None:
+def test_a_frozen_broker_gets_all_rows_once_it_continues(network: BrokerNetwork, settings: Any) -> None:
     with running_relay():
         add(Noted(text="before"))
         eventually(all_published)
-        breakable_broker.pause()
+        network.pause()
         add(*[Noted(text=f"m{number}") for number in range(20)])
         eventually(lambda: OutboxMessage.objects.filter(state=State.PENDING, publish_attempts__gte=1).count() == 20)
-        breakable_broker.resume()
+        network.resume()
         eventually(all_published, within=30)
     assert texts_in(url(settings)).keys() == {"before", *(f"m{number}" for number in range(20))}
 
@@ -559,13 +560,11 @@ def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, se
     assert min(counts.values()) >= 2, "each arrived at first too: the inbox knows the copy by its id"
 
 
-def test_a_frozen_broker_does_not_delay_the_stop(
-    breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frozen_broker_does_not_delay_the_stop(network: BrokerNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
     with running_relay(drain_timeout=0.5) as running:
         eventually(lambda: running._publisher.ready)
-        breakable_broker.pause()
+        network.pause()
         row = a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
         running.hand_over([row], _now())
         began = _now()

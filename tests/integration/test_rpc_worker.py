@@ -14,6 +14,7 @@ from messaging.broker import request_queue
 from messaging.models import InboxMessage
 from messaging.rpc import client
 from script.services.rabbitmq import RabbitMQNode
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.rpc import raw_channel
 from tests.support.waiting import eventually
@@ -81,33 +82,33 @@ def test_wrong_credentials_end_the_command_with_one_line(vhost: str, wrong: str,
     assert "Traceback" not in worker.output
 
 
-def test_without_a_broker_a_call_says_so(breakable_broker: RabbitMQNode) -> None:
-    breakable_broker.kill()
+def test_without_a_broker_a_call_says_so(network: BrokerNetwork) -> None:
+    network.kill()
 
     with pytest.raises(rpc.NoBroker, match="not sent"):
         quote()
 
 
-def test_a_broker_that_dies_during_a_call_is_said_at_once(breakable_broker: RabbitMQNode) -> None:
+def test_a_broker_that_dies_during_a_call_is_said_at_once(network: BrokerNetwork) -> None:
     with ThreadPoolExecutor(1) as threads:
         with raw_channel() as channel:
             channel.queue_declare("silent", durable=True)
             calling = threads.submit(rpc.call, "silent", 1, timeout=60, queue="silent")
             eventually(lambda: channel.queue_declare("silent", passive=True).method.message_count == 1)
-        breakable_broker.kill()
+        network.kill()
 
         with pytest.raises(rpc.ConnectionLost, match="before the reply"):
             calling.result(60)
 
 
-def test_a_frozen_broker_costs_the_timeout_and_no_more(breakable_broker: RabbitMQNode) -> None:
-    breakable_broker.pause()
+def test_a_frozen_broker_costs_the_timeout_and_no_more(network: BrokerNetwork) -> None:
+    network.pause()
     with pytest.raises(rpc.NoBroker, match="not sent"):
         quote(timeout=0.5)
-    breakable_broker.resume()
+    network.resume()
     eventually(lambda: failure_of_a_call() is rpc.NoServer)
 
-    breakable_broker.pause()
+    network.pause()
     with pytest.raises(rpc.RpcTimeout):
         quote(timeout=0.5)
 
@@ -125,16 +126,14 @@ def test_a_broker_out_of_memory_costs_the_timeout_and_no_more(
     assert quote() == ANSWER
 
 
-def test_worker_and_client_come_back_with_the_broker(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
+def test_worker_and_client_come_back_with_the_broker(network: BrokerNetwork, run_process: ProcessStarter) -> None:
     worker = serving(run_process)
     assert quote() == ANSWER
-    breakable_broker.kill()
+    network.kill()
     worker.wait_for_line("amqp.lost")
     with pytest.raises((rpc.NoBroker, rpc.ConnectionLost)):
         quote()
-    breakable_broker.start()
+    network.start()
 
     assert eventually(lambda: failure_of_a_call() is None, 30)
     assert worker.stop() == 0
@@ -142,12 +141,12 @@ def test_worker_and_client_come_back_with_the_broker(
 
 
 def test_the_command_waits_for_a_broker_that_is_not_there_yet(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+    network: BrokerNetwork, run_process: ProcessStarter
 ) -> None:
-    breakable_broker.kill()
+    network.kill()
     worker = run_process("run_rpc_worker")
     worker.wait_for_line("amqp.unreachable")
-    breakable_broker.start()
+    network.start()
     worker.wait_for_line("Serving", timeout=30)
 
     assert quote() == ANSWER

@@ -17,6 +17,7 @@ from messaging.monitoring import status
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.consuming import Noted, a_consumer, a_dead_message, registered
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.running import add, running_worker
 from tests.support.terminal import on_terminal
@@ -125,8 +126,8 @@ def test_a_broker_that_is_away_is_exit_code_3_and_the_rest_is_shown(settings: An
     assert "secret" not in output
 
 
-def test_a_frozen_broker_is_exit_code_7_and_the_rest_is_shown(breakable_broker: RabbitMQNode) -> None:
-    breakable_broker.pause()
+def test_a_frozen_broker_is_exit_code_7_and_the_rest_is_shown(network: BrokerNetwork) -> None:
+    network.pause()
 
     code, output = shown()
 

@@ -16,8 +16,8 @@ from messaging.message import Delivery
 from messaging.models import OutboxMessage
 from messaging.monitoring import status
 from messaging.retry import RetryPolicy
-from script.services.rabbitmq import RabbitMQNode
 from tests.support.consuming import Noted, a_consumer, registered
+from tests.support.network import BrokerNetwork
 from tests.support.running import IMPATIENT, add, running_relay, running_worker
 from tests.support.waiting import eventually
 
@@ -46,18 +46,18 @@ def published(subject: str) -> bool:
     return OutboxMessage.objects.filter(subject=subject, state="published").exists()
 
 
-def test_with_a_frozen_broker_a_message_is_due_and_not_confirmed(breakable_broker: RabbitMQNode, settings: Any) -> None:
+def test_with_a_frozen_broker_a_message_is_due_and_not_confirmed(network: BrokerNetwork, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
     with running_relay():
         add(Noted(text="before"), subject="W-1")
         eventually(lambda: published("W-1"))
-        breakable_broker.pause()
+        network.pause()
         add(Noted(text="meanwhile"), subject="W-2")
         due = r"test\.noted: not yet confirmed by RabbitMQ, due for ([2-9]|\d\d)\..*"
         eventually(lambda: re.fullmatch(due, told("W-2")[-1]), report=lambda: told("W-2"))
         assert said_of("W-2") == ["test.noted not published yet"]
 
-        breakable_broker.resume()
+        network.resume()
         eventually(lambda: published("W-2"), 30)
     assert told("W-2")[1] == "published, confirmed by RabbitMQ"
 

@@ -25,6 +25,7 @@ from tests.support import amqp
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
 from tests.support.missing_table import missing_table
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.running import IMPATIENT, RunningWorker, add, running_relay, running_worker, take_all
 from tests.support.waiting import eventually
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture(autouse=True)
 def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("vhost", "breakable_broker"):
+    for name in ("vhost", "network", "breakable_broker"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
@@ -430,7 +431,7 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
     assert set(DeliveryAttempt.objects.values_list("number", "redelivered")) == {(1, False)}
 
 
-def test_a_frozen_broker_delays_neither_handler_nor_stop(breakable_broker: RabbitMQNode, settings: Any) -> None:
+def test_a_frozen_broker_delays_neither_handler_nor_stop(network: BrokerNetwork, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 110.0}
     address = settings.MESSAGING["AMQP_URLS"][0]
     begun, may_end = threading.Event(), threading.Event()
@@ -445,12 +446,12 @@ def test_a_frozen_broker_delays_neither_handler_nor_stop(breakable_broker: Rabbi
     send(address, a_message("x"))
     worker = RunningWorker([consumer])
     assert begun.wait(10)
-    breakable_broker.pause()
+    network.pause()
     may_end.set()
     eventually(lambda: notes("x") == 1)
     worker.stop()
     worker.join(90)
-    breakable_broker.resume()
+    network.resume()
     with running_worker(consumer) as again:
         eventually(again.consumers[0].is_idle)
     assert notes("x") == 1
