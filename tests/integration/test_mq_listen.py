@@ -16,7 +16,6 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging import routing
 from messaging.mq import listen
 from messaging.mq.management.commands import mq as mq_command
-from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.command_line import mq
 from tests.support.network import BrokerNetwork
@@ -261,13 +260,14 @@ def test_a_queue_that_is_deleted_ends_it(vhost: str, run_process: ProcessStarter
     assert "Traceback" not in listener.output
 
 
-def test_it_outlives_the_broker(network: BrokerNetwork, run_process: ProcessStarter) -> None:
+def test_it_outlives_the_broker(network: BrokerNetwork, vhost: str, run_process: ProcessStarter) -> None:
     subscribed = listening(run_process, "logs", "--type", "fanout", "--declare")
     declaring = listening(run_process, "gone", "--declare", "--transient")
 
     network.kill()
     for each in (subscribed, declaring):
         each.wait_for_line(r"^The connection is lost \(.+\)\. Connecting again…")
+    delete_queue(vhost, "gone")  # as a restart does
     network.start()
 
     subscribed.wait_for_line("^Listening again on exchange logs. What was published since .* was missed.", timeout=60)
@@ -280,13 +280,20 @@ def test_it_outlives_the_broker(network: BrokerNetwork, run_process: ProcessStar
 
 
 def test_a_queue_that_did_not_outlive_the_broker_ends_it(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+    network: BrokerNetwork, vhost: str, run_process: ProcessStarter
 ) -> None:
     publish("x", "--queue", "transient", "--declare", "--transient")
     listener = listening(run_process, "transient")
-    breakable_broker.restart()
+    network.kill()
+    delete_queue(vhost, "transient")
+    network.start()
     assert listener.wait(60) == 1
     assert "Queue transient is gone. Nothing more can arrive." in listener.lines[-1]
+
+
+def delete_queue(url: str, name: str) -> None:
+    with plain_channel(url) as channel:
+        channel.queue_delete(name)
 
 
 # --- purge -------------------------------------------------------------------------------------------------
