@@ -1,6 +1,6 @@
 """A small shop, and the ways to order from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,6 +15,8 @@ from orders import shipping
 from orders.models import Campaign, Order, Product
 from orders.services import Wanted, place_order
 from orders.shipping import ShippingQuote
+from orders.sms_gateway import SmsGateway
+from script.services.sms_gateway import SmsGateway as StubGateway
 from tests.orders.shop import Buyer, arrival
 
 QUOTE = ShippingQuote(amount=Decimal("10.00"), source=Order.ShippingSource.QUOTED)
@@ -82,3 +84,16 @@ def quoted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def buyer(client: Client, quoted: list[dict[str, Any]]) -> Buyer:
     """A visitor of the shop, without JavaScript."""
     return Buyer(client)
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubGateway]:
+    with StubGateway(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(stub: StubGateway) -> SmsGateway:
+    """The shop's side of a gateway that behaves well, unless told otherwise."""
+    stub.behave()
+    return SmsGateway(url=stub.url, token=stub.token, honours_keys=True, ask_url=f"{stub.url}?key={{key}}")

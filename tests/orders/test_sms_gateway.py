@@ -1,110 +1,27 @@
 """The meaning of a gateway's answers, and of missing ones. Real sockets, no database."""
 
-import json
 import socket
-import ssl
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from messaging.exceptions import NotDone, Reject, RetryLater
 from orders.sms_gateway import MaybeSent, SmsGateway
-from script.services.ports import free_port
 from script.services.sms_gateway import SmsGateway as Stub
 from script.services.sms_gateway_ledger import Fault
+from tests.orders.any_answer import PHONE, TEXT, answering, http, read_request, result_of
 
-PHONE = "+8613800138000"
-TEXT = "your order W-234567, 宝"
 #: The error of a send, by the gateway's fault.
-MEANINGS: dict[Fault, type[Exception] | None] = {
-    Fault.SERVER_ERROR: MaybeSent,
-    Fault.UNAVAILABLE: MaybeSent,
+MEANINGS: dict[Fault, type[Exception]] = dict.fromkeys(Fault, MaybeSent) | {
     Fault.TOO_MANY: RetryLater,
     Fault.BAD_REQUEST: Reject,
     Fault.REFUSED: Reject,
     Fault.UNAUTHORISED: NotDone,
-    Fault.REDIRECT: MaybeSent,
-    Fault.CUT_BEFORE: MaybeSent,
-    Fault.NEVER_ANSWER: MaybeSent,
-    Fault.ANSWER_LATE: MaybeSent,
-    Fault.SEND_LATE: MaybeSent,
-    Fault.SEND_AND_FAIL: MaybeSent,
-    Fault.CUT_AFTER: MaybeSent,
-    Fault.GARBAGE: MaybeSent,
-    Fault.HALF_AN_ANSWER: MaybeSent,
-    Fault.SLOW_BODY: MaybeSent,
 }
-Serve = Callable[[socket.socket], None]
-
-
-@pytest.fixture(scope="module")
-def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stub]:
-    with Stub(tmp_path_factory.mktemp("gateway")) as running:
-        yield running
-
-
-@pytest.fixture
-def gateway(stub: Stub) -> SmsGateway:
-    """The shop's side of a gateway that behaves well, unless told otherwise."""
-    stub.behave()
-    return SmsGateway(url=stub.url, token=stub.token, honours_keys=True, ask_url=f"{stub.url}?key={{key}}")
-
-
-@contextmanager
-def answering(answer: bytes | Serve) -> Iterator[str]:
-    """Serve `answer`, whatever is asked, on an address of its own."""
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                line, _ = listener.accept()
-                with line, suppress(OSError):
-                    if callable(answer):
-                        answer(line)
-                    else:
-                        _read_request(line)
-                        line.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/messages"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
-
-
-def _read_request(line: socket.socket) -> bytes:
-    line.settimeout(5)
-    read = b""
-    while b"\r\n\r\n" not in read:
-        read += line.recv(65536)
-    return read
-
-
-def http(status: int, body: bytes | dict[str, Any] = b"", **headers: str) -> bytes:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(content)}"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + content
-
-
-def result_of(answer: bytes | Serve, *, honours_keys: bool = True, timeout: float = 5) -> Any:
-    """Return what `send` returns, or the exception it raises."""
-    with answering(answer) as url:
-        gateway = SmsGateway(url=url, token="t0ken", honours_keys=honours_keys)
-        try:
-            return gateway.send(PHONE, TEXT, key="key", timeout=timeout)
-        except Exception as error:
-            return error
 
 
 # --- A good gateway ----------------------------------------------------------------------------------------
@@ -131,7 +48,7 @@ def test_the_header_of_the_key_can_be_named(stub: Stub) -> None:
     seen: list[bytes] = []
 
     def remember(line: socket.socket) -> None:
-        seen.append(_read_request(line))
+        seen.append(read_request(line))
         line.sendall(http(201, {"id": 7}))
 
     with answering(remember) as url:
@@ -144,16 +61,11 @@ def test_the_header_of_the_key_can_be_named(stub: Stub) -> None:
 # --- Each misbehaviour -------------------------------------------------------------------------------------
 
 
-def test_every_fault_of_the_stub_has_a_meaning() -> None:
-    assert set(MEANINGS) == set(Fault)
-
-
 @pytest.mark.parametrize("fault", MEANINGS)
 def test_a_text_that_surely_was_not_sent_differs_from_one_in_doubt(
     gateway: SmsGateway, stub: Stub, fault: Fault
 ) -> None:
     expected = MEANINGS[fault]
-    assert expected
     stub.misbehave(fault, seconds=3)
 
     with pytest.raises(expected) as raised:
@@ -178,7 +90,7 @@ def test_an_answer_that_drips_in_for_ever_takes_no_longer_than_the_timeout(drop:
     over = threading.Event()
 
     def drip(line: socket.socket) -> None:
-        _read_request(line)
+        read_request(line)
         line.sendall(drop)
         while not over.wait(0.05):
             line.sendall(drop if b"100" in drop else b"x")
@@ -270,7 +182,7 @@ def test_interim_answers_are_skipped(statuses: list[int]) -> None:
 
 def test_interim_answers_that_come_one_by_one_are_skipped() -> None:
     def serve(line: socket.socket) -> None:
-        request = _read_request(line)
+        request = read_request(line)
         while b"}" not in request:  # what is left unread resets the connection
             request += line.recv(65536)
         line.sendall(INTERIM % 103)
@@ -303,95 +215,6 @@ def test_an_answer_without_an_end_or_a_result_is_doubtful(answer: bytes) -> None
 @pytest.mark.parametrize("answer", [b"", b"\x00\xff" * 50, b"HTTP/1.1 abc\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
 def test_an_answer_that_is_not_http_leaves_a_doubt(answer: bytes) -> None:
     assert type(result_of(answer)) is MaybeSent
-
-
-# --- Before and after the first byte -----------------------------------------------------------------------
-
-
-def not_done(url: str, timeout: float = 5) -> str:
-    with pytest.raises(NotDone) as raised:
-        SmsGateway(url=url, token="t").send(PHONE, TEXT, key="k", timeout=timeout)
-    return str(raised.value)
-
-
-def test_an_unreachable_gateway_was_sent_nothing() -> None:
-    assert "Connection refused" in not_done(f"http://127.0.0.1:{free_port()}/")
-
-
-def test_a_gateway_with_an_unknown_name_was_sent_nothing() -> None:
-    assert "cannot be resolved" in not_done("http://no-such-host.invalid/")
-
-
-def test_a_gateway_without_the_expected_tls_was_sent_nothing(stub: Stub) -> None:
-    requests = len(stub.ledger.requests())
-
-    assert "cannot be reached" in not_done(stub.url.replace("http:", "https:"))
-    assert len(stub.ledger.requests()) == requests
-
-
-def test_an_untrusted_certificate_gets_nothing(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    got: list[bytes] = []
-
-    def serve(line: socket.socket) -> None:
-        with suppress(ssl.SSLError), context.wrap_socket(line, server_side=True) as secured:
-            got.append(secured.recv(1000))
-
-    with answering(serve) as url:
-        assert "certificate is not trusted" in not_done(url.replace("http:", "https:"))
-    assert got == []
-
-
-def test_a_gateway_that_accepts_no_connection_was_sent_nothing_within_the_timeout() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        port = listener.getsockname()[1]
-        waiting = [socket.socket() for _ in range(4)]
-        for each in waiting:  # the queue of connections that nobody accepts is full
-            each.setblocking(False)
-            each.connect_ex(("127.0.0.1", port))
-        assert "took too long" in not_done(f"http://127.0.0.1:{port}/", timeout=1)
-        for each in waiting:
-            each.close()
-
-
-def test_a_name_server_that_never_answers_was_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    released = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20) or [])
-
-    assert "took too long" in not_done("http://sms.example/", timeout=0.4)
-    released.set()
-
-
-def test_nothing_is_begun_once_the_time_is_over(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was frozen while it connected: another one may have taken its text over."""
-    requests = len(stub.ledger.requests())
-    now, connect = time.monotonic, socket.create_connection
-
-    def connect_late(*arguments: Any, **options: Any) -> socket.socket:
-        connection = connect(*arguments, **options)
-        monkeypatch.setattr(time, "monotonic", lambda: now() + 100)
-        return connection
-
-    monkeypatch.setattr(socket, "create_connection", connect_late)
-    with pytest.raises(NotDone, match="took too long"):
-        SmsGateway(url=stub.url, token=stub.token).send(PHONE, TEXT, key="frozen", timeout=5)
-    assert len(stub.ledger.requests()) == requests
-
-
-def test_a_frozen_gateway_leaves_a_doubt(gateway: SmsGateway, stub: Stub) -> None:
-    stub.pause()
-    try:
-        with pytest.raises(MaybeSent, match="took too long"):
-            gateway.send(PHONE, TEXT, key="frozen-gateway", timeout=0.5)
-    finally:
-        stub.resume()
 
 
 # --- To be asked -------------------------------------------------------------------------------------------
