@@ -17,7 +17,7 @@ from messaging.actions.action import MessageAction, registry
 from messaging.actions.selection import Selection
 from messaging.history import timeline
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from tests.support.consuming import a_consumer, a_dead_message, registered
+from tests.support.consuming import a_consumer, a_dead_message, an_outbox_row, registered
 
 pytestmark = pytest.mark.django_db
 
@@ -26,9 +26,7 @@ Row = OutboxMessage | InboxMessage | Effect
 
 
 def a_refused_row() -> OutboxMessage:
-    return OutboxMessage.objects.create(
-        message_id="m-1", type="test.noted", routing_key="test.noted", body=b"{}", state="failed"
-    )
+    return an_outbox_row(state="failed")
 
 
 def an_unknown_effect() -> Effect:

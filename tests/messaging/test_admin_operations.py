@@ -14,7 +14,7 @@ from messaging.actions import action as actions
 from messaging.admin import actions as admin_actions
 from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from tests.support.consuming import a_consumer, a_dead_message, registered
+from tests.support.consuming import a_consumer, a_dead_message, an_outbox_row, registered
 
 pytestmark = pytest.mark.django_db
 
@@ -44,11 +44,6 @@ def staff(client: Client) -> Client:
 
 def grant(*codenames: str) -> None:
     User.objects.get(username="ann").user_permissions.add(*Permission.objects.filter(codename__in=codenames))
-
-
-def in_outbox(**changes: Any) -> OutboxMessage:
-    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
-    return OutboxMessage.objects.create(**{**facts, **changes})
 
 
 def an_effect(**changes: Any) -> Effect:
@@ -156,9 +151,9 @@ def test_what_was_done_to_a_part_only_is_a_warning(staff: Client, consumer: Cons
 
 def test_waiting_outbox_rows_are_published_now_or_cancelled(staff: Client) -> None:
     grant("replay_message", "cancel_message")
-    refused = in_outbox(state="failed")
-    leased = in_outbox(lease_until=database.in_future(60))
-    gone = in_outbox(state="published")
+    refused = an_outbox_row(state="failed")
+    leased = an_outbox_row(lease_until=database.in_future(60))
+    gone = an_outbox_row(state="published")
 
     page = chosen(staff, OUTBOX, "publish", refused, leased, gone)
     assert told(page) == ["1 to be made due now", "2 due, being published, published or cancelled already"]
@@ -221,8 +216,8 @@ def test_the_page_of_a_message_offers_what_its_state_allows(staff: Client, consu
 
     assert buttons(f"{INBOX}{dead.pk}/change/") == ["Replay", "Discard"]
     assert buttons(f"{INBOX}{handled.pk}/change/") == []
-    assert buttons(f"{OUTBOX}{in_outbox(state='failed').pk}/change/") == ["Publish now", "Cancel"]
-    assert buttons(f"{OUTBOX}{in_outbox(state='published').pk}/change/") == []
+    assert buttons(f"{OUTBOX}{an_outbox_row(state='failed').pk}/change/") == ["Publish now", "Cancel"]
+    assert buttons(f"{OUTBOX}{an_outbox_row(state='published').pk}/change/") == []
 
     page = staff.post(f"{INBOX}operate/replay/", {"row": dead.pk}).content.decode()
     assert told(unescape(page)) == ["1 to run again, each at the consumer where it is dead"]
@@ -342,7 +337,7 @@ def test_settling_needs_its_right_a_post_and_an_effect(staff: Client) -> None:
 def test_each_view_of_an_unmasked_payload_is_audited(staff: Client, consumer: Consumer) -> None:
     pages = [
         f"{INBOX}{a_dead_message(consumer).pk}/change/",
-        f"{OUTBOX}{in_outbox().pk}/change/",
+        f"{OUTBOX}{an_outbox_row().pk}/change/",
         f"{EFFECTS}{an_effect().pk}/change/",
     ]
     for page in pages:

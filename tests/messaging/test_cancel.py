@@ -23,6 +23,7 @@ from tests.support.consuming import (
     a_consumer,
     a_dead_message,
     a_delivery,
+    an_outbox_row,
     delivery_of,
     notes,
     registered,
@@ -47,11 +48,6 @@ def consumer(handler: FailingHandler) -> Iterator[Consumer]:
         yield consumer
 
 
-def waiting(**changes: Any) -> OutboxMessage:
-    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
-    return OutboxMessage.objects.create(**{**facts, **changes})
-
-
 def cancelled(selection: Selection = ALL, **options: Any) -> dict[str, int]:
     """What was cancelled, by box."""
     return cancel.run(selection, **{"by": WHO, **options}).facts
@@ -67,7 +63,7 @@ def retrying(consumer: Consumer, handler: FailingHandler) -> OutboxMessage:
 
 @pytest.mark.parametrize("state", ["pending", "unroutable", "failed"])
 def test_an_event_that_waits_is_not_published_and_says_why(state: str) -> None:
-    waiting(state=state, publish_at=database.in_future(3600))
+    an_outbox_row(state=state, publish_at=database.in_future(3600))
 
     assert cancelled(note="wrong price") == {"outbox": 1, "inbox": 0, "leased": 0}
 
@@ -79,20 +75,20 @@ def test_an_event_that_waits_is_not_published_and_says_why(state: str) -> None:
 
 @pytest.mark.parametrize("state", ["published", "cancelled"])
 def test_published_and_cancelled_rows_stay_as_they_are(state: str) -> None:
-    waiting(state=state, last_error="as it was")
+    an_outbox_row(state=state, last_error="as it was")
     assert cancelled() == {"outbox": 0, "inbox": 0, "leased": 0}
     assert OutboxMessage.objects.get().last_error == "as it was"
     assert OperatorAction.objects.get().changed == 0
 
 
 def test_a_leased_row_is_not_cancelled() -> None:
-    waiting(lease_until=database.in_future(20))
+    an_outbox_row(lease_until=database.in_future(20))
     assert cancel.plan(ALL).facts == cancelled() == {"outbox": 0, "inbox": 0, "leased": 1}
     assert OutboxMessage.objects.get().state == "pending"
 
 
 def test_a_relay_that_was_frozen_past_its_lease_does_not_mark_a_cancelled_row_published() -> None:
-    waiting()
+    an_outbox_row()
     (held,) = leases.claim(10, 30)
     OutboxMessage.objects.update(lease_until=database.in_future(-1))
     assert cancelled()["outbox"] == 1
@@ -148,7 +144,7 @@ def test_a_retry_that_was_overtaken_and_failed_again_leaves_the_next_attempt_alo
 
 
 def test_one_that_is_sent_again_because_it_was_lost_is_dead_when_cancelled_and_not_found_missing_again() -> None:
-    waiting(consumer="notes", origin="reconcile", body=b'{"text": "x"}', headers={"trace": "a"}, subject="W-1")
+    an_outbox_row(consumer="notes", origin="reconcile", body=b'{"text": "x"}', headers={"trace": "a"}, subject="W-1")
     cancelled()
     letter = InboxMessage.objects.get()
     assert (letter.state, letter.attempt, letter.subject) == ("dead", 1, "W-1")
@@ -158,7 +154,7 @@ def test_one_that_is_sent_again_because_it_was_lost_is_dead_when_cancelled_and_n
 def test_a_handled_message_stays_handled_if_its_copy_is_cancelled(consumer: Consumer) -> None:
     delivery = a_delivery()
     handling.handle(consumer, delivery)
-    waiting(consumer="notes", origin="reconcile", message_id=delivery.message_id)
+    an_outbox_row(consumer="notes", origin="reconcile", message_id=delivery.message_id)
     cancelled()
     assert InboxMessage.objects.get().state == "handled"
 
@@ -196,10 +192,10 @@ def test_a_waiting_message_is_dead_once_cancelled_and_releases_the_next(consumer
 
 
 def test_filters_say_which(consumer: Consumer) -> None:
-    waiting(message_id="a", type="test.erased")
-    waiting(message_id="b", subject="W-1")
-    waiting(message_id="c", consumer="notes", last_error="gateway down")
-    waiting(message_id="d", created_at=database.in_future(-7200))
+    an_outbox_row(message_id="a", type="test.erased")
+    an_outbox_row(message_id="b", subject="W-1")
+    an_outbox_row(message_id="c", consumer="notes", last_error="gateway down")
+    an_outbox_row(message_id="d", created_at=database.in_future(-7200))
     for wanted, number in [
         (Selection(type="test.erased"), 1),
         (Selection(subject="W-1"), 1),
@@ -214,7 +210,7 @@ def test_filters_say_which(consumer: Consumer) -> None:
 
 def test_a_relay_and_a_cancel_at_once_get_each_row_once() -> None:
     for number in range(60):
-        waiting(message_id=f"m-{number}")
+        an_outbox_row(message_id=f"m-{number}")
     start = threading.Barrier(2)
 
     def claiming() -> int:

@@ -18,7 +18,7 @@ from messaging.actions.publish_now import publish_now
 from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.worker import handling
-from tests.support.consuming import a_consumer, a_dead_message, delivery_of, registered
+from tests.support.consuming import a_consumer, a_dead_message, an_outbox_row, delivery_of, registered
 from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
@@ -43,11 +43,6 @@ def refused(*arguments: str) -> tuple[int, str]:
     with pytest.raises(CommandError) as error:
         printed(*arguments)
     return error.value.returncode, str(error.value)
-
-
-def in_outbox(**changes: Any) -> OutboxMessage:
-    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
-    return OutboxMessage.objects.create(**{**facts, **changes})
 
 
 def an_effect(**changes: Any) -> Effect:
@@ -91,14 +86,14 @@ def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
 
 
 def test_a_waiting_row_is_published_now_by_its_id(consumer: Consumer) -> None:
-    row = in_outbox(consumer="notes", publish_at=database.in_future(3600))
+    row = an_outbox_row(consumer="notes", publish_at=database.in_future(3600))
     assert printed("replay", "m-1", "--dry-run") == "due now\t1\t\t\n"
     assert printed("replay", "m-1") == f"1 in the outbox made due now. {publish_now.afterwards}\n"
     assert OutboxMessage.objects.filter(pk=row.pk, publish_at__lte=database.in_future(0)).exists()
 
 
 def test_what_waits_is_published_now_by_filter_only_when_asked(consumer: Consumer) -> None:
-    in_outbox(state="failed")
+    an_outbox_row(state="failed")
     assert refused("replay", "--type", "test.noted")[0] == 1
     assert printed("replay", "--type", "test.noted", "--waiting", "--dry-run") == (
         f"1 outbox message would be made due now. {publish_now.afterwards}\n"
@@ -189,7 +184,7 @@ def test_a_lock_that_others_hold_is_told_from_a_database_that_was_not_migrated(
 @pytest.mark.parametrize("command", ["replay", "cancel", "discard"])
 def test_nothing_said_is_wrong_usage_and_changes_nothing(command: str, consumer: Consumer) -> None:
     a_dead_message(consumer)
-    in_outbox()
+    an_outbox_row()
     assert refused(command) == (2, "Say which messages: ids, filters, or --all and nothing else.")
     assert refused(command, "--all", "--consumer", "notes")[0] == 2
     assert InboxMessage.objects.get().state == "dead"
@@ -228,8 +223,8 @@ def test_waiting_and_a_failure_group_do_not_go_together() -> None:
 
 
 def test_cancel_says_how_many_and_what_it_left_alone(consumer: Consumer) -> None:
-    in_outbox()
-    in_outbox(lease_until=database.in_future(20))
+    an_outbox_row()
+    an_outbox_row(lease_until=database.in_future(20))
     left = "1 left alone: being published at this moment.\n"
     assert printed("cancel", "--all", "--dry-run") == (
         f"1 outbox message and 0 inbox messages would be cancelled. {left}"
@@ -242,7 +237,7 @@ def test_cancel_says_how_many_and_what_it_left_alone(consumer: Consumer) -> None
 
 
 def test_cancel_for_programs() -> None:
-    in_outbox()
+    an_outbox_row()
     assert json.loads(printed("cancel", "m-1", "--json")) == {"outbox": 1, "inbox": 0, "leased": 0}
 
 
@@ -290,7 +285,7 @@ def test_settling_nothing_or_without_a_verdict_is_refused() -> None:
 def test_the_audit_names_the_account_whatever_the_environment_says(
     run_process: ProcessStarter, consumer: Consumer
 ) -> None:
-    in_outbox()
+    an_outbox_row()
     process = run_process("messages", "cancel", "m-1", USER="mallory", LOGNAME="mallory")
     assert process.wait() == 0
     me = f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.gethostname()}"

@@ -27,6 +27,7 @@ from tests.support.consuming import (
     a_dead_message,
     a_delivery,
     a_message,
+    an_outbox_row,
     delivery_of,
     notes,
     registered,
@@ -423,16 +424,11 @@ def test_a_task_that_stopped_is_no_success(consumer: Consumer, handler: FailingH
 # --- what rests goes now -----------------------------------------------------------------------------------
 
 
-def resting(**changes: Any) -> OutboxMessage:
-    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
-    return OutboxMessage.objects.create(**{**facts, **changes})
-
-
 def test_a_waiting_retry_and_a_refused_row_are_published_now(consumer: Consumer, handler: FailingHandler) -> None:
     later = database.in_future(3600)
-    resting(message_id="retry", consumer="notes", publish_at=later)
-    resting(message_id="unroutable", state="unroutable", publish_at=later)
-    resting(message_id="refused", state="failed")
+    an_outbox_row(message_id="retry", consumer="notes", publish_at=later)
+    an_outbox_row(message_id="unroutable", state="unroutable", publish_at=later)
+    an_outbox_row(message_id="refused", state="failed")
     assert leases.claim(10, 30) == []
 
     assert publish_now.run(ALL, by=WHO).changed == 3
@@ -444,10 +440,10 @@ def test_a_waiting_retry_and_a_refused_row_are_published_now(consumer: Consumer,
 
 def test_rows_that_are_due_published_cancelled_or_leased_are_left_alone() -> None:
     later = database.in_future(3600)
-    resting()
-    resting(state="published", publish_at=later)
-    resting(state="cancelled", publish_at=later)
-    resting(publish_at=later, lease_until=database.in_future(20))
+    an_outbox_row()
+    an_outbox_row(state="published", publish_at=later)
+    an_outbox_row(state="cancelled", publish_at=later)
+    an_outbox_row(publish_at=later, lease_until=database.in_future(20))
     before = list(OutboxMessage.objects.values())
     assert publish_now.run(ALL, by=WHO).changed == 0
     assert list(OutboxMessage.objects.values()) == before

@@ -97,6 +97,12 @@ class FailingHandler:
     __qualname__ = "FailingHandler"
 
 
+def an_outbox_row(**changes: Any) -> OutboxMessage:
+    """A pending row."""
+    facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
+    return OutboxMessage.objects.create(**{**facts, **changes})
+
+
 def a_dead_message(
     consumer: Consumer, text: str = "hello", reason: str = "no such thing", **headers: Any
 ) -> InboxMessage:
