@@ -17,6 +17,7 @@ from messaging.tutorial.lessons import LESSONS
 from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
+from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.rpc import raw_channel
 from tests.support.waiting import eventually
@@ -70,12 +71,12 @@ def test_an_unknown_lesson_is_a_usage_error_that_names_those_there_are(vhost: st
     assert "Lessons: hello, work-queue, fanout," in asking.lines[-1]
 
 
-def test_without_a_broker_it_says_so(breakable_broker: RabbitMQNode, run_process: ProcessStarter) -> None:
-    breakable_broker.kill()
+def test_without_a_broker_it_says_so(network: BrokerNetwork, run_process: ProcessStarter) -> None:
+    network.kill()
     checking = run_process("tutorial", "--check")
 
     assert checking.wait() == 3
-    where = f"127.0.0.1:{breakable_broker.port}"
+    where = f"127.0.0.1:{network.port}"
     assert checking.lines == [
         f"CommandError: RabbitMQ: connection refused: nothing listens at {where}. Check AMQP_URL."
     ]
