@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
-
-import httpx
 
 from messaging.broker.connection import Connection
 from messaging.broker.management_http import Address, ManagementClient, ManagementUnavailable, addresses
@@ -47,8 +46,8 @@ class Management(ManagementClient):
     def alarms(self) -> str:
         """Return in words which alarms block publishers; empty if there is none."""
         status, content = self.request("/health/checks/alarms")
-        found = self.decoded(status, content, allowed={httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE})
-        if status == httpx.codes.OK:
+        found = self.decoded(status, content, allowed={HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE})
+        if status == HTTPStatus.OK:
             return ""
         alarms = found.get("alarms") if isinstance(found, dict) else None
         words = [f"{each.get('resource')} on {each.get('node')}" for each in alarms or [] if isinstance(each, dict)]
@@ -123,7 +122,7 @@ class Management(ManagementClient):
 
     def _knows_queue(self, name: str) -> bool:
         status, content = self.request(f"/queues/{self._vhost}/{quote(name, safe='')}?columns=name")
-        if status == httpx.codes.NOT_FOUND:
+        if status == HTTPStatus.NOT_FOUND:
             return False
         self.decoded(status, content)
         return True
@@ -137,7 +136,7 @@ class Management(ManagementClient):
         while True:
             query = urlencode({"page": page, "page_size": PAGE_SIZE, "columns": columns})
             status, content = self.request(f"/{what}/{self._vhost}?{query}")
-            if status == httpx.codes.BAD_REQUEST and page > 1:
+            if status == HTTPStatus.BAD_REQUEST and page > 1:
                 return  # so many have gone meanwhile that there is no such page
             found = self.decoded(status, content)
             if not (isinstance(found, dict) and isinstance(found.get("items"), list)):

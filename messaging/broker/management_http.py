@@ -8,16 +8,18 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
-
-import httpx
 
 from messaging import conf
 from messaging.broker.errors import GUEST_IS_LOCAL, describe
 from messaging.exceptions import BrokerUnavailable
 from messaging.validation import tls
 from messaging.validation.addresses import BrokerAddress, bracketed
+
+if TYPE_CHECKING:
+    import httpx
 
 #: Seconds until an address has given its first answer; callers can do without the API.
 FIRST_ANSWER = 3.0
@@ -90,6 +92,8 @@ class ManagementClient:
 
     def request(self, path: str) -> tuple[int, bytes]:
         """Return status and body of the answer to a GET."""
+        import httpx  # here, because it takes 0.15 s and few processes need it
+
         patience = ANSWER if self._has_answered else FIRST_ANSWER
         try:
             return self._answer(f"{self.address}/api{path}", patience)
@@ -105,6 +109,8 @@ class ManagementClient:
             raise self.is_something_else() from None
 
     def _answer(self, url: str, patience: float) -> tuple[int, bytes]:
+        import httpx
+
         deadline = time.monotonic() + patience
         content = bytearray()
         request = httpx.Request("GET", url, extensions={"timeout": httpx.Timeout(patience).as_dict()})
@@ -141,13 +147,13 @@ class ManagementClient:
             )
         return f"{self.address}: {describe(cause)}"
 
-    def decoded(self, status: int, content: bytes, allowed: Collection[int] = (httpx.codes.OK,)) -> Any:
+    def decoded(self, status: int, content: bytes, allowed: Collection[int] = (HTTPStatus.OK,)) -> Any:
         """Return the JSON of an answer whose status is one of `allowed`."""
-        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise ManagementUnavailable(f"{self.address} {self._refusal(content)}")
-        if status == httpx.codes.NOT_FOUND and content.strip() == _NO_ACCESS:
+        if status == HTTPStatus.NOT_FOUND and content.strip() == _NO_ACCESS:
             raise ManagementUnavailable(f"{self.address} {self._no_access()}")
-        if status == httpx.codes.NOT_FOUND and b"Object Not Found" in content:
+        if status == HTTPStatus.NOT_FOUND and b"Object Not Found" in content:
             raise ManagementUnavailable(f"{self.address} knows no virtual host {self.address.vhost!r}")
         if status not in allowed:
             raise self.is_something_else(f" (HTTP {status})")
