@@ -136,7 +136,10 @@ class RequestQueue(Subscription):
         request = Request(arrival, properties.correlation_id, time.monotonic(), properties.reply_to)
         if arrival.redelivered:
             log.warning(
-                "rpc.came_back", queue=self.queue, correlation_id=arrival.message.correlation_id, before=request.returns
+                "rpc.redelivered",
+                queue=self.queue,
+                correlation_id=arrival.message.correlation_id,
+                before=request.returns,
             )
             self._put_back(request, request.returns + 1)
         else:

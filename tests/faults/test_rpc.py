@@ -375,7 +375,7 @@ def test_a_server_killed_before_the_work_costs_nothing_while_there_is_another(
 
         assert asked.result(LONG) == EXPECTED
         assert (runs("double 21", doomed), runs("double 21", other)) == (0, 1)
-        other.wait_for_line(r"rpc\.came_back.*queue=rpc\.double")
+        other.wait_for_line(r"rpc\.redelivered.*queue=rpc\.double")
         other.kill()
 
 

@@ -135,12 +135,12 @@ def test_requests_that_a_stopping_server_passes_on_do_not_count_as_crashes(vhost
         channel.basic_publish("", "rpc.double", b"0")
         eventually(lambda: channel.queue_declare("rpc.double", passive=True).method.message_count == 0)
         reply_to = channel.queue_declare("", exclusive=True).method.queue
-        came_back_once = pika.BasicProperties(reply_to=reply_to, headers={request_queue.RETURNS_HEADER: 1})
+        returned_once = pika.BasicProperties(reply_to=reply_to, headers={request_queue.RETURNS_HEADER: 1})
         leaving = RunningServer(max_messages=1, concurrency=1, prefetch=5)
         # All at once: one that is still on its way to a server that has left counts as lost with it.
         channel.tx_select()
         for _ in range(5):
-            channel.basic_publish("", "rpc.double", b"1", came_back_once)
+            channel.basic_publish("", "rpc.double", b"1", returned_once)
         channel.tx_commit()
         assert eventually(lambda: got(channel, reply_to))[2] == b"2"
         staying = RunningServer()
