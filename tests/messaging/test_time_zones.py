@@ -126,7 +126,7 @@ def test_what_was_lost_or_is_stuck_is_found() -> None:
         empty_queues.remember(consumer, database.now())
     assert sighting.empty_at is not None
     assert [fact.state for fact in outcome.of_subjects(["n-1"])["n-1"]] == ["overdue", "unhandled"]
-    boxes = status._boxes()
+    boxes = status.boxes()
     assert boxes.overdue
     assert boxes.oldest_age is not None
     assert timedelta(minutes=59) < boxes.oldest_age < timedelta(minutes=61)
