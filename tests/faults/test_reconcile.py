@@ -536,6 +536,6 @@ def test_a_busy_queue_is_asked_until_it_is_empty(vhost: str, monkeypatch: pytest
     looked = threading.Event()
     monkeypatch.setattr(empty_queues.time, "sleep", lambda seconds: looked.set())
     purge = InThread(lambda: (looked.wait(10), take_all(vhost, consumer.queue)), "purge")
-    monkeypatch.setattr(empty_queues, "LOOKS", 100_000)
+    monkeypatch.setattr(empty_queues, "TRIES", 100_000)
     assert set(empty_queues.look([consumer])) == {"notes"}
     purge.join()
