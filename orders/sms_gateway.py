@@ -178,12 +178,14 @@ class _Exchange:
             self._given_up = True
         if self._begun:
             thread.join(max(0.0, self._deadline - time.monotonic()))
-            self._hang_up()
+        # What the thread meets once we have hung up is our own doing.
+        reason = self._error
+        self._hang_up()
         if self._answer is not None:
             return self._answer
         if self._begun:
-            raise MaybeSent(f"no answer that can be understood: {_description(self._error)}")
-        raise NotDone(f"the gateway cannot be reached: {_description(self._error)}")
+            raise MaybeSent(f"no answer that can be understood: {_description(reason)}")
+        raise NotDone(f"the gateway cannot be reached: {_description(reason)}")
 
     def _run(self) -> None:
         try:

@@ -16,9 +16,8 @@ pytestmark = pytest.mark.django_db
 
 def is_usable() -> bool:
     here = Worker([a_consumer()])
-    [lane] = here.lanes
-    lane.subscription.failures = 1
-    return here._is_usable(lane)
+    here.subscriptions[0].failures = 1
+    return list(here._usable(here.subscriptions)) == here.subscriptions
 
 
 @contextmanager
