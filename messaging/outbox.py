@@ -100,11 +100,12 @@ def resend(
     queue: str,
     origin: OutboxMessage.Origin,
     delay: timedelta | None = None,
+    body: bytes | None = None,
 ) -> list[OutboxMessage]:
     """Write the messages of `rows` with the current transaction once more, to the queue of one consumer alone.
 
-    Each is for the attempt that its row names, and its body must be whole. All rows go in one statement.
-    Raises OutsideTransaction.
+    Each is for the attempt that its row names. `body` is the whole body where the row keeps only its beginning. All
+    rows go in one statement. Raises OutsideTransaction.
     """
     again = []
     for row in rows:
@@ -112,7 +113,7 @@ def resend(
         if isinstance(row, OutboxMessage):
             columns["position"] = row.place
         again.append(
-            OutboxMessage(**columns, routing_key=queue, consumer=consumer, origin=origin, body=row.body or b"")
+            OutboxMessage(**columns, routing_key=queue, consumer=consumer, origin=origin, body=body or row.body or b"")
         )
     return write(again, delay=delay)
 

@@ -225,8 +225,8 @@ def _failed(consumer: Consumer, delivery: Delivery, error: Exception, seconds: f
         if rest is None:
             ordering.release_next(consumer, delivery.message.ordering_key)
         else:
-            origin = OutboxMessage.Origin.RETRY
-            outbox.resend(row, consumer=row.consumer, queue=delivery.queue, origin=origin, delay=rest)
+            origin, body = OutboxMessage.Origin.RETRY, delivery.message.body
+            outbox.resend(row, consumer=row.consumer, queue=delivery.queue, origin=origin, delay=rest, body=body)
     if rest is None:
         log.error("message.dead", reason=reason)
         return Verdict.DEAD

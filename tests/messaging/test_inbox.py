@@ -4,6 +4,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from django.db import InternalError, connection, transaction
 from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.models.failures import failure_group
+from messaging.retry import RetryPolicy
 from messaging.worker import handling, inbox
 from messaging.worker.database_wait import DatabaseAway
 from messaging.worker.handling import Verdict
@@ -277,6 +279,17 @@ def test_a_body_over_the_limit_is_dead_and_kept_in_part(settings: Any) -> None:
     assert handling.handle(CONSUMER, a_delivery(a_message("x" * 2000))) == "dead"
     assert row().body_truncated
     assert len(row().body or b"") == 1024
+
+
+def test_a_retry_of_a_body_over_the_limit_brings_all_of_it(settings: Any) -> None:
+    class Always(RetryPolicy):
+        def delay_after(self, attempt: int, error: BaseException) -> timedelta:
+            return timedelta(seconds=1)
+
+    settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
+    message = a_message("x" * 2000)
+    assert handling.handle(a_consumer(note, retry=Always()), a_delivery(message)) == "retrying"
+    assert bytes(OutboxMessage.objects.get().body) == message.body
 
 
 def test_nul_and_half_surrogates_can_be_recorded_everywhere() -> None:
