@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
+from logging.handlers import QueueListener
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -42,7 +42,7 @@ EXIT_BUDGET = 2.0
 _thread = threading.local()
 
 
-class BrokerHandler(QueueHandler):
+class BrokerHandler(logging.Handler):
     """Publishes each record to the exchange `desired.log_exchange()` by the key `<logger>.<level>`, as JSON.
 
     `time`, `level`, `logger`, `text` and `process` (host:pid) are in every line, and whatever else the record has:
@@ -51,11 +51,12 @@ class BrokerHandler(QueueHandler):
 
     Emitting never waits and never raises. The connection, on threads of its own, is made for the first record; a
     forked process makes its own. At the end of the process what is left is sent within EXIT_BUDGET seconds.
+
+    It is no QueueHandler: `dictConfig` of Python 3.12 and newer passes each of these a queue and needs handlers for it.
     """
 
     def __init__(self, level: int | str = logging.NOTSET) -> None:
-        super().__init__(SimpleQueue())
-        self.setLevel(level)
+        super().__init__(level)
         self.setFormatter(log_lines.formatter())
         self._begin()
         _handlers.add(self)
@@ -83,21 +84,17 @@ class BrokerHandler(QueueHandler):
             return False
         return super().filter(record)
 
-    def prepare(self, record: logging.LogRecord) -> Any:
-        """Return the record's line."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the record's line in the queue, or count it as dropped."""
         try:
-            key = log_lines.key_of(record.name, record.levelname)
-            return Line(key, self.format(record).encode(errors="replace"))
+            line = self._line_of(record)
+            if self.closing or self.queue.qsize() >= MAX_LINES or not self._is_started():
+                self.refused += 1
+            else:
+                self.accepted += 1
+                self.queue.put(line)
         except Exception:
-            return log_lines.broken(record)
-
-    def enqueue(self, record: Any) -> None:
-        """Put a line in the queue, or count it as dropped."""
-        if self.closing or self.queue.qsize() >= MAX_LINES or not self._is_started():
-            self.refused += 1
-        else:
-            self.accepted += 1
-            super().enqueue(record)
+            self.handleError(record)
 
     def close(self) -> None:
         """Send what is left, within EXIT_BUDGET seconds, and end the connection. Called at the end of the process."""
@@ -108,6 +105,13 @@ class BrokerHandler(QueueHandler):
                 time.sleep(0.02)
             self.sender.end()
         super().close()
+
+    def _line_of(self, record: logging.LogRecord) -> Line:
+        try:
+            key = log_lines.key_of(record.name, record.levelname)
+            return Line(key, self.format(record).encode(errors="replace"))
+        except Exception:
+            return log_lines.broken(record)
 
     def _is_started(self) -> bool:
         """Whether lines will be sent; starts the thread if there is none."""
