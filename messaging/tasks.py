@@ -25,14 +25,18 @@ def make(action: Action) -> None:
     """Make the task of an action.
 
     It is given the fields of `Selection` (`since` in seconds), the action's options, and `by` and `note` for the audit
-    log; it returns the counts. It raises ValueError where it is not said which messages, and ReplayStopped where the
-    action ended early: such a task has failed.
+    log; it returns the counts. It raises TypeError for any other keyword, ValueError where it is not said which
+    messages, and ReplayStopped where the action ended early: such a task has failed.
     """
+    choices = [field.name for field in fields(Selection)] if isinstance(action, MessageAction) else []
 
-    def run(*, by: str = "celery", note: str = "", since: float | None = None, **told: Any) -> dict[str, Any]:
-        chosen = {field.name: told.pop(field.name) for field in fields(Selection) if field.name in told}
-        selection = Selection(since=timedelta(seconds=since) if since is not None else None, **chosen)
-        if isinstance(action, MessageAction) and selection.is_everything:
+    def run(*, by: str = "celery", note: str = "", **told: Any) -> dict[str, Any]:
+        action.refuse_unknown(told, "by", "note", *choices)
+        chosen = {name: told.pop(name) for name in choices if name in told}
+        if chosen.get("since") is not None:
+            chosen["since"] = timedelta(seconds=chosen["since"])
+        selection = Selection(**chosen)
+        if choices and selection.is_everything:
             raise ValueError("say which messages")
         result = action.run(selection, by=by, note=note, **told)
         if result.stopped:

@@ -4,8 +4,8 @@ log, and saying what came of it."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
 from django.db.models import QuerySet
@@ -90,7 +90,7 @@ class Action(ABC):
     ends_it: ClassVar[bool] = False
 
     @abstractmethod
-    def plan(self, selection: Selection, **options: Any) -> Result:
+    def would_do(self, selection: Selection, **options: Any) -> Result:
         """Say what it would do. Changes nothing."""
 
     @abstractmethod
@@ -106,12 +106,25 @@ class Action(ABC):
         should_stop: Callable[[], bool] = lambda: False,
         **options: Any,
     ) -> Result:
-        """Do it, for the person `by`, who says why in `note`. Raises ValueError for options that make no sense."""
+        """Do it, for the person `by`, who says why in `note`. Raises as `check` does."""
         self.check(selection, **options)
         return self.do(Request(selection, by, note, should_stop, options))
 
+    def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
+        """Say what it would do. Changes nothing. Raises TypeError for options that it does not have."""
+        self.refuse_unknown(options)
+        return self.would_do(selection, **options)
+
+    def refuse_unknown(self, told: Iterable[str], *others: str) -> None:
+        """Raise TypeError for what is neither one of its options nor of `others`: with a misspelt one ignored, it would
+        do more than was meant."""
+        known = [*(option.name for option in self.options), *others]
+        if unknown := [name for name in told if name not in known]:
+            raise TypeError(f"{self.name}: unknown {', '.join(unknown)}; known: {', '.join(known) or 'nothing'}")
+
     def check(self, selection: Selection, **options: Any) -> None:
-        """Raise ValueError for options that make no sense."""
+        """Raise TypeError for options that it does not have, and ValueError for those that make no sense."""
+        self.refuse_unknown(options)
         for option in self.options:
             if option.choices and options.get(option.name) not in option.choices:
                 raise ValueError(f"say which: {', '.join(option.choices)}")
@@ -167,7 +180,7 @@ class MessageAction(Action):
         """Return the options that make sense for a row."""
         return self.options
 
-    def plan(self, selection: Selection, **options: Any) -> Result:
+    def would_do(self, selection: Selection, **options: Any) -> Result:
         counts = {box: self.rows(box, selection, **options).count() for box in self._boxes(selection)}
         return self._result(selection, counts, f"would be {self.past}")
 
@@ -194,10 +207,13 @@ class MessageAction(Action):
         return f"{number} {doing}" if number else self.nothing
 
     def change_page(self, box: Box, ids: Sequence[int], request: Request) -> list[Any]:
-        """Change those of these rows that it is still for, in one transaction; return them."""
+        """Change those of these rows that are still selected, and that it is still for, in one transaction; return
+        them."""
+        # What was recent enough when it was listed stays so, however slowly the pages go.
+        selection = replace(request.selection, since=None)
         words = storable_text(f"{self.past} by {request.by}{f': {request.note}' if request.note else ''}")
         with database.one_of_many():
-            rows = self.lock(self.rows(box, Selection.of_rows(box, ids), **request.options))
+            rows = self.lock(self.rows(box, selection, **request.options).filter(pk__in=ids))
             if rows:
                 # Before what follows from it: a story has it in this order.
                 self._record(request, rows)
@@ -208,7 +224,8 @@ class MessageAction(Action):
 
     def lock(self, rows: QuerySet[Any]) -> list[Any]:
         """Lock these rows, in the caller's transaction, and return them."""
-        return list((rows if self.needs_bodies else without_bodies(rows)).order_by("pk").select_for_update())
+        rows = rows if self.needs_bodies else without_bodies(rows)
+        return list(rows.order_by("pk").select_for_update(of=("self",)))
 
     def about(self, selection: Selection) -> str:
         """Return what it was done to, as the audit log says it."""

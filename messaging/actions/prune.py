@@ -12,7 +12,7 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast
 
 from messaging import conf, consumers, database
-from messaging.actions.action import EVERYTHING, Action, Option, Request, Result, register
+from messaging.actions.action import Action, Option, Request, Result, register
 from messaging.actions.selection import Selection, counted
 from messaging.logs import get_logger
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
@@ -42,7 +42,7 @@ examples:
     options = (Option(name="batch", help=f"rows at a time (default {BATCH})", type=int, metavar="N", default=BATCH),)
     ends_it = True
 
-    def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
+    def would_do(self, selection: Selection, **options: Any) -> Result:
         finished = _finished_outbox()
         inbox = _forgettable_inbox(OutboxMessage.objects.exclude(pk__in=finished.values("pk")))
         # Outside a transaction: on SQLite it would hold the write lock, and a count may take long.

@@ -120,7 +120,7 @@ examples:
             handled_here |= Q(consumer=consumer.name, type__in=[event.event_type for event in consumer.events])
         return super().rows(box, selection).filter(handled_here, body_truncated=False)
 
-    def plan(self, selection: Selection, **options: Any) -> Result:
+    def would_do(self, selection: Selection, **options: Any) -> Result:
         if options.get("waiting"):
             return publish_now.plan(selection)
         counts = _counts(selection)

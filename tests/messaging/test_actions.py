@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
@@ -11,10 +12,10 @@ from django.core.management import call_command
 from django.db import transaction
 from django.test import Client
 
-from messaging import actions, tasks
+from messaging import actions, database, tasks
 from messaging.actions import audit
 from messaging.actions.action import MessageAction, registry
-from messaging.actions.selection import Selection
+from messaging.actions.selection import COLUMNS, Selection
 from messaging.history import timeline
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from tests.support.consuming import a_consumer, a_dead_message, an_outbox_row, registered
@@ -112,6 +113,57 @@ def test_one_that_is_told_to_stop_changes_nothing_more(
     state = row.state
     row.refresh_from_db()
     assert row.state == state
+
+
+@each_action
+def test_a_row_that_is_not_meant_any_more_once_it_is_locked_is_left_alone(
+    name: str, make: Callable[[], Row], options: dict[str, str]
+) -> None:
+    row = make()
+    rows, reason = type(row)._default_manager.filter(pk=row.pk), COLUMNS[type(row)].reason
+    rows.update(**{reason: "gateway down"})
+
+    def fails_otherwise() -> bool:
+        rows.update(**{reason: "no such order"})
+        return False
+
+    result = action(name).run(Selection(reason="gateway"), by="ann", should_stop=fails_otherwise, **options)
+    assert (result.changed, rows.get().state) == (0, row.state)
+
+
+@each_action
+def test_a_row_that_was_recent_when_it_was_listed_is_changed_though_that_takes_long(
+    name: str, make: Callable[[], Row], options: dict[str, str]
+) -> None:
+    row = make()
+
+    def takes_long() -> bool:
+        type(row)._default_manager.update(**{COLUMNS[type(row)].time: database.in_future(-7200)})
+        return False
+
+    chosen = Selection(since=timedelta(hours=1))
+    assert action(name).run(chosen, by="ann", should_stop=takes_long, **options).changed == 1
+
+
+MISSPELT = [
+    ("discard", {"consumer": "notes", "failure_group": "aaa"}, "failure_group; known: .*group"),
+    ("replay", {"message_ids": ["m-1"], "consumr": "notes"}, "consumr; known: .*consumer"),
+    ("prune", {"dry_run": True}, "dry_run; known: batch, by, note$"),
+    ("prune", {"consumer": "notes", "since": 3600}, "consumer, since"),
+]
+
+
+@pytest.mark.parametrize(("name", "told", "why"), MISSPELT)
+def test_a_task_refuses_a_keyword_that_it_does_not_know(name: str, told: dict[str, Any], why: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}: unknown {why}"):
+        tasks.of_actions[name](**told)
+    assert not OperatorAction.objects.exists()
+
+
+@pytest.mark.parametrize("call", ["run", "plan", "check"])
+def test_an_action_refuses_an_option_that_it_does_not_have(call: str) -> None:
+    with pytest.raises(TypeError, match="cancel: unknown dry_run; known: nothing"):
+        getattr(action("cancel"), call)(Selection(), dry_run=True)
 
 
 # --- in the admin ------------------------------------------------------------------------------------------
