@@ -21,25 +21,27 @@ from messaging.logs import get_logger
 from messaging.models import Effect, EffectAttempt, InboxMessage
 from messaging.models.failures import failure_group
 from messaging.validation.texts import storable_text
+from messaging.worker import effect_attempts
 
 log = get_logger(__name__)
 
 State = Effect.State
-Outcome = EffectAttempt.Outcome
-
-#: The outcome of an attempt, by the state in which it left the effect.
-_OUTCOMES = {
-    State.INTENDED: Outcome.NOT_DONE,
-    State.FAILED: Outcome.FAILED,
-    State.SENDING: Outcome.DOUBTFUL,
-    State.UNKNOWN: Outcome.UNKNOWN,
-}
 _NO_ANSWER = "the process that was sending it ended before its answer was written down: it may have been done or not"
 #: Seconds after its timeout until an effect counts as abandoned. A live sender writes its answer within them.
 MARGIN = 5.0
 
-#: Effects of claims whose commit was not answered, by token. They may be *sending*, and were never begun.
-_unanswered: dict[uuid.UUID, list[int]] = {}
+
+@dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """The effects of a claim whose commit was not answered: they may be *sending*, now or later, and were never begun.
+    After `until` (monotonic) the commit is no longer waited for."""
+
+    ids: list[int]
+    until: float
+
+
+#: Claims whose commit was not answered, by token.
+_unanswered: dict[uuid.UUID, _Unanswered] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ def claim(which: Q, limit: int) -> list[Claimed]:
             can_repeat[unasked.name] = unasked.can_repeat
     except BaseException:
         # The commit may have arrived all the same. What was doubtful before stays so.
-        if begun := [each.row.pk for each in claimed if not each.doubtful]:
-            _unanswered[token] = begun
+        if mine := [each for each in claimed if not each.doubtful]:
+            longest = max(each.kind.timeout.total_seconds() for each in mine)
+            _unanswered[token] = _Unanswered([each.row.pk for each in mine], time.monotonic() + longest + MARGIN)
         raise
     return claimed
 
@@ -122,25 +125,38 @@ def _claim(
     for each in claimed:
         if each.doubtful:
             # Its sender died. One that wrote down an answer has a row of this token, which stays.
-            _write_attempt(each.row, Outcome.DOUBTFUL, _NO_ANSWER, replace=False)
+            effect_attempts.write(each.row, EffectAttempt.Outcome.DOUBTFUL, _NO_ANSWER, replace=False)
     _take(claimed, token)
     _give_up(abandoned)
     return None
 
 
 def _take_back_unanswered() -> None:
-    """Undo claims whose commit was not answered, also if other processes have taken the effects for abandoned since."""
-    for token, ids in list(_unanswered.items()):
-        with database.atomic():
-            mine = Effect.objects.filter(pk__in=ids, token=token, state__in=[State.SENDING, State.UNKNOWN])
-            inbox_ids = lock_messages(mine)
-            EffectAttempt.objects.filter(effect__in=ids, token=token).delete()
-            mine.filter(state=State.UNKNOWN).update(error="", failure_group="")
-            if mine.update(state=State.INTENDED, attempts=F("attempts") - 1, token=None, sending_until=None):
-                InboxMessage.objects.filter(pk__in=inbox_ids, state=InboxMessage.State.HANDLED).update(
-                    state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
-                )
-        _unanswered.pop(token, None)
+    """Undo claims whose commit was not answered, also if other processes have taken the effects for abandoned since.
+
+    Such a commit may become visible after this look. Its claim is forgotten when it was undone, or at the first look
+    after the time of its effects.
+    """
+    for token, unanswered in list(_unanswered.items()):
+        is_last = time.monotonic() > unanswered.until
+        if _take_back(token, unanswered.ids) or is_last:
+            _unanswered.pop(token, None)
+
+
+@database.atomic()
+def _take_back(token: uuid.UUID, ids: Collection[int]) -> bool:
+    """Undo the claim with this token, and return whether it is in the database."""
+    mine = Effect.objects.filter(pk__in=ids, token=token, state__in=[State.SENDING, State.UNKNOWN])
+    inbox_ids = lock_messages(mine)
+    if not inbox_ids:
+        return False
+    EffectAttempt.objects.filter(effect__in=ids, token=token).delete()
+    mine.filter(state=State.UNKNOWN).update(error="", failure_group="")
+    if mine.update(state=State.INTENDED, attempts=F("attempts") - 1, token=None, sending_until=None):
+        InboxMessage.objects.filter(pk__in=inbox_ids, state=InboxMessage.State.HANDLED).update(
+            state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
+        )
+    return True
 
 
 def note(results: Sequence[tuple[Claimed, Result]]) -> None:
@@ -166,9 +182,9 @@ def note(results: Sequence[tuple[Claimed, Result]]) -> None:
                 sending_until=waits if result.state == State.SENDING else None,
             )
             if changed:
-                _keep(claimed.row, result)
+                effect_attempts.record(claimed.row, result.state, result.error)
             elif Effect.objects.filter(~Q(token=claimed.row.token) | Q(token=None), pk=claimed.row.pk).exists():
-                _keep_late(claimed.row, result)
+                effect_attempts.record_late(claimed.row, result.state, result.error, result.reference)
                 log.warning("effect.late_result", effect=claimed.row.name, message_id=claimed.row.message_id)
         close(inbox_ids)
 
@@ -181,6 +197,7 @@ def settle(effect_id: int, *, was: Collection[Effect.State], result: Result) -> 
     result of an earlier sender no longer changes anything.
     """
     inbox_ids = lock_messages(Effect.objects.filter(pk=effect_id).only("inbox_message"))
+    effect_attempts.record_before_settling(Effect.objects.filter(pk=effect_id, state__in=was, given_up=False).first())
     again = result.state == State.INTENDED
     changed = Effect.objects.filter(pk=effect_id, state__in=was).update(
         state=result.state,
@@ -235,7 +252,7 @@ def _give_up(rows: Sequence[Effect]) -> None:
         Effect.objects.filter(pk=row.pk).update(
             state=result.state, error=result.error, failure_group=_group_of(row, result), changed_at=Now()
         )
-        _keep(row, result)
+        effect_attempts.record(row, result.state, result.error)
     close(inbox_ids)
     for row in rows:
         log.error("effect.unknown", effect=row.name, message_id=row.message_id, consumer=row.consumer)
@@ -244,38 +261,6 @@ def _give_up(rows: Sequence[Effect]) -> None:
 def _group_of(row: Effect, result: Result) -> str:
     """Return the failure group of an effect with this result; empty for a success."""
     return "" if result.state == State.DONE else failure_group(row.consumer, row.name, result.error)
-
-
-def _keep(row: Effect, result: Result) -> None:
-    """Write down an attempt's result, unless it succeeded; once for each time the effect was taken."""
-    if result.state in _OUTCOMES:
-        _write_attempt(row, _OUTCOMES[result.state], result.error)
-
-
-def _keep_late(row: Effect, result: Result) -> None:
-    """Write down an answer that came too late to count: it may show that something was done twice."""
-    if row.token is None or row.failed_attempts.filter(token=row.token, error=storable_text(result.error)).exists():
-        return  # it was written in time, and the connection was lost after that commit
-    outcome = _OUTCOMES.get(result.state, Outcome.DONE_LATE)
-    _write_attempt(row, outcome, f"too late to count: {result.error or result.reference or 'done'}")
-
-
-def _write_attempt(row: Effect, outcome: EffectAttempt.Outcome, error: str, *, replace: bool = True) -> None:
-    """Write the row of the attempt that `row` was taken for. An existing one is replaced, or left."""
-    if row.token is None:
-        return
-    attempt = EffectAttempt(
-        effect=row, token=row.token, number=row.attempts, outcome=outcome, error=storable_text(error)
-    )
-    if replace:
-        EffectAttempt.objects.bulk_create(
-            [attempt],
-            update_conflicts=True,
-            unique_fields=["effect", "token"],
-            update_fields=["outcome", "error", "finished_at"],
-        )
-    else:
-        EffectAttempt.objects.bulk_create([attempt], ignore_conflicts=True)
 
 
 def lock_messages(rows: Iterable[Effect]) -> list[int]:

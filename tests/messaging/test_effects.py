@@ -70,6 +70,12 @@ def outside() -> Outside:
 Declare = Callable[..., None]
 
 
+@pytest.fixture(autouse=True)
+def a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that remembers no claim of another test."""
+    monkeypatch.setattr(ledger, "_unanswered", {})
+
+
 @pytest.fixture
 def declare(outside: Outside) -> Iterator[Declare]:
     """Declares the effect `text`, as the outside's `send`, in the way the test wants."""
@@ -400,6 +406,43 @@ def test_an_effect_whose_claim_got_no_answer_is_sent(
     assert (effect.state, effect.attempts, effect.error, len(outside.calls)) == ("done", 1, "", 1)
     assert inbox_state() == "handled"
     assert attempts_kept() == []
+    assert bool(ledger._unanswered) is not arrives  # a commit may become visible later
+
+
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["sending", "given up by another process meanwhile"])
+def test_an_effect_whose_claim_becomes_visible_later_is_sent(
+    declare: Declare, outside: Outside, meanwhile: bool
+) -> None:
+    handled()
+    leave_the_next_commit_unanswered(arrives=True)
+    with pytest.raises(OperationalError):
+        ledger.claim(Q(), 10)
+    visible = Effect.objects.values("state", "token", "attempts", "sending_until").get()
+    Effect.objects.update(state="intended", token=None, attempts=0, sending_until=None)
+    assert ledger.claim(Q(message_id="another"), 10) == []  # nothing to see yet
+
+    Effect.objects.update(**visible)
+    if meanwhile:
+        Effect.objects.update(state="unknown", error="given up")
+        InboxMessage.objects.update(state="handled")
+    effect = carried_out()
+    assert (effect.state, effect.attempts, effect.error, len(outside.calls)) == ("done", 1, "", 1)
+    assert inbox_state() == "handled"
+    assert ledger._unanswered == {}
+
+
+def test_a_claim_without_an_answer_is_forgotten_after_the_time_of_its_effects(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled()
+    leave_the_next_commit_unanswered(arrives=False)
+    with pytest.raises(OperationalError):
+        ledger.claim(Q(), 10)
+    ledger.claim(Q(), 10)
+    assert ledger._unanswered
+    later = time.monotonic() + TIMEOUT.total_seconds() + ledger.MARGIN
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    ledger.claim(Q(), 10)
     assert ledger._unanswered == {}
 
 

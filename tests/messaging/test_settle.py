@@ -12,6 +12,7 @@ from messaging.actions.selection import Selection
 from messaging.actions.settle import Verdict, find, settle
 from messaging.effects import Sending
 from messaging.exceptions import NotDone
+from messaging.history import timeline
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, EffectAttempt, InboxMessage, OperatorAction
 from messaging.worker import effect_runner, ledger
@@ -97,6 +98,16 @@ def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Send
     again = settled(effect, Verdict.NOT_DONE)
     assert again
     assert not again.given_up
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], verdict: Verdict) -> None:
+    """Also of an effect that failed before attempts had rows."""
+    effect = settled(an_effect("unknown", error="the gateway answered 500"), verdict, note="asked them")
+    assert effect
+    kept = effect.failed_attempts.get()
+    assert (kept.number, kept.outcome, kept.error) == (3, "unknown", "the gateway answered 500")
+    assert "the gateway answered 500" in [entry.detail for entry in timeline.for_message("m-1").entries]
 
 
 @pytest.mark.parametrize(
