@@ -12,6 +12,9 @@ _ALLOWED_FORMAT_CHARACTERS = "\u200c\u200d"
 #: Text that phones turn into a link: a scheme, www., a host with or without a path. "M.Smith" and "St.John" are names.
 _LINK = re.compile(r"://|\b[Ww]{3}\.|\w\.\w{2,}/|\w{3,}\.[a-z]{2,}")
 
+#: What browsers take for the dot of a host name: https://www.rfc-editor.org/rfc/rfc3490#section-3.1
+_OTHER_DOTS = str.maketrans("\u3002\uff0e\uff61", "...")
+
 
 def normalized(text: str) -> str:
     """Return `text` with full-width letters and digits as plain ones, and single spaces."""
@@ -20,7 +23,7 @@ def normalized(text: str) -> str:
 
 def check_no_link(text: str) -> None:
     """Raise ValidationError if `text` contains a link."""
-    if _LINK.search(unicodedata.normalize("NFKC", text)):
+    if _LINK.search(unicodedata.normalize("NFKC", text).translate(_OTHER_DOTS)):
         raise ValidationError("Enter a name without a web address.")
 
 

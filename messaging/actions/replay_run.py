@@ -77,7 +77,7 @@ class ReplayRun:
             changed=self.replayed,
             text=f"{told} {rest} left alone." if rest else told if self.replayed else "",
             facts={"stopped": self.why} | {name: getattr(self, name) for name in names},
-            is_partial=rest > 0 or not self.replayed,
+            is_partial=rest > 0 or self.failed > 0 or not self.replayed,
             stopped=self._ending(),
             timed_out=self.timed_out,
         )

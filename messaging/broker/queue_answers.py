@@ -23,7 +23,7 @@ from messaging.broker.subscription import Arrival, arrival_of
 from messaging.exceptions import BrokerSilent, BrokerUnavailable, NotFound, OperationRefused, ThreadNotStarted
 
 #: The consumer argument for where to begin in a stream (https://www.rabbitmq.com/docs/streams#consuming).
-_STREAM_OFFSET = "x-stream-offset"
+STREAM_OFFSET = "x-stream-offset"
 #: Queues asked at a time: each needs a channel.
 AT_A_TIME = 100
 #: Quorum queues asked for a message at a time, each by its own connection: RabbitMQ closes it over a dead queue.
@@ -174,7 +174,7 @@ def is_stream(connection: Connection, name: str) -> bool:
             queue=name,
             on_message_callback=lambda *_: None,
             consumer_tag=tag,
-            arguments={_STREAM_OFFSET: "next"},
+            arguments={STREAM_OFFSET: "next"},
         )
     except OperationRefused:
         return False

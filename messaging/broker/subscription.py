@@ -76,6 +76,8 @@ class Subscription:
         #: The queue's name; of a private queue once it is declared.
         self.queue = source if isinstance(source, str) else ""
         self.prefetch = prefetch
+        #: Of basic.consume: where to begin in a stream, for instance.
+        self.arguments: dict[str, Any] = {}
         self._on_arrival = on_arrival
         self._on_ended = on_ended
         self._channel: Channel | None = None
@@ -180,6 +182,7 @@ class Subscription:
             self.queue,
             partial(self._arrived, self._opened),
             callback=lambda _: self._consuming(),
+            arguments=self.arguments or None,
         )
 
     def _consuming(self) -> None:

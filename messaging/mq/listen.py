@@ -10,6 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
+from messaging.broker.queue_answers import is_stream
 from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import from_one, number, positive
@@ -31,6 +32,7 @@ examples:
                                                      number of words, * one
   manage.py mq listen direct_logs info warning --json     one JSON object a line
   manage.py mq listen offers --header format=pdf --header kind=report --match any
+  manage.py mq listen history --from-start           what a stream holds already, and what comes
   manage.py mq listen topic_logs "kern.*" --declare --type topic    declare the exchange, if need be
 
 A queue is preferred to an exchange of the same name, unless keys or headers are given. For an exchange this command
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dots", type=number(0, MAX_DOTS), default=0.0, metavar="SECONDS",
         help="work so long for each dot in a body, before the acknowledgement",
     )  # fmt: skip
+    parser.add_argument("--from-start", action="store_true", help="of a stream: begin with its first message")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     add_declare(parser, exchange_type="--type")
 
@@ -120,15 +123,23 @@ class _Listening:
         if not self._listener.connection.reach(self._stopped):
             return
         self._find()
+        from_start, offset = self._options["from_start"], ""
+        if not self._is_exchange and is_stream(self._listener.connection, self._name):
+            offset = "first" if from_start else "next"
+        elif from_start:
+            raise usage_error(f"--from-start is for streams, and {self._what()} is none.")
         prefetch, most = self._options["prefetch"], self._options["max_messages"]
         self._listener.subscribe(
             self._bindings() if self._is_exchange else self._name,
             # With more than 1 each acknowledgement would bring another message; the last ones would be requeued.
             prefetch=min(prefetch or (1 if most else conf.get().prefetch), most or 65_535),
+            offset=offset,
         )
         try:
             self._generation = self._listener.connection.generation
             if self._listener.open(self._stopped):
+                if offset == "next":
+                    self._say(f"{self._name} is a stream: what it holds already is not shown, unless by --from-start.")
                 self._say(f"Listening on {self._what()}. Press CTRL+C to stop.")
             self._take_all()
         finally:

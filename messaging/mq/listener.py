@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from messaging.broker.connection import Connection
+from messaging.broker.queue_answers import STREAM_OFFSET
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.exceptions import OperationRefused
 from messaging.routing import Binding
@@ -50,8 +51,12 @@ class Listener:
         # The broker requeues what is not acknowledged.
         self.connection.stop()
 
-    def subscribe(self, source: str | Sequence[Binding], *, prefetch: int) -> None:
-        """Set what to listen to, once: the name of a queue, or bindings."""
+    def subscribe(self, source: str | Sequence[Binding], *, prefetch: int, offset: str = "") -> None:
+        """Set what to listen to, once: the name of a queue, or bindings.
+
+        Of a stream, and only there, `offset` says where to begin: "first" or "next". Opened again it goes on behind
+        the last message that arrived.
+        """
         self._private = not isinstance(source, str)
         self._subscription = Subscription(
             self.connection,
@@ -60,6 +65,8 @@ class Listener:
             on_arrival=self._arrived.put,
             on_ended=self._ended,
         )
+        if offset:
+            self._subscription.arguments = {STREAM_OFFSET: offset}
 
     def open(self, given_up: Callable[[], bool]) -> bool:
         """Start to consume, for the first time or after an end; return True once the broker has agreed.
@@ -85,8 +92,12 @@ class Listener:
             arrived = self._arrived.get(timeout=timeout)
         except queue.Empty:
             return None
-        if isinstance(arrived, Arrival) and self._is_redelivered(arrived):
-            return None
+        if isinstance(arrived, Arrival):
+            if self._is_redelivered(arrived):
+                return None
+            offset = arrived.message.headers.get(STREAM_OFFSET)
+            if self._current.arguments and isinstance(offset, int):
+                self._current.arguments = {STREAM_OFFSET: offset + 1}
         return arrived
 
     def ack(self, arrival: Arrival) -> None:

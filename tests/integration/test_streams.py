@@ -1,6 +1,7 @@
 """Streams that other applications declare: what `mq listen | peek | purge | call` do with one."""
 
 from collections.abc import Iterator
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from pika import BasicProperties
@@ -9,6 +10,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging.broker.connection import opened
 from messaging.broker.queue_answers import is_stream
 from messaging.monitoring import status
+from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.command_line import mq
 from tests.support.consuming import a_consumer, registered
@@ -47,8 +49,11 @@ def test_a_stream_is_recognised_and_no_message_is_taken(channel: BlockingChannel
     assert mq("queues", "hello").out.split("\t")[2] == "1"
 
 
-def test_listening_to_a_stream_shows_what_comes(channel: BlockingChannel, run_process: ProcessStarter) -> None:
+def test_listening_to_a_stream_says_that_it_begins_behind_what_is_there(
+    channel: BlockingChannel, run_process: ProcessStarter
+) -> None:
     process = run_process("mq", "listen", "history", "--max-messages", "1")
+    process.wait_for_line("history is a stream: what it holds already is not shown, unless by --from-start")
     process.wait_for_line("^Listening on")
     channel.basic_publish("", "history", b"message 4")
 
@@ -57,9 +62,24 @@ def test_listening_to_a_stream_shows_what_comes(channel: BlockingChannel, run_pr
     assert "message 3" not in process.output
 
 
+def test_a_listener_continues_behind_the_last_message_when_its_connection_returns(
+    history: None, run_process: ProcessStarter, vhost: str, broker: RabbitMQNode
+) -> None:
+    process = run_process("mq", "listen", "history", "--from-start", "--max-messages", "4", "--json")
+    eventually(lambda: process.output.count('"body"') == 3, report=lambda: process.output)
+    broker.ctl("close_all_connections", "--vhost", unquote(urlsplit(vhost).path[1:]), "test")
+    process.wait_for_line("^Listening again")
+    with plain_channel(vhost) as fresh:
+        fresh.basic_publish("", "history", b"message 4")
+
+    assert process.wait() == 0
+    assert [process.output.count(f"message {number}") for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (["listen", "hello", "--from-start"], 2, "--from-start is for streams, and queue hello is none"),
         (["peek", "history"], 1, "A stream keeps its messages"),
         (["purge", "history", "--yes"], 1, "x-max-age"),
     ],

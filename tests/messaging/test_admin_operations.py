@@ -140,6 +140,22 @@ def test_a_replay_that_stops_over_failures_is_an_error_that_says_why_and_what_is
     )
 
 
+def test_a_replay_of_which_a_few_failed_again_is_a_warning(
+    staff: Client, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant("replay_message")
+    rows = [a_dead_message(consumer) for _ in range(10)]
+    resend = outbox.resend
+
+    def the_first_dies_again(row: InboxMessage, **told: Any) -> None:
+        resend(row, **told)
+        if row.pk == rows[0].pk:
+            InboxMessage.objects.filter(pk=row.pk).update(state="dead")
+
+    monkeypatch.setattr(outbox, "resend", the_first_dies_again)
+    assert levels(staff, f"{INBOX}operate/replay/", rows) == ["warning"]
+
+
 def test_what_was_done_to_a_part_only_is_a_warning(staff: Client, consumer: Consumer) -> None:
     grant("discard_message")
     rows = [a_dead_message(consumer) for _ in range(2)]

@@ -75,6 +75,8 @@ def test_names_that_would_garble_a_label_are_refused(name: str) -> None:
         "bit.ly/x",
         "t.co/x",
         "ｅｖｉｌ．ｅｘａｍｐｌｅ",
+        "evil。com",
+        "evil｡com",
         "a://b",
     ],
 )
