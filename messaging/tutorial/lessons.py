@@ -89,8 +89,8 @@ WORK_QUEUE = Lesson(
 FANOUT = Lesson(
     name="fanout",
     title="Publish/subscribe",
-    shows="A fanout exchange copies each message to everybody who listens; with nobody there it is gone, and you are "
-    "told.",
+    shows="A fanout exchange copies each message to every listener. Without a listener the message is gone, and the "
+    "sender is told.",
     lines={
         "nobody": Line(
             3, 'mq publish "info: is anybody there?" --exchange logs --declare --exchange-type fanout --transient'
