@@ -39,7 +39,8 @@ class Listener:
         self.connection = Connection(role, on_lost=self._lost)
         self._subscription: Subscription | None = None
         self._private = False
-        self._arrived: queue.SimpleQueue[Arrival | Ended] = queue.SimpleQueue()
+        # No SimpleQueue: in Python 3.11 a signal at the end of its time-out makes `get` wait for ever.
+        self._arrived: queue.Queue[Arrival | Ended] = queue.Queue()
 
     def __enter__(self) -> Self:
         self.connection.start()

@@ -60,7 +60,7 @@ class RpcServer(Service):
         self.prefetch = prefetch or concurrency
         self._on_serving = on_serving
         self._announced = False
-        self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
+        self._requests: queue.Queue[tuple[Procedure, RequestQueue, Request] | None] = queue.Queue()
         self.subscriptions = [self._request_queue(procedure) for procedure in self.procedures]
         self.threads = [
             threading.Thread(target=self._work, name=f"rpc-{number}", daemon=True)

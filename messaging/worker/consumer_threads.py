@@ -50,7 +50,7 @@ class ConsumerThreads:
         self.consumer = consumer
         self._connection = connection
         self._tally = tally
-        self._arrivals: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._arrivals: queue.Queue[Arrival | None] = queue.Queue()
         self._stopping = threading.Event()
         self._wait = DatabaseWait(consumer.name, self._stopping, writer)
         #: Why the subscription ended, since it was last consuming.
