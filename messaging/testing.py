@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 from messaging import conf, consumers, encoding
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
-from messaging.message import VERSION_HEADER, Delivery, Message, identity, new_id
+from messaging.message import VERSION_HEADER, Message, new_id
 from messaging.models import OutboxMessage
 from messaging.relay.destinations import expected_queues, publishing_of
 from messaging.worker import effect_runner, handling
@@ -88,18 +88,7 @@ def run_effects() -> int:
 def _handle(
     consumer: Consumer, message: Message, exchange: str = "", routing_key: str = "", *, redelivered: bool = False
 ) -> Verdict:
-    known_as = identity(message.id, message.app_id, own_app_id=conf.get().app_id)
-    return handling.handle(
-        consumer,
-        Delivery(
-            consumer=consumer.name,
-            queue=consumer.queue,
-            message=encoding.named(message, routing_key),
-            message_id=known_as or new_id(),
-            attempt=message.attempt,
-            identified=bool(known_as),
-            redelivered=redelivered,
-            exchange=exchange,
-            routing_key=routing_key,
-        ),
+    delivery = handling.delivery_of(
+        consumer, message, queue=consumer.queue, exchange=exchange, routing_key=routing_key, redelivered=redelivered
     )
+    return handling.handle(consumer, delivery)

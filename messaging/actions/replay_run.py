@@ -38,7 +38,7 @@ class ReplayRun:
     max_failures: float = MAX_FAILURES
 
     replayed: int = 0
-    #: Somebody else replayed, or discarded, them in the meantime.
+    #: Another operator replayed or discarded them in the meantime.
     missed: int = 0
     succeeded: int = 0
     failed: int = 0

@@ -37,6 +37,8 @@ PUBLISH_TIMEOUT = 5.0
 CHECK_EVERY = 0.2
 #: Seconds that the end of the process may wait for what is left.
 EXIT_BUDGET = 2.0
+#: Seconds between two looks whether all of it is sent.
+LOOK_EVERY = 0.02
 
 #: `sends_lines` is set on the threads that do.
 _thread = threading.local()
@@ -102,7 +104,7 @@ class BrokerHandler(logging.Handler):
         if self.sender:
             deadline = time.monotonic() + EXIT_BUDGET
             while self.sender.done < self.accepted and time.monotonic() < deadline:
-                time.sleep(0.02)
+                time.sleep(LOOK_EVERY)
             self.sender.end()
         super().close()
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 from django.db import connections
 
-from messaging import conf, database, effects, encoding
+from messaging import database, effects
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
-from messaging.exceptions import OperationRefused, Undecodable
+from messaging.exceptions import OperationRefused
 from messaging.logs import Throttle, get_logger
-from messaging.message import Delivery, identity, new_id
+from messaging.message import Delivery
 from messaging.worker import effect_runner, handling
 from messaging.worker.database_wait import DatabaseWait
 from messaging.worker.handling import Verdict
@@ -217,20 +217,11 @@ class ConsumerThreads:
             self.subscription.requeue(arrival)
 
     def _delivery(self, arrival: Arrival) -> Delivery:
-        message = encoding.named(arrival.message, arrival.routing_key)
-        known_as = identity(message.id, message.app_id, own_app_id=conf.get().app_id)
-        try:
-            attempt = message.attempt
-        except Undecodable:
-            attempt = 1  # decoding fails again, and says what is wrong
-        return Delivery(
-            consumer=self.consumer.name,
+        return handling.delivery_of(
+            self.consumer,
+            arrival.message,
             queue=arrival.queue,
-            message=message,
-            message_id=known_as or new_id(),
-            attempt=attempt,
-            identified=bool(known_as),
-            redelivered=arrival.redelivered,
             exchange=arrival.exchange,
             routing_key=arrival.routing_key,
+            redelivered=arrival.redelivered,
         )

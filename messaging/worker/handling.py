@@ -18,7 +18,7 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
 from messaging.logs import get_logger
-from messaging.message import Delivery, Message
+from messaging.message import Delivery, Message, identity, new_id
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.retry import rest_after
 from messaging.validation import functions
@@ -29,6 +29,29 @@ log = get_logger(__name__)
 
 #: Starts of a message's handling that never ended, after which the message is dead: it kills its process.
 CRASH_LIMIT = 3
+
+
+def delivery_of(
+    consumer: Consumer, message: Message, *, queue: str, exchange: str, routing_key: str, redelivered: bool
+) -> Delivery:
+    """Return the delivery of a message to a consumer, as its handler sees it."""
+    message = encoding.named(message, routing_key)
+    known_as = identity(message.id, message.app_id, own_app_id=conf.get().app_id)
+    try:
+        attempt = message.attempt
+    except Undecodable:
+        attempt = 1  # decoding fails again, and says what is wrong
+    return Delivery(
+        consumer=consumer.name,
+        queue=queue,
+        message=message,
+        message_id=known_as or new_id(),
+        attempt=attempt,
+        identified=bool(known_as),
+        redelivered=redelivered,
+        exchange=exchange,
+        routing_key=routing_key,
+    )
 
 
 class Verdict(StrEnum):
