@@ -210,15 +210,15 @@ def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_each_command_and_each_server_refuses_another_database(tmp_path: Path) -> None:
+def test_a_command_and_a_server_refuse_another_database(tmp_path: Path) -> None:
+    """Before every command Django runs the same checks."""
     (tmp_path / "mariadb").mkdir()
     (tmp_path / "mariadb" / "base.py").write_text(MARIADB)
     (tmp_path / "its_settings.py").write_text(PROJECT)
-    for command in ("check", "migrate", "run_relay", "messages list"):
-        refusing = run(tmp_path, "-m", "django", *command.split())
-        assert refusing.returncode == 1
-        assert "messaging.E101" in refusing.stderr
-        assert "Traceback" not in refusing.stderr
+    refusing = run(tmp_path, "-m", "django", "run_relay")
+    assert refusing.returncode == 1
+    assert "messaging.E101" in refusing.stderr
+    assert "Traceback" not in refusing.stderr
     server = run(tmp_path, "-c", "from django.core.wsgi import get_wsgi_application as it; it()")
     assert server.returncode == 1
     assert "needs SQLite or PostgreSQL" in server.stderr.splitlines()[-1]
