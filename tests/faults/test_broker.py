@@ -12,6 +12,7 @@ import pytest
 from messaging import conf
 from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.monitoring import status
 from messaging.reconcile.reconcile import reconcile
 from orders.models import Order, Product
 from script.services.rabbitmq import USER, RabbitMQNode
@@ -142,7 +143,7 @@ def test_a_frozen_broker_keeps_no_visitor_waiting_and_everything_arrives_when_it
 
 @pytest.mark.parametrize("alarm", ["memory", "disk"])
 def test_an_alarm_holds_up_publishing_and_nothing_else(alarm: str, shop: Shop, breakable_broker: RabbitMQNode) -> None:
-    """F6, F7. Consumers go on acknowledging: they and the relay have connections of their own."""
+    """F6, F7. Consumers go on acknowledging: they and the relay have connections of their own. `mq status` tells."""
     raised, cleared = {
         "memory": (["set_vm_memory_high_watermark", "0.0000001"], ["set_vm_memory_high_watermark", "0.4"]),
         "disk": (["set_disk_free_limit", "9000000000000"], ["set_disk_free_limit", "50MB"]),
@@ -154,6 +155,7 @@ def test_an_alarm_holds_up_publishing_and_nothing_else(alarm: str, shop: Shop, b
         with shop.shopping():
             shop.web.wait_for_line("amqp.blocked", 20)
             shop.bought(5)
+        assert alarm in (status.look().broker.alarms or "")
         assert OutboxMessage.objects.filter(state=OutboxMessage.State.PENDING).count() >= 5
     finally:
         breakable_broker.ctl(*cleared)

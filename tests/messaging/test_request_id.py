@@ -1,7 +1,6 @@
 """A web request's id travels with its events: whoever reads a consumer's log finds the request that caused the line."""
 
 import logging
-import re
 from decimal import Decimal
 from typing import Any
 
@@ -18,12 +17,10 @@ from messaging.worker import handling
 from messaging.worker.handling import Verdict
 from orders import shipping
 from orders.models import Product
-from script.shopper import Shopper
 from tests.orders.shop import Buyer
 from tests.support.consuming import Noted, a_consumer, delivery_of
-from tests.support.processes import ProcessStarter
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 log = structlog.get_logger(__name__)
 
@@ -144,18 +141,3 @@ def test_nothing_of_one_message_is_left_for_the_lines_after_it() -> None:
     handling.handle(a_consumer(), delivery_of(written()))
 
     assert structlog.contextvars.get_contextvars() == {}
-
-
-def test_from_the_web_process_to_the_consumers_log(vhost: str, run_process: ProcessStarter, tea: Product) -> None:
-    consumer = run_process("run_consumer", "sms")
-    web = run_process.web()
-
-    number = Shopper(web.url).buy(tea.slug)
-
-    line = consumer.wait_for_line(r"message\.handled.*").string
-    row = OutboxMessage.objects.get(subject=number)
-    request_id = row.headers["x-request-id"]
-    for fact in (f"message_id={row.message_id}", "type=order.placed", "consumer=sms", "attempt=1"):
-        assert fact in line
-    assert f"request_id={request_id}" in line
-    web.wait_for_line(rf"POST /checkout/.*{re.escape(request_id)}|{re.escape(request_id)}.*POST /checkout/")
