@@ -30,8 +30,9 @@ class Comparison:
     lost: list[Finding] = field(default_factory=list)
     #: All that was published before then has arrived, except what is lost.
     until: datetime | None = None
-    #: A message that was in the queue when that was seen empty has arrived only now: a process still has some.
-    still_arriving: bool = False
+    #: Messages that were in the queue when that was seen empty have arrived only now: a process still has some. When
+    #: the first of them was published.
+    still_arriving: datetime | None = None
 
     def stop_before(self, time: datetime) -> None:
         """Note that what was published at this time has not arrived."""
@@ -53,7 +54,8 @@ def compare(consumer: Consumer, begin: datetime | None, end: datetime, limit: in
             if row.pk < newest.get(row.message_id, row.pk):
                 continue  # a newer row brings the message to this consumer
             if not _is_missing(row, trace):
-                result.still_arriving |= trace is not None and trace.received_at > now - wait
+                if trace is not None and trace.received_at > now - wait:
+                    result.still_arriving = result.still_arriving or _published_at(row)
             elif _is_begun(trace, now - wait) or _was_sent_again(row, now):
                 result.stop_before(_published_at(row))
             else:

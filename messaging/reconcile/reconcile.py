@@ -125,7 +125,8 @@ def _compare(
     compared = lost.compare(consumer, begin, seen.empty_at, limit)
     if compared.still_arriving and compared.lost:
         report.undecided[consumer.name] = f"what was in queue {consumer.queue} is still arriving"
-        compared.stop_before(compared.lost[0].since)
+        # What has just arrived is looked at again, too: it is the sign that others are on their way.
+        compared.stop_before(min(compared.still_arriving, compared.lost[0].since))
         compared.lost.clear()
     return compared
 

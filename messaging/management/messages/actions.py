@@ -14,13 +14,15 @@ from messaging.actions.action import Action, MessageAction, Option, Result
 from messaging.actions.selection import Selection
 from messaging.actions.settle import find
 from messaging.management.arguments import number
-from messaging.management.errors import EXIT_TIMED_OUT, EXIT_USAGE
+from messaging.management.errors import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_USAGE
 from messaging.management.messages.selection import add_choice, chosen
 from messaging.management.tables import write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
 
-EXIT_CODES = "exit codes: 0 done, 1 nothing or not all, 2 wrong arguments, 3 database unreachable, 7 not in time\n"
+EXIT_CODES = """exit codes: 0 done, 1 nothing or not all, 2 wrong arguments, 3 database unreachable, 7 not in time, 130 stopped by
+Ctrl-C
+"""
 PLAN = ("what", "count", "consumer", "type")
 
 
@@ -59,10 +61,10 @@ class ActionCommand:
             self.action.check(selection, **told)
         except ValueError as error:
             raise CommandError(f"{error}.", returncode=EXIT_USAGE) from None
+        signals = StopSignals()
         if options["dry_run"]:
             result = self.action.plan(selection, **told)
         else:
-            signals = StopSignals()
             # Python sets signal handlers in the main thread only.
             with signals if threading.current_thread() is threading.main_thread() else nullcontext():
                 result = self.action.run(
@@ -76,7 +78,8 @@ class ActionCommand:
         why = "" if changed else self.action.why_nothing(selection, **told)
         _write(command, result, nothing=bool(why), as_json=options["json"])
         if result.stopped:
-            raise CommandError(result.stopped, returncode=EXIT_TIMED_OUT if result.timed_out else 1)
+            code = EXIT_TIMED_OUT if result.timed_out else EXIT_INTERRUPTED if signals.received else 1
+            raise CommandError(result.stopped, returncode=code)
         if why:
             raise CommandError(f"Nothing {'would be' if options['dry_run'] else 'was'} done: {why}.")
 

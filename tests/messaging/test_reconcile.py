@@ -1,0 +1,508 @@
+"""What the broker lost is named, and sent again once; nothing else is. The broker is played by lists: what a real one
+answers about its queues is tested in `tests/faults/test_reconcile.py`."""
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db.models import DateTimeField, F
+from django.db.models.functions import Now
+
+from messaging import consumers, database
+from messaging.consumers import Consumer
+from messaging.exceptions import BrokerUnavailable
+from messaging.message import Delivery
+from messaging.models import DeliveryAttempt, Effect, InboxMessage, OperatorAction, OutboxMessage, QueueSighting
+from messaging.reconcile import empty_queues, lost
+from messaging.reconcile.findings import Trouble
+from messaging.reconcile.reconcile import Report, reconcile
+from messaging.worker import handling, inbox
+from tests.support.consuming import (
+    Noted,
+    a_consumer,
+    a_delivery,
+    delivery_of,
+    look_after,
+    note,
+    notes,
+    registered,
+    take_note,
+)
+from tests.support.running import InThread, add
+
+pytestmark = pytest.mark.django_db
+
+State = InboxMessage.State
+
+
+class Broker:
+    """The queues of the registered consumers, and what waits in them."""
+
+    def __init__(self) -> None:
+        self.queues: dict[str, list[OutboxMessage]] = defaultdict(list)
+
+    def relay(self) -> None:
+        """Let everything go out that waits."""
+        for row in OutboxMessage.objects.filter(state="pending").order_by("pk"):
+            for each in consumers.registered():
+                if each.name == row.consumer or (not row.consumer and each.wants(row.type)):
+                    self.queues[each.queue].append(row)
+                    row.expected_consumers.append(each.name)
+            row.state, row.published_at = OutboxMessage.State.PUBLISHED, Now()
+            row.save()
+            row.refresh_from_db()
+
+    def publish(self, *texts: str, **options: Any) -> list[OutboxMessage]:
+        rows = add(*(Noted(text=text) for text in texts), **options)
+        self.relay()
+        return rows
+
+    def handle(self, *wanted: Consumer) -> None:
+        """Let everything be handled that is in the queues of these consumers; what follows from it goes out."""
+        for consumer in wanted:
+            while queue := self.queues[consumer.queue]:
+                handling.handle(consumer, delivery_of(queue.pop(0), consumer=consumer.name, queue=consumer.queue))
+                self.relay()
+
+    def call(self, _: str, *, queue: str, passive: bool) -> SimpleNamespace:
+        """What a passive declaration answers."""
+        assert passive
+        return SimpleNamespace(messages=len(self.queues[queue]))
+
+
+@pytest.fixture(autouse=True)
+def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    broker = Broker()
+    monkeypatch.setattr(empty_queues, "opened", lambda role: nullcontext(broker))
+    monkeypatch.setattr(empty_queues, "unresponsive", lambda concerned: {})
+    monkeypatch.setattr(empty_queues, "PAUSE", 0.0)
+    with registered():
+        yield broker
+
+
+def known(name: str = "notes", handler: Callable[..., None] = take_note) -> Consumer:
+    """A consumer that relays and reconcile know."""
+    consumer = a_consumer(handler, name)
+    consumers.registry.put(consumer)
+    return consumer
+
+
+def time_passes(minutes: float = 60) -> None:
+    """Let everything have happened that much longer ago."""
+    before = timedelta(minutes=minutes)
+    for model in (OutboxMessage, InboxMessage, DeliveryAttempt, Effect, QueueSighting):
+        times = [f.name for f in model._meta.concrete_fields if isinstance(f, DateTimeField)]
+        model._default_manager.update(**{name: F(name) - before for name in times})
+    for sighting in QueueSighting.objects.all():
+        sighting.young = [(datetime.fromisoformat(text) - before).isoformat() for text in sighting.young]
+        sighting.save()
+
+
+def seen_empty() -> None:
+    """Let every queue be seen empty, now and a while ago."""
+    time_passes(minutes=5)
+    named()
+    time_passes()
+    named()
+
+
+def named(**options: Any) -> Report:
+    """What is found, without changing anything."""
+    return reconcile(repair=False, by="", **options)
+
+
+def repaired(**options: Any) -> Report:
+    return reconcile(repair=True, by="ann", **options)
+
+
+def lost_ids(report: Report) -> list[str]:
+    return [each.message_id for each in report.of(Trouble.LOST)]
+
+
+def whys() -> list[str]:
+    return [each.why for each in named().findings]
+
+
+def exit_code(*arguments: str) -> int:
+    try:
+        call_command("messages", "reconcile", *arguments)
+    except CommandError as error:
+        return error.returncode
+    return 0
+
+
+# --- lost --------------------------------------------------------------------------------------------------
+
+
+def test_an_arrived_message_is_not_reported(broker: Broker) -> None:
+    consumer = known()
+    broker.publish("a", "b", "c")
+    broker.handle(consumer)
+    seen_empty()
+    assert repaired() == Report()
+
+
+def test_a_lost_message_is_named_and_sent_again_to_the_consumer_that_missed_it(broker: Broker) -> None:
+    first, second = known("first"), known("second")
+    row, _ = broker.publish("a", "b")
+    broker.handle(first)
+    broker.queues[second.queue].pop(0)
+    broker.handle(second)
+    seen_empty()
+
+    report = named()
+    (finding,) = report.findings
+    assert (finding.trouble, finding.message_id, finding.consumer) == ("lost", row.message_id, "second")
+    assert not report.is_well
+    assert OutboxMessage.objects.count() == 2
+
+    assert repaired().is_well
+    again = OutboxMessage.objects.get(origin="reconcile")
+    assert (again.message_id, again.attempt, again.consumer) == (row.message_id, 1, "second")
+    assert (again.exchange, again.routing_key) == ("", second.queue)
+    done = OperatorAction.objects.get()
+    assert (done.action, done.actor, done.changed) == ("reconcile", "ann", 1)
+    assert repaired() == Report()
+
+    broker.relay()
+    assert broker.queues[first.queue] == []
+    broker.handle(second)
+    assert notes() == 4
+    seen_empty()
+    assert repaired() == Report()
+
+
+def test_what_waits_in_its_queue_is_not_lost(broker: Broker) -> None:
+    consumer = known()
+    broker.publish("a", "b")
+    for _ in range(3):
+        report = repaired()
+        assert report.findings == []
+        assert report.undecided == {"notes": f"queue {consumer.queue} is not empty"}
+        time_passes()
+    assert OutboxMessage.objects.count() == 2
+
+
+def test_messages_in_the_hands_of_a_slow_consumer_are_not_lost(broker: Broker) -> None:
+    """The queue shows none ready, and RabbitMQ does not tell over AMQP of those that were delivered."""
+    consumer = known()
+    rows = broker.publish("a", "b", "c", "d")
+    broker.queues[consumer.queue].clear()
+    named()
+    for row in rows:
+        time_passes()
+        assert handling.handle(consumer, delivery_of(row)) == "handled"
+        for _ in range(2):
+            assert repaired().findings == []
+    assert not OutboxMessage.objects.filter(origin="reconcile").exists()
+
+
+def test_a_queue_seen_empty_once_is_not_enough(broker: Broker) -> None:
+    consumer = known()
+    broker.publish("a")
+    broker.queues[consumer.queue].clear()
+    report = repaired()
+    assert report.findings == []
+    assert "seen empty once more" in report.undecided["notes"]
+
+
+def test_a_lost_retry_is_sent_again_with_its_attempt(broker: Broker) -> None:
+    moods = [ValueError("no")]
+
+    def moody(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if moods:
+            raise moods.pop()
+
+    consumer = known(handler=moody)
+    (row,) = broker.publish("a")
+    broker.queues[consumer.queue].clear()
+    assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "retrying"
+    broker.relay()
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    (finding,) = repaired().findings
+    assert "attempt 2 has not come" in finding.why
+    assert OutboxMessage.objects.get(origin="reconcile").attempt == 2
+    broker.relay()
+    broker.handle(consumer)
+    assert InboxMessage.objects.get().state == State.HANDLED
+    assert notes() == 1
+
+
+def test_a_copy_that_is_lost_too_is_sent_again_after_the_interval_only(broker: Broker) -> None:
+    consumer = known()
+    broker.publish("a")
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    assert repaired().sent_again == 1
+    broker.relay()
+    broker.queues[consumer.queue].clear()
+    time_passes(minutes=2)
+    named()
+    time_passes(minutes=8)
+    assert repaired() == Report()
+    time_passes(minutes=10)
+    assert repaired().sent_again == 1
+    broker.relay()
+    broker.handle(consumer)
+    assert OutboxMessage.objects.filter(origin="reconcile").count() == 2
+    assert notes() == 1
+
+
+def test_no_more_than_the_limit_are_sent_at_once_and_the_others_later(broker: Broker) -> None:
+    consumer = known()
+    broker.publish(*(str(number) for number in range(25)))
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    assert [repaired(limit=10).sent_again for _ in range(4)] == [10, 10, 5, 0]
+    broker.relay()
+    broker.handle(consumer)
+    assert notes() == 25
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_at_once_send_each_message_once(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = known()
+    broker.publish(*(str(number) for number in range(30)))
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    both_found_them = threading.Barrier(2, timeout=30)
+    compare = lost.compare
+
+    def together(*arguments: Any) -> lost.Comparison:
+        compared = compare(*arguments)
+        both_found_them.wait()
+        return compared
+
+    monkeypatch.setattr(lost, "compare", together)
+    both = [InThread(repaired, "reconcile") for _ in range(2)]
+    reports = [each.join(60) for each in both]
+    assert sum(report.sent_again for report in reports) == 30
+    assert all(report.is_well for report in reports)
+    assert OutboxMessage.objects.filter(origin="reconcile").count() == 30
+
+
+def test_a_message_whose_handling_has_begun_is_not_lost(broker: Broker) -> None:
+    consumer = known()
+    (row,) = broker.publish("a")
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    assert inbox.start(delivery_of(row, redelivered=True))
+    assert named().findings == []
+    time_passes()
+    assert lost_ids(named()) == [row.message_id]
+
+
+def test_what_is_named_is_named_again_whatever_the_database_makes_of_times(broker: Broker) -> None:
+    consumer = known()
+    broker.publish("a")
+    broker.queues[consumer.queue].clear()
+    named()
+    QueueSighting.objects.update(empty_at=database.in_future(3600), young=[])
+    OutboxMessage.objects.update(published_at=Now())
+    for _ in range(3):
+        assert len(lost_ids(named())) == 1
+
+
+def test_what_arrived_is_not_read_again_and_what_comes_later_is(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost, "PAGE", 3)
+    consumer = known()
+    broker.publish(*(str(number) for number in range(10)))
+    broker.handle(consumer)
+    seen_empty()
+    until = QueueSighting.objects.get().checked_until
+    assert until
+    assert not OutboxMessage.objects.filter(published_at__gte=until).exists()
+
+    (late,) = broker.publish("late")
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    for _ in range(3):  # it is not forgotten while it is not sent again
+        assert lost_ids(named()) == [late.message_id]
+
+
+@pytest.mark.parametrize("size", [1, 2, 500])
+def test_rows_that_were_marked_in_the_same_moment_are_all_looked_at(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(lost, "PAGE", size)
+    consumer = known()
+    rows = broker.publish(*(str(number) for number in range(7)))
+    OutboxMessage.objects.update(published_at=OutboxMessage.objects.order_by("pk").values("published_at")[:1])
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    assert sorted(lost_ids(named())) == sorted(row.message_id for row in rows)
+    assert sorted(lost_ids(named(limit=2)))[:2]
+    assert repaired().sent_again == 7
+
+
+def test_a_message_that_comes_while_it_is_sent_again_is_handled_once(broker: Broker) -> None:
+    consumer = known()
+    broker.publish("a")
+    late = broker.queues[consumer.queue].pop()
+    seen_empty()
+    assert repaired().sent_again == 1
+    broker.queues[consumer.queue].append(late)
+    broker.relay()
+    broker.handle(consumer)
+    assert notes() == 1
+
+
+def test_a_lost_predecessor_holds_its_key_up_until_it_is_sent_again(broker: Broker) -> None:
+    order: list[str] = []
+
+    def in_order(event: Noted, delivery: Delivery) -> None:
+        order.append(event.text)
+
+    consumer = known(handler=in_order)
+    broker.publish("first", ordering_key="k")
+    broker.queues[consumer.queue].clear()
+    broker.publish("second", ordering_key="k")
+    broker.handle(consumer)
+    assert order == []
+    seen_empty()
+    assert repaired().sent_again == 1
+    broker.relay()
+    broker.handle(consumer)
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize(("counts", "is_empty"), [([3, 2, 0], True), ([1] * empty_queues.TRIES, False)])
+def test_a_busy_queue_is_asked_until_it_is_empty(
+    monkeypatch: pytest.MonkeyPatch, broker: Broker, counts: list[int], is_empty: bool
+) -> None:
+    answers = iter(counts)
+    monkeypatch.setattr(broker, "call", lambda *_, **__: SimpleNamespace(messages=next(answers)))
+    assert set(empty_queues.look([known()])) == ({"notes"} if is_empty else set())
+    assert list(answers) == []
+
+
+# --- consumers that come and go ----------------------------------------------------------------------------
+
+
+def test_a_consumer_deployed_today_does_not_get_what_was_before_unless_asked_for(broker: Broker) -> None:
+    old = known("old")
+    rows = broker.publish("a", "b", "c")
+    broker.handle(old)
+    new = known("new")
+    seen_empty()
+    assert repaired() == Report()
+
+    (later,) = broker.publish("d")
+    asked: dict[str, Any] = {"names": ["new"], "earlier": True, "since": timedelta(days=1)}
+    assert [repaired(**asked, limit=2).sent_again for _ in range(3)] == [2, 1, 0]
+    broker.relay()
+    broker.handle(old, new)
+    received = InboxMessage.objects.filter(consumer="new").values_list("message_id", flat=True)
+    assert sorted(received) == sorted(row.message_id for row in [*rows, later])
+    assert InboxMessage.objects.filter(consumer="old").count() == 4
+    assert InboxMessage.objects.exclude(state=State.HANDLED).count() == 0
+    assert repaired(**asked).sent_again == 0
+
+
+def test_earlier_events_are_asked_for_with_consumer_and_age(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known("old")
+    broker.publish("a")
+    known("new")
+    assert exit_code("--earlier") == 2
+    assert exit_code("--earlier", "--consumer", "new") == 2
+    assert exit_code("--earlier", "--consumer", "nobody", "--since", "1d") == 2
+    assert exit_code("--earlier", "--consumer", "new", "--since", "1d") == 6
+    assert exit_code("--earlier", "--consumer", "new", "--since", "1d", "--repair") == 0
+    assert "1 message sent again" in capsys.readouterr().out
+    OutboxMessage.objects.filter(origin="event").update(published_at=database.in_future(-3 * 86_400))
+    OutboxMessage.objects.filter(origin="reconcile").delete()
+    assert exit_code("--earlier", "--consumer", "new", "--since", "2d", "--repair") == 0
+    assert not OutboxMessage.objects.filter(origin="reconcile").exists()
+
+
+def test_checked_messages_are_checked_again_if_asked(broker: Broker) -> None:
+    """As after a backup of the database was restored."""
+    consumer = known()
+    broker.publish("a")
+    broker.handle(consumer)
+    seen_empty()
+    assert named() == Report()
+    InboxMessage.objects.all().delete()
+    assert named() == Report()
+    assert repaired(since=timedelta(days=1)).sent_again == 1
+
+
+# --- stuck -------------------------------------------------------------------------------------------------
+
+
+def test_a_message_whose_next_attempt_nothing_brings_is_stuck_and_can_be_sent_on(broker: Broker) -> None:
+    consumer = known()
+    assert inbox.expect_next(a_delivery(), "it failed")
+    assert whys() == []
+    InboxMessage.objects.update(changed_at=database.in_future(-3600))
+    assert whys() == ["attempt 2 is expected, and nothing brings it"]
+    assert repaired().is_well
+    assert repaired().findings == []
+    broker.relay()
+    broker.handle(consumer)
+    assert InboxMessage.objects.get().state == State.HANDLED
+    assert OperatorAction.objects.count() == 1
+
+
+def test_a_message_that_was_not_released_is_stuck(broker: Broker) -> None:
+    consumer = known()
+    (first,), _ = broker.publish("a", ordering_key="k"), broker.publish("b", ordering_key="k")
+    broker.queues[consumer.queue].pop(0)
+    broker.handle(consumer)
+    InboxMessage.objects.update(changed_at=database.in_future(-3600))
+    assert whys() == []
+    OutboxMessage.objects.filter(pk=first.pk).update(state="cancelled")
+    assert whys() == ["the messages before it are settled, and it was not sent: does its consumer run?"]
+    look_after([consumer])
+    assert whys() == []
+    broker.relay()
+    broker.handle(consumer)
+    assert InboxMessage.objects.get().state == State.HANDLED
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_is_wrong_and_what_to_do(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+    consumer = known()
+    assert exit_code() == 0
+    assert "must be seen empty once more" in capsys.readouterr().out
+    (row,) = broker.publish("a", subject="W-ABC123")
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+
+    assert exit_code("--json") == 6
+    found = json.loads(capsys.readouterr().out)
+    assert (found["trouble"], found["message_id"], found["consumer"]) == ("lost", row.message_id, "notes")
+    assert found["subject"] == "W-ABC123"
+    with pytest.raises(CommandError, match="sent again with --repair"):
+        call_command("messages", "reconcile")
+    assert "1 lost, 0 doubled, 0 stuck" in capsys.readouterr().out
+
+    assert exit_code("--repair") == 0
+    assert "1 message sent again" in capsys.readouterr().out
+    assert exit_code("--repair") == 0
+    assert "0 lost, 0 doubled, 0 stuck" in capsys.readouterr().out
+    assert OperatorAction.objects.get().actor.count("@") == 1
+
+
+def test_without_a_broker_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(_: Any) -> None:
+        raise BrokerUnavailable("connection refused")
+
+    monkeypatch.setattr(empty_queues, "unresponsive", unreachable)
+    known()
+    assert exit_code() == 3
