@@ -1,5 +1,5 @@
-"""The broker loses what it had confirmed: that is found, sent again, and happens once. `tests/messaging/test_reconcile.py`
-tests what counts as lost; here a real broker tells of its queues."""
+"""The broker loses what it had confirmed: that is found, sent again, and happens once. Here a real broker tells of its
+queues; what counts as lost is tested in `tests/messaging/test_reconcile.py`."""
 
 import shutil
 import threading

@@ -410,9 +410,7 @@ def test_a_consumer_deployed_today_does_not_get_what_was_before_unless_asked_for
     assert repaired(**asked).sent_again == 0
 
 
-def test_earlier_events_are_asked_for_with_consumer_and_age(
-    broker: Broker, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_earlier_events_are_asked_for_with_consumer_and_age(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
     known("old")
     broker.publish("a")
     known("new")
