@@ -20,7 +20,7 @@ from messaging.management.tables import write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
 
-EXIT_CODES = "exit codes: 0 done, 1 nothing or not all, 2 wrong arguments, 3 database unreachable, 7 late, 130 interrupted\n"
+EXIT_CODES = "exit codes: 0 done, 1 nothing or not all, 2 usage, 3 database unreachable, 7 late, 130 interrupted\n"
 PLAN = ("what", "count", "consumer", "type")
 
 
