@@ -12,9 +12,12 @@ from django.db import connection, connections
 from django.test import TransactionTestCase
 
 from script.services.rabbitmq import RabbitMQNode
+from tests.support.emptying import use_for_tests_that_commit
 from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.repeats import is_full
+
+use_for_tests_that_commit()
 
 TESTS = Path(__file__).parent
 #: Set by script/test: the directory of a node that runs already and that script/test will stop.
