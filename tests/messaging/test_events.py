@@ -1,4 +1,4 @@
-"""Events: what is understood, and that nothing but `Undecodable` ever comes of the rest."""
+"""Decoding: which messages become events, and that every other one raises `Undecodable`, whatever is in it."""
 
 import json
 from contextlib import suppress
@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,31 +71,22 @@ def test_fields_unknown_here_are_ignored() -> None:
     assert encoding.decode(message({"name": "x", "added later": 1})) == Measured(name="x")
 
 
-def test_an_older_version_is_upcast_step_by_step() -> None:
+def test_an_older_version_is_upcast_step_by_step_and_no_version_means_the_first() -> None:
     assert encoding.decode(message({"label": "old"}, version=1)) == Measured(name="old")
     assert encoding.decode(message({"title": "old"}, version=2)) == Measured(name="old")
-
-
-def test_no_version_means_the_first() -> None:
     assert encoding.decode(message({"label": "old"}, headers={})) == Measured(name="old")
 
 
-def test_a_newer_version_waits_for_newer_code() -> None:
-    assert "newer" in reason(message(version=4))
-
-
-def test_the_error_names_a_missing_upcast() -> None:
+def test_the_error_names_a_version_that_this_code_cannot_read() -> None:
     class Gap(Event, type="test.gap", version=3):
         pass
 
+    assert "newer" in reason(message(version=4))
     assert "no upcast" in reason(message(type="test.gap", version=1))
-
-
-def test_a_payload_that_its_upcast_cannot_read_is_undecodable() -> None:
     assert "version 1" in reason(message({"neither": 1}, version=1))
 
 
-@pytest.mark.parametrize("version", [0, -1, 1.5, True, None, 2**31, [1], {"a": 1}])
+@pytest.mark.parametrize("version", [0, 1.5, True, None, 2**31, [1]])
 def test_a_version_that_is_no_number_is_undecodable(version: Any) -> None:
     assert "x-event-version" in reason(message(version=version))
 
@@ -124,28 +114,17 @@ def test_the_reason_says_which_field_but_never_its_value() -> None:
     assert "secret" not in said
 
 
-@pytest.mark.parametrize("content_type", ["", "application/json", "Application/JSON; charset=utf-8"])
-def test_json_is_read_under_its_usual_names(content_type: str) -> None:
-    assert encoding.decode(message(content_type=content_type)) == Measured(name="x")
+def test_json_is_read_under_its_usual_names_and_nothing_else_is() -> None:
+    for content_type in ("", "application/json", "Application/JSON; charset=utf-8"):
+        assert encoding.decode(message(content_type=content_type)) == Measured(name="x")
+    for wrong in ({"content_type": "application/xml"}, {"content_encoding": "gzip"}, {"type": ""}, {"type": "unheard"}):
+        reason(message(**wrong))
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"content_type": "application/x-python-serialize"},
-        {"content_type": "application/xml"},
-        {"content_encoding": "gzip"},
-        {"type": ""},
-        {"type": "test.unheard"},
-    ],
-)
-def test_other_content_types_and_encodings_are_undecodable(wrong: dict[str, str]) -> None:
-    reason(message(**wrong))
-
-
+@settings(max_examples=50)
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_read_or_undecodable(body: bytes) -> None:
-    with_any_fate(message(body))
+    read_or_refuse(message(body))
 
 
 anything = st.recursive(
@@ -155,10 +134,10 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(sorted(Measured.model_fields)), anything), st.integers(1, 3))
 def test_any_json_object_is_read_or_undecodable(payload: dict[str, Any], version: int) -> None:
-    with_any_fate(message(payload, version=version))
+    read_or_refuse(message(payload, version=version))
 
 
 header_values = st.recursive(
@@ -169,10 +148,11 @@ header_values = st.recursive(
 header_names = st.text() | st.sampled_from(["x-event-version", "x-attempt", "x-subject", "x-request-id"])
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(header_names, header_values))
 def test_any_headers_are_read_or_undecodable(headers: dict[str, Any]) -> None:
     strange = message(headers=headers)
-    with_any_fate(strange)
+    read_or_refuse(strange)
     for number in ("version", "attempt"):
         with suppress(Undecodable):
             assert 1 <= getattr(strange, number) < 2**31
@@ -181,23 +161,8 @@ def test_any_headers_are_read_or_undecodable(headers: dict[str, Any]) -> None:
         assert len(text) <= 255
 
 
-def with_any_fate(strange: Message) -> None:
+def read_or_refuse(strange: Message) -> None:
     try:
         assert isinstance(encoding.decode(strange), Measured)
     except Undecodable as refused:
         str(refused).encode()  # it can be stored and printed
-
-
-def test_a_type_longer_than_a_routing_key_is_refused() -> None:
-    with pytest.raises(ImproperlyConfigured, match="255"):
-
-        class Long(Event, type="é" * 128):
-            pass
-
-
-@pytest.mark.parametrize("wildcard", ["order.*", "#", "order.#.placed"])
-def test_a_type_that_would_be_a_wildcard_in_a_binding_is_refused(wildcard: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match="wildcard"):
-
-        class Wild(Event, type=wildcard):
-            pass
