@@ -1,14 +1,14 @@
 """The broker's address, parsed once for AMQP, the management API, checks and messages to people.
 
-Clients parse some forms differently: a blank in front, a '/' in the name of a vhost, a user without a password. Those
-are refused here, and every client gets the parts that were parsed here.
+Clients parse some forms differently: a '/' in the name of a vhost, a user without a password. Those are refused here,
+and every client gets the parts that were parsed here.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 #: AMQP's default user, which RabbitMQ lets in from its own machine only.
 GUEST = "guest"
@@ -19,8 +19,15 @@ OPTIONS = {"heartbeat": (2, 65535), "frame_max": (4096, 131072), "channel_max": 
 #: Bytes of AMQP's short strings; the name of a vhost is one.
 MAX_VHOST_BYTES = 255
 
-_SHAPE = "amqp://user:password@host:5672/vhost"
-_BLANKS = re.compile(r"[\s\x00-\x1f\x7f]")
+_FORM = re.compile(
+    r"""(?! .* [\s\x00-\x1f\x7f])
+    (?P<scheme> amqps? ) ://
+    (?: (?P<user> [^:/?\#@]+ ) : (?P<password> [^/?\#@]+ ) @ )?
+    (?P<host> \[[0-9a-f:.]+\] | [^\[\]:/?\#@,'"]+ ) (?: : (?P<port> [0-9]{1,5} ) )?
+    (?: / (?P<vhost> (?(user) [^/?\#]* | [^/?\#@]* ) ) )?  # without a user an '@' shows that the password has a '/'
+    (?: \? (?P<options> [^\#@]* ) )?""",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,78 +103,31 @@ def without_options(text: str) -> str:
 
 
 def _read(text: str) -> BrokerAddress:
-    if text[:1] in {'"', "'"}:
-        raise ValueError("AMQP_URL is written in quotation marks: leave them out")
-    if _BLANKS.search(text):
-        raise ValueError("AMQP_URL contains a blank: write it as %20, and put a comma between two addresses")
-    if "#" in text:
-        raise ValueError("AMQP_URL contains '#': write it as %23")
-    parts, port = _split(text)
-    if parts.scheme not in PORTS:
-        raise ValueError(f"AMQP_URL must begin with amqp:// or amqps://, not {parts.scheme or 'nothing'}://")
-    if not parts.hostname:
-        raise ValueError(f"AMQP_URL names no host: {_SHAPE}")
-    if "," in parts.hostname:
-        raise ValueError("AMQP_URL: the name of a host has no comma")
-    user, password = _account(parts)
-    if "@" in parts.path and "@" not in parts.netloc:
-        raise ValueError("AMQP_URL: in a user name or password write '/' as %2F, in the name of a vhost '@' as %40")
+    found = _FORM.fullmatch(text)
+    if not found or not 0 < int(found["port"] or 1) < 2**16:
+        raise ValueError(
+            "AMQP_URL has the form amqp://user:password@host:port/vhost, or amqps://; within a name or a password "
+            "write a blank and % @ : / ? # , as %20 and %25 %40 %3A %2F %3F %23 %2C"
+        )
+    scheme = found["scheme"].lower()
+    try:
+        user, password, vhost = (
+            unquote(found[part] or usual, errors="strict")
+            for part, usual in (("user", GUEST), ("password", GUEST), ("vhost", "/"))
+        )
+    except UnicodeDecodeError:
+        raise ValueError("AMQP_URL: a name or the password is not UTF-8 once its %-signs are decoded") from None
+    if "\0" in user + password + vhost or len(vhost.encode()) > MAX_VHOST_BYTES:
+        raise ValueError(f"AMQP_URL: AMQP has no %00 in names, and {MAX_VHOST_BYTES} bytes for the name of a vhost")
     return BrokerAddress(
-        scheme=parts.scheme,
-        host=parts.hostname,
-        port=port or PORTS[parts.scheme],
+        scheme=scheme,
+        host=found["host"].strip("[]").lower(),
+        port=int(found["port"] or PORTS[scheme]),
         user=user,
         password=password,
-        vhost=_vhost(parts.path),
-        **_options(parts.query),
+        vhost=vhost,
+        **_options(found["options"] or ""),
     )
-
-
-def _split(text: str) -> tuple[SplitResult, int | None]:
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        # Not repeated: after a stray ':' or '/' a part of the password looks like a port.
-        raise ValueError(
-            "AMQP_URL: the port must be a number from 1 to 65535; in a password write ':', '/', '@' and ',' as %3A, "
-            "%2F, %40 and %2C"
-        ) from None
-    if port == 0:
-        raise ValueError("AMQP_URL: port 0 does not exist")
-    return parts, port
-
-
-def _account(parts: SplitResult) -> tuple[str, str]:
-    if "@" not in parts.netloc:
-        return GUEST, GUEST
-    user = _decoded("user", parts.username or "")
-    if not user:
-        raise ValueError(f"AMQP_URL names no user before '@': {_SHAPE}")
-    password = _decoded("password", parts.password or "")
-    if not password:
-        raise ValueError(f"AMQP_URL names user {user} without a password: {_SHAPE}")
-    return user, password
-
-
-def _vhost(path: str) -> str:
-    name = path.removeprefix("/")
-    if "/" in name:
-        raise ValueError("AMQP_URL: a '/' in the name of a vhost is written as %2F, and none comes after the name")
-    vhost = _decoded("vhost", name) or "/"
-    if len(vhost.encode()) > MAX_VHOST_BYTES:
-        raise ValueError(f"AMQP_URL: the name of the vhost is longer than {MAX_VHOST_BYTES} bytes")
-    return vhost
-
-
-def _decoded(what: str, text: str) -> str:
-    try:
-        decoded = unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise ValueError(f"AMQP_URL: the {what} is not UTF-8 once its %-signs are decoded") from None
-    if "\0" in decoded:
-        raise ValueError(f"AMQP_URL: the {what} contains %00, which AMQP cannot carry")
-    return decoded
 
 
 def _options(query: str) -> dict[str, int]:
