@@ -15,8 +15,8 @@ USER = "warren"
 PORTS = {"amqp", "management", "distribution", "epmd"}
 #: Erlang machines talk to each other on loopback only.
 ON_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
-#: Milliseconds between two countings of a quorum queue; of themselves they do it every 5 s.
-FRESH_COUNTS = "-rabbit quorum_tick_interval 500"
+#: Milliseconds between two counts of a quorum queue, and between two updates of the management API; by default 5 s.
+FRESH_COUNTS = "-rabbit quorum_tick_interval 500 -rabbit collect_statistics_interval 500"
 
 
 @dataclass(frozen=True, slots=True)

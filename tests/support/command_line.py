@@ -30,3 +30,9 @@ def mq(*arguments: str) -> Said:
         err.write(str(error))
         code = error.returncode
     return Said(code, out.getvalue(), err.getvalue())
+
+
+def publish(*arguments: str) -> None:
+    """Run `mq publish`, which must succeed."""
+    said = mq("publish", *arguments)
+    assert said.code == 0, said.err

@@ -1,0 +1,70 @@
+"""`mq listen` in threads of the test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from messaging.mq import listen as listen_command
+from messaging.processes import StopSignals
+from tests.support.running import InThread
+from tests.support.waiting import eventually
+
+
+class Listening:
+    """`mq listen <arguments>`, and what it wrote: the messages to `out`, everything else to `err`."""
+
+    def __init__(self, arguments: tuple[str, ...], signals: dict[int, StopSignals]) -> None:
+        self.out, self.err = StringIO(), StringIO()
+        self._signals = StopSignals()
+
+        def run() -> None:
+            signals[threading.get_ident()] = self._signals
+            # The default verbosity would change the levels of loggers, which all threads share.
+            call_command("mq", "-v", "2", "listen", *arguments, stdout=self.out, stderr=self.err)
+
+        self._home = InThread(run, "mq listen")
+        eventually(lambda: "Listening on" in self.err.getvalue() or not self._home.thread.is_alive())
+
+    @property
+    def lines(self) -> list[str]:
+        """The messages so far, as a pipe gets them."""
+        return self.out.getvalue().splitlines()
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does."""
+        self._signals.received = True
+        self.join()
+
+    def join(self) -> None:
+        """Wait for its end; raises the CommandError that it ended with."""
+        self._home.join()
+
+
+Listen = Callable[..., Listening]
+
+
+@pytest.fixture
+def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
+    """Starts `mq listen …` and returns once it listens. Only the main thread gets signals, so `stop` stands in."""
+    signals: dict[int, StopSignals] = {}
+    started: list[Listening] = []
+
+    def own_signals() -> Any:
+        return nullcontext(signals[threading.get_ident()])
+
+    def start(*arguments: str) -> Listening:
+        with monkeypatch.context() as patched:
+            patched.setattr(listen_command, "StopSignals", own_signals)
+            started.append(Listening(arguments, signals))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
