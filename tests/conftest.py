@@ -180,6 +180,15 @@ def _fresh_vhost(node: RabbitMQNode, settings: Any) -> Iterator[str]:
     node.delete_vhost(name)
 
 
+@pytest.fixture
+def listen(vhost: str) -> Iterator[Any]:
+    """Starts `mq listen …` in a thread and returns once it listens; see `Listening`."""
+    from tests.support.listening import listeners  # needs the apps
+
+    with listeners() as start:
+        yield start
+
+
 # --- Processes ---------------------------------------------------------------------------------------------
 
 

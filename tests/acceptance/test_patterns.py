@@ -1,4 +1,4 @@
-"""What the classic tutorials say of RabbitMQ, as `mq` shows it, in more detail than `tutorial --check` (test_tutorial)."""
+"""What the classic tutorials say of RabbitMQ, as `mq` shows it; `tutorial --check` runs their lines (test_tutorial)."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
 from tests.support.command_line import mq, publish
-from tests.support.listening import Listen, listen  # noqa: F401 (a fixture)
+from tests.support.listening import Listen
 from tests.support.waiting import eventually
 
 # --- Work queue --------------------------------------------------------------------------------------------
@@ -22,7 +22,10 @@ from tests.support.waiting import eventually
 
 @pytest.mark.parametrize(("prefetch", "slow_gets"), [("1", 1), ("50", 5)])
 def test_prefetch_1_is_fair_and_a_large_one_alternates(
-    vhost: str, listen: Listen, prefetch: str, slow_gets: int  # noqa: F811
+    vhost: str,
+    listen: Listen,
+    prefetch: str,
+    slow_gets: int,
 ) -> None:
     everything = [f"task_queue\t{number}." for number in range(10)]
     slow = listen("task_queue", "--declare", "--prefetch", prefetch, "--dots", "3600")
@@ -44,7 +47,9 @@ def test_prefetch_1_is_fair_and_a_large_one_alternates(
 
 
 def test_every_subscriber_gets_everything_in_a_queue_of_its_own_that_is_deleted_with_it(
-    vhost: str, broker: RabbitMQNode, listen: Listen  # noqa: F811
+    vhost: str,
+    broker: RabbitMQNode,
+    listen: Listen,
 ) -> None:
     def queues() -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = broker.api("GET", f"/queues/{broker_address(vhost).vhost}")

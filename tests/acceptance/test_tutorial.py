@@ -4,43 +4,60 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pika
 import pytest
 
 from messaging.topology import desired
+from messaging.tutorial.check import CHECKS
 from messaging.tutorial.lessons import LESSONS
+from messaging.tutorial.terminals import Failed
 from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
-from tests.support.amqp import plain_channel, queue_length
-from tests.support.network import BrokerNetwork
+from tests.support.amqp import queue_length
+from tests.support.command_line import Said, manage
+from tests.support.environment import process_environment
 from tests.support.processes import ProcessStarter
 from tests.support.rpc import raw_channel
 from tests.support.waiting import eventually
 
-#: They run processes, which need a database, but use none of it that could differ.
 pytestmark = pytest.mark.timeout(300)
 
 #: Seconds for all lessons on a busy machine.
 LONG = 240
+LINES = [line for lesson in LESSONS for line in lesson.lines.values()]
 
 
 def existing_names(broker: RabbitMQNode, url: str) -> set[str]:
     """The names of all queues and exchanges of the vhost, without the broker's own exchanges."""
     vhost = broker_address(url).vhost
-    names: set[str] = set()
-    for kind in ("list_queues", "list_exchanges"):
-        names.update(broker.ctl(kind, "--vhost", vhost, "--no-table-headers", "-q", "name").splitlines())
-    return {name for name in names if name and not name.startswith("amq.")}
+    found = [each["name"] for kind in ("queues", "exchanges") for each in broker.api("GET", f"/{kind}/{vhost}")]
+    return {name for name in found if name and not name.startswith("amq.")}
 
 
-def test_every_lesson_works_on_a_fresh_vhost_and_leaves_nothing(
+@pytest.fixture
+def environment(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of a lesson that this process checks find the test's broker."""
+    for name, value in process_environment().items():
+        monkeypatch.setenv(name, value)
+
+
+def check(lesson: str) -> Said:
+    return manage("tutorial", lesson, "--check")
+
+
+def cleanup() -> Said:
+    return manage("tutorial", "--cleanup")
+
+
+def test_every_lesson_works_and_leaves_only_what_existed_before(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
 ) -> None:
+    with raw_channel() as channel:
+        channel.queue_declare("hello")  # as the older tutorials declare it
     checking = run_process("tutorial", "--check")
 
     assert checking.wait(LONG) == 0
@@ -49,149 +66,117 @@ def test_every_lesson_works_on_a_fresh_vhost_and_leaves_nothing(
     assert checking.lines[0] == "hello: sent 'Hello World!', received it; queue hello had 1 message before and 0 after"
     assert checking.lines[-1] == "All 9 lessons work."
     # Every server of procedures declares where it puts what it cannot answer; that is no lesson's.
-    assert existing_names(broker, vhost) == {desired.dead_letter_queue()}
+    assert existing_names(broker, vhost) == {"hello", desired.dead_letter_queue()}
 
 
-def test_it_prints_what_is_typed_and_where(vhost: str, run_process: ProcessStarter) -> None:
-    everything, one = run_process("tutorial"), run_process("tutorial", "Work queue")
+def test_it_prints_what_is_typed_and_where() -> None:
+    everything, one = manage("tutorial").lines, manage("tutorial", "Work queue").out
 
-    assert (everything.wait(), one.wait()) == (0, 0)
-    lines = [line for lesson in LESSONS for line in lesson.lines.values()]
-    assert [each for each in everything.lines if "terminal " in each] == [
-        f"  terminal {line.terminal}   {line}" for line in lines
+    assert [each for each in everything if "terminal " in each] == [
+        f"  terminal {line.terminal}   {line}" for line in LINES
     ]
-    assert "  terminal 3   " in one.output
-    assert "hello" not in one.output
+    assert "  terminal 3   " in one
+    assert "hello" not in one
+    unknown = manage("tutorial", "cooking")
+    assert unknown.code == 2
+    assert "Lessons: hello, work-queue, fanout," in unknown.err
 
 
-def test_an_unknown_lesson_is_a_usage_error_that_names_those_there_are(vhost: str, run_process: ProcessStarter) -> None:
-    asking = run_process("tutorial", "cooking")
-
-    assert asking.wait() == 2
-    assert "Lessons: hello, work-queue, fanout," in asking.lines[-1]
+def test_without_a_broker_it_says_so() -> None:
+    refused = "RabbitMQ: connection refused: nothing listens at 127.0.0.1:1. Check AMQP_URL."
+    assert manage("tutorial", "--check") == Said(3, "", refused)
 
 
-def test_without_a_broker_it_says_so(network: BrokerNetwork, run_process: ProcessStarter) -> None:
-    network.kill()
-    checking = run_process("tutorial", "--check")
-
-    assert checking.wait() == 3
-    where = f"127.0.0.1:{network.port}"
-    assert checking.lines == [
-        f"CommandError: RabbitMQ: connection refused: nothing listens at {where}. Check AMQP_URL."
-    ]
-
-
-@contextmanager
-def foreign_exchange(name: str, type: str) -> Iterator[None]:
+def test_an_exchange_of_another_type_is_left_alone_and_another_vhost_advised(vhost: str, broker: RabbitMQNode) -> None:
     with raw_channel() as channel:
-        channel.exchange_declare(name, type, durable=True)
-        yield
+        channel.exchange_declare("logs", "topic", durable=True)
+    checked, cleaned = check("fanout"), cleanup()
 
-
-def test_an_exchange_of_another_type_is_left_alone_and_another_vhost_advised(
-    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
-    with foreign_exchange("logs", "topic"):
-        checking, cleaning = run_process("tutorial", "fanout", "--check"), run_process("tutorial", "--cleanup")
-
-        assert (checking.wait(), cleaning.wait()) == (1, 0)
+    assert (checked.code, cleaned.code) == (1, 0)
     differs = "exchange logs exists with type=topic, the lessons declare it with type=fanout: it is somebody's own"
-    assert f"fanout: FAILED: {differs} and was not touched; use another virtual host" in checking.output
-    assert f"{differs}, and left alone." in cleaning.output
+    assert f"fanout: FAILED: {differs} and was not touched; use another virtual host" in checked.out
+    assert f"{differs}, and left alone." in cleaned.out
     assert existing_names(broker, vhost) == {"logs"}
 
 
-def test_messages_of_an_earlier_run_fail_the_check(vhost: str, run_process: ProcessStarter) -> None:
+def test_messages_of_an_earlier_run_fail_the_check(vhost: str) -> None:
     with raw_channel() as channel:
         channel.queue_declare("hello")
         channel.basic_publish("", "hello", b"Hello World!")
-    refused = run_process("tutorial", "hello", "--check")
+    checked = check("hello")
 
-    assert refused.wait() == 1
-    assert "hello: FAILED: queue hello holds 1 message from before, so it was not touched" in refused.output
+    assert checked.code == 1
+    assert "hello: FAILED: queue hello holds 1 message from before, so it was not touched" in checked.out
     assert queue_length(vhost, "hello") == 1
-    cleaning = run_process("tutorial", "--cleanup")
-    assert cleaning.wait() == 0
-    assert cleaning.lines == ["Removed queue hello with 1 message."]
-    assert run_process("tutorial", "hello", "--check").wait(LONG) == 0
+    assert cleanup() == Said(0, "Removed queue hello with 1 message.\n", "")
 
 
-def test_a_queue_in_use_is_not_touched(vhost: str, run_process: ProcessStarter) -> None:
-    seen: list[bytes] = []
+def test_a_queue_in_use_is_not_touched(vhost: str) -> None:
     with raw_channel() as channel:
         channel.queue_declare("rpc_queue")
+        seen: list[bytes] = []
         channel.basic_consume("rpc_queue", lambda *arrived: seen.append(arrived[3]), auto_ack=True)
-        checking, cleaning = run_process("tutorial", "rpc", "--check"), run_process("tutorial", "--cleanup")
+        checked, cleaned = check("rpc"), cleanup()
 
-        assert (checking.wait(), cleaning.wait()) == (1, 1)
+        assert (checked.code, cleaned.code) == (1, 1)
         channel.connection.process_data_events(0)
         assert channel.queue_declare("rpc_queue", passive=True).method.consumer_count == 1
-    assert "rpc: FAILED: queue rpc_queue has 1 consumer: somebody uses it, so it was not touched" in checking.output
-    assert "queue rpc_queue was not removed: it has 1 consumer." in cleaning.output
+    assert "rpc: FAILED: queue rpc_queue has 1 consumer: somebody uses it, so it was not touched" in checked.out
+    assert "queue rpc_queue was not removed: it has 1 consumer." in cleaned.out
     assert seen == []
 
 
-def test_an_empty_queue_that_existed_before_is_used_and_stays(
-    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
-    with raw_channel() as channel:
-        channel.queue_declare("hello")
+class Played:
+    """Stands in for the terminals of a lesson, each of which printed these lines and ended with exit code 1."""
 
-    assert run_process("tutorial", "hello", "--check").wait(LONG) == 0
-    assert existing_names(broker, vhost) == {"hello"}
+    def __init__(self, *lines: str) -> None:
+        self.out = list(lines)
+        self.line, self.last_words, self.code = "manage.py mq …", lines[0], 1
 
+    def begin(self, name: str) -> Self:
+        return self
 
-def test_messages_of_another_client_fail_the_check(vhost: str, run_process: ProcessStarter) -> None:
-    done = threading.Event()
+    def start(self, *names: str) -> list[Self]:
+        return [self for _ in names]
 
-    def chatter() -> None:
-        with plain_channel(vhost) as channel:
-            channel.exchange_declare("logs", "fanout")
-            while not done.is_set():
-                channel.basic_publish("logs", "", b"info: Hello World!")
-                done.wait(0.01)
+    def run(self, name: str) -> list[str]:
+        return self.out
 
-    other = threading.Thread(target=chatter)
-    other.start()
-    try:
-        checking = run_process("tutorial", "fanout", "--check")
-        assert checking.wait(LONG) == 1
-    finally:
-        done.set()
-        other.join(10)
-    assert "does somebody else send?" in checking.output
+    def wait_for_lines(self, count: int) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def end(self) -> int:
+        return self.code
 
 
-def test_a_listener_of_another_client_fails_the_check(vhost: str, run_process: ProcessStarter) -> None:
-    with raw_channel() as channel:
-        channel.exchange_declare("logs", "fanout")
-        theirs = channel.queue_declare("", exclusive=True).method.queue
-        channel.queue_bind(theirs, "logs")
-        checking = run_process("tutorial", "fanout", "--check")
-
-        assert checking.wait(LONG) == 1
-    assert 'mq publish "info: is anybody there?"' in checking.output
-    assert "should have been returned; it ended with 0: Sent and confirmed." in checking.output
+def test_what_another_client_sends_or_receives_fails_the_check() -> None:
+    fanout: Any = CHECKS["fanout"]
+    terminals = Played("returned: nobody listens", "\tinfo: Hello World!")
+    with pytest.raises(Failed, match="does somebody else send"):
+        fanout(terminals, {})
+    terminals.last_words, terminals.code = "Sent and confirmed.", 0
+    with pytest.raises(Failed, match="should have been returned; it ended with 0: Sent and confirmed"):
+        fanout(terminals, {})
 
 
+@pytest.mark.usefixtures("environment", "transactional_db")
 def test_an_account_that_may_not_declare_fails_the_check_with_the_reason(
-    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
+    vhost: str, broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = urlsplit(vhost)
     broker.api("PUT", "/users/pupil", {"password": "pupil", "tags": ""})
     try:
         nothing = {"configure": "^$", "write": ".*", "read": ".*"}
         broker.api("PUT", f"/permissions/{at.path[1:]}/pupil", nothing)
-        url = f"amqp://pupil:pupil@{at.hostname}:{at.port}{at.path}"
-        checking = run_process("tutorial", "hello", "--check", AMQP_URL=url)
-
-        assert checking.wait(LONG) == 1
+        monkeypatch.setenv("AMQP_URL", f"amqp://pupil:pupil@{at.hostname}:{at.port}{at.path}")
+        checked = check("hello")
     finally:
         broker.api("DELETE", "/users/pupil")
-    assert "hello: FAILED: " in checking.output
-    assert "ACCESS_REFUSED" in checking.output or "RabbitMQ refuses: " in checking.output
-    assert "Traceback" not in checking.output
+    assert checked.code == 1
+    assert "hello: FAILED: " in checked.out
+    assert "RabbitMQ refuses: " in checked.out
+    assert "Traceback" not in checked.out
 
 
 def test_interrupted_it_ends_what_it_began_and_removes_what_it_made(

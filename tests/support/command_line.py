@@ -1,4 +1,4 @@
-"""`manage.py mq …` run inside the test: quick, and everything it said apart."""
+"""Commands run inside the test: quick, and everything they wrote apart."""
 
 from dataclasses import dataclass
 from io import StringIO
@@ -20,16 +20,21 @@ class Said:
         return self.out.splitlines()
 
 
-def mq(*arguments: str) -> Said:
-    """Run `manage.py mq <arguments>` to its end. The line that an error ends with is the last of `err`."""
+def manage(*arguments: str) -> Said:
+    """Run `manage.py <arguments>` to its end. The line that an error ends with is the last of `err`."""
     out, err = StringIO(), StringIO()
     try:
-        call_command("mq", *arguments, stdout=out, stderr=err)
+        call_command(*arguments, stdout=out, stderr=err)
         code = 0
     except CommandError as error:
         err.write(str(error))
         code = error.returncode
     return Said(code, out.getvalue(), err.getvalue())
+
+
+def mq(*arguments: str) -> Said:
+    """Run `manage.py mq <arguments>`."""
+    return manage("mq", *arguments)
 
 
 def publish(*arguments: str) -> None:

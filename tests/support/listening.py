@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from io import StringIO
-from typing import Any
+from unittest.mock import patch
 
-import pytest
 from django.core.management import call_command
 
-from messaging.mq import listen as listen_command
+from messaging.mq import listen
 from messaging.processes import StopSignals
 from tests.support.running import InThread
 from tests.support.waiting import eventually
@@ -50,21 +49,18 @@ class Listening:
 Listen = Callable[..., Listening]
 
 
-@pytest.fixture
-def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
-    """Starts `mq listen …` and returns once it listens. Only the main thread gets signals, so `stop` stands in."""
+@contextmanager
+def listeners() -> Iterator[Listen]:
+    """Yields what starts `mq listen …` and returns once it listens; all have ended when the block is left. Only the
+    main thread gets signals, so `stop` stands in for one."""
     signals: dict[int, StopSignals] = {}
     started: list[Listening] = []
 
-    def own_signals() -> Any:
-        return nullcontext(signals[threading.get_ident()])
-
     def start(*arguments: str) -> Listening:
-        with monkeypatch.context() as patched:
-            patched.setattr(listen_command, "StopSignals", own_signals)
-            started.append(Listening(arguments, signals))
+        started.append(Listening(arguments, signals))
         return started[-1]
 
-    yield start
-    for each in started:
-        each.stop()
+    with patch.object(listen, "StopSignals", lambda: nullcontext(signals[threading.get_ident()])):
+        yield start
+        for each in started:
+            each.stop()
