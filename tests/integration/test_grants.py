@@ -5,17 +5,18 @@ import shlex
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import call_command
 from django.db import transaction
 from pika.adapters.blocking_connection import BlockingChannel
 
-from messaging import conf, consumers, outbox, rpc
+from messaging import conf, consumers, events, outbox, rpc
 from messaging.broker.connection import Connection
 from messaging.exceptions import OperationRefused
 from messaging.message import Delivery
@@ -27,13 +28,12 @@ from messaging.topology.declare import Declaration
 from messaging.worker import dead_letters
 from orders.models import Product, RedPacket, TextMessage
 from script.services.rabbitmq import RabbitMQNode
-from script.shopper import Shopper
 from tests.acceptance.conftest import product  # noqa: F401 (a fixture)
 from tests.support.accounts import Accounts, accounts_at
 from tests.support.amqp import plain_channel
+from tests.support.command_line import mq
 from tests.support.consuming import Noted, a_consumer, note, notes, registered
-from tests.support.processes import ProcessStarter
-from tests.support.rpc import RunningServer
+from tests.support.rpc import running_server
 from tests.support.running import IMPATIENT, running_relay, running_worker
 from tests.support.waiting import eventually
 
@@ -143,12 +143,11 @@ ROLES = {
 }
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_role_may_do_its_work_and_nothing_else(accounts: Accounts, role: str) -> None:
-    assert allowed(accounts[role], everything()) == ROLES[role]
+def test_a_role_may_do_its_work_and_nothing_else(accounts: Accounts) -> None:
+    tries = everything()
+    assert {role: allowed(accounts[role], tries) for role in ROLES} == ROLES
 
-
-def test_only_the_operator_may_change_the_topology_and_only_ours(accounts: Accounts) -> None:
+    # Only the operator may change the topology, and only ours. Last comes what takes away what the others need.
     refused = {
         "publish an event and a line feed",
         "publish to another exchange",
@@ -161,9 +160,8 @@ def test_only_the_operator_may_change_the_topology_and_only_ours(accounts: Accou
         "declare the queue of requests",
         "have a reply queue",
     }
-    tries = everything()
     for destructive in ("unbind the queue", "delete the queue", "delete the exchange"):
-        tries[destructive] = tries.pop(destructive)  # last: the others need what it takes away
+        tries[destructive] = tries.pop(destructive)
     assert allowed(accounts["operator"], tries) == set(tries) - refused
 
 
@@ -211,87 +209,75 @@ def test_names_that_look_like_expressions_are_granted_as_they_are(
 # --- What is printed ---------------------------------------------------------------------------------------
 
 
+def printed_lines(*arguments: str) -> list[list[str]]:
+    return [shlex.split(line) for line in printed("grants", *arguments).splitlines() if line and line[0] != "#"]
+
+
+@pytest.fixture
+def noted_alone() -> Iterator[None]:
+    """One event: each exchange is another line, and another run of rabbitmqctl."""
+    with events.registry.temporary(Noted):
+        yield
+
+
 def test_the_printed_lines_do_the_same_as_the_json_and_hold_no_password(
-    broker: RabbitMQNode, vhost: str, accounts: Accounts
+    broker: RabbitMQNode, accounts: Accounts, noted_alone: None
 ) -> None:
-    printed("topology", "declare")
     try:
         for program, *arguments in printed_lines("--user", "odd name=web,rpc-caller"):
             assert program == "rabbitmqctl"
             broker.ctl(*arguments, stdin="a password\n" if "add_user" in arguments else "")
         by_lines = rights(broker, "odd name")
         assert broker.ctl("authenticate_user", "odd name", stdin="a password\n")
-        broker.ctl("delete_user", "odd name")
-        accounts.grant("same=web,rpc-caller")
-        assert rights(broker, "same") == by_lines
-        assert by_lines[0]
-        assert by_lines[1]
     finally:
-        if "odd name" in [each["name"] for each in broker.api("GET", "/users")]:
-            broker.ctl("delete_user", "odd name")
-
-
-def test_a_name_that_begins_with_a_dash_is_no_option(broker: RabbitMQNode, vhost: str) -> None:
-    printed("topology", "declare")
-    broker.api("PUT", "/users/-odd", {"password": "a password", "tags": ""})
-    try:
-        add_user, *others = printed_lines("--user=-odd=web")
-        assert add_user == ["rabbitmqctl", "add_user", "--", "-odd"]
-        for _, *arguments in others:
-            broker.ctl(*arguments)
-        assert all(rights(broker, "-odd"))
-    finally:
-        broker.ctl("delete_user", "--", "-odd")
-
-
-def printed_lines(*arguments: str) -> list[list[str]]:
-    return [shlex.split(line) for line in printed("grants", *arguments).splitlines() if line and line[0] != "#"]
-
-
-def rights(broker: RabbitMQNode, user: str) -> tuple[list[Any], list[Any]]:
-    plain, by_topic = (
-        [{key: value for key, value in each.items() if key != "user"} for each in found]
-        for found in (
-            [each for each in broker.api("GET", "/permissions") if each["user"] == user],
-            [each for each in broker.api("GET", "/topic-permissions") if each["user"] == user],
-        )
-    )
-    return plain, by_topic
-
-
-def test_to_import_again_leaves_passwords_as_they_are(accounts: Accounts) -> None:
-    accounts.grant()
-    with plain_channel(accounts["web"]) as channel:
+        broker.api("DELETE", "/users/odd%20name")
+    accounts.grant("same=web,rpc-caller", by_rabbitmqctl=True)
+    assert rights(broker, "same") == by_lines
+    assert all(by_lines)
+    with plain_channel(accounts["same"]) as channel:  # importing the rights left its password as it was
         assert channel.is_open
 
 
+def rights(broker: RabbitMQNode, user: str) -> list[list[Any]]:
+    """The permissions and the topic permissions of a user."""
+    return [
+        [{key: value for key, value in each.items() if key != "user"} for each in broker.api("GET", path)
+         if each["user"] == user]
+        for path in ("/permissions", "/topic-permissions")
+    ]  # fmt: skip
+
+
+def test_a_name_that_begins_with_a_dash_is_no_option() -> None:
+    add_user, *others = printed_lines("--user=-odd=web")
+    assert add_user == ["rabbitmqctl", "add_user", "--", "-odd"]
+    assert all(line[2:6] == ["-p", "/", "--", "-odd"] for line in others)
+
+
 @pytest.mark.parametrize(
-    ("arguments", "said"),
-    [(["--user", "shop"], "NAME=ROLE"), (["--user", "shop=king"], "no role 'king'"), (["--user", "=web"], "NAME=ROLE")],
+    ("user", "said"), [("shop", "NAME=ROLE"), ("shop=king", "no role 'king'"), ("=web", "NAME=ROLE")]
 )
-def test_what_is_no_role_is_a_usage_error(arguments: list[str], said: str) -> None:
-    with pytest.raises(CommandError, match=said) as error:
-        printed("grants", *arguments)
-    assert error.value.returncode == 2
+def test_what_is_no_role_is_a_usage_error(user: str, said: str) -> None:
+    told = mq("grants", "--user", user)
+    assert told.code == 2
+    assert said in told.err
 
 
 def test_the_vhost_is_that_of_the_address(settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://localhost/a%2Fb?heartbeat=5"]}
+    as_user(settings, "amqp://localhost/a%2Fb?heartbeat=5")
     found = json.loads(printed("grants", "--json"))
     assert {each["vhost"] for each in found["permissions"]} == {"a/b"}
 
 
-def test_an_account_that_may_not_declare_gets_an_error_that_says_so(accounts: Accounts, settings: Any) -> None:
+def test_an_account_that_may_not_declare_or_enter_gets_an_error_that_says_so(accounts: Accounts, settings: Any) -> None:
     as_user(settings, accounts["web"])
-    with pytest.raises(CommandError, match=f"{NOTES.queue}: this user may not declare it"):
-        printed("topology", "declare")
+    told = mq("topology", "declare")
+    assert told.code == 1
+    assert f"{NOTES.queue}: this user may not declare it" in told.err
 
-
-def test_a_wrong_password_is_said_in_one_line(accounts: Accounts, settings: Any) -> None:
     as_user(settings, accounts["operator"].replace(accounts.password, "wrong"))
-    with pytest.raises(CommandError, match="refused") as error:
-        printed("topology", "declare")
-    assert error.value.returncode == 3
+    told = mq("topology", "declare")
+    assert told.code == 3
+    assert "refused" in told.err
 
 
 # --- The work gets done ------------------------------------------------------------------------------------
@@ -380,47 +366,33 @@ def test_what_was_refused_is_not_asked_for_again_on_the_same_connection(accounts
         connection.stop()
 
 
-def test_calls_are_answered_between_a_worker_and_a_caller_of_least_rights(
-    database: None, accounts: Accounts, settings: Any
-) -> None:
-    as_user(settings, accounts["rpc-worker"])
-    server = RunningServer()
-    try:
-        as_user(settings, accounts["rpc-caller"])
-        quote = rpc.call("shipping.quote", {"weight_grams": 100, "destination": "CN"}, timeout=10)
-        assert quote["currency"]
-    finally:
-        server.stop()
-        client.close()
-
-
-def test_the_whole_shop_runs_with_an_account_for_each_process(
+def test_the_shop_works_with_an_account_for_each_process(
     broker: RabbitMQNode,
     vhost: str,
     settings: Any,
     tmp_path: Path,
-    run_process: ProcessStarter,
     product: Product,  # noqa: F811
 ) -> None:
-    def as_account(name: str) -> dict[str, str]:
-        return {"AMQP_URL": accounts[name], "RELAY_THREAD": "0"}
+    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT, "RELAY_THREAD": False}
+    with accounts_at(broker, vhost, tmp_path) as accounts, ExitStack() as running:
 
-    with accounts_at(broker, vhost, tmp_path) as accounts:
+        def start(role: str, process: AbstractContextManager[Any]) -> None:
+            as_user(settings, accounts[role])
+            running.enter_context(process)
+
         accounts.grant(
-            "shop=rpc-caller", "relay=relay", "rpc=rpc-worker", "operator=operator",
-            "consumers=consumer-sms,consumer-red_packet,consumer-dead_letters",
+            "caller=rpc-caller", "relay=relay", "server=rpc-worker", "operator=operator",
+            "workers=consumer-sms,consumer-red_packet,consumer-dead_letters",
         )  # fmt: skip
-        assert run_process("mq", "topology", "declare", **as_account("operator")).wait() == 0
-        run_process("run_relay", **as_account("relay"))
-        run_process("run_rpc_worker", **as_account("rpc")).wait_for_line("Serving")
-        run_process("run_consumer", "--all", **as_account("consumers")).wait_for_line("amqp.connected")
-        web = run_process.web(**as_account("shop"))
+        as_user(settings, accounts["operator"])
+        printed("topology", "declare")
+        start("relay", running_relay())
+        start("workers", running_worker(*consumers.registered(), dead_letters.consumer()))
+        start("server", running_server())
+        as_user(settings, accounts["caller"])
+        running.callback(client.close)
 
-        number = Shopper(web.url).buy(product.slug)
-
-        eventually(lambda: TextMessage.objects.filter(order__number=number).exists())
-        eventually(lambda: RedPacket.objects.filter(order__number=number).exists())
-        eventually(lambda: not OutboxMessage.objects.exclude(state=OutboxMessage.State.PUBLISHED).exists())
-        for process in run_process._started:
-            assert "topology.problem" not in process.output
-            assert "ACCESS_REFUSED" not in process.output
+        assert rpc.call("shipping.quote", {"weight_grams": 100, "destination": "CN"}, timeout=10)["currency"]
+        call_command("place_order", "--wait", "15", stdout=StringIO())  # until every effect is there
+        assert TextMessage.objects.exists()
+        assert RedPacket.objects.exists()

@@ -34,18 +34,25 @@ class Accounts(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def grant(self, *users: str) -> None:
-        """Do what `mq grants --json` says; `users` are its --user arguments, by default one for each role."""
+    def grant(self, *users: str, by_rabbitmqctl: bool = False) -> None:
+        """Do what `mq grants --json` says; `users` are its --user arguments, by default one for each role.
+
+        The management API imports definitions as `rabbitmqctl import_definitions` does, and sooner.
+        """
         output = StringIO()
         call_command("mq", "grants", "--json", "--vhost", self._vhost, *(f"--user={each}" for each in users),
                      stdout=output)  # fmt: skip
-        for each in json.loads(output.getvalue())["permissions"]:
+        definitions = json.loads(output.getvalue())
+        for each in definitions["permissions"]:
             if each["user"] not in self._names.values():
                 body = {"password": self.password, "tags": ""}
                 self._broker.api("PUT", f"/users/{quote(each['user'], safe='')}", body)
                 self._names[each["user"].partition("-")[2] or each["user"]] = each["user"]
-        self._file.write_text(output.getvalue())
-        self._broker.ctl("import_definitions", str(self._file))
+        if by_rabbitmqctl:
+            self._file.write_text(output.getvalue())
+            self._broker.ctl("import_definitions", str(self._file))
+        else:
+            self._broker.api("POST", "/definitions", definitions)
 
     def remove(self) -> None:
         """Delete the accounts."""

@@ -37,6 +37,16 @@ class RunningServer:
 
 
 @contextmanager
+def running_server(**options: Any) -> Iterator[RunningServer]:
+    """A server at work; it has ended properly when the block is left."""
+    server = RunningServer(**options)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
 def raw_channel() -> Iterator[BlockingChannel]:
     """A channel of plain pika to the test's broker."""
     with plain_channel(settings.MESSAGING["AMQP_URLS"][0], confirms=False) as channel:
