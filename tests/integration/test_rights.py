@@ -24,24 +24,15 @@ def allow(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[Callable[
     name = conf.get().brokers[0].vhost
     with registered(NOTES):
         assert mq("topology", "declare").code == 0
-        broker.ctl("add_user", name, "pw")
-        url = f"amqp://{name}:pw@127.0.0.1:{broker.port}/{name}"
+        broker.api("PUT", f"/users/{name}", {"password": "pw", "tags": ""})
+        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://{name}:pw@127.0.0.1:{broker.port}/{name}"]}
 
-        def set_rights(configure: str = "^$", write: str = "^$", read: str = "^$") -> None:
-            broker.ctl("set_permissions", "-p", name, name, configure, write, read)
-            settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url]}
+        def set_rights(**rights: str) -> None:
+            nothing = {"configure": "^$", "write": "^$", "read": "^$"}
+            broker.api("PUT", f"/permissions/{name}/{name}", {**nothing, **rights})
 
         yield set_rights
-        broker.ctl("delete_user", name)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_an_account_without_any_right_is_wrong_in_status(allow: Callable[..., None]) -> None:
-    allow()
-    said = mq("status")
-    assert said.code == 6
-    assert "may neither declare, publish nor consume what this project uses" in said.out
-    assert "`manage.py mq grants`" in said.out
+        broker.api("DELETE", f"/users/{name}")
 
 
 def without_any_right() -> str:
@@ -49,14 +40,20 @@ def without_any_right() -> str:
         return permissions.without_any_permission(connection)
 
 
-def test_an_account_with_the_rights_of_one_role_is_not(vhost: str, allow: Callable[..., None]) -> None:
+@pytest.mark.django_db
+def test_an_account_without_any_right_is_wrong_in_status_and_one_with_those_of_a_role_is_not(
+    vhost: str, allow: Callable[..., None]
+) -> None:
     with plain_channel(vhost) as channel:
         channel.basic_publish("", NOTES.queue, b"stays")
+    allow()
+    said = mq("status")
+    assert said.code == 6
+    assert "may neither declare, publish nor consume what this project uses" in said.out
+    assert "`manage.py mq grants`" in said.out
+
     exchange = desired.topology([NOTES]).exchanges[0].name
-    allow(configure=exchange)
-    assert without_any_right() == ""
-    allow(write=exchange)
-    assert without_any_right() == ""
-    allow(read=NOTES.queue)
-    assert without_any_right() == ""
+    for rights in ({"configure": exchange}, {"write": exchange}, {"read": NOTES.queue}):
+        allow(**rights)
+        assert without_any_right() == ""
     assert queue_length(vhost, NOTES.queue) == 1  # nothing was taken to find out
