@@ -15,8 +15,12 @@ USER = "warren"
 PORTS = {"amqp", "management", "distribution", "epmd"}
 #: Erlang machines talk to each other on loopback only.
 ON_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
-#: Milliseconds between two counts of a quorum queue, and between two updates of the management API; by default 5 s.
+#: Milliseconds between two counts of a queue; by default 5 s.
 FRESH_COUNTS = "-rabbit quorum_tick_interval 500 -rabbit collect_statistics_interval 500"
+#: The management API takes over what the broker counted every second, by default every 5: {seconds kept, seconds}.
+FRESH_STATISTICS = """[{rabbitmq_management, [{sample_retention_policies,
+  [{global, [{605, 1}]}, {basic, [{605, 1}]}, {detailed, [{605, 1}]}]}]}].
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ def prepare(directory: Path, state: StateFile, tls: TlsFiles | None = None) -> N
     configuration = _configuration(password, ports["management"]) + (_listener(tls, ports["amqps"]) if tls else "")
     write_private(directory / "rabbitmq.conf", configuration)
     write_private(directory / "enabled_plugins", "[rabbitmq_management].\n")
+    write_private(directory / "advanced.config", FRESH_STATISTICS)
     # The system's own settings would be read if this file were missing.
     write_private(directory / "rabbitmq-env.conf", "")
     if not (directory / ".erlang.cookie").exists():
@@ -110,7 +115,7 @@ def environment(directory: Path, ports: dict[str, int]) -> dict[str, str]:
         "RABBITMQ_PID_FILE": str(directory / "rabbitmq.pid"),
         "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq"),
         "RABBITMQ_CONFIG_FILES": str(directory / "conf.d"),
-        "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
         "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
         "RABBITMQ_PLUGINS_EXPAND_DIR": str(directory / "plugins"),
