@@ -26,7 +26,7 @@ from django.db.models.functions import Now
 
 from messaging.logs import get_logger
 from messaging.models import OutboxMessage
-from messaging.models.fields import as_written
+from messaging.models.columns import as_written
 from messaging.validation import functions
 
 log = get_logger(__name__)

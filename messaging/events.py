@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
@@ -16,9 +15,6 @@ from messaging.routing import Exchange, fields_in
 from messaging.validation import fields, functions, texts
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
-
-#: An option that is not given: the parent's counts.
-_INHERITED: Any = object()
 
 
 class Event(BaseModel):
@@ -67,47 +63,35 @@ class Event(BaseModel):
         *,
         type: str = "",
         version: int = 1,
-        exchange: str | Exchange | None = _INHERITED,
-        key: str = _INHERITED,
-        headers: Iterable[str] = _INHERITED,
+        exchange: str | Exchange | None = None,
+        key: str = "",
+        headers: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(
-        cls,
-        *,
-        type: str = "",
-        version: int = 1,
-        exchange: str | Exchange | None = _INHERITED,
-        key: str = _INHERITED,
-        headers: Iterable[str] = _INHERITED,
-        **kwargs: Any,
-    ) -> None:
+    def __pydantic_init_subclass__(cls, *, type: str = "", version: int = 1, **options: Any) -> None:
         """Register the event under `type`. A name alone for `exchange` is a topic exchange.
 
         Raises ImproperlyConfigured for a bad or taken type, an exchange that another event declares with another type,
         a key or headers of fields that are missing or secret, a version without a type, and a field with a name that
         events need themselves.
         """
-        super().__pydantic_init_subclass__(**kwargs)
+        super().__pydantic_init_subclass__(**options)
         try:
             _check_fields(cls)
-            cls.event_type, cls.event_version, cls._upcasts = type, version, {}
-            if exchange is not _INHERITED:
-                cls.event_exchange = _checked_exchange(exchange)
-            if key is not _INHERITED:
-                cls.event_key = key
-            if isinstance(headers, str):
-                raise ValueError(f'headers is a list of fields, such as ["{headers}"]')
-            if headers is not _INHERITED:
-                cls.event_headers = tuple(headers)
             # A type is never inherited: a child would travel as its parent.
+            cls.event_type, cls.event_version, cls._upcasts = type, version, {}
+            if "exchange" in options:
+                cls.event_exchange = _checked_exchange(options["exchange"])
+            if "key" in options:
+                cls.event_key = options["key"]
+            if "headers" in options:
+                cls.event_headers = _checked_headers(options["headers"])
             if type:
                 _check_type(type, version)
-                _check_headers(cls)
-                _check_key(cls)
+                _check_routing(cls)
             elif version != 1:
                 raise ValueError("it has a version, but no type: give it a type, or no version")
         except ValueError as error:
@@ -119,8 +103,7 @@ class Event(BaseModel):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler, /) -> CoreSchema:
         """Let every field travel: see the class."""
         schema = handler(source)
-        found: Any = schema
-        fields.let_travel(handler.resolve_ref_schema(found) if found.get("type") == "definition-ref" else found)
+        fields.let_travel(handler.resolve_ref_schema(schema))
         return schema
 
     @classmethod
@@ -172,9 +155,11 @@ class Event(BaseModel):
             payload = cls._upcasted(payload, older)
         if not cls.__pydantic_complete__:
             cls.model_rebuild()  # its types name classes that were defined after it
+        read = fields.to_read(cls, payload)
+        is_unchanged = read is payload and version == cls.event_version
         try:
             # As JSON, because a field may have another form in Python: bytes are base64 in JSON.
-            event = cls.model_validate_json(_to_validate(cls, body, payload, version), **fields.BY_ALIAS_OR_NAME)
+            event = cls.model_validate_json(body if is_unchanged else to_json(read), **fields.BY_ALIAS_OR_NAME)
         except ValidationError as error:
             raise Undecodable(f"{cls.event_type} does not fit its schema: {fields.first_problems(error)}") from None
         except ValueError as error:
@@ -190,13 +175,12 @@ class Event(BaseModel):
             raise Undecodable(f"{what} has no upcast to version {older + 1}")
         try:
             found: object = cls._upcasts[older](payload)
-        except Exception as error:
-            # No schema has checked the payload that it reads.
-            raise Undecodable(f"{what} does not fit its upcast: {type(error).__name__}") from error
-        try:
             functions.require_run(found, "its upcast")
         except NotRun as error:
             raise Undecodable(f"{what}: {error}") from None
+        except Exception as error:
+            # No schema has checked the payload that it reads.
+            raise Undecodable(f"{what} does not fit its upcast: {type(error).__name__}") from error
         if not isinstance(found, dict):
             raise Undecodable(
                 f"{what}: its upcast returned {functions.kind_of(found)}; it returns the new payload, a dict"
@@ -269,30 +253,22 @@ def _check_fields(event: type[Event]) -> None:
             )
 
 
-def _check_headers(event: type[Event]) -> None:
-    for name in event.event_headers:
-        _check_field(event, "headers", name)
-        if name.startswith("x-") or name in {"CC", "BCC"}:
-            raise ValueError(f"a header {name!r} would mean something to the broker")
+def _checked_headers(headers: object) -> tuple[str, ...]:
+    if isinstance(headers, str) or not isinstance(headers, Iterable):
+        raise ValueError(f"headers is a list of fields, not {headers!r:.60}")
+    return tuple(headers)
 
 
-def _check_key(event: type[Event]) -> None:
+def _check_routing(event: type[Event]) -> None:
+    """Raise ValueError for a key or headers of missing or secret fields, and for headers that RabbitMQ reads itself."""
     if not isinstance(event.event_key, str):
         raise ValueError("key is a text, such as '{facility}.error'")
-    for name in fields_in(event.event_key):
-        _check_field(event, f"key {event.event_key!r}", name)
-
-
-def _check_field(event: type[Event], what: str, name: str) -> None:
-    """Raise ValueError for the name of a field that is missing or secret."""
-    if name not in event.model_fields:
-        raise ValueError(f"{what} names {name!r}, which is no field of it")
-    if fields.is_secret(event.model_fields[name].annotation):
-        raise ValueError(f"{what} names {name!r}, a secret: logs and lists show it")
-
-
-def _to_validate(event: type[Event], body: bytes, payload: dict[str, Any], version: int) -> bytes:
-    """Return the JSON to validate: the body, if its payload needs no change."""
-    read = fields.to_read(event, payload)
-    is_unchanged = read is payload and version == event.event_version and json.detect_encoding(body) == "utf-8"
-    return body if is_unchanged else to_json(read)
+    named = [("headers", name) for name in event.event_headers]
+    for what, name in [*named, *((f"key {event.event_key!r}", name) for name in fields_in(event.event_key))]:
+        if name not in event.model_fields:
+            raise ValueError(f"{what} names {name!r}, which is no field of it")
+        if fields.is_secret(event.model_fields[name].annotation):
+            raise ValueError(f"{what} names {name!r}, a secret: logs and lists show it")
+    for name in event.event_headers:
+        if name.startswith("x-") or name in {"CC", "BCC"}:
+            raise ValueError(f"a header {name!r} would mean something to the broker")

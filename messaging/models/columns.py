@@ -1,15 +1,95 @@
-"""Columns that outbox and inbox share."""
+"""What all rows share: times in UTC, reads from the primary database, and the columns of a message."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
-from django.db import models
+from django.db import models, router
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Expression
+from django.utils import timezone
 
 from messaging.message import MAX_ID_LENGTH
 
+AnyRow = TypeVar("AnyRow", bound=models.Model)
 
-class MessageColumns(models.Model):
+#: The class that migrations name instead of ours: the columns are the same.
+_PLAIN = "django.db.models.DateTimeField"
+
+
+class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
+    """A time that is an aware datetime in Python, also in projects with `USE_TZ = False`.
+
+    Django's own is naive there, in the time of `TIME_ZONE`. SQLite's clock (`Now()`), which writes most of our times,
+    is UTC whatever the settings are: so SQLite's columns always hold UTC here.
+    """
+
+    def deconstruct(self) -> Any:
+        """Return what migrations write: Django's own field."""
+        name, _, arguments, options = super().deconstruct()
+        return name, _PLAIN, arguments, options
+
+    def from_db_value(self, value: Any, expression: Expression, connection: BaseDatabaseWrapper) -> datetime | None:
+        """Return the time as it was written."""
+        return None if value is None else as_written(value, connection)
+
+    def get_prep_value(self, value: Any) -> Any:
+        """Return what is compared or written, aware. A naive time is in the project's time zone."""
+        value = self.to_python(value)
+        if isinstance(value, datetime) and timezone.is_naive(value):
+            value = timezone.make_aware(value, timezone.get_default_timezone())
+        return value
+
+    def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
+        """Return the value as the driver takes it."""
+        if not prepared:
+            value = self.get_prep_value(value)
+        if isinstance(value, datetime) and connection.vendor == "sqlite":
+            value = value.astimezone(UTC).replace(tzinfo=None)
+        return connection.ops.adapt_datetimefield_value(value)
+
+
+def as_written(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
+    """Return a time that Django has read, aware."""
+    if connection.vendor == "sqlite":
+        return value.replace(tzinfo=UTC)  # Django took it for the project's time zone
+    if timezone.is_naive(value):
+        # When summer time ends an hour occurs twice: the driver's `fold` says which it is.
+        return value.replace(tzinfo=ZoneInfo(connection.timezone_name)).astimezone(UTC)
+    return value
+
+
+class PrimaryQuerySet(models.QuerySet[AnyRow]):
+    """A query set that reads the database to which its rows are written.
+
+    A router may send reads to a replica. A replica lags, and decisions based on it would be wrong: a message would be
+    handled out of order, or taken for lost. `using()` still names another database. As the default and base manager of
+    a model it also covers `refresh_from_db`, related objects and the admin.
+    """
+
+    _db: str | None
+    _hints: dict[str, Any]
+
+    @property
+    def db(self) -> str:
+        """The alias of the database that this query is sent to."""
+        # `_db` stays unset, so that inside a project's query of a replica this query can go there too.
+        return self._db or router.db_for_write(self.model, **self._hints)
+
+
+class Row(models.Model):
+    """Parent of every row: it is read where it is written."""
+
+    objects = PrimaryQuerySet.as_manager()
+
+    class Meta:
+        abstract = True
+        base_manager_name = "objects"
+
+
+class MessageColumns(Row):
     """The columns that belong to the message itself, the same in outbox and inbox."""
 
     message_id = models.CharField(max_length=MAX_ID_LENGTH)
@@ -26,7 +106,7 @@ class MessageColumns(models.Model):
     attempt = models.PositiveIntegerField(default=1)
     headers = models.JSONField(default=dict, blank=True)
 
-    class Meta:
+    class Meta(Row.Meta):
         abstract = True
 
     def message_columns(self) -> dict[str, Any]:

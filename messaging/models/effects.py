@@ -7,12 +7,11 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from messaging.message import MAX_ID_LENGTH
-from messaging.models.fields import UTCDateTimeField
+from messaging.models.columns import Row, UTCDateTimeField
 from messaging.models.inbox import InboxMessage
-from messaging.models.querysets import PrimaryQuerySet
 
 
-class Effect(models.Model):
+class Effect(Row):
     """Something outside the database that follows from a message: a text, a payment. Its row is the ledger."""
 
     class State(models.TextChoices):
@@ -58,10 +57,7 @@ class Effect(models.Model):
     #: It failed, and a person gave it up.
     given_up = models.BooleanField(default=False, db_default=False)
 
-    objects = PrimaryQuerySet["Effect"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         ordering = ["-id"]
         constraints = [models.UniqueConstraint(fields=["inbox_message", "name"], name="effect_once")]
         indexes = [
@@ -87,7 +83,7 @@ class Effect(models.Model):
         return self.state in self.OPEN and (bool(self.error) or self.attempts > 1)
 
 
-class EffectAttempt(models.Model):
+class EffectAttempt(Row):
     """One attempt at an effect that did not simply succeed: what the gateway answered, or why there is no answer.
 
     A success has no row of its own: the effect's row holds its reference and time.
@@ -113,10 +109,7 @@ class EffectAttempt(models.Model):
     finished_at = UTCDateTimeField(db_default=Now())
     error = models.TextField(blank=True)
 
-    objects = PrimaryQuerySet["EffectAttempt"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         verbose_name = "effect attempt"
         ordering = ["id"]
         constraints = [models.UniqueConstraint(fields=["effect", "token"], name="effect_attempt_once")]

@@ -9,9 +9,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from messaging.models.columns import MessageColumns
-from messaging.models.fields import UTCDateTimeField
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import MessageColumns, Row, UTCDateTimeField
 
 
 class InboxMessage(MessageColumns):
@@ -56,10 +54,7 @@ class InboxMessage(MessageColumns):
     body = models.BinaryField(null=True, blank=True)
     body_truncated = models.BooleanField(default=False)
 
-    objects = PrimaryQuerySet["InboxMessage"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         verbose_name = "inbox message"
         ordering = ["-id"]
         constraints = [models.UniqueConstraint(fields=["consumer", "message_id"], name="inbox_fence")]
@@ -83,7 +78,7 @@ class InboxMessage(MessageColumns):
         return f"{self.type or 'message'} {self.subject or self.message_id} at {self.consumer}"
 
 
-class DeliveryAttempt(models.Model):
+class DeliveryAttempt(Row):
     """One attempt of a handler: when, where, and how it ended."""
 
     class Outcome(models.TextChoices):
@@ -104,10 +99,7 @@ class DeliveryAttempt(models.Model):
     error = models.TextField(blank=True)
     traceback = models.TextField(blank=True)
 
-    objects = PrimaryQuerySet["DeliveryAttempt"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         verbose_name = "delivery attempt"
         ordering = ["id"]
 

@@ -6,11 +6,10 @@ from django.db import models
 from django.db.models.functions import Now
 
 from messaging.message import MAX_ID_LENGTH
-from messaging.models.fields import UTCDateTimeField
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import Row, UTCDateTimeField
 
 
-class OperatorAction(models.Model):
+class OperatorAction(Row):
     """What a person did to messages: the audit log. Its rows never change."""
 
     at = UTCDateTimeField(db_default=Now())
@@ -24,10 +23,7 @@ class OperatorAction(models.Model):
     changed = models.PositiveIntegerField(default=0)
     details = models.JSONField(default=dict, blank=True)
 
-    objects = PrimaryQuerySet["OperatorAction"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         ordering = ["-id"]
         indexes = [models.Index(fields=["at"], name="operator_action_at")]
 
@@ -35,23 +31,20 @@ class OperatorAction(models.Model):
         return f"{self.action} by {self.actor}"
 
 
-class ActionOnMessage(models.Model):
+class ActionOnMessage(Row):
     """A message that an operator's action changed or showed, for the message's history."""
 
     action = models.ForeignKey(OperatorAction, on_delete=models.CASCADE, related_name="messages")
     message_id = models.CharField(max_length=MAX_ID_LENGTH)
 
-    objects = PrimaryQuerySet["ActionOnMessage"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         indexes = [models.Index(fields=["message_id"], name="action_message_id")]
 
     def __str__(self) -> str:
         return f"{self.action} of {self.message_id}"
 
 
-class QueueSighting(models.Model):
+class QueueSighting(Row):
     """When a queue was seen empty: messages published before, and without an inbox row, are lost."""
 
     queue = models.CharField(max_length=255, unique=True)
@@ -61,11 +54,6 @@ class QueueSighting(models.Model):
     young = models.JSONField(default=list, blank=True)
     #: Every message published before then has arrived, or was sent again.
     checked_until = UTCDateTimeField(null=True, blank=True)
-
-    objects = PrimaryQuerySet["QueueSighting"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return f"{self.queue}, empty at {self.empty_at}"

@@ -6,9 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from messaging.models.columns import MessageColumns
-from messaging.models.fields import UTCDateTimeField
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import MessageColumns, Row, UTCDateTimeField
 
 
 class OutboxMessage(MessageColumns):
@@ -58,10 +56,7 @@ class OutboxMessage(MessageColumns):
     lease_token = models.UUIDField(null=True, blank=True)
     lease_until = UTCDateTimeField(null=True, blank=True)
 
-    objects = PrimaryQuerySet["OutboxMessage"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         verbose_name = "outbox message"
         ordering = ["-id"]
         permissions = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from inspect import signature
 from typing import Any, get_args, get_origin
 
 from pydantic import AliasChoices, BaseModel, Secret, SecretBytes, SecretStr, SerializationInfo, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic_core import from_json
 
 from messaging.exceptions import Undecodable
 
@@ -42,29 +41,26 @@ def let_travel(schema: Any) -> None:
 def to_read(model: type[BaseModel], payload: dict[str, Any]) -> dict[str, Any]:
     """Return a payload so that a complete model can read it: fields under an alias that is only written get their own
     names, and computed fields are left out."""
-    if is_read_as_written(model):
+    changes = _changes(model)
+    if not changes:
         return payload
-    renamed, computed = _names_to_read(model), _computed(model)
-    return {renamed.get(name, name): value for name, value in payload.items() if name not in computed}
+    return {changes.get(name) or name: value for name, value in payload.items() if changes.get(name, name) is not None}
 
 
 def is_read_as_written(model: type[BaseModel]) -> bool:
     """Whether the model can read a payload that it wrote without a change. The model is complete."""
-    return not (_names_to_read(model) or _computed(model))
+    return not _changes(model)
 
 
 @cache
-def _computed(model: type[BaseModel]) -> frozenset[str]:
-    return frozenset(field.alias or name for name, field in model.model_computed_fields.items())
-
-
-@cache
-def _names_to_read(model: type[BaseModel]) -> dict[str, str]:
-    return {
-        field.serialization_alias: name
-        for name, field in model.model_fields.items()
-        if field.serialization_alias and field.serialization_alias not in _read_by(name, field)
-    }
+def _changes(model: type[BaseModel]) -> dict[str, str | None]:
+    """Return the names that the model writes and does not read, each with the name that it reads, or None."""
+    changes: dict[str, str | None] = {field.alias or name: None for name, field in model.model_computed_fields.items()}
+    for name, field in model.model_fields.items():
+        written, read = field.serialization_alias, field.validation_alias
+        if written and written not in {name, *(read.choices if isinstance(read, AliasChoices) else [read])}:
+            changes[written] = name
+    return changes
 
 
 def is_secret(annotation: Any) -> bool:
@@ -128,12 +124,12 @@ def difference(here: BaseModel, there: BaseModel) -> str | None:
     if _is_same(vars(here), vars(there)) and here.model_extra == there.model_extra:
         return None
     values, others = ({**vars(each), **(each.model_extra or {})} for each in (here, there))
-    known = type(here).model_fields
-    for name in [*known, *(here.model_extra or {})]:
-        value, field = values.get(name), known.get(name)
-        is_default = field is not None and value is field.default
+    for name, value in values.items():
+        field = type(here).model_fields.get(name)
         any_sequence = field is not None and _takes_any_sequence(field.annotation)
-        if not is_default and not _is_same(value, others.get(name), any_sequence=any_sequence):
+        if (field is None or value is not field.default) and not _is_same(
+            value, others.get(name), any_sequence=any_sequence
+        ):
             return name
     return None
 
@@ -156,11 +152,6 @@ def _secret(value: Any, info: SerializationInfo) -> Any:
     return value.get_secret_value() if info.mode_is_json() else value
 
 
-def _read_by(name: str, field: FieldInfo) -> set[Any]:
-    alias = field.validation_alias
-    return {name, *(alias.choices if isinstance(alias, AliasChoices) else [alias])}
-
-
 def _is_same(here: object, there: object, *, any_sequence: bool = False) -> bool:
     """Whether a value came back unchanged. With `any_sequence` a list equals a tuple."""
     try:
@@ -169,20 +160,17 @@ def _is_same(here: object, there: object, *, any_sequence: bool = False) -> bool
             return True
     except Exception:
         return False
-    if type(here) is not type(there) and not (any_sequence and {type(here), type(there)} == {list, tuple}):
-        return False
+    is_one_type = type(here) is type(there)
     match here, there:
-        case BaseModel(), BaseModel():
+        case BaseModel(), BaseModel() if is_one_type:
             return difference(here, there) is None
-        case ((list() | tuple()), (list() | tuple())):
+        case ((list() | tuple()), (list() | tuple())) if any_sequence or is_one_type:
             pairs = zip(here, there, strict=False)
             return len(here) == len(there) and all(_is_same(*pair, any_sequence=any_sequence) for pair in pairs)
-        case dict(), dict():
-            return here.keys() == there.keys() and all(
-                _is_same(value, there[name], any_sequence=any_sequence) for name, value in here.items()
-            )
+        case dict(), dict() if here.keys() == there.keys():
+            return all(_is_same(value, there[name], any_sequence=any_sequence) for name, value in here.items())
     # Objects without an __eq__ of their own cannot be compared.
-    return type(here).__eq__ is object.__eq__
+    return is_one_type and type(here).__eq__ is object.__eq__
 
 
 def _takes_any_sequence(annotation: Any) -> bool:
@@ -190,25 +178,17 @@ def _takes_any_sequence(annotation: Any) -> bool:
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in `body`. Raises Undecodable for anything else, and for texts that cannot be stored."""
+    """Return the JSON object in `body` (UTF-8). Raises Undecodable for anything else."""
     try:
-        payload = json.loads(body, parse_constant=_refuse_constant)
-        if b"\\u" in body:
-            # An escaped half of a surrogate pair is no character: neither databases nor messages can hold it.
-            json.dumps(payload, ensure_ascii=False).encode()
-    # Deep nesting ends in RecursionError; a bad byte in UnicodeDecodeError, a ValueError.
-    except (ValueError, RecursionError) as error:
+        payload = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
         raise Undecodable(f"the body is not JSON: {error}") from None
     if not isinstance(payload, dict):
         raise Undecodable(f"the body is JSON, but of type {type(payload).__name__}, not an object")
     return payload
 
 
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is Python's, not JSON's")
-
-
 def first_problems(error: ValidationError) -> str:
-    """Return which fields are wrong and why, never their values: a value may be somebody's phone number."""
+    """Return which fields are wrong and why, never their values: a value may be a person's phone number."""
     problems = [f"{'.'.join(map(str, p['loc'])) or 'body'}: {p['msg']}" for p in error.errors(include_input=False)]
     return "; ".join(problems[:3]) + (f" (and {len(problems) - 3} more)" if len(problems) > 3 else "")

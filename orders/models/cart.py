@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import F
 from django.utils import timezone
 
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet
 from orders.models.order import Order
 from orders.models.product import Product
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from phonenumber_field.modelfields import PhoneNumberField
 
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet
 from orders.models.product import Product
 
 if TYPE_CHECKING:

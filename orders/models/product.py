@@ -9,7 +9,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.urls import reverse
 
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet
 from orders.money import check_payable
 
 #: At this number of pieces or fewer, the shop says how many are left.

@@ -6,7 +6,7 @@ from django.db import models
 from django.utils import timezone
 from phonenumber_field.modelfields import PhoneNumberField
 
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet
 from orders.models.order import Order
 
 

@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from messaging.models.querysets import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet
 
 
 class VisitorSession(Session):

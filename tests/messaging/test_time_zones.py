@@ -16,7 +16,7 @@ from messaging import database, outbox
 from messaging.actions.prune import prune
 from messaging.history import outcome, timeline
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.models.fields import UTCDateTimeField
+from messaging.models.columns import UTCDateTimeField
 from messaging.monitoring import status
 from messaging.reconcile import empty_queues, lost, stuck
 from messaging.reconcile.findings import Trouble
