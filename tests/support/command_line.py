@@ -37,6 +37,11 @@ def mq(*arguments: str) -> Said:
     return manage("mq", *arguments)
 
 
+def messages(*arguments: str) -> Said:
+    """Run `manage.py messages <arguments>`."""
+    return manage("messages", *arguments)
+
+
 def publish(*arguments: str) -> None:
     """Run `mq publish`, which must succeed."""
     said = mq("publish", *arguments)
