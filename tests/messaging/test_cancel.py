@@ -30,7 +30,7 @@ from tests.support.consuming import (
 )
 from tests.support.running import InThread, add
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 ALL = Selection()
 WHO = "ann@host"
@@ -208,6 +208,7 @@ def test_filters_say_which(consumer: Consumer) -> None:
         assert cancel.plan(wanted).facts["outbox"] == number, wanted
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_relay_and_a_cancel_at_once_get_each_row_once() -> None:
     for number in range(60):
         an_outbox_row(message_id=f"m-{number}")

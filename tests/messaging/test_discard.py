@@ -12,7 +12,7 @@ from messaging.models import InboxMessage
 from messaging.worker import handling
 from tests.support.consuming import a_consumer, a_dead_message, a_delivery, a_message, notes, registered
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 WHO = "ann@host"
 

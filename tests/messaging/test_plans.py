@@ -14,7 +14,7 @@ from messaging.worker import ledger, ordering
 from tests.support.consuming import Noted, a_consumer, a_delivery, look_after
 from tests.support.running import add
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 CONSUMER = a_consumer()
 WAITING = InboxMessage(consumer="notes", message_id="waits", ordering_key="W-1", position=2**31, state="waiting")

@@ -17,7 +17,7 @@ from messaging.actions.prune import prune
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from tests.support.consuming import a_consumer, registered
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 OLD = timedelta(days=15)
 ANCIENT = timedelta(days=91)
@@ -174,6 +174,7 @@ def test_an_event_that_a_consumer_has_still_to_settle_is_kept_however_old_it_is(
         assert _pruned()["outbox"] == 1
 
 
+@pytest.mark.django_db(transaction=True)
 def test_two_prunes_at_once_share_the_work() -> None:
     for _ in range(40):
         outbox_row()

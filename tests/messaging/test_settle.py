@@ -20,7 +20,7 @@ from messaging.worker.database_wait import DatabaseWait
 from tests.support.consuming import QUICKLY, a_consumer, look_after
 from tests.support.running import InThread
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 WHO = "ann@host"
 CONSUMER = a_consumer()
@@ -149,6 +149,7 @@ def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) ->
     assert late.error == "too late to count: ref-1"
 
 
+@pytest.mark.django_db(transaction=True)
 def test_two_who_settle_it_at_once_settle_it_once(calls: list[Sending]) -> None:
     effect = an_effect("unknown")
     verdicts = [Verdict.DONE, Verdict.NOT_DONE] * 2

@@ -17,7 +17,7 @@ from messaging.worker import handling, inbox
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, registered, take_note
 from tests.support.running import add
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
