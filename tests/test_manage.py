@@ -2,18 +2,25 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import load_command_class
+from django.db import OperationalError
 
+from messaging import conf
 from messaging.management.commands import messages
 from messaging.mq.management.commands import mq
 
 ROOT = Path(__file__).resolve().parents[1]
 NOBODY = "127.0.0.1:1"
+APPS = {"mq": "messaging.mq"}
 
 
 def manage(*arguments: str, python: tuple[str, ...] = (), **changes: str) -> "subprocess.CompletedProcess[str]":
@@ -22,54 +29,84 @@ def manage(*arguments: str, python: tuple[str, ...] = (), **changes: str) -> "su
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
+def ended(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> tuple[int, str, str]:
+    """Run a command of `messaging` in this process as `manage.py` does; its exit code and both outputs."""
+    with pytest.raises(SystemExit) as end:
+        load_command_class(APPS.get(command, "messaging"), command).run_from_argv(["manage.py", command, *arguments])
+    assert isinstance(end.value.code, int)
+    return end.value.code, *capsys.readouterr()
+
+
+def settings_with(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str, Any]:
+    """What `project/settings.py` makes of these environment variables."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return runpy.run_path(str(ROOT / "project" / "settings.py"))
+
+
+# --- settings ----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
-        ("DATABASE_URL", "nonsense", "Configuration: DATABASE_URL must begin with"),
-        ("DATABASE_URL", "postgres://u:secret@host:port/x", "Configuration: DATABASE_URL: the port must be a number"),
-        ("DEBUG", "maybe", "Configuration: DEBUG is 'maybe'"),
-        ("CONN_MAX_AGE", "-1", "Configuration: CONN_MAX_AGE is '-1'"),
-        ("LOG_LEVEL", "loud", "Configuration: LOG_LEVEL is 'loud'"),
-        ("TIME_ZONE", "Mars/Base", "Configuration: TIME_ZONE is 'Mars/Base'"),
-        ("AMQP_URL", "http://host/", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL must begin with amqp://"),
-        ("AMQP_URL", "amqp://u:secret#@host/", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL contains '#'"),
-        ("AMQP_URL", "amqp://a/v, amqp://u:secret@b/v amqp://c/v", "Configuration: AMQP_URL: write commas between"),
-        ("AMQP_URL", "", "Configuration: MESSAGING.AMQP_URLS: AMQP_URL names no broker"),
-        ("ALLOWED_HOSTS", "a.example b.example", "Configuration: ALLOWED_HOSTS: write commas between the items"),
-        ("ALLOWED_HOSTS", "'a.example'", "Configuration: ALLOWED_HOSTS: write commas between the items"),
-        ("SECRET_KEY", "", "Configuration: SECRET_KEY is not set"),
-        ("SECRET_KEY", " ", "Configuration: SECRET_KEY is not set"),
+        ("DATABASE_URL", "nonsense", "DATABASE_URL must begin with"),
+        ("DATABASE_URL", "postgres://u:secret@host:port/x", "DATABASE_URL: the port must be a number"),
+        ("DEBUG", "maybe", "DEBUG is 'maybe'"),
+        ("CONN_MAX_AGE", "-1", "CONN_MAX_AGE is '-1'"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL is 'loud'"),
+        ("TIME_ZONE", "Mars/Base", "TIME_ZONE is 'Mars/Base'"),
+        ("AMQP_URL", "http://host/", "MESSAGING.AMQP_URLS: AMQP_URL must begin with amqp://"),
+        ("AMQP_URL", "amqp://u:secret#@host/", "MESSAGING.AMQP_URLS: AMQP_URL contains '#'"),
+        ("AMQP_URL", "amqp://a/v, amqp://u:secret@b/v amqp://c/v", "AMQP_URL: write commas between"),
+        ("AMQP_URL", "", "MESSAGING.AMQP_URLS: AMQP_URL names no broker"),
+        ("ALLOWED_HOSTS", "a.example b.example", "ALLOWED_HOSTS: write commas between the items"),
+        ("ALLOWED_HOSTS", "'a.example'", "ALLOWED_HOSTS: write commas between the items"),
+        ("SECRET_KEY", " ", "SECRET_KEY is not set"),
     ],
 )
-def test_a_value_that_cannot_be_understood_is_named(name: str, value: str, line: str) -> None:
-    # Each on a database that nobody serves: none is asked.
-    done = manage(
-        "run_relay", **{"DATABASE_URL": f"postgres://{NOBODY}/x", "CONN_MAX_AGE": "60", "DEBUG": "0", name: value}
-    )
+def test_a_value_that_cannot_be_understood_is_named(
+    monkeypatch: pytest.MonkeyPatch, settings: Any, name: str, value: str, line: str
+) -> None:
+    usual = {"DATABASE_URL": f"postgres://{NOBODY}/x", "CONN_MAX_AGE": "60", "DEBUG": "0"}
+
+    def read() -> None:
+        settings.MESSAGING = settings_with(monkeypatch, **{**usual, name: value})["MESSAGING"]
+        conf.get()
+
+    with pytest.raises(ImproperlyConfigured) as error:
+        read()
+    assert str(error.value).startswith(line)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [("LOG_LEVEL", "loud", "LOG_LEVEL is 'loud'"), ("AMQP_URL", "", "MESSAGING.AMQP_URLS: AMQP_URL names no broker")],
+)
+def test_a_command_refuses_such_a_value_in_one_line_before_it_asks_the_database(
+    name: str, value: str, line: str
+) -> None:
+    done = manage("run_relay", **{"DATABASE_URL": f"postgres://{NOBODY}/x", "CONN_MAX_AGE": "60", name: value})
     assert done.returncode == 2
-    assert done.stderr.startswith(line)
+    assert done.stderr.startswith(f"Configuration: {line}")
     assert done.stderr.count("\n") == 1
-    assert "secret" not in done.stderr
 
 
-def test_blanks_around_the_items_of_a_list_are_left_out() -> None:
-    lists = ("AMQP_URLS", "ALLOWED_HOSTS", "CSRF_TRUSTED_ORIGINS", "CELERY_BROKER_URL")
-    code = f"from django.conf import settings; print([getattr(settings, name) for name in {lists}])"
-    done = manage(
-        "shell", "-v0", "-c", code,
-        DATABASE_URL="sqlite:///:memory:",
+def test_blanks_around_the_items_of_a_list_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings_with(
+        monkeypatch,
         AMQP_URL=" amqp://u:p@a/v?heartbeat=30 ,amqp://u:p@b/v,\n",
         ALLOWED_HOSTS="a.example, b.example",
         CSRF_TRUSTED_ORIGINS="https://a.example,  https://b.example,",
-    )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == str(
-        [
-            ["amqp://u:p@a/v?heartbeat=30", "amqp://u:p@b/v"],
-            ["a.example", "b.example"],
-            ["https://a.example", "https://b.example"],
-            ["amqp://u:p@a/v", "amqp://u:p@b/v"],
-        ]
     )
+    assert found["AMQP_URLS"] == ["amqp://u:p@a/v?heartbeat=30", "amqp://u:p@b/v"]
+    assert found["ALLOWED_HOSTS"] == ["a.example", "b.example"]
+    assert found["CSRF_TRUSTED_ORIGINS"] == ["https://a.example", "https://b.example"]
+    assert found["CELERY_BROKER_URL"] == ["amqp://u:p@a/v", "amqp://u:p@b/v"]
+
+
+# --- the database ------------------------------------------------------------------------------------------
 
 
 def test_an_unreachable_database_is_reported_with_what_to_check() -> None:
@@ -81,11 +118,16 @@ def test_an_unreachable_database_is_reported_with_what_to_check() -> None:
     assert "secret" not in done.stderr
 
 
-def test_a_burst_does_not_wait_for_a_database_that_is_away() -> None:
-    done = manage("run_consumer", "sms", "--burst", DATABASE_URL=f"postgres://u:secret@{NOBODY}/x", CONN_MAX_AGE="60")
-    assert done.returncode == 3
-    assert "The database is out of reach: " in done.stderr
-    assert "secret" not in done.stderr
+def test_a_database_file_in_no_folder_is_said_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Any) -> None:
+        raise OperationalError("unable to open database file")
+
+    monkeypatch.setattr("django.core.management.execute_from_command_line", fail)
+    assert runpy.run_path(str(ROOT / "manage.py"))["main"]() == 3
+    said = capsys.readouterr().err
+    assert said.startswith("Database: unable to open database file\nIs the folder of DATABASE_URL's file there")
 
 
 def test_a_fresh_clone_can_be_migrated(tmp_path: Path) -> None:
@@ -100,43 +142,39 @@ def test_a_fresh_clone_can_be_migrated(tmp_path: Path) -> None:
     assert (tmp_path / "var" / "db.sqlite3").exists()
 
 
-def test_a_database_file_in_no_folder_is_said_so(tmp_path: Path) -> None:
-    done = manage("migrate", DATABASE_URL=f"sqlite:///{tmp_path}/nowhere/db.sqlite3")
-    assert done.returncode == 3
-    assert done.stderr.startswith("Database: unable to open database file\nIs the folder of DATABASE_URL's file there")
+# --- names and help ----------------------------------------------------------------------------------------
 
 
-def test_an_unknown_consumer_is_refused_with_the_known_names() -> None:
-    done = manage("run_consumer", "smoke")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "CommandError: There is no consumer 'smoke'. Registered: red_packet, sms.\n"
+def test_an_unknown_consumer_is_refused_with_the_known_names(capsys: pytest.CaptureFixture[str]) -> None:
+    told = "CommandError: There is no consumer 'smoke'. Registered: red_packet, sms.\n"
+    assert ended(capsys, "run_consumer", "smoke") == (2, "", told)
 
 
 @pytest.mark.parametrize(("command", "known"), [("mq", "asyncapi"), ("messages", "reconcile")])
-def test_an_unknown_sub_command_is_refused_once_with_the_known_names(command: str, known: str) -> None:
-    done = manage(command, "frob")
-    assert (done.returncode, done.stdout) == (2, "")
-    usage, error = done.stderr.splitlines()
+def test_an_unknown_sub_command_is_refused_once_with_the_known_names(
+    capsys: pytest.CaptureFixture[str], command: str, known: str
+) -> None:
+    code, out, err = ended(capsys, command, "frob")
+    assert (code, out) == (2, "")
+    usage, error = err.splitlines()
     assert usage == f"usage: manage.py {command} COMMAND [options]"
     assert error.startswith(f"manage.py {command}: error: argument COMMAND: invalid choice: 'frob' (choose from ")
     assert error.count(known) == 1
 
 
-@pytest.mark.parametrize("command", ["mq", "messages"])
-def test_without_a_sub_command_those_there_are_are_listed(command: str) -> None:
-    if command == "messages":
-        known = {name: each.HELP for name, each in messages.subcommands().items()}
-    else:
-        known = {name: each.HELP for name, each in mq.SUBCOMMANDS.items()}
-    done = manage(command)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("CommandError: Say which COMMAND.\n")
-    for name, words in known.items():
-        assert re.search(rf"^    {name} +{re.escape(words[:20])}", done.stderr, re.MULTILINE)
+@pytest.mark.parametrize(("command", "known"), [("mq", mq.SUBCOMMANDS), ("messages", messages.subcommands())])
+def test_without_a_sub_command_those_there_are_are_listed(
+    capsys: pytest.CaptureFixture[str], command: str, known: dict[str, Any]
+) -> None:
+    code, out, err = ended(capsys, command)
+    assert (code, out) == (2, "")
+    assert err.endswith("CommandError: Say which COMMAND.\n")
+    for name, each in known.items():
+        assert re.search(rf"^    {name} +{re.escape(each.HELP[:20])}", err, re.MULTILINE)
 
 
-def test_the_help_of_a_sub_command_names_it() -> None:
-    assert manage("mq", "purge", "--help").stdout.startswith("usage: manage.py mq purge [-h] ")
+def test_the_help_of_a_sub_command_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(capsys, "mq", "purge", "--help")[1].startswith("usage: manage.py mq purge [-h] ")
 
 
 def test_every_sub_command_of_mq_explains_its_exit_codes() -> None:
