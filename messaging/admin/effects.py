@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.contrib import admin
-from django.utils.safestring import SafeString
 
-from messaging.admin import explanations, payload, words
+from messaging.admin import payload
 from messaging.admin.filters import BY_CONSUMER, BY_TROUBLE, since
 from messaging.admin.messages import AttemptsInline, MessageAdmin, time_of
 from messaging.models import Effect, EffectAttempt
@@ -30,10 +29,6 @@ class EffectAdmin(MessageAdmin):
     inlines = [EffectAttemptInline]
     list_select_related = ["inbox_message"]
     search_fields = ["inbox_message__subject", "message_id", "name", "consumer"]
-    search_help_text = (
-        "Searches order number, message id, name and consumer; not error texts (see `manage.py messages list "
-        "--reason TEXT`) nor what is in a payload, such as a phone number."
-    )
     heavy_columns: ClassVar[list[str]] = ["payload", "inbox_message__body", "inbox_message__headers"]
     body_title: ClassVar[str] = "Payload"
     fieldsets = [
@@ -49,18 +44,6 @@ class EffectAdmin(MessageAdmin):
     due = time_of("send_at", "not before")
     until = time_of("sending_until", "sending until")
 
-    def pill_of(self, row: Effect) -> SafeString:
-        """Return the state; *failing* if an attempt failed and another one follows."""
-        return words.effect_pill(row)
-
-    def explain(self, row: Effect) -> explanations.Explanation:
-        """Return what the row's state means."""
-        return explanations.explain_effect(row)
-
     def body_text(self, row: Effect, unmasked: bool) -> str:
         """Return the payload, which the effect's function is given."""
         return payload.written_json(row.payload, unmasked=unmasked)
-
-    def headers_text(self, row: Effect, unmasked: bool) -> str:
-        """An effect has none."""
-        return ""

@@ -1,22 +1,12 @@
-"""What the state of a row means, and what happens next, in sentences. The same as in docs/states.md."""
+"""What the state of a row means, and what happens next: the same as in docs/states.md."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from messaging.admin.words import short_moment
 from messaging.history.effect_trouble import EffectTrouble, failed_attempts
 from messaging.models import Effect, InboxMessage, OutboxMessage
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What a row's state means, and what happens next."""
-
-    meaning: str
-    what_next: str
-
 
 _OUTBOX = {
     "published": ("RabbitMQ confirmed it: every queue to which it was routed has it.", "For {audience}."),
@@ -31,12 +21,9 @@ _OUTBOX = {
     ),
     "cancelled": (
         "A person decided not to publish it; the last error says who.",
-        "Nothing. If it was to come to one consumer alone, the message is dead there, and can be replayed.",
+        "Nothing. If it was for one consumer alone, the message is dead there, and can be replayed.",
     ),
-    "later": (
-        "It is committed, and waits for its time.",
-        "A relay publishes it, not before {due}, unless it is cancelled.",
-    ),
+    "later": ("It is committed, and waits for its time.", "A relay publishes it after {due}, unless it is cancelled."),
     "pending": (
         "It is committed, and not yet confirmed by RabbitMQ.",
         "A relay publishes it. If this lasts: is a web, consumer or run_relay process running, and RabbitMQ reachable?",
@@ -50,7 +37,7 @@ _INBOX = {
     ),
     "callback failed": (
         _HANDLED + " A function that its handler registered with `transaction.on_commit` failed after that.",
-        "Nothing by itself: the attempt below says what failed. Do by hand what it left undone.",
+        "Nothing by itself: the attempt below says what failed. Do by hand what was left undone.",
     ),
     "handled": (
         "{consumer} handled it, and its effects are committed.",
@@ -74,8 +61,7 @@ _INBOX = {
     ),
     "dead": (
         "{consumer} could not handle it, and it will not be tried again.",
-        "Nothing by itself: the reason below is for a person, who can replay or discard it. It is kept, and never "
-        "pruned.",
+        "Nothing by itself: read the reason below, then replay or discard it. It is never pruned.",
     ),
 }
 _EFFECT = {
@@ -86,7 +72,7 @@ _EFFECT = {
         "does run_consumer {consumer} run?",
     ),
     "sending": (
-        "A process is carrying it out, or was when it died.",
+        "A process is carrying it out, or died while it did.",
         "If no answer comes in time, it is repeated or asked for if that is safe, else it is unknown.",
     ),
     "done": ("It is done.", "Nothing."),
@@ -102,10 +88,20 @@ _EFFECT = {
 }
 
 
-def explain_outbox(row: OutboxMessage) -> Explanation:
-    """Say how far a message is on its way to the broker."""
+def explain(row: OutboxMessage | InboxMessage | Effect) -> tuple[str, str]:
+    """Return what the row's state means, and what happens next.
+
+    An inbox message may have the attributes `effect_trouble` (the worst trouble of its effects) and `callback_failed`,
+    as the list of the admin reads them.
+    """
+    if isinstance(row, OutboxMessage):
+        return _of_outbox(row)
+    return _of_inbox(row) if isinstance(row, InboxMessage) else _of_effect(row)
+
+
+def _of_outbox(row: OutboxMessage) -> tuple[str, str]:
     due = short_moment(row.publish_at) if row.publish_at > datetime.now(UTC) else ""
-    return _explanation(
+    return _filled(
         _OUTBOX["later" if due and row.state == OutboxMessage.State.PENDING else row.state],
         audience=", ".join(row.expected_consumers) or "every queue that is bound to its type",
         at=f" at {due}" if due else "",
@@ -114,27 +110,23 @@ def explain_outbox(row: OutboxMessage) -> Explanation:
     )
 
 
-def explain_inbox(row: InboxMessage, *, effect_trouble: str = "", callback_failed: bool = False) -> Explanation:
-    """Say what a consumer has done about a message. `effect_trouble` is the worst that an effect of it has;
-    `callback_failed`: a callback of `on_commit` did."""
-    case = row.state
-    if effect_trouble and row.state in {InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE}:
+def _of_inbox(row: InboxMessage) -> tuple[str, str]:
+    case, trouble = row.state, getattr(row, "effect_trouble", None)
+    if trouble and row.state in {InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE}:
         case = "effect trouble"
-    elif callback_failed and row.state == InboxMessage.State.HANDLED:
+    elif row.state == InboxMessage.State.HANDLED and getattr(row, "callback_failed", False):
         case = "callback failed"
-    verb = "has" if effect_trouble == EffectTrouble.FAILED else "is"
-    trouble = f"{verb} {effect_trouble}"
-    return _explanation(_INBOX[case], consumer=row.consumer, attempt=str(row.attempt), trouble=trouble)
+    verb = "has" if trouble == EffectTrouble.FAILED else "is"
+    return _filled(_INBOX[case], consumer=row.consumer, attempt=row.attempt, trouble=f"{verb} {trouble}")
 
 
-def explain_effect(effect: Effect) -> Explanation:
-    """Say how far an effect is."""
+def _of_effect(effect: Effect) -> tuple[str, str]:
     case = effect.state
     if effect.state == Effect.State.INTENDED and effect.send_at > datetime.now(UTC):
         case = "later"
     elif effect.given_up and effect.state == Effect.State.FAILED:
         case = "given up"
-    return _explanation(
+    return _filled(
         _EFFECT[case],
         tried=f"{failed_attempts(effect)}; it was not done." if effect.attempts else "Not begun yet.",
         again="tried again" if effect.attempts else "begun",
@@ -143,6 +135,6 @@ def explain_effect(effect: Effect) -> Explanation:
     )
 
 
-def _explanation(sentences: tuple[str, str], **facts: str) -> Explanation:
+def _filled(sentences: tuple[str, str], **facts: object) -> tuple[str, str]:
     meaning, what_next = sentences
-    return Explanation(meaning.format(**facts), what_next.format(**facts))
+    return meaning.format(**facts), what_next.format(**facts)

@@ -29,7 +29,7 @@ def known_values(column: str, values: Callable[[], Iterable[str]]) -> type[admin
     def which(value: str) -> Q:
         return Q(**{column: storable_text(value)})
 
-    return _filter(column, column, lambda: [(value, value) for value in values()], which)
+    return _filter(column, lambda: [(value, value) for value in values()], which)
 
 
 def since(column: str) -> type[admin.SimpleListFilter]:
@@ -38,14 +38,14 @@ def since(column: str) -> type[admin.SimpleListFilter]:
     def which(value: str) -> Q:
         return Q(**{f"{column}__gte": datetime.now(UTC) - _SPANS[value][1]}) if value in _SPANS else Q()
 
-    return _filter("time", "since", lambda: [(key, label) for key, (label, _) in _SPANS.items()], which)
+    return _filter("since", lambda: [(key, label) for key, (label, _) in _SPANS.items()], which, label="time")
 
 
 def _filter(
-    name: str, parameter: str, choices: Callable[[], list[tuple[str, str]]], which: Callable[[str], Q]
+    parameter: str, choices: Callable[[], list[tuple[str, str]]], which: Callable[[str], Q], label: str = ""
 ) -> type[admin.SimpleListFilter]:
     class Filter(admin.SimpleListFilter):
-        title = name
+        title = label or parameter
         parameter_name = parameter
 
         def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
@@ -66,4 +66,4 @@ BY_TYPE = known_values("type", lambda: [event.event_type for event in events.reg
 BY_CONSUMER = known_values("consumer", lambda: [each.name for each in consumers.registered()])
 BY_ACTION = known_values("action", actions.audited)
 #: Effects by what is wrong with them, as `mq status` counts it.
-BY_TROUBLE = _filter("trouble", "trouble", lambda: [(each.value, each.words) for each in EffectTrouble], _trouble)
+BY_TROUBLE = _filter("trouble", lambda: [(each.value, each.words) for each in EffectTrouble], _trouble)

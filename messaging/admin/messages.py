@@ -33,9 +33,7 @@ def time_of(column: str, label: str, *, short: bool = False) -> staticmethod[[An
     @admin.display(description=label)
     def shown(row: Any) -> str:
         time = getattr(row, column)
-        if time is None:
-            return "–"
-        return words.short_moment(time) if short else words.moment(time)
+        return "–" if time is None else words.short_moment(time) if short else words.moment(time)
 
     return staticmethod(shown)
 
@@ -58,11 +56,10 @@ class AttemptsInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]
 class MessageAdmin(LongListAdmin):
     """The parent of the admins of outbox, inbox and effects."""
 
-    change_list_template = "messaging/admin/messages.html"
     change_form_template = "messaging/admin/message.html"
     search_fields = ["subject", "message_id", "type", "consumer"]
     search_help_text = (
-        "Searches order number, message id, type and consumer; not error texts (see `manage.py messages list "
+        "Searches order number, message id, type or name, and consumer; not error texts (see `manage.py messages list "
         "--reason TEXT`) nor what is in a body, such as a phone number."
     )
     #: Large columns that the list does not show.
@@ -114,16 +111,10 @@ class MessageAdmin(LongListAdmin):
         return super().get_search_results(request, queryset, search_term)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Show the list; if a search found a single subject, with a link to its story."""
+        """Show the list, or ask for an action on its rows."""
         if request.method not in {"GET", "HEAD"} and not self._asks_for_what_is_offered(request):
             return HttpResponseNotAllowed(["GET", "HEAD"])
-        response = super().changelist_view(request, extra_context)
-        context = getattr(response, "context_data", None) or {}
-        if "cl" in context and context["cl"].query and may_read_stories(request):
-            subjects = {self.subject_of(row) for row in context["cl"].result_list}
-            if len(subjects) == 1 and (subject := subjects.pop()):
-                context.update(story_subject=subject, story_url=story_url(subject))
-        return response
+        return super().changelist_view(request, extra_context)
 
     def _asks_for_what_is_offered(self, request: HttpRequest) -> bool:
         # Django answers an empty choice with a hint.
@@ -146,36 +137,30 @@ class MessageAdmin(LongListAdmin):
         unmasked = payload.may_be_seen_by(request.user)
         if unmasked:
             self._audit_view(request, row)
-        context.update(title=str(row), subtitle=None)
-        context["state"] = self.pill_of(row)
-        context["explanation"] = self.explain(row)
-        context["body_title"] = self.body_title
-        context["body_text"] = self.body_text(row, unmasked)
-        context["headers_text"] = self.headers_text(row, unmasked)
-        context["has_masks"] = not unmasked
+        meaning, what_next = explanations.explain(row)
+        headers = getattr(row, "headers", None)
+        context.update(
+            title=str(row),
+            subtitle=None,
+            state=words.pill_of(row),
+            meaning=meaning,
+            what_next=what_next,
+            body_title=self.body_title,
+            body_text=self.body_text(row, unmasked),
+            headers_text=payload.written_json(headers, unmasked=unmasked) if headers else "",
+            has_masks=not unmasked,
+            actions=actions.on_page(request, self, row),
+        )
         if may_read_stories(request):
             story = timeline.for_message(row.message_id)
             context.update(story=story, story_lines=lines(story, unmasked=unmasked))
             if subject := self.subject_of(row):
                 context.update(subject=subject, story_url=story_url(subject))
-        context["actions"] = actions.on_page(request, self, row)
         return super().render_change_form(request, context, *args, **kwargs)
-
-    def pill_of(self, row: Any) -> SafeString:
-        """Return the state as icon and word."""
-        return words.pill(row.state)
-
-    def explain(self, row: Any) -> explanations.Explanation:
-        """Return what the row's state means."""
-        raise NotImplementedError
 
     def body_text(self, row: Any, unmasked: bool) -> str:
         """Return the body as the page shows it."""
         return payload.written(bytes(row.body or b""), unmasked=unmasked, secrets=events.secrets_of(row.type))
-
-    def headers_text(self, row: Any, unmasked: bool) -> str:
-        """Return the headers as the page shows them; empty where there are none."""
-        return payload.written_json(row.headers, unmasked=unmasked) if row.headers else ""
 
     def subject_of(self, row: Any) -> str:
         """Return the subject of the row's message."""
@@ -196,7 +181,9 @@ class MessageAdmin(LongListAdmin):
     def state_pill(self, row: Any) -> SafeString:
         """The state as icon and word, and the last error in a line. A list never shows phone numbers."""
         trouble = masked_text(" ".join(getattr(row, self.columns.reason)[:500].split()))
-        return format_html('{}<span class="messaging-detail">{}</span>', self.pill_of(row), truncatechars(trouble, 100))
+        return format_html(
+            '{}<span class="messaging-detail">{}</span>', words.pill_of(row), truncatechars(trouble, 100)
+        )
 
     @admin.display(description="failure group")
     def group(self, row: Any) -> SafeString | str:

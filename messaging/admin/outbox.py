@@ -11,7 +11,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.views.decorators.http import require_safe
 
-from messaging.admin import explanations, payload
+from messaging.admin import payload
 from messaging.admin.filters import BY_TYPE, since
 from messaging.admin.messages import MessageAdmin, time_of
 from messaging.admin.story import lines, may_read_stories
@@ -23,23 +23,13 @@ from messaging.models import OutboxMessage
 class OutboxMessageAdmin(MessageAdmin):
     """What was written, and how far it has come on its way to the broker."""
 
-    list_display = [
-        "type",
-        "state_pill",
-        "subject_link",
-        "addressee",
-        "created_briefly",
-        "published_briefly",
-    ]
+    list_display = ["type", "state_pill", "subject_link", "addressee", "created_briefly", "published_briefly"]
     list_filter = ["state", BY_TYPE, since("created_at")]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
     fieldsets = [
         ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id", "origin"]}),
         ("Address", {"fields": ["exchange", "routing_key", "priority", "addressee", "expected"]}),
-        (
-            "Publishing",
-            {"fields": ["created", "due", "published", "publish_attempts", "last_error", "leased"]},
-        ),
+        ("Publishing", {"fields": ["created", "due", "published", "publish_attempts", "last_error", "leased"]}),
     ]
     readonly_fields = ["addressee", "expected", "created", "due", "published", "leased"]
 
@@ -71,10 +61,6 @@ class OutboxMessageAdmin(MessageAdmin):
             "media": self.media,
         }
         return TemplateResponse(request, "messaging/admin/subject.html", context)
-
-    def explain(self, row: OutboxMessage) -> explanations.Explanation:
-        """Return what the row's state means."""
-        return explanations.explain_outbox(row)
 
     @admin.display(description="for")
     def addressee(self, row: OutboxMessage) -> str:

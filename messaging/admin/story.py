@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 from django.http import HttpRequest
 from django.template.defaultfilters import truncatechars
 from django.utils.formats import date_format
-from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from messaging.admin import words
@@ -22,18 +21,14 @@ from messaging.models import OutboxMessage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One line of a story as the page shows it. `date` is set where it differs from the line before."""
+    """One line of a story as the page shows it. `date` is set where it differs from the line before, `type` where the
+    story is about several messages."""
 
-    icon: SafeString
+    entry: Entry
     title: str
     url: str
     detail: str
-    is_open: bool
-    at: datetime | None
     date: str
-    clock: str
-    gap: str
-    took: str
     type: str
 
 
@@ -48,29 +43,22 @@ def story_url(subject: str) -> str:
 
 
 def lines(story: Story, *, unmasked: bool) -> Iterator[Line]:
-    """Put a story in words, phone numbers only if `unmasked`. Each line says its message's type where there are
-    several messages."""
+    """Put a story in words, phone numbers only if `unmasked`."""
     several = len(story.message_ids) > 1
-    date_before = said_before = ""
+    date_before = detail_before = ""
     for entry in story.entries:
         date = date_format(localtime(entry.at), "j M Y") if entry.at else ""
-        words_of_it = title(entry)
+        text = title(entry)
         detail = entry.detail if unmasked else masked_text(entry.detail)
         yield Line(
-            icon=words.icon(entry.kind),
-            title=words_of_it,
+            entry=entry,
+            title=text,
             url=_row_url(entry),
-            detail=truncatechars(detail, 300) if entry.detail != said_before else "",
-            is_open=entry.is_open,
-            at=entry.at,
+            detail=truncatechars(detail, 300) if entry.detail != detail_before else "",
             date=date if date != date_before else "",
-            clock=words.clock(entry.at) if entry.at else "",
-            gap=f"+ {words.span(entry.gap)}" if entry.gap is not None else "",
-            took=words.span(entry.duration) if entry.duration else "",
-            type=entry.type if several and entry.type not in words_of_it else "",
+            type=entry.type if several and entry.type not in text else "",
         )
-        date_before = date or date_before
-        said_before = entry.detail
+        date_before, detail_before = date or date_before, entry.detail
 
 
 _TITLES = {
@@ -113,7 +101,7 @@ def title(entry: Entry) -> str:
     where = f"attempt {entry.attempt} at {entry.consumer}" if entry.consumer else ""
     is_due = entry.due is None or entry.due <= datetime.now(UTC)
     due = _due(entry)
-    words_of_it = _TITLES[entry.kind].format(
+    text = _TITLES[entry.kind].format(
         action=entry.action,
         actor=entry.actor,
         attempt=entry.attempt,
@@ -130,12 +118,11 @@ def title(entry: Entry) -> str:
         sending="begun, and no answer in its time: done or not" if is_due
         else f"attempt {entry.attempt} begun, no answer yet",
     )  # fmt: skip
-    return words_of_it.strip()
+    return text.strip()
 
 
 def _due(entry: Entry) -> str:
-    """Say when it is due, or for how long it has been; never that it happens now: whether a relay or a worker runs is
-    not known here."""
+    """Say when it is due, or for how long it has been, but not that it happens now: no relay or worker may run."""
     if entry.due is None:
         return "due"
     left = entry.due - datetime.now(UTC)

@@ -10,10 +10,9 @@ from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
 from messaging.history.effect_trouble import failed_attempts, is_overdue
-from messaging.history.timeline import Kind
-from messaging.models import Effect
+from messaging.models import Effect, InboxMessage, OutboxMessage
 
-#: Icon and tone of each state, outcome and kind of entry.
+#: Icon and tone of each state, outcome and kind of entry; those of effects without the word.
 LOOKS = {
     "written": ("✎", "calm"),
     "pending": ("…", "waiting"),
@@ -32,53 +31,48 @@ LOOKS = {
     "discarded": ("⊘", "calm"),
     "waiting": ("…", "waiting"),
     "effects due": ("…", "waiting"),
-    # Effects.
     "intended": ("✎", "calm"),
+    "due": ("…", "waiting"),
     "sending": ("↗", "waiting"),
     "done": ("✓", "good"),
     "unknown": ("?", "bad"),
     "failing": ("↻", "warning"),
     "overdue": ("!", "warning"),
-    # Of attempts of effects.
     "not done": ("↻", "warning"),
     "doubtful": ("?", "warning"),
     "done late": ("!", "bad"),
-    "effect due": ("…", "waiting"),
-    "effect sending": ("↗", "waiting"),
-    "effect not done": ("↻", "warning"),
-    "effect doubtful": ("?", "warning"),
-    "effect done late": ("!", "bad"),
-    "effect done": ("✓", "good"),
-    "effect failed": ("✕", "bad"),
-    "effect unknown": ("?", "bad"),
-    # What people did.
     "acted": ("↻", "calm"),
 }
 
 
 def pill(state: str, word: str = "") -> SafeString:
     """Return a state as icon and word: never by colour alone."""
-    icon, tone = LOOKS[state.replace("_", " ")]
-    return format_html(
-        '<span class="messaging-pill messaging-{}"><span aria-hidden="true">{}</span> {}</span>',
-        tone,
-        icon,
-        word or state.replace("_", " "),
-    )
+    name = state.replace("_", " ")
+    glyph, tone = LOOKS[name]
+    text = '<span class="messaging-pill messaging-{}"><span aria-hidden="true">{}</span> {}</span>'
+    return format_html(text, tone, glyph, word or name)
 
 
-def effect_pill(effect: Effect) -> SafeString:
-    """Return an effect's state; *failing* if an attempt failed and another one follows."""
-    if effect.is_failing:
-        return pill("failing", f"{effect.get_state_display()}, {failed_attempts(effect)}")
-    if is_overdue(effect):
-        return pill("overdue", f"{effect.get_state_display()}, overdue")
-    return pill(effect.state, "given up" if effect.given_up else "")
+def pill_of(row: OutboxMessage | InboxMessage | Effect) -> SafeString:
+    """Return the state of a row: of an effect also that it is failing or overdue, of a handled message also what became
+    of its effects and callbacks."""
+    if isinstance(row, Effect):
+        if row.is_failing:
+            return pill("failing", f"{row.get_state_display()}, {failed_attempts(row)}")
+        if is_overdue(row):
+            return pill("overdue", f"{row.get_state_display()}, overdue")
+        return pill(row.state, "given up" if row.given_up else "")
+    if isinstance(row, InboxMessage) and row.state in {InboxMessage.State.HANDLED, InboxMessage.State.EFFECTS_DUE}:
+        if trouble := getattr(row, "effect_trouble", None):
+            return pill(trouble, f"handled, effect {trouble}")
+        if getattr(row, "callback_failed", False):
+            return pill("failed", "handled, callback failed")
+    return pill(row.state)
 
 
-def icon(kind: Kind) -> SafeString:
+def icon(kind: str) -> SafeString:
     """Return the icon of an entry of a story, to stand beside its words."""
-    glyph, tone = LOOKS[kind]
+    glyph, tone = LOOKS[kind.removeprefix("effect ")]
     return format_html('<span class="messaging-icon messaging-{}" aria-hidden="true">{}</span>', tone, glyph)
 
 
@@ -95,8 +89,7 @@ def short_moment(time: datetime) -> str:
 
 def clock(time: datetime) -> str:
     """Return the time of day to the millisecond."""
-    local = localtime(time)
-    return f"{local:%H:%M:%S}.{local.microsecond // 1000:03d}"
+    return localtime(time).time().isoformat("milliseconds")
 
 
 def span(time: timedelta) -> str:
@@ -106,8 +99,9 @@ def span(time: timedelta) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    for unit, larger, smaller, size in (("min", 3600, "s", 60), ("h", 86400, "min", 3600)):
-        if seconds < larger:
-            rest = int(seconds % size) // (size // 60)
-            return f"{int(seconds // size)} {unit} {rest} {smaller}"
-    return f"{int(seconds // 86400)} d {int(seconds % 86400) // 3600} h"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -12,6 +12,5 @@ register.filter("masked_text", masked_text)
 if apps.is_installed("django.contrib.admin"):
     from messaging.admin import words
 
-    register.filter("pill", words.pill)
-    register.filter("moment", words.moment)
-    register.filter("span", words.span)
+    for each in (words.pill, words.icon, words.moment, words.clock, words.span):
+        register.filter(each.__name__, each)

@@ -29,7 +29,7 @@ def test_staff_find_an_order_s_messages_by_its_number_and_read_their_story(
     message = page.get_by_role("row").filter(has_text="order.placed")
     expect(message).to_have_count(1)
     expect(message).to_contain_text("published")
-    page.get_by_role("link", name=f"Story of {number}").click()
+    message.get_by_role("link", name=number).click()
 
     expect(page.get_by_role("heading", name=f"The story of {number}")).to_be_visible()
     lines = page.locator("#content-main ol").get_by_role("listitem")

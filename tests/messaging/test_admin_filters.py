@@ -1,7 +1,5 @@
 """Addresses of the admin's lists that hold a NUL: PostgreSQL takes none, and Django's filters pass it on."""
 
-from urllib.parse import urlencode
-
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import User
@@ -29,6 +27,5 @@ def test_a_nul_in_the_search_box_or_a_filter_is_no_error_of_ours(model: type, of
     client = Client()
     client.force_login(User.objects.create_superuser("root"))
     address = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")  # type: ignore[attr-defined]
-    for name in parameters(of):
-        response = client.get(f"{address}?{urlencode({name: 'a' + chr(0) + 'b'})}", follow=True)
-        assert response.status_code == 200, name
+    for query in ("q=x&q=%00", *(f"{name}=a%00b" for name in parameters(of))):
+        assert client.get(f"{address}?{query}", follow=True).status_code == 200, query

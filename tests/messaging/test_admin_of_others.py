@@ -16,12 +16,10 @@ from tests.support.consuming import Noted, a_consumer, registered
 
 pytestmark = pytest.mark.django_db
 
-#: What "1,234,567" would be: a row that nobody finds.
+#: Written as "1,234,567" in an address it would find no row.
 ID = 1_234_567
 FORMATS = [
     {"LANGUAGE_CODE": "de", "USE_THOUSAND_SEPARATOR": True},
-    {"LANGUAGE_CODE": "ar", "USE_THOUSAND_SEPARATOR": True},
-    {"LANGUAGE_CODE": "zh-hans", "USE_THOUSAND_SEPARATOR": True, "NUMBER_GROUPING": 4},
     {"LANGUAGE_CODE": "fr", "USE_THOUSAND_SEPARATOR": True, "USE_TZ": False, "TIME_ZONE": "Europe/Paris"},
     {"USE_I18N": False, "USE_THOUSAND_SEPARATOR": True},
 ]
