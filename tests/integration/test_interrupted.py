@@ -2,16 +2,28 @@
 
 import signal
 import socket
+import sys
+import threading
+from collections.abc import Iterator
 from contextlib import closing
+from io import StringIO
+from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from script.services.ports import free_port
 from tests.support.amqp import queue_length
 from tests.support.command_line import mq
-from tests.support.processes import ProcessStarter
-from tests.support.terminal import on_terminal
-from tests.support.waiting import eventually
+from tests.support.running import InThread
+
+
+@pytest.fixture(autouse=True)
+def default_handler() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, whatever the test's process has it do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
@@ -26,26 +38,38 @@ from tests.support.waiting import eventually
         ("mq call fib 30 40 --timeout 600", "Interrupted; 2 of 2 not sent."),
     ],
 )
-def test_ctrl_c_at_a_silent_broker_is_one_line(run_process: ProcessStarter, command: str, said: str) -> None:
+def test_ctrl_c_at_a_silent_broker_is_one_line(settings: Any, command: str, said: str) -> None:
+    here = threading.get_ident()
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        process = run_process(
-            *command.split(),
-            AMQP_URL=f"amqp://127.0.0.1:{server.getsockname()[1]}/",
-            AMQP_MANAGEMENT_URL=f"http://127.0.0.1:{free_port()}",
-        )
-        server.settimeout(20)
-        peer, _ = server.accept()  # and never a word
-        process.send(signal.SIGINT)
-        assert (process.wait(), process.lines) == (130, [f"CommandError: {said}"])
-        peer.close()
+        settings.MESSAGING = {
+            **settings.MESSAGING,
+            "AMQP_URLS": [f"amqp://127.0.0.1:{server.getsockname()[1]}/"],
+            "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}",
+        }
+
+        def press() -> socket.socket:
+            server.settimeout(20)
+            peer, _ = server.accept()  # which never answers
+            signal.pthread_kill(here, signal.SIGINT)
+            return peer
+
+        pressing = InThread(press, "Ctrl-C")
+        with pytest.raises(CommandError) as ended:
+            call_command(*command.split())
+        pressing.join().close()
+    assert (str(ended.value), ended.value.returncode) == (said, 130)
 
 
-def test_ctrl_c_at_the_question_deletes_nothing(vhost: str) -> None:
+def test_ctrl_c_at_the_question_deletes_nothing(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(question: str) -> str:
+        assert question.startswith("Delete the 1 messages that wait in q?")
+        raise KeyboardInterrupt
+
     assert mq("publish", "x", "--queue", "q", "--declare").code == 0
-    with on_terminal("mq", "purge", "q") as terminal:
-        eventually(lambda: "[y/N]" in terminal.seen)
-        terminal.process.send_signal(signal.SIGINT)
-        assert terminal.wait() == 1
-    [told] = [line for line in terminal.seen.splitlines() if "Nothing was deleted." in line]
-    assert "[y/N]" not in told
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", press)
+    out = StringIO()
+    with pytest.raises(CommandError, match="Nothing was deleted"):
+        call_command("mq", "purge", "q", stdout=out)
+    assert out.getvalue() == "\n"  # the error is not behind the question
     assert queue_length(vhost, "q") == 1
