@@ -6,9 +6,9 @@ docs/configuration.md lists what is supported.
 from __future__ import annotations
 
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,40 +68,35 @@ def green_threads() -> str:
 
 
 def _engine() -> Iterator[Error]:
-    alias = database.alias()
-    engine, connection = _engine_name(alias), _connection(alias)
-    if connection is None or engine == "django.db.backends.dummy":
+    connection = _connection()
+    if connection is None or _engine_name() == "django.db.backends.dummy":
         return  # no database, or no driver: Django reports that when one is needed
+    version = sqlite3.sqlite_version_info
     if connection.vendor not in SUPPORTED:
         yield Error(
-            f"messaging needs SQLite or PostgreSQL, and the database {alias!r} is {engine}: it would publish events "
-            "and never handle one, so use django.db.backends.postgresql or django.db.backends.sqlite3.",
+            f"messaging needs SQLite or PostgreSQL, and the database {database.alias()!r} is {_engine_name()}: it "
+            "would publish events and never handle one, so use django.db.backends.postgresql or "
+            "django.db.backends.sqlite3.",
             id="messaging.E101",
         )
-    elif connection.vendor == "sqlite":
-        yield from _sqlite()
-
-
-def _engine_name(alias: str) -> str:
-    return str(settings.DATABASES.get(alias, {}).get("ENGINE") or "")
-
-
-def _connection(alias: str) -> BaseDatabaseWrapper | None:
-    """Return Django's connection object, open or not; None if it cannot be made, for instance without its driver."""
-    try:
-        return connections[alias]
-    except (ImproperlyConfigured, ConnectionDoesNotExist):
-        return None
-
-
-def _sqlite() -> Iterator[Error]:
-    version = import_module("sqlite3").sqlite_version_info
-    if version < OLDEST_SQLITE:
+    elif connection.vendor == "sqlite" and version < OLDEST_SQLITE:
         yield Error(
             f"messaging needs SQLite {'.'.join(map(str, OLDEST_SQLITE))} or newer, and Python was built with "
             f"{'.'.join(map(str, version))}: use a newer Python or PostgreSQL.",
             id="messaging.E102",
         )
+
+
+def _engine_name() -> str:
+    return str(settings.DATABASES.get(database.alias(), {}).get("ENGINE") or "")
+
+
+def _connection() -> BaseDatabaseWrapper | None:
+    """Return Django's connection object, open or not; None if it cannot be made, for instance without its driver."""
+    try:
+        return connections[database.alias()]
+    except (ImproperlyConfigured, ConnectionDoesNotExist):
+        return None
 
 
 def _tenants() -> Iterator[Error]:
@@ -116,20 +111,18 @@ def _tenants() -> Iterator[Error]:
 
 def _tenant_sign() -> str:
     """Return what shows that tenants have schemas; empty if nothing does."""
-    alias = database.alias()
-    engine, connection = _engine_name(alias), _connection(alias)
     routers = [each if isinstance(each, str) else type(each).__module__ for each in settings.DATABASE_ROUTERS]
-    apps = list(settings.INSTALLED_APPS)
-    for place, names in (("ENGINE", [engine]), ("DATABASE_ROUTERS", routers), ("INSTALLED_APPS", apps)):
+    for place, names in (
+        ("ENGINE", [_engine_name()]), ("DATABASE_ROUTERS", routers), ("INSTALLED_APPS", settings.INSTALLED_APPS),
+    ):  # fmt: skip
         for name in names:
             if name.partition(".")[0] in TENANT_PACKAGES:
                 return f"{place}: {name}"
     if hasattr(settings, TENANT_SETTING):
         return TENANT_SETTING
-    if connection is not None and connection.vendor == "postgresql":
-        methods = [name for name in TENANT_METHODS if hasattr(connection, name)]
-        return f"{engine} has {methods[0]}" if methods else ""
-    return ""
+    connection = _connection()
+    methods = [name for name in TENANT_METHODS if hasattr(connection, name)]
+    return f"{_engine_name()} has {methods[0]}" if methods else ""
 
 
 def _autocommit() -> Iterator[Error]:
@@ -174,21 +167,17 @@ def check_sqlite(**kwargs: Any) -> list[CheckMessage]:
     options, name = connection.settings_dict["OPTIONS"], f'DATABASES[{connection.alias!r}]["OPTIONS"]'
     found: list[CheckMessage] = []
     if str(options.get("transaction_mode") or "DEFERRED").upper() == "DEFERRED":
+        hint = (
+            f'Set {name}["transaction_mode"] = "IMMEDIATE". Otherwise a transaction that reads first and writes later '
+            'fails with "database is locked", whatever the timeout.'
+        )
         found.append(
-            Warning(
-                "SQLite transactions do not take the write lock at their start.",
-                hint=f'Set {name}["transaction_mode"] = "IMMEDIATE". Otherwise a transaction that reads first and '
-                'writes later fails with "database is locked", whatever the timeout.',
-                id="messaging.W001",
-            )
+            Warning("SQLite transactions do not take the write lock at their start.", hint=hint, id="messaging.W001")
         )
     if not re.search(r"journal_mode\s*(=|\()\s*['\"]?wal", str(options.get("init_command")), re.IGNORECASE):
-        found.append(
-            Warning(
-                "SQLite does not use a write-ahead log (WAL).",
-                hint=f'Put "PRAGMA journal_mode=WAL;" into {name}["init_command"]. Otherwise every reader and writer, '
-                "in all processes, waits for every other.",
-                id="messaging.W002",
-            )
+        hint = (
+            f'Put "PRAGMA journal_mode=WAL;" into {name}["init_command"]. Otherwise every reader and writer, in all '
+            "processes, waits for every other."
         )
+        found.append(Warning("SQLite does not use a write-ahead log (WAL).", hint=hint, id="messaging.W002"))
     return found
