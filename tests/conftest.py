@@ -128,7 +128,7 @@ def quick_flush() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flush, "sql_flush", deletes)
-        patch.setattr(flush, "emit_post_migrate_signal", lambda **options: None)
+        patch.setattr(flush, "emit_post_migrate_signal", lambda *arguments: None)
         yield
 
 
