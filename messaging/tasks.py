@@ -17,12 +17,9 @@ from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import reconcile
 from messaging.worker import effect_runner, ordering
 
-#: The tasks that are made of actions, by the action's name. Such a task is called `messaging.<name>`.
-of_actions: dict[str, Callable[..., dict[str, Any]]] = {}
 
-
-def make(action: Action) -> None:
-    """Make the task of an action.
+def make(action: Action) -> Callable[..., dict[str, Any]]:
+    """Return the task of an action, called `messaging.<name>`.
 
     It is given the fields of `Selection` (`since` in seconds), the action's options, and `by` and `note` for the audit
     log; it returns the counts. It raises TypeError for any other keyword, ValueError where it is not said which
@@ -31,7 +28,6 @@ def make(action: Action) -> None:
     choices = [field.name for field in fields(Selection)] if isinstance(action, MessageAction) else []
 
     def run(*, by: str = "celery", note: str = "", **told: Any) -> dict[str, Any]:
-        action.refuse_unknown(told, "by", "note", *choices)
         chosen = {name: told.pop(name) for name in choices if name in told}
         if chosen.get("since") is not None:
             chosen["since"] = timedelta(seconds=chosen["since"])
@@ -43,11 +39,12 @@ def make(action: Action) -> None:
             raise ReplayStopped(f"{result.text} {result.stopped}".lstrip())
         return result.facts
 
-    of_actions[action.name] = shared_task(name=f"messaging.{action.name}")(run)
+    task: Callable[..., dict[str, Any]] = shared_task(name=f"messaging.{action.name}")(run)
+    return task
 
 
-for _action in actions.registered():
-    make(_action)
+#: The tasks that are made of actions, by the action's name.
+of_actions = {name: make(action) for name, action in actions.ACTIONS.items()}
 
 
 @shared_task(name="messaging.sweep")  # type: ignore[untyped-decorator]

@@ -4,7 +4,7 @@ log, and saying what came of it."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -15,7 +15,6 @@ from messaging.actions import audit
 from messaging.actions.selection import Box, Selection, counted
 from messaging.logs import get_logger
 from messaging.models import Effect, InboxMessage, OutboxMessage
-from messaging.registry import Registry
 from messaging.validation.texts import storable_text
 
 log = get_logger(__name__)
@@ -23,6 +22,8 @@ log = get_logger(__name__)
 #: Rows that an action changes in one transaction.
 SIZE = 100
 EVERYTHING = Selection()
+TOLD_TO_STOP = "Stopped: told to stop."
+_LARGE = {OutboxMessage: ("body", "headers"), InboxMessage: ("body", "headers"), Effect: ("payload",)}
 
 Each = TypeVar("Each")
 
@@ -31,13 +32,13 @@ Each = TypeVar("Each")
 class Option:
     """What an action is told besides which rows: arguments of its command, keywords of its task, fields of its form.
 
-    With `choices` (each with what it means) one of them must be given: the command has a flag for each. `type` is that
-    of the value; a number is at least `low` and at most `high`. Only texts and choices are in a form.
+    With `choices` (each with what it means) one of them must be given: the command has a flag for each. A number is at
+    least `low` and at most `high`. Only texts and choices are in a form.
     """
 
     name: str
     help: str
-    type: type[str | bool | int | float] = str
+    type: type[str | int | float] = str
     metavar: str = ""
     default: Any = None
     low: float = 1
@@ -47,7 +48,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an operator asks for: which rows, who, why, until when, and the action's options."""
+    """What an operator asks for: which rows, who, why, until when, and each of the action's options."""
 
     selection: Selection
     by: str
@@ -83,14 +84,12 @@ class Action(ABC):
     #: As its command, task, address and entries of the audit log have it.
     name: ClassVar[str]
     help: ClassVar[str]
-    #: Explanation and examples at the end of the command's help.
+    #: The end of its command's help.
     examples: ClassVar[str] = ""
     options: ClassVar[tuple[Option, ...]] = ()
-    #: Nothing more comes of what it was done to.
-    ends_it: ClassVar[bool] = False
 
     @abstractmethod
-    def would_do(self, selection: Selection, **options: Any) -> Result:
+    def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
         """Say what it would do. Changes nothing."""
 
     @abstractmethod
@@ -108,26 +107,20 @@ class Action(ABC):
     ) -> Result:
         """Do it, for the person `by`, who says why in `note`. Raises as `check` does."""
         self.check(selection, **options)
-        return self.do(Request(selection, by, note, should_stop, options))
-
-    def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
-        """Say what it would do. Changes nothing. Raises TypeError for options that it does not have."""
-        self.refuse_unknown(options)
-        return self.would_do(selection, **options)
-
-    def refuse_unknown(self, told: Iterable[str], *others: str) -> None:
-        """Raise TypeError for what is neither one of its options nor of `others`: with a misspelt one ignored, it would
-        do more than was meant."""
-        known = [*(option.name for option in self.options), *others]
-        if unknown := [name for name in told if name not in known]:
-            raise TypeError(f"{self.name}: unknown {', '.join(unknown)}; known: {', '.join(known) or 'nothing'}")
+        usual = {option.name: option.default for option in self.options}
+        return self.do(Request(selection, by, note, should_stop, {**usual, **options}))
 
     def check(self, selection: Selection, **options: Any) -> None:
         """Raise TypeError for options that it does not have, and ValueError for those that make no sense."""
-        self.refuse_unknown(options)
+        if unknown := options.keys() - {option.name for option in self.options}:
+            # With a misspelt one ignored, it would do more than was meant.
+            raise TypeError(f"{self.name} has no option {', '.join(sorted(unknown))}")
         for option in self.options:
-            if option.choices and options.get(option.name) not in option.choices:
+            value = options.get(option.name, option.default)
+            if option.choices and value not in option.choices:
                 raise ValueError(f"say which: {', '.join(option.choices)}")
+            if option.type is not str and value != option.default and not option.low <= value <= option.high:
+                raise ValueError(f"{option.name} is from {option.low:g} to {option.high:g}")
 
     def why_nothing(self, selection: Selection, **options: Any) -> str:
         """Return why nothing was changed; empty where that is no failure."""
@@ -142,7 +135,7 @@ class MessageAction(Action):
     #: What it makes of a row, as in "3 messages discarded".
     past: ClassVar[str]
     permission: ClassVar[str]
-    #: What it does, in a sentence or two.
+    #: What it does, in a sentence or two: for its page in the admin and its command's help.
     meaning: ClassVar[str]
     #: Which rows it is for, by box: only these are changed, and their pages in the admin offer it.
     states: ClassVar[Mapping[Box, Sequence[str]]]
@@ -180,25 +173,23 @@ class MessageAction(Action):
         """Return the options that make sense for a row."""
         return self.options
 
-    def would_do(self, selection: Selection, **options: Any) -> Result:
+    def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
         counts = {box: self.rows(box, selection, **options).count() for box in self._boxes(selection)}
         return self._result(selection, counts, f"would be {self.past}")
 
     def do(self, request: Request) -> Result:
-        selection, options = request.selection, request.options
-        counts: dict[Box, int] = dict.fromkeys(self._boxes(selection), 0)
+        counts: dict[Box, int] = dict.fromkeys(self._boxes(request.selection), 0)
         stopped = False
         for box in counts:
-            ids = self.rows(box, selection, **options).order_by("pk").values_list("pk", flat=True)
+            ids = self.rows(box, request.selection, **request.options).order_by("pk").values_list("pk", flat=True)
             for page in pages(list(ids)):
                 if stopped := stopped or request.should_stop():
                     break
                 counts[box] += len(self.change_page(box, page, request))
         if not any(counts.values()):
             self.record_nothing(request)
-        result = self._result(selection, counts, self.past)
-        if stopped:
-            result.stopped = "Stopped: told to stop."
+        result = self._result(request.selection, counts, self.past)
+        result.stopped = TOLD_TO_STOP if stopped else ""
         log.info("operator.done", action=self.name, changed=result.changed)
         return result
 
@@ -224,7 +215,7 @@ class MessageAction(Action):
 
     def lock(self, rows: QuerySet[Any]) -> list[Any]:
         """Lock these rows, in the caller's transaction, and return them."""
-        rows = rows if self.needs_bodies else without_bodies(rows)
+        rows = rows if self.needs_bodies else rows.defer(*_LARGE[rows.model])
         return list(rows.order_by("pk").select_for_update(of=("self",)))
 
     def about(self, selection: Selection) -> str:
@@ -245,7 +236,7 @@ class MessageAction(Action):
             message_ids=[row.message_id for row in rows],
             changed=len(rows),
             note=request.note,
-            **{name: value for name, value in request.options.items() if value != usual.get(name)},
+            **{name: value for name, value in request.options.items() if value != usual[name]},
         )
 
     def _boxes(self, selection: Selection) -> list[Box]:
@@ -272,25 +263,3 @@ def pages(rows: Sequence[Each], size: int | None = None) -> Iterator[Sequence[Ea
     size = size or SIZE
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-_BODIES = {OutboxMessage: ("body", "headers"), InboxMessage: ("body", "headers"), Effect: ("payload",)}
-
-
-def without_bodies(rows: QuerySet[Any]) -> QuerySet[Any]:
-    """Return the rows without their large columns."""
-    return rows.defer(*_BODIES[rows.model])
-
-
-#: Every action; see `messaging.actions.registered`.
-registry: Registry[Action] = Registry(
-    "action", name_of=lambda action: action.name, defined_by=type, unknown=LookupError
-)
-
-AnAction = TypeVar("AnAction", bound=Action)
-
-
-def register(action: AnAction) -> AnAction:
-    """Make an action known: to the admin, `manage.py messages`, Celery, the audit log and stories. Return it."""
-    registry.add(action)
-    return action

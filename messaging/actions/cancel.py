@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from messaging import consumers, database
-from messaging.actions.action import MessageAction, register
+from messaging.actions.action import MessageAction
 from messaging.actions.publish_now import LEASED
 from messaging.actions.selection import Box, Selection
 from messaging.consumers import Consumer
@@ -22,12 +22,7 @@ State = OutboxMessage.State
 
 
 class Cancel(MessageAction):
-    """Cancels messages that wait.
-
-    An outbox row that is not published, and that no relay is just publishing, becomes *cancelled*. If it was to bring
-    a message to one consumer again, that message is dead there, and can be replayed. So is one that waited at a
-    consumer for earlier messages of its ordering key.
-    """
+    """Cancels messages that wait: outbox rows become *cancelled*, messages at a consumer are dead."""
 
     name = "cancel"
     label = "Cancel"
@@ -35,9 +30,6 @@ class Cancel(MessageAction):
     permission = "messaging.cancel_message"
     help = "cancel messages that wait: they are not published, or not handled"
     examples = """
-An outbox row that was to bring a message to one consumer again (a retry, a replay) leaves it dead there, and it can be
-replayed. A message that the broker has cannot be taken back.
-
 examples:
   manage.py messages cancel 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f       one message, wherever it waits
   manage.py messages cancel --consumer sms --subject W-ABC123          an order's retries at one consumer
@@ -54,7 +46,6 @@ examples:
     }
     not_so = "not waiting"
     nothing = "nothing like that waits"
-    ends_it = True
     needs_bodies = True
     in_stories = False
 
@@ -100,7 +91,7 @@ examples:
                 ordering.release_next(consumer, key)
 
 
-cancel = register(Cancel())
+cancel = Cancel()
 
 
 def _receivers(row: OutboxMessage | InboxMessage) -> list[Consumer]:

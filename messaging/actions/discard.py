@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Value
 from django.db.models.functions import Concat, Now
 
-from messaging.actions.action import MessageAction, register
+from messaging.actions.action import MessageAction
 from messaging.models import InboxMessage
 
 
@@ -21,20 +21,17 @@ class Discard(MessageAction):
     permission = "messaging.discard_message"
     help = "give up dead messages for good"
     examples = """
-A discarded message cannot be replayed. It is kept for INBOX_RETENTION_DAYS, so that a copy of it is recognised.
-
 examples:
   manage.py messages discard 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f --note "test data"
   manage.py messages discard --group 3fa9c1d2e4b5 --dry-run            how many that would be
 """
     meaning = (
-        "A discarded message is given up for good: it cannot be replayed any more. It is kept for a while, so that a "
-        "copy of it is recognised."
+        "A discarded message is given up for good: it cannot be replayed. It is kept for INBOX_RETENTION_DAYS, so that "
+        "a copy of it is recognised."
     )
     states = {InboxMessage: (InboxMessage.State.DEAD,)}
     not_so = "not dead"
     nothing = "no message like that is dead"
-    ends_it = True
     in_stories = False
 
     def change(self, rows: Sequence[Any], words: str, **options: Any) -> None:
@@ -45,4 +42,4 @@ examples:
         )
 
 
-discard = register(Discard())
+discard = Discard()

@@ -3,6 +3,7 @@ consumer has still to receive."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from django.db.models.expressions import Combinable
 from django.db.models.functions import Cast
 
 from messaging import conf, consumers, database
-from messaging.actions.action import Action, Option, Request, Result, register
+from messaging.actions.action import EVERYTHING, TOLD_TO_STOP, Action, Option, Request, Result
 from messaging.actions.selection import Selection, counted
 from messaging.logs import get_logger
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
@@ -40,9 +41,8 @@ examples:
   manage.py messages prune                             delete it
 """
     options = (Option(name="batch", help=f"rows at a time (default {BATCH})", type=int, metavar="N", default=BATCH),)
-    ends_it = True
 
-    def would_do(self, selection: Selection, **options: Any) -> Result:
+    def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
         finished = _finished_outbox()
         inbox = _forgettable_inbox(OutboxMessage.objects.exclude(pk__in=finished.values("pk")))
         # Outside a transaction: on SQLite it would hold the write lock, and a count may take long.
@@ -56,23 +56,22 @@ examples:
         return _result("Would delete", counts)
 
     def do(self, request: Request) -> Result:
-        batch, should_stop = request.options.get("batch", BATCH), request.should_stop
+        batch, should_stop = request.options["batch"], request.should_stop
         deleted = _delete(_finished_outbox(), "created_at", batch, should_stop)
-        deleted |= _delete(_forgettable_inbox(OutboxMessage.objects.all()), "changed_at", batch, should_stop)
+        deleted += _delete(_forgettable_inbox(OutboxMessage.objects.all()), "changed_at", batch, should_stop)
         counts = {
-            "outbox": deleted.get(OutboxMessage._meta.label, 0),
-            "inbox": deleted.get(InboxMessage._meta.label, 0),
-            "attempts": deleted.get(DeliveryAttempt._meta.label, 0) + deleted.get(EffectAttempt._meta.label, 0),
-            "effects": deleted.get(Effect._meta.label, 0),
+            "outbox": deleted[OutboxMessage._meta.label],
+            "inbox": deleted[InboxMessage._meta.label],
+            "attempts": deleted[DeliveryAttempt._meta.label] + deleted[EffectAttempt._meta.label],
+            "effects": deleted[Effect._meta.label],
         }
         log.info("messages.pruned", **counts)
         result = _result("Deleted", counts)
-        if should_stop():
-            result.stopped = "Stopped: told to stop."
+        result.stopped = TOLD_TO_STOP if should_stop() else ""
         return result
 
 
-prune = register(Prune())
+prune = Prune()
 
 
 def _result(did: str, counts: dict[str, int]) -> Result:
@@ -123,9 +122,9 @@ def _days_ago(days: float) -> Combinable:
     return database.in_future(-timedelta(days=days).total_seconds())
 
 
-def _delete(rows: QuerySet[Any], time_field: str, batch: int, should_stop: Callable[[], bool]) -> dict[str, int]:
-    """Delete `rows` in batches, oldest first; return {model label: count}, with what was deleted with them."""
-    deleted: dict[str, int] = {}
+def _delete(rows: QuerySet[Any], time_field: str, batch: int, should_stop: Callable[[], bool]) -> Counter[str]:
+    """Delete `rows` in batches, oldest first; return the counts by model, with what was deleted with them."""
+    deleted: Counter[str] = Counter()
     reached = Q()
     while not should_stop():
         with database.one_of_many():
@@ -133,8 +132,7 @@ def _delete(rows: QuerySet[Any], time_field: str, batch: int, should_stop: Calla
             page = rows.filter(reached).select_for_update(skip_locked=True, of=("self",))
             found = list(page.order_by(time_field, "pk").values_list(time_field, "pk")[:batch])
             _, counts = rows.model._default_manager.filter(pk__in=[pk for _, pk in found]).delete()
-        for label, count in counts.items():
-            deleted[label] = deleted.get(label, 0) + count
+        deleted.update(counts)
         if len(found) < batch:
             break
         # This passes over what is kept. A little earlier: SQLite compares times as texts, and its own have fewer digits

@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
-from messaging.actions.action import MessageAction, register
+from messaging.actions.action import MessageAction
 from messaging.actions.selection import Box, Selection
 from messaging.models import InboxMessage, OutboxMessage
 
@@ -27,9 +27,6 @@ class PublishNow(MessageAction):
     permission = "messaging.replay_message"
     help = "publish now what waits in the outbox"
     examples = """
-A retry that waits, an unroutable message and one that the broker refused are due at once. What is due is published
-anyway.
-
 examples:
   manage.py messages publish 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f      one message
   manage.py messages publish --type order.placed                       what is unroutable or was refused, and retries
@@ -60,4 +57,4 @@ examples:
         )
 
 
-publish_now = register(PublishNow())
+publish_now = PublishNow()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -16,14 +15,10 @@ from django.db.models import Case, Count, F, Q, QuerySet, Value, When
 from django.db.models.functions import Now
 
 from messaging import consumers, outbox
-from messaging.actions.action import MessageAction, Option, Request, Result, register
-from messaging.actions.publish_now import publish_now
+from messaging.actions.action import EVERYTHING, MessageAction, Option, Request, Result
 from messaging.actions.replay_run import CANARY_WAIT, MAX_FAILURES, ReplayRun
 from messaging.actions.selection import Box, Selection
-from messaging.logs import get_logger
 from messaging.models import Effect, InboxMessage, OutboxMessage
-
-log = get_logger(__name__)
 
 State = InboxMessage.State
 
@@ -54,34 +49,26 @@ _WORDS = {
 class Replay(MessageAction):
     """Lets dead messages run again, the longest known first.
 
-    The first `canary` messages go alone, and have `canary_wait` seconds to be settled. `rate` is how many go in a
-    second. If more than the share `max_failures` of those that ended has failed again, no more are replayed: it counts
-    how the first attempt after the replay, or an effect of it, ended.
-
-    Returns once all are on their way through the outbox; only a canary is waited for. If messages are named by id,
-    those that wait in the outbox are published now, too.
+    The first `canary` messages go alone, and have `canary_wait` seconds to be settled. If more than the share
+    `max_failures` of those that ended has failed again, no more are replayed: it counts how the first attempt after the
+    replay, or an effect of it, ended. Returns once all are on their way through the outbox; only a canary is waited
+    for.
     """
 
     name = "replay"
     label = "Replay"
     past = "replayed"
     permission = "messaging.replay_message"
-    help = "let dead messages run again, and publish now what waits"
+    help = "let dead messages run again"
     examples = """
-A message is replayed behind the same fence as before: what was handled is not handled again, and of two people who
-replay the same at once, one does. It gets a whole new retry policy. With ids, what waits in the outbox (a retry, an
-unroutable or refused message) is published now as well; --waiting does only that.
-
 examples:
   manage.py messages replay 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f       one message, at every consumer where it is dead
   manage.py messages replay --group 3fa9c1d2e4b5 --dry-run             what would run, what not, and why
   manage.py messages replay --group 3fa9c1d2e4b5 --canary 5 --rate 20  five first; if they do well, 20 a second
   manage.py messages replay --consumer sms --since 2h --note "gateway is back"
-  manage.py messages replay --waiting --type order.placed              publish now what is unroutable or was refused
 
 """
     options = (
-        Option(name="waiting", help="not the dead: publish now what waits in the outbox", type=bool, default=False),
         Option(name="canary", help="replay N first, and wait for them", type=int, metavar="N", default=0),
         Option(
             name="canary_wait", help=f"how long the canary may take (default {CANARY_WAIT:g})",
@@ -98,21 +85,12 @@ examples:
     )  # fmt: skip
     meaning = (
         "A dead message runs again at its consumer, with a whole new retry policy, behind the same fence as before: "
-        "what was handled is not handled again."
+        "what was handled is not handled again, and of two people who replay the same at once, one does."
     )
     states = {InboxMessage: (State.DEAD,)}
     not_so = "not dead"
     nothing = "no message like that was dead"
     needs_bodies = True
-
-    def check(self, selection: Selection, **options: Any) -> None:
-        super().check(selection, **options)
-        if options.get("waiting") and selection.group:
-            raise ValueError("--waiting is about the outbox, which has no failure groups")
-        rate = options.get("rate")
-        share = options.get("max_failures", MAX_FAILURES)
-        if options.get("canary", 0) < 0 or (rate is not None and rate <= 0) or not 0 <= share <= 1:
-            raise ValueError("canary is at least 0, rate above 0, and max_failures a share from 0 to 1")
 
     def rows(self, box: Box, selection: Selection, **options: Any) -> QuerySet[Any]:
         handled_here = Q(pk__in=[])
@@ -120,34 +98,17 @@ examples:
             handled_here |= Q(consumer=consumer.name, type__in=[event.event_type for event in consumer.events])
         return super().rows(box, selection).filter(handled_here, body_truncated=False)
 
-    def would_do(self, selection: Selection, **options: Any) -> Result:
-        if options.get("waiting"):
-            return publish_now.plan(selection)
+    def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
         counts = _counts(selection)
-        table = [(each.value, count, consumer, type) for (each, consumer, type), count in counts.items()]
-        if due := _waiting(selection):
-            table.append(("due now", due, "", ""))
         lines = _by_plan(counts)
         return Result(
-            changed=lines[Plan.RUNS] + due,
+            changed=lines[Plan.RUNS],
             lines=[(count, _WORDS[each]) for each, count in lines.items()],
-            table=table,
+            table=[(each.value, count, consumer, type) for (each, consumer, type), count in counts.items()],
         )
 
     def do(self, request: Request) -> Result:
-        plain = replace(request, options={})
-        if request.options.get("waiting"):
-            return publish_now.do(plain)
-        due = publish_now.do(plain).changed if _waiting(request.selection) else 0
-        run = ReplayRun(self, request, **{name: value for name, value in request.options.items() if name != "waiting"})
-        result = run.go()
-        result.changed += due
-        result.facts["made_due_now"] = due
-        if due:
-            result.text = f"{result.text} {due} in the outbox made due now. {publish_now.afterwards}".lstrip()
-        say = log.warning if result.stopped else log.info
-        say("messages.replayed", replayed=run.replayed, missed=run.missed, stopped=run.why, left=run.left)
-        return result
+        return ReplayRun(self, request, **request.options).go()
 
     def change(self, rows: Sequence[InboxMessage], words: str, **options: Any) -> None:
         InboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
@@ -164,20 +125,13 @@ examples:
 
     def why_nothing(self, selection: Selection, **options: Any) -> str:
         """Say why no message was replayed: others may have done it since that was planned."""
-        if options.get("waiting"):
-            return publish_now.why_nothing(selection)
         if selection.group and Effect.objects.filter(failure_group=selection.group).exists():
             return f"failure group {selection.group} is of effects, which `messages settle` has tried again"
         counts = _by_plan(_counts(selection))
         return ", ".join(f"{count} {each}" for each, count in counts.items() if each is not Plan.RUNS) or self.nothing
 
 
-replay = register(Replay())
-
-
-def _waiting(selection: Selection) -> int:
-    """Return how many messages are published now besides: only those that were named by id."""
-    return publish_now.rows(OutboxMessage, selection).count() if selection.message_ids else 0
+replay = Replay()
 
 
 Counts = dict[tuple[Plan, str, str], int]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from django.db.models import Q
 
 from messaging.actions import action
 from messaging.actions.action import MessageAction, Request, Result, pages
+from messaging.logs import get_logger
 from messaging.models import Effect, InboxMessage
+
+log = get_logger(__name__)
 
 State = InboxMessage.State
 
@@ -28,14 +31,14 @@ LOOK_AT = 500
 
 @dataclass(slots=True)
 class ReplayRun:
-    """One replay under way."""
+    """One replay under way. `canary`, `canary_wait`, `rate` and `max_failures` are the options of `Replay`."""
 
     replay: MessageAction
     request: Request
-    canary: int = 0
-    canary_wait: float = CANARY_WAIT
-    rate: float | None = None
-    max_failures: float = MAX_FAILURES
+    canary: int
+    canary_wait: float
+    rate: float | None
+    max_failures: float
 
     replayed: int = 0
     #: Another operator replayed or discarded them in the meantime.
@@ -45,7 +48,7 @@ class ReplayRun:
     #: Messages that were to be replayed and were not.
     left: int = 0
     #: Why it ended early, or in too many failures; empty if all is well.
-    why: str = ""
+    stopped: str = ""
     #: The canary was not settled in time.
     timed_out: bool = False
     #: Attempt that each replayed row expects, of those that have not ended.
@@ -62,7 +65,7 @@ class ReplayRun:
         if not self.replayed:
             self.replay.record_nothing(self.request)
         self._look()
-        if not self.why and self.replayed:
+        if not self.stopped:
             # The last of them went before the first had failed: it is no success for all that.
             self._too_many_failures(enough=min(ENOUGH, self.replayed))
         self.left = len(rows) - self.replayed - self.missed
@@ -72,11 +75,14 @@ class ReplayRun:
         named = len(self.request.selection.inbox_rows)
         rest = named - self.replayed - self.left if named else self.missed
         told = f"{self.replayed} replayed. So far {self.succeeded} handled, {self.failed} failed again."
-        names = ("replayed", "missed", "succeeded", "failed", "timed_out", "left")
+        names = ("replayed", "missed", "succeeded", "failed", "stopped", "timed_out", "left")
+        facts = {name: getattr(self, name) for name in names}
+        say = log.warning if self.stopped else log.info
+        say("messages.replayed", **facts)
         return Result(
             changed=self.replayed,
             text=f"{told} {rest} left alone." if rest else told if self.replayed else "",
-            facts={"stopped": self.why} | {name: getattr(self, name) for name in names},
+            facts=facts,
             is_partial=rest > 0 or self.failed > 0 or not self.replayed,
             stopped=self._ending(),
             timed_out=self.timed_out,
@@ -84,9 +90,9 @@ class ReplayRun:
 
     def _ending(self) -> str:
         """Return what to tell a person of a replay that stopped: why, and what is left. Empty where it did not."""
-        if not self.why:
+        if not self.stopped:
             return ""
-        why = self.why if self.why.endswith("?") else f"{self.why}."
+        why = self.stopped if self.stopped.endswith("?") else f"{self.stopped}."
         if self.left:
             return f"Stopped: {why} {self.left} were not replayed."
         open_ones = self.replayed - self.succeeded - self.failed
@@ -105,7 +111,7 @@ class ReplayRun:
             yield page
 
     def _send(self, page: Sequence[int]) -> None:
-        rows = self.replay.change_page(InboxMessage, page, replace(self.request, options={}))
+        rows = self.replay.change_page(InboxMessage, page, self.request)
         self._open.update({row.pk: row.attempt for row in rows})
         self.replayed += len(rows)
         self.missed += len(page) - len(rows)
@@ -115,18 +121,16 @@ class ReplayRun:
 
     def _canary_is_well(self) -> bool:
         deadline = time.monotonic() + self.canary_wait
-        while self._open and time.monotonic() < deadline:
-            if self.request.should_stop():
-                break
+        while self._open and time.monotonic() < deadline and not self.request.should_stop():
             time.sleep(LOOK_EVERY)
             self._look()
-        if self._too_many_failures(enough=1) or self._told_to_stop():
+        if self._must_stop(enough=1):
             return False
         if self._open:
             self.timed_out = True
             waited_for = InboxMessage.objects.filter(pk__in=self._open).values_list("consumer", flat=True)
             names = " ".join(waited_for.order_by("consumer").distinct())
-            self.why = (
+            self.stopped = (
                 f"{len(self._open)} of the first {self.canary} had not been handled after {self.canary_wait:g} s; "
                 f"is `manage.py run_consumer {names}` running?"
             )
@@ -136,26 +140,26 @@ class ReplayRun:
         """Wait as the rate asks for, and look at how the others have ended."""
         while True:
             self._look()
-            if self._too_many_failures(enough=ENOUGH) or self._told_to_stop():
+            if self._must_stop(enough=ENOUGH):
                 return False
             left = self._due - time.monotonic()
             if left <= 0:
                 return True
             time.sleep(min(left, LOOK_EVERY))
 
-    def _told_to_stop(self) -> bool:
-        if self.request.should_stop():
-            self.why = "told to stop"
-            return True
-        return False
+    def _must_stop(self, *, enough: int) -> bool:
+        if not self._too_many_failures(enough=enough) and self.request.should_stop():
+            self.stopped = "told to stop"
+        return bool(self.stopped)
 
     def _too_many_failures(self, *, enough: int) -> bool:
         ended = self.succeeded + self.failed
         share = self.failed / ended if ended else 0.0
-        if ended < enough or share <= self.max_failures:
-            return False
-        self.why = f"{self.failed} of {ended} failed again: {share:.0%}, over the limit of {self.max_failures:.0%}"
-        return True
+        if ended >= enough and share > self.max_failures:
+            self.stopped = (
+                f"{self.failed} of {ended} failed again: {share:.0%}, over the limit of {self.max_failures:.0%}"
+            )
+        return bool(self.stopped)
 
     def _look(self) -> None:
         """See how messages that were open have ended."""

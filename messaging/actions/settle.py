@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from messaging.actions.action import MessageAction, Option, Request, Result, register
+from messaging.actions.action import MessageAction, Option, Request, Result
 from messaging.actions.selection import Box, Selection
 from messaging.models import Effect
 from messaging.validation import texts
@@ -99,7 +99,7 @@ examples:
     def change(self, rows: Sequence[Effect], words: str, **options: Any) -> None:
         verdict = Verdict(options["verdict"])
         for row in rows:
-            ledger.settle(row.pk, was=SETTLES[verdict], result=_result(verdict, options.get("reference", ""), words))
+            ledger.settle(row.pk, was=SETTLES[verdict], result=_result(verdict, options["reference"], words))
 
     def about(self, selection: Selection) -> str:
         """Return the key of a single effect."""
@@ -121,7 +121,7 @@ examples:
         return f"effect {effect.pk} is {_told(effect)}, and cannot be settled as {options['verdict']}"
 
 
-settle = register(Settle())
+settle = Settle()
 
 
 def find(name: str) -> Effect | None:

@@ -77,26 +77,6 @@ def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
     assert not OperatorAction.objects.exists()
 
 
-def test_a_waiting_row_is_published_now_by_its_id() -> None:
-    row = an_outbox_row(consumer="notes", publish_at=database.in_future(3600))
-    assert printed("replay", "m-1", "--dry-run") == "due now\t1\t\t\n"
-    assert printed("replay", "m-1") == f"1 in the outbox made due now. {publish_now.afterwards}\n"
-    assert OutboxMessage.objects.filter(pk=row.pk, publish_at__lte=database.in_future(0)).exists()
-
-
-def test_what_waits_is_published_now_by_filter_only_when_asked() -> None:
-    an_outbox_row(state="failed")
-    assert refused("replay", "--type", "test.noted")[0] == 1
-    assert printed("replay", "--type", "test.noted", "--waiting", "--dry-run") == (
-        f"1 outbox message would be made due now. {publish_now.afterwards}\n"
-    )
-    assert OutboxMessage.objects.get().state == "failed"
-    assert json.loads(printed("replay", "--type", "test.noted", "--waiting", "--json")) == {"made_due_now": 1}
-    assert OutboxMessage.objects.get().state == "pending"
-    assert refused("replay", "--all", "--waiting")[0] == 1
-    assert refused("replay", "--waiting", "--group", "abc")[0] == 2
-
-
 def test_a_canary_that_is_not_handled_ends_with_exit_code_7(consumer: Consumer) -> None:
     for _ in range(3):
         a_dead_message(consumer)
@@ -135,7 +115,6 @@ def test_a_summary_for_programs(consumer: Consumer) -> None:
         "stopped": "",
         "timed_out": False,
         "left": 0,
-        "made_due_now": 0,
     }
 
 
@@ -215,7 +194,18 @@ def test_a_number_that_makes_no_sense_is_refused(wrong: str) -> None:
     assert wrong.partition("=")[2] in messages("replay", "--all", wrong).err
 
 
-# --- cancel and discard ------------------------------------------------------------------------------------
+# --- publish, cancel and discard ------------------------------------------------------------------------------------
+
+
+def test_what_waits_is_published_now() -> None:
+    an_outbox_row(state="failed")
+    assert refused("replay", "m-1") == (1, "Nothing was done: no message like that was dead.")
+    told = f"1 outbox message would be made due now. {publish_now.afterwards}\n"
+    assert printed("publish", "--type", "test.noted", "--dry-run") == told
+    assert OutboxMessage.objects.get().state == "failed"
+    assert json.loads(printed("publish", "--type", "test.noted", "--json")) == {"made_due_now": 1}
+    assert OutboxMessage.objects.get().state == "pending"
+    assert refused("publish", "--all")[0] == 1
 
 
 def test_cancel_says_how_many_and_what_it_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -320,10 +320,10 @@ def test_a_canary_within_the_limit_of_failures_lets_the_others_go(
 def test_a_canary_that_is_not_handled_stops_the_others_in_time(pace: Pace, consumer: Consumer) -> None:
     dead(consumer, 4)
     pace.consumer = None
-    result = replayed(canary=2, canary_wait=30)
+    result = replayed(canary=2, canary_wait=2)
     assert result.timed_out
-    assert 30 <= pace.now < 31
-    assert "2 of the first 2 had not been handled after 30 s" in result.stopped
+    assert 2 <= pace.now < 3
+    assert "2 of the first 2 had not been handled after 2 s" in result.stopped
     assert (result.replayed, result.left) == (2, 2)
 
 
@@ -387,7 +387,7 @@ def test_it_can_be_told_to_stop_and_goes_on_when_asked_again(
 
 @pytest.mark.parametrize("wrong", [{"rate": 0}, {"canary": -1}, {"max_failures": 1.1}])
 def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="share from 0 to 1"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is from 0|canary is from 1"):
         replayed(**wrong)
 
 

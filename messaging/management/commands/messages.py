@@ -30,7 +30,7 @@ wrong, 7 not done in time, 130 interrupted
 
 def subcommands() -> dict[str, Any]:
     """Return the sub-commands by name; those that are made of actions among them."""
-    made = {action.name: ActionCommand(action) for action in actions.registered()}
+    made = {name: ActionCommand(action) for name, action in actions.ACTIONS.items()}
     return {"list": list, "show": show, "reconcile": reconcile, **made}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import textwrap
 import threading
 from contextlib import nullcontext
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.actions import audit
-from messaging.actions.action import Action, MessageAction, Option, Result
+from messaging.actions.action import Action, MessageAction, Option
 from messaging.actions.selection import Selection
 from messaging.actions.settle import find
 from messaging.management.arguments import number
 from messaging.management.errors import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_USAGE
 from messaging.management.messages.selection import add_choice, chosen
-from messaging.management.tables import write_table
+from messaging.management.tables import write_facts, write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
 
@@ -30,11 +30,9 @@ class ActionCommand:
     def __init__(self, action: Action) -> None:
         self.action = action
         self.HELP = action.help
-        self.EXAMPLES = f"{action.examples}\n{EXIT_CODES}"
-
-    @property
-    def _is_about_effects(self) -> bool:
-        return isinstance(self.action, MessageAction) and set(self.action.states) == {Effect}
+        about = f"\n{textwrap.fill(action.meaning, 112)}\n" if isinstance(action, MessageAction) else ""
+        self.EXAMPLES = f"{about}{action.examples}\n{EXIT_CODES}"
+        self._is_about_effects = isinstance(action, MessageAction) and set(action.states) == {Effect}
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add what says which rows, and the action's options."""
@@ -72,9 +70,13 @@ class ActionCommand:
                     should_stop=lambda: signals.received,
                     **told,
                 )
-        changed = result.changed or result.table
-        why = "" if changed else self.action.why_nothing(selection, **told)
-        _write(command, result, nothing=bool(why), as_json=options["json"])
+        why = "" if result.changed or result.table else self.action.why_nothing(selection, **told)
+        if result.table:
+            write_table(command.stdout, PLAN, result.table, as_json=options["json"])
+        elif options["json"]:
+            write_facts(command.stdout, [result.facts])
+        elif result.text and not why:
+            command.stdout.write(result.text)
         if result.stopped:
             code = EXIT_TIMED_OUT if result.timed_out else EXIT_INTERRUPTED if signals.received else 1
             raise CommandError(result.stopped, returncode=code)
@@ -89,22 +91,11 @@ class ActionCommand:
         return chosen(options) if isinstance(self.action, MessageAction) else Selection()
 
 
-def _write(command: BaseCommand, result: Result, *, nothing: bool, as_json: bool) -> None:
-    if result.table:
-        write_table(command.stdout, PLAN, result.table, as_json=as_json)
-    elif as_json:
-        command.stdout.write(json.dumps(result.facts))
-    elif result.text and not nothing:
-        command.stdout.write(result.text)
-
-
 def _add_option(parser: CommandParser, option: Option) -> None:
     if option.choices:
         flags = parser.add_mutually_exclusive_group(required=True)
         for value, words in option.choices.items():
             flags.add_argument(_flag(value), dest=option.name, action="store_const", const=str(value), help=words)
-    elif option.type is bool:
-        parser.add_argument(_flag(option.name), action="store_true", help=option.help)
     else:
         read = str if option.type is str else number(option.low, option.high, whole=option.type is int)
         parser.add_argument(
