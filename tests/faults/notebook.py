@@ -47,8 +47,6 @@ def write_down(event: Noted, delivery: Delivery) -> None:
                 time.sleep(0.02)
         case "stuck":
             threading.Semaphore(0).acquire()
-        case "slow":
-            time.sleep(6.5)
         case "flaky" if delivery.attempt == 1:
             raise ValueError("not at the first time")
 
