@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.dispatch import receiver
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from messaging.validation import texts, tls
 from messaging.validation.addresses import BrokerAddress, broker_address
 
-# What nobody needs to change, in seconds and numbers. Tests shorten these.
+# What no project needs to change, in seconds and numbers. Tests shorten these.
 
 #: Most rows that a relay claims in one statement.
 CLAIM_BATCH = 500
@@ -180,9 +181,7 @@ def get() -> MessagingSettings:
         raise ImproperlyConfigured(f"{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
+@receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting == "MESSAGING":
         get.cache_clear()
-
-
-setting_changed.connect(_forget)

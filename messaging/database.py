@@ -6,20 +6,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from django.db import (
-    DEFAULT_DB_ALIAS,
-    DatabaseError,
-    InterfaceError,
-    OperationalError,
-    connections,
-    models,
-    router,
-    transaction,
-)
+from django.db import DatabaseError, InterfaceError, OperationalError, connections, models, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
@@ -43,7 +35,7 @@ _ENDED = {"25P03", "25P04"}
 
 def alias() -> str:
     """Return the alias of the database that holds the outbox and the inbox."""
-    return router.db_for_write(OutboxMessage) or DEFAULT_DB_ALIAS
+    return router.db_for_write(OutboxMessage)
 
 
 def connection() -> BaseDatabaseWrapper:
@@ -90,8 +82,7 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
 def reconnect() -> None:
     """Close this thread's connection, so that the next statement opens a new one; not inside a transaction.
 
-    One connection may be read-only while others are not: a handler set its session so, or its server is no longer the
-    primary.
+    One connection may be read-only while others are not: a handler made it so, or its server is no longer the primary.
     """
     here = connection()
     if not here.in_atomic_block:
@@ -144,33 +135,26 @@ class RaisesNothing:
     """Parent of classes that register one of their methods with `on_commit`; the method raises nothing."""
 
 
+@dataclass(frozen=True, slots=True)
 class _Guarded(RaisesNothing):
-    """An `on_commit` callback that raises nothing, not even SystemExit."""
-
-    def __init__(self, callback: Callable[[], Any], failed: CallbackFailed) -> None:
-        self._callback = callback
-        self._failed = failed
+    callback: Callable[[], Any]
+    failed: CallbackFailed
 
     def call(self) -> None:
-        """Call it."""
+        """Call it; not even SystemExit is raised."""
         try:
-            self._callback()
+            self.callback()
         except BaseException as error:
-            self._failed(functions.name(self._callback), error)
+            self.failed(functions.name(self.callback), error)
 
 
 def guard_callbacks(failed: CallbackFailed, *, since: int = 0) -> None:
     """Guard this transaction's callbacks from place `since` on: if one raises, `failed` is called, and those after it
     still run, as the transaction has committed."""
     hooks: list[Any] = connection().run_on_commit
-    hooks[since:] = [
-        (savepoints, callback if _raises_nothing(callback) else _Guarded(callback, failed).call, robust)
-        for savepoints, callback, robust in hooks[since:]
-    ]
-
-
-def _raises_nothing(callback: object) -> bool:
-    return isinstance(getattr(callback, "__self__", None), RaisesNothing)
+    for place, (savepoints, callback, robust) in enumerate(hooks[since:], since):
+        if not isinstance(getattr(callback, "__self__", None), RaisesNothing):
+            hooks[place] = (savepoints, _Guarded(callback, failed).call, robust)
 
 
 def _log_failure(callback: str, error: BaseException) -> None:
@@ -179,10 +163,8 @@ def _log_failure(callback: str, error: BaseException) -> None:
 
 @contextmanager
 def one_of_many() -> Iterator[None]:
-    """Run one of many transactions in a row, and on SQLite pause after it as long as it took.
-
-    SQLite has one writer at a time, and its lock has no queue: other writers need time to get it.
-    """
+    """Run one of many transactions in a row, and on SQLite pause after it as long as it took: its lock has no queue, and
+    other writers need time to get it."""
     started = time.monotonic()
     with atomic():
         yield
@@ -217,13 +199,13 @@ def is_reachable() -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether `error` means that the database is unreachable: the connection is lost, and a new one fails too."""
+    """Whether the connection is lost, and a new one fails too."""
     return is_lost(error) and not is_reachable()
 
 
 def is_serialization_failure(error: BaseException) -> bool:
-    """Whether `error` means that a transaction conflicted with another (under REPEATABLE READ or SERIALIZABLE) and must
-    run again (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html)."""
+    """Whether a transaction conflicted with another (under REPEATABLE READ or SERIALIZABLE) and must run again
+    (https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html)."""
     return _code(error) == "40001"
 
 
@@ -241,12 +223,12 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def is_disk_failure(error: BaseException) -> bool:
-    """Whether `error` means that some database can write nothing: its disk is full, or fails."""
+    """Whether a database can write nothing, because its disk is full or fails."""
     return _code(error) in _DISK_FAILS
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether `error` means that a database, or this transaction, is read-only."""
+    """Whether a database, or this transaction, is read-only."""
     return _code(error) in _READ_ONLY
 
 

@@ -50,7 +50,7 @@ OK = "ok"
 ERROR = "error"
 EXPIRED = "expired"
 
-#: The payload for a procedure without parameters. Not None, which is the value null.
+#: The payload for a procedure without parameters; None is the value null.
 NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
 
 #: Characters of an error's message that travel.
@@ -60,7 +60,7 @@ _TAKEN_PREFIXES = ("amq.", REPLY_QUEUE_PREFIX)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Procedure:
     """A function that can be called over the broker, and the queue of its requests."""
 
@@ -142,16 +142,7 @@ def procedure(
         for other in registered():
             if other.queue == queue and other.name != name:
                 raise ImproperlyConfigured(f"procedures {other.name!r} and {name!r} share the queue {queue!r}")
-        registry.add(
-            Procedure(
-                name=name,
-                queue=queue,
-                function=function,
-                _bind=_binder(function),
-                plain_queue=plain_queue,
-                timeout=timeout,
-            )
-        )
+        registry.add(Procedure(name, queue, function, _binder(function), plain_queue, timeout))
         return function
 
     return register
@@ -193,8 +184,7 @@ def encode(value: Any) -> bytes:
 
 
 def decode(body: bytes) -> Any:
-    """Return the value of a JSON text. Raises ValueError, also for NaN, numbers that are too large for a float, bad
-    UTF-8 and very deep nesting."""
+    """Return the value of a JSON text. Raises ValueError, also for NaN and numbers that are too large for a float."""
     value = from_json(body, allow_inf_nan=False)
     if fields.is_too_large(body, value):
         raise ValueError("a number in it is too large")

@@ -25,34 +25,29 @@ def check(function: Any, what: str, *, takes: str) -> None:
 
     `what` names it in the error; `takes` lists its arguments, such as "event, delivery".
     """
+    cure = f"Write `def name({takes}): …`."
     if not callable(function):
-        raise ImproperlyConfigured(f"{what} is {kind_of(function)}, and no function. Write `def name({takes}): …`.")
+        raise ImproperlyConfigured(f"{what} is {kind_of(function)}, and no function. {cure}")
     if isinstance(function, type):
         raise ImproperlyConfigured(
-            f"{what} is the class {function.__qualname__}: calling it only makes an object. "
-            f"Write `def name({takes}): …`, or hand over an object that can be called."
+            f"{what} is the class {function.__qualname__}: calling it only makes an object. {cure}"
         )
     check_runs(function, what)
     if _is(inspect.isgeneratorfunction, function):
-        raise ImproperlyConfigured(
-            f"{what} is a generator: calling it runs nothing. Write a function without `yield`: `def name({takes}): …`."
-        )
+        raise ImproperlyConfigured(f"{what} is a generator, as it has `yield`: calling it runs nothing. {cure}")
     try:
         inspect.signature(function).bind(*filter(None, takes.split(", ")))
     except TypeError as error:
-        raise ImproperlyConfigured(
-            f"{what} cannot be called as {path(function)}({takes}): {error}. Write `def name({takes}): …`."
-        ) from None
+        raise ImproperlyConfigured(f"{what} cannot be called as {path(function)}({takes}): {error}. {cure}") from None
     except ValueError:
         return  # written in C, and without a signature
 
 
 def check_runs(function: Any, what: str) -> None:
     """Raise ImproperlyConfigured for an async function or an async generator: calling one runs nothing."""
-    if _is(iscoroutinefunction, function):
-        raise ImproperlyConfigured(f"{what} is an async function: calling it runs nothing. {_ASYNC_CURE}")
-    if _is(inspect.isasyncgenfunction, function):
-        raise ImproperlyConfigured(f"{what} is an async generator: calling it runs nothing. {_ASYNC_CURE}")
+    for kind, name in ((iscoroutinefunction, "function"), (inspect.isasyncgenfunction, "generator")):
+        if _is(kind, function):
+            raise ImproperlyConfigured(f"{what} is an async {name}: calling it runs nothing. {_ASYNC_CURE}")
 
 
 def require_run(answer: object, what: str) -> None:
@@ -84,8 +79,7 @@ def require_awaited(answer: object, what: str) -> None:
 
 
 def path(function: Any) -> str:
-    """Return where a function was defined: module and name. For a partial that is its function, for a callable object
-    its class."""
+    """Return where a function was defined: module and name; of a partial its function's, of a callable object its class's."""
     return f"{module(function)}.{name(function)}"
 
 
