@@ -79,7 +79,8 @@ def require_awaited(answer: object, what: str) -> None:
 
 
 def path(function: Any) -> str:
-    """Return where a function was defined: module and name; of a partial its function's, of a callable object its class's."""
+    """Return where a function was defined: module and name. Of a partial that is its function, of a callable object its
+    class."""
     return f"{module(function)}.{name(function)}"
 
 
