@@ -163,8 +163,8 @@ def _log_failure(callback: str, error: BaseException) -> None:
 
 @contextmanager
 def one_of_many() -> Iterator[None]:
-    """Run one of many transactions in a row. On SQLite pause after it as long as it took: its lock has no queue, and other
-    writers need time to get it."""
+    """Run one of many transactions in a row. On SQLite pause after it as long as it took: its lock has no queue, and
+    other writers need time to get it."""
     started = time.monotonic()
     with atomic():
         yield
