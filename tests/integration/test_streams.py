@@ -1,7 +1,6 @@
 """Streams that other applications declare: what `mq listen | peek | purge | call` do with one."""
 
 from collections.abc import Iterator
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from pika import BasicProperties
@@ -10,11 +9,11 @@ from pika.adapters.blocking_connection import BlockingChannel
 from messaging.broker.connection import opened
 from messaging.broker.queue_answers import is_stream
 from messaging.monitoring import status
-from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.command_line import mq
 from tests.support.consuming import a_consumer, registered
-from tests.support.processes import ProcessStarter
+from tests.support.listening import Listen
+from tests.support.network import BrokerNetwork
 from tests.support.running import running_worker
 from tests.support.waiting import eventually
 
@@ -50,30 +49,29 @@ def test_a_stream_is_recognised_and_no_message_is_taken(channel: BlockingChannel
 
 
 def test_listening_to_a_stream_says_that_it_begins_behind_what_is_there(
-    channel: BlockingChannel, run_process: ProcessStarter
+    channel: BlockingChannel, listen: Listen
 ) -> None:
-    process = run_process("mq", "listen", "history", "--max-messages", "1")
-    process.wait_for_line("history is a stream: what it holds already is not shown, unless by --from-start")
-    process.wait_for_line("^Listening on")
+    listener = listen("history", "--max-messages", "1")
+    assert "history is a stream: what it holds already is not shown, unless by --from-start" in listener.err.getvalue()
     channel.basic_publish("", "history", b"message 4")
+    listener.join()
 
-    assert process.wait() == 0
-    assert "message 4" in process.output
-    assert "message 3" not in process.output
+    assert listener.lines == ["history\tmessage 4"]
 
 
 def test_a_listener_continues_behind_the_last_message_when_its_connection_returns(
-    history: None, run_process: ProcessStarter, vhost: str, broker: RabbitMQNode
+    history: None, network: BrokerNetwork, vhost: str, listen: Listen
 ) -> None:
-    process = run_process("mq", "listen", "history", "--from-start", "--max-messages", "4", "--json")
-    eventually(lambda: process.output.count('"body"') == 3, report=lambda: process.output)
-    broker.ctl("close_all_connections", "--vhost", unquote(urlsplit(vhost).path[1:]), "test")
-    process.wait_for_line("^Listening again")
+    listener = listen("history", "--from-start", "--max-messages", "4")
+    eventually(lambda: len(listener.lines) == 3)
+    network.kill()
+    network.start()
+    listener.wait_for("Listening again")
     with plain_channel(vhost) as fresh:
         fresh.basic_publish("", "history", b"message 4")
+    listener.join()
 
-    assert process.wait() == 0
-    assert [process.output.count(f"message {number}") for number in (1, 2, 3, 4)] == [1, 1, 1, 1]
+    assert listener.lines == [f"history\tmessage {number}" for number in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize(

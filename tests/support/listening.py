@@ -29,12 +29,21 @@ class Listening:
             call_command("mq", "-v", "2", "listen", *arguments, stdout=self.out, stderr=self.err)
 
         self._home = InThread(run, "mq listen")
-        eventually(lambda: "Listening on" in self.err.getvalue() or not self._home.thread.is_alive())
+        eventually(lambda: "Listening on" in self.err.getvalue() or not self.runs)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._home.thread.is_alive()
 
     @property
     def lines(self) -> list[str]:
         """The messages so far, as a pipe gets them."""
         return self.out.getvalue().splitlines()
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has said `text` beside the messages."""
+        eventually(lambda: text in self.err.getvalue(), within=60, report=self.err.getvalue)
 
     def stop(self) -> None:
         """End it as Ctrl-C does."""
@@ -63,4 +72,5 @@ def listeners() -> Iterator[Listen]:
     with patch.object(listen, "StopSignals", lambda: nullcontext(signals[threading.get_ident()])):
         yield start
         for each in started:
-            each.stop()
+            if each.runs:
+                each.stop()
