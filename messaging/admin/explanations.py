@@ -37,7 +37,7 @@ _INBOX = {
     ),
     "callback failed": (
         _HANDLED + " A function that its handler registered with `transaction.on_commit` failed after that.",
-        "Nothing by itself: the attempt below says what failed. Do by hand what was left undone.",
+        "Nothing by itself: the attempt below says what failed. Do by hand what it left undone.",
     ),
     "handled": (
         "{consumer} handled it, and its effects are committed.",

@@ -1,45 +1,11 @@
 """What the people who run the shop see of an order's messages."""
 
-import uuid
-
-import pytest
 from playwright.sync_api import Page, expect
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from orders.models import TextMessage
 from tests.e2e.browsing import buy, expect_step, sign_in_to_admin
 from tests.support.processes import ProcessStarter, WebProcess
-from tests.support.waiting import eventually
-
-
-def test_staff_find_an_order_s_messages_by_its_number_and_read_their_story(
-    web: WebProcess, run_process: ProcessStarter, admin_password: str, page: Page
-) -> None:
-    run_process("run_consumer", "--all")
-    sign_in_to_admin(page, web.url, admin_password)
-    number = buy(page, web.url)
-    expect_step(page, "text_message", "done")
-    expect_step(page, "red_packet", "done")
-    eventually(lambda: not OutboxMessage.objects.exclude(state=OutboxMessage.State.PUBLISHED).exists())
-
-    page.set_viewport_size({"width": 1280, "height": 800})
-    page.get_by_role("link", name="Open in admin").click()
-    expect(page.get_by_role("heading", name=number)).to_be_visible()
-    page.goto(f"{web.url}/admin/messaging/outboxmessage/?q={number}")
-    message = page.get_by_role("row").filter(has_text="order.placed")
-    expect(message).to_have_count(1)
-    expect(message).to_contain_text("published")
-    message.get_by_role("link", name=number).click()
-
-    expect(page.get_by_role("heading", name=f"The story of {number}")).to_be_visible()
-    lines = page.locator("#content-main ol").get_by_role("listitem")
-    expect(lines).to_have_count(4)
-    for what in ("order.placed written", "published, confirmed by RabbitMQ", "sms: handled", "red_packet: handled"):
-        expect(lines.get_by_role("link", name=what, exact=True)).to_be_visible()
-    page.get_by_role("link", name="sms: handled").click()
-    expect(page.get_by_role("heading", name="Attempt 1")).to_be_visible()
-    page.get_by_role("link", name="order.placed written").click()
-    expect(page.get_by_label("Body")).to_contain_text(f'"order_number": "{number}"')
 
 
 def dead_letter(number: str) -> InboxMessage:
@@ -58,7 +24,7 @@ def dead_letter(number: str) -> InboxMessage:
     )
 
 
-def test_staff_replay_a_dead_message_on_a_phone(
+def test_staff_find_an_order_s_messages_by_its_number_replay_a_dead_one_and_read_their_story(
     web: WebProcess, run_process: ProcessStarter, admin_password: str, page: Page
 ) -> None:
     number = buy(page, web.url)
@@ -81,34 +47,33 @@ def test_staff_replay_a_dead_message_on_a_phone(
     expect(page).to_have_url(f"{web.url}/admin/messaging/inboxmessage/?state__exact=dead")
     page.goto(order_page)
     expect_step(page, "text_message", "done")
-    page.goto(f"{web.url}/admin/messaging/outboxmessage/story/?subject={number}")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.get_by_role("link", name="Open in admin").click()
+    expect(page.get_by_role("heading", name=number)).to_be_visible()
+    page.goto(f"{web.url}/admin/messaging/outboxmessage/?q={number}")
+    message = page.get_by_role("row").filter(has_text="all", has=page.get_by_role("link", name="order.placed"))
+    expect(message).to_contain_text("published")
+    message.get_by_role("link", name=number).click()
+
+    expect(page.get_by_role("heading", name=f"The story of {number}")).to_be_visible()
     lines = page.locator("#content-main ol").get_by_role("listitem")
     expect(lines.filter(has_text="replayed, by admin")).to_contain_text("gateway is back")
-    expect(lines.get_by_role("link", name="sms: handled at attempt 9")).to_be_visible()
+    for what in ("order.placed written", "red_packet: handled", "sms: handled at attempt 9"):
+        expect(lines.get_by_role("link", name=what, exact=True)).to_be_visible()
+    page.get_by_role("link", name="red_packet: handled").click()
+    expect(page.get_by_role("heading", name="Attempt 1")).to_be_visible()
+    page.get_by_role("link", name="order.placed written").click()
+    expect(page.get_by_label("Body")).to_contain_text(f'"order_number": "{number}"')
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_no_button_covers_the_title_of_a_message(web: WebProcess, admin_password: str, page: Page, width: int) -> None:
-    dead = InboxMessage.objects.create(consumer="sms", message_id=str(uuid.uuid4()), type="order.placed", state="dead")
-    sign_in_to_admin(page, web.url, admin_password)
-    page.set_viewport_size({"width": width, "height": 800})
-    page.goto(f"{web.url}/admin/messaging/inboxmessage/{dead.pk}/change/")
-
-    title = page.get_by_role("heading", name=dead.message_id).bounding_box()
-    assert title is not None
-    tools = page.locator(".object-tools").get_by_role("listitem")
-    expect(tools).to_have_count(4)
-    for tool in tools.all():
-        box = tool.bounding_box()
-        assert box is not None
-        assert box["y"] >= title["y"] + title["height"]
-        assert box["x"] + box["width"] <= width
-
-
-def test_staff_settle_an_unknown_effect(web: WebProcess, admin_password: str, page: Page) -> None:
-    message = InboxMessage.objects.create(consumer="sms", message_id="m-1", subject="W-1", state="handled")
+def test_staff_settle_an_unknown_effect_and_no_button_covers_the_title_of_a_message(
+    web: WebProcess, admin_password: str, page: Page
+) -> None:
+    message = InboxMessage.objects.create(
+        consumer="sms", message_id="0193e5a0-1111-7222-8333-444455556666", state="dead"
+    )
     effect = Effect.objects.create(
-        inbox_message=message, consumer="sms", message_id="m-1", name="text_message", state="unknown", error="no answer"
+        inbox_message=message, consumer="sms", message_id=message.message_id, name="text_message", state="unknown"
     )
     sign_in_to_admin(page, web.url, admin_password)
 
@@ -118,7 +83,20 @@ def test_staff_settle_an_unknown_effect(web: WebProcess, admin_password: str, pa
     page.get_by_label("What the other side calls it").fill("SM1")
     page.get_by_role("button", name="Settle").click()
 
-    expect(page.get_by_text("of message m-1): done, SM1.")).to_be_visible()
+    expect(page.get_by_text(f"of message {message.message_id}): done, SM1.")).to_be_visible()
     expect(page.get_by_role("group", name="What is its outcome?")).to_have_count(0)
     effect.refresh_from_db()
     assert (effect.state, effect.reference) == ("done", "SM1")
+
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"{web.url}/admin/messaging/inboxmessage/{message.pk}/change/")
+        title = page.get_by_role("heading", name=message.message_id).bounding_box()
+        assert title is not None
+        tools = page.locator(".object-tools").get_by_role("listitem")
+        expect(tools).to_have_count(4)
+        for tool in tools.all():
+            box = tool.bounding_box()
+            assert box is not None
+            assert box["y"] >= title["y"] + title["height"]
+            assert box["x"] + box["width"] <= width

@@ -117,7 +117,7 @@ def test_without_javascript_everything_works_up_to_the_cancellation(
     assert TextMessage.objects.filter(order__number=number).count() == 2
 
 
-def test_a_wrong_phone_number_is_marked_at_its_field_and_keeps_what_was_typed(web: WebProcess, page: Page) -> None:
+def test_a_wrong_phone_number_is_marked_and_kept_and_no_page_is_wider_than_a_phone(web: WebProcess, page: Page) -> None:
     find_and_add_to_cart(page, web.url)
     go_to_checkout(page, name="Ann Shopper", phone="12345")
 
@@ -135,13 +135,9 @@ def test_a_wrong_phone_number_is_marked_at_its_field_and_keeps_what_was_typed(we
     phone.press("Enter")
     expect(page).to_have_url(ORDER_ADDRESS)
 
-
-def test_no_page_is_wider_than_a_phone(web: WebProcess, page: Page) -> None:
-    buy(page, web.url)
     order = urlsplit(page.url).path
     find_and_add_to_cart(page, web.url, "silk", "Silk fan")
     paths = ["/", "/p/silk-fan/", "/cart/", "/checkout/", order, f"{order}cancel/", f"{order}print/", "/orders/"]
-
     for path in [*paths, "/red-packets/", "/dev/sms/", "/orders/find/", "/accounts/sign-in/", "/accounts/sign-up/"]:
         page.goto(web.url + path)
         assert page.evaluate("document.documentElement.scrollWidth") == 390, path
