@@ -1,13 +1,21 @@
 """What a shopper does, through Django's test client."""
 
 import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+from django.db import connections
 from django.test import Client
 
 from messaging.message import Delivery, Message
 from orders.cart import Cart
 from orders.models import Product
+
+#: Twice the threads of a web process of the demo.
+AT_ONCE = 16
 
 FILLED_IN = {"customer_name": "Ann Shopper", "phone": "13800138000", "destination": "CN", "red_packet": ""}
 
@@ -64,3 +72,30 @@ def text_of(response: Any) -> str:
     """The page as a reader sees it, without escapes of quotes."""
     text: str = response.content.decode()
     return text.replace("&#x27;", "'").replace("&quot;", '"')
+
+
+def all_at_once(actions: list[Callable[[], Any]], at_once: int = AT_ONCE) -> list[Any]:
+    """Run `actions` in threads that start together; what each returned or raised."""
+    gate = threading.Barrier(min(at_once, len(actions)))
+
+    def run(action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:
+            return error
+
+    def close() -> None:
+        gate.wait(60)
+        connections.close_all()
+
+    with ThreadPoolExecutor(gate.parties, initializer=lambda: gate.wait(60) and None) as pool:
+        results = list(pool.map(run, actions))
+        # Each thread has a connection of its own; an open one would keep the test database from being dropped.
+        for closing in [pool.submit(close) for _ in range(gate.parties)]:
+            closing.result(60)
+    return results
+
+
+def many_at_once(test: Callable[..., None]) -> Callable[..., None]:
+    """For tests with threads, each of which has a connection of its own: locks differ between the databases."""
+    return pytest.mark.only_on("sqlite", "postgresql")(pytest.mark.django_db(transaction=True)(test))

@@ -56,7 +56,7 @@ def test_a_repeated_event_brings_no_second_text(order_of: OrderOf, tea: Product,
     assert kinds() == ["placed"]
 
 
-@pytest.mark.parametrize("arrivals", list(permutations(["placed", "placed", "cancelled"])), ids=" ".join)
+@pytest.mark.parametrize("arrivals", sorted(set(permutations(["placed", "placed", "cancelled"]))), ids=" ".join)
 @pytest.mark.parametrize("cancelled_after", [0, 1, 2])
 def test_whatever_the_order_of_arrival_a_cancelled_order_keeps_no_red_packet(
     order_of: OrderOf,

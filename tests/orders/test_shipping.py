@@ -51,10 +51,6 @@ def test_an_answer_is_the_price(service: Service) -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        rpc.NoServer("nobody"),
-        rpc.RpcTimeout("late"),
-        rpc.NoBroker("away"),
-        rpc.ConnectionLost("cut"),
         rpc.BadReply("<html>"),
         rpc.RemoteError("ValueError", "no"),
         {"amount": "-1", "currency": "CNY"},

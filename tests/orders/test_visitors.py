@@ -13,6 +13,8 @@ from orders.visitors import address_of
 from tests.orders.shop import text_of
 
 OrderOf = Callable[..., Order]
+# Pages: the SQL behind them is tested on both databases where it is written.
+pytestmark = pytest.mark.only_on("sqlite")
 
 
 def find(client: Client, number: str, last_four: str, **extra: Any) -> Any:
@@ -55,9 +57,8 @@ def test_one_address_cannot_lock_a_guest_out(order_of: OrderOf, tea: Product, cl
     assert find(Client(), number, "8000", REMOTE_ADDR="10.0.0.2").status_code == 302
 
 
-@pytest.mark.parametrize("typed", ["13800138000", "+86 138 0013 8000", "１３８００１３８０００"])
 def test_many_addresses_cannot_lock_out_a_guest_who_knows_the_whole_number(
-    order_of: OrderOf, tea: Product, client: Client, typed: str
+    order_of: OrderOf, tea: Product, client: Client
 ) -> None:
     number = order_of(tea).number
     for guess in range(5):
@@ -66,23 +67,19 @@ def test_many_addresses_cannot_lock_out_a_guest_who_knows_the_whole_number(
     assert refused.status_code == 429
     assert "Or enter the whole phone number instead of four digits." in text_of(refused)
     assert find(client, number, "13900139000", REMOTE_ADDR="10.0.0.99").status_code == 200
-    assert find(client, number, typed, REMOTE_ADDR="10.0.0.99").status_code == 302
+    assert find(client, number, "+86 138 0013 8０００", REMOTE_ADDR="10.0.0.99").status_code == 302
+    for guess in range(5):  # but whole numbers are not tried one after the other
+        assert find(client, number, f"1390013900{guess}", REMOTE_ADDR="10.0.0.98").status_code == 200
+    assert find(client, number, "13800138000", REMOTE_ADDR="10.0.0.98").status_code == 429
 
 
-def test_whole_numbers_are_not_tried_one_after_the_other(order_of: OrderOf, tea: Product, client: Client) -> None:
+def test_guessing_numbers_is_stopped_by_address(
+    order_of: OrderOf, tea: Product, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orders.visitors.MOST_PER_ADDRESS", 7)
     number = order_of(tea).number
-    for guess in range(5):
-        assert find(client, number, f"1390013900{guess}").status_code == 200
-    refused = find(client, number, "13800138000")
-    assert refused.status_code == 429
-    assert "Or enter" not in text_of(refused)
-
-
-def test_guessing_numbers_is_stopped_by_address(order_of: OrderOf, tea: Product, client: Client) -> None:
-    number = order_of(tea).number
-    digits = "23456789"
-    for guess in range(50):
-        find(client, f"W-2222{digits[guess // 8]}{digits[guess % 8]}", "0000")
+    for digit in "2345678":
+        find(client, f"W-22222{digit}", "0000")
     assert find(client, number, "8000").status_code == 429
     assert find(client, number, "8000", REMOTE_ADDR="10.0.0.1").status_code == 302
 
