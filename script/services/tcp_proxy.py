@@ -33,8 +33,6 @@ class _Weather:
         self.slice = CHUNK
         #: Bytes after which a connection is cut; 0 for never.
         self.limit = 0
-        #: Seconds by which a close is passed on late.
-        self.farewell = 0.0
 
     def pieces(self, content: bytes) -> Iterator[bytes]:
         """Yield `content` in pieces, each after the time that it takes."""
@@ -134,10 +132,6 @@ class TcpProxy:
         """Cut each connection, those that are open too, after `size` further bytes in one direction."""
         self._weather.limit = size
 
-    def close_slowly(self, seconds: float) -> None:
-        """Pass a close on to the other end so many seconds late."""
-        self._weather.farewell = seconds
-
     def heal(self) -> None:
         """Pass everything on again, unchanged."""
         self._refusing = False
@@ -215,7 +209,6 @@ class _Line:
                     self._send(destination, piece, towards)
                     if self._weather.limit and passed >= self._weather.limit:
                         raise ConnectionError("cut at its limit")
-            self._wait_for_farewell()
             destination.shutdown(socket.SHUT_WR)
         except OSError:
             # One end was reset: so is the other.
@@ -233,11 +226,6 @@ class _Line:
             self._wait_for_flow(towards)
             with suppress(TimeoutError):
                 rest = rest[end.send(rest) :]
-
-    def _wait_for_farewell(self) -> None:
-        heard = time.monotonic()
-        while time.monotonic() - heard < self._weather.farewell and not self._cut:
-            time.sleep(LOOK_EVERY)
 
     def _wait_for_flow(self, towards: Direction) -> None:
         """Wait while the network is stalled. Raises `ConnectionError` once the connection was cut."""

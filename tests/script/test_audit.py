@@ -4,13 +4,11 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from script.services.ports import free_port
 from tests.support.environment import ROOT
 
 LOCKS = {
@@ -80,25 +78,8 @@ def test_a_known_vulnerability_fails_the_audit_by_name_unless_it_is_accepted(
     assert "NOT audited" not in said
 
 
-def test_an_unreachable_service_is_reported_loudly_and_is_no_pass(checkout: Path) -> None:
-    code, said = audited(checkout, f"http://127.0.0.1:{free_port()}/v1/query")
-
-    assert code == 3
-    assert "The dependencies were NOT audited" in said
-
-
 def test_a_service_that_knows_nothing_at_all_is_not_believed(checkout: Path, httpserver: HTTPServer) -> None:
     osv(httpserver, {})
-
-    code, said = audited(checkout, httpserver.url_for("/v1/query"))
-
-    assert (code, "NOT audited" in said) == (3, True)
-
-
-def test_a_service_that_fails_in_the_middle_is_no_pass(checkout: Path, httpserver: HTTPServer) -> None:
-    vulnerable: dict[str, Any] = {"vulns": [{"id": "PYSEC-2014-8", "summary": "x", "affected": []}]}
-    httpserver.expect_ordered_request("/v1/query").respond_with_json(vulnerable)
-    httpserver.expect_ordered_request("/v1/query").respond_with_json({})
 
     code, said = audited(checkout, httpserver.url_for("/v1/query"))
 

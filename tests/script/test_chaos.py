@@ -3,25 +3,19 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import phonenumbers
 import pytest
 
+from script.programs.chaos.__main__ import main
 from script.programs.chaos.faults import FAULTS, available
 from script.programs.chaos.monkey import plan
 from script.programs.chaos.shoppers import wishes
 from script.services.owned import OWNER
-from tests.support.environment import ROOT
 from tests.support.processes import RunningProcess
 from tests.support.waiting import eventually
-
-
-def chaos(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "script.programs.chaos", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_one_seed_means_one_plan() -> None:
@@ -58,12 +52,14 @@ def test_all_orders_want_the_plentiful_product_and_some_more_the_scarce_one(orde
     assert all(phonenumbers.is_valid_number(phonenumbers.parse(wish.phone)) for wish in made)
 
 
-def test_the_plan_can_be_looked_at_and_is_the_same_again() -> None:
-    shown = chaos("--plan", "--seconds", "20", "--seed", "5")
+def test_the_plan_can_be_looked_at_and_is_the_same_again(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for _ in range(2):
+        assert main(["--plan", "--seconds", "20", "--seed", "5"]) == 0
+        shown.append(capsys.readouterr().out)
 
-    assert shown.returncode == 0
-    assert shown.stdout == chaos("--plan", "--seconds", "20", "--seed", "5").stdout
-    assert re.match(r" +1\.0 s  [a-z-]+ +[\d.]+ s  0\.\d{3}\n", shown.stdout)
+    assert shown[0] == shown[1]
+    assert re.match(r" +1\.0 s  [a-z-]+ +[\d.]+ s  0\.\d{3}\n", shown[0])
 
 
 @pytest.mark.parametrize(
@@ -73,18 +69,20 @@ def test_the_plan_can_be_looked_at_and_is_the_same_again() -> None:
         (["--seconds", "soon"], "--seconds"),
         (["--every", "0"], "--every"),
         (["--faults", "kill-web,earthquake"], "there is no fault earthquake"),
-        (["--database", "oracle://x"], "--database is sqlite, postgres"),
-        (["--database", f"sqlite:///{ROOT}/manage.py"], "chaos needs a new database"),
+        (["--database", "oracle"], "--database"),
     ],
 )
-def test_wrong_arguments_are_refused_at_once(arguments: list[str], complaint: str) -> None:
-    refused = chaos(*arguments)
+def test_wrong_arguments_are_a_usage_error(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
 
-    assert refused.returncode == 2
-    assert complaint in refused.stderr
-    assert refused.stdout == ""
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_interrupted_in_the_middle_it_leaves_nothing_running_and_no_folder(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}

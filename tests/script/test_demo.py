@@ -4,13 +4,16 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 
 import pytest
 
-from script.services.owned import OWNER, end_all, owned_pids
+from script.programs.demo import chosen_port, refuse_taken
+from script.services.amqp import connect
+from script.services.owned import OWNER, ServiceError, end_all, owned_pids
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.environment import ROOT
@@ -82,68 +85,78 @@ def test_from_nothing_to_ready_through_breakdowns_to_nothing_left(checkout):
 
     (consumer,) = checkout.supervised("run_consumer")
     os.kill(consumer, signal.SIGKILL)
-    eventually(lambda: checkout.supervised("run_consumer") not in ([], [consumer]), 30)
-
     RabbitMQNode(checkout.services[0]).kill()
     demo.wait_for_line("RabbitMQ died; starting it again")
+    eventually(lambda: checkout.supervised("run_consumer") not in ([], [consumer]), 30)
     eventually(lambda: RabbitMQNode(checkout.services[0]).pid, 60)
+    demo.send(signal.SIGKILL)
 
-    assert demo.stop(90) == 0
-    assert checkout.running() == []
-
-    again = checkout.demo()
-    again.wait_for_line(f"^Ready: {re.escape(url)}$", READY)
-    again.wait_for_line("password as before")
-    again.send(signal.SIGKILL)
-
-    at_once = checkout.demo()  # while what was killed is still stopping
+    at_once = checkout.demo()  # while the processes of the killed one are still stopping
     at_once.wait_for_line(f"^Ready: {re.escape(url)}$", READY)
-    at_once.send(signal.SIGKILL)
-    eventually(lambda: checkout.running() == [], 60)
-
-
-def test_a_stop_during_the_start_leaves_nothing(checkout):
-    demo = checkout.demo()
-    eventually(lambda: RabbitMQNode(checkout.services[0]).pid, 60)
-    assert demo.stop(90) == 0
+    at_once.wait_for_line("password as before")
+    assert at_once.stop(90) == 0
     assert checkout.running() == []
+
+
+def test_stopped_or_killed_during_the_start_it_leaves_nothing(checkout):
+    for end, exit_code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)):
+        demo = checkout.demo()
+        eventually(lambda: RabbitMQNode(checkout.services[0]).pid, 60)
+        demo.send(end)
+        assert demo.wait(90) == exit_code
+        eventually(lambda: checkout.running() == [], 60)
 
 
 @pytest.mark.parametrize(
     ("environment", "exit_code", "line"),
     [
-        ({"WARREN_PORT": "eighty"}, 2, "WARREN_PORT is 'eighty'; it must be a number from 1 to 65535."),
-        (
-            {"AMQP_URL": "amqp://127.0.0.1:1/"},
-            3,
-            "The broker in AMQP_URL cannot be reached. amqp://127.0.0.1:1/: .*refused",
-        ),
-        ({"AMQP_URL": "amqp://u:secret@127.0.0.1:1/"}, 3, r"amqp://u:\*\*\*@127.0.0.1:1/: "),
-        ({"AMQP_URL": "http://127.0.0.1/"}, 2, "AMQP_URL must begin with amqp:// or amqps://"),
-        (
-            {"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "postgres://u@127.0.0.1:1/x"},
-            3,
-            "the database cannot be used",
-        ),
-        ({"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "nonsense"}, 2, "DATABASE_URL"),
         (
             {"AMQP_URL": "amqp://127.0.0.1:1/", "SMS_BACKEND": "orders.sms.GatewayBackend"},
             2,
             "SMS_GATEWAY_TOKEN is missing.*SMS_GATEWAY_URL is missing",
         ),
+        (
+            {"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "postgres://u@127.0.0.1:1/x"},
+            3,
+            "the database cannot be used",
+        ),
     ],
 )
-def test_a_wrong_setting_is_reported_in_one_line(checkout, environment, exit_code, line):
+def test_wrong_settings_are_reported_in_one_line(checkout, environment, exit_code, line):
     demo = checkout.demo(**environment)
     assert demo.wait(60) == exit_code
     assert re.search(line, demo.output)
     assert len(demo.lines) == 1
 
 
-def test_a_taken_port_is_named_with_the_way_out(checkout, broker):
-    demo = checkout.demo(WARREN_PORT=str(broker.port))
-    assert demo.wait(60) == 1
-    assert demo.lines == [
-        f"script/demo: port {broker.port} is taken by another program. "
-        f"Choose one: WARREN_PORT={broker.port + 1} script/demo"
-    ]
+@pytest.mark.parametrize(
+    ("addresses", "exit_code", "reason"),
+    [
+        ("amqp://127.0.0.1:1/", 3, "The broker in AMQP_URL cannot be reached. amqp://127.0.0.1:1/: .*refused"),
+        (
+            "amqp://u:secret@127.0.0.1:1/,amqp://127.0.0.1:2/",
+            3,
+            r"amqp://u:\*\*\*@127.0.0.1:1/: .*; amqp://127.0.0.1:2/",
+        ),
+        ("http://127.0.0.1/", 2, "must begin with amqp:// or amqps://"),
+    ],
+)
+def test_a_broker_that_cannot_be_reached_is_named_without_its_password(addresses, exit_code, reason):
+    with pytest.raises(ServiceError, match=reason) as refused:
+        connect(addresses)
+    assert refused.value.exit_code == exit_code
+
+
+@pytest.mark.parametrize("port", ["eighty", "0", "65536", "-1", "٨٠"])
+def test_a_wrong_port_is_a_usage_error(monkeypatch, port):
+    monkeypatch.setenv("WARREN_PORT", port)
+    with pytest.raises(ServiceError, match=f"WARREN_PORT is '{port}'; it must be a number from 1 to 65535") as refused:
+        chosen_port()
+    assert refused.value.exit_code == 2
+
+
+def test_a_taken_port_is_named_with_the_way_out():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"port {port} is taken .* WARREN_PORT=\d+ script/demo"):
+            refuse_taken(port)

@@ -1,4 +1,4 @@
-"""The private PostgreSQL cluster."""
+"""The private PostgreSQL cluster: durable, killed and frozen on purpose, and gone when it is stopped."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,58 +10,34 @@ from script.services.owned import ServiceError, is_paused, owned_pids
 from script.services.postgresql import PostgreSQLCluster
 
 
-@pytest.fixture
-def directory():
-    """One that PostgreSQL's own user can reach when root runs the tests; pytest's are closed by the next pytest."""
+def test_a_cluster_keeps_what_was_committed_through_a_kill_and_leaves_no_process():
+    # PostgreSQL's own user must be able to reach it when root runs the tests; pytest's directories are closed to him.
     with TemporaryDirectory(prefix="warren-test-") as name:
         Path(name).chmod(0o711)
-        yield Path(name) / "cluster"
+        directory = Path(name) / "cluster"
+        with PostgreSQLCluster(directory) as cluster:
+            url = cluster.url
+            with psycopg.connect(url) as connection:
+                assert connection.execute("SHOW fsync").fetchone() == ("on",)
+                connection.execute("CREATE TABLE kept AS SELECT 1 AS value")
+            with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+                psycopg.connect(url.replace("@", "x@"))
+            under_way = psycopg.connect(url)
+            under_way.execute("INSERT INTO kept VALUES (2)")
 
-
-def test_a_cluster_is_durable_keeps_its_data_and_leaves_no_process(directory):
-    with PostgreSQLCluster(directory) as cluster:
-        first_url = cluster.url
-        with psycopg.connect(cluster.url) as connection:
-            assert connection.execute("SHOW fsync").fetchone() == ("on",)
-            connection.execute("CREATE TABLE kept AS SELECT 1 AS value")
-    assert owned_pids(directory) == []
-    with PostgreSQLCluster(directory) as cluster:
-        assert cluster.url == first_url
-        with psycopg.connect(cluster.url) as connection:
-            assert connection.execute("SELECT value FROM kept").fetchone() == (1,)
-
-
-def test_a_wrong_password_is_refused(directory):
-    with PostgreSQLCluster(directory) as cluster:
-        wrong = cluster.url.replace("@", "x@")
-        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-            psycopg.connect(wrong)
-
-
-def test_a_killed_cluster_comes_back_on_its_port_with_what_was_committed(directory):
-    with PostgreSQLCluster(directory) as cluster:
-        url = cluster.url
-        with psycopg.connect(url) as connection:
-            connection.execute("CREATE TABLE kept AS SELECT 1 AS value")
-        under_way = psycopg.connect(url)
-        under_way.execute("INSERT INTO kept VALUES (2)")
-        cluster.kill()
-        assert owned_pids(directory) == []
-        with pytest.raises(psycopg.OperationalError):
-            under_way.execute("SELECT 1")
-        with pytest.raises(ServiceError, match="cannot be killed"):
             cluster.kill()
-        cluster.start()
-        assert cluster.url == url
-        with psycopg.connect(url) as connection:
-            assert connection.execute("SELECT value FROM kept").fetchall() == [(1,)]
+            assert owned_pids(directory) == []
+            with pytest.raises(psycopg.OperationalError):
+                under_way.execute("SELECT 1")
+            with pytest.raises(ServiceError, match="cannot be killed"):
+                cluster.kill()
 
-
-def test_a_paused_cluster_answers_when_it_goes_on(directory):
-    with PostgreSQLCluster(directory) as cluster, psycopg.connect(cluster.url) as connection:
-        cluster.pause()
-        assert all(is_paused(pid) for pid in owned_pids(directory))
-        with pytest.raises(psycopg.OperationalError, match="timeout"):
-            psycopg.connect(cluster.url, connect_timeout=2)
-        cluster.resume()
-        assert connection.execute("SELECT 1").fetchone() == (1,)
+            cluster.start()
+            assert cluster.url == url
+            with psycopg.connect(url) as connection:
+                assert connection.execute("SELECT value FROM kept").fetchall() == [(1,)]
+                cluster.pause()
+                assert all(is_paused(pid) for pid in owned_pids(directory))
+                cluster.resume()
+                assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert owned_pids(directory) == []
