@@ -44,12 +44,12 @@ def off(certificate: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def test_a_short_chaos_is_clean() -> None:
-    code, certificate = chaos("--orders", "60", "--seconds", "15", "--seed", "3", "--every", "1.5")
+    code, certificate = chaos("--orders", "40", "--seconds", "9", "--seed", "3", "--every", "0.9")
 
     assert off(certificate) == {}
     assert certificate["drain_seconds"] is not None
     assert code == 0
-    assert certificate["counts"]["orders"]["committed"] >= 60
+    assert certificate["counts"]["orders"]["committed"] >= 40
     assert sum(certificate["faults"]["done"].values()) >= 5
 
 
@@ -61,7 +61,7 @@ def test_chaos_notices_a_product_that_breaks_a_promise(
     # Which order a fault meets is a matter of chance: on a busy machine one run may pass by.
     for seed in "123":
         code, certificate = chaos(
-            "--orders", "60", "--seconds", "10", "--seed", seed, "--every", "3", "--faults", fault, mutant=mutant
+            "--orders", "40", "--seconds", "7", "--seed", seed, "--every", "2", "--faults", fault, mutant=mutant
         )  # fmt: skip
         faults.append(certificate["faults"])
         if off(certificate):
@@ -71,6 +71,7 @@ def test_chaos_notices_a_product_that_breaks_a_promise(
     assert code == 1
 
 
+@pytest.mark.full
 def test_what_the_broker_threw_away_is_named_and_sent_again() -> None:
     code, certificate = chaos(
         "--orders", "40", "--seconds", "10", "--seed", "1", "--every", "4", "--faults", "purge-queues"

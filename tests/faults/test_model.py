@@ -5,7 +5,6 @@ own code and a real database; only the broker and the gateways are models. That 
 into the product on purpose: each must be found, as the invariant it breaks.
 """
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,9 +15,10 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.faults.model.bugs import BUGS, Bug
 from tests.faults.model.machine import Journey
 from tests.faults.model.world import Violation, stage
+from tests.support.repeats import is_full
 
 #: Set for the long run: other sequences each time, and many more of them.
-FULL = bool(os.environ.get("WARREN_TEST_FULL"))
+FULL = is_full()
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -35,7 +35,7 @@ ALWAYS = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
-SEARCH = settings(ALWAYS, max_examples=10_000 if FULL else 80, derandomize=not FULL)
+SEARCH = settings(ALWAYS, max_examples=10_000 if FULL else 25, derandomize=not FULL)
 #: No shrinking: that a bug is found is enough.
 HUNT = settings(ALWAYS, max_examples=150, derandomize=True, phases=[Phase.generate])
 
