@@ -1,14 +1,15 @@
 """A shopper without a browser: cookies, forms and redirects over real HTTP."""
 
 import json
+import logging
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPResponse
-from http.cookiejar import CookieJar
 from typing import Any
+
+import httpx
+
+# It would log each request.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class UnexpectedPage(AssertionError):
@@ -40,24 +41,27 @@ class Page:
 class Shopper:
     """One visitor of the shop at `url`. Without `follow_redirects`, orders end with the redirect to their page.
 
-    Every method raises OSError or HTTPException if the shop did not answer completely.
+    Every method raises OSError if the shop did not answer completely.
     """
 
     def __init__(self, url: str, *, timeout: float = 30, follow_redirects: bool = True) -> None:
-        self._url = url
-        self._timeout = timeout
-        cookies = urllib.request.HTTPCookieProcessor(CookieJar())
-        self._opener = urllib.request.build_opener(cookies, *([] if follow_redirects else [_StayHere()]))
+        self._client = httpx.Client(
+            base_url=url,
+            timeout=timeout,
+            follow_redirects=follow_redirects,
+            # A connection for each request: a kept one may be closed just as the next request is written to it.
+            limits=httpx.Limits(max_keepalive_connections=0),
+            trust_env=False,
+            verify=False,  # noqa: S501 (without TLS no certificates need to be read)
+        )
 
     def get(self, path: str) -> Page:
         """Follow a link."""
-        return self._open(urllib.request.Request(urllib.parse.urljoin(self._url, path)))  # noqa: S310 (the shop's)
+        return self._ask("GET", path)
 
     def post(self, path: str, page: Page, **fields: str) -> Page:
         """Send the form of `page` to `path`."""
-        body = urllib.parse.urlencode({"csrfmiddlewaretoken": page.hidden("csrfmiddlewaretoken"), **fields}).encode()
-        address = urllib.parse.urljoin(self._url, path)
-        return self._open(urllib.request.Request(address, body, headers={"Referer": address}))  # noqa: S310
+        return self._ask("POST", path, data={"csrfmiddlewaretoken": page.hidden("csrfmiddlewaretoken"), **fields})
 
     def fill_cart(self, slug: str, quantity: int = 1) -> Page:
         """Put a product into the cart and go to the checkout."""
@@ -91,17 +95,9 @@ class Shopper:
         """Return the order's timeline from its JSON."""
         return json.loads(self.get(f"/orders/{number}/timeline.json").text)
 
-    def _open(self, request: urllib.request.Request) -> Page:
-        answer: HTTPResponse | urllib.error.HTTPError
+    def _ask(self, method: str, path: str, **options: Any) -> Page:
         try:
-            answer = self._opener.open(request, timeout=self._timeout)
-        except urllib.error.HTTPError as error:
-            answer = error
-        with answer:
-            address = urllib.parse.urljoin(answer.url, answer.headers.get("Location", answer.url))
-            return Page(answer.status or 0, address, answer.read().decode())
-
-
-class _StayHere(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
+            answer = self._client.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise OSError(repr(error)) from error
+        return Page(answer.status_code, str(answer.url.join(answer.headers.get("Location", ""))), answer.text)

@@ -4,7 +4,6 @@ import re
 import signal
 import threading
 from contextlib import suppress
-from http.client import HTTPException
 from typing import Any
 
 import pytest
@@ -220,13 +219,13 @@ def buy_while_it_dies(web: WebProcess, product: Product, *, dead: int) -> None:
     """Place an order at a web process whose worker dies of it, the `dead`th to do so, and wait for the next worker."""
     shopper = Shopper(web.url, timeout=10)
     checkout = eventually(lambda: _checkout(shopper, product), 20)
-    with suppress(OSError, HTTPException, UnexpectedPage):
+    with suppress(OSError, UnexpectedPage):
         shopper.place_order(checkout)
     eventually(lambda: len(re.findall("was sent SIGKILL", web.output)) == dead, 20, report=lambda: web.output)
 
 
 def _checkout(shopper: Shopper, product: Product) -> Any:
-    with suppress(OSError, HTTPException, UnexpectedPage):
+    with suppress(OSError, UnexpectedPage):
         return shopper.fill_cart(product.slug)
 
 

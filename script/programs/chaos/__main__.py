@@ -33,6 +33,7 @@ examples:
 
 exit codes: 0 clean, 1 something is wrong, 2 wrong arguments, 3 a service could not be started, 130 interrupted
 """
+DATABASES = ("sqlite", "postgres")
 GATEWAYS = (HONOURS_KEYS, CAN_BE_ASKED, DEAF)
 
 
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--orders", type=_positive, default=200, metavar="N", help="how many people order (default 200)")
     add("--seconds", type=_positive, default=60, metavar="S", help="over how long (default 60)")
-    add("--database", default="sqlite", help="sqlite, postgres (a private cluster), or an address (default sqlite)")
+    add("--database", choices=DATABASES, default=DATABASES[0], help="sqlite, or a private postgres (default sqlite)")
     add("--seed", type=int, metavar="K", help="of the plan of faults (default: a random one, printed)")
     add(
         "--every",
@@ -129,7 +130,7 @@ def _names(text: str) -> list[str]:
 
 
 def _written_plan(wanted: Wanted) -> str:
-    names = wanted.faults or available("sqlite" if wanted.database.startswith("sqlite") else "postgresql")
+    names = wanted.faults or available("sqlite" if wanted.database == "sqlite" else "postgresql")
     planned = plan(wanted.seed, wanted.seconds, wanted.every, names)
     return "\n".join(f"{each.at:7.1f} s  {each.fault:<24} {each.seconds:4.1f} s  {each.pick:.3f}" for each in planned)
 

@@ -1,6 +1,5 @@
-"""The database of a chaos run: always a new one. Nothing else on a given server is touched."""
+"""The database of a chaos run: always a new one."""
 
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -11,7 +10,6 @@ from urllib.parse import urlsplit
 import psycopg
 
 from script.services import packages
-from script.services.owned import ServiceError
 from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.tcp_proxy import TcpProxy
 
@@ -26,7 +24,7 @@ class Database:
     kind: str
     url: str
     product_url: str
-    #: The private cluster that may be crashed; None without one.
+    #: The private cluster that may be crashed; None on SQLite.
     cluster: PostgreSQLCluster | None = None
     line: TcpProxy | None = None
 
@@ -53,25 +51,11 @@ class Database:
             )
 
 
-def open_database(stack: ExitStack, asked: str, directory: Path) -> Database:
-    """Create the database: "sqlite", "postgres", or on the server of an address. The stack ends what was started.
-
-    Raises `ServiceError` if that is not possible, or if an SQLite file exists already.
-    """
-    if asked == "sqlite":
-        asked = f"sqlite:///{directory / 'db.sqlite3'}"
-    if asked.startswith("sqlite:///"):
-        if Path(asked.removeprefix("sqlite:///")).exists():
-            raise ServiceError(f"{asked} exists: chaos needs a new database, name a new file.", exit_code=2)
-        return Database("sqlite", asked, asked)
-    if asked in {"postgres", "postgresql"}:
-        return _private_cluster(stack, directory)
-    if asked.startswith(("postgres://", "postgresql://")):
-        return _database_of_a_server(stack, asked)
-    raise ServiceError("--database is sqlite, postgres, sqlite:///path or postgres://…", exit_code=2)
-
-
-def _private_cluster(stack: ExitStack, directory: Path) -> Database:
+def open_database(stack: ExitStack, kind: str, directory: Path) -> Database:
+    """Create the database in `directory`; `stack` ends what was started. Raises `ServiceError`."""
+    if kind == "sqlite":
+        url = f"sqlite:///{directory / 'db.sqlite3'}"
+        return Database("sqlite", url, url)
     if installed_programs() is None:
         packages.install("postgresql")
     cluster = stack.enter_context(PostgreSQLCluster(directory / "postgresql"))
@@ -79,20 +63,3 @@ def _private_cluster(stack: ExitStack, directory: Path) -> Database:
     line = stack.enter_context(TcpProxy(lambda: urlsplit(cluster.url).port or 0))
     product_url = cluster.url.replace(f":{port}/", f":{line.port}/")
     return Database("postgresql", cluster.url, product_url, cluster, line)
-
-
-def _database_of_a_server(stack: ExitStack, url: str) -> Database:
-    name = f"warren_chaos_{secrets.token_hex(4)}"
-    _on_server(url, f"CREATE DATABASE {name}")
-    print(f"Made the database {name} on {urlsplit(url).hostname}; it is dropped at the end. Nothing else is touched.")
-    stack.callback(_on_server, url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    own = urlsplit(url)._replace(path=f"/{name}").geturl()
-    return Database("postgresql", own, own)
-
-
-def _on_server(url: str, statement: str) -> None:
-    try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            connection.execute(statement)
-    except psycopg.Error as error:
-        raise ServiceError(f"{statement}: {str(error).strip()} (--database)") from error

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from http.client import HTTPException
 
 from script.shopper import Page, Shopper, UnexpectedPage
 
@@ -188,7 +187,7 @@ class _Visit:
             try:
                 if page := step():
                     return page
-            except (OSError, HTTPException, UnexpectedPage) as error:
+            except (OSError, UnexpectedPage) as error:
                 self._attempt.note = f"{type(error).__name__}: {error}"[:300]
             self._stop.wait(PAUSE)
         return None
