@@ -1,4 +1,4 @@
-"""The browser of the machine, for tests and screenshots; none is downloaded."""
+"""The browser of the machine, for tests; none is downloaded."""
 
 import shutil
 

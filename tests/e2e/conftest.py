@@ -16,6 +16,9 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Request, Respons
 from script.services.browser import installed_browser
 from tests.support.processes import ProcessStarter, WebProcess
 
+#: Pictures are taken on request only: they change files of this checkout.
+collect_ignore = [] if os.environ.get("WARREN_PICTURES") else ["test_pictures.py"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _queries_are_allowed() -> None:
