@@ -12,6 +12,7 @@ from django.core.management.commands import flush
 from django.db import connection, connections
 from django.test import TransactionTestCase
 
+from script.services.ports import answers
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.emptying import use_for_tests_that_commit
 from tests.support.network import BrokerNetwork
@@ -34,6 +35,7 @@ DATABASE_OF_FOLDER = {
     "integration": "sqlite",
     "script": "sqlite",
 }
+LONG = {"test_chaos.py", "test_demo.py", "test_model.py"}
 #: Seconds that one test may take where it repeats everything two hundred times.
 FULL_TIMEOUT = 3600
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "live_server", "django_db_setup"}
@@ -62,6 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("starts_processes")
         if is_full():
             item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
+    # With several processes the longest tests begin first: at the end of the run all others would wait for them.
+    items.sort(key=lambda item: item.path.name not in LONG)
     left_out = [item for item in items if connection.vendor not in _databases(item) or _is_for_a_full_run(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -179,7 +183,7 @@ def network(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[BrokerN
 def breakable_broker(_breakable_node: RabbitMQNode, settings: Any) -> Iterator[RabbitMQNode]:
     """A node that a test may kill, freeze and alarm, with `settings.MESSAGING` pointing at a fresh vhost of it.
 
-    It is made whole again afterwards, whether it was killed, frozen, or had its application stopped.
+    Afterwards it goes on if it was frozen or had its application stopped; if it was killed, the next test boots it.
     """
     _breakable_node.start()
     vhost = _fresh_vhost(_breakable_node, settings)
@@ -187,9 +191,10 @@ def breakable_broker(_breakable_node: RabbitMQNode, settings: Any) -> Iterator[R
     yield _breakable_node
     _breakable_node.resume()
     if _breakable_node.pid is not None:
-        _breakable_node.ctl("start_app")
-    _breakable_node.start()
-    next(vhost, None)
+        if not answers(_breakable_node.port):
+            _breakable_node.ctl("start_app")
+        _breakable_node.start()
+        next(vhost, None)
 
 
 def _fresh_vhost(node: RabbitMQNode, settings: Any) -> Iterator[str]:

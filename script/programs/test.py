@@ -114,8 +114,9 @@ def run_tests(selection: Selection, tally: Tally) -> None:
         plain, browser = selection.without_browser, selection.in_browser
         if selection.has_foreign_clients:
             _have_foreign_clients(tally)
-        if plain is not None and selection.is_everything:
-            plain = [*SEVERAL_AT_ONCE, *plain]
+        several = SEVERAL_AT_ONCE if selection.is_everything else []
+        if plain is not None:
+            plain = [*several, *plain]
         if plain is not None and not _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):
             _pytest("Tests on SQLite", plain, {**broker, **SQLITE}, tally, directory)
         elif plain is not None:
@@ -127,7 +128,7 @@ def run_tests(selection: Selection, tally: Tally) -> None:
             # Playwright's event loop makes Django take every query of these tests for an asynchronous one.
             environment = {**broker, **SQLITE, "DJANGO_ALLOW_ASYNC_UNSAFE": "true"}
             kept = ["--screenshot=only-on-failure", "--tracing=retain-on-failure", f"--output={ROOT / 'var' / 'e2e'}"]
-            _pytest("Tests in a browser", [*browser, *kept], environment, tally, directory)
+            _pytest("Tests in a browser", [*several, *browser, *kept], environment, tally, directory)
 
 
 def _pytest(name: str, arguments: Sequence[str], environment: Mapping[str, str], tally: Tally, directory: Path) -> None:
