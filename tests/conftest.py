@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ DATABASE_OF_FOLDER = {
     "integration": "sqlite",
     "script": "sqlite",
 }
-LONG = {"test_chaos.py", "test_demo.py", "test_model.py"}
+LONG = {"test_chaos.py", "test_demo.py"}
 #: Seconds that one test may take where it repeats everything two hundred times.
 FULL_TIMEOUT = 3600
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "live_server", "django_db_setup"}
@@ -56,20 +56,21 @@ def isolated() -> Iterator[Callable[..., None]]:
 # --- Which tests run ---------------------------------------------------------------------------------------
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Mark what starts processes, and leave out what is meant for the other database or for a full run."""
     for item in items:
         if "run_process" in getattr(item, "fixturenames", ()):
             item.add_marker("starts_processes")
         if is_full():
             item.add_marker(pytest.mark.timeout(FULL_TIMEOUT))
-    # With several processes the longest tests begin first: at the end of the run all others would wait for them.
-    items.sort(key=lambda item: item.path.name not in LONG)
     left_out = [item for item in items if connection.vendor not in _databases(item) or _is_for_a_full_run(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    yield
+    # The longest begin first: at the end of a run the other processes would wait for them.
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 def _databases(item: pytest.Item) -> tuple[str, ...]:
