@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import F
 from django.utils import timezone
 
-from messaging.models.columns import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet, Row
 from orders.models.order import Order
 from orders.models.product import Product
 
@@ -54,7 +54,7 @@ class Cart(models.Model):
         self.save(update_fields=["token", "last_order", "changed_at"])
 
 
-class CartItem(models.Model):
+class CartItem(Row):
     """A product in a cart, with its price at the moment when the quantity was chosen."""
 
     cart = models.ForeignKey(Cart, on_delete=models.CASCADE, related_name="items")
@@ -62,10 +62,7 @@ class CartItem(models.Model):
     quantity = models.PositiveIntegerField()
     price = models.DecimalField(max_digits=12, decimal_places=2)
 
-    objects = PrimaryQuerySet["CartItem"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         ordering = ["pk"]
         constraints = [
             models.UniqueConstraint(fields=["cart", "product"], name="cart_item_once_per_product"),

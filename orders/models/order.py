@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from phonenumber_field.modelfields import PhoneNumberField
 
-from messaging.models.columns import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet, Row
 from orders.models.product import Product
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Order(models.Model):
         return f"•••• {self.phone_last_four}"
 
 
-class OrderLine(models.Model):
+class OrderLine(Row):
     """One product of an order, with its name and price on that day."""
 
     order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="lines")
@@ -128,10 +128,7 @@ class OrderLine(models.Model):
     unit_price = models.DecimalField(max_digits=12, decimal_places=2)
     quantity = models.PositiveIntegerField()
 
-    objects = PrimaryQuerySet["OrderLine"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         ordering = ["pk"]
         constraints = [
             models.UniqueConstraint(fields=["order", "product"], name="order_line_once_per_product"),
@@ -146,7 +143,7 @@ class OrderLine(models.Model):
         return self.unit_price * self.quantity
 
 
-class Document(models.Model):
+class Document(Row):
     """A document of an order. Each kind has a series of numbers."""
 
     class Kind(models.TextChoices):
@@ -158,10 +155,7 @@ class Document(models.Model):
     number = models.CharField(max_length=20, unique=True, editable=False)
     created_at = models.DateTimeField(default=timezone.now)
 
-    objects = PrimaryQuerySet["Document"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         ordering = ["-kind"]
         constraints = [models.UniqueConstraint(fields=["order", "kind"], name="document_once_per_order_and_kind")]
 

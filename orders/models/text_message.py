@@ -6,11 +6,11 @@ from django.db import models
 from django.utils import timezone
 from phonenumber_field.modelfields import PhoneNumberField
 
-from messaging.models.columns import PrimaryQuerySet
+from messaging.models.columns import Row
 from orders.models.order import Order
 
 
-class TextMessage(models.Model):
+class TextMessage(Row):
     """One text message about an order: at most one of each kind, however often its event arrives."""
 
     class Kind(models.TextChoices):
@@ -25,10 +25,7 @@ class TextMessage(models.Model):
     message_id = models.CharField(max_length=255, db_index=True, help_text="The message that asked for it.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
 
-    objects = PrimaryQuerySet["TextMessage"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         ordering = ["-created_at", "-pk"]
         constraints = [models.UniqueConstraint(fields=["order", "kind"], name="text_message_once_per_order_and_kind")]
 

@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from messaging.models.columns import PrimaryQuerySet
+from messaging.models.columns import PrimaryQuerySet, Row
 
 
 class VisitorSession(Session):
@@ -26,17 +26,14 @@ class VisitorSession(Session):
         default_permissions = ()
 
 
-class Guess(models.Model):
+class Guess(Row):
     """One try at something limited: proving to know an order or a password, signing up, ordering."""
 
     key = models.CharField(max_length=120, help_text="What it counts against: an order number, an address, …")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
     kept_until = models.DateTimeField(null=True, help_text="If it counts for longer than the usual time.")
 
-    objects = PrimaryQuerySet["Guess"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
+    class Meta(Row.Meta):
         verbose_name_plural = "guesses"
         indexes = [models.Index(fields=["key", "created_at"], name="guess_key_time")]
 
@@ -44,16 +41,11 @@ class Guess(models.Model):
         return self.key
 
 
-class KnownPlace(models.Model):
+class KnownPlace(Row):
     """An account and an address from which it signed in: tries from elsewhere do not lock it there."""
 
     key = models.CharField(max_length=64, unique=True, help_text="A digest of both.")
     seen_at = models.DateTimeField(default=timezone.now, db_index=True)
-
-    objects = PrimaryQuerySet["KnownPlace"].as_manager()
-
-    class Meta:
-        base_manager_name = "objects"
 
     def __str__(self) -> str:
         return self.key
