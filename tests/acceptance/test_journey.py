@@ -148,7 +148,7 @@ def test_what_cannot_be_understood_is_dead_with_a_reason_and_the_next_message_is
     assert not DeliveryAttempt.objects.filter(outcome=DeliveryAttempt.Outcome.FAILED).exists()
 
 
-def test_a_burst_without_a_broker_says_so_and_leaves(db: None) -> None:
+def test_a_burst_without_a_broker_says_so_and_leaves(transactional_db: None) -> None:
     with pytest.raises(CommandError, match="connection refused") as ended:
         call_command("run_consumer", "sms", burst=True)
     assert ended.value.returncode == 3
