@@ -1,8 +1,7 @@
-"""The worker on a real broker: each message handled once, whatever happens to broker, database and process."""
+"""The worker on a real broker: each message is handled once, whatever happens to broker, database and process."""
 
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,31 +10,32 @@ from typing import Any
 
 import pika
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import connection, connections
 from structlog.testing import capture_logs
 
-from messaging import consumers
+from messaging import conf, consumers
 from messaging.consumers import Consumer
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.topology import desired
+from messaging.topology.declare import declare
 from messaging.worker import consumer_threads, database_wait
 from script.services.rabbitmq import RabbitMQNode
-from tests.support import amqp
-from tests.support.amqp import plain_channel
+from tests.support.amqp import plain_channel, send
 from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
 from tests.support.missing_table import missing_table
 from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.running import IMPATIENT, RunningWorker, add, running_relay, running_worker, take_all
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, seconds_pass
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
 def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("vhost", "network", "breakable_broker"):
+    for name in ("vhost", "network"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
@@ -53,13 +53,30 @@ def known(handler: Callable[..., None] | None = None, **changes: Any) -> Consume
     return consumer
 
 
-def send(address: str, *messages: Message, queue: str = "tests.notes") -> None:
-    amqp.send(address, queue, *messages)
+def waiting(consumer: Consumer, *messages: Message) -> Consumer:
+    """The consumer, whose queue exists and holds these messages."""
+    assert not declare(desired.topology([consumer]))
+    send(conf.get().amqp_urls[0], consumer.queue, *messages)
+    return consumer
 
 
-def ready(consumer: Consumer, address: str) -> None:
-    """Declare the consumer's queue, so that messages can wait in it."""
-    assert RunningWorker([consumer], burst=True).join().counts == Counter()
+def numbered(count: int) -> list[Message]:
+    return [a_message(f"m{number}") for number in range(count)]
+
+
+class Slow:
+    """A handler that has begun, and ends when it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self, event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        self.begun.set()
+        self.may_end.wait(20)
+
+    __module__ = __name__
+    __qualname__ = "Slow"
 
 
 def outcomes() -> Counter[str]:
@@ -75,53 +92,38 @@ def test_committed_events_are_handled(vhost: str) -> None:
     assert all(notes(text) == 1 for text in texts)
 
 
-@pytest.mark.both_databases
-def test_a_failing_message_is_retried_through_the_outbox_until_it_is_dead(vhost: str) -> None:
+def test_a_failing_message_is_retried_at_its_consumer_alone_until_it_is_dead(vhost: str) -> None:
     def fail(event: Noted, delivery: Delivery) -> None:
-        note(event.text)
+        note("failed")
         raise ValueError("never")
 
-    with running_relay(), running_worker(known(fail)):
+    with running_relay(), running_worker(known(fail), known(name="copies")):
         add(Noted(text="x"), subject="n-1")
-        eventually(lambda: outcomes() == {"dead": 1})
-    attempts = DeliveryAttempt.objects.values_list("number", "outcome")
-    assert list(attempts) == [(1, "failed"), (2, "failed"), (3, "failed")]
-    assert list(OutboxMessage.objects.order_by("id").values_list("attempt", "state")) == [
-        (1, "published"), (2, "published"), (3, "published"),
-    ]  # fmt: skip
-    assert notes() == 0
-    assert InboxMessage.objects.get().subject == "n-1"
+        eventually(lambda: outcomes() == {"dead": 1, "handled": 1})
+        eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists())
+    assert (notes("failed"), notes("x")) == (0, 1)
+    dead = DeliveryAttempt.objects.filter(inbox_message__state="dead").values_list("number", "outcome")
+    assert list(dead) == [(1, "failed"), (2, "failed"), (3, "failed")]
+    assert DeliveryAttempt.objects.filter(inbox_message__consumer="copies").count() == 1
+    assert list(OutboxMessage.objects.order_by("id").values_list("attempt", flat=True)) == [1, 2, 3]
+    assert set(InboxMessage.objects.values_list("subject", flat=True)) == {"n-1"}
     assert take_all(vhost, "tests.notes") == []
 
 
-def test_a_retry_reaches_only_the_consumer_that_failed(vhost: str) -> None:
-    def fail_once(event: Noted, delivery: Delivery) -> None:
-        if delivery.attempt == 1:
-            raise ValueError("once")
-        note("failed once")
-
-    with running_relay(), running_worker(known(fail_once), known(name="copies")):
-        add(Noted(text="x"))
-        eventually(lambda: outcomes() == {"handled": 2})
-    assert (notes("x"), notes("failed once")) == (1, 1)
-    assert DeliveryAttempt.objects.filter(inbox_message__consumer="copies").count() == 1
-
-
 class Milliseconds(datetime):
-    """A time as sent by somebody who takes AMQP's seconds for milliseconds."""
+    """A time of a client that takes AMQP's seconds for milliseconds."""
 
     def utctimetuple(self) -> Any:
         return (9999, 1, 20_000_000, 0, 0, 0)
 
 
 def test_headers_that_pika_cannot_read_stop_no_consumer(vhost: str) -> None:
-    consumer = known()
-    ready(consumer, vhost)
+    consumer = waiting(known())
     far = {"sent": Milliseconds(2026, 1, 1, tzinfo=UTC), "tenant": "t"}
     with plain_channel(vhost) as channel:
         properties = pika.BasicProperties(type="test.noted", message_id="m-1", headers=far)
         channel.basic_publish("", "tests.notes", Noted(text="strange").encode(), properties)
-    send(vhost, a_message("good"))
+    send(vhost, "tests.notes", a_message("good"))
     with running_worker(consumer) as worker:
         eventually(lambda: outcomes() == {"handled": 2}, within=5)
         assert worker._connection.generation == 1
@@ -131,7 +133,6 @@ def test_headers_that_pika_cannot_read_stop_no_consumer(vhost: str) -> None:
 # --- Batches -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.both_databases
 def test_a_batch_shares_a_transaction_and_only_its_failing_message_fails(vhost: str) -> None:
     calls: list[str] = []
 
@@ -141,19 +142,14 @@ def test_a_batch_shares_a_transaction_and_only_its_failing_message_fails(vhost: 
         if event.text == "m3":
             raise Reject("this one")
 
-    consumer = known(choosy, batch=10)
-    ready(consumer, vhost)
-    send(vhost, *[a_message(f"m{number}") for number in range(6)])
-    with running_worker(consumer):
+    with running_worker(waiting(known(choosy, batch=10), *numbered(6))):
         eventually(lambda: outcomes() == {"handled": 5, "dead": 1})
     assert notes() == 5
     assert calls.count("m0") == 2  # once in the batch, once alone
 
 
 def test_a_redelivered_message_is_never_batched(vhost: str) -> None:
-    consumer = known(batch=10)
-    ready(consumer, vhost)
-    send(vhost, *[a_message(f"m{number}") for number in range(5)])
+    consumer = waiting(known(batch=10), *numbered(5))
     with plain_channel(vhost) as channel:  # taken, and given back by the end of the connection
         for _ in range(3):
             channel.basic_get("tests.notes")
@@ -166,37 +162,17 @@ def test_a_redelivered_message_is_never_batched(vhost: str) -> None:
 # --- Stopping ----------------------------------------------------------------------------------------------
 
 
-def test_a_burst_ends_when_the_queues_are_empty(vhost: str) -> None:
-    consumer = known()
-    ready(consumer, vhost)
-    send(vhost, *[a_message(f"m{number}") for number in range(30)])
+def test_a_burst_tries_every_address_and_ends_when_the_queues_are_empty(vhost: str, settings: Any) -> None:
+    consumer = waiting(known(), *numbered(30))
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/", vhost]}
     assert RunningWorker([consumer], burst=True).join().counts == {"handled": 30}
 
 
-def test_a_burst_tries_every_address_before_it_gives_up(vhost: str, settings: Any) -> None:
-    consumer = known()
-    ready(consumer, vhost)
-    send(vhost, a_message())
-    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/", vhost]}
-    assert RunningWorker([consumer], burst=True).join().counts == {"handled": 1}
-
-
-def test_a_worker_with_a_limit_takes_no_more_and_leaves_the_rest(vhost: str) -> None:
-    consumer = known()
-    ready(consumer, vhost)
-    send(vhost, *[a_message(f"m{number}") for number in range(10)])
-    summary = RunningWorker([consumer], max_messages=3).join()
-    assert summary.counts == {"handled": 3}
-    assert len(take_all(vhost, "tests.notes")) == 7
-
-
 def test_messages_that_a_limited_worker_leaves_count_once_towards_the_delivery_limit(vhost: str) -> None:
-    consumer = known()
-    ready(consumer, vhost)
-    send(vhost, *[a_message(f"m{number}") for number in range(30)])
-    RunningWorker([consumer], max_messages=1).join()
+    consumer = waiting(known(), *numbered(30))
+    assert RunningWorker([consumer], max_messages=3).join().counts == {"handled": 3}
     left = [properties.headers or {} for properties, _ in take_all(vhost, "tests.notes")]
-    assert len(left) == 29
+    assert len(left) == 27
     assert max(headers.get("x-delivery-count", 0) for headers in left) <= 1
 
 
@@ -218,45 +194,34 @@ def test_a_burst_whose_queue_is_missing_and_may_not_be_declared_waits_for_it_and
         for event in ("consumer.ended", "topology.problem"):
             assert len([line for line in said if event in line and "tests.notes" in line]) == 1, said
         settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [vhost]}
-        ready(consumer, vhost)
+        waiting(consumer)
         assert worker.join().counts == {}
     finally:
         broker.api("DELETE", f"/users/{name}")
 
 
 def test_a_stopping_worker_finishes_what_has_begun_and_requeues_the_rest(vhost: str) -> None:
-    begun, may_end = threading.Event(), threading.Event()
-
-    def slow(event: Noted, delivery: Delivery) -> None:
-        begun.set()
-        may_end.wait(10)
-
-    consumer = known(slow)
-    ready(consumer, vhost)
-    send(vhost, *[a_message(f"m{number}") for number in range(5)])
-    worker = RunningWorker([consumer])
-    assert begun.wait(10)
+    slow = Slow()
+    worker = RunningWorker([waiting(known(slow), *numbered(5))])
+    assert slow.begun.wait(10)
     worker.stop()
     eventually(worker.worker.consumers[0]._stopping.is_set)
-    may_end.set()
+    slow.may_end.set()
     summary = worker.join()
     assert (summary.counts, summary.abandoned) == ({"handled": 1}, 0)
     assert len(take_all(vhost, "tests.notes")) == 4
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
-def test_an_idle_worker_does_not_use_the_time_that_it_may_take_to_stop(
-    vhost: str, concurrency: int, settings: Any
-) -> None:
+def test_an_idle_worker_does_not_use_the_time_that_it_may_take_to_stop(vhost: str, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 110.0}
-    worker = RunningWorker([known(), known(name="copies")], concurrency=concurrency)
+    worker = RunningWorker([known(), known(name="copies")], concurrency=4)
     eventually(lambda: all(each.subscription.active for each in worker.worker.consumers))
     worker.stop()
     worker.join(90)
 
 
 def test_a_handler_that_never_ends_is_abandoned_and_its_message_redelivered(vhost: str, settings: Any) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 0.5}
+    settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 0.2}
     begun, may_end = threading.Event(), threading.Event()
 
     def stuck(event: Noted, delivery: Delivery) -> None:
@@ -264,10 +229,7 @@ def test_a_handler_that_never_ends_is_abandoned_and_its_message_redelivered(vhos
         may_end.wait(20)
         raise Reject("far too late")
 
-    consumer = known(stuck)
-    ready(consumer, vhost)
-    send(vhost, a_message("x"))
-    worker = RunningWorker([consumer])
+    worker = RunningWorker([waiting(known(stuck), a_message("x"))])
     assert begun.wait(10)
     worker.stop()
     assert worker.join().abandoned == 1
@@ -277,7 +239,7 @@ def test_a_handler_that_never_ends_is_abandoned_and_its_message_redelivered(vhos
         thread.join(10)
 
 
-def test_a_second_signal_ends_the_process_at_once(vhost: str, run_process: ProcessStarter) -> None:
+def test_a_second_signal_ends_the_process_at_once(run_process: ProcessStarter) -> None:
     consumer = run_process("run_consumer", "sms", AMQP_URL="amqp://127.0.0.1:1/")
     consumer.wait_for_line("amqp.unreachable")
     consumer.send(signal.SIGSTOP)  # so that both are pending when it looks
@@ -294,10 +256,7 @@ def test_several_threads_handle_at_the_same_time(vhost: str) -> None:
     def meet(event: Noted, delivery: Delivery) -> None:
         together.wait(10)
 
-    consumer = known(meet)
-    ready(consumer, vhost)
-    send(vhost, *[a_message() for _ in range(3)])
-    with running_worker(consumer, concurrency=3):
+    with running_worker(waiting(known(meet), *numbered(3)), concurrency=3):
         eventually(lambda: outcomes() == {"handled": 3})
 
 
@@ -325,129 +284,67 @@ def _exists(address: str, queue: str) -> bool:
     return True
 
 
-def test_a_message_that_is_redelivered_after_a_lost_connection_is_a_duplicate(vhost: str, broker: RabbitMQNode) -> None:
-    begun, may_end = threading.Event(), threading.Event()
-
-    def slow(event: Noted, delivery: Delivery) -> None:
-        note(event.text)
-        begun.set()
-        may_end.wait(10)
-
-    consumer = known(slow)
-    ready(consumer, vhost)
-    send(vhost, a_message("x"))
-    with running_worker(consumer) as worker:
-        assert begun.wait(10)
-        broker.ctl("close_all_connections", "--vhost", vhost.rpartition("/")[2], "closed by a test")
+def test_a_message_that_is_redelivered_after_a_lost_connection_is_a_duplicate(
+    network: BrokerNetwork, vhost: str
+) -> None:
+    slow = Slow()
+    with running_worker(waiting(known(slow), a_message("x"))) as worker:
+        assert slow.begun.wait(10)
+        network.kill()
+        network.start()
         eventually(lambda: worker._connection.generation == 2)
-        may_end.set()
+        slow.may_end.set()
         eventually(lambda: worker.tally.counts["duplicate"] == 1)
     assert notes("x") == 1
     assert take_all(vhost, "tests.notes") == []
 
 
-def test_a_full_database_costs_no_attempt_and_no_redelivery_and_is_logged_once(
-    vhost: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, failures = consumer_threads.handling.handle, [5]
-
-    def fail(consumer: Consumer, delivery: Delivery) -> Any:
-        if failures[0]:
-            failures[0] -= 1
-            raise database_wait.DatabaseAway("disk full")
-        return real(consumer, delivery)
-
-    monkeypatch.setattr(consumer_threads.handling, "handle", fail)
-    consumer = known()
-    ready(consumer, vhost)
-    send(vhost, a_message("x"))
-    with capture_logs() as lines, running_worker(consumer):
-        eventually(lambda: outcomes() == {"handled": 1})
-    attempt = DeliveryAttempt.objects.get()
-    assert (attempt.number, attempt.redelivered) == (1, False)
-    said = [line["event"] for line in lines if "database" in line["event"]]
-    assert said == ["consumer.database_away", "consumer.database_back"]
-
-
-def test_waiting_for_a_missing_table_does_not_count_towards_the_delivery_limit(vhost: str) -> None:
-    consumer = known()
-    ready(consumer, vhost)
-    send(vhost, a_message("x"))
-    with ExitStack() as missing:
+def test_waiting_for_a_missing_table_costs_no_attempt_and_no_redelivery_and_is_logged_once(vhost: str) -> None:
+    consumer = waiting(known(), a_message("x"))
+    with capture_logs() as lines, ExitStack() as missing:
         missing.enter_context(missing_table(InboxMessage))
         with running_worker(consumer) as worker:
             eventually(lambda: worker.tally.busy == 1)
-            until = time.monotonic() + 1
-            eventually(lambda: time.monotonic() > until)
+            seconds_pass(0.5)  # five looks
             missing.close()
             eventually(lambda: outcomes() == {"handled": 1})
-    assert not DeliveryAttempt.objects.get().redelivered
-
-
-def test_deadlocks_cost_no_attempt(vhost: str) -> None:
-    left = [2]
-
-    def handler(event: Noted, delivery: Delivery) -> None:
-        note(event.text)
-        if left[0]:
-            left[0] -= 1
-            raise OperationalError("deadlock detected")
-
-    consumer = known(handler)
-    ready(consumer, vhost)
-    send(vhost, a_message("x"))
-    with running_worker(consumer):
-        eventually(lambda: outcomes() == {"handled": 1})
-    assert notes("x") == 1
-    assert DeliveryAttempt.objects.get().number == 1
+    attempt = DeliveryAttempt.objects.get()
+    assert (attempt.number, attempt.redelivered) == (1, False)
+    logged = [line["event"] for line in lines if line["event"].startswith("consumer.database")]
+    assert logged == ["consumer.database_away", "consumer.database_back"]
 
 
 @pytest.mark.only_on("postgresql")
 def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_attempt_counted(
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    consumer = known()
-    ready(consumer, vhost)
-    with running_worker(consumer) as worker:
-        send(vhost, a_message("before"))
-        eventually(lambda: notes("before") == 1)
-        port = connections.settings["default"]["PORT"]
-        monkeypatch.setitem(connections.settings["default"], "PORT", "1")
-        monkeypatch.setitem(connection.settings_dict, "PORT", "1")
-        with connection.cursor() as cursor:  # this one is open already
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-        send(vhost, *[a_message(f"m{number}") for number in range(5)])
-        eventually(lambda: worker.tally.busy == 1)
-        until = time.monotonic() + 1
-        eventually(lambda: time.monotonic() > until)
-        assert notes() == 1
-        assert worker.tally.counts == {"handled": 1}
-        monkeypatch.setitem(connections.settings["default"], "PORT", port)
-        monkeypatch.setitem(connection.settings_dict, "PORT", port)
+    with running_worker(waiting(known(), a_message("before"))) as worker:
+        eventually(lambda: worker.tally.counts == {"handled": 1})
+        with monkeypatch.context() as away:
+            for database in (connections.settings["default"], connection.settings_dict):
+                away.setitem(database, "PORT", "1")
+            with connection.cursor() as cursor:  # this one is open already
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            send(vhost, "tests.notes", *numbered(5))
+            eventually(lambda: worker.tally.busy == 1)
+            seconds_pass(0.5)
+            assert notes() == 1
+            assert worker.tally.counts == {"handled": 1}
         eventually(lambda: outcomes() == {"handled": 6})
     assert set(DeliveryAttempt.objects.values_list("number", "redelivered")) == {(1, False)}
 
 
 def test_a_frozen_broker_delays_neither_handler_nor_stop(network: BrokerNetwork, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "STOP_TIMEOUT": 110.0}
-    address = settings.MESSAGING["AMQP_URLS"][0]
-    begun, may_end = threading.Event(), threading.Event()
-
-    def slow(event: Noted, delivery: Delivery) -> None:
-        note(event.text)
-        begun.set()
-        may_end.wait(10)
-
-    consumer = known(slow)
-    ready(consumer, address)
-    send(address, a_message("x"))
+    slow = Slow()
+    consumer = waiting(known(slow), a_message("x"))
     worker = RunningWorker([consumer])
-    assert begun.wait(10)
+    assert slow.begun.wait(10)
     network.pause()
-    may_end.set()
+    slow.may_end.set()
     eventually(lambda: notes("x") == 1)
     worker.stop()
     worker.join(90)
