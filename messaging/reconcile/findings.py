@@ -19,36 +19,23 @@ class Trouble(StrEnum):
     STUCK = "stuck"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """One message with which something is wrong, since when, and why that is thought.
-
-    `outbox_id` or `inbox_id` is the row that tells of it; a lost message is sent again from there.
-    """
+    """One message with which something is wrong at a consumer, since when, and why that is thought. `row` tells of it;
+    a lost message is sent again from there."""
 
     trouble: Trouble
-    message_id: str
-    type: str
-    subject: str
-    consumer: str
-    since: datetime
+    row: OutboxMessage | InboxMessage
     why: str
-    outbox_id: int | None = None
-    inbox_id: int | None = None
+    since: datetime
+    consumer: str
 
+    @property
+    def message_id(self) -> str:
+        """The id of the message."""
+        return self.row.message_id
 
-def found(
-    row: OutboxMessage | InboxMessage, trouble: Trouble, why: str, *, since: datetime, consumer: str = ""
-) -> Finding:
-    """Return a finding about the message of this row, at the row's consumer unless another one is named."""
-    return Finding(
-        trouble=trouble,
-        message_id=row.message_id,
-        type=row.type,
-        subject=row.subject,
-        consumer=consumer or row.consumer,
-        since=since,
-        why=why,
-        outbox_id=row.pk if isinstance(row, OutboxMessage) else None,
-        inbox_id=row.pk if isinstance(row, InboxMessage) else None,
-    )
+    @property
+    def subject(self) -> str:
+        """What the message is about."""
+        return self.row.subject

@@ -16,10 +16,11 @@ from messaging import conf, database
 from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.empty_queues import patience
-from messaging.reconcile.findings import Finding, Trouble, found
+from messaging.reconcile.findings import Finding, Trouble
 
 #: Rows that are checked at a time.
 PAGE = 1000
+_BOXES = (OutboxMessage, InboxMessage)
 
 
 @dataclass(slots=True)
@@ -91,21 +92,20 @@ def without_a_carrier(consumer: Consumer, limit: int) -> Iterator[Finding]:
         rows = list(_without_a_carrier(consumer).order_by("changed_at", "pk")[:limit])
     for row in rows:
         trouble = Trouble.LOST if row.body is not None and not row.body_truncated else Trouble.STUCK
-        yield found(row, trouble, f"attempt {row.attempt} is expected, and nothing brings it", since=row.changed_at)
+        why = f"attempt {row.attempt} is expected, and nothing brings it"
+        yield Finding(trouble, row, why, since=row.changed_at, consumer=row.consumer)
 
 
-def still_lost(consumer: Consumer, findings: Sequence[Finding]) -> list[Finding]:
-    """Return those whose message has neither arrived nor been sent again in the meantime."""
+def still_lost(consumer: Consumer, findings: Sequence[Finding]) -> list[OutboxMessage | InboxMessage]:
+    """Return the rows, whole, of those whose message has neither arrived nor been sent again in the meantime."""
     traces, newest, _ = _known(consumer, [finding.message_id for finding in findings])
-    rows = OutboxMessage.objects.filter(pk__in=[finding.outbox_id for finding in findings if finding.outbox_id])
-    missing = {
-        row.pk
-        for row in rows.defer("body", "headers")
+    named = {model: [each.row.pk for each in findings if isinstance(each.row, model)] for model in _BOXES}
+    missing = [
+        row
+        for row in OutboxMessage.objects.filter(pk__in=named[OutboxMessage]).order_by("pk")
         if row.pk >= newest.get(row.message_id, row.pk) and _is_missing(row, traces.get(row.message_id))
-    }
-    waiting = _without_a_carrier(consumer).filter(pk__in=[finding.inbox_id for finding in findings if finding.inbox_id])
-    uncarried = set(waiting.values_list("pk", flat=True))
-    return [finding for finding in findings if finding.outbox_id in missing or finding.inbox_id in uncarried]
+    ]
+    return [*missing, *_without_a_carrier(consumer).filter(pk__in=named[InboxMessage])]
 
 
 def _without_a_carrier(consumer: Consumer) -> QuerySet[InboxMessage]:
@@ -183,4 +183,4 @@ def _published_at(row: OutboxMessage) -> datetime:
 
 
 def _lost(consumer: Consumer, row: OutboxMessage, why: str) -> Finding:
-    return found(row, Trouble.LOST, why, since=_published_at(row), consumer=consumer.name)
+    return Finding(Trouble.LOST, row, why, since=_published_at(row), consumer=consumer.name)

@@ -18,7 +18,7 @@ from messaging.broker.queue_answers import CURE
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
 from messaging.logs import get_logger
-from messaging.models import InboxMessage, OutboxMessage, QueueSighting
+from messaging.models import OutboxMessage, QueueSighting
 from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Finding, Trouble
 from messaging.reconcile.lost import Comparison
@@ -137,24 +137,11 @@ def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> lis
     for page in pages(findings):
         with database.one_of_many():
             database.lock_key("reconcile", consumer.name)
-            mine = lost.still_lost(consumer, page)
-            outbox.resend(
-                *_rows(mine), consumer=consumer.name, queue=consumer.queue, origin=OutboxMessage.Origin.RECONCILE
-            )
-            if ids := [finding.message_id for finding in mine]:
+            rows = lost.still_lost(consumer, page)
+            outbox.resend(*rows, consumer=consumer.name, queue=consumer.queue, origin=OutboxMessage.Origin.RECONCILE)
+            if ids := [row.message_id for row in rows]:
                 audit.record(audit.RECONCILE, actor=by, about=f"lost to {consumer.name}", message_ids=ids)
-        sent += mine
+        sent += [finding for finding in page if finding.row in rows]
     for finding in sent:
         log.warning("message.sent_again", message_id=finding.message_id, consumer=consumer.name, why=finding.why)
     return sent
-
-
-def _rows(findings: Sequence[Finding]) -> list[OutboxMessage | InboxMessage]:
-    """Return what is stored of each message: its inbox row at the consumer, else its outbox row."""
-    published = OutboxMessage.objects.in_bulk([finding.outbox_id for finding in findings if finding.outbox_id])
-    received = InboxMessage.objects.in_bulk([finding.inbox_id for finding in findings if finding.inbox_id])
-    return [
-        received[finding.inbox_id] if finding.inbox_id else published[finding.outbox_id]
-        for finding in findings
-        if finding.inbox_id or finding.outbox_id
-    ]

@@ -16,7 +16,7 @@ from messaging.consumers import Consumer
 from messaging.history.effect_trouble import EffectTrouble, failed_attempts, first_trouble
 from messaging.history.effect_trouble import overdue as effects_overdue
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
-from messaging.reconcile.findings import Finding, Trouble, found
+from messaging.reconcile.findings import Finding, Trouble
 from messaging.worker import ordering
 
 #: Findings of one kind that are reported at most: one says as much as a thousand.
@@ -32,7 +32,8 @@ def doubled(within: timedelta) -> Iterator[Finding]:
         again = handled.filter(Exists(before), pk__gte=first).select_related("inbox_message").order_by("pk")
         attempts = list(again.defer("traceback", "inbox_message__body", "inbox_message__headers")[:REPORTED])
     for attempt in attempts:
-        yield found(attempt.inbox_message, Trouble.DOUBLED, "it was handled again", since=attempt.finished_at)
+        row = attempt.inbox_message
+        yield Finding(Trouble.DOUBLED, row, "it was handled again", since=attempt.finished_at, consumer=row.consumer)
 
 
 def _first_attempt_since(time: datetime) -> int:
@@ -63,10 +64,10 @@ def stuck(concerned: Sequence[Consumer]) -> Iterator[Finding]:
         effects = list(rows[:REPORTED])
     for row in forgotten:
         why = "the messages before it are settled, and it was not sent: does its consumer run?"
-        yield found(row, Trouble.STUCK, why, since=row.changed_at)
+        yield Finding(Trouble.STUCK, row, why, since=row.changed_at, consumer=row.consumer)
     for effect in effects:
         why = f"effect {effect.name} ({effect.pk}): {_why(effect)}"
-        yield found(effect.inbox_message, Trouble.STUCK, why, since=effect.changed_at)
+        yield Finding(Trouble.STUCK, effect.inbox_message, why, since=effect.changed_at, consumer=effect.consumer)
 
 
 def _why(effect: Effect) -> str:
@@ -111,4 +112,4 @@ def _stuck_in_outbox(overdue: Combinable) -> Iterator[Finding]:
         some = list(rows.defer("body", "headers")[:REPORTED])
     for row in some:
         why = f"{row.state}: {row.last_error or 'does a relay run?'}"
-        yield found(row, Trouble.STUCK, why, since=row.created_at)
+        yield Finding(Trouble.STUCK, row, why, since=row.created_at, consumer=row.consumer)

@@ -73,7 +73,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             returncode=EXIT_UNREACHABLE,
         ) from None
     rows = [
-        (each.since, each.trouble.value, each.type, each.subject, each.consumer, each.message_id, each.why)
+        (each.since, each.trouble.value, each.row.type, each.subject, each.consumer, each.message_id, each.why)
         for each in report.findings
     ]
     if rows:
