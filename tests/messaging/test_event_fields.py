@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -17,6 +17,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     PrivateAttr,
     Secret,
     SecretBytes,
@@ -27,7 +29,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema, core_schema
 
 from messaging import consumers, events, outbox
 from messaging.admin import payload
@@ -94,22 +95,6 @@ class Computed(Event, type="test.computed"):
         return 2 * self.number
 
 
-class Strict(Event, type="test.strict"):
-    model_config = ConfigDict(strict=True)
-    at: datetime
-    price: Decimal
-    pair: tuple[int, str]
-    numbers: set[int]
-    colour: Colour
-    names: dict[int, str]
-
-
-class Base64(Event, type="test.base64"):
-    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64", ser_json_timedelta="float")
-    raw: bytes
-    took: timedelta
-
-
 class Pet(Event, type="test.pet"):
     pet: Cat | Dog = Field(discriminator="kind")
     later: "Later"
@@ -124,10 +109,6 @@ class More(Event, type="test.more"):
     colour: Colour = Colour.RED
     tags: list[str] = ()  # type: ignore[assignment]
     _here: int = PrivateAttr(default=1)
-
-
-class Anything(Event, type="test.anything"):
-    field: Any
 
 
 class Hexadecimal(Event, type="test.hexadecimal"):
@@ -199,13 +180,48 @@ def test_a_field_travels_and_is_documented_under_its_alias(
     assert [*json.loads(body)] == [*documented(event)] == [written]
 
 
+class Amount:
+    """A type of a project's own, without equality."""
+
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+
+AnAmount = Annotated[
+    Amount, PlainValidator(lambda given: given if isinstance(given, Amount) else Amount(given)),
+    PlainSerializer(lambda amount: amount.cents),
+]  # fmt: skip
+
+
+class Line(BaseModel):
+    words: Sequence[str]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "body"),
+    [
+        (datetime, NOW, '"2026-03-04T05:06:07Z"'),
+        (Decimal, Decimal("1.0"), '"1.0"'),
+        (tuple[int, str], (1, "a"), '[1,"a"]'),
+        (set[int], {1}, "[1]"),
+        (Colour, Colour.RED, '"red"'),
+        (dict[int, str], {1: "a"}, '{"1":"a"}'),
+        (bytes, b"\xff\x00", '"_wA="'),
+        (timedelta, timedelta(seconds=1.5), '"PT1.5S"'),
+        (list[AnAmount], [Amount(5)], "[5]"),
+        (Sequence[Line] | None, (Line(words=("a",)),), '[{"words":["a"]}]'),
+    ],
+)
+def test_a_value_comes_back_as_it_left_also_in_strict_mode(annotation: Any, value: Any, body: str) -> None:
+    event = an_event(annotation, strict=True, ser_json_bytes="base64", val_json_bytes="base64")
+    assert checked_body(event(order=value)) == f'{{"order":{body}}}'.encode()
+
+
 @pytest.mark.parametrize(
     "event",
     [
         Swapped(there="1", here="2"),
         Hidden(hidden="h", secret="hush", secrets={"a": [b"x", None]}, number=17),
-        Strict(at=NOW, price=Decimal("1.0"), pair=(1, "a"), numbers={1, 2}, colour=Colour.RED, names={1: "a"}),
-        Base64(raw=b"\xff\x00", took=timedelta(seconds=1.5)),
         Pet(pet={"kind": "cat", "livesLeft": 7}, later={"number": 1}),
         WrappedTime(field=NOW),
         Typed(field="x"),
@@ -231,46 +247,9 @@ def documented(event: Event) -> dict[str, Any]:
     return found[type(event).__name__]["properties"]
 
 
-class Amount:
-    """A type of a project's own, which says nothing of equality."""
-
-    def __init__(self, cents: int) -> None:
-        self.cents = cents
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            lambda given: given if isinstance(given, Amount) else Amount(given),
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda amount: amount.cents),
-        )
-
-
-class Sum(Event, type="test.sum"):
-    amounts: list[Amount]
-
-
-class Line(BaseModel):
-    words: Sequence[str]
-
-
-class Lines(Event, type="test.lines"):
-    lines: Sequence[Line] | None
-
-
-@pytest.mark.parametrize(
-    ("event", "body"),
-    [
-        (Sum(amounts=[Amount(5)]), b'{"amounts":[5]}'),
-        (Lines(lines=(Line(words=("a",)),)), b'{"lines":[{"words":["a"]}]}'),
-    ],
-)
-def test_values_that_cannot_be_compared_or_may_be_any_sequence_travel(event: Event, body: bytes) -> None:
-    assert checked_body(event) == body
-
-
 def test_a_longer_sequence_is_another_one() -> None:
-    here, there = (Lines(lines=[Line(words=words)]) for words in (["a", "b"], ("a",)))
-    assert fields.difference(here, there) == "lines"
+    here, there = (an_event(Line)(order=Line(words=words)) for words in (["a", "b"], ("a",)))
+    assert fields.difference(here, there) == "order"
 
 
 def test_what_no_schema_says_comes_back_too() -> None:
@@ -309,8 +288,8 @@ def test_secrets_stay_hidden_on_pages_and_in_print_whatever_their_fields_are_cal
         (an_event(float, ser_json_inf_nan="constants")(order=INFINITE), "JSON"),
         (an_event(bytes)(order=b"\xff"), "order"),
         (an_event(float).model_construct(order="nope"), "order"),
-        *((Anything(field=value), "field") for value in (NAN, {1: "a"}, (1,), object(), "\ud800", NOW)),
-        (Anything(field=10**5000), "JSON"),
+        *((an_event(Any)(order=value), "order") for value in (NAN, {1: "a"}, (1,), object(), "\ud800", NOW)),
+        (an_event(Any)(order=10**5000), "JSON"),
         (Hexadecimal(field=16), "field"), (Listed(field=1), "list"),
         *((Holding(field=value), "field") for value in (
             Within(excluded="x"), WithinToo(secret="x"), MoreThanLater(number=1, more=2))),
@@ -319,15 +298,20 @@ def test_secrets_stay_hidden_on_pages_and_in_print_whatever_their_fields_are_cal
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
+def test_an_event_that_would_arrive_as_another_is_refused(event: Event, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        checked_body(event)
+
+
 @pytest.mark.django_db
-def test_an_event_that_would_arrive_as_another_is_refused_where_it_is_added(event: Event, said: str) -> None:
-    with pytest.raises(ValueError, match=said), transaction.atomic():
-        outbox.add(event)
+def test_it_is_refused_where_it_is_added() -> None:
+    with pytest.raises(ValueError, match="field order"), transaction.atomic():
+        outbox.add(an_event(Any)(order=(1,)))
 
 
 def test_a_number_that_no_float_can_hold_is_undecodable() -> None:
     with pytest.raises(Undecodable, match="too large"):
-        Anything.decode(b'{"field": [1e999]}', 1)
+        an_event(Any).decode(b'{"order": [1e999]}', 1)
 
 
 # --- Declarations --------------------------------------------------------------------------------------------
@@ -358,21 +342,15 @@ def test_a_child_without_a_type_is_neither_added_nor_consumed() -> None:
     assert Changed.decode(b'{"number": "W"}', 2) == Changed(number="W")
 
 
-def test_a_child_inherits_where_its_parent_goes_and_not_what_it_was() -> None:
-    paid = Paid(number="W", amount=5)
-
-    assert exchange_of(Paid) == Exchange("orders")
-    assert (routing_key_of(paid), routing_headers_of(paid)) == ("order.W", {"number": "W"})
-    assert (Paid.event_version, Paid.versions()) == (1, [1])
-
-
-def test_a_child_may_say_otherwise() -> None:
+def test_a_child_inherits_where_its_parent_goes_and_not_what_it_was_unless_it_says_otherwise() -> None:
     class Refunded(Changed, type="test.refunded", exchange=None, key="", headers=()):
         pass
 
-    refunded = Refunded(number="W")
-    assert exchange_of(Refunded) != Exchange("orders")
+    paid, refunded = Paid(number="W", amount=5), Refunded(number="W")
+    assert exchange_of(Paid) == Exchange("orders") != exchange_of(Refunded)
+    assert (routing_key_of(paid), routing_headers_of(paid)) == ("order.W", {"number": "W"})
     assert (routing_key_of(refunded), routing_headers_of(refunded)) == ("test.refunded", {})
+    assert (Paid.event_version, Paid.versions()) == (1, [1])
 
 
 def test_keys_and_headers_are_made_of_fields_whatever_their_aliases() -> None:
@@ -409,13 +387,13 @@ def test_a_declaration_that_means_nothing_or_tells_a_secret_is_refused(options: 
         type(Event)("Odd", (Event,), own, **options)
 
 
-@pytest.mark.parametrize("version", [0, 2, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 2, "1"])
 def test_an_upcast_is_from_an_older_version(version: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="an upcast is from an older one"):
         Changed.upcast(from_version=version)
 
 
-@pytest.mark.parametrize("event", ["Changed", Changed(number="W"), BaseModel, 5])
+@pytest.mark.parametrize("event", ["Changed", Changed(number="W"), BaseModel])
 def test_a_consumer_names_classes_of_events(event: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="is no event"):
         consumer("changed", event)
