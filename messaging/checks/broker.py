@@ -22,18 +22,18 @@ LOWEST_DELIVERY_LIMIT = 10
 @register("messaging")
 def check_delivery_limit(**kwargs: Any) -> list[CheckMessage]:
     """Report a limit at which the broker dead-letters messages that no consumer had a fair chance to handle."""
-    messaging = conf.get()
-    if messaging.queue_type != "quorum" or messaging.delivery_limit >= LOWEST_DELIVERY_LIMIT:
+    limit = conf.get().delivery_limit
+    if conf.get().queue_type != "quorum" or limit >= LOWEST_DELIVERY_LIMIT:
         return []
-    return [
-        Warning(
-            f"MESSAGING['DELIVERY_LIMIT'] is {messaging.delivery_limit}: after so many lost connections or restarts "
-            "RabbitMQ dead-letters a message that nothing is wrong with.",
-            hint=f"Set it to {LOWEST_DELIVERY_LIMIT} or more (default 1000). Retries do not count: each is a new "
-            "message to RabbitMQ. Queues that exist keep their limit until they are deleted.",
-            id="messaging.W003",
-        )
-    ]
+    hint = (
+        f"Set it to {LOWEST_DELIVERY_LIMIT} or more (default 1000). Retries do not count: each is a new message to "
+        "RabbitMQ. Queues that exist keep their limit until they are deleted."
+    )
+    text = (
+        f"MESSAGING['DELIVERY_LIMIT'] is {limit}: after so many lost connections or restarts RabbitMQ dead-letters a "
+        "message that nothing is wrong with."
+    )
+    return [Warning(text, hint=hint, id="messaging.W003")]
 
 
 @register("messaging")

@@ -15,9 +15,6 @@ from messaging.message import MAX_ID_LENGTH
 
 AnyRow = TypeVar("AnyRow", bound=models.Model)
 
-#: The class that migrations name instead of ours: the columns are the same.
-_PLAIN = "django.db.models.DateTimeField"
-
 
 class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
     """A time that is an aware datetime in Python, also in projects with `USE_TZ = False`.
@@ -27,9 +24,9 @@ class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
     """
 
     def deconstruct(self) -> Any:
-        """Return what migrations write: Django's own field."""
+        """Return what migrations write: Django's own field, which has the same column."""
         name, _, arguments, options = super().deconstruct()
-        return name, _PLAIN, arguments, options
+        return name, "django.db.models.DateTimeField", arguments, options
 
     def from_db_value(self, value: Any, expression: Expression, connection: BaseDatabaseWrapper) -> datetime | None:
         """Return the time as it was written."""
@@ -38,9 +35,8 @@ class UTCDateTimeField(models.DateTimeField):  # type: ignore[type-arg]
     def get_prep_value(self, value: Any) -> Any:
         """Return what is compared or written, aware. A naive time is in the project's time zone."""
         value = self.to_python(value)
-        if isinstance(value, datetime) and timezone.is_naive(value):
-            value = timezone.make_aware(value, timezone.get_default_timezone())
-        return value
+        is_naive = isinstance(value, datetime) and timezone.is_naive(value)
+        return timezone.make_aware(value, timezone.get_default_timezone()) if is_naive else value
 
     def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
         """Return the value as the driver takes it."""
@@ -64,9 +60,9 @@ def as_written(value: datetime, connection: BaseDatabaseWrapper) -> datetime:
 class PrimaryQuerySet(models.QuerySet[AnyRow]):
     """A query set that reads the database to which its rows are written.
 
-    A router may send reads to a replica. A replica lags, and decisions based on it would be wrong: a message would be
-    handled out of order, or taken for lost. `using()` still names another database. As the default and base manager of
-    a model it also covers `refresh_from_db`, related objects and the admin.
+    A router may send reads to a replica, which lags: a message would be handled out of order, or taken for lost.
+    `using()` still names another database. As the default and base manager of a model it also covers
+    `refresh_from_db`, related objects and the admin.
     """
 
     _db: str | None

@@ -16,10 +16,10 @@ REASON_LIMIT = 1000
 
 
 def leave_dead(row: OutboxMessage, reason: str, *, kind: str) -> bool:
-    """Make a message dead at a consumer if the outbox row that was to bring it there again is not published.
+    """Make a message dead at a consumer if the outbox row that was to bring it there again is not published: it would
+    wait for ever. A message that has come after all stays as it is.
 
-    Otherwise it would wait for ever. `kind` groups such failures. A message that has come after all stays as it is.
-    Runs in the caller's transaction; returns whether that changed anything.
+    `kind` groups such failures. Runs in the caller's transaction; returns whether that changed anything.
     """
     reason = storable_text(reason)[:REASON_LIMIT]
     letter = {"reason": reason, "failure_group": failure_group(row.consumer, row.type, kind)}

@@ -64,9 +64,7 @@ class InboxMessage(MessageColumns):
             models.Index(fields=["state", "changed_at"], name="inbox_state_changed"),
             models.Index(fields=["failure_group"], name="inbox_failure_group", condition=~Q(failure_group="")),
             models.Index(
-                fields=["consumer", "ordering_key", "position"],
-                name="inbox_waiting",
-                condition=Q(state="waiting"),
+                fields=["consumer", "ordering_key", "position"], name="inbox_waiting", condition=Q(state="waiting")
             ),
         ]
         permissions = [

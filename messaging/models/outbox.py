@@ -65,18 +65,14 @@ class OutboxMessage(MessageColumns):
         ]
         indexes = [
             models.Index(
-                fields=["publish_at", "id"],
-                name="outbox_waiting",
-                condition=Q(state__in=["pending", "unroutable"]),
+                fields=["publish_at", "id"], name="outbox_waiting", condition=Q(state__in=["pending", "unroutable"])
             ),
             models.Index(fields=["message_id"], name="outbox_message_id"),
             models.Index(fields=["published_at", "id"], name="outbox_published", condition=Q(state="published")),
             models.Index(fields=["subject"], name="outbox_subject"),
             models.Index(fields=["state", "created_at"], name="outbox_state_created"),
             models.Index(
-                fields=["ordering_key", "id"],
-                name="outbox_ordering",
-                condition=~Q(ordering_key="") & Q(origin="event"),
+                fields=["ordering_key", "id"], name="outbox_ordering", condition=~Q(ordering_key="") & Q(origin="event")
             ),
         ]
 

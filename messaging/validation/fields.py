@@ -22,6 +22,7 @@ BY_ALIAS_OR_NAME: dict[str, Any] = (
     {"by_alias": True, "by_name": True} if "by_name" in signature(BaseModel.model_validate_json).parameters else {}
 )
 
+_SECRETS = (Secret, SecretStr, SecretBytes)
 #: Numbers that may be too large for a float.
 _HUGE = re.compile(rb"\d{300}"), re.compile(rb"\d[eE]\+?\d{3}")
 
@@ -65,9 +66,8 @@ def _changes(model: type[BaseModel]) -> dict[str, str | None]:
 
 def is_secret(annotation: Any) -> bool:
     """Whether a field of this type holds a secret."""
-    if isinstance(annotation, type) and issubclass(annotation, Secret | SecretStr | SecretBytes):
-        return True
-    return any(is_secret(inner) for inner in get_args(annotation))
+    is_one = isinstance(annotation, type) and issubclass(annotation, _SECRETS)
+    return is_one or any(map(is_secret, get_args(annotation)))
 
 
 def secrets(model: type[BaseModel]) -> frozenset[str]:
@@ -103,7 +103,7 @@ def without_number(model: BaseModel) -> str | None:
 
 def holds_secret(value: object) -> bool:
     """Whether there is a secret in a value, a model for instance."""
-    return isinstance(value, Secret | SecretStr | SecretBytes) or any(map(holds_secret, _within(value)))
+    return isinstance(value, _SECRETS) or any(map(holds_secret, _within(value)))
 
 
 def _within(value: object) -> Iterable[object]:
