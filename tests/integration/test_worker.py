@@ -319,11 +319,11 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
     vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_worker(waiting(known(), a_message("before"))) as worker:
-        eventually(lambda: worker.tally.counts == {"handled": 1})
+        eventually(lambda: notes("before") == worker.tally.counts["handled"] == 1)
         with monkeypatch.context() as away:
             for database in (connections.settings["default"], connection.settings_dict):
                 away.setitem(database, "PORT", "1")
-            with connection.cursor() as cursor:  # this one is open already
+            with connection.cursor() as cursor:  # it was opened by `notes`
                 cursor.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
