@@ -41,7 +41,7 @@ class ThreadNotStarted(BrokerUnavailable):
 
 
 class QueueSilent(BrokerSilent):
-    """A queue exists and does not answer, while the broker answers otherwise."""
+    """A queue exists and does not answer, while the broker itself does."""
 
 
 class BrokerRefused(BrokerUnavailable):

@@ -22,8 +22,8 @@ REMEMBERED = 100
 
 
 class Logger:
-    """structlog's logger of a name. Until somebody configures structlog, its lines go to `logging` as text (the event
-    and its fields), by the handlers and levels of LOGGING."""
+    """structlog's logger of a name. Until structlog is configured, its lines go to `logging` as text (the event and its
+    fields), by the handlers and levels of LOGGING."""
 
     def __init__(self, name: str) -> None:
         self._configured = structlog.get_logger(name)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from messaging.exceptions import ThreadNotStarted
@@ -49,9 +49,8 @@ def join(thread: threading.Thread, timeout: float) -> None:
 
 
 def in_each_child(function: Callable[[], None]) -> None:
-    """Call `function` in each process forked from this one: a child has the parent's memory, but not its threads.
-    Windows has no forks."""
-    if hasattr(os, "register_at_fork"):
+    """Call `function` in each process forked from this one: a child has the parent's memory, but not its threads."""
+    if hasattr(os, "register_at_fork"):  # Windows has no forks
         os.register_at_fork(after_in_child=function)
 
 
@@ -71,9 +70,7 @@ class StopSignals:
         self._previous = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

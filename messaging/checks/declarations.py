@@ -102,7 +102,7 @@ def _has_unknown_field(event: type[Event]) -> Iterator[Error]:
 
 
 def _shares_exchange(event: type[Event]) -> Iterator[Error]:
-    """Report an event that declares the exchange of the project or of its logs, both topic exchanges, otherwise."""
+    """Report an event that declares the exchange of the project or of its logs as another type than topic."""
     exchange = consumers.exchange_of(event)
     if exchange.type != "topic" and exchange.name in {conf.get().exchange, desired.log_exchange().name}:
         yield Error(

@@ -1,4 +1,4 @@
-"""Processes that serve wait for a database that is away at their start, and say so."""
+"""At their start, serving processes wait for an unreachable database, and log that."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets nothing listen where the database is, until `undo` is called on what this returns."""
+    """Makes the database unreachable until `undo` is called on what this returns."""
     monkeypatch.setattr(serving, "PAUSE", 0.0)
     connection.close()
     patch = pytest.MonkeyPatch()
@@ -28,32 +28,28 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.only_on("postgresql")
-def test_it_is_waited_for_and_the_reason_is_said_again(away: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "REPEAT_AFTER", 0.0)
-    looks = []
+@pytest.mark.parametrize("repeat_after", [0.0, 60.0])
+def test_it_is_waited_for_and_the_reason_is_logged_again_after_a_while(
+    away: Any, repeat_after: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "REPEAT_AFTER", repeat_after)
+    looks = iter([False, False, True])
 
     def back_at_the_third_look() -> bool:
-        looks.append(1)
-        if len(looks) == 3:
+        if next(looks):
             away.undo()
         return False
 
     with capture_logs() as lines:
         assert wait_for_table(InboxMessage, back_at_the_third_look, patiently=True)
-    assert [line["event"] for line in lines] == ["database.unreachable"] * 2 + ["database.reached"]
+    repeated = 1 if repeat_after else 2
+    assert [line["event"] for line in lines] == ["database.unreachable"] * repeated + ["database.reached"]
     assert "refused" in lines[0]["reason"]
 
 
 @pytest.mark.only_on("postgresql")
-def test_it_is_said_once_a_minute_and_a_signal_ends_the_wait(away: Any) -> None:
-    looks = iter([False] * 3 + [True])
-    with capture_logs() as lines:
-        assert not wait_for_table(InboxMessage, lambda: next(looks), patiently=True)
-    assert len(lines) == 1
-
-
-@pytest.mark.only_on("postgresql")
-def test_without_patience_it_is_exit_code_3(away: Any) -> None:
+def test_a_signal_ends_the_wait_and_without_patience_it_is_exit_code_3(away: Any) -> None:
+    assert not wait_for_table(InboxMessage, lambda: True, patiently=True)
     with pytest.raises(CommandError, match=r"out of reach.*refused") as ended:
         wait_for_table(InboxMessage, lambda: False, patiently=False)
     assert ended.value.returncode == 3
