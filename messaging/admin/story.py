@@ -53,7 +53,7 @@ def lines(story: Story, *, unmasked: bool) -> Iterator[Line]:
         yield Line(
             entry=entry,
             title=text,
-            url=_row_url(entry),
+            url=admin_url(f"messaging_{entry.row._meta.model_name}_change", entry.row.pk),
             detail=truncatechars(detail, 300) if entry.detail != detail_before else "",
             date=date if date != date_before else "",
             type=entry.type if several and entry.type not in text else "",
@@ -109,7 +109,7 @@ def title(entry: Entry) -> str:
         effect=entry.effect,
         where=where,
         what=where or entry.type,
-        why=_WHY.get(entry.origin, ""),
+        why=_WHY.get(getattr(entry.row, "origin", ""), ""),
         again=f" at attempt {entry.attempt}" if entry.attempt > 1 else "",
         due=due,
         pending="not yet confirmed by RabbitMQ," if is_due else "to be published",
@@ -129,13 +129,3 @@ def _due(entry: Entry) -> str:
     if left <= timedelta(0):
         return f"due for {words.span(-left)}"
     return f"in {words.span(left)}, not before {localtime(entry.due):%H:%M:%S}"
-
-
-def _row_url(entry: Entry) -> str:
-    rows = {
-        "inboxmessage": entry.inbox_id,
-        "outboxmessage": entry.outbox_id,
-        "effect": entry.effect_id,
-        "operatoraction": entry.action_id,
-    }
-    return next(admin_url(f"messaging_{name}_change", pk) for name, pk in rows.items() if pk is not None)

@@ -32,15 +32,11 @@ class EffectTrouble(StrEnum):
     @property
     def which(self) -> Q:
         """The effects that have it."""
-        match self:
-            case EffectTrouble.UNKNOWN:
-                return Q(state=Effect.State.UNKNOWN)
-            case EffectTrouble.FAILED:
-                return Q(state=Effect.State.FAILED, given_up=False)
-            case EffectTrouble.FAILING:
-                return Effect.FAILING
-            case _:
-                return overdue(OVERDUE)
+        return {
+            EffectTrouble.UNKNOWN: Q(state=Effect.State.UNKNOWN),
+            EffectTrouble.FAILED: Q(state=Effect.State.FAILED, given_up=False),
+            EffectTrouble.FAILING: Effect.FAILING,
+        }.get(self) or overdue(OVERDUE)
 
 
 _WORDS = {

@@ -66,45 +66,39 @@ def newest(selection: Selection, limit: int, *, states: Collection[str] = ()) ->
 def failure_groups(selection: Selection, limit: int) -> list[FailureGroup]:
     """Return the selected failures by group: dead messages, and effects that failed for good, are failing, unknown or
     overdue. The largest group comes first; at most `limit`."""
-    groups = [*_groups_of_dead(selection, limit), *_groups_of_effects(selection, limit)]
-    return sorted(groups, key=lambda each: (each.count, each.newest), reverse=True)[:limit]
+    groups = sorted(_groups(selection, limit), key=lambda each: (each.count, each.newest), reverse=True)
+    return groups[:limit]
 
 
-def _groups_of_dead(selection: Selection, limit: int) -> Iterator[FailureGroup]:
+def _groups(selection: Selection, limit: int) -> Iterator[FailureGroup]:
     dead = InboxMessage.objects.filter(selection.of(InboxMessage), state=InboxMessage.State.DEAD)
-    for each in _largest(dead, limit):
-        yield FailureGroup(**each, box="inbox", state=InboxMessage.State.DEAD.value)
-
-
-def _groups_of_effects(selection: Selection, limit: int) -> Iterator[FailureGroup]:
+    yield from _largest(dead, limit, box="inbox", state=InboxMessage.State.DEAD.value)
     for trouble in EffectTrouble:
         effects = Effect.objects.filter(selection.of(Effect), trouble.which)
         if trouble is EffectTrouble.OVERDUE:
             effects = effects.exclude(EffectTrouble.FAILING.which)
-        for each in _largest(effects, limit):
-            reason = each.pop("reason") or "is due, and no process carries it out: does its consumer run?"
-            yield FailureGroup(**each, reason=reason, box="effects", state=trouble.value)
+        yield from _largest(effects, limit, box="effects", state=trouble.value)
 
 
-def _largest(rows: QuerySet[Any], limit: int) -> list[dict[str, Any]]:
-    """Return what the largest groups of these rows have in common, as fields of FailureGroup."""
+def _largest(rows: QuerySet[Any], limit: int, *, box: str, state: str) -> Iterator[FailureGroup]:
     columns = COLUMNS[rows.model]
     found = rows.order_by().values("failure_group", "consumer", columns.type)
     found = found.annotate(count=Count("pk"), newest=Max("changed_at"), example=Max("pk"))
     groups = list(found.order_by("-count", "-newest")[:limit])
     examples = rows.model._default_manager.filter(pk__in=[each["example"] for each in groups])
     reasons = dict(examples.values_list("pk", columns.reason))
-    return [
-        {
-            "group": each["failure_group"],
-            "count": each["count"],
-            "consumer": each["consumer"],
-            "type": each[columns.type],
-            "newest": each["newest"],
-            "reason": reasons.get(each["example"], ""),
-        }
-        for each in groups
-    ]
+    no_error = "is due, and no process carries it out: does its consumer run?" if box == "effects" else ""
+    for each in groups:
+        yield FailureGroup(
+            group=each["failure_group"],
+            count=each["count"],
+            consumer=each["consumer"],
+            type=each[columns.type],
+            newest=each["newest"],
+            reason=reasons.get(each["example"]) or no_error,
+            box=box,
+            state=state,
+        )
 
 
 #: The boxes by the name that a list gives them.
@@ -124,8 +118,8 @@ def _rows(selection: Selection, states: Collection[str], limit: int) -> Iterator
 def _newest(name: str, selection: Selection, which: Q, limit: int) -> Iterator[Row]:
     box = _BOXES[name]
     columns = COLUMNS[box]
-    fields = (columns.time, "state", columns.type, columns.subject, "consumer", columns.attempt, "message_id")
     rows = box._default_manager.filter(selection.of(box), which).order_by(f"-{columns.time}", "-pk")
-    for at, *facts in rows.values_list(*fields, columns.reason, "pk")[:limit]:
-        names = ("state", "type", "subject", "consumer", "attempt", "message_id", "reason", "id")
+    fields = ("state", columns.type, columns.subject, "consumer", columns.attempt, "message_id", columns.reason, "pk")
+    names = ("state", "type", "subject", "consumer", "attempt", "message_id", "reason", "id")
+    for at, *facts in rows.values_list(columns.time, *fields)[:limit]:
         yield Row(at=at, box=name, **dict(zip(names, facts, strict=True)))

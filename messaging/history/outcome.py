@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from messaging.history.effect_trouble import OVERDUE, EffectTrouble, first_trouble, is_overdue
+from messaging.history.effect_trouble import OVERDUE, first_trouble, is_overdue
 from messaging.models import Effect, InboxMessage, OutboxMessage
 
 #: States, the worst first: those that need a person, those that go on by themselves, those that a person ended.
@@ -15,6 +16,30 @@ WORST_FIRST = (
     *("pending", "unhandled", "waiting", "intended", "sending"),
     *("discarded", "cancelled", "done"),
 )
+#: What is said of a message, and of an effect, by state.
+_SENT = {
+    "failed": "{} refused by RabbitMQ",
+    "overdue": "{} overdue, not published",
+    "pending": "{} not published yet",
+    "unroutable": "{} unroutable",
+    "cancelled": "{} cancelled",
+}
+_RECEIVED = {
+    "unhandled": "{type} begun by {consumer}",
+    "retrying": "{type} failed at {consumer}, to be tried again",
+    "waiting": "{type} waits for earlier messages at {consumer}",
+    "dead": "{type} dead at {consumer}",
+    "discarded": "{type} discarded at {consumer}",
+}
+_EFFECT = {
+    "unknown": "{}: done or not",
+    "failed": "{} failed",
+    "failing": "{} failed {times}, to be tried again",
+    "overdue": "{} overdue, not done",
+    "discarded": "{} given up",
+    "intended": "{} not done yet",
+    "sending": "{} not done yet",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,82 +60,49 @@ def of_subjects(subjects: Collection[str]) -> dict[str, list[Fact]]:
 
     Three queries, however many subjects. Messages whose rows were pruned are not known any more.
     """
-    outbox = OutboxMessage.objects.filter(subject__in=subjects).defer("body", "headers", "last_error")
-    inbox = InboxMessage.objects.filter(subject__in=subjects).defer("body", "headers", "reason")
-    rows = {subject: _Rows([], []) for subject in subjects}
-    for sent in outbox.order_by("pk"):
-        rows[sent.subject].outbox.append(sent)
-    received = list(inbox.order_by("pk"))
-    effects: dict[int, list[Effect]] = {}
-    for effect in Effect.objects.filter(inbox_message__in=[row.pk for row in received]).defer("payload"):
-        effects.setdefault(effect.inbox_message_id, []).append(effect)
-    for row in received:
-        rows[row.subject].inbox.append((row, effects.get(row.pk, [])))
-    return {subject: _told(found) for subject, found in rows.items()}
+    outbox = OutboxMessage.objects.filter(subject__in=subjects).defer("body", "headers", "last_error").order_by("pk")
+    inbox = InboxMessage.objects.filter(subject__in=subjects).defer("body", "headers", "reason").order_by("pk")
+    received = {row.pk: row for row in inbox}
+    arrived = {(row.message_id, row.consumer) for row in received.values()}
+    facts: dict[str, dict[Fact, None]] = defaultdict(dict)
+    for sent in outbox:
+        facts[sent.subject].update(dict.fromkeys(_of_outbox(sent, arrived)))
+    for row in received.values():
+        facts[row.subject].update(dict.fromkeys(_of_inbox(row)))
+    for effect in Effect.objects.filter(inbox_message__in=list(received)).defer("payload"):
+        facts[received[effect.inbox_message_id].subject].update(dict.fromkeys(_of_effect(effect)))
+    return {
+        subject: sorted(facts[subject], key=lambda fact: WORST_FIRST.index(fact.state)) or [ALL_DONE]
+        if subject in facts else [NOTHING]
+        for subject in subjects
+    }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    outbox: list[OutboxMessage]
-    inbox: list[tuple[InboxMessage, list[Effect]]]
+def _of_outbox(row: OutboxMessage, arrived: Collection[tuple[str, str]]) -> Iterator[Fact]:
+    if row.state == OutboxMessage.State.PUBLISHED:
+        for consumer in [row.consumer] if row.consumer else row.expected_consumers:
+            if (row.message_id, consumer) not in arrived:
+                yield Fact("unhandled", f"{row.type} not handled by {consumer} yet")
+        return
+    state = row.state
+    if state == OutboxMessage.State.PENDING and row.publish_at < datetime.now(UTC) - timedelta(seconds=OVERDUE):
+        state = "overdue"
+    yield Fact(state, _SENT[state].format(f"{row.type} for {row.consumer}" if row.consumer else row.type))
 
 
-def _told(rows: _Rows) -> list[Fact]:
-    if not (rows.outbox or rows.inbox):
-        return [NOTHING]
-    facts = dict.fromkeys([*_of_outbox(rows), *_of_inbox(rows.inbox)])
-    return sorted(facts, key=lambda fact: WORST_FIRST.index(fact.state)) or [ALL_DONE]
-
-
-def _of_outbox(rows: _Rows) -> Iterator[Fact]:
-    there = {(row.message_id, row.consumer) for row, _ in rows.inbox}
-    for sent in rows.outbox:
-        about = f"{sent.type} for {sent.consumer}" if sent.consumer else sent.type
-        match sent.state:
-            case OutboxMessage.State.PUBLISHED:
-                for consumer in [sent.consumer] if sent.consumer else sent.expected_consumers:
-                    if (sent.message_id, consumer) not in there:
-                        yield Fact("unhandled", f"{sent.type} not handled by {consumer} yet")
-            case OutboxMessage.State.FAILED:
-                yield Fact("failed", f"{about} refused by RabbitMQ")
-            case OutboxMessage.State.PENDING if sent.publish_at < datetime.now(UTC) - timedelta(seconds=OVERDUE):
-                yield Fact("overdue", f"{about} overdue, not published")
-            case OutboxMessage.State.PENDING:
-                yield Fact("pending", f"{about} not published yet")
-            case state:
-                yield Fact(state, f"{about} {state}")
-
-
-def _of_inbox(rows: Iterable[tuple[InboxMessage, list[Effect]]]) -> Iterator[Fact]:
-    for row, effects in rows:
-        match row.state:
-            case InboxMessage.State.HANDLED | InboxMessage.State.EFFECTS_DUE:
-                pass
-            case InboxMessage.State.RETRYING if row.attempt == 1:
-                yield Fact("unhandled", f"{row.type} begun by {row.consumer}")
-            case InboxMessage.State.RETRYING:
-                yield Fact("retrying", f"{row.type} failed at {row.consumer}, to be tried again")
-            case InboxMessage.State.WAITING:
-                yield Fact("waiting", f"{row.type} waits for earlier messages at {row.consumer}")
-            case state:
-                yield Fact(state, f"{row.type} {state} at {row.consumer}")
-        for effect in effects:
-            yield from _of_effect(effect)
+def _of_inbox(row: InboxMessage) -> Iterator[Fact]:
+    first = row.state == InboxMessage.State.RETRYING and row.attempt == 1
+    state = "unhandled" if first else row.state
+    if state in _RECEIVED:
+        yield Fact(state, _RECEIVED[state].format(type=row.type, consumer=row.consumer))
 
 
 def _of_effect(effect: Effect) -> Iterator[Fact]:
-    about = f"{effect.name} of {effect.consumer}"
-    match first_trouble(effect):
-        case EffectTrouble.UNKNOWN:
-            yield Fact("unknown", f"{about}: done or not")
-        case EffectTrouble.FAILED:
-            yield Fact("failed", f"{about} failed")
-        case EffectTrouble.FAILING:
-            times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
-            yield Fact("failing", f"{about} failed {times}, to be tried again")
-        case _ if is_overdue(effect):
-            yield Fact("overdue", f"{about} overdue, not done")
-        case _ if effect.given_up:
-            yield Fact("discarded", f"{about} given up")
-        case _ if effect.state in Effect.OPEN:
-            yield Fact(effect.state, f"{about} not done yet")
+    state = first_trouble(effect) or effect.state
+    if state in Effect.OPEN and is_overdue(effect):
+        state = "overdue"
+    elif effect.given_up:
+        state = "discarded"
+    if state in _EFFECT:
+        times = "once" if effect.attempts == 1 else f"{effect.attempts} times"
+        yield Fact(str(state), _EFFECT[state].format(f"{effect.name} of {effect.consumer}", times=times))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -62,16 +62,17 @@ OPEN = frozenset({Kind.PENDING, Kind.UNROUTABLE, Kind.UNHANDLED, Kind.WAITING, K
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One line of a story, with the row that it was read from (one of `outbox_id`, `inbox_id`, `effect_id` and
-    `action_id`).
+    """One line of a story, with the row that it was read from: an outbox or inbox message, an effect, or a person's
+    action.
 
     `at` is when it happened by the database's clock, None for what is open. `due` is when an open one may go on.
     `gap` is the time since the entry before, never negative, None where either has no time. `effect` is the name of
-    one, `origin` why an outbox row was written, `action` what the person `actor` did, as "replayed".
+    one, `action` what the person `actor` did, as "replayed".
     """
 
     kind: Kind
     message_id: str
+    row: Any = None
     type: str = ""
     attempt: int = 0
     consumer: str = ""
@@ -81,13 +82,8 @@ class Entry:
     duration: timedelta | None = None
     detail: str = ""
     effect: str = ""
-    origin: str = ""
     action: str = ""
     actor: str = ""
-    outbox_id: int | None = None
-    inbox_id: int | None = None
-    effect_id: int | None = None
-    action_id: int | None = None
 
     @property
     def is_open(self) -> bool:
@@ -129,25 +125,18 @@ def for_subject(subject: str) -> Story:
         return Story(entries=())  # it would be everything that has no subject
     subject = storable_text(subject)
     newest = OutboxMessage.objects.filter(subject=subject).order_by("-id").values_list("message_id", flat=True)
-    ids = list(newest[:ROW_LIMIT])
-    return _story(Q(subject=subject), Q(subject=subject) | Q(message_id__in=ids))
+    return _story(Q(subject=subject), Q(subject=subject) | Q(message_id__in=list(newest[:ROW_LIMIT])))
 
 
 def _story(of_outbox: Q, of_inbox: Q) -> Story:
     outbox = list(OutboxMessage.objects.filter(of_outbox).defer("body", "headers").order_by("-id")[: ROW_LIMIT + 1])
-    inbox = list(
-        InboxMessage.objects.filter(of_inbox)
-        .defer("body", "headers", "body_truncated")
-        .order_by("-id")[: ROW_LIMIT + 1]
-    )
+    received = InboxMessage.objects.filter(of_inbox).defer("body", "headers", "body_truncated")
+    inbox = list(received.order_by("-id")[: ROW_LIMIT + 1])
     truncated = len(outbox) > ROW_LIMIT or len(inbox) > ROW_LIMIT
-    told = actions.audited()
-    acted_on = ActionOnMessage.objects.filter(message_id__in={row.message_id for row in [*outbox, *inbox]})
-    acted_on = acted_on.exclude(action__action__in=[name for name, words in told.items() if not words])
     entries = [
         *_of_messages(outbox[:ROW_LIMIT], inbox[:ROW_LIMIT], complete=not truncated),
         *_of_effects(inbox),
-        *(_of_action(each, told) for each in acted_on.select_related("action").order_by("-id")[:ROW_LIMIT]),
+        *_of_actions({row.message_id for row in [*outbox, *inbox]}),
     ]
     return Story(entries=tuple(_in_order(entries)), truncated=truncated)
 
@@ -168,17 +157,26 @@ def _in_order(entries: Iterable[Entry]) -> Iterator[Entry]:
         yield entry
 
 
+def _entry(row: OutboxMessage | InboxMessage, kind: Kind, **facts: Any) -> Entry:
+    about = {name: getattr(row, name) for name in ("message_id", "type", "attempt", "consumer")}
+    return Entry(kind=kind, row=row, **about | facts)
+
+
 def _of_messages(outbox: Sequence[OutboxMessage], inbox: Sequence[InboxMessage], *, complete: bool) -> Iterator[Entry]:
     """Tell of messages. If they are not `complete`, a row that is missing may just not have been read."""
     received = {(row.message_id, row.consumer): row for row in inbox}
-    waited_for: set[tuple[str, str, int]] = set()
+    carried: set[tuple[str, str, int]] = set()
     for sent in outbox:
         yield from _of_outbox(sent)
         for consumer in [sent.consumer] if sent.consumer else sent.expected_consumers:
-            waited_for.add((sent.message_id, consumer, sent.attempt))
+            carried.add((sent.message_id, consumer, sent.attempt))
             row = received.get((sent.message_id, consumer))
-            if sent.state == OutboxMessage.State.PUBLISHED and (row or complete):
-                yield from _if_unhandled(sent, consumer, row)
+            if sent.state != OutboxMessage.State.PUBLISHED:
+                continue
+            if row is None and complete:
+                yield _entry(sent, Kind.UNHANDLED, consumer=consumer)
+            elif row and row.state == InboxMessage.State.RETRYING and row.attempt == sent.attempt:
+                yield _unhandled(row, "")
     from_here = {sent.message_id for sent in outbox if sent.origin == OutboxMessage.Origin.EVENT}
     attempts: dict[int, list[DeliveryAttempt]] = defaultdict(list)
     for attempt in DeliveryAttempt.objects.filter(inbox_message__in=[row.pk for row in inbox]).defer("traceback"):
@@ -187,13 +185,13 @@ def _of_messages(outbox: Sequence[OutboxMessage], inbox: Sequence[InboxMessage],
         if got.message_id not in from_here and got.app_id != conf.get().app_id:
             yield _entry(got, Kind.RECEIVED, attempt=1, at=got.received_at, detail=_sender(got))
         yield from _of_inbox(got, attempts[got.pk])
-        expected = (got.message_id, got.consumer, got.attempt)
-        if got.state == InboxMessage.State.RETRYING and complete and expected not in waited_for:
+        is_carried = (got.message_id, got.consumer, got.attempt) in carried
+        if got.state == InboxMessage.State.RETRYING and complete and not is_carried:
             yield _unhandled(got, "no outbox row carries this attempt; it comes from the broker")
 
 
 def _of_outbox(row: OutboxMessage) -> Iterator[Entry]:
-    yield _entry(row, Kind.WRITTEN, at=row.created_at, origin=row.origin)
+    yield _entry(row, Kind.WRITTEN, at=row.created_at)
     kind = Kind(row.state)
     match row.state:
         case OutboxMessage.State.PUBLISHED:
@@ -204,13 +202,6 @@ def _of_outbox(row: OutboxMessage) -> Iterator[Entry]:
             yield _entry(row, kind, at=row.publish_at, detail=row.last_error)
         case _:
             yield _entry(row, kind, due=row.publish_at, detail=row.last_error)
-
-
-def _if_unhandled(sent: OutboxMessage, consumer: str, row: InboxMessage | None) -> Iterator[Entry]:
-    if row is None:
-        yield _entry(sent, Kind.UNHANDLED, consumer=consumer)
-    elif row.state == InboxMessage.State.RETRYING and row.attempt == sent.attempt:
-        yield _unhandled(row, "")
 
 
 def _unhandled(row: InboxMessage, detail: str) -> Entry:
@@ -233,12 +224,6 @@ def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt]) -> Iterato
             yield _entry(row, Kind.WAITING, detail=f"until the earlier messages of {row.ordering_key} are settled")
 
 
-def _entry(row: OutboxMessage | InboxMessage, kind: Kind, **facts: Any) -> Entry:
-    about = {name: getattr(row, name) for name in ("message_id", "type", "attempt", "consumer")}
-    about["outbox_id" if isinstance(row, OutboxMessage) else "inbox_id"] = row.pk
-    return Entry(kind=kind, **about | facts)
-
-
 def _sender(row: InboxMessage) -> str:
     sender = f"published by {row.app_id}" if row.app_id else "published by a client without an app_id"
     if row.identified:
@@ -259,42 +244,40 @@ def _of_effects(inbox: Sequence[InboxMessage]) -> Iterator[Entry]:
 
 
 def _of_effect(effect: Effect, type: str, attempts: Sequence[EffectAttempt]) -> Iterator[Entry]:
-    intended = Entry(
-        kind=Kind.INTENDED,
-        message_id=effect.message_id,
-        type=type,
-        attempt=effect.attempts,
-        consumer=effect.consumer,
-        at=effect.intended_at,
-        effect=effect.name,
-        effect_id=effect.pk,
-    )
-    yield intended
-    for attempt in attempts:
-        kind = Kind(f"effect {attempt.outcome}")
-        yield replace(intended, kind=kind, attempt=attempt.number, at=attempt.finished_at, detail=attempt.error)
-    at, error = effect.changed_at, effect.error
+    def entry(kind: Kind, **facts: Any) -> Entry:
+        about: dict[str, Any] = {"attempt": effect.attempts, "consumer": effect.consumer, "effect": effect.name}
+        return Entry(
+            kind=kind, message_id=effect.message_id, row=effect, type=type, **about | {"detail": effect.error} | facts
+        )
+
+    yield entry(Kind.INTENDED, at=effect.intended_at, detail="")
+    for each in attempts:
+        kind = Kind(f"effect {each.outcome}")
+        yield entry(kind, attempt=each.number, at=each.finished_at, detail=each.error)
     match effect.state:
         case Effect.State.INTENDED:
-            yield replace(intended, kind=Kind.EFFECT_DUE, at=None, due=effect.send_at, detail=error)
+            yield entry(Kind.EFFECT_DUE, due=effect.send_at)
         case Effect.State.SENDING:
-            yield replace(intended, kind=Kind.EFFECT_SENDING, at=None, due=effect.sending_until, detail=error)
+            yield entry(Kind.EFFECT_SENDING, due=effect.sending_until)
         case Effect.State.DONE:
-            detail = "; ".join(filter(None, [effect.reference, error]))
-            yield replace(intended, kind=Kind.EFFECT_DONE, at=at, detail=detail)
-        case state if not any(each.outcome == state and each.error == error for each in attempts):
-            yield replace(intended, kind=Kind(f"effect {state}"), at=at, detail=error)
+            detail = "; ".join(filter(None, [effect.reference, effect.error]))
+            yield entry(Kind.EFFECT_DONE, at=effect.changed_at, detail=detail)
+        case state if not any(each.outcome == state and each.error == effect.error for each in attempts):
+            yield entry(Kind(f"effect {state}"), at=effect.changed_at)
 
 
-def _of_action(acted_on: ActionOnMessage, told: dict[str, Any]) -> Entry:
-    action = acted_on.action
-    details = (str(action.details[name]) for name in ("verdict", "note") if name in action.details)
-    return Entry(
-        kind=Kind.ACTED,
-        message_id=acted_on.message_id,
-        at=action.at,
-        detail=", ".join(details),
-        action=told.get(action.action, action.action),
-        actor=action.actor,
-        action_id=action.pk,
-    )
+def _of_actions(message_ids: Collection[str]) -> Iterator[Entry]:
+    told = actions.audited()
+    acted_on = ActionOnMessage.objects.filter(message_id__in=message_ids)
+    acted_on = acted_on.exclude(action__action__in=[name for name, words in told.items() if not words])
+    for each in acted_on.select_related("action").order_by("-id")[:ROW_LIMIT]:
+        row = each.action
+        yield Entry(
+            kind=Kind.ACTED,
+            message_id=each.message_id,
+            row=row,
+            at=row.at,
+            detail=", ".join(str(row.details[name]) for name in ("verdict", "note") if name in row.details),
+            action=told.get(row.action, row.action),
+            actor=row.actor,
+        )

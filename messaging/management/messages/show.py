@@ -44,7 +44,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     masked = shown(options)
     found = [
         (each.at, each.what, each.type, each.consumer, each.attempt, each.duration, masked(_detail(each)),
-         each.message_id, each.due, each.effect, each.effect_id)
+         each.message_id, each.due, each.effect, each.row.pk if each.effect else None)
         for each in story.entries
     ]  # fmt: skip
     write_table(command.stdout, COLUMNS, found, as_json=options["json"], across=ACROSS, wide=2)
