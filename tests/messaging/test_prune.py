@@ -2,19 +2,18 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from io import StringIO
 from itertools import count
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 
 from messaging import database, tasks
 from messaging.actions.prune import prune
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
+from tests.support.command_line import messages
 from tests.support.consuming import a_consumer, registered
 
 pytestmark = pytest.mark.django_db
@@ -59,51 +58,36 @@ def _counts(outbox: int, inbox: int, attempts: int, effects: int = 0) -> dict[st
     return {"outbox": outbox, "inbox": inbox, "attempts": attempts, "effects": effects}
 
 
-def test_an_old_published_row_is_deleted_and_a_young_one_is_kept() -> None:
+def test_outbox_rows_are_deleted_that_were_published_or_cancelled_long_ago() -> None:
+    very_old, now = timedelta(days=5000), timezone.now()
     outbox_row()
-    young = outbox_row(timedelta(days=13))
+    outbox_row(state="cancelled", published_at=None, publish_at=now - OLD)
+    kept = [
+        outbox_row(timedelta(days=13)),
+        outbox_row(published_at=now),
+        outbox_row(state="cancelled", published_at=None),
+        *(
+            outbox_row(very_old, state=state, published_at=None, publish_at=now - very_old)
+            for state in ("pending", "unroutable", "failed")
+        ),
+    ]
 
-    assert _pruned() == _counts(outbox=1, inbox=0, attempts=0)
-    assert OutboxMessage.objects.get() == young
-
-
-def test_a_row_written_long_ago_and_published_today_is_kept() -> None:
-    outbox_row(published_at=timezone.now())
-
-    assert _pruned()["outbox"] == 0
-
-
-@pytest.mark.parametrize("state", ["pending", "unroutable", "failed"])
-def test_a_row_that_was_not_published_is_never_deleted(state: str) -> None:
-    ancient = timezone.now() - timedelta(days=5000)
-    outbox_row(timedelta(days=5000), state=state, published_at=None, publish_at=ancient)
-
-    assert _pruned()["outbox"] == 0
+    assert _pruned() == _counts(outbox=2, inbox=0, attempts=0)
+    assert list(OutboxMessage.objects.order_by("pk")) == kept
 
 
-def test_a_row_is_deleted_that_was_cancelled_long_ago_and_not_one_written_then_and_cancelled_today() -> None:
-    outbox_row(state=OutboxMessage.State.CANCELLED, published_at=None, publish_at=timezone.now() - OLD)
-    today = outbox_row(state=OutboxMessage.State.CANCELLED, published_at=None)
-
-    assert _pruned()["outbox"] == 1
-    assert OutboxMessage.objects.get() == today
-
-
-def test_an_old_handled_message_is_deleted_with_its_attempts_and_a_young_one_is_kept() -> None:
+def test_inbox_rows_are_deleted_that_were_handled_or_discarded_long_ago() -> None:
     inbox_row(attempts=3)
-    young = inbox_row(timedelta(days=89))
+    inbox_row(state="discarded")
+    kept = [
+        inbox_row(timedelta(days=89)),
+        inbox_row(timedelta(days=89), state="discarded"),
+        *(inbox_row(timedelta(days=5000), state=state) for state in ("effects_due", "retrying", "waiting", "dead")),
+    ]
 
-    assert _pruned() == _counts(outbox=0, inbox=1, attempts=3)
-    assert InboxMessage.objects.get() == young
-    assert DeliveryAttempt.objects.get().inbox_message == young
-
-
-def test_a_discarded_message_is_deleted_as_late_as_a_handled_one() -> None:
-    inbox_row(state=InboxMessage.State.DISCARDED)
-    young = inbox_row(timedelta(days=89), state=InboxMessage.State.DISCARDED)
-
-    assert _pruned()["inbox"] == 1
-    assert InboxMessage.objects.get() == young
+    assert _pruned() == _counts(outbox=0, inbox=2, attempts=4)
+    assert list(InboxMessage.objects.order_by("pk")) == kept
+    assert DeliveryAttempt.objects.count() == len(kept)
 
 
 @pytest.mark.parametrize("state", Effect.State.values)
@@ -116,21 +100,13 @@ def test_a_message_is_kept_while_an_effect_of_it_is_not_done(state: str) -> None
     assert Effect.objects.exists() is not done
 
 
-@pytest.mark.parametrize("state", ["effects_due", "retrying", "waiting", "dead"])
-def test_a_message_that_waits_or_is_dead_is_never_deleted(state: str) -> None:
-    inbox_row(timedelta(days=5000), state=state)
+def test_an_inbox_row_outlives_every_outbox_row_that_could_bring_its_message_again() -> None:
+    for state in OutboxMessage.State:
+        kept = inbox_row()
+        outbox_row(timedelta(days=1), message_id=kept.message_id, state=state)
+        outbox_row(ANCIENT, message_id=kept.message_id)
 
-    assert _pruned() == _counts(outbox=0, inbox=0, attempts=0)
-
-
-@pytest.mark.parametrize("state", sorted(OutboxMessage.State))
-def test_an_inbox_row_outlives_every_outbox_row_that_could_bring_its_message_again(state: str) -> None:
-    kept = inbox_row()
-    outbox_row(timedelta(days=1), message_id=kept.message_id, state=state)
-    outbox_row(ANCIENT, message_id=kept.message_id)
-
-    assert _pruned() == _counts(outbox=1, inbox=0, attempts=0)
-    assert InboxMessage.objects.get() == kept
+    assert _pruned() == _counts(outbox=len(OutboxMessage.State), inbox=0, attempts=0)
 
 
 def test_many_rows_are_deleted_in_batches_and_the_kept_ones_between_them_stop_nothing() -> None:
@@ -232,26 +208,16 @@ def test_the_command_says_what_it_deleted() -> None:
     outbox_row()
     inbox_row(attempts=2)
 
-    assert _printed("prune", "--dry-run") == "Would delete 1 outbox row, 1 inbox row, 2 attempts and 0 effects.\n"
-    assert _printed("prune", "--batch", "1") == "Deleted 1 outbox row, 1 inbox row, 2 attempts and 0 effects.\n"
-    assert _printed("prune") == "Deleted 0 outbox rows, 0 inbox rows, 0 attempts and 0 effects.\n"
-
-
-def test_a_batch_of_nothing_is_wrong_usage() -> None:
-    with pytest.raises(CommandError, match="--batch"):
-        call_command("messages", "prune", "--batch", "0")
+    assert messages("prune", "--dry-run").out == "Would delete 1 outbox row, 1 inbox row, 2 attempts and 0 effects.\n"
+    assert messages("prune", "--batch", "1").out == "Deleted 1 outbox row, 1 inbox row, 2 attempts and 0 effects.\n"
+    assert messages("prune").out == "Deleted 0 outbox rows, 0 inbox rows, 0 attempts and 0 effects.\n"
+    assert "--batch" in messages("prune", "--batch", "0").err
 
 
 def test_celery_does_the_same() -> None:
     outbox_row()
 
     assert tasks.of_actions["prune"]() == {"outbox": 1, "inbox": 0, "attempts": 0, "effects": 0}
-
-
-def _printed(*arguments: str) -> str:
-    out = StringIO()
-    call_command("messages", *arguments, stdout=out)
-    return out.getvalue()
 
 
 def test_the_attempts_of_an_effect_go_with_it_and_are_counted() -> None:
