@@ -86,6 +86,17 @@ def test_that_nothing_was_changed_is_written_too(name: str, make: Any, options: 
 
 
 @each_action
+def test_rows_in_other_states_stay_as_they_are(name: str, make: Callable[[], Row], options: dict[str, str]) -> None:
+    row = make()
+    rows = type(row)._default_manager.filter(pk=row.pk)
+    for state in set(type(row).State.values) - set(action(name).states[type(row)]):
+        rows.update(state=state)
+        before = rows.values().get()
+        assert action(name).run(Selection(), by="ann", **options).changed == 0
+        assert rows.values().get() == before
+
+
+@each_action
 def test_without_its_audit_row_nothing_is_changed(
     name: str, make: Callable[[], Row], options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,13 +182,6 @@ def test_a_plan_counts_each_case_and_changes_nothing(consumer: Consumer) -> None
     assert replayed().replayed == told[Plan.RUNS]
 
 
-def test_a_letter_of_a_queue_without_a_consumer_has_no_handler(consumer: Consumer) -> None:
-    a_dead_message(a_consumer(name="some.queue"))
-    assert planned(ALL)[Plan.NO_HANDLER] == 1
-    assert replayed().replayed == 0
-    assert states() == {("dead", 1)}
-
-
 def test_filters_say_which(consumer: Consumer) -> None:
     copies = a_consumer(name="copies")
     with registered(consumer, copies):
@@ -214,17 +207,19 @@ def test_a_failure_group_is_replayed_together(consumer: Consumer) -> None:
     assert set(OutboxMessage.objects.values_list("message_id", flat=True)) == {row.message_id for row in rows}
 
 
+def test_a_discarded_message_is_not_replayed_any_more_and_a_copy_is_a_duplicate(consumer: Consumer) -> None:
+    row = a_dead_message(consumer, reason="no such order")
+
+    assert discard.run(Selection(message_ids=[row.message_id]), by=WHO, note="test data").facts == {"discarded": 1}
+
+    row.refresh_from_db()
+    assert (row.state, row.reason) == ("discarded", f"discarded by {WHO}: test data; it was dead: no such order")
+    assert replayed().replayed == 0
+    assert handling.handle(consumer, a_delivery(a_message(id=row.message_id))) == "duplicate"
+    assert notes() == 0
+
+
 # --- two operators -----------------------------------------------------------------------------------------
-
-
-def test_the_second_operator_sees_that_it_is_already_replayed(consumer: Consumer) -> None:
-    wanted = Selection(message_ids=[a_dead_message(consumer).message_id])
-    assert replayed(wanted, by="ann").replayed == 1
-    assert planned(wanted)[Plan.REPLAYED] == 1
-    assert replayed(wanted, by="bob").replayed == 0
-    assert list(OperatorAction.objects.order_by("id").values_list("actor", "changed")) == [("ann", 1), ("bob", 0)]
-    arrives(consumer)
-    assert planned(wanted)[Plan.DONE] == 1
 
 
 @committed
@@ -385,10 +380,10 @@ def test_it_can_be_told_to_stop_and_goes_on_when_asked_again(
     assert replayed().replayed == 2
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0}, {"canary": -1}, {"max_failures": 1.1}])
-def test_a_pace_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} is from 0|canary is from 1"):
-        replayed(**wrong)
+@pytest.mark.parametrize(("name", "value"), [("rate", 0), ("canary", -1), ("max_failures", 1.1)])
+def test_a_pace_that_makes_no_sense_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is from "):
+        replayed(**{name: value})
 
 
 # --- by Celery -------------------------------------------------------------------------------------------------
