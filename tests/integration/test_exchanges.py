@@ -165,6 +165,7 @@ def test_each_type_of_exchange_brings_what_its_consumers_ask_for(heard: Heard) -
     assert OutboxMessage.objects.get(type="test.weighed").routing_key == "{w}.1.50."
 
 
+@pytest.mark.parametrize("broadcast", [False, True])
 def test_an_event_whose_key_no_consumer_asks_for_is_unroutable_with_the_reason(heard: Heard, broadcast: bool) -> None:
     heard.consumer("errors", Logged, keys=["error"], broadcast=broadcast)
     with running_relay():
