@@ -1,7 +1,11 @@
-"""Declaring for a person: whether a queue or exchange exists, and using one that exists with harmless differences."""
+"""Declaring for a person: whether a queue or exchange exists, and using one that exists with harmless differences.
+
+`kind` is "queue" or "exchange".
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from messaging.broker.connection import Connection
@@ -12,10 +16,10 @@ from messaging.exceptions import NotFound, PreconditionFailed, ResourceLocked
 _HARMLESS_DIFFERENCES = {"durable", "auto_delete", "x-queue-type"}
 
 
-def queue_exists(connection: Connection, name: str) -> bool:
-    """Whether the queue exists, exclusive ones included. Raises OperationRefused, BrokerUnavailable."""
+def exists(connection: Connection, kind: str, name: str) -> bool:
+    """Whether it exists, exclusive queues included. Raises OperationRefused, BrokerUnavailable."""
     try:
-        connection.call("queue_declare", queue=name, passive=True)
+        connection.call(f"{kind}_declare", **{kind: name}, passive=True)
     except NotFound:
         return False
     except ResourceLocked:
@@ -23,42 +27,23 @@ def queue_exists(connection: Connection, name: str) -> bool:
     return True
 
 
-def exchange_exists(connection: Connection, name: str) -> bool:
-    """Whether the exchange exists. Raises OperationRefused, BrokerUnavailable."""
-    try:
-        connection.call("exchange_declare", exchange=name, passive=True)
-    except NotFound:
-        return False
-    return True
+def declare(connection: Connection, kind: str, name: str, options: Mapping[str, Any]) -> str:
+    """Declare it by the options of `add_declare`, or use an existing one with another durability or queue type; return
+    the difference, else "".
 
-
-def declare_queue(
-    connection: Connection, name: str, *, durable: bool, queue_type: str | None, arguments: dict[str, Any]
-) -> str:
-    """Declare a queue, or use an existing one with another durability or type; return the difference, else "".
-
-    Raises OperationRefused if it exists with other arguments or this account may not; BrokerUnavailable.
+    Raises OperationRefused if it exists with another exchange type or other arguments, or this account may not;
+    BrokerUnavailable.
     """
-    typed = {"x-queue-type": queue_type} if queue_type else {}
-    how = {"durable": durable, "arguments": {**typed, **arguments}}
-    return _declared(connection, "queue_declare", {"queue": name, **how}, strict=bool(arguments))
-
-
-def declare_exchange(
-    connection: Connection, name: str, exchange_type: str, *, durable: bool, arguments: dict[str, Any]
-) -> str:
-    """Declare an exchange, or use an existing one with another durability. Returns and raises as `declare_queue`;
-    another type is refused."""
-    how = {"exchange_type": exchange_type, "durable": durable, "arguments": arguments}
-    return _declared(connection, "exchange_declare", {"exchange": name, **how}, strict=bool(arguments))
-
-
-def _declared(connection: Connection, method: str, what: dict[str, Any], *, strict: bool) -> str:
+    how: dict[str, Any] = {kind: name, "durable": not options["transient"], "arguments": options["arguments"]}
+    if kind == "exchange":
+        how["exchange_type"] = options["type"]
+    elif options["queue_type"]:
+        how["arguments"] = {"x-queue-type": options["queue_type"], **options["arguments"]}
     try:
-        connection.call(method, **what)
+        connection.call(f"{kind}_declare", **how)
     except PreconditionFailed as error:
         differs = difference(error)
-        if strict or differs is None or differs.property not in _HARMLESS_DIFFERENCES:
+        if options["arguments"] or differs is None or differs.property not in _HARMLESS_DIFFERENCES:
             raise
         return f"{differs}. It is used as it is."
     return ""

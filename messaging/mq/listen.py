@@ -16,7 +16,7 @@ from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import from_one, number, positive
 from messaging.management.errors import broker_told_in_one_line
 from messaging.management.tables import reader_left
-from messaging.mq.declaring import declare_exchange, declare_queue, exchange_exists, queue_exists
+from messaging.mq.declaring import declare, exists
 from messaging.mq.listener import Ended, Listener
 from messaging.mq.message_lines import write_message
 from messaging.mq.options import add_declare, add_header, check_declare, check_short, named_values, usage_error
@@ -97,9 +97,12 @@ def _check(options: dict[str, Any]) -> None:
     if options["keys"] and options["header"]:
         raise usage_error("Give keys or --header: a headers exchange routes by headers, the others by keys.")
     options["headers"] = named_values("--header", options["header"])
-    options["arguments"] = named_values("--argument", options["argument"])
-    is_exchange = bool(options["keys"] or options["header"] or options["type"])
-    check_declare(options, "--type", of_exchange=is_exchange)
+    check_declare(options, "--type", of_exchange=_kind(options) == "exchange")
+
+
+def _kind(options: dict[str, Any]) -> str:
+    """Return what NAME means, unless only an exchange of that name exists."""
+    return "exchange" if options["keys"] or options["header"] or options["type"] else "queue"
 
 
 class _Listening:
@@ -113,7 +116,7 @@ class _Listening:
         self._listener = listener
         self._stopped = stopped
         self._name: str = options["name"]
-        self._is_exchange = bool(options["keys"] or options["header"] or options["type"])
+        self._kind = _kind(options)
         self._shown = 0
         #: Of the connection that it listens on.
         self._generation = 0
@@ -124,13 +127,13 @@ class _Listening:
             return
         self._find()
         from_start, offset = self._options["from_start"], ""
-        if not self._is_exchange and is_stream(self._listener.connection, self._name):
+        if self._kind == "queue" and is_stream(self._listener.connection, self._name):
             offset = "first" if from_start else "next"
         elif from_start:
             raise usage_error(f"--from-start is for streams, and {self._what()} is none.")
         prefetch, most = self._options["prefetch"], self._options["max_messages"]
         self._listener.subscribe(
-            self._bindings() if self._is_exchange else self._name,
+            self._bindings() if self._kind == "exchange" else self._name,
             # With more than 1 each acknowledgement would bring another message; the last ones would be requeued.
             prefetch=min(prefetch or (1 if most else conf.get().prefetch), most or 65_535),
             offset=offset,
@@ -147,21 +150,15 @@ class _Listening:
 
     def _find(self) -> None:
         """Declare the queue or exchange, or see which of them exists. Raises CommandError where neither does."""
-        connection, options = self._listener.connection, self._options
-        durable, arguments = not options["transient"], options["arguments"]
-        note = ""
-        if options["declare"] and self._is_exchange:
-            note = declare_exchange(connection, self._name, options["type"], durable=durable, arguments=arguments)
-        elif options["declare"]:
-            queue_type = options["queue_type"]
-            note = declare_queue(connection, self._name, durable=durable, queue_type=queue_type, arguments=arguments)
-        elif self._is_exchange or not queue_exists(connection, self._name):
-            if not exchange_exists(connection, self._name):
-                kinds = "exchange" if self._is_exchange else "queue and no exchange"
+        connection, exchange = self._listener.connection, "exchange"
+        if self._options["declare"]:
+            if note := declare(connection, self._kind, self._name, self._options):
+                self._say(note)
+        elif self._kind == exchange or not exists(connection, "queue", self._name):
+            if not exists(connection, exchange, self._name):
+                kinds = exchange if self._kind == exchange else "queue and no exchange"
                 raise CommandError(f"There is no {kinds} {self._name}. Is the name right, and the virtual host?")
-            self._is_exchange = True
-        if note:
-            self._say(note)
+            self._kind = exchange
 
     def _bindings(self) -> list[Binding]:
         if headers := self._options["headers"]:
@@ -169,10 +166,8 @@ class _Listening:
         return [Binding(self._name, "", key) for key in self._options["keys"] or ["#"]]
 
     def _what(self) -> str:
-        if not self._is_exchange:
-            return f"queue {self._name}"
         keys = ", ".join(self._options["keys"])
-        return f"exchange {self._name}" + (f" for {keys}" if keys else "")
+        return f"{self._kind} {self._name}" + (f" for {keys}" if keys else "")
 
     def _take_all(self) -> None:
         most = self._options["max_messages"]
@@ -190,8 +185,9 @@ class _Listening:
         self._shown += 1
         if self._waited(self._options["dots"] * arrival.message.body.count(b".")):
             if self._shown == self._options["max_messages"]:
-                self._listener.cancel()  # else the broker would send the next one, and redeliver it to others
-            self._listener.ack(arrival)
+                # Else the broker would send the next one, and redeliver it to others.
+                self._listener.subscription.cancel()
+            self._listener.subscription.ack(arrival)
 
     def _waited(self, seconds: float) -> bool:
         """Wait; return whether it was not stopped meanwhile."""
@@ -208,21 +204,20 @@ class _Listening:
             raise ended.refusal
         since, told = time.strftime("%H:%M:%S"), False
         while not self._stopped():
-            exists = self._still_exists()
-            if exists is None:
+            still_exists = self._still_exists()
+            if still_exists is None:
                 if not told:
                     self._say(f"The connection is lost ({ended.reason}). Connecting again…")
                 told = True
                 self._waited(CHECK_EVERY)
                 continue
-            if not exists:
-                kind = "Exchange" if self._is_exchange else "Queue"
-                raise CommandError(f"{kind} {self._name} is gone. Nothing more can arrive.")
+            if not still_exists:
+                raise CommandError(f"{self._kind.capitalize()} {self._name} is gone. Nothing more can arrive.")
             if not self._listener.open(self._stopped):
                 self._waited(TRY_AGAIN)  # the next end says why
                 return
             self._generation = self._listener.connection.generation
-            missed = f" What was published since {since} was missed." if self._is_exchange else ""
+            missed = f" What was published since {since} was missed." if self._kind == "exchange" else ""
             self._say(f"Listening again on {self._what()}.{missed}")
             return
 
@@ -234,7 +229,7 @@ class _Listening:
         try:
             if self._options["declare"] and connection.generation != self._generation:
                 self._find()
-            return (exchange_exists if self._is_exchange else queue_exists)(connection, self._name)
+            return exists(connection, self._kind, self._name)
         except BrokerUnavailable:
             return None
 

@@ -74,18 +74,13 @@ class Listener:
 
         False if it did not: `given_up` returned True, or `next` returns the reason.
         """
-        subscription = self._current
+        subscription = self.subscription
         subscription.open()
         while subscription.active and not given_up():
             if subscription.consuming:
                 return True
             time.sleep(CHECK_EVERY)
         return False
-
-    @property
-    def queue(self) -> str:
-        """The queue that it listens to."""
-        return self._current.queue
 
     def next(self, timeout: float) -> Arrival | Ended | None:
         """Return what arrived next, within `timeout` seconds; None if nothing did."""
@@ -97,26 +92,19 @@ class Listener:
             if self._is_redelivered(arrived):
                 return None
             offset = arrived.message.headers.get(STREAM_OFFSET)
-            if self._current.arguments and isinstance(offset, int):
-                self._current.arguments = {STREAM_OFFSET: offset + 1}
+            if self.subscription.arguments and isinstance(offset, int):
+                self.subscription.arguments = {STREAM_OFFSET: offset + 1}
         return arrived
 
-    def ack(self, arrival: Arrival) -> None:
-        """Acknowledge. Returns at once."""
-        self._current.ack(arrival)
-
-    def cancel(self) -> None:
-        """Stop receiving; `next` still returns what has arrived. Returns at once."""
-        self._current.cancel()
-
     @property
-    def _current(self) -> Subscription:
+    def subscription(self) -> Subscription:
+        """What it listens to, after `subscribe`."""
         assert self._subscription is not None, "subscribe first"
         return self._subscription
 
     def _is_redelivered(self, arrival: Arrival) -> bool:
         # Its channel is gone, and the broker redelivers it, but not from a private queue.
-        return not (self._private or self._current.is_current(arrival))
+        return not (self._private or self.subscription.is_current(arrival))
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
@@ -125,4 +113,4 @@ class Listener:
             self._subscription.lost(reason)
 
     def _ended(self, reason: str) -> None:
-        self._arrived.put(Ended(reason, self._current.refusal))
+        self._arrived.put(Ended(reason, self.subscription.refusal))

@@ -44,7 +44,11 @@ def add_declare(parser: argparse.ArgumentParser, *, exchange_type: str) -> None:
 
 
 def check_declare(options: dict[str, Any], exchange_type: str, *, of_exchange: bool) -> None:
-    """Raise CommandError (exit code 2) where --declare lacks something, or something lacks --declare."""
+    """Read --argument into `options["arguments"]`.
+
+    Raises CommandError (exit code 2) where --declare lacks something, or something lacks --declare.
+    """
+    options["arguments"] = named_values("--argument", options["argument"])
     problem = ""
     if of_exchange and options["queue_type"]:
         problem = "--queue-type goes with a queue."

@@ -11,14 +11,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
-from messaging.broker.connection import Connection
 from messaging.broker.publisher import Outcome, Publisher, Publishing, Status
 from messaging.exceptions import OperationRefused
 from messaging.management.arguments import from_one, number
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_UNREACHABLE, broker_refuses, broker_told_in_one_line
 from messaging.management.tables import unwritten
 from messaging.message import Message
-from messaging.mq.declaring import declare_exchange, declare_queue
+from messaging.mq.declaring import declare
 from messaging.mq.options import add_declare, add_header, check_declare, check_short, named_values, usage_error
 from messaging.processes import StopSignals
 
@@ -86,7 +85,8 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
                 publisher.start()
                 if not publisher.reach(lambda: signals.received):
                     raise CommandError(NOTHING_SENT)
-                if options["declare"] and (note := _declare(publisher.connection, options)):
+                kind = "queue" if options["queue"] else "exchange"
+                if options["declare"] and (note := declare(publisher.connection, kind, options[kind], options)):
                     command.stderr.write(note, style_func=str)
             _send(command, options, publisher, publishing, lambda: signals.received)
         finally:
@@ -101,17 +101,6 @@ def _check(options: dict[str, Any]) -> None:
     if options["queue"] and options["key"]:
         raise usage_error("--key goes with --exchange: a message for a queue has its name for a key.")
     check_declare(options, "--exchange-type", of_exchange=options["exchange"] is not None)
-    options["arguments"] = named_values("--argument", options["argument"])
-
-
-def _declare(connection: Connection, options: dict[str, Any]) -> str:
-    """Declare the target; return how one that exists differs."""
-    durable, arguments = not options["transient"], options["arguments"]
-    if options["queue"]:
-        return declare_queue(
-            connection, options["queue"], durable=durable, queue_type=options["queue_type"], arguments=arguments
-        )
-    return declare_exchange(connection, options["exchange"], options["type"], durable=durable, arguments=arguments)
 
 
 def _send(
@@ -164,12 +153,9 @@ def _error(trouble: Outcome, returned: int, options: dict[str, Any]) -> CommandE
             return CommandError(f"Not taken: {trouble.reason}. A queue is full, or failing; the message is not in it.")
         case Status.UNSENDABLE:
             return CommandError(f"It cannot be sent: {trouble.reason}.")
-        case _ if trouble.late:
-            text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived, or may yet."
-            return CommandError(text, returncode=EXIT_TIMED_OUT)
         case _:
-            text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived."
-            return CommandError(text, returncode=EXIT_UNREACHABLE)
+            text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived{', or may yet' * trouble.late}."
+            return CommandError(text, returncode=EXIT_TIMED_OUT if trouble.late else EXIT_UNREACHABLE)
 
 
 def _why_returned(options: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from django.apps import apps
@@ -95,8 +94,7 @@ def _unrouted_events(exchanges: Mapping[str, Exchange], bindings: Iterable[Bindi
 def _may_take(exchange_type: str, binding: Binding, event: type[Event]) -> bool:
     if binding.kind != "queue" or exchange_type == "headers" or routing.fields_in(event.event_key):
         return True  # it depends on the message, or on another exchange
-    asked = routing.Binding(binding.source, binding.destination, binding.key, binding.arguments)
-    return routing.takes(exchange_type, asked, event.event_key or event.event_type, {})
+    return routing.takes(exchange_type, binding.declared, event.event_key or event.event_type, {})
 
 
 # --- Bindings ------------------------------------------------------------------------------------------------
@@ -106,10 +104,10 @@ def _missing_bindings(
     topology: Topology, bindings: Iterable[Binding], exchanges: Mapping[str, Exchange], queues: Mapping[str, Queue]
 ) -> Iterator[Finding]:
     """Yield a finding for each declared binding that is missing while its exchange and its queue exist."""
-    existing = {_identity(each) for each in bindings}
+    existing = {_identity(each.declared) for each in bindings}
     for binding in topology.bindings:
         both_exist = binding.exchange in exchanges and binding.queue in queues
-        if both_exist and _declared_identity(binding) not in existing:
+        if both_exist and _identity(binding) not in existing:
             text = f"queue {binding.queue} is not bound to {binding.exchange} by {desired.describe(binding)}"
             hint = f"{DECLARE} {reconcile(consumer_of(binding.queue))}"
             yield Finding(Kind.MISSING_BINDING, binding.queue, text, hint)
@@ -120,13 +118,12 @@ def _extra_bindings(topology: Topology, bindings: Iterable[Binding]) -> Iterator
     exchange of another application, which may have made it."""
     queues = {queue.name for queue in topology.queues}
     exchanges = {exchange.name for exchange in topology.exchanges}
-    declared = {_declared_identity(each) for each in topology.bindings}
+    declared = {_identity(each) for each in topology.bindings}
     for binding in bindings:
-        if binding.kind != "queue" or binding.destination not in queues or _identity(binding) in declared:
+        if binding.kind != "queue" or binding.destination not in queues or _identity(binding.declared) in declared:
             continue
         queue, is_ours = binding.destination, binding.source in exchanges
-        by = binding.key or desired.describe(routing.Binding(binding.source, queue, arguments=binding.arguments))
-        text = f"queue {queue} is also bound to {binding.source} by {by}"
+        text = f"queue {queue} is also bound to {binding.source} by {desired.describe(binding.declared)}"
         dead = f"Messages that consumer {consumer_of(queue) or 'dead_letters'} does not handle are dead there."
         if is_ours:
             hint = f"{dead} If nothing else needs it, unbind it on the queue's page of RabbitMQ's management UI."
@@ -137,11 +134,7 @@ def _extra_bindings(topology: Topology, bindings: Iterable[Binding]) -> Iterator
             yield Finding(Kind.FOREIGN_BINDING, queue, text, hint, is_wrong=False)
 
 
-def _identity(binding: Binding) -> tuple[str, str, str, str]:
-    return binding.source, binding.destination, binding.key, repr(sorted(binding.arguments.items()))
-
-
-def _declared_identity(binding: routing.Binding) -> tuple[str, str, str, str]:
+def _identity(binding: routing.Binding) -> tuple[str, str, str, str]:
     return binding.exchange, binding.queue, binding.key, repr(sorted(binding.arguments.items()))
 
 
@@ -156,43 +149,36 @@ def _harmful_policies(
 ) -> Iterator[Finding]:
     """Yield a finding for each policy by which messages can leave a declared queue unhandled, or by which unroutable
     events count as arrived. Callers of procedures notice one on request queues by themselves: they time out."""
-    for exchange in topology.exchanges:
-        found = exchanges.get(exchange.name)
-        if found and found.policy:
-            yield from _harmful(
-                found.policy, "exchange", found.name, _harm(policies.get(found.policy, {}), OF_EXCHANGES)
-            )
-    for name in [queue.name for queue in topology.queues if queue.name in queues]:
-        queue = queues[name]
-        policy = " and ".join(each for each in (queue.policy, queue.operator_policy) if each)
-        if policy:
-            yield from _harmful(policy, "queue", name, _harm(queue.policy_definition, OF_QUEUES, queue.arguments))
+    for name in (each.name for each in topology.exchanges if each.name in exchanges):
+        policy = exchanges[name].policy or ""
+        harm = [_effect(OF_EXCHANGES, *each) for each in policies.get(policy, {}).items() if each[0] in OF_EXCHANGES]
+        yield from _harmful(policy, f"exchange {name}", name, harm)
+    for queue in (queues[each.name] for each in topology.queues if each.name in queues):
+        policy = " and ".join(filter(None, (queue.policy, queue.operator_policy)))
+        yield from _harmful(policy, f"queue {queue.name}", queue.name, _harm(queue))
 
 
 def _harmful(policy: str, what: str, name: str, harm: Sequence[str]) -> Iterator[Finding]:
-    if harm:
-        yield Finding(
-            Kind.HARMFUL_POLICY,
-            name,
-            f"policy {policy} applies to {what} {name}: {'; '.join(harm)}",
+    if policy and harm:
+        hint = (
             "Remove that from the policy, or exclude our names from its pattern; `rabbitmqctl list_policies` and "
-            "`list_operator_policies` show both.",
+            "`list_operator_policies` show both."
         )
+        yield Finding(Kind.HARMFUL_POLICY, name, f"policy {policy} applies to {what}: {'; '.join(harm)}", hint)
 
 
-def _harm(
-    definition: Mapping[str, Any], effects: Mapping[str, str], arguments: Mapping[str, Any] = MappingProxyType({})
-) -> list[str]:
-    return [
-        f"{name}={value}: {effects[name]}"
-        for name, value in sorted(definition.items())
-        if name in effects and not _is_harmless(name, value, arguments)
-    ]
+def _harm(queue: Queue) -> list[str]:
+    definition = sorted(queue.policy_definition.items())
+    return [_effect(OF_QUEUES, *each) for each in definition if not _is_harmless(*each, queue.arguments)]
+
+
+def _effect(effects: Mapping[str, str], name: str, value: Any) -> str:
+    return f"{name}={value}: {effects[name]}"
 
 
 def _is_harmless(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
     """Whether no message leaves a queue with these arguments because of it."""
-    if name == "delivery-limit" and arguments.get("x-queue-type") != "quorum":
+    if name not in OF_QUEUES or (name == "delivery-limit" and arguments.get("x-queue-type") != "quorum"):
         return True
     if name.startswith("max-length") and arguments.get("x-overflow") == "reject-publish":
         return True  # RabbitMQ refuses what is over it, and that waits in the outbox

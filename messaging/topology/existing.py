@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
 
-from messaging import consumers, procedures
+from messaging import consumers, procedures, routing
 from messaging.broker.connection import Connection, opened
 from messaging.broker.management_api import reached
 from messaging.broker.queue_answers import QueueAnswer, ask_queues
@@ -45,7 +46,7 @@ class Exchange:
     auto_delete: bool
     internal: bool
     arguments: dict[str, Any] = field(hash=False)
-    policy: str | None
+    policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +59,14 @@ class Binding:
     kind: str = "queue"
     key: str = ""
     arguments: dict[str, Any] = field(default_factory=dict, hash=False)
-    #: What the management API calls it among those of the same source and destination.
-    properties_key: str = ""
+
+    @property
+    def declared(self) -> routing.Binding:
+        """The binding as a consumer would declare it."""
+        return routing.Binding(self.source, self.destination, self.key, self.arguments)
+
+
+Kind = TypeVar("Kind", Queue, Exchange, Binding)
 
 
 class Existing:
@@ -84,16 +91,22 @@ class Existing:
 
     def queues(self) -> list[Queue]:
         """Return every queue, by name."""
-        return sorted(map(_queue, self.api.queues()), key=lambda queue: queue.name)
+        renamed = {
+            "ready": "messages_ready",  # not there yet for a queue just declared
+            "unacked": "messages_unacknowledged",
+            "policy_definition": "effective_policy_definition",
+        }
+        return sorted((_read(Queue, each, renamed) for each in self.api.queues()), key=lambda queue: queue.name)
 
     def exchanges(self) -> list[Exchange]:
         """Return every exchange, by name."""
-        return sorted(map(_exchange, self.api.exchanges()), key=lambda exchange: exchange.name)
+        return sorted((_read(Exchange, each) for each in self.api.exchanges()), key=lambda exchange: exchange.name)
 
     def bindings(self) -> list[Binding]:
         """Return every binding, except each queue's own to the default exchange."""
-        found = [_binding(each) for each in self.api.bindings() if each["source"]]
-        return sorted(found, key=lambda each: (each.source, each.destination, each.key, each.properties_key))
+        renamed = {"kind": "destination_type", "key": "routing_key"}
+        found = [_read(Binding, each, renamed) for each in self.api.bindings() if each["source"]]
+        return sorted(found, key=lambda each: (each.source, each.destination, each.key))
 
     def policies(self) -> dict[str, dict[str, Any]]:
         """Return the definition of each policy, by its name; operator policies are not among them."""
@@ -150,39 +163,18 @@ def _with_counts(queue: Queue, answer: QueueAnswer) -> Queue:
     return replace(queue, ready=answer.ready, consumers=answer.consumers)
 
 
-def _queue(facts: dict[str, Any]) -> Queue:
-    return Queue(
-        **_given(facts, "name", "type", "durable", "auto_delete", "exclusive", "consumers"),
-        arguments=table(facts.get("arguments")),
-        policy=facts.get("policy") or None,
-        operator_policy=facts.get("operator_policy") or None,
-        policy_definition=table(facts.get("effective_policy_definition")),
-        # A queue just declared has no counts yet.
-        ready=facts.get("messages_ready"),
-        unacked=facts.get("messages_unacknowledged"),
-    )
-
-
-def _exchange(facts: dict[str, Any]) -> Exchange:
-    return Exchange(
-        **_given(facts, "name", "type", "durable", "auto_delete", "internal"),
-        arguments=table(facts.get("arguments")),
-        policy=facts.get("policy") or None,
-    )
-
-
-def _binding(facts: dict[str, Any]) -> Binding:
-    return Binding(
-        **_given(facts, "source", "destination"),
-        kind=facts["destination_type"],
-        key=facts.get("routing_key", ""),
-        arguments=table(facts.get("arguments")),
-        properties_key=facts.get("properties_key", ""),
-    )
-
-
-def _given(facts: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: facts.get(name) for name in names}
+def _read(kind: type[Kind], facts: Mapping[str, Any], renamed: Mapping[str, str] = MappingProxyType({})) -> Kind:
+    """Return a `kind` of what the management API says; `renamed` has its names of fields that it calls otherwise."""
+    found: dict[str, Any] = {}
+    for name in (each.name for each in fields(kind)):
+        value = facts.get(renamed.get(name, name))
+        if name in {"arguments", "policy_definition"}:
+            value = table(value)
+        elif name.endswith("policy"):
+            value = value or None
+        if value is not None:
+            found[name] = value
+    return kind(**found)
 
 
 def table(value: Any) -> dict[str, Any]:

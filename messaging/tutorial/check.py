@@ -14,14 +14,12 @@ from typing import Any
 
 from messaging.broker.connection import Connection
 from messaging.exceptions import OperationRefused
-from messaging.tutorial.cleanup import look, remove_all
+from messaging.tutorial.cleanup import counted, look, remove_all
 from messaging.tutorial.lessons import Lesson, Made
-from messaging.tutorial.terminals import Failed, Interrupted, Terminal, Terminals, wait_for
+from messaging.tutorial.terminals import Failed, Interrupted, Terminal, Terminals, terminals_of, wait_for
 
 #: Returns how many messages wait in a queue of the lesson.
 Waiting = Callable[[str], int]
-
-ELSEWHERE = "use another virtual host (AMQP_URL=amqp://…/tutorial)"
 
 
 def check(connection: Connection, lesson: Lesson, stopped: Callable[[], bool]) -> str:
@@ -37,7 +35,7 @@ def check(connection: Connection, lesson: Lesson, stopped: Callable[[], bool]) -
     try:
         new = [made for made in lesson.made if _is_free(connection, made)]
         try:
-            with Terminals(lesson.lines, stopped) as terminals:
+            with terminals_of(lesson.lines, stopped) as terminals:
                 seen = CHECKS[lesson.name](terminals, waiting)
         finally:
             left = remove_all(connection, new)
@@ -117,12 +115,8 @@ def headers(terminals: Terminals, waiting: Waiting) -> str:
 def rpc(terminals: Terminals, waiting: Waiting) -> str:
     terminals.start("server")
     calls = [terminals.begin(name) for name in ("fib", "centre", "increase")]
-    expected = [
-        ["832040"],
-        ["10\t55", "20\t6765", "30\t832040", "40\t102334155", "50\t12586269025"],
-        ["42"],
-    ]
-    for call, answers in zip(calls, expected, strict=True):
+    numbers = ["10\t55", "20\t6765", "30\t832040", "40\t102334155", "50\t12586269025"]
+    for call, answers in zip(calls, [["832040"], numbers, ["42"]], strict=True):
         if call.end() != 0 or call.out != answers:
             raise Failed(f"`{call.line}` printed {call.out or call.err[-1:]} instead of {answers}")
     return "fib 30 is 832040, five calls at once on one reply queue got each its own answer, increase 41 is 42"
@@ -151,15 +145,8 @@ def dead_letters(terminals: Terminals, waiting: Waiting) -> str:
 
 
 CHECKS: dict[str, Callable[[Terminals, Waiting], str]] = {
-    "hello": hello,
-    "work-queue": work_queue,
-    "fanout": fanout,
-    "direct": direct,
-    "topic": topic,
-    "headers": headers,
-    "rpc": rpc,
-    "confirms": confirms,
-    "dead-letters": dead_letters,
+    each.__name__.replace("_", "-"): each
+    for each in (hello, work_queue, fanout, direct, topic, headers, rpc, confirms, dead_letters)
 }
 
 
@@ -168,18 +155,18 @@ def _is_free(connection: Connection, made: Made) -> bool:
     found = look(connection, made)
     if found is None:
         return True
+    problem = ""
     if found.differs:
-        raise Failed(f"{made} {found.differs}: it is somebody's own and was not touched; {ELSEWHERE}")
-    if found.consumers:
-        raise Failed(
-            f"{made} has {found.consumers} consumer{'s' * (found.consumers != 1)}: somebody uses it, so it was not "
-            f"touched; stop them, or {ELSEWHERE}"
+        problem = f"{found.differs}: it is somebody's own and was not touched; "
+    elif found.consumers:
+        problem = f"has {counted(found.consumers, 'consumer')}: somebody uses it, so it was not touched; stop them, or "
+    elif found.messages:
+        problem = (
+            f"holds {counted(found.messages, 'message')} from before, so it was not touched: `manage.py tutorial "
+            "--cleanup` removes it, or "
         )
-    if found.messages:
-        raise Failed(
-            f"{made} holds {found.messages} message{'s' * (found.messages != 1)} from before, so it was not touched: "
-            f"`manage.py tutorial --cleanup` removes it, or {ELSEWHERE}"
-        )
+    if problem:
+        raise Failed(f"{made} {problem}use another virtual host (AMQP_URL=amqp://…/tutorial)")
     return False
 
 

@@ -28,6 +28,11 @@ class Found:
     consumers: int = 0
 
 
+def counted(number: int, what: str) -> str:
+    """Return "1 message", "2 messages"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def look(connection: Connection, made: Made) -> Found | None:
     """Return what exists under that name; None where nothing does. Raises OperationRefused, BrokerUnavailable."""
     method, name = f"{made.kind}_declare", {made.kind: made.name}

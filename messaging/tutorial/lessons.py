@@ -14,11 +14,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What is typed into one terminal, after `manage.py`. With `stays` it runs until it is stopped."""
+    """What is typed into one terminal, after `manage.py`."""
 
     terminal: int
     command: str
-    stays: bool = False
 
     def __str__(self) -> str:
         return f"manage.py {self.command}"
@@ -61,6 +60,10 @@ class Lesson:
 
 
 _QUORUM = {"x-queue-type": "quorum"}
+_NO_MORE_THAN_3 = {"x-max-length": 3, "x-overflow": "reject-publish"}
+_THEN_EXPIRED = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "expired_offers"}
+_TASKS = "task_queue --declare --queue-type quorum"
+_REPORTS = "--header format=pdf --header kind=report"
 
 HELLO = Lesson(
     name="hello",
@@ -69,7 +72,7 @@ HELLO = Lesson(
     lines={
         "send": Line(1, 'mq publish "Hello World!" --queue hello --declare --queue-type quorum'),
         "look": Line(1, "mq peek hello"),
-        "receive": Line(2, "mq listen hello", stays=True),
+        "receive": Line(2, "mq listen hello"),
     },
     made=(_queue("hello", _QUORUM, formerly_durable=False),),
 )
@@ -79,9 +82,9 @@ WORK_QUEUE = Lesson(
     title="Work queue",
     shows="Workers share a queue, one message at a time each; what a killed worker had not finished goes to another.",
     lines={
-        "slow": Line(1, "mq listen task_queue --declare --queue-type quorum --prefetch 1 --dots 30", stays=True),
-        "quick": Line(2, "mq listen task_queue --declare --queue-type quorum --prefetch 1 --dots 0.5", stays=True),
-        "send": Line(3, 'mq publish "A dot of work." --queue task_queue --declare --queue-type quorum --count 6'),
+        "slow": Line(1, f"mq listen {_TASKS} --prefetch 1 --dots 30"),
+        "quick": Line(2, f"mq listen {_TASKS} --prefetch 1 --dots 0.5"),
+        "send": Line(3, f'mq publish "A dot of work." --queue {_TASKS} --count 6'),
     },
     made=(_queue("task_queue", _QUORUM, formerly_durable=True),),
 )
@@ -95,8 +98,8 @@ FANOUT = Lesson(
         "nobody": Line(
             3, 'mq publish "info: is anybody there?" --exchange logs --declare --exchange-type fanout --transient'
         ),
-        "subscriber 1": Line(1, "mq listen logs --declare --type fanout --transient", stays=True),
-        "subscriber 2": Line(2, "mq listen logs --declare --type fanout --transient", stays=True),
+        "subscriber 1": Line(1, "mq listen logs --declare --type fanout --transient"),
+        "subscriber 2": Line(2, "mq listen logs --declare --type fanout --transient"),
         "send": Line(3, 'mq publish "info: Hello World!" --exchange logs --declare --exchange-type fanout --transient'),
     },
     made=(_exchange("logs", "fanout"),),
@@ -107,8 +110,8 @@ DIRECT = Lesson(
     title="Routing",
     shows="A direct exchange passes a message on to those who asked for its very key; a queue may ask for several.",
     lines={
-        "all": Line(1, "mq listen direct_logs info warning error --declare --type direct --transient", stays=True),
-        "errors": Line(2, "mq listen direct_logs error --declare --type direct --transient", stays=True),
+        "all": Line(1, "mq listen direct_logs info warning error --declare --type direct --transient"),
+        "errors": Line(2, "mq listen direct_logs error --declare --type direct --transient"),
         "info": Line(3, 'mq publish "All is well." --exchange direct_logs --key info'),
         "error": Line(3, 'mq publish "Run. Run. Or it will explode." --exchange direct_logs --key error'),
     },
@@ -120,10 +123,8 @@ TOPIC = Lesson(
     title="Topics",
     shows="A topic exchange compares keys word by word: * is exactly one word, # any number of them.",
     lines={
-        "kernel": Line(1, 'mq listen topic_logs "kern.*" --declare --type topic --transient', stays=True),
-        "critical": Line(
-            2, 'mq listen topic_logs "*.critical" "kern.#" --declare --type topic --transient', stays=True
-        ),
+        "kernel": Line(1, 'mq listen topic_logs "kern.*" --declare --type topic --transient'),
+        "critical": Line(2, 'mq listen topic_logs "*.critical" "kern.#" --declare --type topic --transient'),
         "three words": Line(3, 'mq publish "Only a test" --exchange topic_logs --key kern.critical.test'),
         "two words": Line(3, 'mq publish "A critical kernel error" --exchange topic_logs --key kern.critical'),
     },
@@ -135,22 +136,10 @@ HEADERS = Lesson(
     title="Headers",
     shows="A headers exchange looks at headers instead of the key: a listener wants all of its own to match, or any.",
     lines={
-        "all": Line(
-            1,
-            "mq listen headers_logs --header format=pdf --header kind=report --match all --declare --type headers "
-            "--transient",
-            stays=True,
-        ),
-        "any": Line(
-            2,
-            "mq listen headers_logs --header format=pdf --header kind=report --match any --declare --type headers "
-            "--transient",
-            stays=True,
-        ),
+        "all": Line(1, f"mq listen headers_logs {_REPORTS} --match all --declare --type headers --transient"),
+        "any": Line(2, f"mq listen headers_logs {_REPORTS} --match any --declare --type headers --transient"),
         "one": Line(3, 'mq publish "A drawing to print" --exchange headers_logs --header format=pdf'),
-        "both": Line(
-            3, 'mq publish "A report to print" --exchange headers_logs --header format=pdf --header kind=report'
-        ),
+        "both": Line(3, f'mq publish "A report to print" --exchange headers_logs {_REPORTS}'),
     },
     made=(_exchange("headers_logs", "headers"),),
 )
@@ -160,18 +149,13 @@ RPC = Lesson(
     title="RPC",
     shows="A question carries the name of a reply queue and a correlation id; its answer comes back there.",
     lines={
-        "server": Line(1, "run_rpc_worker fib increase", stays=True),
+        "server": Line(1, "run_rpc_worker fib increase"),
         "fib": Line(2, "mq call fib 30"),
         "centre": Line(2, "mq call fib 10 20 30 40 50"),
         "increase": Line(2, "mq call increase 41"),
     },
-    made=(
-        _queue("rpc_queue", _QUORUM, formerly_durable=False),
-        _queue("compute_queue", _QUORUM, formerly_durable=False),
-    ),
+    made=tuple(_queue(name, _QUORUM, formerly_durable=False) for name in ("rpc_queue", "compute_queue")),
 )
-
-_NO_MORE_THAN_3 = {"x-max-length": 3, "x-overflow": "reject-publish"}
 
 CONFIRMS = Lesson(
     name="confirms",
@@ -189,14 +173,12 @@ CONFIRMS = Lesson(
     made=(_queue("confirms", _NO_MORE_THAN_3),),
 )
 
-_THEN_EXPIRED = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "expired_offers"}
-
 DEAD_LETTERS = Lesson(
     name="dead-letters",
     title="Dead letters",
     shows="What expires, is rejected or finds its queue full can go to another queue, with the story of its death.",
     lines={
-        "undertaker": Line(1, "mq listen expired_offers --declare --json", stays=True),
+        "undertaker": Line(1, "mq listen expired_offers --declare --json"),
         "send": Line(
             2,
             'mq publish "Today only!" --queue offers --declare --argument x-dead-letter-exchange= '

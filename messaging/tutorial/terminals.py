@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from messaging.tutorial.lessons import Line
 
@@ -22,7 +22,7 @@ PATIENCE = 60.0
 STOP_PATIENCE = 10.0
 #: Seconds between two looks.
 LOOK_EVERY = 0.02
-#: What a line that stays prints once it is ready.
+#: What a line that goes on until Ctrl-C prints once it is ready.
 READY = r"^(Listening on|Serving\.)"
 
 
@@ -78,9 +78,7 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for its end and return its exit code."""
-        wait_for(
-            self._has_ended, self._stopped, lambda: f"`{self.line}` still ran after {PATIENCE:g} s: {self.last_words}"
-        )
+        self._wait_for(self._has_ended, "its end")
         return int(self._process.returncode)
 
     def stop(self) -> None:
@@ -132,43 +130,44 @@ class Terminal:
 
 
 class Terminals:
-    """Runs the lines of a lesson, as a context manager that leaves no process behind."""
+    """Runs the lines of a lesson, for `terminals_of`. Its methods raise Failed, Interrupted."""
 
     def __init__(self, lines: Mapping[str, Line], stopped: Callable[[], bool]) -> None:
         self._lines = lines
         self.stopped = stopped
-        self._begun: list[Terminal] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for terminal in self._begun:
-            terminal.ask_to_stop()
-        for terminal in self._begun:
-            terminal.leave()
+        self.begun: list[Terminal] = []
 
     def begin(self, name: str) -> Terminal:
         """Start the line of that name."""
-        terminal = Terminal(self._lines[name], self.stopped)
-        self._begun.append(terminal)
-        return terminal
+        self.begun.append(Terminal(self._lines[name], self.stopped))
+        return self.begun[-1]
 
     def start(self, *names: str) -> list[Terminal]:
-        """Start the lines of these names at once, and wait until each is ready. Raises Failed, Interrupted."""
+        """Start the lines of these names at once, and wait until each is ready."""
         started = [self.begin(name) for name in names]
         for terminal in started:
             terminal.wait_until_ready()
         return started
 
     def run(self, name: str) -> list[str]:
-        """Run the line of that name to its end; return what it printed. Raises Failed, Interrupted."""
+        """Run the line of that name to its end; return what it printed."""
         terminal = self.begin(name)
         if (code := terminal.end()) != 0:
             raise Failed(f"`{terminal.line}` ended with {code}: {terminal.last_words}")
         return terminal.out
+
+
+@contextmanager
+def terminals_of(lines: Mapping[str, Line], stopped: Callable[[], bool]) -> Iterator[Terminals]:
+    """Yield the terminals for `lines`; no process is left behind."""
+    terminals = Terminals(lines, stopped)
+    try:
+        yield terminals
+    finally:
+        for terminal in terminals.begun:
+            terminal.ask_to_stop()
+        for terminal in terminals.begun:
+            terminal.leave()
 
 
 def _manage() -> list[str]:

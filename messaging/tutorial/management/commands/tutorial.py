@@ -17,7 +17,7 @@ from messaging.management.tables import quiet_when_the_reader_leaves
 from messaging.management.terminal_log import quiet_log
 from messaging.processes import StopSignals
 from messaging.tutorial.check import check
-from messaging.tutorial.cleanup import Found, look, remove
+from messaging.tutorial.cleanup import Found, counted, look, remove
 from messaging.tutorial.lessons import LESSONS, Lesson, find
 from messaging.tutorial.terminals import Failed, Interrupted
 
@@ -58,8 +58,6 @@ class Command(CommandWithExamples):
             else:
                 self._print(lessons)
 
-    # --- printing ------------------------------------------------------------------------------------------
-
     def _print(self, lessons: Sequence[Lesson]) -> None:
         for lesson in lessons:
             self._say(self.style.MIGRATE_HEADING(f"{lesson.title} ({lesson.name})"))
@@ -69,8 +67,6 @@ class Command(CommandWithExamples):
             self._say("")
         self._say("What a line waits for goes on until Ctrl-C. More about each: docs/tutorial.md.")
         self._say("`manage.py tutorial --check` runs them all, `--cleanup` removes what they made.")
-
-    # --- checking ------------------------------------------------------------------------------------------
 
     def _check(self, lessons: Sequence[Lesson]) -> None:
         failed = []
@@ -96,8 +92,6 @@ class Command(CommandWithExamples):
             raise CommandError(f"{len(failed)} of {len(lessons)} lessons did not work: {', '.join(failed)}.")
         self._say(f"All {len(lessons)} lessons work." if len(lessons) > 1 else "The lesson works.")
 
-    # --- cleaning up ---------------------------------------------------------------------------------------
-
     def _clean_up(self, lessons: Sequence[Lesson]) -> None:
         removed = kept = 0
         with broker_told_in_one_line(), opened("tutorial") as connection:
@@ -115,7 +109,7 @@ class Command(CommandWithExamples):
                     self._say(f"{made} was not removed: {why_not}.")
                 else:
                     removed += 1
-                    messages = f" with {found.messages} message{'s' * (found.messages != 1)}" if found.messages else ""
+                    messages = f" with {counted(found.messages, 'message')}" if found.messages else ""
                     self._say(f"Removed {made}{messages}.")
         if kept:
             raise CommandError("Not all could be removed. Stop what uses it, or use an account that may, and repeat.")
@@ -144,4 +138,4 @@ def _chosen(name: str | None) -> Sequence[Lesson]:
 
 
 def _in_use(found: Found) -> str:
-    return f"it has {found.consumers} consumer{'s' * (found.consumers != 1)}" if found.consumers else ""
+    return f"it has {counted(found.consumers, 'consumer')}" if found.consumers else ""
