@@ -57,10 +57,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Publishing:
-    """A message and where to send it. `key` is unique in its batch: a returned message is matched by it.
+    """A message and where to send it.
 
-    Without a key a returned message is matched by exchange, routing key and body. A message that is not `mandatory` is
-    confirmed even if no queue takes it.
+    A returned message is matched by `key`, which is unique in its batch; those without a key must be alike. A message
+    that is not `mandatory` is confirmed even if no queue takes it.
     """
 
     key: str
@@ -70,26 +70,27 @@ class Publishing:
     mandatory: bool = True
 
 
-class _Batch:
-    """Publishes in flight: an outcome for each, and an event once all are known."""
+@dataclass(slots=True, eq=False)
+class _InFlight:
+    """A publish of a batch, and its outcome once that is known; the first one counts."""
 
+    publishing: Publishing
+    batch: _Batch
+    outcome: Outcome | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            self.batch.open -= 1
+            if not self.batch.open:
+                self.batch.done.set()
+
+
+class _Batch:
     def __init__(self, publishings: Sequence[Publishing]) -> None:
-        self.publishings = publishings
-        self.outcomes: list[Outcome | None] = [None] * len(publishings)
+        self.all = [_InFlight(each, self) for each in publishings]
         self.open = len(publishings)
         self.done = threading.Event()
-
-    def settle(self, index: int, outcome: Outcome) -> None:
-        """Set the outcome of one publish; the first one counts."""
-        if self.outcomes[index] is None:
-            self.outcomes[index] = outcome
-            self.open -= 1
-            if not self.open:
-                self.done.set()
-
-
-#: A publish in flight: its batch, and its index there.
-_Place = tuple[_Batch, int]
 
 
 class Publisher:
@@ -105,8 +106,8 @@ class Publisher:
         self._channel: Channel | None = None
         self._next_tag = 1
         #: By delivery tag; in order of tags, as dicts keep it.
-        self._unconfirmed: dict[int, _Place] = {}
-        self._by_key: dict[str, _Place] = {}
+        self._unconfirmed: dict[int, _InFlight] = {}
+        self._by_key: dict[str, _InFlight] = {}
 
     def start(self) -> Self:
         """Connect in the background. Returns at once."""
@@ -142,21 +143,20 @@ class Publisher:
         if not publishings:
             return []
         self.connection.call_soon(partial(self._send, batch))
-        done = batch.done.wait(timeout)
-        if any(outcome and outcome.status is Status.CONFIRMED for outcome in list(batch.outcomes)):
+        batch.done.wait(timeout)
+        outcomes = [each.outcome for each in batch.all]
+        if any(outcome and outcome.status is Status.CONFIRMED for outcome in outcomes):
             self.connection.succeeded()
-        if done:
-            return [outcome for outcome in batch.outcomes if outcome is not None]
+        if None not in outcomes:
+            return [outcome for outcome in outcomes if outcome]
         blocked = self.connection.blocked
         alarm = ": a memory or disk alarm blocks the broker" if blocked else ""
         reason = f"no confirm within {timeout:g} s{alarm}"
-        # Taken before the reset below, after which the I/O thread settles the rest as lost: they are late.
-        outcomes = [outcome or Outcome(Status.UNKNOWN, reason, late=True) for outcome in list(batch.outcomes)]
         if not blocked:
             # At once, so that nothing more is sent by this connection before it is given up.
             self._channel = None
             self.connection.reset(reason)
-        return outcomes
+        return [outcome or Outcome(Status.UNKNOWN, reason, late=True) for outcome in outcomes]
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
@@ -176,65 +176,51 @@ class Publisher:
     def _send(self, batch: _Batch) -> None:
         channel = self._channel
         if channel is None or not channel.is_open:
-            for index in range(len(batch.publishings)):
-                batch.settle(index, Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
+            for each in batch.all:
+                each.settle(Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
             return
-        for index, publishing in enumerate(batch.publishings):
+        for each in batch.all:
+            sent = each.publishing
             try:
-                properties = to_pika(publishing.message)
+                properties = to_pika(sent.message)
                 check_size(properties)
                 channel.basic_publish(
-                    publishing.exchange,
-                    publishing.routing_key,
-                    publishing.message.body,
-                    properties,
-                    mandatory=publishing.mandatory,
+                    sent.exchange, sent.routing_key, sent.message.body, properties, mandatory=sent.mandatory
                 )
             except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
-                batch.settle(index, Outcome(Status.UNKNOWN, describe(error)))
+                each.settle(Outcome(Status.UNKNOWN, describe(error)))
             except Exception as error:
                 # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
-                batch.settle(index, Outcome(Status.UNSENDABLE, describe(error)))
+                each.settle(Outcome(Status.UNSENDABLE, describe(error)))
             else:
-                place = (batch, index)
-                self._unconfirmed[self._next_tag] = place
-                if publishing.key:
-                    self._by_key[publishing.key] = place
+                self._unconfirmed[self._next_tag] = each
+                if sent.key:
+                    self._by_key[sent.key] = each
                 self._next_tag += 1
 
-    def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, body: bytes) -> None:
+    def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, __: bytes) -> None:
         # It comes before the confirm of the same message, which then finds the publish settled.
         key = (properties.headers or {}).get(OUTBOX_ID_HEADER, properties.message_id)
-        place = self._by_key.get(str(key)) or self._equal_to(method, body)
-        if place is None:
+        each = self._by_key.get(str(key)) or self._first_without_key()
+        if each is None:
             log.error("amqp.returned_unknown", message_id=properties.message_id, routing_key=method.routing_key)
-            return
-        batch, index = place
-        batch.settle(index, Outcome(Status.RETURNED, f"{method.reply_code} {method.reply_text}"))
+        else:
+            each.settle(Outcome(Status.RETURNED, f"{method.reply_code} {method.reply_text}"))
 
-    def _equal_to(self, method: spec.Basic.Return, body: bytes) -> _Place | None:
-        returned = ("", method.exchange, method.routing_key, body)
-        for batch, index in self._unconfirmed.values():
-            each = batch.publishings[index]
-            sent = (each.key, each.exchange, each.routing_key, each.message.body)
-            if batch.outcomes[index] is None and returned == sent:
-                return batch, index
-        return None
+    def _first_without_key(self) -> _InFlight | None:
+        in_flight = self._unconfirmed.values()
+        return next((each for each in in_flight if not each.publishing.key and each.outcome is None), None)
 
     def _confirmed(self, frame: pika.frame.Method) -> None:
         method = frame.method
         nacked = isinstance(method, spec.Basic.Nack)
         outcome = Outcome(Status.NACKED, "the broker could not store it") if nacked else Outcome(Status.CONFIRMED)
-        self._settle(method.delivery_tag, outcome, multiple=method.multiple)
-
-    def _settle(self, up_to: int, outcome: Outcome, *, multiple: bool) -> None:
-        for tag in self._tags(up_to, multiple=multiple):
-            place = self._unconfirmed.pop(tag)
-            batch, index = place
-            key = batch.publishings[index].key
-            if self._by_key.get(key) == place:  # else the key belongs to a newer publish of the same row
+        for tag in self._tags(method.delivery_tag, multiple=method.multiple):
+            each = self._unconfirmed.pop(tag)
+            key = each.publishing.key
+            if self._by_key.get(key) is each:  # else the key belongs to a newer publish of the same row
                 del self._by_key[key]
-            batch.settle(index, outcome)
+            each.settle(outcome)
 
     def _tags(self, tag: int, *, multiple: bool) -> list[int]:
         if multiple:
@@ -245,10 +231,8 @@ class Publisher:
         if self._channel is not None and channel is not self._channel:
             return
         self._channel = None
-        if isinstance(error, OperationRefused):
-            self._settle_in_flight(Outcome(Status.REFUSED, str(error), error))
-        else:
-            self._settle_in_flight(Outcome(Status.UNKNOWN, str(error)))
+        refusal = error if isinstance(error, OperationRefused) else None
+        self._settle_in_flight(Outcome(Status.REFUSED if refusal else Status.UNKNOWN, str(error), refusal))
         self._changed()
         if channel.connection.is_open:
             self._open_channel()
@@ -261,8 +245,8 @@ class Publisher:
         in_flight = list(self._unconfirmed.values())
         self._unconfirmed.clear()
         self._by_key.clear()
-        for batch, index in in_flight:
-            batch.settle(index, outcome)
+        for each in in_flight:
+            each.settle(outcome)
 
     def _changed(self) -> None:
         if self._on_change:

@@ -21,7 +21,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.errors import describe, difference
 from messaging.broker.properties import fitted
 from messaging.broker.subscription import Arrival, Subscription, arrival_of
-from messaging.exceptions import BrokerUnavailable, NotFound, OperationRefused, PreconditionFailed
+from messaging.exceptions import BrokerUnavailable, NotFound, OperationRefused, PreconditionFailed, QueueSilent
 from messaging.logs import Throttle, get_logger
 from messaging.message import Message
 
@@ -64,10 +64,10 @@ class Request:
 class RequestQueue(Subscription):
     """The requests of one procedure, on a channel of its own, which also carries the replies.
 
-    Its servers declare the queue: classic, durable, and deleted with the last of them, so that the broker returns a
-    request without a server at once. An existing queue with other properties is used unchanged, with a warning. An
-    existing `plain` queue is used whatever it is, so that servers of every tutorial can serve it beside us; a missing
-    one is declared as the tutorials do, durable and quorum, and stays when its servers leave.
+    Call `declare` before `open`. The queue is classic, durable, and deleted with its last server, so that the broker
+    returns a request without a server at once. An existing queue with other properties is used unchanged, with a
+    warning. An existing `plain` queue is used whatever it is, so that servers of every tutorial can serve it beside us;
+    a missing one is declared as the tutorials do, durable and quorum, and stays when its servers leave.
     """
 
     def __init__(
@@ -86,10 +86,26 @@ class RequestQueue(Subscription):
         self._throttle = Throttle()
         #: In what the queue differs from its declaration, once that was logged.
         self._difference = ""
-        #: Only check that the queue exists, whatever its properties.
-        self._use_unchanged = plain
 
     # --- from any thread -----------------------------------------------------------------------------------
+
+    def declare(self) -> bool:
+        """Declare the queue, unless it exists; return whether it can be consumed. Raises BrokerUnavailable."""
+        try:
+            if not (self._plain and self._exists()):
+                arguments = PLAIN_ARGUMENTS if self._plain else ARGUMENTS
+                self._connection.call(
+                    "queue_declare", queue=self.queue, durable=True, auto_delete=not self._plain, arguments=arguments
+                )
+            self._difference = ""
+        except QueueSilent:
+            pass  # once it has not answered the request to consume either, that is logged
+        except PreconditionFailed as refusal:
+            self._warn(refusal)
+        except OperationRefused as refusal:
+            self._log_end(str(refusal))
+            return False
+        return True
 
     def finish(self, request: Request, messages: Mapping[str, Message] | None = None) -> None:
         """Acknowledge `request`; before that publish `messages`, each to the queue it is listed under.
@@ -107,22 +123,7 @@ class RequestQueue(Subscription):
 
     def _begin(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._returned)
-        channel.queue_declare(
-            self.queue,
-            passive=self._use_unchanged,
-            durable=True,
-            auto_delete=not self._plain,
-            arguments=PLAIN_ARGUMENTS if self._plain else ARGUMENTS,
-            callback=lambda _: self._declared(channel),
-        )
-
-    def _declared(self, channel: Channel) -> None:
-        if not self._use_unchanged:
-            self._difference = ""
-        if self.active:
-            self._consume(channel)
-        else:
-            channel.close()
+        super()._begin(channel)
 
     def _consuming(self) -> None:
         super()._consuming()
@@ -188,37 +189,26 @@ class RequestQueue(Subscription):
             log.info("rpc.undelivered", queue=method.routing_key, correlation_id=str(properties.correlation_id))
 
     def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
-        if not channel.connection.is_open:
-            return  # the connection reports that itself, once for all its queues
-        if channel is self._channel and self.active and not self.consuming:
-            if self._use_unchanged and self._plain and isinstance(error, NotFound):
-                self._declare(use_unchanged=False)
-                return
-            if not self._use_unchanged and isinstance(error, PreconditionFailed):
-                self._warn(error)
-                self._declare(use_unchanged=True)
-                return
-        super()._channel_closed(channel, error)
-
-    def _declare(self, *, use_unchanged: bool) -> None:
-        self._use_unchanged = use_unchanged
-        self._channel = None
-        self._open()
-
-    def _warn(self, refusal: Exception) -> None:
-        reason = str(difference(refusal) or refusal)
-        if reason != self._difference:
-            self._difference = reason
-            log.warning("rpc.queue_differs", queue=self.queue, reason=f"{reason}; it is used unchanged")
-
-    def _ended(self, reason: str) -> None:
-        self._use_unchanged = self._plain  # the next queue of this name may be as declared
-        super()._ended(reason)
+        if channel.connection.is_open:  # else the connection reports that itself, once for all its queues
+            super()._channel_closed(channel, error)
 
     def lost(self, reason: str) -> None:
         """Note that the connection is gone, which reports that itself. I/O thread only."""
         self._throttle.allows(reason)
         super().lost(reason)
+
+    def _exists(self) -> bool:
+        try:
+            self._connection.call("queue_declare", queue=self.queue, passive=True)
+        except NotFound:
+            return False
+        return True
+
+    def _warn(self, refusal: PreconditionFailed) -> None:
+        reason = str(difference(refusal) or refusal)
+        if reason != self._difference:
+            self._difference = reason
+            log.warning("rpc.queue_differs", queue=self.queue, reason=f"{reason}; it is used unchanged")
 
     def _log_end(self, reason: str) -> None:
         # The server opens it again every second.

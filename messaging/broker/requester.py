@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import replace
 from functools import partial
 
@@ -25,40 +25,35 @@ log = get_logger(__name__)
 class Requester(Subscription):
     """A connection of its own, and a reply queue that lives as long as its channel.
 
-    The callbacks run on the I/O thread: `on_change` whenever `ready` may have become true, `on_reply` with each message
-    that arrives, whoever sent it, `on_returned` with the correlation id of a request that no queue took, `on_broken`
-    with the reason when replies to sent requests can no longer arrive, or an attempt to connect failed.
+    A subclass is told, on the I/O thread, what happens.
     """
 
-    def __init__(
-        self,
-        reply_queue_prefix: str,
-        *,
-        on_change: Callable[[], None],
-        on_reply: Callable[[Message], None],
-        on_returned: Callable[[str], None],
-        on_broken: Callable[[Exception], None],
-    ) -> None:
+    def __init__(self, reply_queue_prefix: str) -> None:
         self.connection = Connection("rpc client", on_change=self._connection_changed)
         super().__init__(
             self.connection,
             (),
             prefetch=0,
-            on_arrival=lambda arrival: on_reply(arrival.message),
+            on_arrival=lambda arrival: self._replied(arrival.message),
             on_ended=self._report_end,
         )
         self._reply_queue_prefix = reply_queue_prefix
-        self._on_change = on_change
-        self._on_returned = on_returned
-        self._on_broken = on_broken
 
-    def start(self) -> None:
-        """Connect in the background. Returns at once."""
-        self.connection.start()
+    @abstractmethod
+    def _may_be_ready(self) -> None:
+        """Note that `ready` may have become true."""
 
-    def stop(self) -> None:
-        """Close the connection, within a bounded time."""
-        self.connection.stop()
+    @abstractmethod
+    def _replied(self, reply: Message) -> None:
+        """Take a message from the reply queue, whoever sent it."""
+
+    @abstractmethod
+    def _unserved(self, correlation_id: str) -> None:
+        """Note that no queue took the request with this correlation id."""
+
+    @abstractmethod
+    def _broken(self, error: BrokerUnavailable | OperationRefused) -> None:
+        """Note that replies to sent requests can no longer arrive, or that an attempt to connect failed."""
 
     @property
     def ready(self) -> bool:
@@ -69,7 +64,7 @@ class Requester(Subscription):
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make `ready` true as soon as the broker allows; else `on_broken` is called."""
+        """Make `ready` true as soon as the broker allows; else `_broken` is called."""
         if not self.connection.is_open:
             self.connection.hurry()
         elif not self.active:
@@ -101,11 +96,11 @@ class Requester(Subscription):
     def _connection_changed(self) -> None:
         if self.connection.is_open:
             self.prepare()
-            self._on_change()
+            self._may_be_ready()
         else:
             self.active = False  # the connection reports its own end
             self.lost(self.connection.last_error)
-            self._on_broken(self.connection.unavailable())
+            self._broken(self.connection.unavailable())
 
     def _begin(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._returned)
@@ -119,7 +114,7 @@ class Requester(Subscription):
 
     def _consuming(self) -> None:
         super()._consuming()
-        self._on_change()
+        self._may_be_ready()
 
     def _arrived(
         self, opened: int, channel: Channel, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
@@ -128,7 +123,7 @@ class Requester(Subscription):
             super()._arrived(opened, channel, method, properties, body)
 
     def _returned(self, _: Channel, __: spec.Basic.Return, properties: pika.BasicProperties, ___: bytes) -> None:
-        self._on_returned(str(properties.correlation_id))
+        self._unserved(str(properties.correlation_id))
 
     def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
         if channel.connection.is_open:
@@ -136,4 +131,4 @@ class Requester(Subscription):
 
     def _report_end(self, reason: str) -> None:
         log.warning("rpc.reply_channel_closed", reason=reason)
-        self._on_broken(self.refusal or BrokerUnavailable(reason))
+        self._broken(self.refusal or BrokerUnavailable(reason))

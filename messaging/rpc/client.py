@@ -126,7 +126,7 @@ def connection(name: str = "a call") -> RpcConnection:
         if _own.connection is None:
             try:
                 opened = RpcConnection()
-                opened.start()
+                opened.connection.start()
             except (ThreadNotStarted, OSError) as error:
                 raise NoBroker(f"{name}: not sent: {error}") from error
             _own.connection = opened

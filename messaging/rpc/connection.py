@@ -13,9 +13,11 @@ from messaging import conf, procedures
 from messaging.broker.requester import Requester
 from messaging.exceptions import (
     BrokerSilent,
+    BrokerUnavailable,
     ConnectionLost,
     NoBroker,
     NoServer,
+    OperationRefused,
     RpcError,
     RpcTimeout,
 )
@@ -67,17 +69,11 @@ class Call:
         )
 
 
-class RpcConnection:
+class RpcConnection(Requester):
     """This process's connection for calls, and the calls that wait for a reply."""
 
     def __init__(self) -> None:
-        self._requester = Requester(
-            REPLY_QUEUE_PREFIX,
-            on_change=self._send_waiting,
-            on_reply=self._replied,
-            on_returned=self._returned,
-            on_broken=self._broken,
-        )
+        super().__init__(REPLY_QUEUE_PREFIX)
         self._calls: dict[str, Call] = {}
         #: Whether a call on this reply queue has ended without its reply, which may still come.
         self._reply_may_be_late = False
@@ -87,19 +83,15 @@ class RpcConnection:
         #: Replies for which no call waits: late, repeated, or foreign.
         self.ignored_replies = 0
 
-    def start(self) -> None:
-        """Connect in the background. Returns at once."""
-        self._requester.start()
-
     def stop(self) -> int:
         """Close the connection, within a bounded time; return how many calls were sent and have no answer."""
-        self._requester.stop()
+        self.connection.stop()
         return sum(call.sent for call in list(self._calls.values()))
 
     def reply_to(self, call: Call) -> Message:
         """Send `call` and wait for its reply until its deadline. Raises NoServer, NoBroker, RpcTimeout,
         ConnectionLost."""
-        connection = self._requester.connection
+        connection = self.connection
         connection.call_soon(lambda: self._take(call))
         try:
             return call.answer.result(max(0.0, call.deadline - time.monotonic()))
@@ -124,14 +116,14 @@ class RpcConnection:
 
     def _take(self, call: Call) -> None:
         self._calls[call.correlation_id] = call
-        if self._requester.ready:
+        if self.ready:
             self._send(call)
-        elif self._requester.connection.refused:
+        elif self.connection.refused:
             # Not tried again for a while, so the caller does not wait.
-            error = self._requester.connection.error
+            error = self.connection.error
             self._fail(call, NoBroker(f"{call.name}: not sent: {error}", cause=error))
         else:
-            self._requester.prepare()
+            self.prepare()
 
     def _forget(self, call: Call) -> None:
         left = self._calls.pop(call.correlation_id, None)
@@ -139,11 +131,11 @@ class RpcConnection:
             self._reply_may_be_late = True
         if self._needs_fresh_queue and not self._calls:
             self._reply_may_be_late = self._needs_fresh_queue = False
-            self._requester.renew()
+            self.renew()
 
-    def _send_waiting(self) -> None:
+    def _may_be_ready(self) -> None:
         for call in list(self._calls.values()):
-            if not call.sent and self._requester.ready:
+            if not call.sent and self.ready:
                 self._send(call)
 
     def _send(self, call: Call) -> None:
@@ -154,7 +146,7 @@ class RpcConnection:
         if call.answer.cancelled():
             return
         try:
-            self._requester.send(call.queue, call.request(self._clocks.ahead(call.queue)))
+            self.send(call.queue, call.request(self._clocks.ahead(call.queue)))
         except ValueError as error:
             self._fail(call, RpcError(f"{call.name}: the request cannot be sent: {error}"))
 
@@ -195,12 +187,12 @@ class RpcConnection:
         self._needs_fresh_queue = True
         return None
 
-    def _returned(self, correlation_id: str) -> None:
+    def _unserved(self, correlation_id: str) -> None:
         call = self._calls.pop(correlation_id, None)
         if call is not None:
             self._fail(call, NoServer(f"{call.name}: nobody serves the queue {call.queue}."))
 
-    def _broken(self, error: Exception) -> None:
+    def _broken(self, error: BrokerUnavailable | OperationRefused) -> None:
         self._reply_may_be_late = self._needs_fresh_queue = False
         for call in list(self._calls.values()):
             call.failures += 1
@@ -208,10 +200,10 @@ class RpcConnection:
                 lost = f"{call.name}: the connection broke before the reply: {error}"
                 self._fail(call, ConnectionLost(lost, cause=error))
             elif call.failures >= len(conf.get().amqp_urls):
-                silent = isinstance(self._requester.connection.error, BrokerSilent)
+                silent = isinstance(self.connection.error, BrokerSilent)
                 self._fail(call, NoBroker(f"{call.name}: not sent: {error}", silent=silent, cause=error))
             else:
-                self._requester.prepare()
+                self.prepare()
 
     def _fail(self, call: Call, error: RpcError) -> None:
         self._calls.pop(call.correlation_id, None)

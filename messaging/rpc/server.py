@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -75,6 +75,9 @@ class RpcServer(Service):
     def _declare(self, closed: Sequence[Subscription]) -> None:
         # The dead-letter queue, for requests that cannot be answered. Consumers declare it too, but may never have run.
         self._declaration.declare(replace(desired.topology([]), exchanges=()))
+
+    def _usable(self, closed: Iterable[Subscription]) -> list[Subscription]:
+        return [each for each in closed if isinstance(each, RequestQueue) and each.declare()]
 
     def _is_done(self) -> bool:
         if not self._announced and all(each.consuming for each in self.subscriptions):

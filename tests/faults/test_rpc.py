@@ -1,4 +1,4 @@
-"""F77–F82: whatever becomes of server, caller, broker or request, the caller is told in time, and nothing loops."""
+"""F77–F82: whatever happens to server, caller, broker or request, the caller is told in time, and nothing loops."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ from script.services.rabbitmq import RabbitMQNode
 from script.shopper import Shopper
 from tests.support import failing_procedures, failpoints
 from tests.support.amqp import unacknowledged
-from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
+from tests.support.network import BrokerNetwork
+from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.repeats import repeats
 from tests.support.rpc import got, raw_channel, raw_request
 from tests.support.waiting import eventually
-
-#: They run processes, which need a database, but use none of it that could differ.
 
 #: Seconds; a call that gets its answer or its error never takes them.
 LONG = 60
@@ -63,7 +62,7 @@ def one_server(broker: RabbitMQNode, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def served(one_server: Served, settings: Any) -> Iterator[Served]:
-    """The shared server; after the test it still stands, on the same connection, and answers the next request."""
+    """The shared server; after the test it still runs, on the same connection, and answers the next request."""
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [one_server.url]}
     lost = one_server.worker.output.count("amqp.lost")
     yield one_server
@@ -147,7 +146,7 @@ def queues(broker: RabbitMQNode, url: str) -> dict[str, int]:
 
 
 def reply_queue(broker: RabbitMQNode, url: str) -> str:
-    """Where this process's replies come; empty until it has called."""
+    """The queue of this process's replies; empty until it has called."""
     return next((name for name in queues(broker, url) if name.startswith(procedures.REPLY_QUEUE_PREFIX)), "")
 
 
@@ -160,9 +159,10 @@ def dead_letter(channel: BlockingChannel) -> tuple[Any, bytes]:
 # --- F77: what a request may hold ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("body", "properties", "error"),
-    [
+def test_a_bad_body_is_an_answer_of_its_own_and_is_not_run(channel: BlockingChannel, served: Served) -> None:
+    """F77."""
+    before = served.worker.output.count("runs double")
+    bodies: list[tuple[bytes, dict[str, str], str]] = [
         (b"", {}, "BadRequest"),
         (b"abc", {}, "BadRequest"),
         (b"\xff\x00", {}, "BadRequest"),
@@ -175,76 +175,47 @@ def dead_letter(channel: BlockingChannel) -> tuple[Any, bytes]:
         (b"{}", {}, "BadArguments"),
         (b'{"number": 1, "__class__": 2}', {}, "BadArguments"),
         (b" " * 1024 * 1024 + b"1", {}, "TooLarge"),
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-def test_a_bad_body_is_an_answer_of_its_own_and_is_not_run(
-    channel: BlockingChannel, served: Served, body: bytes, properties: dict[str, Any], error: str
-) -> None:
-    """F77."""
-    before = served.worker.output.count("runs double")
-    _, answer = raw_request(channel, "rpc.double", body, **properties)
-
-    assert answer["error"]["type"] == error
+    ]
+    for body, properties, error in bodies:
+        _, answer = raw_request(channel, "rpc.double", body, **properties)
+        assert answer["error"]["type"] == error, body[:20]
     assert served.worker.output.count("runs double") == before
 
 
-@pytest.mark.parametrize("correlation_id", [None, "x" * 255, b"\xff\xfe"], ids=["none", "long", "no text"])
-def test_a_request_with_any_correlation_id_gets_it_back(channel: BlockingChannel, correlation_id: Any) -> None:
+def test_a_request_with_any_correlation_id_gets_it_back(channel: BlockingChannel) -> None:
     """F77."""
-    properties, answer = raw_request(channel, "rpc.double", b"21", correlation_id=correlation_id)
+    for correlation_id in (None, "x" * 255, b"\xff\xfe"):
+        properties, answer = raw_request(channel, "rpc.double", b"21", correlation_id=correlation_id)
+        assert (answer, properties.correlation_id) == (EXPECTED, correlation_id)
 
-    assert (answer, properties.correlation_id) == (EXPECTED, correlation_id)
 
-
-@pytest.mark.parametrize("deadline", [0, -(2**63)])
-def test_a_request_whose_deadline_is_past_is_not_run(channel: BlockingChannel, served: Served, deadline: int) -> None:
+def test_a_request_is_run_unless_its_deadline_is_past(channel: BlockingChannel, served: Served) -> None:
     """F77."""
     expired = served.worker.output.count("rpc.expired")
-    channel.basic_publish(
-        "", "rpc.double", b"1001",
-        pika.BasicProperties(reply_to="amq.gen-x", headers={procedures.DEADLINE_HEADER: deadline}),
-    )  # fmt: skip
-
-    eventually(lambda: served.worker.output.count("rpc.expired") == expired + 1)
+    for deadline in (0, -(2**63)):
+        properties = pika.BasicProperties(reply_to="amq.gen-x", headers={procedures.DEADLINE_HEADER: deadline})
+        channel.basic_publish("", "rpc.double", b"1001", properties)
+    eventually(lambda: served.worker.output.count("rpc.expired") == expired + 2)
     assert runs("double 1001", served.worker) == 0
 
-
-@pytest.mark.parametrize("deadline", [2**62, "soon", None, True])
-def test_a_deadline_in_the_far_future_or_none_is_answered(channel: BlockingChannel, deadline: Any) -> None:
-    """F77."""
-    assert raw_request(channel, "rpc.double", b"21", headers={procedures.DEADLINE_HEADER: deadline})[1] == EXPECTED
+    for harmless in (2**62, "soon", None, True):
+        headers = {procedures.DEADLINE_HEADER: harmless}
+        assert raw_request(channel, "rpc.double", b"21", headers=headers)[1] == EXPECTED
 
 
 def test_a_request_without_reply_to_is_dead_with_its_reason_and_never_run(
     channel: BlockingChannel, served: Served
 ) -> None:
-    """F77."""
-    channel.basic_publish("", "rpc.double", b"1002", pika.BasicProperties(correlation_id="x"))
-
-    death, body = dead_letter(channel)
-    assert (death["queue"], death["reason"], body) == ("rpc.double", "it has no reply_to", b"1002")
-    assert runs("double 1002", served.worker) == 0
-
-
-def test_headers_that_fill_a_frame_do_not_cost_the_server_its_connection(channel: BlockingChannel) -> None:
-    """F77."""
-    # A dead letter says a little more: one frame could not hold it.
-    properties = pika.BasicProperties(headers={"a": "x" * 130_900})
-    channel.basic_publish("", "rpc.double", b"1003", properties)
-
-    assert dead_letter(channel)[1] == b"1003"
-
-
-def test_a_copy_that_the_sender_asks_for_is_not_sent_again_with_the_dead_letter(
-    channel: BlockingChannel,
-) -> None:
-    """F77."""
+    """F77. Also if its headers fill a frame, to which a dead letter adds some, and if its sender wants a copy."""
     channel.queue_declare("bystander", durable=True)
-    channel.basic_publish("", "rpc.double", b"1004", pika.BasicProperties(headers={"CC": ["bystander"]}))
+    for headers in ({}, {"a": "x" * 130_900}, {"CC": ["bystander"]}):
+        properties = pika.BasicProperties(correlation_id="x", headers=headers)
+        channel.basic_publish("", "rpc.double", b"1002", properties)
 
-    assert dead_letter(channel)[1] == b"1004"
-    assert count(channel, "bystander") == 1  # the sender's own
+        death, body = dead_letter(channel)
+        assert (death["queue"], death["reason"], body) == ("rpc.double", "it has no reply_to", b"1002")
+    assert runs("double 1002", served.worker) == 0
+    assert count(channel, "bystander") == 1  # the sender's own copy: none goes with the dead letter
     channel.queue_delete("bystander")
 
 
@@ -270,23 +241,22 @@ def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_mo
 # --- What a procedure may do ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "error"),
-    [
-        ("unspeakable", "BadResult"),
-        ("huge", "TooLarge"),
-        ("shout", "ValueError"),
-        ("leave", "SystemExit"),
-        ("endless", "HandlerTimeout"),
-    ],
-)
-def test_whatever_a_procedure_returns_or_raises_the_caller_is_told(served: Served, name: str, error: str) -> None:
-    with pytest.raises(rpc.RemoteError) as caught:
-        rpc.call(name, timeout=LONG)
+def test_whatever_a_procedure_returns_or_raises_the_caller_is_told(served: Served) -> None:
+    """F77."""
+    errors = {
+        "unspeakable": "BadResult",
+        "huge": "TooLarge",
+        "shout": "ValueError",
+        "leave": "SystemExit",
+        "endless": "HandlerTimeout",
+    }
+    for name, error in errors.items():
+        with pytest.raises(rpc.RemoteError) as caught:
+            rpc.call(name, timeout=LONG)
 
-    assert caught.value.type == error
-    assert len(caught.value.message) <= procedures.MAX_ERROR_TEXT
-    served.worker.wait_for_line(rf"rpc\.failed.*error={error}.*procedure={name}")
+        assert caught.value.type == error
+        assert len(caught.value.message) <= procedures.MAX_ERROR_TEXT
+        served.worker.wait_for_line(rf"rpc\.failed.*error={error}.*procedure={name}")
 
 
 def test_a_request_that_is_too_large_is_not_even_sent(served: Served) -> None:
@@ -308,20 +278,10 @@ def test_a_procedure_that_never_returns_holds_up_no_other_and_is_told_to_end(
     served.worker.wait_for_line(r"handler\.timeout.*spin")
 
 
-def test_a_procedure_that_cannot_be_ended_ends_its_server_for_the_supervisor_to_restart(
-    vhost: str, run_process: ProcessStarter
-) -> None:
-    stuck = start(run_process)
-    with pytest.raises(rpc.RpcTimeout):
-        rpc.call("hang", 1, timeout=0.3)
-
-    assert stuck.wait() == 1
-    stuck.wait_for_line(r"handler\.stuck.*hang")
-
-
 def test_a_request_that_kills_its_servers_is_run_twice_and_then_dead(
     vhost: str, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
 ) -> None:
+    """F77."""
     workers = start_several(run_process, 3)
     asked = in_background("die", 7, timeout=LONG)
 
@@ -336,95 +296,74 @@ def test_a_request_that_kills_its_servers_is_run_twice_and_then_dead(
         death, body = dead_letter(channel)
         assert (death["queue"], json.loads(body)) == ("rpc.die", 7)
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
-    assert survivor.stop() == 0
-    survivor.wait_for_line("1 given up")
+
+    # A procedure that cannot be ended ends its server, for the supervisor to restart.
+    with pytest.raises(rpc.RpcTimeout):
+        rpc.call("hang", 1, timeout=0.3)
+    assert survivor.wait() == 1
+    survivor.wait_for_line(r"handler\.stuck.*hang")
 
 
 # --- F78: the caller is gone ---------------------------------------------------------------------------------
 
 
-def test_the_reply_to_a_caller_that_was_killed_is_dropped_and_its_request_acknowledged_once(
-    served: Served, broker: RabbitMQNode, run_process: ProcessStarter
+def test_the_reply_to_a_caller_that_is_gone_is_dropped_and_its_request_acknowledged_once(
+    served: Served, channel: BlockingChannel, broker: RabbitMQNode
 ) -> None:
     """F78."""
-    code = "from messaging import rpc; rpc.call('nap', {'number': 1006, 'seconds': 1}, timeout=60)"
-    caller = run_process("shell", "-c", code, **environment(), AMQP_URL=served.url)
-    eventually(lambda: runs("nap 1006", served.worker) == 1, LONG)
-    caller.kill()
+    with raw_channel() as caller:
+        replies = caller.queue_declare(f"{procedures.REPLY_QUEUE_PREFIX}gone", exclusive=True).method.queue
+        body = b'{"number": 1006, "seconds": 0.5}'
+        caller.basic_publish("", "rpc.nap", body, pika.BasicProperties(reply_to=replies))
+        eventually(lambda: runs("nap 1006", served.worker) == 1)
 
-    served.worker.wait_for_line(r"rpc\.undelivered.*queue=rpc\.reply\.")
+    served.worker.wait_for_line(rf"rpc\.undelivered.*queue={replies}")
     eventually(lambda: queues(broker, served.url)["rpc.nap"] == 0)
     assert runs("nap 1006", served.worker) == 1
-    assert not [name for name in queues(broker, served.url) if name.startswith(procedures.REPLY_QUEUE_PREFIX)]
 
 
 # --- F79: the server is gone ---------------------------------------------------------------------------------
 
 
-def test_a_server_killed_before_the_work_costs_nothing_while_there_is_another(
+def test_servers_killed_after_their_reply_after_their_work_and_before_it_cost_no_caller_its_answer(
     vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
 ) -> None:
-    """F79."""
+    """F79, F80. The last one has no other beside it."""
     for _ in repeats(short=1):
-        doomed = start(run_process)
-        doomed.send(signal.SIGSTOP)
-        asked = in_background("double", 21, timeout=LONG)
-        eventually(lambda: unacknowledged(broker, vhost, "rpc.double") == 1)
-        other = start(run_process)
-        doomed.kill()
+        ignored = client.connection().ignored_replies
+        doomed = start(run_process, failing_procedures.never_acknowledge)
+        assert rpc.call("double", 1, timeout=LONG) == 2
+        other = start(run_process, "worked-not-replied:2=STOP")
+        doomed.kill()  # its reply is sent, its request not acknowledged: a second reply comes, which no call takes
+        eventually(lambda before=ignored: client.connection().ignored_replies == before + 1)
+        assert runs("double 1", doomed, other) == 2
 
-        assert asked.result(LONG) == EXPECTED
-        assert (runs("double 21", doomed), runs("double 21", other)) == (0, 1)
-        other.wait_for_line(r"rpc\.redelivered.*queue=rpc\.double")
-        other.kill()
-
-
-def test_a_server_killed_after_the_work_and_before_the_reply_has_it_done_again(
-    vhost: str, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
-) -> None:
-    """F79."""
-    for _ in repeats(short=1):
-        doomed = start(run_process, "worked-not-replied=STOP")
-        asked = in_background("double", 21, timeout=LONG)
-        eventually(lambda worker=doomed: runs("double 21", worker) == 1)
+        doomed = other
+        asked = in_background("double", 2, timeout=LONG)
+        eventually(lambda worker=doomed: runs("double 2", worker) == 1)
         other = start(run_process)
         assert not asked.done()
-        doomed.kill()
+        doomed.kill()  # its work is done, and is done again
+        assert asked.result(LONG) == 4
+        assert runs("double 2", other) == 1
 
-        assert asked.result(LONG) == EXPECTED
-        eventually(lambda worker=other: runs("double 21", worker) == 1)
-        other.kill()
-
-
-def test_a_server_killed_between_reply_and_ack_makes_a_second_reply_that_nobody_takes(
-    vhost: str, run_process: ProcessStarter
-) -> None:
-    """F79, F80."""
-    for round in repeats(short=1):
-        doomed = start(run_process, failing_procedures.never_acknowledge)
-        assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+        doomed = other
+        doomed.send(signal.SIGSTOP)
+        asked = in_background("double", 3, timeout=LONG)
+        eventually(lambda: unacknowledged(broker, vhost, "rpc.double") == 1)
         other = start(run_process)
-        doomed.kill()
+        doomed.kill()  # it holds the request and has not begun
+        assert asked.result(LONG) == 6
+        assert (runs("double 3", doomed), runs("double 3", other)) == (0, 1)
+        other.wait_for_line(r"rpc\.redelivered.*queue=rpc\.double")
 
-        eventually(lambda replies=round + 1: client.connection().ignored_replies == replies)
-        eventually(lambda worker=other: runs("double 21", worker) == 1)
-        assert rpc.call("double", 1, timeout=LONG) == 2
+        other.send(signal.SIGSTOP)
+        asked = in_background("double", 4, timeout=3)
+        eventually(lambda: unacknowledged(broker, vhost, "rpc.double") == 1)
         other.kill()
-
-
-def test_with_its_only_server_killed_a_caller_is_told_at_its_deadline_and_those_behind_it_at_once(
-    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter, in_background: Callable[..., Future[Any]]
-) -> None:
-    """F79."""
-    doomed = start(run_process)
-    doomed.send(signal.SIGSTOP)
-    asked = in_background("double", 21, timeout=3)
-    eventually(lambda: unacknowledged(broker, vhost, "rpc.double") == 1)
-    doomed.kill()
-
-    eventually(lambda: outcome("double", 1, timeout=1) == "NoServer")
-    with pytest.raises(rpc.RpcTimeout):
-        asked.result(LONG)
+        eventually(lambda: outcome("double", 1, timeout=1) == "NoServer")
+        with pytest.raises(rpc.RpcTimeout):
+            asked.result(LONG)
 
 
 def test_a_server_that_was_frozen_skips_what_has_expired(served: Served) -> None:
@@ -470,30 +409,25 @@ def test_repeated_and_foreign_replies_are_counted_and_the_right_one_is_taken(
     assert client.connection()._calls == {}
 
 
-@pytest.mark.parametrize(
-    ("body", "properties"),
-    [
-        (b"<html>", {}),
-        (b"", {}),
-        (b"[" * 100_000, {}),
-        (b"1", {"content_encoding": "gzip", "headers": {procedures.STATUS_HEADER: "error"}}),
-        (b'"' + b"x" * 2_000_000 + b'"', {}),
-    ],
-    ids=["no JSON", "empty", "deep", "error without one", "oversize"],
-)
-def test_a_reply_that_cannot_be_understood_is_said_at_once(
-    channel: BlockingChannel, body: bytes, properties: dict[str, Any], in_background: Callable[..., Future[Any]]
+def test_a_reply_that_cannot_be_understood_is_reported_at_once(
+    channel: BlockingChannel, in_background: Callable[..., Future[Any]]
 ) -> None:
     """F80."""
     queue = channel.queue_declare("", exclusive=False, auto_delete=True).method.queue
-    asked = in_background("odd", 1, timeout=LONG, queue=queue)
-    _, request, _ = eventually(lambda: got(channel, queue))
-    properties = {**properties, "correlation_id": request.correlation_id}
-    channel.basic_publish("", request.reply_to, body, pika.BasicProperties(**properties))
-
-    with pytest.raises((rpc.BadReply, rpc.RemoteError)) as caught:
-        asked.result(LONG)
-    assert isinstance(caught.value, rpc.RemoteError) == ("headers" in properties)
+    error_without_one = {"content_encoding": "gzip", "headers": {procedures.STATUS_HEADER: "error"}}
+    for body, properties, error in [
+        (b"<html>", {}, rpc.BadReply),
+        (b"", {}, rpc.BadReply),
+        (b"[" * 100_000, {}, rpc.BadReply),
+        (b"1", error_without_one, rpc.RemoteError),
+        (b'"' + b"x" * 2_000_000 + b'"', {}, rpc.BadReply),
+    ]:
+        asked = in_background("odd", 1, timeout=LONG, queue=queue)
+        _, request, _ = eventually(lambda: got(channel, queue))
+        reply = pika.BasicProperties(correlation_id=request.correlation_id, **properties)
+        channel.basic_publish("", request.reply_to, body, reply)
+        with pytest.raises(error):
+            asked.result(LONG)
     channel.queue_delete(queue)
 
 
@@ -536,41 +470,37 @@ def client_connection(broker: RabbitMQNode, url: str) -> str | None:
 
 
 def test_a_call_while_the_reply_queue_is_being_given_up_is_not_sent_and_is_told_so(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+    network: BrokerNetwork, run_process: ProcessStarter
 ) -> None:
     """F80."""
     start(run_process)
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
-    ours = client.connection()._requester
-    breakable_broker.pause()  # it does not answer the close
+    ours = client.connection()
+    network.pause()  # it does not answer the close
     ours.connection.call_soon(lambda: ours._cancelled_by_broker(ours._channel, None))
     assert outcome("double", 1013, timeout=1) == "NoBroker"
-    breakable_broker.resume()
+    network.resume()
     eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
 
 
 # --- F81: forged reply_to ------------------------------------------------------------------------------------
 
 
-OURS = ["orders.sms", "orders.red_packet", "warren.celery", "warren.dead_letters", "rpc.double", "rpc.nap"]
-
-
-@pytest.mark.parametrize("victim", OURS)
 def test_a_reply_to_that_names_a_queue_of_ours_is_refused_and_the_queue_unchanged(
-    channel: BlockingChannel, served: Served, victim: str
+    channel: BlockingChannel, served: Served
 ) -> None:
     """F81."""
-    for queue in OURS[:3]:  # the others were declared by the server
+    ours = ["orders.sms", "orders.red_packet", "warren.celery", "warren.dead_letters", "rpc.double", "rpc.nap"]
+    for queue in ours[:3]:  # the others were declared by the server
         channel.queue_declare(queue, durable=True)
-    ran = served.worker.output.count("runs ")
-    channel.basic_publish("", "rpc.double", b"1012", pika.BasicProperties(reply_to=victim, correlation_id="f"))
-
-    death, body = dead_letter(channel)
-    assert (body, "is a queue of ours" in death["reason"]) == (b"1012", True)
-    served.worker.wait_for_line(rf"rpc\.unanswerable.*{victim}")
+    for victim in ours:
+        channel.basic_publish("", "rpc.double", b"1012", pika.BasicProperties(reply_to=victim, correlation_id="f"))
+        death, body = dead_letter(channel)
+        assert (body, "is a queue of ours" in death["reason"]) == (b"1012", True)
+        served.worker.wait_for_line(rf"rpc\.unanswerable.*{victim}")
     assert raw_request(channel, "rpc.double", b"21")[1] == EXPECTED
-    assert {queue: count(channel, queue) for queue in OURS} == dict.fromkeys(OURS, 0)
-    assert served.worker.output.count("runs ") == ran + 1
+    assert {queue: count(channel, queue) for queue in ours} == dict.fromkeys(ours, 0)
+    assert runs("double 1012", served.worker) == 0
 
 
 # --- F82: many callers ---------------------------------------------------------------------------------------
@@ -617,19 +547,19 @@ def test_a_thousand_callers_without_a_server_are_all_told_so_and_leave_nothing_b
 
 
 def test_a_thousand_callers_of_a_frozen_broker_are_told_within_their_deadlines_and_nothing_is_run_later(
-    breakable_broker: RabbitMQNode, run_process: ProcessStarter
+    network: BrokerNetwork, run_process: ProcessStarter
 ) -> None:
     """F82."""
     worker = start(run_process)
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
     ours = client.connection()
-    breakable_broker.pause()
+    network.pause()
     told, longest = a_thousand_callers("double", timeout=1)
 
     assert set(told) <= {"RpcTimeout", "NoBroker"}
     assert longest < LONG / 2
     eventually(lambda: ours._calls == {})
-    breakable_broker.resume()
+    network.resume()
     eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
     assert worker.output.count("runs double") <= worker.output.count("runs double 21")
     assert worker.is_alive
@@ -675,9 +605,10 @@ def visit(url: str) -> int:
     return Shopper(url).fill_cart("tea").status
 
 
-@pytest.fixture
-def web(vhost: str, run_process: ProcessStarter, product: Product) -> WebProcess:
-    """A web process of four threads, whose connection for calls stands."""
+def test_shoppers_are_served_without_a_quote_for_shipping_and_do_not_queue_up_behind_a_silent_service(
+    vhost: str, run_process: ProcessStarter, product: Product
+) -> None:
+    """F82."""
     web = run_process.web(threads=4)
 
     def was_told() -> bool:
@@ -686,29 +617,20 @@ def web(vhost: str, run_process: ProcessStarter, product: Product) -> WebProcess
         return "reason=NoServer" in web.output
 
     eventually(was_told, LONG)
-    return web
-
-
-def test_shoppers_are_served_though_nobody_quotes_shipping(web: WebProcess) -> None:
-    """F82."""
     before = web.output.count("reason=NoServer")
+    asked: list[bytes] = []
     with ThreadPoolExecutor(12) as shoppers:
         assert set(shoppers.map(visit, [web.url] * 12)) == {200}
+        assert web.output.count("reason=NoServer") == before + 12
+        web.wait_for_line(r"rpc\.call_failed.*outcome=NoServer.*procedure=shipping\.quote")
 
-    assert web.output.count("reason=NoServer") == before + 12
-    web.wait_for_line(r"rpc\.call_failed.*outcome=NoServer.*procedure=shipping\.quote")
-
-
-def test_shoppers_do_not_queue_up_behind_a_silent_shipping_service(web: WebProcess) -> None:
-    """F82."""
-    asked: list[bytes] = []
-    with raw_channel() as silent, ThreadPoolExecutor(12) as shoppers:
-        silent.queue_declare("rpc.shipping.quote", durable=True)
-        silent.basic_consume("rpc.shipping.quote", lambda *arrived: asked.append(arrived[3]), auto_ack=True)
-        visits = [shoppers.submit(visit, web.url) for _ in range(12)]
-        eventually(lambda: silent.connection.process_data_events(0) or all(each.done() for each in visits), LONG)
+        with raw_channel() as silent:
+            silent.queue_declare("rpc.shipping.quote", durable=True)
+            silent.basic_consume("rpc.shipping.quote", lambda *arrived: asked.append(arrived[3]), auto_ack=True)
+            visits = [shoppers.submit(visit, web.url) for _ in range(12)]
+            eventually(lambda: silent.connection.process_data_events(0) or all(each.done() for each in visits), LONG)
 
     assert {each.result() for each in visits} == {200}
-    # Each thread waits once, at most; after that nobody does.
+    # Each web thread waits once at most; after that none does.
     assert 1 <= len(asked) <= 4
     web.wait_for_line(r"shipping_quote_missing.*reason=RpcTimeout")

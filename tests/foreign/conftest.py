@@ -1,7 +1,7 @@
 """The shop, and clients in other languages that know nothing of it but docs/protocol.md."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import pytest
@@ -14,6 +14,8 @@ from orders.management.demo_order import place_demo_order
 from orders.models import Order, Product, TextMessage
 from script.services import foreign_clients
 from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.rpc import RunningServer
+from tests.support.running import RunningWorker
 
 ANSWERED = '{"amount":"8.00","currency":"CNY"}'
 
@@ -45,6 +47,14 @@ def amqp_tool(vhost: str, run_process: ProcessStarter) -> Callable[..., RunningP
 
 
 @pytest.fixture
+def server(vhost: str) -> Iterator[RunningServer]:
+    """Serves the project's procedures."""
+    running = RunningServer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
 def orders(vhost: str, transactional_db: None) -> list[Order]:
     """Two orders, whose own events wait in the outbox, and the shop's exchange and queues."""
     assert declare(desired.topology(consumers.registered())) == {}
@@ -59,10 +69,9 @@ def shipped(order: Order) -> str:
     return json.dumps({"order_number": order.number, "shipped_at": "2026-05-01T12:00:00Z"})
 
 
-def handle_all(run_process: ProcessStarter) -> None:
-    """Let a real consumer handle what waits, and leave."""
-    consumer = run_process("run_consumer", "sms", "--burst", RELAY_THREAD="0")
-    assert consumer.wait(60) == 0, consumer.output
+def handle_all() -> None:
+    """Let a consumer handle what waits, and leave."""
+    RunningWorker(consumers.named(["sms"]), burst=True).join(60)
 
 
 def inbox() -> dict[str, str]:

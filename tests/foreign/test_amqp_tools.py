@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from urllib.parse import quote, urlsplit
+
+from django.core.management import call_command
 
 from messaging.models import InboxMessage
 from orders.models import Order
 from script.services.rabbitmq import RabbitMQNode
 from tests.foreign.conftest import ANSWERED, handle_all, inbox, shipped, texts
-from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.processes import RunningProcess
+from tests.support.rpc import RunningServer
+from tests.support.running import running_relay
 from tests.support.waiting import eventually
 
 AmqpTool = Callable[..., RunningProcess]
@@ -24,37 +29,25 @@ def declare_queue(amqp_tool: AmqpTool, name: str) -> None:
     assert amqp_tool("declare-queue", "--queue", name).wait() == 0
 
 
-def test_its_event_is_named_by_its_key_and_shown_as_at_least_once(
-    amqp_tool: AmqpTool, orders: list[Order], run_process: ProcessStarter
-) -> None:
+def test_its_events_are_named_by_their_key_and_shown_as_at_least_once(amqp_tool: AmqpTool, orders: list[Order]) -> None:
     headers = ["--header", "x-event-version: 1", "--header", f"x-subject: {orders[0].number}"]
-    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[0]), *headers)
-
-    handle_all(run_process)
-
-    row = InboxMessage.objects.get()
-    assert (row.state, row.type, row.identified, row.subject) == ("handled", "order.shipped", False, orders[0].number)
-    assert texts() == [("shipped", orders[0].number)]
-    shown = run_process("messages", "show", orders[0].number)
-    assert shown.wait() == 0
-    assert "without a message_id: at-least-once" in " ".join(shown.output.split())
-
-
-def test_whatever_it_calls_its_json_is_read_and_what_is_none_is_dead(
-    amqp_tool: AmqpTool, orders: list[Order], run_process: ProcessStarter
-) -> None:
-    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[0]), "--content-type", "text/plain")
-    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[1]), "--content-encoding", "utf-8")
+    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[0]), *headers, "--content-encoding", "utf-8")
+    publish(amqp_tool, "orders.events", "order.shipped", shipped(orders[1]), "--content-type", "text/plain")
     publish(amqp_tool, "orders.events", "order.shipped", "Hello World!", "--persistent")
 
-    handle_all(run_process)
+    handle_all()
 
     assert sorted(inbox().values()) == ["dead", "handled", "handled"]
     assert texts() == sorted(("shipped", order.number) for order in orders)
+    row = InboxMessage.objects.get(subject=orders[0].number)
+    assert (row.state, row.type, row.identified) == ("handled", "order.shipped", False)
+    out = StringIO()
+    call_command("messages", "show", orders[0].number, stdout=out)
+    assert "without a message_id: at-least-once" in " ".join(out.getvalue().split())
 
 
 def test_the_shops_events_come_to_a_queue_of_its_own(
-    amqp_tool: AmqpTool, broker: RabbitMQNode, vhost: str, orders: list[Order], run_process: ProcessStarter
+    amqp_tool: AmqpTool, broker: RabbitMQNode, vhost: str, orders: list[Order]
 ) -> None:
     subscriber = amqp_tool(
         "consume", "--exchange", "orders.events", "--routing-key", "order.#", "--count", "2",
@@ -64,15 +57,13 @@ def test_the_shops_events_come_to_a_queue_of_its_own(
     bindings = f"/bindings{urlsplit(vhost).path}/e/orders.events/q/{quote(queue)}"
     eventually(lambda: broker.api("GET", bindings))
 
-    run_process("run_relay")
-
-    assert subscriber.wait() == 0
+    with running_relay():
+        assert subscriber.wait() == 0
     numbers = [json.loads(line)["order_number"] for line in subscriber.lines if line.startswith("{")]
     assert numbers == [order.number for order in orders]
 
 
-def test_it_calls_a_procedure_without_a_correlation_id(amqp_tool: AmqpTool, run_process: ProcessStarter) -> None:
-    run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
+def test_it_calls_procedures_without_a_correlation_id(amqp_tool: AmqpTool, server: RunningServer) -> None:
     declare_queue(amqp_tool, "answers")
 
     def quote(body: str) -> str:
@@ -81,14 +72,6 @@ def test_it_calls_a_procedure_without_a_correlation_id(amqp_tool: AmqpTool, run_
     assert quote('{"weight_grams": 500, "destination": "CN"}') == ANSWERED
     assert json.loads(quote("garbage"))["error"]["type"] == "BadRequest"
     assert json.loads(quote('{"weight_grams": 1}'))["error"]["type"] == "BadArguments"
-
-
-def test_it_calls_the_tutorials_procedures(amqp_tool: AmqpTool, run_process: ProcessStarter) -> None:
-    server = run_process("run_rpc_worker", "fib", "increase")
-    for queue in ("rpc_queue", "compute_queue"):
-        server.wait_for_line(f"rpc.serving.*{queue}")
-    declare_queue(amqp_tool, "answers")
-
     assert call(amqp_tool, "rpc_queue", "30") == "832040"
     assert call(amqp_tool, "compute_queue", "41") == "42"
 
@@ -100,7 +83,7 @@ def call(amqp_tool: AmqpTool, queue: str, body: str) -> str:
     return receiver.output
 
 
-#: What a worker runs for each task, which is on its standard input. Who gets "stall" first never comes to an end.
+#: What a worker runs for each task, which is on its standard input. The worker that gets "stall" first never ends.
 WORK = 'task=$(cat); echo "got $task"; if [ $task = stall ] && mkdir "$0"; then sleep 600; fi; echo "did $task"'
 
 

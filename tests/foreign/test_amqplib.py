@@ -8,7 +8,9 @@ from typing import Any
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from orders.models import Order
 from tests.foreign.conftest import ANSWERED, handle_all, inbox, shipped, texts
-from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.processes import RunningProcess
+from tests.support.rpc import RunningServer
+from tests.support.running import running_relay
 from tests.support.waiting import eventually
 
 Node = Callable[..., RunningProcess]
@@ -20,53 +22,30 @@ def publish(node: Node, order: Order, copies: int = 1, **properties: Any) -> Non
     assert f" [x] Sent {copies} by order.shipped, 0 returned" in sender.lines
 
 
-def test_an_event_that_is_sent_twice_is_handled_once(
-    node: Node, orders: list[Order], run_process: ProcessStarter
-) -> None:
+def test_its_events_are_handled_once_and_named_by_sender_and_id(node: Node, orders: list[Order]) -> None:
     whole = {"messageId": "1", "appId": "depot", "type": "order.shipped", "contentType": "application/json"}
     publish(node, orders[0], copies=2, **whole, headers={"x-event-version": 1, "x-subject": orders[0].number})
+    publish(node, orders[1], messageId="1", appId="carrier")  # two programs that both count from one
+    node("publish.js", "orders.events", "order.shipped", "Hello World!", '{"messageId": "2", "appId": "depot"}').wait()
 
-    handle_all(run_process)
+    handle_all()
 
-    assert inbox() == {"depot/1": "handled"}
-    assert DeliveryAttempt.objects.count() == 1
-    assert InboxMessage.objects.get().subject == orders[0].number
-    assert texts() == [("shipped", orders[0].number)]
-
-
-def test_two_programs_that_both_count_from_one_send_two_events(
-    node: Node, orders: list[Order], run_process: ProcessStarter
-) -> None:
-    publish(node, orders[0], messageId="1", appId="depot")
-    publish(node, orders[1], messageId="1", appId="carrier")
-
-    handle_all(run_process)
-
-    assert inbox() == {"depot/1": "handled", "carrier/1": "handled"}
+    assert inbox() == {"depot/1": "handled", "carrier/1": "handled", "depot/2": "dead"}
+    assert DeliveryAttempt.objects.count() == 3
+    assert InboxMessage.objects.get(message_id="depot/1").subject == orders[0].number
     assert texts() == sorted(("shipped", order.number) for order in orders)
+    dead = InboxMessage.objects.get(state="dead")
+    assert (dead.app_id, dead.type) == ("depot", "order.shipped")
+    assert "not JSON" in dead.reason
 
 
-def test_a_body_that_fits_no_event_is_dead_and_names_its_sender(
-    node: Node, orders: list[Order], run_process: ProcessStarter
-) -> None:
-    node("publish.js", "orders.events", "order.shipped", "Hello World!", '{"messageId": "1", "appId": "depot"}').wait()
-
-    handle_all(run_process)
-
-    row = InboxMessage.objects.get()
-    assert (row.message_id, row.state, row.app_id, row.type) == ("depot/1", "dead", "depot", "order.shipped")
-    assert "not JSON" in row.reason
-
-
-def test_the_shops_events_come_to_a_queue_of_its_own(
-    node: Node, orders: list[Order], run_process: ProcessStarter
-) -> None:
+def test_the_shops_events_come_to_a_queue_of_its_own(node: Node, orders: list[Order]) -> None:
     receiver = node("receive.js", "orders.events", "2", "order.*", "#.placed")
     receiver.wait_for_line("Waiting")
 
-    run_process("run_relay")
+    with running_relay():
+        assert receiver.wait() == 0
 
-    assert receiver.wait() == 0
     received = [json.loads(line) for line in receiver.lines if line.startswith("{")]
     assert [each["body"]["order_number"] for each in received] == [order.number for order in orders]
     assert received[0]["body"]["lines"] == [{"sku": "TEA", "quantity": 1, "unit_price": "38.00"}]
@@ -83,13 +62,15 @@ def test_the_shops_events_come_to_a_queue_of_its_own(
     assert (headers["x-event-version"], headers["x-attempt"], headers["x-subject"]) == (1, 1, orders[0].number)
 
 
-def test_it_calls_a_procedure_with_many_requests_on_one_reply_queue(node: Node, run_process: ProcessStarter) -> None:
-    run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
+def test_it_calls_procedures_with_many_requests_on_one_reply_queue(node: Node, server: RunningServer) -> None:
     good = '{"weight_grams": 500, "destination": "CN"}'
     client = node("rpc_client.js", "rpc.shipping.quote", good, '{"weight_grams": 1500, "destination": "CN"}', "30",
                   "garbage", '{"weight_grams": 1, "destination": "Nowhere"}')  # fmt: skip
+    plain = node("rpc_client.js", "rpc.shipping.quote", good, option="--plain")  # without a correlation id
+    fib = node("rpc_client.js", "rpc_queue", "30", "10", "20", "-1")
+    increase = node("rpc_client.js", "compute_queue", "41", option="--plain")
 
-    assert client.wait() == 0
+    assert [each.wait() for each in (client, plain, fib, increase)] == [0, 0, 0, 0]
     answers = dict(line.split(" = ") for line in client.lines)
     assert answers.pop(good) == ANSWERED
     assert answers.pop('{"weight_grams": 1500, "destination": "CN"}') == '{"amount":"10.00","currency":"CNY"}'
@@ -99,30 +80,10 @@ def test_it_calls_a_procedure_with_many_requests_on_one_reply_queue(node: Node, 
         "garbage": "BadRequest",
         '{"weight_grams": 1, "destination": "Nowhere"}': "ValueError",
     }
-
-
-def test_a_tutorials_client_calls_the_tutorials_procedures(node: Node, run_process: ProcessStarter) -> None:
-    server = run_process("run_rpc_worker", "fib", "increase")
-    for queue in ("rpc_queue", "compute_queue"):
-        server.wait_for_line(f"rpc.serving.*{queue}")
-
-    fib = node("rpc_client.js", "rpc_queue", "30", "10", "20", "-1")
-    increase = node("rpc_client.js", "compute_queue", "41", option="--plain")
-
-    assert fib.wait() == increase.wait() == 0
+    assert plain.lines == [f"{good} = {ANSWERED}"]
     assert sorted(fib.lines)[1:] == ["10 = 55", "20 = 6765", "30 = 832040"]
     assert "BadArguments" in sorted(fib.lines)[0]
     assert increase.lines == ["41 = 42"]
-
-
-def test_it_calls_a_procedure_without_a_correlation_id(node: Node, run_process: ProcessStarter) -> None:
-    run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
-    body = '{"weight_grams": 500, "destination": "CN"}'
-
-    client = node("rpc_client.js", "rpc.shipping.quote", body, option="--plain")
-
-    assert client.wait() == 0
-    assert client.lines == [f"{body} = {ANSWERED}"]
 
 
 def test_it_is_told_at_once_that_nobody_serves_a_procedure(node: Node) -> None:

@@ -10,7 +10,8 @@ import pytest
 from messaging import conf, message, procedures
 from messaging.broker import properties, request_queue
 from messaging.models import InboxMessage
-from messaging.rpc import answering, server
+from messaging.rpc import answering
+from messaging.rpc.server import MAX_RETURNS
 from messaging.topology import desired
 from orders.models import Order
 from script.services import foreign_clients
@@ -18,6 +19,8 @@ from script.services.rabbitmq import RabbitMQNode
 from tests.foreign.conftest import ANSWERED, handle_all, inbox, texts
 from tests.support.environment import ROOT
 from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.rpc import RunningServer
+from tests.support.running import running_relay
 from tests.support.waiting import eventually
 
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -43,11 +46,11 @@ def example(request: pytest.FixtureRequest, vhost: str, run_process: ProcessStar
     return start
 
 
-def test_its_publishers_publish(example: Example, orders: list[Order], run_process: ProcessStarter) -> None:
+def test_its_publishers_publish(example: Example, orders: list[Order]) -> None:
     published = example("order.shipped", number=orders[0].number)
     assert (published.wait(), published.output) == (0, "")
 
-    handle_all(run_process)
+    handle_all()
 
     assert list(inbox().values()) == ["handled"]
     row = InboxMessage.objects.get()
@@ -55,22 +58,17 @@ def test_its_publishers_publish(example: Example, orders: list[Order], run_proce
     assert texts() == [("shipped", orders[0].number)]
 
 
-def test_its_receivers_receive(
-    example: Example, broker: RabbitMQNode, vhost: str, orders: list[Order], run_process: ProcessStarter
-) -> None:
+def test_its_receivers_receive(example: Example, broker: RabbitMQNode, vhost: str, orders: list[Order]) -> None:
     receiver = example("bindQueue", "--routing-key='order.#'")
     exchange = f"/exchanges{urlsplit(vhost).path}/{quote('orders.events')}/bindings/source"
     eventually(lambda: any(each["destination"].startswith("amq.gen-") for each in broker.api("GET", exchange)))
 
-    run_process("run_relay")
+    with running_relay():
+        for order in orders:
+            receiver.wait_for_line(order.number)
 
-    for order in orders:
-        receiver.wait_for_line(order.number)
 
-
-def test_its_callers_call(example: Example, run_process: ProcessStarter) -> None:
-    run_process("run_rpc_worker", "shipping.quote").wait_for_line("rpc.serving")
-
+def test_its_callers_call(example: Example, server: RunningServer) -> None:
     caller = example("rpc.shipping.quote")
 
     assert caller.wait() == 0
@@ -96,7 +94,7 @@ def test_its_numbers_are_those_of_the_code() -> None:
     assert f"{properties.MAX_PROPERTIES >> 10} KiB together" in PAGE
     assert f"at most {procedures.MAX_ERROR_TEXT} characters" in PAGE
     assert f"(`x-expires` {request_queue.ARGUMENTS['x-expires']})" in PAGE
-    assert server.MAX_RETURNS + 1 == 2
+    assert MAX_RETURNS + 1 == 2
     assert "two servers were lost" in PAGE
     for argument in {**desired.queue_arguments(), **desired.topology([]).queues[0].arguments}:
         assert f"`{argument}`" in PAGE

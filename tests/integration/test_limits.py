@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +17,9 @@ from messaging.topology import desired
 from messaging.topology.declare import Declaration
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq
-from tests.support.consuming import a_consumer
+from tests.support.consuming import a_consumer, registered
 from tests.support.processes import ProcessStarter
+from tests.support.running import running_relay, running_worker
 from tests.support.waiting import eventually
 
 #: Seconds within which a raised limit is noticed, on a busy machine.
@@ -57,26 +58,18 @@ def connecting() -> Iterator[Connection]:
         connection.stop()
 
 
-def test_a_limit_on_a_vhosts_connections_is_reported_and_its_end_is_noticed_soon(limit: Callable[..., None]) -> None:
-    limit(max_connections=0)
-    with connecting() as connection:
-        with pytest.raises(LimitReached, match=r"the broker is at a limit: .*connection limit \(0\) is reached"):
-            connection.reach()
-        assert not connection.refused
-        # Until its pauses are as long as they get.
-        eventually(lambda: connection._attempts.failures >= 6, within=30)
-        limit()
-        since = time.monotonic()
-        assert connection.wait_until_open(SOON)
-        assert time.monotonic() - since < SOON
-
-
-def test_a_limit_on_a_users_connections_is_reported_and_waited_out(broker: RabbitMQNode, user: str) -> None:
+def test_limits_on_connections_are_reported_and_waited_out(
+    broker: RabbitMQNode, user: str, limit: Callable[..., None]
+) -> None:
     broker.ctl("set_user_limits", user, '{"max-connections": 0}')
     with connecting() as connection:
-        with pytest.raises(LimitReached, match=r"user connection limit \(0\) is reached"):
+        with pytest.raises(LimitReached, match=r"the broker is at a limit: .*user connection limit \(0\) is reached"):
             connection.reach()
+        limit(max_connections=0)
         broker.ctl("clear_user_limits", user, "all")
+        eventually(lambda: re.search(r"access to vhost .* connection limit \(0\) is reached", connection.last_error))
+        assert not connection.refused
+        limit()
         assert connection.wait_until_open(SOON)
 
 
@@ -89,10 +82,9 @@ def test_a_limit_on_a_users_channels_is_reported_and_waited_out(
         with pytest.raises(BrokerUnavailable, match=r"maximum allowed user limit of \(0\)"):
             connection.call("exchange_declare", exchange="amq.topic", passive=True)
         assert (type(connection.error), connection.refused) == (LimitReached, False)
-        for _ in range(3):
-            assert connection.wait_until_open(SOON)
-            with pytest.raises(BrokerUnavailable):
-                connection.call("exchange_declare", exchange="amq.topic", passive=True)
+        assert connection.wait_until_open(SOON)
+        with pytest.raises(BrokerUnavailable):
+            connection.call("exchange_declare", exchange="amq.topic", passive=True)
         broker.ctl("clear_user_limits", user, "all")
         assert connection.wait_until_open(SOON)
         connection.call("exchange_declare", exchange="amq.topic", passive=True)
@@ -112,27 +104,32 @@ def test_a_connection_without_a_free_channel_stays_open_and_reports_it(vhost: st
         assert "channel_max" in connection.last_error
 
 
-def test_long_running_commands_wait_at_a_limit_and_others_report_it(
+@pytest.mark.django_db(transaction=True)
+def test_long_running_programs_wait_at_a_limit_and_commands_report_it(
     limit: Callable[..., None], run_process: ProcessStarter
 ) -> None:
     limit(max_connections=0)
-    commands = [
-        (run_process("run_consumer", "sms"), "consumer"),
-        (run_process("run_relay"), "relay"),
-        (run_process("run_rpc_worker", "shipping.quote"), "rpc server"),
-    ]
-    for process, role in commands:
-        process.wait_for_line(r"^Broker: amqp://warren:\*\*\*@127\.0\.0\.1:\d+/test-\w+$")
-        process.wait_for_line(rf"amqp\.unreachable.*connection limit \(0\) is reached.*role=.?{role}")
-    for command in (["listen", "q"], ["publish", "x", "--queue", "q"], ["call", "fib", "30"]):
-        said = mq(*command)
-        assert said.code == 3
-        assert "connection limit (0) is reached" in said.err
-        assert "AMQP_URL" not in said.err
-    limit()
-    for process, role in commands:
-        process.wait_for_line(rf"amqp\.connected.*role=.?{role}", SOON)
-        assert process.stop() == 0
+    server = run_process("run_rpc_worker", "shipping.quote")
+    consumer = a_consumer()
+    with registered(consumer), running_relay() as relay, running_worker(consumer) as worker:
+        server.wait_for_line(r"^Broker: amqp://warren:\*\*\*@127\.0\.0\.1:\d+/test-\w+$")
+        server.wait_for_line(r"amqp\.unreachable.*connection limit \(0\) is reached.*role=.?rpc server")
+        for connection in (relay._publisher.connection, worker._connection):
+            eventually(lambda connection=connection: "connection limit (0) is reached" in connection.last_error)
+        for command in (["listen", "q"], ["publish", "x", "--queue", "q"], ["call", "fib", "30"]):
+            said = mq(*command)
+            assert said.code == 3
+            assert "connection limit (0) is reached" in said.err
+            assert "AMQP_URL" not in said.err
+
+        limit(max_queues=0)
+        server.wait_for_line(r"rpc\.queue_lost.*queue limit in vhost", SOON)
+        for connection in (relay._publisher.connection, worker._connection):
+            assert connection.wait_until_open(SOON)
+        limit()
+        server.wait_for_line("rpc.serving", SOON)
+        assert "rpc.queue_differs" not in server.output  # a limit is no difference
+    assert server.stop() == 0
 
 
 def test_a_limit_on_queues_is_reported_in_the_brokers_words_and_heals(limit: Callable[..., None]) -> None:
@@ -149,18 +146,6 @@ def test_a_limit_on_queues_is_reported_in_the_brokers_words_and_heals(limit: Cal
         assert "queue limit in vhost" in problems[a_consumer().queue]
         limit()
         assert declaration.declare(wanted) == {}
-
-
-def test_a_request_queue_beyond_a_limit_does_not_count_as_differing(
-    limit: Callable[..., None], run_process: ProcessStarter
-) -> None:
-    limit(max_queues=0)
-    worker = run_process("run_rpc_worker", "shipping.quote")
-    worker.wait_for_line(r"rpc\.queue_lost.*queue limit in vhost")
-    limit()
-    worker.wait_for_line("rpc.serving", SOON)
-    assert "rpc.queue_differs" not in worker.output
-    assert worker.stop() == 0
 
 
 def test_a_vhost_that_is_down_is_reported_and_waited_for(broker: RabbitMQNode, vhost: str) -> None:

@@ -1,5 +1,9 @@
-"""A queue that takes messages and never confirms them delays its own events and no others."""
+"""A queue that exists and never answers is named by everything that looks, and delays no other queue.
 
+Each test makes queues unresponsive in the real broker. What a relay decides about them is in test_destinations.py.
+"""
+
+import logging
 import threading
 import time
 import uuid
@@ -14,29 +18,97 @@ from django.db import OperationalError, transaction
 from django.utils import timezone
 
 from messaging import conf
+from messaging.broker import calls, queue_answers, subscription
 from messaging.broker.publisher import Outcome
 from messaging.message import new_id
 from messaging.models import OutboxMessage
+from messaging.monitoring import status
+from messaging.reconcile.reconcile import reconcile
 from messaging.relay import destinations, leases
 from messaging.relay.relay import Relay
+from messaging.topology import drift
+from messaging.topology.findings import Kind
+from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
-from tests.support.consuming import Erased, Noted, a_consumer, registered
-from tests.support.running import IMPATIENT, InThread, add, running_relay, take_all
+from tests.support.command_line import mq
+from tests.support.consuming import Erased, Noted, a_consumer, notes, registered
+from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker, take_all
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-#: The one whose queue becomes unresponsive, and another.
-CONSUMER, OTHER = a_consumer(), a_consumer(name="other", events=(Erased,))
 State = OutboxMessage.State
+SILENT = frozenset({"tests.silent"})
+#: By consumer: the type of its queue, what makes it silent, and what mends that.
+FAULTS = {
+    "stuck_classic": ("classic", "sys:suspend(Pid)", "sys:resume(Pid)"),
+    "stuck_leader": ("quorum", "sys:suspend(element(1, Pid))", "sys:resume(element(1, Pid))"),
+    # Its vhost is deleted only once it has a leader again: else RabbitMQ 3.10's worker for dead letters crashes.
+    "dead_leader": (
+        "quorum",
+        "ra:stop_server(quorum_queues, Pid)",
+        "ra:restart_server(quorum_queues, Pid), {ok, _, _} = ra:members(Pid)",
+    ),
+}
 
 
 @pytest.fixture(autouse=True)
-def impatience(vhost: str, settings: Any) -> Iterator[None]:
+def impatience(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
-    with registered(CONSUMER, OTHER):
-        yield
+    monkeypatch.setattr(calls, "CALL_TIMEOUT", 1.0)
+    monkeypatch.setattr(queue_answers, "CALL_TIMEOUT", 1.0)
+    monkeypatch.setattr(subscription, "BEGIN_PATIENCE", 1.0)
+    monkeypatch.setattr(conf, "CLAIM_BATCH", 5)
+
+
+def test_silent_queues_are_named_with_their_cure_and_delay_no_other_consumer(
+    vhost: str, broker: RabbitMQNode, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = [a_consumer(name=name, queue_type=kind) for name, (kind, *_) in FAULTS.items()]
+    # Of another event: RabbitMQ may hold up a message for a minute that goes to a dead queue too.
+    healthy = a_consumer(events=(Erased,))
+
+    def do(which: int) -> None:
+        for each in silent:
+            name = f'rabbit_misc:r(<<"{urlsplit(vhost).path[1:]}">>, queue, <<"{each.queue}">>)'
+            what = FAULTS[each.name][which]
+            broker.ctl("eval", f"{{ok, Q}} = rabbit_amqqueue:lookup({name}), Pid = amqqueue:get_pid(Q), {what}.")
+
+    with registered(*silent, healthy):
+        assert mq("topology", "declare").code == 0
+        do(1)
+        try:
+            wrong = status.look().wrong
+            idle = (
+                f"queue {healthy.queue} has no consumer (waiting messages: 0): `manage.py run_consumer {healthy.name}`"
+            )
+            assert idle in wrong
+            report = reconcile(repair=True, by="test")
+            findings = {each.name: each for each in drift.look() if each.is_wrong}
+            settings.MESSAGING = {**settings.MESSAGING, "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}"}
+            wrong_by_amqp = status.look().wrong
+            for each in silent:
+                for said in (wrong, wrong_by_amqp):
+                    [line] = [line for line in said if each.queue in line]
+                    assert "exists but does not answer" in line
+                    assert "restart the RabbitMQ node that holds it" in line
+                assert "exists but does not answer" in report.undecided[each.name]
+                assert findings[each.queue].kind is Kind.SILENT_QUEUE
+                assert "rabbitmqctl delete_queue" in findings[each.queue].hint
+
+            with caplog.at_level(logging.INFO), running_relay(), running_worker(*silent, healthy):
+                add(Erased(text="through"))
+                eventually(lambda: notes("through") == 1)
+                for each in silent:
+                    eventually(lambda each=each: is_logged(each.queue, caplog))
+        finally:
+            do(2)
+
+
+def is_logged(queue: str, caplog: pytest.LogCaptureFixture) -> bool:
+    said = [record.getMessage() for record in caplog.records]
+    return any("consumer.queue_" in line and queue in line and "does not answer" in line for line in said)
 
 
 @contextmanager
@@ -70,98 +142,58 @@ def is_published(row: OutboxMessage) -> bool:
     return row.state == State.PUBLISHED
 
 
-def test_a_queue_that_never_confirms_delays_no_other_queue(
-    vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_queue_that_never_confirms_delays_no_other_queue_and_its_new_events_rest_untried(
+    vhost: str, broker: RabbitMQNode
 ) -> None:
-    monkeypatch.setattr(conf, "CLAIM_BATCH", 5)
-    with running_relay() as relay:
+    consumer, other = a_consumer(), a_consumer(name="other", events=(Erased,))
+    with registered(consumer, other), running_relay() as relay:
         add(Noted(text="at first"))
         eventually(lambda: count(state=State.PUBLISHED) == 1)
-        with unresponsive(broker, vhost, CONSUMER.queue):
+        with unresponsive(broker, vhost, consumer.queue):
             # In one batch: the channel waits for the first, and confirms nothing of the second.
             add(Noted(text="m"), Erased(text="e"), *[Noted(text="m") for _ in range(11)])
-            eventually(lambda: relay._destinations.rest(frozenset({CONSUMER.queue})), within=60)
+            eventually(lambda: relay._destinations.rest(frozenset({consumer.queue})), within=60)
             for _ in range(20):
                 add(Noted(text="m"), Erased(text="e"))
             eventually(lambda: count(type=Erased.event_type, state=State.PUBLISHED) == 21, within=60)
             assert count(type=Noted.event_type, state=State.PENDING) == 12 + 20
+            untried = {"type": Noted.event_type, "publish_attempts": 0, "lease_token": None}
+            soon = timezone.now() + timedelta(seconds=1)
+            eventually(lambda: count(**untried, publish_at__gt=soon, last_error__startswith="not tried: ") >= 20)
         eventually(lambda: count(state=State.PUBLISHED) == count(), within=90)
-    assert len({properties.message_id for properties, _ in take_all(vhost, CONSUMER.queue)}) == 1 + 12 + 20
+    assert len({properties.message_id for properties, _ in take_all(vhost, consumer.queue)}) == 1 + 12 + 20
 
 
-def test_new_events_for_an_unresponsive_queue_rest_untried(vhost: str, broker: RabbitMQNode) -> None:
-    declare(vhost, "tests.silent")
-    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
-        a_row("tests.silent", publish_attempts=5)
-        eventually(lambda: relay._destinations.rest(frozenset({"tests.silent"})))
-        new = [a_row("tests.silent") for _ in range(5)]
-        soon = timezone.now() + timedelta(seconds=1)
-        eventually(lambda: count(pk__in=[row.pk for row in new], publish_at__gt=soon, lease_token=None) == 5)
-        assert count(pk__in=[row.pk for row in new], publish_attempts=0) == 5
-
-
-def test_a_backlog_for_an_unresponsive_queue_delays_no_other_queue(
-    vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each batch with such a row costs the whole time that is allowed for a confirm."""
-    monkeypatch.setattr(conf, "CLAIM_BATCH", 5)
-    declare(vhost, "tests.silent", "tests.well")
-    with unresponsive(broker, vhost, "tests.silent"):
-        for _ in range(100):
-            a_row("tests.silent", publish_attempts=8)
-        with running_relay() as relay:
-            eventually(lambda: relay._publisher.ready)
-            new = a_row("tests.well")
-            eventually(lambda: is_published(new))
-
-
-def test_confirmed_rows_are_marked_before_an_unresponsive_queue_is_waited_for(
-    vhost: str, broker: RabbitMQNode, settings: Any
-) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "PUBLISH_TIMEOUT": 60, "LEASE": 200}
-    declare(vhost, "tests.silent", "tests.well")
-    with running_relay(), unresponsive(broker, vhost, "tests.silent"):
-        with transaction.atomic():
-            a_row("tests.silent", publish_attempts=5)
-            well = a_row("tests.well")
-        eventually(lambda: is_published(well))
-
-
-def test_an_unresponsive_queue_is_tried_again_with_one_message(
+def test_a_backlog_for_an_unresponsive_queue_delays_no_other_and_is_tried_with_one_message(
     vhost: str, broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each batch with such a row costs the whole time that is allowed for a confirm."""
     monkeypatch.setattr(destinations, "PAUSE", 0.5)
-    where = frozenset({"tests.silent"})
-    declare(vhost, *where)
-    rows = [a_row("tests.silent", publish_attempts=2) for _ in range(10)]
+    declare(vhost, "tests.silent", "tests.well")
+    for _ in range(30):
+        a_row("tests.silent", publish_attempts=2)
     trials: list[int] = []
     with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
         send = relay._send
 
         def noted(batch: Sequence[OutboxMessage]) -> list[Outcome]:
-            if relay._destinations.unresponsive(where):
+            if relay._destinations.unresponsive(SILENT):
                 trials.append(len(batch))
             return send(batch)
 
         monkeypatch.setattr(relay, "_send", noted)
-        # Each row rests for itself too, longer each time, and until a full multiple of that rest by the clock.
+        eventually(lambda: relay._publisher.ready)
+        new = a_row("tests.well")
+        eventually(lambda: is_published(new))
         eventually(lambda: len(trials) >= 3, within=60)
-        assert set(trials) == {1}
+    assert set(trials) == {1}
     with running_relay():
-        eventually(lambda: count(state=State.PUBLISHED) == len(rows), within=90)
+        eventually(lambda: count(state=State.PUBLISHED) == 31, within=90)
 
 
-def test_a_row_that_rests_untried_says_why(vhost: str, broker: RabbitMQNode) -> None:
-    declare(vhost, "tests.silent")
-    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
-        a_row("tests.silent", publish_attempts=5)
-        eventually(lambda: relay._destinations.rest(frozenset({"tests.silent"})))
-        new = a_row("tests.silent")
-        eventually(lambda: count(pk=new.pk, last_error__startswith="not tried: "))
-
-
-def test_a_database_that_cannot_take_rows_back_delays_no_other_queue(
-    vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trouble", ["a long deadline for confirms", "a database that takes no rows back"])
+def test_confirmed_rows_are_marked_before_an_unresponsive_queue_is_waited_for(
+    trouble: str, vhost: str, broker: RabbitMQNode, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "LEASE": 200}
     declare(vhost, "tests.silent", "tests.well")
@@ -169,12 +201,15 @@ def test_a_database_that_cannot_take_rows_back_delays_no_other_queue(
     def locked(*_: Any) -> None:
         raise OperationalError("database is locked")
 
-    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
-        a_row("tests.silent", publish_attempts=5)
-        eventually(lambda: relay._destinations.rest(frozenset({"tests.silent"})))
-        monkeypatch.setattr(leases, "give_back", locked)
+    if trouble == "a long deadline for confirms":
+        settings.MESSAGING = {**settings.MESSAGING, "PUBLISH_TIMEOUT": 60}
+    with running_relay() as relay, unresponsive(broker, vhost, "tests.silent"):
+        if trouble == "a database that takes no rows back":
+            a_row("tests.silent", publish_attempts=5)
+            eventually(lambda: relay._destinations.rest(SILENT))
+            monkeypatch.setattr(leases, "give_back", locked)
         with transaction.atomic():
-            a_row("tests.silent")
+            a_row("tests.silent", publish_attempts=5)
             well = a_row("tests.well")
         eventually(lambda: is_published(well))
         monkeypatch.undo()

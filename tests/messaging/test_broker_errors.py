@@ -4,6 +4,7 @@ import pytest
 from pika import exceptions
 
 from messaging.broker.errors import describe, refused_or_lost, unavailable
+from messaging.broker.reconnecting import LIMIT_PAUSE, Attempts
 from messaging.exceptions import (
     AccessRefused,
     BrokerRefused,
@@ -51,6 +52,13 @@ def test_a_limit_is_reported_in_the_brokers_words_and_is_no_refusal(closed: type
     assert (type(told), str(told)) == (LimitReached, f"the broker is at a limit: {words} (mq.example:5672)")
 
 
+def test_the_end_of_a_limit_is_noticed_soon_however_long_it_lasted() -> None:
+    attempts = Attempts("test", 1)
+    pauses = [attempts.failed(LimitReached("at a limit"), was_open=False) for _ in range(20)]
+    assert max(pauses) <= LIMIT_PAUSE
+    assert not attempts.refused
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -74,6 +82,12 @@ def test_a_virtual_host_that_is_down_is_waited_for() -> None:
     assert type(told) is VhostDown
     assert "vhost 'v' is down" in str(told)
     assert "rabbitmqctl restart_vhost" in str(told)
+
+
+def test_a_broker_that_forbids_transient_queues_is_reported_in_words() -> None:
+    """RabbitMQ 4 can be configured so, and then closes the whole connection; its words are those of 4.3."""
+    text = "INTERNAL_ERROR - Feature `transient_nonexcl_queues` is deprecated.\nIts use is not permitted per"
+    assert "neither durable nor exclusive" in describe(later(541, text))
 
 
 @pytest.mark.parametrize(
