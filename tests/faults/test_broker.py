@@ -124,7 +124,7 @@ def test_processes_started_without_a_broker_wait_calmly_and_everything_arrives_w
 
 
 def test_alarms_hold_up_publishing_and_nothing_else(shop: Shop, breakable_broker: RabbitMQNode) -> None:
-    """F6, F7, F8. Consumers go on acknowledging: they and the relay have connections of their own. `mq status` tells."""
+    """F6, F7, F8. Consumers go on acknowledging: they and the relay have connections of their own. Status tells."""
     shop.buy()
     eventually(everything_arrived, report=situation)
     for number, (alarm, (raised, cleared)) in enumerate(ALARMS.items(), start=1):

@@ -97,9 +97,10 @@ def test_silent_queues_are_named_with_their_cure_and_delay_no_other_consumer(
                 assert findings[each.queue].kind is Kind.SILENT_QUEUE
                 assert "rabbitmqctl delete_queue" in findings[each.queue].hint
 
-            with caplog.at_level(logging.INFO), running_relay(), running_worker(*silent, healthy):
+            with caplog.at_level(logging.INFO), running_relay(), running_worker(healthy, *silent):
                 add(Erased(text="through"))
-                eventually(lambda: notes("through") == 1)
+                # RabbitMQ may hold up the whole connection for 12 s over a stuck leader, and then close it.
+                eventually(lambda: notes("through") == 1, within=60)
                 for each in silent:
                     eventually(lambda each=each: is_logged(each.queue, caplog))
         finally:

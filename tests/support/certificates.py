@@ -29,6 +29,7 @@ class Certificates:
 
     def issue(self, *names: str, expired: bool = False) -> None:
         """Give the broker another certificate, in the same files."""
+        self.issued_for = (names, expired)
         now = datetime.now(UTC)
         begin, end = (now - timedelta(days=2), now - timedelta(days=1)) if expired else (None, now + timedelta(days=1))
         made = self._ca.issue_cert(*names, not_before=begin, not_after=end)
