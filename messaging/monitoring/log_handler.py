@@ -45,16 +45,15 @@ _thread = threading.local()
 
 
 class BrokerHandler(logging.Handler):
-    """Publishes each record to the exchange `desired.log_exchange()` by the key `<logger>.<level>`, as JSON.
+    """Publishes each record to the exchange `desired.log_exchange()` by the key `<logger>.<level>`, as masked JSON.
 
     `time`, `level`, `logger`, `text` and `process` (host:pid) are in every line, and whatever else the record has:
-    `message_id`, `request_id`, `exception`. It is masked like every other log. It is not persistent, and needs no
-    listener.
+    `message_id`, `request_id`, `exception`. Lines are not persistent, and need no listener.
 
     Emitting never waits and never raises. The connection, on threads of its own, is made for the first record; a
     forked process makes its own. At the end of the process what is left is sent within EXIT_BUDGET seconds.
 
-    It is no QueueHandler: `dictConfig` of Python 3.12 and newer passes each of these a queue and needs handlers for it.
+    It is no QueueHandler, for which `dictConfig` of Python 3.12 and newer needs a queue and handlers.
     """
 
     def __init__(self, level: int | str = logging.NOTSET) -> None:

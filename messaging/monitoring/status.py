@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import Manager, Q, QuerySet
 from django.db.models.functions import Now
 
 from messaging import consumers, database
@@ -94,10 +94,7 @@ class Status:
 
 
 def look() -> Status:
-    """Look at broker and database. An unreachable broker is part of the answer.
-
-    Raises OperationalError and the like if the database cannot be asked.
-    """
+    """Look at broker and database. An unreachable broker is part of the answer; an unreachable database raises."""
     unfinished, broker = boxes(), _broker()
     return Status(broker=broker, boxes=unfinished, wrong=[*_wrong_at(broker), *wrong_in(unfinished)])
 
@@ -132,26 +129,29 @@ def _seen(connection: Connection) -> Broker:
 def boxes() -> Boxes:
     """Count what is not finished in outbox, inbox and ledger."""
     outbox, inbox = OutboxMessage.State, InboxMessage.State
+    sent, received = OutboxMessage.objects, InboxMessage.objects
     # One index holds the rows that wait, whatever their state.
-    waiting = OutboxMessage.objects.filter(state__in=[outbox.PENDING, outbox.UNROUTABLE])
+    waiting = sent.filter(state__in=[outbox.PENDING, outbox.UNROUTABLE])
     free = Q(lease_until=None) | Q(lease_until__lt=Now())
     with database.atomic():
         long_ago = database.in_future(-OVERDUE)
         due = waiting.filter(free, publish_at__lt=long_ago).order_by("publish_at", "id")
         # Not after the first attempt: that of a retry, which was written earlier, comes late.
         unconfirmed = waiting.filter(state=outbox.PENDING, publish_attempts__gt=1, created_at__lt=long_ago)
-        failing = InboxMessage.objects.filter(~Q(reason=""), state=inbox.RETRYING, received_at__lt=long_ago)
+        failing = received.filter(~Q(reason=""), state=inbox.RETRYING, received_at__lt=long_ago)
         return Boxes(
-            pending=_count(OutboxMessage.objects.filter(state=outbox.PENDING)),
-            unroutable=_count(OutboxMessage.objects.filter(state=outbox.UNROUTABLE)),
-            failed=_count(OutboxMessage.objects.filter(state=outbox.FAILED)),
+            **{
+                state.value: _count(sent.filter(state=state))
+                for state in (outbox.PENDING, outbox.UNROUTABLE, outbox.FAILED)
+            },
+            **{
+                state.value: _count(received.filter(state=state))
+                for state in (inbox.RETRYING, inbox.WAITING, inbox.DEAD)
+            },
             oldest=_oldest(),
             now=database.now(),
             overdue=due.values_list("pk", flat=True).first() is not None,
             unconfirmed=unconfirmed.exists(),
-            retrying=_count(InboxMessage.objects.filter(state=inbox.RETRYING)),
-            waiting=_count(InboxMessage.objects.filter(state=inbox.WAITING)),
-            dead=_count(InboxMessage.objects.filter(state=inbox.DEAD)),
             failing_for_long=_count(failing),
             effects={trouble: _count(Effect.objects.filter(trouble.which)) for trouble in EffectTrouble},
         )
@@ -163,6 +163,10 @@ def _oldest() -> datetime | None:
         for state in (OutboxMessage.State.PENDING, OutboxMessage.State.UNROUTABLE)
     ]
     return min((each for each in found if each is not None), default=None)
+
+
+def _by_state(rows: Manager[Any], *states: str) -> dict[str, Any]:
+    return {str(state): _count(rows.filter(state=state)) for state in states}
 
 
 def _count(rows: QuerySet[Any]) -> Count:
@@ -177,9 +181,8 @@ def _wrong_at(broker: Broker) -> list[str]:
         wrong.append(f"RabbitMQ blocks publishers: {broker.alarms}")
     there = {queue.name: queue for queue in broker.queues}
     consumed = {each.queue: each.name for each in consumers.registered()}
-    for name in [*consumed, *sorted(set(there) - set(consumed))]:
-        wrong += filter(None, [_wrong_with(name, there.get(name), consumed.get(name, ""))])
-    return wrong
+    names = [*consumed, *sorted(set(there) - set(consumed))]
+    return [*wrong, *filter(None, (_wrong_with(name, there.get(name), consumed.get(name, "")) for name in names))]
 
 
 def _wrong_with(name: str, queue: Queue | None, consumer: str) -> str:
@@ -202,33 +205,24 @@ def _wrong_with(name: str, queue: Queue | None, consumer: str) -> str:
 def wrong_in(boxes: Boxes) -> list[str]:
     """Say what is wrong in outbox, inbox and ledger."""
     listing = "`manage.py messages list"
-    outbox = [
-        (boxes.overdue, "messages in the outbox have been due for over a minute: does a relay run?"),
-        (
-            boxes.unconfirmed and not boxes.overdue,
-            f"RabbitMQ has not confirmed for over a minute what was sent to it: {listing} --state pending` says why",
-        ),
-    ]
-    effects = boxes.effects
+    wrong = []
+    if boxes.overdue:
+        wrong.append("messages in the outbox have been due for over a minute: does a relay run?")
+    elif boxes.unconfirmed:
+        wrong.append(
+            f"RabbitMQ has not confirmed for over a minute what was sent to it: {listing} --state pending` says why"
+        )
+    cures = {
+        EffectTrouble.UNKNOWN: f"{listing} --state unknown`, then settle",
+        EffectTrouble.FAILED: f"{listing} --groups` says why, then settle",
+        EffectTrouble.FAILING: f"{listing} --groups` says why",
+        EffectTrouble.OVERDUE: "do their consumers run and keep up? `manage.py messages reconcile` names them",
+    }
     found = [
         ("refused by RabbitMQ", boxes.failed, f"{listing} --state failed`"),
         ("unroutable", boxes.unroutable, f"{listing} --state unroutable`"),
         ("dead", boxes.dead, f"{listing} --groups`, then replay or discard"),
         ("failing for over a minute", boxes.failing_for_long, f"{listing} --state retrying` says why"),
-        *(
-            (f"effects that {trouble.words}", effects[trouble], cure)
-            for trouble, cure in (
-                (EffectTrouble.UNKNOWN, f"{listing} --state unknown`, then settle"),
-                (EffectTrouble.FAILED, f"{listing} --groups` says why, then settle"),
-                (EffectTrouble.FAILING, f"{listing} --groups` says why"),
-                (
-                    EffectTrouble.OVERDUE,
-                    "do their consumers run, and can they keep up? `manage.py messages reconcile` names them",
-                ),
-            )
-        ),
+        *((f"effects that {trouble.words}", boxes.effects[trouble], cure) for trouble, cure in cures.items()),
     ]
-    return [
-        *(words for is_so, words in outbox if is_so),
-        *(f"{what}: {count}; {cure}" for what, count, cure in found if count),
-    ]
+    return [*wrong, *(f"{what}: {count}; {cure}" for what, count, cure in found if count)]
