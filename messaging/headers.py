@@ -1,8 +1,8 @@
 """AMQP headers: what can be stored as JSON and sent again, and what fits into one frame.
 
-AMQP sends the headers and properties of a message in one frame. Headers that arrived in one frame need not fit another:
+AMQP sends the headers and properties of a message in one frame. Headers that arrived in one frame may not fit another:
 ours are added, values without a JSON form become longer texts, and the next broker may allow smaller frames. A broker
-closes the connection over a frame that is too large, again at each repetition.
+closes the connection over a frame that is too large.
 """
 
 from __future__ import annotations
@@ -26,21 +26,18 @@ log = get_logger(__name__)
 
 #: RabbitMQ's frame unless it is configured otherwise, and the largest that pika asks for.
 USUAL_FRAME = 128 * 1024
-#: Bytes of a frame that are left for AMQP itself, and for headers that a broker adds.
+#: Bytes of a frame kept free for AMQP itself, and for headers that a broker adds.
 MARGIN = 1024
-#: Bytes that are left for a message's properties and our headers while their size is not known.
+#: Bytes kept free for a message's properties and our headers while their size is not known.
 RESERVED = 4096
 #: The header that says how many others were left out.
 LEFT_OUT = "headers-left-out"
-#: A text is shortened to this many bytes at the least.
-SHORTEST = 200
 
 _smallest_frame = USUAL_FRAME
 
 
 def request_headers() -> dict[str, str]:
-    """Return the header with the id of the current web request; none outside of one. The client may have chosen the
-    id."""
+    """Return the header with the id of the current web request, if there is one. Its client may have chosen the id."""
     request_id = structlog.contextvars.get_contextvars().get("request_id")
     return {REQUEST_ID_HEADER: texts.fitted(request_id)} if request_id else {}
 
@@ -69,21 +66,21 @@ def headers_to_pass_on(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def note_frame_max(octets: int) -> None:
-    """Remember the largest frame that a connection of this process agreed on with the broker: the smallest counts."""
+    """Note the frame size that a connection agreed on with the broker: the smallest of this process counts."""
     global _smallest_frame
     if octets:  # 0 means no limit
         _smallest_frame = min(_smallest_frame, octets)
 
 
 def room_in_frame() -> int:
-    """Return how many bytes the headers and properties of one message may take, as far as this process knows: from its
-    connections so far, and from `frame_max` in its addresses."""
+    """Return how many bytes the headers and properties of one message may take, by the connections of this process so
+    far and `frame_max` in its addresses."""
     asked_for = [address.frame_max for address in conf.get().brokers if address.frame_max]
     return min(_smallest_frame, *asked_for, USUAL_FRAME) - MARGIN
 
 
 def room_for_headers() -> int:
-    """Return how many bytes headers may take while the size of the properties is not known."""
+    """Return how many bytes headers may take beside properties of unknown size."""
     return max(room_in_frame() - RESERVED, room_in_frame() // 4)
 
 
@@ -110,27 +107,22 @@ def size_of(value: Any) -> int:
 
 
 def fit_headers(headers: Mapping[Any, Any], room: int) -> dict[Any, Any]:
-    """Return `headers` so that they take at most `room` bytes.
-
-    The largest values are shortened first, and no more than needed; each says so at its end. If that is not enough, the
-    largest headers are left out, and LEFT_OUT says how many. Headers that fit are returned unchanged.
-    """
+    """Return `headers` so that they take at most `room` bytes: of those that do not fit, the largest are left out, and
+    LEFT_OUT says how many."""
     kept = dict(headers)
     over = size_of(kept) - room
     if over <= 0:
         return kept
-    shortened = []
-    for name in sorted(kept, key=lambda name: size_of(kept[name]), reverse=True):
+    note = "{} of " + f"{len(kept)}: they did not fit into AMQP's frame"
+    over += _size_of_entry(LEFT_OUT, note.format(len(kept)))
+    left_out = []
+    for name in sorted(kept, key=lambda name: _size_of_entry(name, kept[name]), reverse=True):
         if over <= 0:
             break
-        before = size_of(kept[name])
-        value = _shortened(kept[name], over)
-        if size_of(value) < before:
-            kept[name] = value
-            over -= before - size_of(value)
-            shortened.append(str(name)[:60])
-    left_out = _leave_out(kept, over)
-    log.warning("headers.shortened", names=shortened[:10], shortened=len(shortened), left_out=left_out, room=room)
+        over -= _size_of_entry(name, kept.pop(name))
+        left_out.append(str(name)[:60])
+    kept[LEFT_OUT] = note.format(len(left_out))
+    log.warning("headers.shortened", names=left_out[:10], left_out=len(left_out), room=room)
     return kept
 
 
@@ -161,34 +153,6 @@ def _storable(value: Any) -> Any:
 
 def _size_of_entry(name: Any, value: Any) -> int:
     return 1 + len(name if isinstance(name, bytes) else str(name).encode(errors="replace")) + size_of(value)
-
-
-def _shortened(value: Any, over: int) -> Any:
-    """Return `value` as a text that takes `over` bytes less, if possible."""
-    size = size_of(value)
-    if isinstance(value, Mapping | list | tuple):
-        return f"left out: its {size} bytes did not fit into AMQP's frame"
-    if not isinstance(value, str | bytes):
-        return value
-    text = value if isinstance(value, str) else value.decode(errors="replace").replace("\ufffd", "?")
-    note = f"… (shortened from {size - 5} bytes to fit into AMQP's frame)"
-    beginning = max(size - over, SHORTEST) - 5 - len(note.encode())
-    return _cut(text.encode(errors="replace"), beginning) + note
-
-
-def _leave_out(kept: dict[Any, Any], over: int) -> int:
-    """Remove the largest headers of `kept` until it takes `over` bytes less; return how many."""
-    if over <= 0:
-        return 0
-    count = len(kept)
-    over += _size_of_entry(LEFT_OUT, f"{count} of {count}: they did not fit into AMQP's frame")
-    for name in sorted(kept, key=lambda name: _size_of_entry(name, kept[name]), reverse=True):
-        if over <= 0:
-            break
-        over -= _size_of_entry(name, kept.pop(name))
-    left_out = count - len(kept)
-    kept[LEFT_OUT] = f"{left_out} of {count}: they did not fit into AMQP's frame"
-    return left_out
 
 
 def _cut(text: bytes, octets: int) -> str:

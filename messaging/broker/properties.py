@@ -65,7 +65,7 @@ def check_size(properties: Properties) -> None:
 
 
 def fitted(message: Message) -> Properties:
-    """Return the AMQP properties of a message that is passed on; headers that do not fit one frame are shortened."""
+    """Return the AMQP properties of a message that is passed on; headers that do not fit one frame are left out."""
     properties = to_pika(message)
     if headers := properties.headers:
         properties.headers = None

@@ -1,4 +1,4 @@
-"""What arrived is made to fit before it is passed on; a retry that cannot be sent makes its message dead."""
+"""Headers are made to fit before they are passed on; a retry that cannot be sent makes its message dead."""
 
 import struct
 from collections.abc import Callable
@@ -31,6 +31,7 @@ from messaging.rpc import server
 from messaging.worker import handling, inbox
 from tests.support.consuming import Noted, registered
 
+pytestmark = pytest.mark.django_db
 Origin = OutboxMessage.Origin
 ZERO = b"T" + struct.pack(">q", -62_135_596_800)  # the year 1, as the zero times of Go and .NET
 
@@ -54,20 +55,13 @@ ODD = {
     "arrays in arrays": nested(b"A", 2000),
     "tables in tables": nested(b"F", 400),
     "a time before 1970": field(b"born", ZERO),
-    "in a table": field(b"t", b"F" + long(field(b"born", ZERO))),
-    "in an array": field(b"t", b"A" + long(ZERO)),
-    "a time after 2106": field(b"born", b"T" + struct.pack(">q", 2**33)),
     "a time beyond the calendar": field(b"born", b"T" + struct.pack(">q", 2**62)),
-    "the least of all times": field(b"born", b"T" + struct.pack(">q", -(2**63))),
-    "a name that is not UTF-8": field(b"\xff" * 70, b"V"),
-    "the longest such name": field(b"\xff" * 255, b"V"),
-    "in a table, a name that is not UTF-8": field(b"t", b"F" + long(field(b"\xff" * 255, b"V"))),
+    "the longest name that is not UTF-8, in a table": field(b"t", b"F" + long(field(b"\xff" * 255, b"V"))),
     "a name of NULs": field(b"\0" * 255, b"V"),
     "a text of NULs": field(b"t", b"S" + long(b"\0" * 1000)),
     "a text that is not UTF-8": field(b"t", b"S" + long(b"\xff" * 1000)),
     "bytes": field(b"t", b"x" + long(b"\0\xff")),
-    "a small decimal": field(b"d", b"D" + struct.pack(">Bi", 255, -1)),
-    "a large decimal": field(b"d", b"D" + struct.pack(">Bi", 0, 2**31 - 1)),
+    "a decimal": field(b"d", b"D" + struct.pack(">Bi", 255, -1)),
     "the largest numbers": field(b"l", b"l" + struct.pack(">q", -(2**63))) + field(b"i", b"i" + b"\xff" * 4),
     "no number": field(b"d", b"d" + struct.pack(">d", float("nan"))),
 }
@@ -116,31 +110,27 @@ def test_the_computed_size_is_the_size_that_is_sent() -> None:
 LARGE = {
     "one long text": {"trace": "s" * 130_500},
     "one that JSON makes longer": {"raw": b"\xff" * 40_000},
-    "many": {f"h{number}": "s" * 1300 for number in range(99)},
-    "so many that some are left out": {f"name-{number}" * 10: number for number in range(2000)},
-    "a large table": {"a": "b", "t": {f"k{number}": "v" * 100 for number in range(1300)}},
-    "a large array": {"a": "b", "t": ["v" * 100] * 1300},
+    "many": {f"name-{number}" * 10: number for number in range(2000)},
+    "a large table": {"a": "b", "t": {f"k{number}": ["v" * 100] for number in range(1300)}},
 }
 
 
-@pytest.mark.parametrize("frame", [sizes.USUAL_FRAME, 8192, 4096])
+@pytest.mark.parametrize("frame", [sizes.USUAL_FRAME, 4096])
 @pytest.mark.parametrize("headers", LARGE.values(), ids=LARGE)
-def test_headers_that_are_too_large_are_shortened_and_say_so(
+def test_the_largest_headers_are_left_out_if_they_do_not_fit_and_another_says_so(
     headers: dict[str, Any], frame: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sizes, "_smallest_frame", frame)
     row = OutboxMessage(
         message_id="m" * 255, correlation_id="c" * 255, type="t" * 255, consumer="notes", routing_key="q", attempt=2,
-        subject="s" * 255, headers=headers_to_pass_on(headers),
+        subject="s" * 255, headers=headers_to_pass_on({"small": 1, **headers}),
     )  # fmt: skip
     row.headers = sizes.fit_headers(row.headers, destinations.room_for_headers(row))
     row.pk, row.created_at = 2**63 - 1, datetime.now(UTC)
     assert is_sendable(destinations.publishing_of(row).message)
-    assert sizes.fit_headers(row.headers, destinations.room_for_headers(row)) == row.headers, "no shorter the next time"
-    told = [str(value) for value in row.headers.values() if "fit into AMQP's frame" in str(value)]
-    assert told
-    if frame == sizes.USUAL_FRAME and "h0" in headers:
-        assert len(told) < 10, "no more than needed are touched"
+    assert sizes.fit_headers(row.headers, destinations.room_for_headers(row)) == row.headers, "no fewer the next time"
+    assert "fit into AMQP's frame" in row.headers["headers-left-out"]
+    assert row.headers["small"] == 1
 
 
 def test_the_frame_is_the_one_that_was_agreed_on_or_asked_for(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +174,6 @@ def test_a_request_whose_headers_just_fit_can_be_dead_lettered_and_put_back() ->
 # --- In the database -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.django_db(transaction=True)
 def test_an_event_whose_headers_do_not_fit_is_refused_at_the_call() -> None:
     class Odd(Event, type="test.large", headers=["text"]):
         text: str
@@ -214,9 +203,16 @@ FAILURES = [
 ]
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("origin", [Origin.RETRY, Origin.TURN, Origin.REPLAY, Origin.RECONCILE])
-@pytest.mark.parametrize("outcome", FAILURES, ids=lambda outcome: outcome.status.value)
+@pytest.mark.parametrize(
+    ("origin", "outcome"),
+    [
+        (Origin.RETRY, FAILURES[0]),
+        (Origin.TURN, FAILURES[1]),
+        (Origin.REPLAY, FAILURES[0]),
+        (Origin.RECONCILE, FAILURES[1]),
+    ],
+    ids=str,
+)
 def test_a_message_whose_next_attempt_cannot_be_sent_is_dead_with_that_reason(origin: str, outcome: Outcome) -> None:
     waiting = retrying(reason="an earlier failure")
     leases.write([Mark(carrier(origin), outcome, ())])
@@ -227,15 +223,13 @@ def test_a_message_whose_next_attempt_cannot_be_sent_is_dead_with_that_reason(or
     assert OutboxMessage.objects.get().state == "failed"
 
 
-@pytest.mark.django_db(transaction=True)
-def test_a_lost_message_that_cannot_be_sent_again_is_dead_and_not_looked_for_any_more() -> None:
+def test_a_lost_message_that_cannot_be_sent_again_is_dead() -> None:
     leases.write([Mark(carrier(Origin.RECONCILE, attempt=1, headers={"a": 1}), FAILURES[0], ())])
     row = InboxMessage.objects.get()
     assert (row.state, row.attempt, row.body, row.headers) == ("dead", 1, b"{}", {"a": 1})
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("change", [{"attempt": 3}, {"state": "handled"}])
+@pytest.mark.parametrize("change", [{"attempt": 3}, {"state": "handled"}], ids=str)
 def test_an_attempt_that_cannot_be_sent_does_not_kill_a_message_that_has_moved_on(change: dict[str, Any]) -> None:
     there = retrying()
     InboxMessage.objects.update(**change)
@@ -244,7 +238,6 @@ def test_an_attempt_that_cannot_be_sent_does_not_kill_a_message_that_has_moved_o
     assert there.state != "dead"
 
 
-@pytest.mark.django_db(transaction=True)
 def test_a_mark_without_its_lease_makes_nothing_dead() -> None:
     there, row = retrying(), carrier(Origin.RETRY)
     row.lease_token = "0192f0c1-0000-7000-8000-000000000000"
@@ -253,7 +246,6 @@ def test_a_mark_without_its_lease_makes_nothing_dead() -> None:
     assert there.state == "retrying"
 
 
-@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("pass_on", ["retry", "replay"])
 def test_a_message_with_headers_that_just_fit_gets_its_next_attempt(pass_on: str) -> None:
     def fails(event: Event, delivery: Delivery) -> None:
@@ -272,7 +264,7 @@ def test_a_message_with_headers_that_just_fit_gets_its_next_attempt(pass_on: str
             outbox.resend(InboxMessage.objects.get(), consumer="fails", queue="tests.fails", origin=Origin.REPLAY)
     row = OutboxMessage.objects.get()
     assert is_sendable(destinations.publishing_of(row).message)
-    assert "shortened from" in row.headers["trace"]
+    assert "headers-left-out" in row.headers
     assert inbox.InboxMessage.objects.get().headers["trace"] == "s" * 130_500, "kept whole as it came"
 
 
@@ -280,7 +272,6 @@ def _consumer(handler: Callable[..., None]) -> consumers.Consumer:
     return consumers.Consumer(name="fails", queue="tests.fails", events=(Noted,), handler=handler)
 
 
-@pytest.mark.django_db(transaction=True)
 def test_a_retry_that_could_not_be_sent_is_replayed_and_not_published_by_hand() -> None:
     there, row = retrying(), carrier(Origin.RETRY, state="failed")
     assert list(publish_now.rows(OutboxMessage, Selection())) == [row]
