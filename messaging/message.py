@@ -71,8 +71,7 @@ class Message:
 
     @property
     def may_be_json(self) -> bool:
-        """Whether the body is worth reading: its client calls it JSON, or text or bytes as it calls every body, or
-        nothing."""
+        """Whether the body may be JSON: its type is JSON, or none, or the one that a client gives to every body."""
         plain = self.content_type.partition(";")[0].strip().lower()
         return plain in {"", "application/json", "text/json", "text/plain", "application/octet-stream"} or (
             plain.startswith("application/") and plain.endswith("+json")
@@ -90,17 +89,16 @@ class Message:
 
     @property
     def ordering_key(self) -> str:
-        """Messages with the same key are handled in the order of their positions; empty: in any order."""
+        """Messages with the same key are handled in the order of their positions."""
         return self._text(ORDERING_KEY_HEADER)
 
     @property
     def position(self) -> int:
-        """Place among the messages of its ordering key; without a key it means nothing. Raises Undecodable."""
+        """Place among the messages of its ordering key. Raises Undecodable."""
         return self._positive_number(POSITION_HEADER, below=2**63)
 
     def _positive_number(self, header: str, *, below: int = 2**31) -> int:
-        value = self.headers.get(header, 1)
-        number = whole_number(value)
+        number = whole_number(value := self.headers.get(header, 1))
         if number is None or not 1 <= number < below:
             raise Undecodable(f"header {header} must be a whole number from 1, not {value!r:.100}")
         return number
@@ -116,9 +114,9 @@ class Tries:
 
     #: Whether the handler was called in the present try.
     called: bool = False
-    #: Whether it has returned: an effect intended after that would not be recorded.
+    #: Whether it has returned.
     returned: bool = False
-    #: How often the connection to the database was lost after that.
+    #: How often the connection to the database was lost after the call.
     losses: int = 0
 
 
@@ -126,9 +124,8 @@ class Tries:
 class Delivery:
     """One arrival of a message at one consumer, as its handler sees it.
 
-    `message_id` is the message's id in the database: its own, for a foreign publisher with the `app_id` in front (see
-    `message.identity`). If it had none, one is made on arrival and `identified` is False: a second delivery then cannot
-    be told from a second message. `attempt` counts from 1.
+    `message_id` is the message's id in the database, see `message.identity`. If it had none, one is made on arrival and
+    `identified` is False: a second delivery then cannot be told from a second message. `attempt` counts from 1.
     """
 
     consumer: str
@@ -153,8 +150,8 @@ class Delivery:
     def effect(self, name: str, payload: dict[str, Any] | None = None) -> None:
         """Intend something outside the database: the effect `name`, with a JSON `payload`.
 
-        It is recorded in the handler's transaction and carried out after the commit, before the ack; if the handler
-        fails, nothing was intended. A message has one effect of each name.
+        It is recorded in the handler's transaction and carried out after the commit, before the ack. A message has one
+        effect of each name.
 
         Raises RuntimeError once the handler has returned (in an `on_commit` callback or another thread), UnknownEffect,
         and ValueError for a second effect of that name, or a payload that is no JSON object, that a database does not
@@ -169,8 +166,7 @@ class Delivery:
 
 
 def whole_number(value: Any) -> int | None:
-    """Return a header's value as a whole number; None if it is none. Some clients (amqp-tools) send numbers as texts,
-    others as floats."""
+    """Return a header's value as a whole number, or None. Some clients send numbers as texts (amqp-tools) or floats."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 19:
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -188,10 +184,10 @@ def identity(message_id: str, app_id: str, *, own_app_id: str) -> str:
     """Return a message's id in the database, made from its properties; empty if it has no id.
 
     Two applications may both count 1, 2, 3: a foreign id gets its `app_id` as prefix, `billing/17`. Our own stays
-    unchanged: a retry of a foreign message comes from our relay, with this identity as message id. So does the id of a
-    client without an app_id, unless it looks like one of the others: then it gets an empty prefix.
+    unchanged: a retry of a foreign message has this identity as its message id. So does the id of a client without an
+    app_id, unless it looks like one of the others: then it gets an empty prefix.
 
-    Two different (message_id, app_id) never have the same identity, and none is longer than MAX_ID_LENGTH.
+    Different (message_id, app_id) have different identities of at most MAX_ID_LENGTH bytes.
     """
     if not message_id or app_id == own_app_id:
         return message_id

@@ -41,23 +41,21 @@ def add(
     delay: timedelta | None = None,
     using: str | None = None,
 ) -> list[OutboxMessage]:
-    """Write `events` with the current transaction; once it commits they are published, never if it does not.
+    """Write `events` with the current transaction, in one statement. They are published once it commits.
 
     `subject` is what they are about (an order number), for people who search. `correlation_id` ties them to
     other messages. `priority`, from 0 to 255, lets them pass those of a lower one in queues that have priorities. With
-    `delay` they are published that much later. All rows go in one statement.
+    `delay` they are published that much later.
 
     Messages with the same `ordering_key` are handled one after the other at each consumer, in the order in which
     their transactions commit; two such transactions therefore wait for each other from here on.
 
-    The outbox follows one database, `messaging.database.alias()` (without a router: "default"). Where a transaction of
-    another one is open as well, Django cannot tell which change the event reports: say `using="default"` (the
-    outbox's database) if it is one of the outbox's own.
+    The outbox is in one database, `messaging.database.alias()` (without a router: "default"). If a transaction of
+    another one is open too, say `using="default"` (the outbox's database) if the event reports a change there.
 
-    Raises OutsideTransaction where there is no transaction to commit with, or where it may be another database's that
-    the event reports; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for what is no event, and for an argument, or a
-    routing key or header made of an event's fields, that a database or AMQP would not take: see `texts.checked`. It is
-    the same on all databases.
+    Raises OutsideTransaction without a transaction to commit with, or if the event may report a change in another
+    database; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for anything but an event, and for an argument, routing key
+    or header that a database or AMQP would not take, on all databases alike.
     """
     _require_transaction()
     _require_own_transaction(using)
@@ -102,10 +100,9 @@ def resend(
     delay: timedelta | None = None,
     body: bytes | None = None,
 ) -> list[OutboxMessage]:
-    """Write the messages of `rows` with the current transaction once more, to the queue of one consumer alone.
+    """Write the messages of `rows` once more, to the queue of one consumer alone, each for the attempt of its row.
 
-    Each is for the attempt that its row names. `body` is the whole body where the row keeps only its beginning. All
-    rows go in one statement. Raises OutsideTransaction.
+    `body` is the whole body if the row keeps only its beginning. Raises OutsideTransaction.
     """
     again = []
     for row in rows:
@@ -119,10 +116,9 @@ def resend(
 
 
 def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[OutboxMessage]:
-    """Insert `rows` with the current transaction and see to it that they are published after it.
+    """Insert `rows` with the current transaction, to be published after it. Raises OutsideTransaction.
 
-    Headers of a message that is passed on to one consumer are shortened where they do not fit into a frame of AMQP.
-    Raises OutsideTransaction where there is none.
+    Of a message that is passed on to one consumer, headers that do not fit into a frame of AMQP are left out.
     """
     _require_transaction()
     for row in rows:
@@ -135,24 +131,22 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
         return OutboxMessage.objects.bulk_create(rows)
 
     token = relay_thread.lease_token()
-    leased_at = time.monotonic()
-    handing: _HandingOver | None = None
-    if token is not None:
-        # Born leased to this process: its relay publishes them without a claim. Should the process die first,
-        # the lease ends and any relay claims them. What does not fit into the relay's memory is born free.
-        handing = _HandingOver(rows, leased_at, before=_waiting_for_commit())
-        lease_until = database.in_future(conf.get().lease)
-        for row in handing.leased:
-            row.lease_token, row.lease_until = token, lease_until
+    if token is None:
+        return OutboxMessage.objects.bulk_create(rows)
+    # Born leased to this process: its relay publishes them without a claim. If the process dies first, the lease ends
+    # and any relay claims them. Rows that do not fit into the relay's memory are born free.
+    handing = _HandingOver(rows, time.monotonic(), before=_waiting_for_commit())
+    lease_until = database.in_future(conf.get().lease)
+    for row in handing.leased:
+        row.lease_token, row.lease_until = token, lease_until
     OutboxMessage.objects.bulk_create(rows)
-    if handing is not None:
-        _at_commit(handing)
+    _at_commit(handing)
     return rows
 
 
 class _HandingOver(database.RaisesNothing):
-    """What a transaction hands to this process's relay once it has committed: of `rows` the first ones, as many as fit
-    `before` those that the transaction wrote earlier."""
+    """What a transaction hands to this process's relay after its commit: the first of `rows`, as many as fit beside the
+    `before` (rows and bytes) of its earlier writes."""
 
     def __init__(self, rows: Sequence[OutboxMessage], leased_at: float, before: tuple[int, int]) -> None:
         room, room_bytes = relay_thread.room()
@@ -160,11 +154,11 @@ class _HandingOver(database.RaisesNothing):
         self.leased = rows[:fitting]
         self._some_are_free = fitting < len(rows)
         self._leased_at = leased_at
-        #: Rows, and bytes of their bodies, that the transaction hands over up to these.
+        #: Rows, and bytes of their bodies, that the transaction hands over so far.
         self.total = (before[0] + fitting, before[1] + sum(len(row.body) for row in self.leased))
 
     def run(self) -> None:
-        """Hand them over, and have the relay claim the others. Raises nothing, as both do."""
+        """Hand them over, and have the relay claim the others."""
         if self.leased:
             relay_thread.hand_over(self.leased, self._leased_at)
         if self._some_are_free:
@@ -172,15 +166,14 @@ class _HandingOver(database.RaisesNothing):
 
 
 def _waiting_for_commit() -> tuple[int, int]:
-    """Return how many rows, and bytes, the present transaction will hand over by what it has written so far. What a
-    savepoint took back is not among them."""
+    """Return how many rows, and bytes, the transaction will hand over so far; none that a savepoint took back."""
     callbacks, ours = _callbacks()
     return callbacks[ours - 1][1].__self__.total if ours else (0, 0)
 
 
 def _at_commit(handing: _HandingOver) -> None:
-    """Register it to be run before all that is not ours: a callback of the project that fails keeps those behind it
-    from running, and the rows would wait until their lease ends."""
+    """Register it before the project's callbacks: one of these that fails keeps all later ones from running, and the
+    rows would wait until their lease ends."""
     callbacks, ours = _callbacks()
     transaction.on_commit(handing.run, using=database.alias(), robust=True)
     if len(callbacks) > ours and callbacks[-1][1] == handing.run:
@@ -188,7 +181,7 @@ def _at_commit(handing: _HandingOver) -> None:
 
 
 def _callbacks() -> tuple[list[Any], int]:
-    """Return what is to be run after the commit, and how many of them, from the first on, are ours."""
+    """Return the callbacks of the transaction, and how many of them, from the first on, are ours."""
     callbacks: list[Any] = database.connection().run_on_commit
     return callbacks, bisect_left(callbacks, True, key=lambda each: not _is_ours(each[1]))
 
@@ -201,8 +194,8 @@ def _require_transaction() -> None:
     if not database.has_transaction(database.connection()):
         raise OutsideTransaction(
             f"outbox.add() must run inside transaction.atomic() of the database {database.alias()!r}, together with "
-            "the change that the event reports; otherwise a crash in between would lose the event or report what never "
-            "happened."
+            "the change that the event reports. Otherwise a crash could lose the event, or report a change that was "
+            "lost."
         )
 
 

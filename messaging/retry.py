@@ -24,11 +24,8 @@ LONGEST = timedelta(days=365)
 class RetryPolicy:
     """How often a failing message is tried, and how long it pauses in between.
 
-    The pause doubles from `first_delay` up to `max_delay`; `jitter` (a share, 0 to 1) spreads it both ways, so that
-    messages that failed together do not return together. The defaults give 10 attempts over about an hour and a half.
-
-    A subclass may override `delay_after`. If that raises, or returns neither a timedelta nor None, the numbers above
-    count.
+    The pause doubles from `first_delay` up to `max_delay`; `jitter` (a share, 0 to 1) spreads it both ways. The
+    defaults give 10 attempts over about an hour and a half. A subclass may override `delay_after`.
     """
 
     max_attempts: int = 10
@@ -59,8 +56,7 @@ class RetryPolicy:
 
 
 def rest_after(policy: RetryPolicy, attempt: int, error: BaseException) -> timedelta | None:
-    """Return `policy.delay_after(…)`. Never raises: if a project's own policy raises or returns no time, the numbers of
-    the policy count."""
+    """Return `policy.delay_after(…)`. If a project's own policy raises or returns no time, its numbers count."""
     try:
         rest: object = policy.delay_after(attempt, error)
         functions.require_run(rest, "delay_after")
@@ -75,8 +71,7 @@ def rest_after(policy: RetryPolicy, attempt: int, error: BaseException) -> timed
 
 
 def check_times(what: str, timeout: object, retry: object = None) -> None:
-    """Raise ImproperlyConfigured for a `timeout` or `retry` of the declaration `what` that cannot be used; None is the
-    default."""
+    """Raise ImproperlyConfigured for a `timeout` or `retry` of the declaration `what` that cannot be used."""
     if timeout is not None and not _is_limit(timeout):
         raise ImproperlyConfigured(f"{what}: timeout is a positive time, such as timedelta(seconds=30)")
     if retry is not None and not isinstance(retry, RetryPolicy):

@@ -22,8 +22,8 @@ MAX_MANY_WORDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Where events are published to, and its rule of routing: `direct` by equal key, `topic` by pattern, `fanout` to
-    all, `headers` by headers. Raises ValueError for another type, and for a name that is empty or too long."""
+    """Where events are published to. Its type decides how they are routed: `direct` by equal key, `topic` by pattern,
+    `fanout` to all, `headers` by headers. Raises ValueError for another type, or a name that is empty or too long."""
 
     name: str
     type: ExchangeType = "topic"
@@ -66,7 +66,7 @@ def matches(pattern: str, routing_key: str) -> bool:
 
 
 def fields_in(template: str) -> list[str]:
-    """Return the names of the fields in a template of a routing key. Raises ValueError for one that cannot be read."""
+    """Return the names of the fields in a template of a routing key. Raises ValueError."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
@@ -78,7 +78,7 @@ def fields_in(template: str) -> list[str]:
 
 def pattern_of(template: str) -> str:
     """Return the pattern that matches every key made from a template: a field can become any number of words."""
-    # A field is a NUL meanwhile: a format in its braces may have dots.
+    # A NUL replaces each field: a format in its braces may have dots.
     parts = ("".join([text, "" if field is None else "\0"]) for text, field, _, _ in Formatter().parse(template))
     words = ("#" if "\0" in word else word for word in "".join(parts).split("."))
     # Several "#" in a row match what one matches.
@@ -106,7 +106,7 @@ def check_table(what: str, table: Mapping[str, Any]) -> None:
 
 
 def _words_match(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    # How many words the pattern so far can match: quick, however many "#" there are.
+    # How many words the pattern so far can match. This takes no longer for many "#".
     reached = {0}
     for part in pattern:
         if part == "#":

@@ -6,8 +6,8 @@
         assert testing.deliver_due() == [("receipts", "handled")]
         testing.run_effects()
 
-Real are the outbox, the choice of consumers, decoding, the inbox, the handler's transaction, retries, effects and their
-ledger. Exchanges, queues and confirms are left out: no broker is needed. Retries and delayed events are due later.
+The outbox, the choice of consumers, decoding, the inbox, the handler's transaction, retries and effects are real.
+Exchanges, queues and confirms are left out. Retries and delayed events are due later.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
 from messaging.message import VERSION_HEADER, Message, new_id
 from messaging.models import OutboxMessage
-from messaging.relay.destinations import expected_queues, publishing_of
+from messaging.relay.destinations import broadcast_consumers, expected_queues, publishing_of
 from messaging.worker import effect_runner, handling
 from messaging.worker.handling import Verdict
 
@@ -37,7 +37,7 @@ def added(event: type[AnyEvent]) -> list[AnyEvent]:
 
 
 def deliver(event: Event | Message, to: str | Consumer, *, redelivered: bool = False) -> Verdict:
-    """Deliver an event, or a message of any content, to the consumer of that name and return what became of it.
+    """Deliver an event, or a message of any content, to the consumer of that name, and return the verdict.
 
     An event is a new message each time. To deliver a message twice, pass a `Message` with an id.
     """
@@ -68,15 +68,8 @@ def deliver_due() -> list[tuple[str, Verdict]]:
                 state=OutboxMessage.State.PUBLISHED, published_at=Now(), expected_consumers=names
             )
             message = publishing_of(row).message
-            everybody = [
-                *consumers.named(names),
-                *(
-                    each
-                    for each in consumers.broadcasting()
-                    if not row.consumer and each.receives(row.type, row.exchange, row.routing_key, row.headers)
-                ),
-            ]
-            found += [(each.name, _handle(each, message, row.exchange, row.routing_key)) for each in everybody]
+            for each in [*consumers.named(names), *broadcast_consumers(row)]:
+                found.append((each.name, _handle(each, message, row.exchange, row.routing_key)))
     return found
 
 

@@ -2,10 +2,10 @@
 confirms nothing.
 
 RabbitMQ handles the messages of a channel one after the other. At a quorum queue without a leader the channel waits (a
-minute in RabbitMQ 3.10 and 4.3), and nothing that was sent after that message is confirmed either. So all destinations
-that miss a confirm are *in doubt*: their rows are published alone, one destination at a time, until the broker
-answers. A destination that confirms nothing even alone is *unresponsive*: its rows go back to the table, and every
-PAUSE seconds one unresponsive destination is tried with a single message.
+minute in RabbitMQ 3.10 and 4.3) and confirms nothing that was sent later. So all destinations that miss a confirm are
+*in doubt*: their rows are published alone, one destination at a time, until the broker answers. A destination that
+confirms nothing even alone is *unresponsive*: its rows go back to the table, and every PAUSE seconds one unresponsive
+destination is tried with a single message.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from messaging import conf, consumers
 from messaging.broker.publisher import Outcome, Publishing, Status
+from messaging.consumers import Consumer
 from messaging.headers import room_in_frame, size_of
 from messaging.message import (
     ATTEMPT_HEADER,
@@ -29,7 +30,7 @@ from messaging.message import (
     Message,
 )
 from messaging.models import OutboxMessage
-from messaging.relay.leases import Held, in_time
+from messaging.relay.leases import Held
 
 #: The queues that must take a row's message; its exchange and routing key if we know of no queue.
 Destination = frozenset[str] | tuple[str, str]
@@ -62,10 +63,7 @@ def publishing_of(row: OutboxMessage) -> Publishing:
 
 
 def room_for_headers(row: OutboxMessage) -> int:
-    """Return how many bytes the headers of `row` may take. Its other columns travel in the same frame.
-
-    The row need not be stored yet.
-    """
+    """Return how many bytes the headers of `row`, stored or not, may take beside its other columns."""
     own = size_of(_own_headers(row, LARGEST_ID))
     texts = (row.correlation_id, row.message_id, row.type, conf.get().app_id, Message(body=b"").content_type)
     # A length byte precedes each short text. Flags, delivery mode, priority and time take a few bytes more.
@@ -96,17 +94,22 @@ def expected_queues(row: OutboxMessage) -> dict[str, str]:
 def true_outcome(row: OutboxMessage, outcome: Outcome, problems: Mapping[str, str]) -> Outcome:
     """Return what the broker's answer means for the consumers of the row. `problems` are those of queues, by name.
 
-    Queues that are bound confirm; a queue that is missing, or not bound, was not asked. If only broadcast consumers
-    receive the message, it is no loss that none of them runs.
+    A confirm says nothing of queues that are missing or not bound. If only broadcast consumers receive the message, it
+    is no loss that none of them runs.
     """
     queues = expected_queues(row)
     if outcome.status is Status.CONFIRMED and not row.consumer:
         missing = [f"{name}: {problems[queue]}" for name, queue in queues.items() if queue in problems]
         return Outcome(Status.RETURNED, f"not every queue took it: {'; '.join(missing)}") if missing else outcome
-    if outcome.status is Status.RETURNED and not queues:
-        how = (row.type, row.exchange, row.routing_key, row.headers)
-        return Outcome(Status.CONFIRMED) if any(each.receives(*how) for each in consumers.broadcasting()) else outcome
+    if outcome.status is Status.RETURNED and not queues and broadcast_consumers(row):
+        return Outcome(Status.CONFIRMED)
     return outcome
+
+
+def broadcast_consumers(row: OutboxMessage) -> list[Consumer]:
+    """Return the broadcast consumers that receive the row's message."""
+    how = (row.type, row.exchange, row.routing_key, row.headers)
+    return [each for each in consumers.broadcasting() if not row.consumer and each.receives(*how)]
 
 
 def destination(row: OutboxMessage) -> Destination:
@@ -116,7 +119,7 @@ def destination(row: OutboxMessage) -> Destination:
 
 @dataclass(slots=True)
 class Plan:
-    """How rows are published: some together, some in groups of one destination, some not before `rest` seconds."""
+    """How rows are published: some together, then groups of one destination each, some not before `rest` seconds."""
 
     together: list[Held] = field(default_factory=list)
     alone: list[tuple[Destination, list[Held]]] = field(default_factory=list)
@@ -128,10 +131,13 @@ class Plan:
 class _Known:
     """What the relay knows of one destination, and when it learned that last."""
 
-    at: float
+    at: float = 0.0
     has_answered: bool = False
     in_doubt: bool = False
     unresponsive: bool = False
+
+
+_NOTHING = _Known()
 
 
 class Destinations:
@@ -144,21 +150,24 @@ class Destinations:
 
     def in_doubt(self, where: Destination) -> bool:
         """Whether its messages are published alone."""
-        known = self._known.get(where)
-        return known is not None and (known.in_doubt or known.unresponsive)
+        known = self._known.get(where, _NOTHING)
+        return known.in_doubt or known.unresponsive
 
     def unresponsive(self, where: Destination) -> bool:
-        """Whether it confirmed nothing when it was last tried alone. Its next trial is a single message."""
-        known = self._known.get(where)
-        return known is not None and known.unresponsive
+        """Whether it confirmed nothing when it was last tried alone."""
+        return self._known.get(where, _NOTHING).unresponsive
 
     def rest(self, where: Destination) -> float:
         """Return the seconds for which nothing is published there; 0 if it may be tried now."""
         return max(0.0, self._next_trial - self._clock()) if self.unresponsive(where) else 0.0
 
     def plan(self, held: Sequence[Held]) -> Plan:
-        """Sort rows: those that twice got no answer and those for a destination in doubt are published alone."""
-        self._forget_old()
+        """Sort rows: those that twice got no answer and those for a destination in doubt are published alone.
+
+        The next trial of an unresponsive destination is a single message.
+        """
+        now = self._clock()
+        self._known = {where: known for where, known in self._known.items() if known.at >= now - MEMORY}
         all_answer = not any(map(self.in_doubt, self._known))
         plan = Plan()
         groups: dict[tuple[Destination, str, str], list[Held]] = {}
@@ -173,7 +182,9 @@ class Destinations:
                 plan.rest = rest
             else:
                 groups.setdefault((where, row.exchange, row.routing_key), []).append(each)
-        plan.alone = self.in_order([(where, group) for (where, *_), group in groups.items()])
+        for where, group in self.in_order([(where, group) for (where, *_), group in groups.items()]):
+            first = 1 if self.unresponsive(where) else len(group)
+            plan.alone += [(where, rows) for rows in (group[:first], group[first:]) if rows]
         return plan
 
     def in_order(self, groups: list[tuple[Destination, Any]]) -> list[tuple[Destination, Any]]:
@@ -182,19 +193,8 @@ class Destinations:
         Within each of these the order is random, so that none always comes after one that confirms nothing.
         """
         random.shuffle(groups)
-        return sorted(groups, key=lambda group: (self.unresponsive(group[0]), not self._has_answered(group[0])))
-
-    def next_alone(self, plan: Plan) -> tuple[Destination, list[Held]]:
-        """Take the next rows that are published alone from `plan`: of an unresponsive destination only one row.
-
-        There are none where their leases are about to end.
-        """
-        where, group = plan.alone.pop(0)
-        rows, _ = in_time(group, self._clock())
-        if self.unresponsive(where) and len(rows) > 1:
-            plan.alone.insert(0, (where, rows[1:]))
-            rows = rows[:1]
-        return where, rows
+        known = {where: self._known.get(where, _NOTHING) for where, _ in groups}
+        return sorted(groups, key=lambda group: (known[group[0]].unresponsive, not known[group[0]].has_answered))
 
     def learn(
         self, held: Sequence[Held], outcomes: Sequence[Outcome], alone: Destination | None, *, excused: bool
@@ -210,11 +210,9 @@ class Destinations:
         answered = len(unanswered) < len(held)
         if alone and answered:
             self.answered(alone)
-        if excused:
-            return not unanswered
-        if alone and not answered and any(outcome.late for outcome in outcomes):
+        if alone and not answered and not excused and any(outcome.late for outcome in outcomes):
             self.failed_alone(alone)
-        else:
+        elif not excused:
             for row in unanswered:
                 self.doubt(alone or destination(row))
         return not unanswered
@@ -237,13 +235,6 @@ class Destinations:
         known.has_answered, known.in_doubt, known.unresponsive = True, False, False
 
     def _learned(self, where: Destination) -> _Known:
-        known = self._known.setdefault(where, _Known(0.0))
+        known = self._known.setdefault(where, _Known())
         known.at = self._clock()
         return known
-
-    def _has_answered(self, where: Destination) -> bool:
-        return where in self._known and self._known[where].has_answered
-
-    def _forget_old(self) -> None:
-        old = self._clock() - MEMORY
-        self._known = {where: known for where, known in self._known.items() if known.at >= old}

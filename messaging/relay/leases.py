@@ -7,7 +7,6 @@ that was frozen past its lease changes nothing about rows that another relay has
 from __future__ import annotations
 
 import random
-import sys
 import time
 import uuid
 from collections import deque
@@ -70,20 +69,14 @@ class Mark:
 
 def in_time(held: Iterable[Held], now: float) -> tuple[list[Held], list[OutboxMessage]]:
     """Return the rows that may still be published under their leases, and the others."""
-    ours, late = [], []
-    for each in held:
-        if each.publish_before > now:
-            ours.append(each)
-        else:
-            late.append(each.row)
-    return ours, late
+    held = list(held)
+    return [each for each in held if each.publish_before > now], [
+        each.row for each in held if each.publish_before <= now
+    ]
 
 
 class HandedOver:
-    """Rows that this process wrote with leases for its own relay, in memory until they are published. Bounded.
-
-    The caller holds the relay's lock.
-    """
+    """Rows that this process wrote with leases for its own relay. The caller holds the relay's lock."""
 
     def __init__(self) -> None:
         self._rows: deque[Held] = deque()
@@ -105,11 +98,15 @@ class HandedOver:
         self._bytes += sum(len(each.row.body) for each in held[:fitting])
         return fitting
 
-    def take(self, limit: int = sys.maxsize) -> list[Held]:
+    def take(self, limit: int) -> list[Held]:
         """Remove up to `limit` rows, oldest first, and return them."""
         taken = [self._rows.popleft() for _ in range(min(limit, len(self._rows)))]
         self._bytes -= sum(len(each.row.body) for each in taken)
         return taken
+
+    def rows(self) -> list[OutboxMessage]:
+        """Return all rows."""
+        return [each.row for each in self._rows]
 
 
 def how_many_fit(rows: Sequence[OutboxMessage], room: int, room_bytes: int) -> int:
@@ -124,9 +121,8 @@ def how_many_fit(rows: Sequence[OutboxMessage], room: int, room_bytes: int) -> i
 def claim(limit: int, seconds: float) -> list[OutboxMessage]:
     """Lease up to `limit` rows that are due and free, oldest first, for `seconds`, and return them.
 
-    Returns fewer if their bodies exceed CLAIM_BYTES: the relay holds them all in memory. Two relays never get the same
-    row: PostgreSQL skips rows that another relay has locked; on SQLite the transaction is the only writer. No lock
-    outlives this call.
+    Returns fewer if their bodies exceed CLAIM_BYTES. Two relays never get the same row: PostgreSQL skips rows that
+    another relay has locked; on SQLite the transaction is the only writer.
     """
     token = uuid.uuid4()
     with database.atomic():
@@ -172,11 +168,23 @@ def write(marks: Sequence[Mark]) -> None:
                 _write_failure(mark)
 
 
-def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0, why: str = "") -> None:
+def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0, why: str = "") -> bool:
     """End the leases of rows that were not tried, so that any relay takes them: at once, or after `rest` seconds.
 
-    Rows that rest say `why`.
+    Rows that rest say `why`. Raises nothing; returns False if the database fails: the leases run out.
     """
+    if rows:
+        try:
+            end(rows, rest, why)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".strip()
+            log.warning("relay.leases_not_given_back", reason=reason, rows=len(rows))
+            return False
+    return True
+
+
+def end(rows: Sequence[OutboxMessage], rest: float, why: str) -> None:
+    """End the leases of `rows`, as `give_back` does, but raise the database's errors."""
     changes = {"publish_at": database.in_future(rest), "last_error": why} if rest else {}
     with database.atomic():
         for token in {row.lease_token for row in rows}:
@@ -260,17 +268,17 @@ def _rest(times: int) -> float:
 
 
 def _rest_unanswered(mark: Mark) -> float:
-    """Return how long a row rests that the broker did not answer for: at first not at all, as the network or the
-    broker is to blame."""
+    """Return how long a row rests that the broker did not answer for: at first not at all, as the cause is probably not
+    the row."""
     more = mark.row.publish_attempts - (MISSES_AT_ONCE if mark.outcome.late else LOSSES_AT_ONCE)
     if more < 0:
         return 0
     rest = _rest(more)
     if mark.outcome.late:
-        # One of its queues may have no leader, and a batch with such a row costs the whole PUBLISH_TIMEOUT. So all such
-        # rows come due together, at the next full multiple of the rest.
+        # A batch with a row for a queue without a leader costs the whole PUBLISH_TIMEOUT. So all such rows come due
+        # together, at the next full multiple of the rest.
         return rest - time.time() % rest
-    # RabbitMQ may close each connection over this row. Rows that were sent together part, so that it will be alone.
+    # RabbitMQ may close each connection over this row. It is alone once rows that were sent together rest differently.
     return rest * random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)
 
 

@@ -32,10 +32,10 @@ FAULT_PAUSE = 1.0
 class Relay:
     """Publishes outbox rows until told to stop.
 
-    Rows reach it in two ways: handed over in memory by the process that wrote them (with a lease for this relay), or
-    claimed from the table once they are due and not leased: left by a process that died, delayed, or written where no
-    relay runs. A row is marked published only after the broker's confirm, and only while this relay holds its lease. A
-    row without an answer stays pending and is published again.
+    Rows are handed over in memory by the process that wrote them (with a lease for this relay), or claimed from the
+    table once they are due and not leased: left by a process that died, delayed, or written where no relay runs. A row
+    is marked published only after the broker's confirm, and only while this relay holds its lease. A row without an
+    answer stays pending and is published again.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class Relay:
             held = {each.row.pk: each for each in [*handed, *claimed]}
             ours, late = leases.in_time(held.values(), time.monotonic())
             if late:
-                self._give_back(late)
+                leases.give_back(late)
                 self.wake()
             if ours:
                 self._publish_all(ours)
@@ -153,11 +153,10 @@ class Relay:
             until = min(until, now + MARK_INTERVAL)
         elif self._publisher.ready:
             until = min(until, self._claim_due)
-        self._wait(self._has_work, until - now)
+        self._wait(lambda: self._publisher.ready and (bool(self._handed) or self._may_claim()), until - now)
 
-    def _has_work(self) -> bool:
-        may_claim = not self._stopping and time.monotonic() >= self._claim_due
-        return self._publisher.ready and (bool(self._handed) or may_claim)
+    def _may_claim(self) -> bool:
+        return not self._stopping and time.monotonic() >= self._claim_due
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for `condition`, for the call of `stop`, or for `seconds`."""
@@ -183,7 +182,7 @@ class Relay:
             log.warning(event, reason=reason)
 
     def _claim_if_due(self) -> list[Held]:
-        if self._stopping or time.monotonic() < self._claim_due:
+        if not self._may_claim():
             return []
         leased_at, wakes = time.monotonic(), self._wakes
         rows = leases.claim(conf.CLAIM_BATCH, self._settings.lease)
@@ -217,12 +216,13 @@ class Relay:
             while plan.alone and self._may_send():
                 if self._marks:  # confirmed rows must not wait, unmarked, for a destination that may not answer
                     self._write_marks()
-                where, rows = self._destinations.next_alone(plan)
+                where, group = plan.alone.pop(0)
+                rows, _ = leases.in_time(group, time.monotonic())
                 if rows and not self._publish(rows, where):
                     break
         finally:
-            self._give_back([each.row for _, group in plan.alone for each in group])
-        self._give_back(plan.resting, plan.rest, destinations.NOT_TRIED)
+            leases.give_back([each.row for _, group in plan.alone for each in group])
+        leases.give_back(plan.resting, plan.rest, destinations.NOT_TRIED)
 
     def _publish(self, held: Sequence[Held], alone: Destination | None = None) -> bool:
         """Publish rows, if `alone` only of that destination; return whether the broker answered for all of them."""
@@ -275,21 +275,13 @@ class Relay:
         leases.write(self._marks)
         self._marks.clear()
 
-    def _give_back(self, rows: Sequence[OutboxMessage], rest: float = 0.0, why: str = "") -> None:
-        """End the leases of rows that were not tried. If the database fails nothing is lost: the leases run out, and
-        what is published meanwhile does not wait."""
-        if rows:
-            try:
-                leases.give_back(rows, rest, why)
-            except (DatabaseError, InterfaceError) as error:
-                log.warning("relay.leases_not_given_back", reason=str(error).strip(), rows=len(rows))
-
     def _close(self) -> None:
-        """Take no more rows, and give back those that were handed over."""
+        """Take no more rows, and give back those that were handed over; if the database fails, keep them."""
         with self._changed:
             self._handed.open = False
-            rows = [held.row for held in self._handed.take()]
-        self._give_back(rows)
+            rows = self._handed.rows()
+        if leases.give_back(rows):
+            self._handed.take(len(rows))
 
     def _end(self) -> None:
         try:

@@ -1,7 +1,7 @@
 """The relay of a long-lived process: a daemon thread, started lazily, after any fork.
 
-A web worker or a consumer publishes what it commits itself, a millisecond or two after the commit. Short commands,
-Celery children and tests run no relay: any relay claims their rows within a second.
+Web workers and consumers publish what they commit. Short commands, Celery children and tests run no relay: any relay
+claims their rows within a second.
 """
 
 from __future__ import annotations
@@ -44,14 +44,18 @@ class RelayThread:
         #: When a thread that could not start may be started again (monotonic).
         self.start_due = 0.0
 
+    def runs(self) -> bool:
+        """Whether the thread runs."""
+        return self.thread is not None and self.thread.is_alive()
+
     def running(self) -> Relay:
         """Return the relay; start its thread if it does not run."""
         with self.lock:
-            if self.relay is None or self.thread is None or not self.thread.is_alive():
+            if self.relay is None or not self.runs():
                 relay = Relay()
                 thread = threading.Thread(target=_run, args=[relay], name="relay", daemon=True)
                 thread.start()
-                # Only now: a relay whose thread did not start would take rows and publish none.
+                # A relay whose thread did not start would take rows and publish none.
                 self.relay, self.thread = relay, thread
             return self.relay
 
@@ -87,10 +91,9 @@ def enable(*, at_once: bool = False) -> None:
 def revive() -> None:
     """Start the thread if it should run and does not: it could not start, or ended by a fault.
 
-    If it still cannot start, the log says so, and a call PAUSE seconds later tries again. Raises nothing for that.
+    If it cannot start, the log says so, and a call PAUSE seconds later tries again.
     """
-    runs = _mine.thread is not None and _mine.thread.is_alive()
-    if _mine.should_run and not runs and time.monotonic() >= _mine.start_due and conf.get().relay_thread:
+    if _mine.should_run and not _mine.runs() and lease_token():
         _mine.ask(lambda relay: None)
 
 
@@ -109,21 +112,15 @@ def room() -> tuple[int, int]:
 
 
 def hand_over(rows: Sequence[OutboxMessage], leased_at: float) -> None:
-    """Give committed rows to this process's relay, without waiting for the broker.
+    """Give committed rows to this process's relay, without waiting for the broker. Raises nothing.
 
-    Raises nothing: the caller has committed, and has succeeded. The leases of rows that the relay does not take end
-    here, so that a relay claims them at once: its thread cannot start, has just ended, or has no room.
+    The leases of rows that the relay does not take end here, so that a relay claims them at once: its thread cannot
+    start, has just ended, or has no room.
     """
     _mine.should_run = True
     taken = _mine.ask(lambda relay: relay.hand_over(rows, leased_at)) or 0
-    if taken == len(rows):
-        return
-    try:
-        leases.give_back(rows[taken:])
-    except Exception as error:
-        # Nothing is lost: the leases run out.
-        log.warning("relay.leases_not_given_back", reason=f"{type(error).__name__}: {error}".strip(), rows=len(rows))
-    if taken:
+    leases.give_back(rows[taken:])
+    if 0 < taken < len(rows):
         wake()
 
 
@@ -140,10 +137,9 @@ def stop() -> None:
         _mine.relay = _mine.thread = None
         _mine.should_run = False
     if relay is not None and thread is not None:
-        budget = conf.DRAIN_TIMEOUT
-        relay.stop(budget)
-        # The broker may be frozen and the database away: wait no longer than a supervisor does.
-        thread.join(budget + 2)
+        relay.stop(conf.DRAIN_TIMEOUT)
+        # The broker may be frozen and the database away.
+        thread.join(conf.DRAIN_TIMEOUT + 2)
 
 
 def _run(relay: Relay) -> None:
@@ -160,7 +156,7 @@ def _begin_anew_after_fork() -> None:
 
 
 def _on_request(sender: Any, **kwargs: Any) -> None:
-    # The handler of a real server, not of a test client: this is a web process, which lives long.
+    # The handler of a real server, not of a test client.
     if isinstance(sender, type) and issubclass(sender, WSGIHandler | ASGIHandler):
         enable()
 

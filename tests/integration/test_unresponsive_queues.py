@@ -208,7 +208,7 @@ def test_confirmed_rows_are_marked_before_an_unresponsive_queue_is_waited_for(
         if trouble == "a database that takes no rows back":
             a_row("tests.silent", publish_attempts=5)
             eventually(lambda: relay._destinations.rest(SILENT))
-            monkeypatch.setattr(leases, "give_back", locked)
+            monkeypatch.setattr(leases, "end", locked)
         with transaction.atomic():
             a_row("tests.silent", publish_attempts=5)
             well = a_row("tests.well")

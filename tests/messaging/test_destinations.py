@@ -1,8 +1,14 @@
 """What a relay remembers of destinations that confirm nothing."""
 
+from typing import Any
+
 import pytest
 
-from messaging.relay.destinations import MEMORY, PAUSE, Destinations
+from messaging.broker.publisher import Outcome, Status
+from messaging.models import OutboxMessage
+from messaging.relay.destinations import MEMORY, PAUSE, Destinations, true_outcome
+from messaging.relay.leases import Held
+from tests.support.consuming import a_consumer, registered
 
 NOTES, OTHERS, WELL = frozenset({"tests.notes"}), frozenset({"tests.others"}), frozenset({"tests.well"})
 
@@ -83,3 +89,24 @@ def test_a_destination_without_news_is_forgotten(known: Destinations, clock: Clo
     clock.now += MEMORY
     known.plan([])
     assert not known.in_doubt(OTHERS)
+
+
+@pytest.mark.parametrize("alone", [NOTES, None])
+def test_a_blocked_broker_or_a_stopping_relay_puts_no_destination_in_doubt(known: Destinations, alone: Any) -> None:
+    held = [Held(OutboxMessage(type="test.noted", exchange="orders.events"), 1e9)]
+    unknown = [Outcome(Status.UNKNOWN, "no confirm", late=True)]
+    assert not known.learn(held, unknown, alone, excused=True)
+    assert not any(map(known.in_doubt, known._known))
+    assert not known.learn(held, unknown, alone, excused=False)
+    assert all(map(known.in_doubt, known._known))
+
+
+@pytest.mark.parametrize(("consumer", "status"), [("", Status.RETURNED), ("notes", Status.CONFIRMED)])
+def test_an_event_that_not_every_queue_took_is_unroutable_and_a_retry_to_one_queue_is_not(
+    consumer: str, status: Status
+) -> None:
+    row = OutboxMessage(type="test.noted", exchange="orders.events", routing_key="test.noted", consumer=consumer)
+    with registered(a_consumer()):
+        outcome = true_outcome(row, Outcome(Status.CONFIRMED), {"tests.notes": "binding test.noted failed"})
+    assert outcome.status is status
+    assert ("notes: binding test.noted failed" in outcome.reason) is (status is Status.RETURNED)

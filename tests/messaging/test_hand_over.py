@@ -65,7 +65,7 @@ def test_the_first_bytes_that_fit_are_handed_over(
     with transaction.atomic():
         rows = add(4, size=1000)
     assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:2]]
-    relay_of_this_process._handed.take()
+    relay_of_this_process._handed.take(LIMIT)
     assert relay_of_this_process.room() == (LIMIT, 2500)
 
 

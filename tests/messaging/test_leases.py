@@ -70,6 +70,14 @@ def test_rows_that_are_given_back_untried_rest_and_say_why(monkeypatch: pytest.M
         assert row.publish_at > database.now() + timedelta(seconds=100)
 
 
+def test_a_claim_takes_no_more_bytes_than_fit_and_the_next_takes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "CLAIM_BYTES", 1000)
+    rows = [a_row(body=b"x" * 400) for _ in range(5)]
+    first, second = leases.claim(100, 30), leases.claim(100, 30)
+    assert [row.pk for row in [*first, *second]] == [row.pk for row in rows]
+    assert (len(first), leases.is_full(first, 100), leases.is_full(second, 100)) == (3, True, False)
+
+
 def a_row(**changes: Any) -> OutboxMessage:
     facts = {"message_id": new_id(), "type": "test.noted", "exchange": "orders.events", "routing_key": "test.noted"}
     return OutboxMessage.objects.create(**{**facts, "body": b"{}", **changes})

@@ -1,4 +1,4 @@
-"""A thread that cannot start: who commits hears nothing of it, nothing half-built stays, and it is tried again."""
+"""A thread that cannot start: nothing is raised after a commit, nothing half-built stays, and it is started again."""
 
 import errno
 import logging
@@ -74,24 +74,19 @@ def leased() -> int:
 
 @pytest.mark.django_db(transaction=True)
 def test_a_commit_succeeds_while_no_thread_can_start_and_its_rows_are_free(
-    web_process: relay_thread.RelayThread, limit: Limit
+    web_process: relay_thread.RelayThread, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(relay_thread, "PAUSE", FOREVER)
     rows = add("x", "y")
     assert leased() == 0
     assert leases.claim(10, FOREVER) == rows
     assert (web_process.relay, web_process.thread) == (None, None)
 
-
-@pytest.mark.django_db(transaction=True)
-def test_after_a_failed_start_rows_are_not_leased_for_a_while(
-    web_process: relay_thread.RelayThread, limit: Limit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relay_thread, "PAUSE", FOREVER)
-    add("x")
+    # For a while rows are not even leased.
     assert relay_thread.lease_token() is None
-    monkeypatch.setattr(leases, "give_back", lambda *_: pytest.fail("they were not leased"))
-    add("y")
-    assert leased() == 0
+    monkeypatch.setattr(leases, "end", lambda *_: pytest.fail("they were not leased"))
+    [row] = add("z")
+    assert leases.claim(10, FOREVER) == [row]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -115,7 +110,7 @@ def test_a_failed_hand_over_raises_nothing_after_the_commit_even_if_the_release_
         raise DatabaseError("away")
 
     monkeypatch.setattr(relay_thread.RelayThread, "running", fails)
-    monkeypatch.setattr(leases, "give_back", fails)
+    monkeypatch.setattr(leases, "end", fails)
     add("x")
     assert OutboxMessage.objects.count() == 1
 
@@ -160,6 +155,9 @@ def test_a_relay_without_a_thread_for_its_connection_frees_its_rows_and_tries_ag
             raise ThreadNotStarted(REFUSED)
         return start(connection)
 
+    def fails(*_: Any) -> None:
+        raise DatabaseError("away")
+
     monkeypatch.setattr(Connection, "start", sometimes)
     monkeypatch.setattr(Relay, "_wait", lambda *_: None)
     alone = Relay()
@@ -168,6 +166,11 @@ def test_a_relay_without_a_thread_for_its_connection_frees_its_rows_and_tries_ag
     OutboxMessage.objects.update(lease_token=token, lease_until=rows[0].created_at + timedelta(days=1))
     rows = list(OutboxMessage.objects.all())
     alone.hand_over(rows, time.monotonic())
+    with monkeypatch.context() as away:
+        away.setattr(leases, "end", fails)
+        with pytest.raises(ThreadNotStarted):
+            alone._step()
+    assert (leased(), len(alone._handed), alone.room()) == (1, 1, (0, 0))
     with pytest.raises(ThreadNotStarted):
         alone._step()
     assert (leased(), len(alone._handed), alone.room()) == (0, 0, (0, 0))
