@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management.commands import flush
 from django.db import connection, connections
 from django.test import TransactionTestCase
 
@@ -116,25 +115,6 @@ def django_db_modify_db_settings(
     for database in connections.all():
         if database.vendor == "sqlite":
             database.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_flush() -> Iterator[None]:
-    """After a test with transactions, delete rows instead of truncating tables: TRUNCATE waits for the disk. Content
-    types and permissions are kept: making them again takes longer than most tests."""
-
-    def deletes(style: Any, connection: Any, **options: Any) -> list[str]:
-        tables = connection.introspection.django_table_names(only_existing=True, include_views=False)
-        return [
-            f"DELETE FROM {connection.ops.quote_name(table)}"
-            for table in tables
-            if table not in {"auth_permission", "django_content_type"}
-        ]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flush, "sql_flush", deletes)
-        patch.setattr(flush, "emit_post_migrate_signal", lambda *arguments: None)
-        yield
 
 
 @pytest.fixture

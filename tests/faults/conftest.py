@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from orders.models import Campaign, Product
 from script.services.postgresql import PostgreSQLCluster
+from tests.support.emptying import empty
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def breakable_database(_breakable_cluster: PostgreSQLCluster, transactional_db: 
     database.update(there)
     try:
         call_command("migrate", verbosity=0)
-        call_command("flush", verbosity=0, interactive=False)
+        empty("default")
         yield cluster
     finally:
         cluster.resume()

@@ -53,7 +53,7 @@ def test_with_a_frozen_broker_a_message_is_due_and_not_confirmed(network: Broker
         eventually(lambda: published("W-1"))
         network.pause()
         add(Noted(text="meanwhile"), subject="W-2")
-        due = r"test\.noted: not yet confirmed by RabbitMQ, due for ([2-9]|\d\d)\..*"
+        due = r"test\.noted: not yet confirmed by RabbitMQ, due for ([1-9]|\d\d)\..*"
         eventually(lambda: re.fullmatch(due, told("W-2")[-1]), report=lambda: told("W-2"))
         assert said_of("W-2") == ["test.noted not published yet"]
 
@@ -73,11 +73,11 @@ def test_without_its_consumer_a_message_is_published_and_not_handled(vhost: str)
 
 def test_with_everything_running_a_story_is_in_the_order_of_time(vhost: str) -> None:
     with running_relay(), running_worker(CONSUMER):
-        for number in range(20):
+        for number in range(5):
             add(Noted(text="hello"), subject=f"W-{number}")
-        eventually(lambda: all(said_of(f"W-{number}") == ["all handled"] for number in range(20)))
+        eventually(lambda: all(said_of(f"W-{number}") == ["all handled"] for number in range(5)))
 
-    for number in range(20):
+    for number in range(5):
         times = [entry.at for entry in timeline.for_subject(f"W-{number}").entries if entry.at]
         assert len(times) == 3
         assert times == sorted(times)

@@ -39,6 +39,12 @@ def options(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     connection.close()
 
 
+#: The other laws are shown with the strictest options.
+STRICTEST = pytest.mark.parametrize(
+    "options", [{"options": "-c default_transaction_isolation=serializable"}], indirect=True, ids=["serializable"]
+)
+
+
 def level() -> str:
     with connection.cursor() as cursor:
         cursor.execute("SHOW transaction_isolation")
@@ -70,6 +76,7 @@ def test_our_own_transactions_are_read_committed_and_a_handlers_are_the_projects
     assert seen == ["read committed", theirs] * 2
 
 
+@STRICTEST
 def test_simultaneous_copies_of_a_message_are_handled_once(options: dict[str, Any]) -> None:
     gate = Barrier(SEVERAL)
     message = a_message()
@@ -83,6 +90,7 @@ def test_simultaneous_copies_of_a_message_are_handled_once(options: dict[str, An
     assert notes("hello") == 1
 
 
+@STRICTEST
 def test_conflicting_handlers_run_again_and_none_is_counted_as_failed(options: dict[str, Any]) -> None:
     counter = Group.objects.create(name="0")
 
@@ -103,6 +111,7 @@ def test_conflicting_handlers_run_again_and_none_is_counted_as_failed(options: d
     assert not DeliveryAttempt.objects.exclude(outcome="handled").exists()
 
 
+@STRICTEST
 def test_relays_that_claim_at_once_share_the_rows(options: dict[str, Any]) -> None:
     for number in range(40):
         OutboxMessage.objects.create(message_id=f"m-{number}", type="t", routing_key="t", body=b"{}")

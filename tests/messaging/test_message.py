@@ -37,8 +37,10 @@ def test_any_text_property_can_be_stored_and_sent_again(texts: tuple[Any, ...]) 
 
 
 @given(st.binary(min_size=1, max_size=255), st.binary(min_size=1, max_size=255))
-def test_different_ids_stay_different(one: bytes, other: bytes) -> None:
-    assert (arrived(message_id=one).id == arrived(message_id=other).id) == (_as_pika(one) == _as_pika(other))
+def test_different_ids_and_names_stay_different(one: bytes, other: bytes) -> None:
+    same = _as_pika(one) == _as_pika(other)
+    assert (arrived(message_id=one).id == arrived(message_id=other).id) is same
+    assert (arrived(app_id=one).app_id == arrived(app_id=other).app_id) is same
 
 
 def _as_pika(value: bytes) -> str | bytes:
@@ -79,11 +81,6 @@ def test_only_foreign_ids_get_their_app_id_as_a_prefix() -> None:
     assert known("", "billing") == ""
 
 
-@given(st.binary(min_size=1, max_size=255), st.binary(min_size=1, max_size=255))
-def test_different_names_of_raw_bytes_stay_different(one: bytes, other: bytes) -> None:
-    assert (arrived(app_id=one).app_id == arrived(app_id=other).app_id) == (_as_pika(one) == _as_pika(other))
-
-
 nested = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary() | st.datetimes(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
@@ -106,10 +103,6 @@ def test_the_next_attempt_keeps_the_senders_headers_and_drops_ours_and_the_broke
     assert headers_to_pass_on(headers) == {"tenant": "t1", "x-request-id": "r", "weight": 1.5}
 
 
-def test_a_number_that_json_does_not_know_is_kept_as_text() -> None:
-    assert storable_headers({"ratio": float("nan")}) == {"ratio": "nan"}
-
-
 def test_absent_properties_arrive_as_empty_texts() -> None:
     message = arrived()
     assert (message.id, message.type, message.content_type, message.headers) == ("", "", "", {})
@@ -117,22 +110,15 @@ def test_absent_properties_arrive_as_empty_texts() -> None:
     assert (message.version, message.attempt) == (1, 1)
 
 
-def test_a_number_in_a_header_may_arrive_as_text() -> None:
-    message = arrived(headers={"x-event-version": "2", "x-attempt": "3", "x-position": "9000000000000000000"})
+def test_a_number_in_a_header_may_arrive_as_text_or_as_a_float() -> None:
+    message = arrived(headers={"x-event-version": "2", "x-attempt": 3.0, "x-position": "9000000000000000000"})
     assert (message.version, message.attempt, message.position) == (2, 3, 9 * 10**18)
 
 
-def test_a_whole_number_in_a_header_may_arrive_as_a_float() -> None:
-    assert arrived(headers={"x-event-version": 2.0}).version == 2
-    for odd in (1.5, True, 1e300, "1.0"):
-        with pytest.raises(Undecodable):
-            arrived(headers={"x-event-version": odd}).version  # noqa: B018
-
-
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.0", " 1", "٣", "9" * 20, "two"])
-def test_other_text_is_no_number(text: str) -> None:
+@pytest.mark.parametrize("value", ["", "0", "-1", "1.0", " 1", "٣", "9" * 20, "two", 1.5, True, 1e300])
+def test_other_values_are_no_numbers(value: Any) -> None:
     with pytest.raises(Undecodable):
-        arrived(headers={"x-event-version": text}).version  # noqa: B018
+        arrived(headers={"x-event-version": value}).version  # noqa: B018
 
 
 def test_a_time_outside_the_calendar_is_no_time() -> None:
