@@ -133,24 +133,16 @@ class MessagingSettings(BaseModel):
         return url
 
     @model_validator(mode="after")
-    def _management_hides_what_amqp_hides(self) -> Self:
+    def _values_fit_each_other(self) -> Self:
         management = urlsplit(self.management_url)
         in_the_open = management.scheme == "http" and management.hostname not in {"localhost", "127.0.0.1", "::1"}
         if in_the_open and self.brokers[0].tls:
             raise ValueError("MANAGEMENT_URL must begin with https://, as AMQP_URL is amqps://: it gets a password")
-        return self
-
-    @model_validator(mode="after")
-    def _tls_files_can_be_used(self) -> Self:
         files = (self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
         if any(files):
             if not self.brokers[0].tls:
                 raise ValueError("TLS_CA_FILE, TLS_CERT_FILE, TLS_KEY_FILE are for amqps://; AMQP_URL has none")
             tls.context(*files)
-        return self
-
-    @model_validator(mode="after")
-    def _times_fit_each_other(self) -> Self:
         if self.publish_timeout >= self.lease / 2:
             raise ValueError(
                 "PUBLISH_TIMEOUT must be below half of LEASE: otherwise two relays could publish a row at the same time"

@@ -10,7 +10,6 @@ from typing import Any
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging.validation.addresses import without_options
 from project import logs
 from project.celery_tls import celery_tls
 from project.environment import BASE_DIR, env, flag, items, one_of, seconds, time_zone, whole_number
@@ -163,8 +162,9 @@ MESSAGING: dict[str, Any] = {
 
 # --- Celery: housekeeping only -----------------------------------------------------------------------------
 
-# Use a separate vhost if the broker's accounts are separate: Celery declares queues of its own.
-CELERY_BROKER_URL = items("CELERY_BROKER_URL", default=[]) or list(map(without_options, AMQP_URLS))
+# Use a separate vhost if the broker's accounts are separate: Celery declares queues of its own. After '?' it has other
+# options, and fails on ours.
+CELERY_BROKER_URL = items("CELERY_BROKER_URL", default=[]) or [url.partition("?")[0] for url in AMQP_URLS]
 CELERY_BROKER_USE_SSL = celery_tls(CELERY_BROKER_URL, *TLS_FILES.values())
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"confirm_publish": True, "confirm_timeout": 10}

@@ -97,11 +97,6 @@ def hidden(text: str) -> str:
     return f"{scheme}://{'***' if '@' in user or '/' in user else user}{secret}@{where}"
 
 
-def without_options(text: str) -> str:
-    """Return an address without what follows '?': Celery has other options there, and fails on ours."""
-    return text.partition("?")[0]
-
-
 def _read(text: str) -> BrokerAddress:
     found = _FORM.fullmatch(text)
     if not found or not 0 < int(found["port"] or 1) < 2**16:
