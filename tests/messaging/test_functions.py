@@ -18,7 +18,7 @@ from messaging import consumers, effects, procedures
 from messaging.consumers import consumer
 from messaging.effects import effect
 from messaging.events import Event
-from messaging.exceptions import NotRun, Reject
+from messaging.exceptions import NotRun
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.rpc import procedure
@@ -179,28 +179,6 @@ def test_a_started_generator_is_ended() -> None:
     with pytest.raises(NotRun):
         functions.require_run(started, "it")
     assert ended
-
-
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise SystemExit
-
-    __repr__ = __str__
-
-
-class UnspeakableReject(Reject):
-    __str__ = Unspeakable.__str__
-    __repr__ = Unspeakable.__str__
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(("error", "verdict"), [(Unspeakable(), "retrying"), (UnspeakableReject(), "dead")])
-def test_an_error_whose_text_cannot_be_made_is_a_failure_like_any_other(error: Exception, verdict: str) -> None:
-    def failing(event: Noted, delivery: Any) -> None:
-        raise error
-
-    assert handling.handle(a_consumer(failing, retry=QUICKLY), a_delivery()) == verdict
-    assert type(error).__name__ in InboxMessage.objects.get().reason
 
 
 @pytest.mark.parametrize("answer", [None, [], "x", asynchronous, lambda payload: (each for each in payload)])
