@@ -44,8 +44,11 @@ class Listing:
 
     HELP: ClassVar[str]
     EXAMPLES: ClassVar[str]
-    #: What a name on the command line is.
+    #: What a name on the command line is, and the facts by which it chooses an object.
     named: ClassVar[str]
+    called: ClassVar[Sequence[str]] = ("name",)
+    #: The lists of `Existing` whose objects exist, whether or not something is listed for them.
+    known_by: ClassVar[Sequence[str]] = ()
     columns: ClassVar[Sequence[str]]
     #: How many columns, the last ones, share a line of their own on a terminal; and which column may be folded.
     beneath: ClassVar[int] = 0
@@ -61,14 +64,16 @@ class Listing:
         names = options["names"]
         with needing_the_management_api(), opened_existing() as existing:
             found = self.found(existing, options)
-            chosen = [each for each in found if not names or not self.called(each).isdisjoint(names)]
+            chosen = [each for each in found if not names or any(each[fact] in names for fact in self.called)]
             if options["json"]:
                 write_facts(command.stdout, chosen)
             elif chosen or not names:
                 rows = [self.row(each) for each in chosen]
                 write_table(command.stdout, self.columns, rows, wide=self.wide, beneath=self.beneath)
             command.stderr.write(self.note(existing), style_func=str)
-            known = self.known(existing, found) if names else set()
+            known = {each[fact] for each in found for fact in self.called}
+            if names:
+                known.update(each.name for list_ in self.known_by for each in getattr(existing, list_)())
         if missing := [name for name in dict.fromkeys(names) if name not in known]:
             raise CommandError(f"There is no {self.named} {', '.join(missing)}.")
 
@@ -79,14 +84,6 @@ class Listing:
     def row(self, facts: Facts) -> Sequence[Any]:
         """Return the cells of an object's row."""
         raise NotImplementedError
-
-    def called(self, facts: Facts) -> set[str]:
-        """Return the names by which an object can be chosen."""
-        return {facts["name"]}
-
-    def known(self, existing: Existing, found: Sequence[Facts]) -> set[str]:
-        """Return the names that exist, whether or not something is listed for them."""
-        return {name for each in found for name in self.called(each)}
 
     def note(self, existing: Existing) -> str:
         """Return what is written beside the table, to standard error: a pipe gets the table alone."""
@@ -115,15 +112,12 @@ examples:
 
     def row(self, facts: Facts) -> Sequence[Any]:
         arguments = {name: value for name, value in facts["arguments"].items() if name != "x-queue-type"}
-        how = [
-            "durable" if facts["durable"] else "transient",
-            "exclusive" if facts["exclusive"] else "",
-            "auto-delete" if facts["auto_delete"] else "",
+        policy, silent = (
             f"policy {facts['policy']}" if facts["policy"] else "",
-            "does not answer" if facts["silent"] else "",
-        ]
+            "does not answer" * bool(facts["silent"]),
+        )
         counts = [facts[name] for name in ("name", "type", "ready", "unacked", "consumers")]
-        return [*counts, " ".join(filter(None, how)), in_words(arguments)]
+        return [*counts, _how(facts, policy, silent), in_words(arguments)]
 
 
 class Exchanges(Listing):
@@ -150,12 +144,7 @@ examples:
         ]
 
     def row(self, facts: Facts) -> Sequence[Any]:
-        how = [
-            "durable" if facts["durable"] else "transient",
-            "auto-delete" if facts["auto_delete"] else "",
-            "internal" if facts["internal"] else "",
-        ]
-        return facts["name"] or "(default)", facts["type"], " ".join(filter(None, how))
+        return facts["name"] or "(default)", facts["type"], _how(facts)
 
 
 class Bindings(Listing):
@@ -166,17 +155,13 @@ examples:
   manage.py mq bindings orders.events orders.sms   those of this exchange, and of this queue
 {_EXIT_CODES}"""
     named = "queue or exchange"
+    called = ("source", "destination")
+    known_by = ("queues", "exchanges")
     columns = ("exchange", "key", "to", "arguments")
     beneath, wide = 1, 2
 
     def found(self, existing: Existing, options: Mapping[str, Any]) -> list[Facts]:
         return [asdict(each) for each in existing.bindings()]
-
-    def called(self, facts: Facts) -> set[str]:
-        return {facts["source"], facts["destination"]}
-
-    def known(self, existing: Existing, found: Sequence[Facts]) -> set[str]:
-        return {each.name for each in existing.queues()} | {each.name for each in existing.exchanges()}
 
     def row(self, facts: Facts) -> Sequence[Any]:
         to = f"{facts['kind']} {facts['destination']}"
@@ -191,6 +176,8 @@ examples:
   manage.py mq consumers orders.sms                those of one queue
 {_EXIT_CODES}"""
     named = "queue"
+    called = ("queue",)
+    known_by = ("queues",)
     columns = ("queue", "prefetch", "acknowledges", "tag", "connection")
     beneath = 2
 
@@ -209,12 +196,6 @@ examples:
         ]
         return sorted(found, key=lambda each: (each["queue"], each["connection"], each["tag"]))
 
-    def called(self, facts: Facts) -> set[str]:
-        return {facts["queue"]}
-
-    def known(self, existing: Existing, found: Sequence[Facts]) -> set[str]:
-        return {each.name for each in existing.queues()}
-
     def row(self, facts: Facts) -> Sequence[Any]:
         acknowledges = "yes" if facts["acknowledges"] else "no"
         return facts["queue"], facts["prefetch"], acknowledges, facts["tag"], facts["connection"]
@@ -228,6 +209,7 @@ examples:
   manage.py mq connections warren-web              those of this user, or of this name
 {_EXIT_CODES}"""
     named = "connection or user"
+    called = ("name", "user")
     columns = ("connection", "user", "from", "state", "channels", "since")
     beneath = 1
 
@@ -246,9 +228,6 @@ examples:
         ]
         return sorted(found, key=lambda each: (each["name"], each["address"]))
 
-    def called(self, facts: Facts) -> set[str]:
-        return {facts["name"], facts["user"]}
-
     def row(self, facts: Facts) -> Sequence[Any]:
         return tuple(facts.values())
 
@@ -256,6 +235,11 @@ examples:
         if existing.api.tags() & {"monitoring", "administrator"}:
             return existing.how
         return f"{existing.how}\nOnly this user's own: those of others are for users with the tag `monitoring`."
+
+
+def _how(facts: Facts, *more: str) -> str:
+    properties = [name.replace("_", "-") for name in ("exclusive", "auto_delete", "internal") if facts.get(name)]
+    return " ".join(filter(None, ["durable" if facts["durable"] else "transient", *properties, *more]))
 
 
 def _client_name(facts: Facts) -> str:

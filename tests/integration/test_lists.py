@@ -2,22 +2,19 @@
 
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from django.core.management import CommandError, call_command
 from pika.adapters.blocking_connection import BlockingChannel
+from pytest_httpserver import HTTPServer
 
 from messaging.broker import management_api, management_http
 from messaging.broker.management_api import reached
@@ -38,16 +35,9 @@ BY_MANAGEMENT = "By the management API at http://127.0.0.1:"
 
 def told(*arguments: str) -> tuple[list[dict[str, Any]], str]:
     """What the command prints as JSON, and what it says beside it."""
-    output, beside = StringIO(), StringIO()
-    call_command("mq", *arguments, "--json", stdout=output, stderr=beside)
-    return [json.loads(line) for line in output.getvalue().splitlines()], beside.getvalue()
-
-
-def refusal(*arguments: str) -> CommandError:
-    with pytest.raises(CommandError) as refused:
-        call_command("mq", *arguments, stdout=StringIO(), stderr=StringIO())
-    assert "\n" not in str(refused.value)
-    return refused.value
+    said = mq(*arguments, "--json")
+    assert said.code == 0, said.err
+    return [json.loads(line) for line in said.lines], said.err
 
 
 @pytest.fixture
@@ -122,9 +112,9 @@ def test_a_connection_is_shown_by_its_name_and_user(channel: BlockingChannel, li
 
 def test_a_name_that_is_not_there_is_said_in_one_line(channel: BlockingChannel) -> None:
     for what in ("queues", "exchanges", "bindings", "consumers", "connections"):
-        error = refusal(what, "nowhere")
-        assert error.returncode == 1
-        assert "nowhere" in str(error)
+        said = mq(what, "nowhere")
+        assert (said.code, said.out) == (1, "")
+        assert "nowhere" in said.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("what", ["queues", "exchanges", "bindings"])
@@ -185,9 +175,9 @@ def reason(settings: Any, **changes: Any) -> str:
 def test_an_error_says_how_a_user_gets_the_missing_tag(plain_user: str, settings: Any) -> None:
     assert f"rabbitmqctl set_user_tags {plain_user} management" in reason(settings)
     for what in ("queues", "exchanges", "bindings", "consumers", "connections"):
-        error = refusal(what)
-        assert error.returncode == 3
-        assert str(error).startswith("This needs RabbitMQ's management API: http://127.0.0.1:")
+        said = mq(what)
+        assert said.code == 3
+        assert said.err.startswith("This needs RabbitMQ's management API: http://127.0.0.1:")
 
 
 def test_a_full_disk_is_one_line(channel: BlockingChannel) -> None:
@@ -233,45 +223,15 @@ def test_a_wrong_password_is_said_and_not_repeated(vhost: str, broker: RabbitMQN
     assert "refused user warren" in reason(settings, AMQP_URLS=[vhost.replace(broker.password, "secret")])
 
 
-@contextmanager
-def web_page(status: int, content: bytes, certificates: Certificates | None = None) -> Iterator[int]:
-    """A web server of something else; with TLS, and wanting a client's certificate, where it has certificates."""
-
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", "text/html")
-            self.send_header("Location", "http://elsewhere.example/")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        if certificates is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificates.broker.certificate, certificates.broker.key)
-            context.load_verify_locations(certificates.ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize(
-    ("status", "content"), [(200, b"<html>Welcome</html>"), (200, b"[1]"), (302, b""), (404, b"<html>"), (500, b"")]
+    ("status", "content"), [(200, "<html>Welcome</html>"), (200, "[1]"), (302, ""), (404, "<html>"), (500, "")]
 )
-def test_what_is_no_management_api_is_said(vhost: str, settings: Any, status: int, content: bytes) -> None:
-    with web_page(status, content) as port:
-        said = reason(settings, MANAGEMENT_URL=f"http://127.0.0.1:{port}")
-
-    assert f"what answers at http://127.0.0.1:{port} is not RabbitMQ's management API" in said
+def test_what_is_no_management_api_is_said(
+    vhost: str, settings: Any, httpserver: HTTPServer, status: int, content: str
+) -> None:
+    httpserver.expect_request(re.compile("")).respond_with_data(content, status)
+    url = httpserver.url_for("").rstrip("/")
+    assert f"what answers at {url} is not RabbitMQ's management API" in reason(settings, MANAGEMENT_URL=url)
 
 
 @pytest.mark.parametrize(
@@ -287,9 +247,14 @@ def test_a_port_that_hangs_up_or_never_answers_is_left(
 
 def test_by_https_the_certificates_of_the_broker_are_used(settings: Any, tmp_path: Path) -> None:
     certificates = Certificates(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.broker.certificate, certificates.broker.key)
+    context.load_verify_locations(certificates.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
     good = {**certificates.settings, "AMQP_URLS": ["amqps://u:secret@127.0.0.1/"]}
-    with web_page(401, b'{"reason": "Not management user"}', certificates) as port:
-        url = f"https://127.0.0.1:{port}"
+    with HTTPServer("127.0.0.1", ssl_context=context) as server:
+        server.expect_request(re.compile("")).respond_with_data('{"reason": "Not management user"}', 401)
+        url = server.url_for("")
         assert "rabbitmqctl set_user_tags u management" in reason(settings, **good, MANAGEMENT_URL=url)
         told = reason(settings, **{**good, "TLS_CA_FILE": str(certificates.other_ca)}, MANAGEMENT_URL=url)
 
@@ -329,6 +294,7 @@ def test_a_broker_that_is_away_is_one_line_and_exit_code_3(settings: Any) -> Non
         "AMQP_URLS": [f"amqp://u:secret@127.0.0.1:{free_port()}/"],
         "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}",
     }
-    error = refusal("queues")
-    assert error.returncode == 3
-    assert "secret" not in str(error)
+    said = mq("queues")
+    assert said.code == 3
+    assert "\n" not in said.err
+    assert "secret" not in said.err
