@@ -110,14 +110,11 @@ def _has_schema(type_: Any, mode: Any) -> bool:
 def _event_message(event: type[Event], schemas: _Schemas) -> Document:
     # AsyncAPI has no other place for AMQP's properties than among the headers.
     header: Document = {
-        "messageId": {
-            "type": "string",
-            "description": "the AMQP property message_id: it is unique together with app_id",
-        },
-        "appId": {"type": "string", "description": "the AMQP property app_id: who published it"},
+        "messageId": _TEXT | _described("the AMQP property message_id: it is unique together with app_id"),
+        "appId": _TEXT | _described("the AMQP property app_id: who published it"),
         VERSION_HEADER: {"type": "integer", "enum": event.versions(), "description": "of the schema; absent: 1"},
         ATTEMPT_HEADER: {"type": "integer", "minimum": 1, "description": "of one consumer; absent: 1"},
-        SUBJECT_HEADER: {"type": "string", "description": "what it is about: a business key"},
+        SUBJECT_HEADER: _TEXT | _described("what it is about: a business key"),
     }
     header |= {name: {"description": f"the body's {_written(event, name)}"} for name in event.event_headers}
     return {
@@ -180,8 +177,11 @@ def _add_consumer(consumer: Consumer, channels: Document, operations: Document) 
         "messages": {each: _ref("components", "messages", each) for each in ids},
         "bindings": {"amqp": _queue(consumer.queue, exclusive=consumer.broadcast)},
         "x-bindings": [
-            {"exchange": each.exchange, "key": each.key}
-            | ({"arguments": dict(each.arguments)} if each.arguments else {})
+            {
+                "exchange": each.exchange,
+                "key": each.key,
+                **({"arguments": dict(each.arguments)} if each.arguments else {}),
+            }
             for each in consumer.bindings
         ],
         **({} if consumer.broadcast else {"x-arguments": desired.queue_arguments(consumer)}),
@@ -230,7 +230,7 @@ def _add_procedure(
         "reply": {
             "address": {
                 "location": "$message.header#/replyTo",
-                "description": "The AMQP properties reply_to and correlation_id of the request.",
+                **_described("The AMQP properties reply_to and correlation_id of the request."),
             },
             "channel": _ref("channels", answered),
             "messages": [_ref("channels", answered, "messages", each) for each in (reply, error)],
@@ -249,21 +249,17 @@ def _request(procedure: Procedure, schemas: _Schemas) -> Document:
     return {"anyOf": [named, named["properties"][first.name]]}
 
 
-_ERROR: Document = {
+_TEXT: Document = {"type": "string"}
+_ERROR_FACTS: Document = {
     "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["type", "message"],
-            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
-        }
-    },
+    "required": ["type", "message"],
+    "properties": {"type": _TEXT, "message": _TEXT},
 }
+_ERROR: Document = {"type": "object", "required": ["error"], "properties": {"error": _ERROR_FACTS}}
 
 
 def _properties(*texts: str, **headers: Document) -> Document:
-    return {"type": "object", "properties": {**{name: {"type": "string"} for name in texts}, **headers}}
+    return {"type": "object", "properties": {**dict.fromkeys(texts, _TEXT), **headers}}
 
 
 # --- Bindings ------------------------------------------------------------------------------------------------

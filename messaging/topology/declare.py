@@ -19,9 +19,9 @@ from messaging.exceptions import (
     QueueSilent,
 )
 from messaging.logs import Throttle, get_logger
-from messaging.routing import Binding, Exchange
+from messaging.routing import Binding
 from messaging.topology import desired
-from messaging.topology.desired import Queue, Topology
+from messaging.topology.desired import Topology
 
 log = get_logger(__name__)
 
@@ -77,10 +77,8 @@ class Declaration:
         """
         self._forget_refusals()
         problems: dict[str, str] = {}
-        for exchange in topology.exchanges:
-            self._declare(problems, *_exchange_call(exchange))
-        for queue in topology.queues:
-            self._declare(problems, *_queue_call(queue))
+        for declaration in topology.declarations():
+            self._declare(problems, *declaration)
         for binding in topology.bindings:
             self._bind(problems, binding)
         self.problems = problems
@@ -196,13 +194,14 @@ def replace(name: str, patience: float) -> bool:
     Raises NotReplaced, OperationRefused for what this account may not do, BrokerUnavailable.
     """
     topology = desired.topology(consumers.registered())
-    part = _part(topology, name)
+    part = topology.part(name)
+    if not part.declarations():
+        raise NotReplaced(f"{name} is neither a queue nor an exchange that this project declares.")
     with opened("topology") as connection:
-        exchange_differs = any(_differs(connection, *_exchange_call(each)) for each in part.exchanges)
-        queue_differs = any(_differs(connection, *_queue_call(each)) for each in part.queues)
-        if exchange_differs:
+        differing = {method for _, method, how in part.declarations() if _differs(connection, method, how)}
+        if "exchange_declare" in differing:
             _delete_exchange(connection, name, part.bindings, topology)
-        if queue_differs:
+        if "queue_declare" in differing:
             _delete_queue(connection, name, patience)
         # A binding needs its exchange, and the queues that were bound to a deleted exchange.
         bound = {each.queue for each in part.bindings}
@@ -215,19 +214,7 @@ def replace(name: str, patience: float) -> bool:
         )
     if problems:
         raise NotReplaced("; ".join(f"{each}: {reason}" for each, reason in problems.items()))
-    return exchange_differs or queue_differs
-
-
-def _part(topology: Topology, name: str) -> Topology:
-    """Return what is declared under `name`, and its bindings. Raises NotReplaced where nothing is."""
-    part = Topology(
-        exchanges=tuple(each for each in topology.exchanges if each.name == name),
-        queues=tuple(each for each in topology.queues if each.name == name),
-        bindings=tuple(each for each in topology.bindings if name in (each.queue, each.exchange)),
-    )
-    if not part.exchanges and not part.queues:
-        raise NotReplaced(f"{name} is neither a queue nor an exchange that this project declares.")
-    return part
+    return bool(differing)
 
 
 def _delete_queue(connection: Connection, name: str, patience: float) -> None:
@@ -258,9 +245,7 @@ def _delete_exchange(connection: Connection, name: str, bindings: Sequence[Bindi
         connection.call("exchange_delete", exchange=name, if_unused=True)
     except OperationRefused as error:
         # Our own bindings are made again, whatever the exchange is.
-        Declaration(connection, quiet=True).declare(
-            Topology(exchanges=(), queues=topology.queues, bindings=tuple(bindings))
-        )
+        Declaration(connection, quiet=True).declare(Topology(queues=topology.queues, bindings=tuple(bindings)))
         if not isinstance(error, PreconditionFailed):
             raise
         raise NotReplaced(
@@ -269,7 +254,7 @@ def _delete_exchange(connection: Connection, name: str, bindings: Sequence[Bindi
         ) from None
 
 
-def _differs(connection: Connection, _: str, method: str, arguments: dict[str, Any]) -> bool:
+def _differs(connection: Connection, method: str, arguments: dict[str, Any]) -> bool:
     try:
         connection.call(method, **arguments)
     except PreconditionFailed:
@@ -277,20 +262,6 @@ def _differs(connection: Connection, _: str, method: str, arguments: dict[str, A
     return False
 
 
-def _exchange_call(exchange: Exchange) -> tuple[str, str, dict[str, Any]]:
-    """Return name, AMQP method and its arguments."""
-    arguments = {"exchange": exchange.name, "exchange_type": exchange.type, "durable": True}
-    return exchange.name, "exchange_declare", arguments
-
-
-def _queue_call(queue: Queue) -> tuple[str, str, dict[str, Any]]:
-    return queue.name, "queue_declare", {"queue": queue.name, "durable": True, "arguments": queue.arguments}
-
-
 def _binding_arguments(binding: Binding) -> dict[str, Any]:
-    return {
-        "queue": binding.queue,
-        "exchange": binding.exchange,
-        "routing_key": binding.key,
-        "arguments": dict(binding.arguments),
-    }
+    at = {"queue": binding.queue, "exchange": binding.exchange, "routing_key": binding.key}
+    return {**at, "arguments": dict(binding.arguments)}

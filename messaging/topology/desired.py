@@ -25,9 +25,30 @@ class Queue:
 class Topology:
     """What must exist on the broker. Everything in it is durable."""
 
-    exchanges: tuple[Exchange, ...]
-    queues: tuple[Queue, ...]
-    bindings: tuple[Binding, ...]
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+    def declarations(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return name, AMQP method and arguments of each exchange and queue, in the order of declaration."""
+        return [
+            *(
+                (each.name, "exchange_declare", {"exchange": each.name, "exchange_type": each.type, "durable": True})
+                for each in self.exchanges
+            ),
+            *(
+                (each.name, "queue_declare", {"queue": each.name, "durable": True, "arguments": each.arguments})
+                for each in self.queues
+            ),
+        ]
+
+    def part(self, name: str) -> Topology:
+        """Return the exchange or queue of that name, with its bindings."""
+        return Topology(
+            exchanges=tuple(each for each in self.exchanges if each.name == name),
+            queues=tuple(each for each in self.queues if each.name == name),
+            bindings=tuple(each for each in self.bindings if name in (each.queue, each.exchange)),
+        )
 
 
 def topology(consumers: Iterable[Consumer]) -> Topology:

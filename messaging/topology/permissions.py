@@ -78,26 +78,18 @@ def roles() -> list[Role]:
 def grant(user: str, vhost: str, roles: Iterable[Role]) -> Grant:
     """Return the permissions that `user` needs for all of `roles`."""
     roles = list(roles)
-    who = {"user": user, "vhost": vhost}
-    return Grant(
-        user,
-        purposes=[role.purpose for role in roles],
-        permission=who
+    account = {"user": user, "vhost": vhost}
+    rights = {name: _expression(getattr(role, name) for role in roles) for name in ("configure", "write", "read")}
+    topics = [
+        account
         | {
-            "configure": _expression(role.configure for role in roles),
-            "write": _expression(role.write for role in roles),
-            "read": _expression(role.read for role in roles),
-        },
-        topics=[
-            who
-            | {
-                "exchange": exchange,
-                "write": _expression(role.publishes.get(exchange, frozenset()) for role in roles),
-                "read": _expression(role.binds.get(exchange, frozenset()) for role in roles),
-            }
-            for exchange in sorted({name for role in roles for name in [*role.publishes, *role.binds]})
-        ],
-    )
+            "exchange": exchange,
+            "write": _expression(role.publishes.get(exchange, frozenset()) for role in roles),
+            "read": _expression(role.binds.get(exchange, frozenset()) for role in roles),
+        }
+        for exchange in sorted({name for role in roles for name in [*role.publishes, *role.binds]})
+    ]
+    return Grant(user, [role.purpose for role in roles], account | rights, topics)
 
 
 def _publisher(name: str, purpose: str) -> Role:
@@ -107,16 +99,20 @@ def _publisher(name: str, purpose: str) -> Role:
     an exchange): from 4.3.1 on RabbitMQ shows a queue only to accounts with some permission, and a relay checks whether
     each exists.
     """
-    keys: dict[str, set[str]] = {}
-    for event in registered_events():
-        keys.setdefault(exchange_of(event).name, set()).add(_key_of(event))
-    queues = {re.escape(queue.name) for queue in desired.topology(consumers.registered()).queues}
-    return Role(
-        name=name,
-        purpose=purpose,
-        write=frozenset({*map(re.escape, keys), DEFAULT_EXCHANGE, *queues}),
-        publishes={exchange: frozenset(found) for exchange, found in keys.items()},
-    )
+    keys = _by_exchange((exchange_of(event).name, _key_of(event)) for event in registered_events())
+    queues = (queue.name for queue in desired.topology(consumers.registered()).queues)
+    return Role(name, purpose, write=_escaped([*keys, *queues]) | {DEFAULT_EXCHANGE}, publishes=keys)
+
+
+def _by_exchange(keys: Iterable[tuple[str, str]]) -> dict[str, Names]:
+    found: dict[str, Names] = {}
+    for exchange, key in keys:
+        found[exchange] = found.get(exchange, frozenset()) | {key}
+    return found
+
+
+def _escaped(names: Iterable[str]) -> Names:
+    return frozenset(map(re.escape, names))
 
 
 def _key_of(event: type[Event]) -> str:
@@ -127,27 +123,24 @@ def _key_of(event: type[Event]) -> str:
 
 def _consumer(name: str, queue: str) -> Role:
     purpose = f"manage.py run_consumer {name} with RELAY_THREAD=0: reads its queue; publishes nothing"
-    return Role(f"consumer-{name}", purpose, read=frozenset({re.escape(queue)}))
+    return Role(f"consumer-{name}", purpose, read=_escaped([queue]))
 
 
 def _broadcast(consumer: Consumer) -> Role:
-    keys: dict[str, set[str]] = {}
-    for binding in consumer.bindings:
-        keys.setdefault(binding.exchange, set()).add(re.escape(binding.key))
     return _private_queue(
         f"consumer-{consumer.name}",
         f"manage.py run_consumer {consumer.name} with RELAY_THREAD=0: declares and reads a queue of its own",
-        {exchange: frozenset(found) for exchange, found in keys.items()},
+        _by_exchange((each.exchange, re.escape(each.key)) for each in consumer.bindings),
     )
 
 
 def _private_queue(name: str, purpose: str, binds: Mapping[str, Names]) -> Role:
     own = frozenset({_SERVER_NAMED})
-    return Role(name, purpose, own, own, own | {re.escape(each) for each in binds}, binds=binds)
+    return Role(name, purpose, own, own, own | _escaped(binds), binds=binds)
 
 
 def _rpc_worker() -> Role:
-    queues = frozenset(re.escape(each.queue) for each in procedures.registered())
+    queues = _escaped(each.queue for each in procedures.registered())
     purpose = "manage.py run_rpc_worker: declares and reads the queues of requests; replies"
     return Role("rpc-worker", purpose, queues, frozenset({DEFAULT_EXCHANGE}), queues)
 
@@ -160,11 +153,8 @@ def _rpc_caller() -> Role:
 def _with_logs(role: Role) -> Role:
     """Return `role` for a process that also writes its log to the broker."""
     exchange = desired.log_exchange().name
-    return replace(
-        role,
-        write=role.write | {re.escape(exchange)},
-        publishes={**role.publishes, exchange: frozenset({_ANY})},
-    )
+    publishes = {**role.publishes, exchange: frozenset({_ANY})}
+    return replace(role, write=role.write | _escaped([exchange]), publishes=publishes)
 
 
 def _log_reader() -> Role:
@@ -175,16 +165,15 @@ def _log_reader() -> Role:
 
 def _operator() -> Role:
     topology = desired.topology(consumers.registered())
-    exchanges = {re.escape(each.name) for each in topology.exchanges}
-    queues = {re.escape(each.name) for each in topology.queues}
+    ours = _escaped(name for name, _, _ in topology.declarations())
     anything = {each.name: frozenset({_ANY}) for each in topology.exchanges}
     return Role(
         name="operator",
         purpose="manage.py mq topology declare: declares exchanges, queues and bindings; for people, not for processes",
-        configure=frozenset(exchanges | queues),
+        configure=ours,
         # Declaring a queue that dead-letters into the default exchange needs the permission to publish there.
-        write=frozenset(exchanges | queues | {DEFAULT_EXCHANGE}),
-        read=frozenset(exchanges | queues),
+        write=ours | {DEFAULT_EXCHANGE},
+        read=ours,
         publishes=anything,
         binds=anything,
     )
