@@ -16,10 +16,9 @@ from datetime import datetime, timedelta
 from django.db.models import Q
 
 from messaging import conf, database
-from messaging.broker.connection import Connection, opened
-from messaging.broker.queue_answers import ask_queues, is_missing
+from messaging.broker.connection import opened
+from messaging.broker.queue_answers import QueueAnswer, ask_queues, is_missing
 from messaging.consumers import Consumer
-from messaging.exceptions import OperationRefused
 from messaging.logs import get_logger
 from messaging.models import QueueSighting
 from messaging.topology import desired
@@ -33,26 +32,41 @@ PAUSE = 0.1
 KEPT = 4
 
 
-def unresponsive(concerned: Sequence[Consumer]) -> dict[str, str]:
-    """Return, by consumer, why its queue counts as existing without answering: what it holds cannot be known.
+def look(concerned: Sequence[Consumer]) -> tuple[dict[str, str], dict[str, QueueSighting]]:
+    """Note which queues are empty. Return, by consumer, why its queue counts as existing without answering, so that
+    what it holds cannot be known; and what is known of those that are empty. A missing one is empty.
 
     Raises BrokerUnavailable.
     """
+    silent: dict[str, str] = {}
+    seen: dict[str, QueueSighting] = {}
     quorum = {each.queue for each in concerned if desired.queue_arguments(each)["x-queue-type"] == "quorum"}
     with opened("reconcile") as connection:
-        answers = ask_queues(connection, [each.queue for each in concerned], quorum=quorum)
-    return {each.name: answers[each.queue].silent for each in concerned if answers[each.queue].silent}
+        for left in reversed(range(TRIES)):
+            # The time first: what is published after it may not be in the queue yet.
+            at = _now()
+            answers = ask_queues(connection, [each.queue for each in concerned], quorum=quorum)
+            for each in concerned:
+                answer = answers[each.queue]
+                if answer.silent:
+                    silent[each.name] = answer.silent
+                elif _is_empty(each.queue, answer):
+                    seen[each.name] = note(each, at)
+            concerned = [each for each in concerned if answers[each.queue].ready]
+            if not concerned:
+                break
+            if left:
+                time.sleep(PAUSE)
+    return silent, seen
 
 
-def look(concerned: Sequence[Consumer]) -> dict[str, QueueSighting]:
-    """Note which queues are empty; return, by consumer, what is known of those that are. A missing one is empty.
-
-    Raises BrokerUnavailable.
-    """
-    with opened("reconcile") as connection:
-        # The time first: what is published after it may not be in the queue yet.
-        seen = [(consumer, _now(), _is_empty(connection, consumer.queue)) for consumer in concerned]
-    return {consumer.name: note(consumer, at) for consumer, at, is_empty in seen if is_empty}
+def _is_empty(queue: str, answer: QueueAnswer) -> bool:
+    if answer.refusal is None:
+        return not answer.ready
+    # A deleted queue took its messages with it. Of one that this account may not see nothing is known.
+    if not is_missing(answer.refusal):
+        log.warning("reconcile.queue_not_seen", queue=queue, reason=str(answer.refusal))
+    return is_missing(answer.refusal)
 
 
 def patience(consumer: Consumer) -> timedelta:
@@ -89,20 +103,3 @@ def note(consumer: Consumer, at: datetime) -> QueueSighting:
 def _now() -> datetime:
     with database.atomic():
         return database.now()
-
-
-def _is_empty(connection: Connection, queue: str) -> bool:
-    for left in reversed(range(TRIES)):
-        try:
-            answer = connection.call("queue_declare", queue=queue, passive=True)
-        except OperationRefused as error:
-            # A deleted queue took its messages with it. RabbitMQ reports one whose node is down as not found, too, but
-            # says so; of one that this account may not see nothing is known.
-            if not is_missing(error):
-                log.warning("reconcile.queue_not_seen", queue=queue, reason=str(error))
-            return is_missing(error)
-        if not answer.messages:
-            return True
-        if left:
-            time.sleep(PAUSE)
-    return False

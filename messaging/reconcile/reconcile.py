@@ -80,8 +80,8 @@ def reconcile(
     concerned = consumers.named(names) if names else consumers.registered()
     if broadcasts := [each.name for each in concerned if each.broadcast]:
         raise UnknownConsumer(f"{broadcasts[0]!r} is a broadcast: what its processes received is not recorded.")
-    report = Report(unresponsive=empty_queues.unresponsive(concerned))
-    seen = empty_queues.look([each for each in concerned if each.name not in report.unresponsive])
+    report = Report()
+    report.unresponsive, seen = empty_queues.look(concerned)
     limit = conf.RECONCILE_LIMIT if limit is None else limit
     for consumer in concerned:
         compared = _compare(report, consumer, seen.get(consumer.name), since, limit + 1)

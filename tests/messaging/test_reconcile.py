@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +15,9 @@ from django.db.models import DateTimeField, F
 from django.db.models.functions import Now
 
 from messaging import consumers, database
+from messaging.broker.queue_answers import QueueAnswer
 from messaging.consumers import Consumer
-from messaging.exceptions import BrokerUnavailable
+from messaging.exceptions import AccessRefused, BrokerUnavailable, NotFound
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OperatorAction, OutboxMessage, QueueSighting
 from messaging.reconcile import empty_queues, lost
@@ -78,10 +78,9 @@ class Broker:
                 handling.handle(consumer, delivery_of(queue.pop(0), consumer=consumer.name, queue=consumer.queue))
                 self.relay()
 
-    def call(self, _: str, *, queue: str, passive: bool) -> SimpleNamespace:
-        """What a passive declaration answers."""
-        assert passive
-        return SimpleNamespace(messages=len(self.queues[queue]))
+    def answers(self, _: object, queues: list[str], **__: Any) -> dict[str, QueueAnswer]:
+        """What the queues tell."""
+        return {queue: QueueAnswer(ready=len(self.queues[queue])) for queue in queues}
 
 
 @pytest.fixture
@@ -92,8 +91,8 @@ def consumer(broker: Broker) -> Consumer:
 @pytest.fixture(autouse=True)
 def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     broker = Broker()
-    monkeypatch.setattr(empty_queues, "opened", lambda role: nullcontext(broker))
-    monkeypatch.setattr(empty_queues, "unresponsive", lambda concerned: {})
+    monkeypatch.setattr(empty_queues, "opened", nullcontext)
+    monkeypatch.setattr(empty_queues, "ask_queues", broker.answers)
     monkeypatch.setattr(empty_queues, "PAUSE", 0.0)
     with registered():
         yield broker
@@ -367,12 +366,27 @@ def test_a_lost_predecessor_holds_its_key_up_until_it_is_sent_again(broker: Brok
 
 @pytest.mark.parametrize(("counts", "is_empty"), [([3, 2, 0], True), ([1] * empty_queues.TRIES, False)])
 def test_a_busy_queue_is_asked_until_it_is_empty(
-    monkeypatch: pytest.MonkeyPatch, broker: Broker, counts: list[int], is_empty: bool
+    monkeypatch: pytest.MonkeyPatch, consumer: Consumer, counts: list[int], is_empty: bool
 ) -> None:
     answers = iter(counts)
-    monkeypatch.setattr(broker, "call", lambda *_, **__: SimpleNamespace(messages=next(answers)))
-    assert set(empty_queues.look([known()])) == ({"notes"} if is_empty else set())
+    monkeypatch.setattr(empty_queues, "ask_queues", lambda *_, **__: {consumer.queue: QueueAnswer(ready=next(answers))})
+    assert set(empty_queues.look([consumer])[1]) == ({"notes"} if is_empty else set())
     assert list(answers) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "silent", "empty"),
+    [
+        (QueueAnswer(refusal=NotFound("NOT_FOUND - no queue 'q' in vhost '/'")), False, True),
+        (QueueAnswer(refusal=AccessRefused("ACCESS_REFUSED - read access")), False, False),
+        (QueueAnswer(silent="no answer within 5 s"), True, False),
+    ],
+)
+def test_a_missing_queue_is_empty_and_nothing_is_known_of_one_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, consumer: Consumer, answer: QueueAnswer, silent: bool, empty: bool
+) -> None:
+    monkeypatch.setattr(empty_queues, "ask_queues", lambda *_, **__: {consumer.queue: answer})
+    assert [bool(found) for found in empty_queues.look([consumer])] == [silent, empty]
 
 
 # --- consumers that come and go ----------------------------------------------------------------------------
@@ -487,6 +501,5 @@ def test_without_a_broker_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(_: Any) -> None:
         raise BrokerUnavailable("connection refused")
 
-    monkeypatch.setattr(empty_queues, "unresponsive", unreachable)
-    known()
+    monkeypatch.setattr(empty_queues, "opened", unreachable)
     assert exit_code() == 3

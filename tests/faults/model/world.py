@@ -30,10 +30,11 @@ from messaging.actions.selection import Selection
 from messaging.actions.settle import Verdict, settle
 from messaging.broker import connection as connections_to_the_broker
 from messaging.broker import publisher
+from messaging.broker.queue_answers import QueueAnswer
 from messaging.consumers import Consumer
 from messaging.effects import EffectKind, Sending
 from messaging.events import Event
-from messaging.exceptions import BrokerUnavailable, NotDone, Reject, RetryLater
+from messaging.exceptions import BrokerUnavailable, NotDone, NotFound, Reject, RetryLater
 from messaging.message import Delivery
 from messaging.models import Effect, InboxMessage, OutboxMessage, QueueSighting
 from messaging.reconcile import empty_queues
@@ -659,13 +660,23 @@ def stage(settings: Any) -> Iterator[None]:
             (empty_queues, "PAUSE"),
         ):
             stack.enter_context(patch.object(module, name, 0.0))
-        # Each queue of the model answers.
-        stack.enter_context(patch.object(empty_queues, "unresponsive", lambda concerned: {}))
+        stack.enter_context(patch.object(empty_queues, "ask_queues", _answers))
         stack.enter_context(_boundaries_at_transactions())
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:
                 cursor.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug
         yield
+
+
+def _answers(link: Link, names: list[str], *, quorum: set[str]) -> dict[str, QueueAnswer]:
+    """What the queues of the model tell: each answers."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = QueueAnswer(ready=link.call("queue_declare", queue=name, passive=True).messages)
+        except NotFound as refusal:
+            found[name] = QueueAnswer(refusal=refusal)
+    return found
 
 
 def new_world() -> World:
