@@ -18,7 +18,7 @@ from messaging.actions.action import MessageAction
 from messaging.actions.selection import COLUMNS, Selection
 from messaging.history import timeline
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
-from tests.support.consuming import a_consumer, a_dead_message, an_outbox_row, registered
+from tests.support.consuming import a_consumer, a_dead_message, an_effect, an_inbox_row, an_outbox_row, registered
 
 pytestmark = pytest.mark.django_db
 
@@ -30,13 +30,8 @@ def a_refused_row() -> OutboxMessage:
     return an_outbox_row(state="failed")
 
 
-def an_unknown_effect() -> Effect:
-    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="handled")
-    return Effect.objects.create(inbox_message=row, consumer="notes", message_id="m-1", name="text", state="unknown")
-
-
 def a_waiting_message() -> InboxMessage:
-    return InboxMessage.objects.create(consumer="notes", message_id="m-1", state="waiting", ordering_key="W-1")
+    return an_inbox_row(state="waiting", ordering_key="W-1")
 
 
 #: Each action with a row that it is for, and what it has to be told.
@@ -46,7 +41,7 @@ EACH: list[tuple[str, Callable[[], Row], dict[str, str]]] = [
     ("cancel", a_refused_row, {}),
     ("cancel", a_waiting_message, {}),
     ("publish", a_refused_row, {}),
-    ("settle", an_unknown_effect, {"verdict": "done", "reference": "SM1"}),
+    ("settle", an_effect, {"verdict": "done", "reference": "SM1"}),
 ]
 each_action = pytest.mark.parametrize(("name", "make", "options"), EACH)
 
@@ -231,7 +226,7 @@ class Mark(MessageAction):
 def dead(monkeypatch: pytest.MonkeyPatch) -> InboxMessage:
     """A dead message, while the action is known."""
     monkeypatch.setitem(actions.ACTIONS, "mark", Mark())
-    return InboxMessage.objects.create(consumer="notes", message_id="m-1", state="dead", subject="W-1")
+    return an_inbox_row(state="dead", subject="W-1")
 
 
 def test_a_new_action_is_in_the_admin(dead: InboxMessage, admin_client: Client) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import connection
 from django.db.models import QuerySet
 
 from messaging import database, outbox
@@ -19,7 +19,15 @@ from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.worker import handling
 from tests.support.command_line import messages
-from tests.support.consuming import a_consumer, a_dead_message, an_outbox_row, delivery_of, registered
+from tests.support.consuming import (
+    a_consumer,
+    a_dead_message,
+    an_effect,
+    an_inbox_row,
+    an_outbox_row,
+    delivery_of,
+    registered,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -44,11 +52,6 @@ def refused(*arguments: str) -> tuple[int, str]:
     return said.code, said.err
 
 
-def an_effect() -> Effect:
-    row = InboxMessage.objects.create(consumer="notes", message_id="m-1", state="handled")
-    return Effect.objects.create(inbox_message=row, consumer="notes", message_id="m-1", name="text", state="unknown")
-
-
 # --- replay ------------------------------------------------------------------------------------------------
 
 
@@ -64,7 +67,7 @@ def test_a_dry_run_tells_and_does_nothing(consumer: Consumer) -> None:
     for _ in range(2):
         a_dead_message(consumer)
     a_dead_message(a_consumer(name="gone"))
-    InboxMessage.objects.create(consumer="notes", message_id="x", state="handled", type="test.noted")
+    an_inbox_row()
 
     assert printed("replay", "--type", "test.noted", "--dry-run").splitlines() == [
         "runs\t2\tnotes\ttest.noted",
@@ -152,21 +155,6 @@ def test_ctrl_c_stops_it_between_two_pages_and_ends_with_130(
     assert left().count() == 2
 
 
-def test_a_lock_that_others_hold_is_told_from_a_database_that_was_not_migrated(
-    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a_dead_message(consumer)
-
-    def locked(*_: Any, **__: Any) -> None:
-        raise OperationalError("deadlock detected")
-
-    monkeypatch.setattr("messaging.outbox.resend", locked)
-    assert refused("replay", "--all") == (
-        1, "The database refuses: deadlock detected. Repeat the command: it goes on where it was."
-    )  # fmt: skip
-    assert InboxMessage.objects.get().state == "dead"
-
-
 @pytest.mark.parametrize("command", ["replay", "cancel", "discard"])
 def test_nothing_said_or_an_id_that_is_mistyped_changes_nothing(command: str, consumer: Consumer) -> None:
     row = a_dead_message(consumer)
@@ -217,19 +205,13 @@ def test_cancel_says_how_many_and_what_it_left_alone(monkeypatch: pytest.MonkeyP
     assert printed("cancel", "--all", "--dry-run") == (
         f"1 outbox message and 0 inbox messages would be cancelled. {left}"
     )
-    assert printed("cancel", "m-1", "--note", "wrong price") == (
-        f"1 outbox message and 0 inbox messages cancelled. {left}"
-    )
+    told = printed("cancel", "m-1", "--note", "wrong price", "--json")
+    assert json.loads(told) == {"outbox": 1, "inbox": 0, "leased": 1}
     assert refused("cancel", "--all") == (1, "Nothing was done: 1 being published at this moment.")
     # The account is the system's, whatever the environment says.
     account = f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.gethostname()}"
     assert OperatorAction.objects.earliest("pk").actor == account
     assert OutboxMessage.objects.get(state="cancelled").last_error == f"cancelled by {account}: wrong price"
-
-
-def test_cancel_for_programs() -> None:
-    an_outbox_row()
-    assert json.loads(printed("cancel", "m-1", "--json")) == {"outbox": 1, "inbox": 0, "leased": 0}
 
 
 def test_discard_says_how_many(consumer: Consumer) -> None:
@@ -245,17 +227,14 @@ def test_discard_says_how_many(consumer: Consumer) -> None:
 
 def test_settle_says_what_the_effect_is_now() -> None:
     effect = an_effect()
+    told = json.loads(printed("settle", effect.key, "--not-done", "--json"))
+    assert told == {"id": effect.pk, "key": "m-1:notes:text", "state": "intended"}
+    Effect.objects.update(state="unknown")
     said = printed("settle", str(effect.pk), "--done", "--reference", "SM1")
     assert said == f"Effect {effect.pk} (text of message m-1): done, SM1.\n"
     assert refused("settle", effect.key, "--not-done") == (
         1, f"Nothing was done: effect {effect.pk} is done, SM1, and cannot be settled as not done."
     )  # fmt: skip
-
-
-def test_settle_for_programs() -> None:
-    effect = an_effect()
-    told = json.loads(printed("settle", effect.key, "--not-done", "--json"))
-    assert told == {"id": effect.pk, "key": "m-1:notes:text", "state": "intended"}
 
 
 def test_settling_nothing_or_without_a_verdict_is_refused() -> None:

@@ -14,7 +14,7 @@ from messaging import database, tasks
 from messaging.actions.prune import prune
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from tests.support.command_line import messages
-from tests.support.consuming import a_consumer, registered
+from tests.support.consuming import a_consumer, an_inbox_row, an_outbox_row, registered
 
 pytestmark = pytest.mark.django_db
 
@@ -25,26 +25,12 @@ _ids = count()
 
 def outbox_row(age: timedelta = OLD, **changes: Any) -> OutboxMessage:
     then = timezone.now() - age
-    facts = {
-        "message_id": f"message-{next(_ids)}",
-        "type": "test.noted",
-        "routing_key": "test.noted",
-        "body": b"{}",
-        "state": OutboxMessage.State.PUBLISHED,
-        "created_at": then,
-        "published_at": then,
-    }
-    return OutboxMessage.objects.create(**facts | changes)
+    facts = {"message_id": f"message-{next(_ids)}", "state": "published", "created_at": then, "published_at": then}
+    return an_outbox_row(**facts | changes)
 
 
 def inbox_row(age: timedelta = ANCIENT, attempts: int = 1, **changes: Any) -> InboxMessage:
-    facts = {
-        "consumer": "notes",
-        "message_id": f"message-{next(_ids)}",
-        "state": InboxMessage.State.HANDLED,
-        "changed_at": timezone.now() - age,
-    }
-    row = InboxMessage.objects.create(**facts | changes)
+    row = an_inbox_row(**{"message_id": f"message-{next(_ids)}", "changed_at": timezone.now() - age, **changes})
     for number in range(1, attempts + 1):
         DeliveryAttempt.objects.create(inbox_message=row, number=number, outcome=DeliveryAttempt.Outcome.HANDLED)
     return row

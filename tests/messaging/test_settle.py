@@ -17,7 +17,7 @@ from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import Effect, EffectAttempt, InboxMessage
 from messaging.worker import effect_runner, ledger
 from messaging.worker.database_wait import DatabaseWait
-from tests.support.consuming import QUICKLY, a_consumer, look_after
+from tests.support.consuming import QUICKLY, a_consumer, an_effect, look_after
 from tests.support.running import InThread
 
 pytestmark = pytest.mark.django_db
@@ -38,14 +38,6 @@ def calls() -> Iterator[list[Sending]]:
     with effects.registry.temporary():
         effects.effect("text", retry=QUICKLY)(send)
         yield calls
-
-
-def an_effect(state: str, *, inbox_state: str = "handled", **changes: Any) -> Effect:
-    facts = {"consumer": "notes", "message_id": "m-1", "name": "text", "attempts": 3, "error": "no answer", **changes}
-    row = InboxMessage.objects.create(
-        consumer=facts["consumer"], message_id=facts["message_id"], state=inbox_state
-    )  # fmt: skip
-    return Effect.objects.create(**{"inbox_message": row, "state": state, **facts})
 
 
 def settled(effect: Effect, verdict: Verdict, **options: Any) -> Effect | None:
@@ -103,7 +95,8 @@ def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Send
 @pytest.mark.parametrize("verdict", Verdict)
 def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], verdict: Verdict) -> None:
     """Also of an effect that failed before attempts had rows."""
-    effect = settled(an_effect("unknown", error="the gateway answered 500"), verdict, note="asked them")
+    row = an_effect("unknown", attempts=3, error="the gateway answered 500")
+    effect = settled(row, verdict, note="asked them")
     assert effect
     kept = effect.failed_attempts.get()
     assert (kept.number, kept.outcome, kept.error) == (3, "unknown", "the gateway answered 500")

@@ -14,7 +14,7 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message, new_id
-from messaging.models import InboxMessage, OutboxMessage
+from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.relay.destinations import publishing_of
 from messaging.retry import RetryPolicy
 from messaging.worker import effect_runner, handling, ordering
@@ -101,6 +101,19 @@ def an_outbox_row(**changes: Any) -> OutboxMessage:
     """A pending row."""
     facts = {"message_id": "m-1", "type": "test.noted", "routing_key": "test.noted", "body": b"{}"}
     return OutboxMessage.objects.create(**{**facts, **changes})
+
+
+def an_inbox_row(**changes: Any) -> InboxMessage:
+    """A handled message."""
+    facts = {"message_id": "m-1", "type": "test.noted", "consumer": "notes", "state": "handled"}
+    return InboxMessage.objects.create(**{**facts, **changes})
+
+
+def an_effect(state: str = "unknown", inbox_state: str = "handled", **changes: Any) -> Effect:
+    """An effect of a message that was handled."""
+    facts = {"consumer": "notes", "message_id": "m-1", "name": "text", "state": state, **changes}
+    row = an_inbox_row(state=inbox_state, **{name: facts[name] for name in ("consumer", "message_id")})
+    return Effect.objects.create(**{"inbox_message": row, **facts})
 
 
 def a_dead_message(
