@@ -10,10 +10,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, execute_from_command_line
 from django.db import connection, connections
 
 from messaging.checks import environment
@@ -180,41 +181,19 @@ def test_pooled_connections_are_released_between_messages_and_others_kept(
     assert closed == ["default"]
 
 
-# --- In processes of their own -----------------------------------------------------------------------------
-
-MARIADB = """
-from django.db.backends.sqlite3.base import DatabaseWrapper as SQLite
-class DatabaseWrapper(SQLite):
-    vendor = "mysql"
-"""
-PROJECT = """
-SECRET_KEY = "x"
-INSTALLED_APPS = ["messaging"]
-DATABASES = {"default": {"ENGINE": "mariadb", "NAME": "db.sqlite3"}}
-MESSAGING = {"AMQP_URLS": ["amqp://127.0.0.1:1/"]}
-"""
+def test_a_command_and_a_server_refuse_another_database(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(connections["default"], "vendor", "mysql")
+    with pytest.raises(SystemExit, match="1"):
+        execute_from_command_line(["manage.py", "run_relay"])
+    assert "messaging.E101" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["gunicorn"])
+    with pytest.raises(ImproperlyConfigured, match="needs SQLite or PostgreSQL"):
+        apps.get_app_config("messaging").ready()
 
 
-def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=directory, capture_output=True, text=True, check=False, timeout=60,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "its_settings", "PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"},
-    )  # fmt: skip
-
-
-def test_a_command_and_a_server_refuse_another_database(tmp_path: Path) -> None:
-    """Before every command Django runs the same checks."""
-    (tmp_path / "mariadb").mkdir()
-    (tmp_path / "mariadb" / "base.py").write_text(MARIADB)
-    (tmp_path / "its_settings.py").write_text(PROJECT)
-    refusing = run(tmp_path, "-m", "django", "run_relay")
-    assert refusing.returncode == 1
-    assert "messaging.E101" in refusing.stderr
-    assert "Traceback" not in refusing.stderr
-    server = run(tmp_path, "-c", "from django.core.wsgi import get_wsgi_application as it; it()")
-    assert server.returncode == 1
-    assert "needs SQLite or PostgreSQL" in server.stderr.splitlines()[-1]
-
+# --- In a process of its own -------------------------------------------------------------------------------
 
 PEOPLE = """
 import uuid
@@ -237,7 +216,12 @@ class Person(PermissionsMixin, AbstractBaseUser):
     class Meta:
         app_label = "people"
 """
-OTHER_SETTINGS = """
+APPS = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages")]
+SETTINGS = (
+    f"INSTALLED_APPS = {[*APPS, 'people', 'messaging', 'messaging.tutorial']}"
+    + """
+SECRET_KEY = "x"
+MESSAGING = {"AMQP_URLS": ["amqp://127.0.0.1:1/"]}
 AUTH_USER_MODEL = "people.Person"
 DEFAULT_AUTO_FIELD = "people.fields.UUIDAutoField"
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3", "ATOMIC_REQUESTS": True,
@@ -248,7 +232,7 @@ APPEND_SLASH = False
 FORCE_SCRIPT_NAME = "/under"
 ALLOWED_HOSTS = ["*"]
 USE_I18N = False
-MIGRATION_MODULES = {"people": None, "messaging": None}
+MIGRATION_MODULES = {name.rpartition(".")[2]: None for name in INSTALLED_APPS}
 ROOT_URLCONF = "people.urls"
 STATIC_URL = "static/"
 MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware",
@@ -258,6 +242,12 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
     "context_processors": [f"django.{each}" for each in ("template.context_processors.request",
         "contrib.auth.context_processors.auth", "contrib.messages.context_processors.messages")]}}]
 """
+)
+URLS = """
+from django.contrib import admin
+from django.urls import path
+urlpatterns = [path("admin/", admin.site.urls)]
+"""
 FIELDS = """
 import uuid
 from django.db import models
@@ -265,20 +255,43 @@ class UUIDAutoField(models.UUIDField, models.AutoField):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"default": uuid.uuid4, **kwargs})
 """
-OPERATED = """
-import django
+#: What Windows has not, taken away before anything of ours is imported.
+AS_ON_WINDOWS = """
+import os, select, signal, sys
+for name in ("pwd", "grp", "fcntl", "resource", "termios", "tty", "pty", "readline", "syslog"):
+    sys.modules[name] = None
+for module, names in ((os, "register_at_fork fork geteuid getuid killpg setsid"), (select, "poll epoll"),
+                      (signal, "SIGHUP SIGUSR1 SIGUSR2 SIGPIPE SIGKILL SIGALRM setitimer pthread_sigmask")):
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+os.getlogin = lambda: "ann"
+"""
+DEVELOPED = """
+import importlib, pkgutil, django
 django.setup()
+import messaging
+for each in pkgutil.walk_packages(messaging.__path__, "messaging."):
+    if "migrations" not in each.name and each.name != "messaging.tasks":
+        importlib.import_module(each.name)
 from django.core.management import call_command
-call_command("migrate", run_syncdb=True, verbosity=0)
+from django.db import transaction
 from django.test import Client
-from messaging.consumers import consumer
-from messaging.events import Event
+from messaging import Event, consumer, outbox
+from messaging.actions import audit
 from messaging.models import InboxMessage, OperatorAction
+from messaging.relay import thread as relay_thread
 from people.models import Person
 class Noted(Event, type="people.noted"):
     text: str
 @consumer("notes", Noted)
 def notes(event, delivery): pass
+call_command("migrate", run_syncdb=True, verbosity=0)
+relay_thread.enable(at_once=True)
+with transaction.atomic():
+    outbox.add(Noted(text="x"))
+call_command("messages", "list")
+print(audit.account())
 row = InboxMessage.objects.create(consumer="notes", message_id="m-1", type="people.noted", state="dead",
                                   body=Noted(text="x").encode())
 client = Client()
@@ -296,68 +309,20 @@ print(row.state, OperatorAction.objects.filter(action="replay").get().actor)
 """
 
 
-def test_a_project_may_have_its_own_users_and_settings(tmp_path: Path) -> None:
-    """People with ids that are no numbers and names that are no texts; sessions, paths, tables and keys of its own."""
+def test_a_project_may_have_its_own_users_and_settings_and_be_developed_on_windows(tmp_path: Path) -> None:
+    """People with ids that are no numbers and names that are no texts; sessions, paths, tables and keys of its own;
+    neither forks nor accounts by number, `poll` and most signals."""
     people = tmp_path / "people"
     people.mkdir()
-    for name, text in (("__init__", ""), ("models", PEOPLE), ("fields", FIELDS)):
+    for name, text in (("__init__", ""), ("models", PEOPLE), ("fields", FIELDS), ("urls", URLS)):
         (people / f"{name}.py").write_text(text)
-    (people / "urls.py").write_text(
-        "from django.contrib import admin\nfrom django.urls import path\n"
-        "urlpatterns = [path('admin/', admin.site.urls)]"
-    )
-    apps = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages")]
-    own = f"INSTALLED_APPS = {[*apps, 'people', 'messaging']}\n{OTHER_SETTINGS}"
-    (tmp_path / "its_settings.py").write_text(PROJECT + own)
-    done = run(tmp_path, "-c", OPERATED)
+    (tmp_path / "its_settings.py").write_text(SETTINGS)
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ON_WINDOWS + DEVELOPED], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "its_settings", "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "retrying badge 7"
-
-
-#: What Windows has not, taken away before anything of ours is imported.
-AS_ON_WINDOWS = """
-import os, select, signal, sys
-for name in ("pwd", "grp", "fcntl", "resource", "termios", "tty", "pty", "readline", "syslog"):
-    sys.modules[name] = None
-for module, names in ((os, "register_at_fork fork geteuid getuid killpg setsid"), (select, "poll epoll"),
-                      (signal, "SIGHUP SIGUSR1 SIGUSR2 SIGPIPE SIGKILL SIGALRM setitimer pthread_sigmask")):
-    for name in names.split():
-        if hasattr(module, name):
-            delattr(module, name)
-os.getlogin = lambda: "somebody"
-"""
-DEVELOPED = """
-import importlib, pkgutil, django
-django.setup()
-import messaging
-for each in pkgutil.walk_packages(messaging.__path__, "messaging."):
-    if "migrations" not in each.name and each.name != "messaging.tasks":
-        importlib.import_module(each.name)
-from django.core.management import call_command
-from django.db import transaction
-from messaging import outbox
-from messaging.relay import thread as relay_thread
-from messaging.events import Event
-from messaging.actions import audit
-class Noted(Event, type="windows.noted"):
-    text: str
-call_command("migrate", run_syncdb=True, verbosity=0)
-relay_thread.enable(at_once=True)
-with transaction.atomic():
-    outbox.add(Noted(text="x"))
-call_command("messages", "list")
-print(audit.account())
-"""
-
-
-def test_a_project_is_developed_on_windows(tmp_path: Path) -> None:
-    """Without forks, accounts by number, `poll` and most signals."""
-    apps = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "sessions", "messages")]
-    here = f"INSTALLED_APPS = {[*apps, 'messaging', 'messaging.tutorial']}\n" + (
-        "MIGRATION_MODULES = {name.rpartition('.')[2]: None for name in INSTALLED_APPS}\n"
-    )
-    (tmp_path / "its_settings.py").write_text(PROJECT.replace("mariadb", "django.db.backends.sqlite3") + here)
-    done = run(tmp_path, "-c", AS_ON_WINDOWS + DEVELOPED)
-    assert done.returncode == 0, done.stderr
-    assert "windows.noted" in done.stdout
-    assert "somebody@" in done.stdout
+    assert "people.noted" in done.stdout
+    account, replayed = done.stdout.splitlines()[-2:]
+    assert account.startswith("ann@")
+    assert replayed == "retrying badge 7"
