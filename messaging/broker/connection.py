@@ -46,9 +46,9 @@ class Connection(ReconnectingConnection):
         self,
         role: str,
         *,
-        on_open: Callable[[], None] | None = None,
-        on_lost: Callable[[str], None] | None = None,
-        on_change: Callable[[], None] | None = None,
+        on_open: Callable[[], None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda _: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(role, on_open=on_open, on_lost=on_lost, on_change=on_change)
         self._calls = Calls(self)

@@ -99,7 +99,7 @@ class Publisher:
     `on_change` is called on the I/O thread whenever `ready` may have changed.
     """
 
-    def __init__(self, role: str, *, on_change: Callable[[], None] | None = None) -> None:
+    def __init__(self, role: str, *, on_change: Callable[[], None] = lambda: None) -> None:
         self._on_change = on_change
         self._reached = threading.Event()
         self.connection = Connection(role, on_open=self._open_channel, on_lost=self._lost, on_change=on_change)
@@ -171,7 +171,7 @@ class Publisher:
         self._channel = channel
         self._next_tag = 1
         self._reached.set()
-        self._changed()
+        self._on_change()
 
     def _send(self, batch: _Batch) -> None:
         channel = self._channel
@@ -233,7 +233,7 @@ class Publisher:
         self._channel = None
         refusal = error if isinstance(error, OperationRefused) else None
         self._settle_in_flight(Outcome(Status.REFUSED if refusal else Status.UNKNOWN, str(error), refusal))
-        self._changed()
+        self._on_change()
         if channel.connection.is_open:
             self._open_channel()
 
@@ -247,7 +247,3 @@ class Publisher:
         self._by_key.clear()
         for each in in_flight:
             each.settle(outcome)
-
-    def _changed(self) -> None:
-        if self._on_change:
-            self._on_change()

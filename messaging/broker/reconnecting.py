@@ -108,9 +108,9 @@ class ReconnectingConnection:
         self,
         role: str,
         *,
-        on_open: Callable[[], None] | None = None,
-        on_lost: Callable[[str], None] | None = None,
-        on_change: Callable[[], None] | None = None,
+        on_open: Callable[[], None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda _: None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         settings = conf.get()
         self._role = role
@@ -228,9 +228,8 @@ class ReconnectingConnection:
         self._attempts.opened(after=str(self.error or ""))
         self.error = None
         self._opened.set()
-        if self._on_open:
-            self._on_open()
-        self._changed()
+        self._on_open()
+        self._on_change()
 
     def _set_blocked(self, connection: PikaConnection, blocked: bool) -> None:
         if connection is self._pika:
@@ -238,10 +237,10 @@ class ReconnectingConnection:
             log.warning("amqp.blocked" if blocked else "amqp.unblocked", role=self._role)
             if blocked:
                 self._ioloop.call_later(logs.REPEAT_AFTER, lambda: self._still_blocked(connection))
-            self._changed()
+            self._on_change()
 
     def _still_blocked(self, connection: PikaConnection) -> None:
-        if connection is self._pika and self.blocked:
+        if self.blocked:
             self._set_blocked(connection, True)
 
     def _stable(self, connection: PikaConnection) -> None:
@@ -271,9 +270,9 @@ class ReconnectingConnection:
             return
         # Scheduled first: whatever a callback below raises, there is a next attempt.
         self._pause = self._ioloop.call_later(self._attempts.failed(error, was_open=was_open), self._connect)
-        if was_open and self._on_lost:
+        if was_open:
             self._on_lost(str(error))
-        self._changed()
+        self._on_change()
 
     def _close(self) -> None:
         if self._pika is not None and self._pika.is_open:
@@ -288,7 +287,3 @@ class ReconnectingConnection:
         self._opened.clear()
         self._closed.set()
         self._ioloop.stop()
-
-    def _changed(self) -> None:
-        if self._on_change:
-            self._on_change()
