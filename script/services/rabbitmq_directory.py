@@ -83,6 +83,8 @@ def _configuration(password: str, management_port: int) -> str:
         "default_user_tags.administrator = true\n"
         "management.tcp.ip = 127.0.0.1\n"
         f"management.tcp.port = {management_port}\n"
+        # The limit of RabbitMQ 4. Version 3 takes bodies of 128 MiB.
+        "max_message_size = 16777216\n"
     )
 
 

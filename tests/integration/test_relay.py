@@ -35,17 +35,12 @@ State = OutboxMessage.State
 
 @pytest.fixture(autouse=True)
 def impatience(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
-    for name in ("vhost", "network", "breakable_broker"):
+    for name in ("vhost", "network"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
     with registered(CONSUMER):
         yield
-
-
-def url(settings: Any) -> str:
-    address: str = settings.MESSAGING["AMQP_URLS"][0]
-    return address
 
 
 def a_row(**changes: Any) -> OutboxMessage:
@@ -162,6 +157,7 @@ NOT_TAKEN: list[tuple[dict[str, Any], str, str]] = [
     ({"type": "test.erased", "routing_key": "test.erased"}, "unroutable", "312 NO_ROUTE"),
     ({"exchange": "nowhere"}, "unroutable", "404"),
     ({"exchange": "", "routing_key": "tests.gone", "consumer": "gone", "attempt": 2}, "unroutable", "312 NO_ROUTE"),
+    ({"body": b"x" * (17 << 20)}, "failed", "406"),
     ({"routing_key": "k" * 255 + "é"}, "failed", ""),
     ({"exchange": "é" * 200}, "failed", ""),
     ({"headers": {"huge": 2**70}}, "failed", ""),
@@ -181,8 +177,9 @@ def test_rows_that_the_broker_does_not_take_wait_or_fail_alone_with_their_reason
         a_row(exchange="", routing_key="tests.retired", consumer="retired", attempt=2)
         good += [a_row() for _ in range(50)]
     with running_relay() as running:
-        eventually(lambda: states() == {"published": 102, "unroutable": 3, "failed": 6})
+        eventually(lambda: states() == {"published": 102, "unroutable": 3, "failed": 7})
     assert running.published == 102
+    assert running._publisher.connection.generation == 1, "the broker closes channels over them, not the connection"
     for row, (_, state, reason) in zip(not_taken, NOT_TAKEN, strict=True):
         row.refresh_from_db()
         assert (row.state, row.lease_token) == (state, None)
@@ -258,27 +255,6 @@ def restricted_user(
     finally:
         settings.MESSAGING = before
         node.api("DELETE", f"/users/{vhost}")
-
-
-def test_a_body_over_the_brokers_limit_fails_alone(breakable_broker: RabbitMQNode, settings: Any) -> None:
-    limit = "application:set_env(rabbit, max_message_size, {0}), persistent_term:put(max_message_size, {0})."
-    usual = breakable_broker.ctl("eval", "{ok, Size} = application:get_env(rabbit, max_message_size), Size.").strip()
-    breakable_broker.ctl("eval", limit.format(10_000))  # of channels opened from now on
-    try:
-        with transaction.atomic():
-            for number in range(20):
-                a_row(body=b"x" * (20_000 if number == 10 else 100))
-        with running_relay() as running:
-            eventually(lambda: states() == {"published": 19, "failed": 1})
-            generation = running._publisher.connection.generation
-    finally:
-        breakable_broker.ctl("eval", limit.format(usual))
-    guilty = OutboxMessage.objects.get(state=State.FAILED)
-    assert len(guilty.body) == 20_000
-    assert "406" in guilty.last_error
-    assert "larger" in guilty.last_error
-    assert generation == 1, "the broker closes a channel over it, not the connection"
-    assert {len(body) for _, body in take_all(url(settings), "tests.notes")} == {100}
 
 
 def test_a_full_queue_takes_its_message_later(vhost: str) -> None:

@@ -100,6 +100,7 @@ def test_a_frozen_broker_costs_the_timeout_and_no_more(network: BrokerNetwork) -
         quote(timeout=0.5)
 
 
+@pytest.mark.only_on("postgresql")  # where other tests need a node to break, too: it is booted once
 def test_a_broker_out_of_memory_costs_the_timeout_and_no_more(breakable_broker: RabbitMQNode) -> None:
     server = RunningServer()
     assert quote() == ANSWER

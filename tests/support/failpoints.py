@@ -5,28 +5,26 @@ thread inside. It runs on the settings `tests.faults.settings`, which install th
 the app wraps the functions that `WARREN_TEST_FAULTS` names:
 
     run_process("run_consumer", "sms", **failpoints.at("committed-not-acked"))
-    run_process.web(**failpoints.at("order-not-committed:3"))                    the third time it comes there
-    run_process("run_relay", **failpoints.at("confirmed-not-marked=STOP"))       another signal than KILL
     run_process("run_consumer", "sms", **failpoints.at(failpoints.ack_before_commit, LEASE=3))
 
-Several may be given. A function without arguments, here or in a test module, is called at the start and may replace
-whatever it likes: a mutant. Capital keywords are values of `settings.MESSAGING`, or constants of `messaging.conf`,
-lowered so that a test sees a deadline pass. `crashed` tells whether a process really ended at its failpoint; a test
-that does not ask could pass by accident.
+A process is killed the first time that it comes to a failpoint. A function without arguments, here or in a test module,
+is a mutant: it is called at the start and may replace whatever it likes. Capital keywords are values of
+`settings.MESSAGING`, or constants of `messaging.conf`, lowered so that a test sees a deadline pass. `crashed` tells
+whether a process really ended at its failpoint; a test that does not ask could pass by accident.
 
-Wrapped is the attribute of a module or class. Who imported the function by name keeps the old one: wrap it there.
+Wrapped is the attribute of a module or class. A module that imported the function by name keeps the old one.
 """
 
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import os
+import pkgutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -46,7 +44,7 @@ def at(*faults: str | Callable[[], None], **messaging: Any) -> dict[str, str]:
     """The environment of a process with these failpoints and mutants, and these values of `settings.MESSAGING`."""
     words = [each if isinstance(each, str) else f"{each.__module__}:{each.__qualname__}" for each in faults]
     for word in words:
-        _understood(word)
+        _fault(word)
     return {
         "DJANGO_SETTINGS_MODULE": SETTINGS,
         VARIABLE: " ".join(words),
@@ -70,54 +68,37 @@ def crashed(code: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a wrapped function; `result` is there after it."""
-
-    arguments: tuple[Any, ...]
-    result: Any = None
-
-
-def _always(call: Call) -> bool:
-    return True
-
-
-@dataclass(frozen=True, slots=True)
 class Failpoint:
-    """A place in the product: before or after a function, where `only` says so, for the `nth` time."""
+    """A place in the product: before or after a function, if `only` agrees (it gets the arguments, and the result)."""
 
     function: str
     before: bool
-    only: Callable[[Call], bool] = _always
-    nth: int = 1
-    signal: signal.Signals = signal.SIGKILL
+    only: Callable[[tuple[Any, ...], Any], bool] = lambda arguments, result: True
 
 
-def _confirmed(call: Call) -> bool:
-    return any(mark.outcome.status.value == "confirmed" for mark in call.arguments[0])
-
-
-def _first_delivery(call: Call) -> bool:
-    # One that comes again is let through: its process would die of it until it is given up.
-    return not call.arguments[1].redelivered
-
-
-#: What dies, and where. Add to them as the tests need; each is the last line before the point of no return, or the
-#: first behind it.
+#: Each is the last line before the point of no return, or the first behind it.
 POINTS = {
-    # The web process, or whoever adds an event.
+    # The web process, or another that adds an event.
     "order-not-committed": Failpoint("messaging.outbox.add", before=False),
     "committed-not-handed-over": Failpoint("messaging.relay.thread.hand_over", before=True),
     # The relay, on its thread or in `run_relay`.
     "claimed-not-published": Failpoint(
-        "messaging.relay.leases.claim", before=False, only=lambda call: bool(call.result)
+        "messaging.relay.leases.claim", before=False, only=lambda arguments, result: bool(result)
     ),
-    "confirmed-not-marked": Failpoint("messaging.relay.leases.write", before=True, only=_confirmed),
+    "confirmed-not-marked": Failpoint(
+        "messaging.relay.leases.write",
+        before=True,
+        only=lambda arguments, result: any(mark.outcome.status.value == "confirmed" for mark in arguments[0]),
+    ),
     # The consumer.
-    "handled-not-committed": Failpoint("messaging.worker.handling._run", before=False, only=_first_delivery),
+    # A message that comes again passes: its process would die of it until the message is given up.
+    "handled-not-committed": Failpoint(
+        "messaging.worker.handling._run", before=False, only=lambda arguments, result: not arguments[1].redelivered
+    ),
     "committed-not-acked": Failpoint(
         "messaging.worker.consumer_threads.ConsumerThreads._done",
         before=True,
-        only=lambda call: call.arguments[2] != "duplicate",
+        only=lambda arguments, result: arguments[2] != "duplicate",
     ),
     # The RPC server.
     "worked-not-replied": Failpoint("messaging.broker.request_queue.RequestQueue.finish", before=True),
@@ -199,62 +180,45 @@ class FailpointsConfig(AppConfig):
 
     def ready(self) -> None:
         for word in os.environ.get(VARIABLE, "").split():
-            fault = _understood(word)
+            fault = _fault(word)
             if isinstance(fault, Failpoint):
                 _wrap(fault)
             else:
                 fault()
 
 
-def _understood(word: str) -> Failpoint | Callable[[], None]:
-    """Return what `point[:nth][=SIGNAL]` or `module:function` means. Raises LookupError for an unknown point."""
-    point, _, name = word.partition("=")
-    point, _, number = point.partition(":")
-    if point in POINTS:
-        return replace(POINTS[point], nth=int(number or 1), signal=signal.Signals[f"SIG{name or 'KILL'}"])
+def _fault(word: str) -> Failpoint | Callable[[], None]:
+    """Return the failpoint of this name, or the mutant `module:function`. Raises LookupError."""
+    if word in POINTS:
+        return POINTS[word]
+    module, _, name = word.partition(":")
     try:
-        mutant: Callable[[], None] = getattr(importlib.import_module(point), number)
+        mutant: Callable[[], None] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         raise LookupError(f"{word!r} is neither one of {', '.join(POINTS)} nor module:function") from None
     return mutant
 
 
 def _wrap(point: Failpoint) -> None:
-    owner, name = _found(point.function)
+    path, _, name = point.function.rpartition(".")
+    try:
+        owner = importlib.import_module(path)
+    except ModuleNotFoundError:
+        owner = pkgutil.resolve_name(path)  # a class
     real = getattr(owner, name)
-    counter = itertools.count(1)
 
-    def reached(call: Call) -> None:
-        # To this thread, not to the process: it goes not one step further, whichever signal it is.
-        if point.only(call) and next(counter) == point.nth:
-            signal.pthread_kill(threading.get_ident(), point.signal)
+    def reached(arguments: tuple[Any, ...], result: Any = None) -> None:
+        if point.only(arguments, result):
+            # To this thread, which goes not one step further.
+            signal.pthread_kill(threading.get_ident(), signal.SIGKILL)
 
     @wraps(real)
     def wrapper(*arguments: Any, **options: Any) -> Any:
         if point.before:
-            reached(Call(arguments))
-            return real(*arguments, **options)
+            reached(arguments)
         result = real(*arguments, **options)
-        reached(Call(arguments, result))
+        if not point.before:
+            reached(arguments, result)
         return result
 
     setattr(owner, name, wrapper)
-
-
-def _found(path: str) -> tuple[Any, str]:
-    """Return the module or class that holds the function of this dotted path, and its name there."""
-    parts = path.split(".")
-    for module, inside in _splits(parts):
-        try:
-            owner = importlib.import_module(module)
-        except ModuleNotFoundError:
-            continue
-        for part in inside[:-1]:
-            owner = getattr(owner, part)
-        return owner, inside[-1]
-    raise LookupError(f"there is no {path}")
-
-
-def _splits(parts: list[str]) -> Iterator[tuple[str, list[str]]]:
-    for length in range(len(parts) - 1, 0, -1):
-        yield ".".join(parts[:length]), parts[length:]
