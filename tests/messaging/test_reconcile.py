@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
 from django.db.models import DateTimeField, F
 from django.db.models.functions import Now
 
@@ -24,6 +23,7 @@ from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
 from messaging.worker import handling, inbox
+from tests.support.command_line import Said, messages
 from tests.support.consuming import (
     Noted,
     a_consumer,
@@ -139,14 +139,6 @@ def lost_ids(report: Report) -> list[str]:
 
 def whys() -> list[str]:
     return [each.why for each in named().findings]
-
-
-def exit_code(*arguments: str) -> int:
-    try:
-        call_command("messages", "reconcile", *arguments)
-    except CommandError as error:
-        return error.returncode
-    return 0
 
 
 # --- lost --------------------------------------------------------------------------------------------------
@@ -412,19 +404,23 @@ def test_a_consumer_deployed_today_does_not_get_what_was_before_unless_asked_for
     assert repaired(**asked).sent_again == 0
 
 
-def test_earlier_events_are_asked_for_with_consumer_and_age(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_earlier_events_are_asked_for_with_consumer_and_age(broker: Broker) -> None:
     known("old")
     broker.publish("a")
     known("new")
-    assert exit_code("--earlier") == 2
-    assert exit_code("--earlier", "--consumer", "new") == 2
-    assert exit_code("--earlier", "--consumer", "nobody", "--since", "1d") == 2
-    assert exit_code("--earlier", "--consumer", "new", "--since", "1d") == 6
-    assert exit_code("--earlier", "--consumer", "new", "--since", "1d", "--repair") == 0
-    assert "1 message sent again" in capsys.readouterr().out
+
+    def earlier(*arguments: str) -> Said:
+        return messages("reconcile", "--earlier", *arguments)
+
+    assert earlier().code == 2
+    assert earlier("--consumer", "new").code == 2
+    assert earlier("--consumer", "nobody", "--since", "1d").code == 2
+    assert earlier("--consumer", "new", "--since", "1d").code == 6
+    said = earlier("--consumer", "new", "--since", "1d", "--repair")
+    assert (said.code, "1 message sent again" in said.out) == (0, True)
     OutboxMessage.objects.filter(origin="event").update(published_at=database.in_future(-3 * 86_400))
     OutboxMessage.objects.filter(origin="reconcile").delete()
-    assert exit_code("--earlier", "--consumer", "new", "--since", "2d", "--repair") == 0
+    assert earlier("--consumer", "new", "--since", "2d", "--repair").code == 0
     assert not OutboxMessage.objects.filter(origin="reconcile").exists()
 
 
@@ -475,25 +471,23 @@ def test_a_message_that_was_not_released_is_stuck(broker: Broker, consumer: Cons
 # --- the command -------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_is_wrong_and_what_to_do(
-    broker: Broker, consumer: Consumer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert exit_code() == 0
-    assert "must be seen empty once more" in capsys.readouterr().out
+def test_the_command_says_what_is_wrong_and_what_to_do(broker: Broker, consumer: Consumer) -> None:
+    said = messages("reconcile")
+    assert (said.code, "must be seen empty once more" in said.out) == (0, True)
     (row,) = broker.lose(consumer, "a", subject="W-ABC123")
 
-    assert exit_code("--json") == 6
-    found = json.loads(capsys.readouterr().out)
+    said = messages("reconcile", "--json")
+    found = json.loads(said.out)
+    assert said.code == 6
     assert (found["trouble"], found["message_id"], found["consumer"]) == ("lost", row.message_id, "notes")
     assert found["subject"] == "W-ABC123"
-    with pytest.raises(CommandError, match="sent again with --repair"):
-        call_command("messages", "reconcile")
-    assert "1 lost, 0 doubled, 0 stuck" in capsys.readouterr().out
+    said = messages("reconcile")
+    assert "1 lost, 0 doubled, 0 stuck" in said.out
+    assert "sent again with --repair" in said.err
 
-    assert exit_code("--repair") == 0
-    assert "1 message sent again" in capsys.readouterr().out
-    assert exit_code("--repair") == 0
-    assert "0 lost, 0 doubled, 0 stuck" in capsys.readouterr().out
+    for told in ("1 message sent again", "0 lost, 0 doubled, 0 stuck"):
+        said = messages("reconcile", "--repair")
+        assert (said.code, told in said.out) == (0, True)
     assert OperatorAction.objects.get().actor.count("@") == 1
 
 
@@ -502,4 +496,5 @@ def test_without_a_broker_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         raise BrokerUnavailable("connection refused")
 
     monkeypatch.setattr(empty_queues, "opened", unreachable)
-    assert exit_code() == 3
+    known()
+    assert messages("reconcile").code == 3

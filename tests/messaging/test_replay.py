@@ -75,10 +75,10 @@ def states() -> set[tuple[str, int]]:
     return set(InboxMessage.objects.values_list("state", "attempt"))
 
 
-def dead(consumer: Consumer, count: int) -> None:
+def dead(count: int) -> None:
     """That many dead messages, m00 and so on."""
     for number in range(count):
-        a_dead_message(consumer, f"m{number:02}")
+        a_dead_message(a_consumer(), f"m{number:02}")
 
 
 # --- one message -------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_discarded_message_is_not_replayed_any_more_and_a_copy_is_a_duplicate(
 @committed
 def test_many_operators_at_once_replay_each_message_once(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(action, "SIZE", 7)
-    dead(consumer, 40)
+    dead(40)
     start = threading.Barrier(4)
 
     def operator(name: str) -> SimpleNamespace:
@@ -242,7 +242,7 @@ def test_many_operators_at_once_replay_each_message_once(consumer: Consumer, mon
 
 @committed
 def test_a_discard_and_a_replay_at_once_are_one_of_both(consumer: Consumer) -> None:
-    dead(consumer, 20)
+    dead(20)
     start = threading.Barrier(2)
 
     def racing(function: Callable[[], Any]) -> Any:
@@ -285,35 +285,29 @@ def pace(monkeypatch: pytest.MonkeyPatch, consumer: Consumer) -> Pace:
     return pace
 
 
-def test_a_canary_that_fails_stops_the_others(pace: Pace, consumer: Consumer, handler: FailingHandler) -> None:
-    dead(consumer, 10)
-    handler.failing[""] = ValueError("still broken")
-    result = replayed(canary=3)
-    assert (result.replayed, result.failed, result.left) == (3, 3, 7)
-    assert "3 of 3 failed again: 100%, over the limit of 20%" in result.stopped
-    assert not result.timed_out
-    assert InboxMessage.objects.filter(state="dead").count() == 7
-
-
-def test_after_a_successful_canary_the_others_are_replayed(pace: Pace, consumer: Consumer) -> None:
-    dead(consumer, 10)
-    result = replayed(canary=3)
-    assert (result.replayed, result.succeeded, result.stopped) == (10, 3, "")
-    pace.sleep(1)
-    assert states() == {("handled", 2)}
-    assert notes() == 10
-
-
-def test_a_canary_within_the_limit_of_failures_lets_the_others_go(
-    pace: Pace, consumer: Consumer, handler: FailingHandler
+@pytest.mark.parametrize(
+    ("failing", "options", "replayed_", "failed", "why"),
+    [
+        ("", {"canary": 3}, 3, 3, "3 of 3 failed again: 100%, over the limit of 20%"),
+        ("m01", {"canary": 4, "max_failures": 0.25}, 10, 1, ""),
+        ("none of them", {"canary": 3}, 10, 0, ""),
+    ],
+)
+def test_a_canary_that_fails_stops_the_others(
+    pace: Pace, handler: FailingHandler, failing: str, options: dict[str, Any], replayed_: int, failed: int, why: str
 ) -> None:
-    dead(consumer, 8)
-    handler.failing["m01"] = ValueError("only this one")
-    assert replayed(canary=4, max_failures=0.25).replayed == 8
+    dead(10)
+    handler.failing[failing] = ValueError("still broken")
+    result = replayed(**options)
+    assert (result.replayed, result.failed, result.left) == (replayed_, failed, 10 - replayed_)
+    assert (result.stopped, result.timed_out) == (why, False)
+    pace.sleep(1)
+    assert InboxMessage.objects.filter(state="handled", attempt=2).count() == replayed_ - failed
+    assert notes() == InboxMessage.objects.filter(state="handled").count()
 
 
 def test_a_canary_that_is_not_handled_stops_the_others_in_time(pace: Pace, consumer: Consumer) -> None:
-    dead(consumer, 4)
+    dead(4)
     pace.consumer = None
     result = replayed(canary=2, canary_wait=2)
     assert result.timed_out
@@ -326,7 +320,7 @@ def test_a_canary_that_is_not_handled_stops_the_others_in_time(pace: Pace, consu
     ("state", "error"), [("failed", "no such number"), ("unknown", "no answer"), ("intended", "busy")]
 )
 def test_an_effect_that_fails_counts_as_a_failure(pace: Pace, consumer: Consumer, state: str, error: str) -> None:
-    dead(consumer, 3)
+    dead(3)
 
     def texting(event: Any, delivery: Any) -> None:
         row = InboxMessage.objects.get(message_id=delivery.message_id)
@@ -345,7 +339,7 @@ def test_failures_that_begin_later_stop_it_too(
     pace: Pace, consumer: Consumer, handler: FailingHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(action, "SIZE", 5)
-    dead(consumer, 30)
+    dead(30)
     handler.failing.update({f"m{number:02}": ValueError("broken again") for number in range(5, 30)})
     result = replayed(rate=25)
     assert (result.replayed, result.left) == (10, 20)
@@ -364,7 +358,7 @@ def test_no_more_than_the_rate_go_in_a_second_however_slow_the_database_was(
 
     resend = outbox.resend
     monkeypatch.setattr(outbox, "resend", slowly)
-    dead(consumer, 10)
+    dead(10)
 
     assert replayed(rate=5).replayed == 10
     assert moments[5] - moments[4] >= 1
@@ -374,7 +368,7 @@ def test_it_can_be_told_to_stop_and_goes_on_when_asked_again(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(action, "SIZE", 2)
-    dead(consumer, 6)
+    dead(6)
     result = replayed(should_stop=lambda: OutboxMessage.objects.count() >= 4)
     assert (result.replayed, result.left, result.stopped) == (4, 2, "told to stop")
     assert replayed().replayed == 2
@@ -401,7 +395,7 @@ def test_celery_does_the_same(consumer: Consumer) -> None:
 
 
 def test_a_task_that_stopped_is_no_success(pace: Pace, consumer: Consumer, handler: FailingHandler) -> None:
-    dead(consumer, 4)
+    dead(4)
     handler.failing[""] = ValueError("still broken")
     with pytest.raises(ReplayStopped, match=r"^2 replayed\. .* 2 were not replayed\.$"):
         tasks.of_actions["replay"](by="ann", consumer="notes", canary=2)
