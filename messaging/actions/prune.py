@@ -20,7 +20,7 @@ from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessag
 
 log = get_logger(__name__)
 
-#: Rows deleted in one transaction, unless asked otherwise.
+#: Rows deleted in one transaction by default.
 BATCH = 1000
 
 

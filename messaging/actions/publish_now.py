@@ -25,7 +25,7 @@ class PublishNow(MessageAction):
     label = "Publish now"
     past = "made due now"
     permission = "messaging.replay_message"
-    help = "publish now what waits in the outbox"
+    help = "publish waiting outbox messages now"
     examples = """
 examples:
   manage.py messages publish 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f      one message

@@ -17,11 +17,11 @@ log = get_logger(__name__)
 
 State = InboxMessage.State
 
-#: Share of failures above which a replay stops, unless told otherwise.
+#: Share of failures above which a replay stops, by default.
 MAX_FAILURES = 0.2
 #: Replayed messages that must have ended before the share of failures says anything.
 ENOUGH = 10
-#: Seconds that a canary may take to be settled.
+#: Seconds that a canary may take to be settled, by default.
 CANARY_WAIT = 60.0
 #: Seconds between two looks at how replayed messages have ended.
 LOOK_EVERY = 0.2

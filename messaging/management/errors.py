@@ -1,4 +1,4 @@
-"""How a command ends that could not do what it was asked: one line, and an exit code."""
+"""How a failed command ends: with one line and an exit code."""
 
 from __future__ import annotations
 
@@ -98,17 +98,17 @@ def broker_told_in_one_line() -> Iterator[None]:
 
 
 @contextmanager
-def told_in_one_line(otherwise: str = "Repeat the command: it goes on where it was.") -> Iterator[None]:
+def told_in_one_line(advice: str = "Repeat the command: it goes on where it was.") -> Iterator[None]:
     """Convert database errors into a CommandError: exit code 3 if it cannot be reached, else 1.
 
-    `otherwise` is the advice for errors that suggest none; if it is empty, such an error counts as unreachable.
+    `advice` is for errors that suggest none; if it is empty, such an error counts as unreachable.
     """
     try:
         yield
     except (OperationalError, InterfaceError, ProgrammingError) as error:
         reason = str(error).strip()
         # A lock or a deadlock: what was done before stays, as each page is a transaction of its own.
-        hint = cure(error) or otherwise
+        hint = cure(error) or advice
         if database.is_unreachable(error) or not hint:
             raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
         raise CommandError(f"The database refuses: {reason}. {hint}") from None

@@ -133,7 +133,7 @@ def _write_no_more(error: OSError) -> str:
     """Return why nothing more can be written, empty if the reader has left. Raises any other `error`."""
     if not isinstance(error, BrokenPipeError) and error.errno not in FULL:
         raise error
-    # Otherwise Python would flush the rest at exit, and print an error.
+    # Python would flush the rest at exit, and print an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return str(error.strerror) if error.errno in FULL else ""
 
@@ -147,7 +147,7 @@ def reader_left(out: OutputWrapper) -> bool:
         poll.register(out.fileno(), 0)
         return bool(poll.poll(0))
     except (OSError, ValueError):
-        return False  # no file at all: nobody reads it now
+        return False  # it is no file
 
 
 def _json_value(value: Any) -> Any:

@@ -26,7 +26,7 @@ from messaging.reconcile.stuck import doubled, stuck
 
 log = get_logger(__name__)
 
-#: How far back messages that were handled twice are looked for, unless told otherwise.
+#: How far back messages that were handled twice are looked for, by default.
 LATELY = timedelta(days=1)
 
 

@@ -54,7 +54,7 @@ def _first_attempt_since(time: datetime) -> int:
 
 
 def stuck(concerned: Sequence[Consumer]) -> Iterator[Finding]:
-    """Yield what has waited for longer than RECONCILE_AFTER, what fails, and what waits for a person."""
+    """Yield messages that have waited for longer than RECONCILE_AFTER, and effects that fail or need a person."""
     overdue = database.in_future(-conf.get().reconcile_after)
     yield from _stuck_in_outbox(overdue)
     forgotten = list(islice(_forgotten(concerned, overdue), REPORTED))

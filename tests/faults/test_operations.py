@@ -150,7 +150,7 @@ def _something_was_replayed() -> bool:
 def test_a_cancel_at_the_very_moment_of_publishing_leaves_each_message_published_or_cancelled(
     vhost: str, settings: Any
 ) -> None:
-    """F75, for what waits."""
+    """F75, for waiting messages."""
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
     consumer = a_consumer(name="notes")
     texts = [f"m{number:03}" for number in repeats(short=30, full=600)]

@@ -128,11 +128,11 @@ def test_a_row_that_is_not_meant_any_more_once_it_is_locked_is_left_alone(
     rows, reason = type(row)._default_manager.filter(pk=row.pk), COLUMNS[type(row)].reason
     rows.update(**{reason: "gateway down"})
 
-    def fails_otherwise() -> bool:
+    def fails_for_another_reason() -> bool:
         rows.update(**{reason: "no such order"})
         return False
 
-    result = action(name).run(Selection(reason="gateway"), by="ann", should_stop=fails_otherwise, **options)
+    result = action(name).run(Selection(reason="gateway"), by="ann", should_stop=fails_for_another_reason, **options)
     assert (result.changed, rows.get().state) == (0, row.state)
 
 
@@ -213,7 +213,7 @@ class Mark(MessageAction):
     past = "marked"
     permission = "messaging.discard_message"
     help = "mark dead messages"
-    meaning = "A marked message has been seen by somebody."
+    meaning = "A marked message has been seen."
     states = {InboxMessage: (InboxMessage.State.DEAD,)}
     not_so = "not dead"
     nothing = "no message like that is dead"
@@ -234,7 +234,7 @@ def test_a_new_action_is_in_the_admin(dead: InboxMessage, admin_client: Client) 
     assert '<option value="mark">Mark</option>' in listed
     assert re.search(r'operate/mark/">.*Mark</button>', admin_client.get(f"{INBOX}{dead.pk}/change/").content.decode())
     asked = admin_client.post(INBOX, {"action": "mark", "_selected_action": [dead.pk]}).content.decode()
-    assert "A marked message has been seen by somebody." in asked
+    assert "A marked message has been seen." in asked
     assert "<strong>1</strong> to be marked" in asked
 
     told = admin_client.post(

@@ -1,4 +1,4 @@
-"""What waits can be cancelled: visibly, under a condition, and without holding up what comes behind it."""
+"""Waiting messages can be cancelled: the row says so, and later messages of the ordering key are released."""
 
 import threading
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def cancelled(selection: Selection = ALL, **options: Any) -> dict[str, int]:
 
 
 def retrying(consumer: Consumer, handler: FailingHandler) -> OutboxMessage:
-    """The row of a retry that rests."""
+    """The outbox row of a retry that is not due yet."""
     handler.failing[""] = ValueError("gateway down")
     assert handling.handle(consumer, a_delivery()) == "retrying"
     handler.failing.clear()

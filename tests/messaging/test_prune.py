@@ -1,4 +1,4 @@
-"""Pruning deletes what is finished and old, and nothing that somebody may still need."""
+"""Pruning deletes what is finished and old, and nothing that may still be needed."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta

@@ -43,7 +43,7 @@ State = InboxMessage.State
 
 
 class Broker:
-    """The queues of the registered consumers, and what waits in them."""
+    """The queues of the registered consumers, and the messages in them."""
 
     def __init__(self) -> None:
         self.queues: dict[str, list[OutboxMessage]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Dead messages run again behind the same fence, once, whoever asks how often; and not on and on where they fail."""
+"""Dead messages run again behind the same fence, once, however many operators ask; a replay of failing ones stops."""
 
 import threading
 from collections import Counter

@@ -23,7 +23,7 @@ examples:
 
 
 class Command(ServingCommand):
-    help = "Serve procedures: take requests from their queues, run each, send the result to whoever asked."
+    help = "Serve procedures: take requests from their queues, run each, send the result to the caller."
     examples = EXAMPLES
     stopping = "Answering what has arrived. CTRL+C again leaves at once; callers then wait in vain."
 

@@ -74,5 +74,5 @@ def add_unmasked(parser: argparse.ArgumentParser) -> None:
 
 
 def shown(options: dict[str, Any]) -> Callable[[str], str]:
-    """Return what makes stored texts into those to show: masked, unless asked otherwise."""
+    """Return the function that masks stored texts, or with --unmasked leaves them as they are."""
     return str if options["unmasked"] else masked_text

@@ -51,7 +51,7 @@ class Command(CommandWithExamples):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            with told_in_one_line(otherwise=""):
+            with told_in_one_line(advice=""):
                 self._place(options)
         except Refused as refusal:
             raise CommandError(str(refusal)) from None

@@ -47,7 +47,7 @@ class Command(CommandWithExamples):
         parser.add_argument("--admin-password", help=f"make the administrator {ADMINISTRATOR!r} with this password")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with told_in_one_line(otherwise=""), transaction.atomic():
+        with told_in_one_line(advice=""), transaction.atomic():
             made = _make_products()
             _make_campaign()
             if options["admin_password"]:

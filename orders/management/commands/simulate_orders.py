@@ -46,7 +46,7 @@ class Command(CommandWithExamples):
         dice = random.Random(options["seed"])  # noqa: S311  (choices of customers, not secrets)
         placed = cancelled = refused = 0
         started = time.monotonic()
-        with told_in_one_line(otherwise=""), StopSignals() as signals:
+        with told_in_one_line(advice=""), StopSignals() as signals:
             for index in range(options["count"]):
                 _wait_until(started + index / options["rate"], signals)
                 if signals.received:
