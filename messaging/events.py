@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, to_json
+from pydantic_core import CoreSchema, PydanticSerializationError, to_json
 
 from messaging.exceptions import NotRun, Undecodable
 from messaging.registry import Registry
@@ -150,42 +150,44 @@ class Event(BaseModel):
                 f"{cls.event_type} version {version} is newer than this code's {cls.event_version}; "
                 "replay it once the newer code runs"
             )
-        payload = fields.read_object(body)
-        for older in range(version, cls.event_version):
-            payload = cls._upcasted(payload, older)
         if not cls.__pydantic_complete__:
             cls.model_rebuild()  # its types name classes that were defined after it
-        read = fields.to_read(cls, payload)
-        is_unchanged = read is payload and version == cls.event_version
+        written = body
+        is_plain = version == cls.event_version and fields.is_read_as_written(cls)
         try:
             # As JSON, because a field may have another form in Python: bytes are base64 in JSON.
-            event = cls.model_validate_json(body if is_unchanged else to_json(read), **fields.BY_ALIAS_OR_NAME)
+            if not is_plain or b"NaN" in body or b"Infinity" in body:
+                written = to_json(fields.to_read(cls, cls._upcasted(fields.read_object(body), version)))
+            event = cls.model_validate_json(written, **fields.BY_ALIAS_OR_NAME)
         except ValidationError as error:
+            fields.read_object(body)  # raises a clearer error for what is no JSON object
             raise Undecodable(f"{cls.event_type} does not fit its schema: {fields.first_problems(error)}") from None
-        except ValueError as error:
+        except PydanticSerializationError as error:
             raise Undecodable(f"{cls.event_type}: its payload has no JSON form: {functions.text_of(error)}") from None
         if fields.is_too_large(body, event):
             raise Undecodable(f"{cls.event_type} does not fit its schema: a number is too large")
         return event
 
     @classmethod
-    def _upcasted(cls, payload: dict[str, Any], older: int) -> dict[str, Any]:
-        what = f"{cls.event_type} version {older}"
-        if older not in cls._upcasts:
-            raise Undecodable(f"{what} has no upcast to version {older + 1}")
-        try:
-            found: object = cls._upcasts[older](payload)
-            functions.require_run(found, "its upcast")
-        except NotRun as error:
-            raise Undecodable(f"{what}: {error}") from None
-        except Exception as error:
-            # No schema has checked the payload that it reads.
-            raise Undecodable(f"{what} does not fit its upcast: {type(error).__name__}") from error
-        if not isinstance(found, dict):
-            raise Undecodable(
-                f"{what}: its upcast returned {functions.kind_of(found)}; it returns the new payload, a dict"
-            )
-        return found
+    def _upcasted(cls, payload: dict[str, Any], version: int) -> dict[str, Any]:
+        for older in range(version, cls.event_version):
+            what = f"{cls.event_type} version {older}"
+            if older not in cls._upcasts:
+                raise Undecodable(f"{what} has no upcast to version {older + 1}")
+            try:
+                found: object = cls._upcasts[older](payload)
+                functions.require_run(found, "its upcast")
+            except NotRun as error:
+                raise Undecodable(f"{what}: {error}") from None
+            except Exception as error:
+                # No schema has checked the payload that it reads.
+                raise Undecodable(f"{what} does not fit its upcast: {type(error).__name__}") from error
+            if not isinstance(found, dict):
+                raise Undecodable(
+                    f"{what}: its upcast returned {functions.kind_of(found)}; it returns the new payload, a dict"
+                )
+            payload = found
+        return payload
 
 
 registry: Registry[type[Event]] = Registry(
