@@ -45,7 +45,7 @@ def grant_red_packet(order_number: str) -> RedPacket | None:
 
 
 def withdraw_red_packet(order_number: str) -> None:
-    """Void what a cancelled order earned and nobody spent. An order that is not cancelled stays unchanged.
+    """Void the unspent red packet that a cancelled order earned. An order that is not cancelled stays unchanged.
 
     `cancel_order` has done this already. The repetition when the event arrives covers orders that were cancelled by
     other means. Raises Order.DoesNotExist.

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that a visitor waits for a quote, at most.
 QUOTE_TIMEOUT = 1.0
-#: After a quote that did not come, nobody waits again for this long.
+#: After a quote that did not come, no visitor waits again for this long.
 PAUSE_AFTER_SILENCE = timedelta(minutes=1)
 #: In the shop's currency, wherever it goes.
 FLAT_RATE = Decimal("25.00")

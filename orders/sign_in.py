@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 #: Wrong tries of one name from one address. Few: whoever knows the password needs no more.
 MOST_PER_NAME_AND_ADDRESS = 5
-#: Wrong tries of one name from all addresses where it has not signed in before. Many: otherwise anybody could lock
-#: anybody out.
+#: Wrong tries of one name from all addresses where it has not signed in before. Many: with few, a stranger
+#: could lock the owner out.
 MOST_PER_NAME = 50
 #: Wrong tries of any name from one address. Many: a whole office may share it.
 MOST_PER_ADDRESS = 50

@@ -267,7 +267,7 @@ def _problem_with(url: str) -> str:
 
 
 def _description(error: BaseException) -> str:
-    """Return what went wrong, without any word of the other side: it may repeat the text or the phone number."""
+    """Return what went wrong, without any text of the gateway: it may repeat the text or the phone number."""
     while deeper := error.__cause__ or error.__context__:
         error = deeper
     if isinstance(error, ssl.SSLCertVerificationError):

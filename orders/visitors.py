@@ -91,8 +91,8 @@ def _is_owner(request: HttpRequest, order: Order) -> bool:
 def find_order(number: str, last_four: str, *, address: str) -> Order | None:
     """Return the order if number and phone belong together, None if not. Raises TooManyTries.
 
-    `last_four` is the phone's last four digits, or the whole number in E.164. Nobody can lock a guest out: the whole
-    number cannot be guessed, and is looked at however often others tried the digits.
+    `last_four` is the phone's last four digits, or the whole number in E.164. A stranger cannot lock a guest
+    out: the whole number cannot be guessed, and is looked at however often others tried the digits.
     """
     is_whole = last_four.startswith("+")
     here = f"order{'-whole' if is_whole else ''}:{number}:{address}"

@@ -1,6 +1,6 @@
 """The Celery app. It keeps house (pruning); no order event ever travels through it.
 
-`celery -A project` finds it here. Whoever sends a task by hand imports it first: `from project.celery import app`.
+`celery -A project` finds it here. To send a task by hand, import it first: `from project.celery import app`.
 """
 
 import os

@@ -175,7 +175,7 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_TASK_DEFAULT_QUEUE = "warren.celery"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
-# In memory. The default scheduler keeps its times in a pickle, which can run the code of whoever writes to the file.
+# In memory. The default scheduler keeps its times in a pickle, which can run the code of any writer to the file.
 CELERY_BEAT_SCHEDULER = "celery.beat:Scheduler"
 CELERY_BEAT_SCHEDULE = {
     "prune messages": {"task": "messaging.prune", "schedule": 3600.0, "options": {"expires": 3600}},

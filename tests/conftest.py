@@ -96,7 +96,7 @@ def _is_for_a_full_run(item: pytest.Item) -> bool:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In continuous integration a skipped test is a test that nobody ran: the run fails."""
+    """In continuous integration a skipped test fails the run: it was not tried."""
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):
         reporter.write_line("\nTests were skipped; with CI set that is a failure.", red=True)

@@ -53,7 +53,7 @@ class KnownPlace(Row):
 
 class QuietServiceQuerySet(PrimaryQuerySet["QuietService"]):
     def note(self, name: str, pause: timedelta) -> None:
-        """Record that `name` did not answer: nobody asks it during `pause`."""
+        """Record that `name` did not answer: it is not asked during `pause`."""
         self.update_or_create(name=name, defaults={"until": Now() + pause})
 
     def may_try(self, name: str, pause: timedelta) -> bool:
@@ -62,7 +62,7 @@ class QuietServiceQuerySet(PrimaryQuerySet["QuietService"]):
         return over.exists() and bool(over.update(until=Now() + pause))
 
     def forget(self, name: str) -> None:
-        """Let everybody ask `name` again."""
+        """Let every visitor ask `name` again."""
         self.filter(name=name).delete()
 
 

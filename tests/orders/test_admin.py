@@ -218,7 +218,7 @@ def test_a_campaign_s_validity_must_end_on_a_possible_date(admin_client: Client,
 
 
 def staff_with(client: Client, *rights: str) -> Client:
-    """Sign in as somebody who may see red packets, orders and texts, and what `rights` say besides."""
+    """Sign in as a user with the rights to see red packets, orders and texts, and with `rights`."""
     user = User.objects.create_user("viewer", is_staff=True)
     codenames = ["view_redpacket", "view_order", "view_textmessage", *rights]
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))

@@ -1,4 +1,4 @@
-"""Orders are limited: each sends texts to a number that somebody typed. No limit loses an order without a word."""
+"""Orders are limited: each sends texts to a typed number. A refused order says so, and keeps its cart."""
 
 from collections.abc import Callable
 from datetime import timedelta

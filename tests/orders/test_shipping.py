@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 
 
 class Service:
-    """Stands for the broker: answers, or fails, and counts how often it was asked."""
+    """In the place of the broker: answers, or fails, and counts how often it was asked."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer

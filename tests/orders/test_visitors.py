@@ -1,12 +1,10 @@
 """Who is asking: a visitor's address, and guests who look their order up."""
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client, RequestFactory
-from django.utils import timezone
 
 from orders.models import Guess, Order, Product
 from orders.visitors import address_of
@@ -82,15 +80,6 @@ def test_guessing_numbers_is_stopped_by_address(
         find(client, f"W-22222{digit}", "0000")
     assert find(client, number, "8000").status_code == 429
     assert find(client, number, "8000", REMOTE_ADDR="10.0.0.1").status_code == 302
-
-
-def test_the_limit_forgets_after_a_while(order_of: OrderOf, tea: Product, client: Client) -> None:
-    number = order_of(tea).number
-    for _ in range(8):
-        find(client, number, "0000")
-    Guess.objects.update(created_at=timezone.now() - timedelta(minutes=16), kept_until=timezone.now())
-    assert find(client, number, "8000").status_code == 302
-    assert not Guess.objects.exists()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Checkout:
     def __init__(self, directory):
         self.directory = directory
         self.port = free_port()
-        self.home = directory.with_name("home of whoever runs it")
+        self.home = directory.with_name("home of the person")
         self.home.mkdir()
         self.services = [directory / "var" / name for name in ("rabbitmq", "demo")]
         shutil.copytree(ROOT, directory, ignore=shutil.ignore_patterns(".*", "var", "tests", "__pycache__"))

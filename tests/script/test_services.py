@@ -59,7 +59,7 @@ def test_a_program_that_keeps_ending_is_given_up_with_its_last_line(tmp_path: Pa
 
 
 def unused(count: int) -> list[int]:
-    """So many ports on which nobody listens, below those that are given out."""
+    """Return ports without a listener, below those that are given out."""
     return random.sample([port for port in range(5000, ports.LOWEST) if ports.is_free(port)], count)
 
 

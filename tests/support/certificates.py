@@ -9,7 +9,7 @@ from script.services.rabbitmq_directory import TlsFiles
 
 
 class Certificates:
-    """A CA in `directory`, a broker's certificate that can be exchanged, a client's, and a CA that nobody asked."""
+    """A CA in `directory`, a broker's certificate that can be exchanged, a client's, and an unrelated CA."""
 
     def __init__(self, directory: Path) -> None:
         self._ca = trustme.CA()

@@ -23,13 +23,13 @@ QUICKLY = RetryPolicy(max_attempts=3, first_delay=timedelta(milliseconds=1), max
 
 
 class Noted(Event, type="test.noted"):
-    """Somebody took a note."""
+    """A note was taken."""
 
     text: str
 
 
 class Erased(Event, type="test.erased"):
-    """Somebody erased a note; the consumers of these tests do not ask for it."""
+    """A note was erased; the consumers of these tests do not ask for it."""
 
     text: str
 

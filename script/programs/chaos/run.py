@@ -31,8 +31,8 @@ LATE_ORDERS = 180.0
 REST_PATIENCE = 300.0
 #: Seconds after which what has not come counts as lost; see the settings.
 YOUNG = 3.0
-#: Seconds between two words on how far it has come, and between two looks at whether all is at rest.
-WORD_EVERY = 5.0
+#: Seconds between two lines of progress, and between two checks whether all is at rest.
+PROGRESS_EVERY = 5.0
 LOOK_EVERY = 0.25
 #: What a log says of an error in our own code, which no fault of the surroundings may bring out.
 OWN_FAULT = re.compile(r"\b(?:relay|consumer|upkeep|rpc)\.fault\b")
@@ -132,13 +132,13 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
 def _order_under_faults(world: World, shoppers: Shoppers, monkey: Monkey, seconds: float) -> float:
     """Let the shoppers order while the monkey breaks things; return how many seconds it took."""
     began = time.monotonic()
-    word = _Word(began, lambda: f"{_told(shoppers)}; {sum(monkey.done.values())} faults")
+    progress = _Progress(began, lambda: f"{_told(shoppers)}; {sum(monkey.done.values())} faults")
     shoppers.start()
     # Until the shop is warm there is little to break.
     world.tend_until(lambda: shoppers.outcomes().total() >= min(AT_ONCE, len(shoppers.attempts)), WARMING)
     monkey.start()
     try:
-        world.tend_until(lambda: word.said_if_due() or shoppers.done, seconds + LATE_ORDERS)
+        world.tend_until(lambda: progress.print_if_due() or shoppers.done, seconds + LATE_ORDERS)
         return time.monotonic() - began
     finally:
         shoppers.stop()
@@ -154,10 +154,10 @@ def _come_to_rest(world: World) -> float | None:
     """Wait until all is at rest. Return how many seconds that took, or None if it took over `REST_PATIENCE`."""
     began = time.monotonic()
     moving: dict[str, int] = {}
-    word = _Word(began, lambda: ", ".join(f"{count} {what}" for what, count in moving.items()) or "looking")
+    progress = _Progress(began, lambda: ", ".join(f"{count} {what}" for what, count in moving.items()) or "looking")
 
     def at_rest() -> bool:
-        word.said_if_due()
+        progress.print_if_due()
         moving.clear()
         moving.update(_still_moving(world))
         return not moving
@@ -214,18 +214,18 @@ def _own_faults(world: World) -> int:
     return sum(len(OWN_FAULT.findall(log.read_text(errors="replace"))) for log in logs if log.exists())
 
 
-class _Word:
+class _Progress:
     """Prints a line of progress now and then."""
 
     def __init__(self, began: float, text: Callable[[], str]) -> None:
         self._began = began
         self._text = text
-        self._due = began + WORD_EVERY
+        self._due = began + PROGRESS_EVERY
 
-    def said_if_due(self) -> bool:
-        """Say it if it is time; always False, so that it fits into a condition."""
+    def print_if_due(self) -> bool:
+        """Print it if it is time; always False, so that it fits into a condition."""
         now = time.monotonic()
         if now >= self._due:
-            self._due = now + WORD_EVERY
+            self._due = now + PROGRESS_EVERY
             say(f"{now - self._began:5.0f} s  {self._text()}")
         return False

@@ -1,8 +1,8 @@
-"""A broker in memory, which lies as the real one was measured to: the only thing in the model test that is not real.
+"""A broker in memory that misleads its clients as RabbitMQ was measured to; only it and the gateways are models.
 
-It stands behind the product's own `Publisher` and `Subscription`, in the place of `broker.connection.Connection`. Three
-lies are told on purpose: a message that no queue takes is confirmed all the same; a message whose publish timed out
-arrives, perhaps much later; a copy that was published again comes without the redelivered flag.
+`Publisher` and `Subscription` get its `Link` instead of `broker.connection.Connection`. It misleads them on purpose in
+three ways: a message that no queue takes is confirmed all the same; a message whose publish timed out arrives, perhaps
+much later; a copy that was published again comes without the redelivered flag.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from messaging.message import OUTBOX_ID_HEADER
 if TYPE_CHECKING:
     from tests.faults.model.world import World
 
-#: What can become of one message of a batch, or of it and all behind it, on its way in.
+#: What can happen to one message of a batch, or to it and all behind it, on the way to the queue.
 WEATHERS = (
     "fine",
     "fine",
     "fine",
-    "one word for many",
+    "one confirm for many",
     "nacked",
     "nacked though taken",
     "silent though taken",
@@ -77,13 +77,13 @@ class Weather:
 @dataclass
 class Queue:
     ready: deque[Copy] = field(default_factory=deque)
-    #: Of those who consume it, or hold some of it.
+    #: The channels that consume it, or hold some of its messages.
     channels: list[Channel] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class _Word:
-    """What the broker says of one message that was sent: returned, taken or not."""
+class _Reply:
+    """The broker's reply to one published message: a return, an ack or a nack."""
 
     kind: str
     tag: int
@@ -102,9 +102,9 @@ class Broker:
         self.queues: dict[str, Queue] = {}
         self.bindings: set[tuple[str, str, str]] = set()
         self.links: list[Link] = []
-        #: Sent over connections that are gone, and still on their way.
+        #: Sent over connections that are closed, not arrived yet.
         self.late: list[Copy] = []
-        #: Outbox row → the queues that have taken it, of those rows that the broker gave its word for.
+        #: Outbox row → the queues that have taken it, for rows that the broker confirmed.
         self.confirmed: dict[int, set[str]] = {}
         self.weather = Weather()
 
@@ -122,7 +122,7 @@ class Broker:
         self.up = True
 
     def delete_queue(self, name: str) -> list[Copy]:
-        """Delete a queue with all in it, and return that; its consumers are cancelled."""
+        """Delete a queue, cancel its consumers, and return its messages."""
         queue = self.queues.pop(name)
         self.bindings = {each for each in self.bindings if each[2] != name}
         gone = list(queue.ready)
@@ -139,7 +139,7 @@ class Broker:
         return gone
 
     def take_out_one(self, name: str) -> list[Copy]:
-        """Take the first message that is ready out of a queue, as somebody may by hand, and return it."""
+        """Take the first message that is ready out of a queue, as a person may by hand, and return it."""
         ready = self.queues[name].ready
         return [ready.popleft()] if ready else []
 
@@ -160,7 +160,7 @@ class Broker:
         return moved
 
     def copy_one(self, choose: Callable[[list[Copy]], Copy]) -> None:
-        """Put something that is in a queue there once more, without the flag."""
+        """Copy a message of a queue into that queue, without the redelivered flag."""
         everywhere = {each: queue for name, queue in self.queues.items() for each in self.copies(name)}
         if everywhere:
             one = choose(list(everywhere))
@@ -222,7 +222,7 @@ class Broker:
 
 
 class Link:
-    """One client's connection: stands where the product has its `Connection`, and answers at once, on the same thread.
+    """One client's connection, in the place of the product's `Connection`: it answers at once, on the same thread.
 
     To `Publisher` and `Subscription` it is pika's connection as well.
     """
@@ -340,7 +340,7 @@ class Link:
         self._changed()
 
     def vanish(self) -> None:
-        """The client is gone, or hung up: the broker takes back what it had."""
+        """The client is gone or has hung up: the broker requeues what it held."""
         if not self.is_open:
             return
         self.is_open = self.blocked = False
@@ -353,7 +353,7 @@ class Link:
             channel.end()
 
     def block(self) -> None:
-        """The broker has an alarm: it reads nothing from those who publish."""
+        """The broker has an alarm: it reads nothing from publishers."""
         self.blocked = True
         self._changed()
 
@@ -386,10 +386,10 @@ class Channel:
         #: Counts the messages sent, and those handed out.
         self._sent = self._given = 0
         self._batch = 0
-        #: What the broker has to say about what was sent, not yet said.
-        self._words: list[_Word] = []
-        #: How this channel ends once the broker has spoken: refused (code and text), or its connection cut.
-        self._doom: exceptions.ChannelClosedByBroker | str | None = None
+        #: Replies that are not sent yet.
+        self._replies: list[_Reply] = []
+        #: How this channel ends after the replies: closed by the broker, or its connection cut.
+        self._ending: exceptions.ChannelClosedByBroker | str | None = None
         self.queue = ""
         self.prefetch = 0
         self.consuming = False
@@ -421,14 +421,14 @@ class Channel:
             self.receive(sent, mandatory, index)
 
     def receive(self, sent: Copy, mandatory: bool, index: int = -1) -> None:
-        """Take one message, as the weather has it."""
+        """Take one message, or not, by the weather."""
         self._sent += 1
         kind, at = self.broker.weather.kind, self.broker.weather.at
         broken = kind.startswith(("silent", "cut")) and index >= at
         if kind.startswith("cut") and index == at:
-            self._doom = "the connection was cut"
-        if self._doom is not None and not broken:
-            return  # behind the one that closed the channel
+            self._ending = "the connection was cut"
+        if self._ending is not None and not broken:
+            return  # sent behind the one that closes the channel
         if broken:
             if kind.endswith("though taken"):
                 self.broker.take(sent)
@@ -436,60 +436,60 @@ class Channel:
                 self.broker.late.append(sent)
             return
         if sent.exchange and sent.exchange not in self.broker.exchanges:
-            self._doom = exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no exchange")
+            self._ending = exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no exchange")
             return
         if self.broker.world.is_refused(sent):
-            self._doom = exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - message size")
+            self._ending = exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - message size")
             return
         if kind.startswith("nacked") and index == at:
             if kind.endswith("though taken"):
                 self.broker.take(sent)
-            self._words.append(_Word("nack", self._sent, sent, set()))
+            self._replies.append(_Reply("nack", self._sent, sent, set()))
             return
         queues = self.broker.take(sent)
         if not queues and mandatory:
-            self._words.append(_Word("return", self._sent, sent, queues))
-        self._words.append(_Word("ack", self._sent, sent, queues))
+            self._replies.append(_Reply("return", self._sent, sent, queues))
+        self._replies.append(_Reply("ack", self._sent, sent, queues))
 
     def speak(self) -> None:
-        """Say what there is to say of what was sent, and end where that is the end."""
+        """Send the replies, and then end the channel if it has to end."""
         weather = self.broker.weather
         if self._batch:
             self._batch = 0
             self.broker.weather = Weather()
-        words, self._words = self._words, []
-        if not words and self._doom is None:
+        replies, self._replies = self._replies, []
+        if not replies and self._ending is None:
             return
         self.broker.world.boundary("confirm")
-        doom, self._doom = self._doom, None
-        if doom is not None:
-            words = words[: weather.at]  # what was said after that is not heard
-        if weather.kind == "one word for many" and all(word.kind == "ack" for word in words):
-            for word in words[:-1]:
-                self._count_confirmed(word)
-            words = [replace(word, multiple=True) for word in words[-1:]]
-        for word in words:
-            self._say(word)
-        if isinstance(doom, str):
-            self.link.lose(doom)
-        elif doom is not None:
-            self.close_over(doom)
+        ending, self._ending = self._ending, None
+        if ending is not None:
+            replies = replies[: weather.at]  # later ones do not arrive
+        if weather.kind == "one confirm for many" and all(reply.kind == "ack" for reply in replies):
+            for reply in replies[:-1]:
+                self._count_confirmed(reply)
+            replies = [replace(reply, multiple=True) for reply in replies[-1:]]
+        for reply in replies:
+            self._say(reply)
+        if isinstance(ending, str):
+            self.link.lose(ending)
+        elif ending is not None:
+            self.close_over(ending)
 
-    def _say(self, word: _Word) -> None:
+    def _say(self, reply: _Reply) -> None:
         assert self._on_return
         assert self._on_confirm
-        if word.kind == "return":
-            method = spec.Basic.Return(312, "NO_ROUTE", word.sent.exchange, word.sent.routing_key)
-            self._on_return(self, method, word.sent.properties, word.sent.body)
+        if reply.kind == "return":
+            method = spec.Basic.Return(312, "NO_ROUTE", reply.sent.exchange, reply.sent.routing_key)
+            self._on_return(self, method, reply.sent.properties, reply.sent.body)
             return
-        if word.kind == "ack":
-            self._count_confirmed(word)
-        answer = spec.Basic.Ack if word.kind == "ack" else spec.Basic.Nack
-        self._on_confirm(pika.frame.Method(1, answer(word.tag, word.multiple)))
+        if reply.kind == "ack":
+            self._count_confirmed(reply)
+        answer = spec.Basic.Ack if reply.kind == "ack" else spec.Basic.Nack
+        self._on_confirm(pika.frame.Method(1, answer(reply.tag, reply.multiple)))
 
-    def _count_confirmed(self, word: _Word) -> None:
-        if word.queues:
-            self.broker.confirmed.setdefault(word.sent.outbox_id, set()).update(word.queues)
+    def _count_confirmed(self, reply: _Reply) -> None:
+        if reply.queues:
+            self.broker.confirmed.setdefault(reply.sent.outbox_id, set()).update(reply.queues)
 
     # --- as the subscription sees it -----------------------------------------------------------------------
 
@@ -554,14 +554,14 @@ class Channel:
         self._on_close(self, refused_or_lost(error))
 
     def cancelled(self) -> None:
-        """The queue is gone: the broker ends the consumer, and the channel stands."""
+        """The queue is gone: the broker cancels the consumer, and the channel stays open."""
         self.consuming, self.queue = False, ""
         self.unacked.clear()
         for told in self._on_cancel:
             told(None)
 
     def end(self) -> None:
-        """It is gone: what was handed out comes again."""
+        """It is gone: what was handed out is requeued."""
         self.is_open = self.consuming = False
         here = self.broker.queues.get(self.queue)
         if here is not None:

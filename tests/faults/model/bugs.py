@@ -108,7 +108,7 @@ def a_timeout_counts_as_published() -> Iterator[None]:
 
 
 @bug("mark", hides=True)
-def the_innocent_suffer_with_the_guilty() -> Iterator[None]:
+def a_refused_row_takes_its_neighbours_along() -> Iterator[None]:
     with patch.object(Relay, "_repeat_refused", lambda *_: None):
         yield
 
@@ -211,13 +211,13 @@ def a_stale_delivery_tag_is_acknowledged() -> Iterator[None]:
 
 
 @bug("order")
-def nobody_waits_for_the_earlier_ones_of_a_key() -> Iterator[None]:
+def no_message_waits_for_the_earlier_ones_of_its_key() -> Iterator[None]:
     with patch.object(ordering, "must_wait", lambda *_: False):
         yield
 
 
 @bug("stuck")
-def who_waits_for_a_turn_is_forgotten() -> Iterator[None]:
+def a_waiting_message_is_not_released() -> Iterator[None]:
     with patch.object(ordering, "release_next", lambda *_: False):
         yield
 
@@ -238,7 +238,7 @@ def any_error_of_a_gateway_means_that_nothing_was_done() -> Iterator[None]:
 
 
 @bug("effect lost", "stuck")
-def nobody_sends_what_was_intended() -> Iterator[None]:
+def intended_effects_are_not_sent() -> Iterator[None]:
     with patch.object(ledger, "claim", lambda *_: []):
         yield
 
@@ -247,7 +247,7 @@ def nobody_sends_what_was_intended() -> Iterator[None]:
 
 
 @bug("retention", "lost", hides=True)
-def what_waits_is_pruned_like_what_is_published() -> Iterator[None]:
+def pending_rows_are_pruned_like_published_ones() -> Iterator[None]:
     def old() -> QuerySet[OutboxMessage]:
         return OutboxMessage.objects.filter(created_at__lt=database.in_future(-14 * 86400))
 
@@ -273,6 +273,6 @@ def a_replay_runs_what_was_handled() -> Iterator[None]:
 
 
 @bug("stuck", hides=True)
-def nobody_counts_what_kills_its_process() -> Iterator[None]:
+def starts_of_a_handler_are_not_counted() -> Iterator[None]:
     with patch.object(handling, "_count_start", lambda _: None):
         yield

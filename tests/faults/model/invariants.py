@@ -18,7 +18,7 @@ Origin = OutboxMessage.Origin
 
 
 class Judge:
-    """Looks at a world after each step; remembers what it saw the step before."""
+    """Checks a world after each step, and remembers the step before."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -63,7 +63,7 @@ class Judge:
         return bool(self.tables.moving() or any(self.world.broker.copies(queue) for queue in self.world.broker.queues))
 
     def may_forget(self) -> bool:
-        """Whether time may pass as long as the messages are kept: nothing waits for somebody to reconcile."""
+        """Whether time may pass as long as messages are kept: no message waits for being reconciled."""
         self._read()
         broker = self.world.broker
         return not (
@@ -209,12 +209,12 @@ class Judge:
     def _marked_only_if_routed(self) -> None:
         for row in self.outbox:
             if row["state"] == Out.PUBLISHED:
-                self.expect(row["id"] in self.world.broker.confirmed, "mark", f"{row}: nobody confirmed that")
+                self.expect(row["id"] in self.world.broker.confirmed, "mark", f"{row}: no queue confirmed that")
             elif row["state"] == Out.FAILED:
                 order = self.world.orders[row["message_id"]]
                 self.expect(order.event.nature == "refused", "mark", f"{row}: it was not the guilty one")
             elif row["state"] == Out.CANCELLED:
-                self.expect(row["message_id"] in self.world.cancelled, "mark", f"{row}: nobody cancelled it")
+                self.expect(row["message_id"] in self.world.cancelled, "mark", f"{row}: no operator cancelled it")
 
     def _attempts_grow_and_end(self) -> None:
         for where, row in self.inbox.items():
@@ -229,7 +229,7 @@ class Judge:
     def _dead_for_a_reason(self) -> None:
         for where, row in self.inbox.items():
             if row["state"] == In.DISCARDED:
-                self.expect(where in self.world.discarded, "dead", f"{where} is discarded, and by nobody")
+                self.expect(where in self.world.discarded, "dead", f"{where} is discarded, but no operator did that")
             if row["state"] == In.DEAD:
                 self.expect(where in self.world.may_be_dead, "dead", f"{where} is dead without a reason")
 

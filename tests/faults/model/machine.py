@@ -19,7 +19,7 @@ from messaging.reconcile.findings import Trouble
 from tests.faults.model import world as worlds
 from tests.faults.model.broker import WEATHERS, Weather
 from tests.faults.model.invariants import Judge
-from tests.faults.model.world import ANSWERS, CONSUMERS, ENDINGS, MEANWHILES, NATURES, SOMEBODY, WISHES, Fault, Ordered
+from tests.faults.model.world import ANSWERS, CONSUMERS, ENDINGS, MEANWHILES, NATURES, OPERATOR, WISHES, Fault, Ordered
 
 #: More orders would not find more.
 ORDERS = 8
@@ -28,7 +28,7 @@ TROUBLES = 6
 #: Times that something may be lost again before it comes through.
 CYCLES = 6
 EVERYTHING = Selection()
-RECONCILE = partial(reconcile.reconcile, repair=True, by=SOMEBODY)
+RECONCILE = partial(reconcile.reconcile, repair=True, by=OPERATOR)
 #: Rounds in which everything must have come to rest once nothing fails any more.
 ROUNDS = 20
 
@@ -159,7 +159,7 @@ class Journey(RuleBasedStateMachine):
     @precondition(_may_order)
     @rule(name=names, effect=effects, key=keys)
     def publish_unbound(self, name: str, effect: str, key: str) -> None:
-        """Somebody removes the bindings, and the relay has not noticed yet."""
+        """The bindings are removed by hand, and the relay has not noticed yet."""
         self.publish(name, Weather(), None)
         self.world.broker.bindings.clear()
         self.place_and_publish(name, 1, "", effect, key, True, Weather())
@@ -167,7 +167,7 @@ class Journey(RuleBasedStateMachine):
     @precondition(lambda self: self._may_trouble() and self.judge.has_open_rows())
     @rule(name=names, consumer=queues)
     def publish_without_a_queue(self, name: str, consumer: str) -> None:
-        """Somebody deletes a queue, and has what rests for it go now; the relay has not noticed yet."""
+        """A queue is deleted by hand, and its resting rows are published now; the relay has not noticed yet."""
         self.publish(name, Weather(), None)
         self.broker_trouble(None, "loses a queue", consumer)
         self.publish_now(name, None)
@@ -215,7 +215,7 @@ class Journey(RuleBasedStateMachine):
             case "the other's upkeep":
                 self.upkeep(other, "done", None)
             case "time passes" if not where.startswith("gateway"):
-                # What a gateway does with a request that was frozen on its way for so long, nobody can know.
+                # How a gateway treats a request that was frozen on its way for so long is undefined.
                 self._pass_time(worlds.LEASE_OVER)
                 self.upkeep(other, "done", None)
                 self.publish(other, Weather(), None)
@@ -233,7 +233,7 @@ class Journey(RuleBasedStateMachine):
     @rule(name=names, fault=faults)
     def replay(self, name: str, fault: Fault | None) -> None:
         before = self.judge.dead()
-        self.world.operate(name, lambda: replay.run(EVERYTHING, by=SOMEBODY), fault)
+        self.world.operate(name, lambda: replay.run(EVERYTHING, by=OPERATOR), fault)
         self.judge.forgive(before)
 
     @precondition(lambda self: self._may_trouble() and self.judge.dead())
@@ -241,7 +241,7 @@ class Journey(RuleBasedStateMachine):
     def discard(self, name: str, fault: Fault | None) -> None:
         self.troubles += 1
         self.world.discarded |= self.judge.dead()
-        self.world.operate(name, lambda: discard.run(EVERYTHING, by=SOMEBODY), fault)
+        self.world.operate(name, lambda: discard.run(EVERYTHING, by=OPERATOR), fault)
 
     @precondition(lambda self: self._may_trouble() and self.judge.has_open_rows())
     @rule(name=names, data=st.data(), fault=faults)
@@ -252,15 +252,15 @@ class Journey(RuleBasedStateMachine):
     def _cancel(self, name: str, message_id: str, fault: Fault | None) -> None:
         self.world.cancelled.add(message_id)
         allowed = {(each.name, message_id) for each in CONSUMERS} - self.world.may_be_dead.keys()
-        self.world.may_be_dead.update(dict.fromkeys(allowed, "somebody cancelled it"))
-        self.world.operate(name, lambda: cancel.run(Selection(message_ids=[message_id]), by=SOMEBODY), fault)
+        self.world.may_be_dead.update(dict.fromkeys(allowed, "an operator cancelled it"))
+        self.world.operate(name, lambda: cancel.run(Selection(message_ids=[message_id]), by=OPERATOR), fault)
         for where in allowed - self.judge.dead():
             self.world.may_be_dead.pop(where, None)
 
     @precondition(lambda self: self.judge.has_open_rows())
     @rule(name=names, fault=faults)
     def publish_now(self, name: str, fault: Fault | None) -> None:
-        self.world.operate(name, lambda: publish_now.run(EVERYTHING, by=SOMEBODY), fault)
+        self.world.operate(name, lambda: publish_now.run(EVERYTHING, by=OPERATOR), fault)
 
     @precondition(lambda self: self.judge.has_unsettled_effects())
     @rule(name=names, data=st.data(), give_up=st.booleans(), fault=faults)
@@ -275,7 +275,7 @@ class Journey(RuleBasedStateMachine):
     @precondition(_may_trouble)
     @rule(name=names, days=st.sampled_from([11, 15, 91]), fault=faults)
     def prune_after_a_long_time(self, name: str, days: int, fault: Fault | None) -> None:
-        """All that has arrived is handled, something rests in the outbox, and nobody looks for days."""
+        """Everything that arrived is handled, a row rests in the outbox, and then days pass."""
         self.troubles += 1
         for consumer in CONSUMERS:
             self._drain(name, consumer.name)

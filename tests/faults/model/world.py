@@ -50,7 +50,7 @@ from messaging.worker.worker import Worker
 from tests.faults.model.broker import Broker, Copy, Link
 from tests.support.consuming import look_after, registered
 
-SOMEBODY = "somebody"
+OPERATOR = "an operator"
 #: Attempts of each consumer and effect.
 ATTEMPTS = 3
 RETRY = RetryPolicy(max_attempts=ATTEMPTS, first_delay=timedelta(seconds=10), jitter=0)
@@ -58,7 +58,7 @@ RETRY = RetryPolicy(max_attempts=ATTEMPTS, first_delay=timedelta(seconds=10), ji
 SETTINGS = {
     "APP_ID": "model",
     "RELAY_THREAD": True,
-    # Real time: nobody answers later than at once here.
+    # Real time: each answer comes at once here, or never.
     "PUBLISH_TIMEOUT": 0.001,
     "LEASE": 30,
 }
@@ -141,7 +141,7 @@ class Order:
 
 
 class Stage:
-    """Holds the world that handlers and gateways, which are declared once, belong to now."""
+    """Holds the current world: handlers and gateways are declared once, for all worlds."""
 
     world: World
 
@@ -172,7 +172,7 @@ KINDS = (
 
 
 class Gateway:
-    """The outside. It does what it is asked to, and does not always say so."""
+    """An outside service. It does what it is asked to, and does not always say so."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -214,17 +214,17 @@ class Gateway:
 
 
 class _Alive:
-    """Stands for the relay's thread: its steps are made by the test."""
+    """In the place of the relay's thread: the test makes its steps."""
 
     def is_alive(self) -> bool:
         return True
 
     def join(self, timeout: float) -> None:
-        """It has nothing left to do."""
+        """Return at once: it does nothing."""
 
 
 class _AtOnce:
-    """Stands for the thread that an effect is carried out on: on the test's own, what happens when is no accident."""
+    """In the place of an effect's thread: on the test's own thread the order of events is not left to chance."""
 
     def __init__(self, *, target: Callable[[], None], **_: Any) -> None:
         self._target = target
@@ -233,7 +233,7 @@ class _AtOnce:
         self._target()
 
     def join(self, timeout: float) -> None:
-        """It has ended."""
+        """Return at once: it ran in `start`."""
 
 
 class Process:
@@ -254,7 +254,7 @@ class Process:
         self.worker = Worker([*CONSUMERS, dead_letters.consumer()])
         self.consumers = {each.consumer.name: each for each in self.worker.consumers}
         for each in self.worker.consumers:
-            each._wait._writer = None  # one step at a time: there is nobody to share with
+            each._wait._writer = None  # one step at a time: no other thread writes
         self.home: Any = relay_thread.RelayThread()
         self.home.long_lived = True
         self.home.relay, self.home.thread = self.relay, _Alive()
@@ -284,7 +284,7 @@ class Process:
 
 @dataclass
 class World:
-    """Everything there is, and what is known of it without asking the product."""
+    """The state of everything, known without asking the product."""
 
     broker: Broker = field(init=False)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -301,21 +301,21 @@ class World:
     endings: list[str] = field(default_factory=list)
     answer: str = "done"
 
-    #: (consumer, message id) of copies that the broker lost: until somebody reconciles nothing need bring them.
+    #: (consumer, message id) of copies that the broker lost: only reconciling has to bring them back.
     dropped: set[tuple[str, str]] = field(default_factory=set)
     #: (consumer, message id) that may be dead: why.
     may_be_dead: dict[tuple[str, str], str] = field(default_factory=dict)
     #: (consumer, message id) → deaths of processes that held it.
     deaths: Counter[tuple[str, str]] = field(default_factory=Counter)
-    #: Keys of effects that may have been done without anybody knowing: only a person may have them sent again.
+    #: Keys of effects in doubt: only a person may have them sent again.
     doubtful: set[str] = field(default_factory=set)
-    #: Keys of effects whose sender took longer than it may.
+    #: Keys of effects whose sender took longer than allowed.
     overdue: set[str] = field(default_factory=set)
-    #: Those of which a person has said since that they were not done.
+    #: Keys of these that a person declared not done.
     may_be_repeated: set[str] = field(default_factory=set)
     #: Outbox row → message id that it was published with.
     sent: dict[int, str] = field(default_factory=dict)
-    #: Message ids that somebody cancelled, and (consumer, message id) that somebody discarded.
+    #: Message ids that an operator cancelled, and (consumer, message id) that an operator discarded.
     cancelled: set[str] = field(default_factory=set)
     discarded: set[tuple[str, str]] = field(default_factory=set)
     #: (consumer, message id), settled, that were forgotten by pruning.
@@ -408,7 +408,7 @@ class World:
         return self._current is not None and self._current.dead
 
     def die(self) -> None:
-        """The process is killed by what it does."""
+        """The handler kills its process."""
         assert self._current
         self._current.dead = True
         raise Crash("killed")
@@ -473,7 +473,7 @@ class World:
             look_after(CONSUMERS)
 
     def operate(self, name: str, operation: Callable[[], Any], fault: Fault | None = None) -> Any:
-        """A person does something; where database or broker are away, they are told so."""
+        """An operator's action; it may fail because database or broker are away."""
 
         def step(_: Process) -> Any:
             with suppress(DatabaseError, InterfaceError, BrokerUnavailable):
@@ -491,12 +491,12 @@ class World:
         else:
             verdict = Verdict.GIVE_UP if give_up else Verdict.NOT_DONE
             self.may_be_repeated.add(effect.key)
-        settle.run(Selection(effect_rows=[effect.pk]), by=SOMEBODY, verdict=verdict)
+        settle.run(Selection(effect_rows=[effect.pk]), by=OPERATOR, verdict=verdict)
 
     # --- what happens to processes ---------------------------------------------------------------------------
 
     def stop(self, process: Process) -> None:
-        """It gets SIGTERM, and leaves in order."""
+        """It gets SIGTERM, and stops in order."""
         process.stopping = True
         for each in process.worker.consumers:
             each.stop()
@@ -508,7 +508,7 @@ class World:
         self.processes.pop(process.name)
 
     def pass_time(self, time: timedelta) -> None:
-        """Time passes for everybody: what the database holds is that much older."""
+        """Time passes: move every time in the database into the past."""
         self.clock += time.total_seconds()
         if time < timedelta(seconds=1):
             return
@@ -521,12 +521,12 @@ class World:
             sighting.save(update_fields=["young"])
 
     def doubt(self, keys: set[str]) -> None:
-        """These effects may have been done, and nobody knows."""
+        """These effects are in doubt."""
         self.doubtful |= keys
         self.may_be_repeated -= keys
 
     def note_doubts(self) -> None:
-        """Whoever was sending an effect has taken longer than it may: nobody knows what came of it."""
+        """Note the effects whose sender took longer than it may: their outcome is unknown."""
         late = Effect.objects.filter(state=Effect.State.SENDING, sending_until__lte=Now())
         self.overdue.update(each.key for each in late)
 
@@ -610,7 +610,7 @@ class World:
         return InboxMessage.objects.filter(consumer=consumer, message_id=message_id).exists()
 
     def is_given_back(self, queue: str) -> None:
-        """Only who stops gives a delivery back; else it is a fault of the product's own."""
+        """Only a stopping process requeues a delivery; otherwise it is a fault of the product."""
         if self._current is not None and not self._current.stopping:
             self.violated("fault", f"a delivery of {queue} was given back")
 
@@ -664,7 +664,7 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(_boundaries_at_transactions())
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:
-                cursor.execute("PRAGMA synchronous = OFF")  # nobody pulls the plug
+                cursor.execute("PRAGMA synchronous = OFF")  # no power cut happens here
         yield
 
 
@@ -740,7 +740,7 @@ def _roll_back() -> None:
 
 
 def _watched(write: Callable[[Sequence[Mark]], None]) -> Callable[[Sequence[Mark]], None]:
-    """Let marks be written, and see that none counts whose lease was another's by then."""
+    """Let marks be written, and check that none counts after its lease has ended."""
 
     def states(ids: list[int]) -> dict[int, Any]:
         rows = OutboxMessage.objects.filter(pk__in=ids).values_list("pk", "lease_token", "state", "publish_attempts")
@@ -774,7 +774,7 @@ def _remembered(claim: Callable[[Q, int], list[Claimed]]) -> Callable[[Q, int], 
 
 
 def _forgotten(note: Callable[[Sequence[tuple[Claimed, Result]]], None]) -> Callable[..., None]:
-    """Let it be written down what became of effects, and forget who claimed them."""
+    """Let outcomes of effects be noted, and forget who claimed them."""
 
     def forgotten(results: Sequence[tuple[Claimed, Result]]) -> None:
         note(results)
