@@ -2,13 +2,20 @@
 
 from collections.abc import Callable
 
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
 
 from tests.e2e.browsing import buy, expect_step, sign_in_to_admin
 from tests.support.environment import ROOT
 from tests.support.processes import ProcessStarter, WebProcess
 
-DESKTOP, PHONE = {"width": 1280, "height": 600}, {"width": 390, "height": 844}
+DESKTOP, PHONE = ViewportSize(width=1280, height=600), ViewportSize(width=390, height=844)
+
+
+def window(new_context: Callable[..., BrowserContext], size: ViewportSize = DESKTOP) -> Page:
+    """Open a window of another visitor."""
+    page = new_context().new_page()
+    page.set_viewport_size(size)
+    return page
 
 
 def keep(page: Page, name: str) -> None:
@@ -30,7 +37,7 @@ def test_the_shop_and_the_story_of_an_order_are_pictured(
 ) -> None:
     run_process("run_consumer", "--all")
     run_process("run_rpc_worker", "shipping.quote")
-    buyer = new_context(viewport=DESKTOP).new_page()
+    buyer = window(new_context)
     for _ in range(3):  # the first orders wait for new connections
         number = buy(buyer, web.url)
         expect_step(buyer, "text_message", "done")
@@ -38,10 +45,10 @@ def test_the_shop_and_the_story_of_an_order_are_pictured(
     buyer.goto(web.url)
     keep(buyer, "catalogue")
     for name, size in (("order", DESKTOP), ("order-phone", PHONE)):
-        guest = new_context(viewport=size).new_page()
+        guest = window(new_context, size)
         find_order(guest, web.url, number)
         keep(guest, name)
-    admin = new_context(viewport=DESKTOP).new_page()
+    admin = window(new_context)
     sign_in_to_admin(admin, web.url, admin_password)
     admin.goto(f"{web.url}/admin/messaging/outboxmessage/?q={number}")
     admin.get_by_role("link", name=number).first.click()
