@@ -199,7 +199,9 @@ def listen(vhost: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def run_process(request: pytest.FixtureRequest, transactional_db: None, tmp_path: Path) -> Iterator[ProcessStarter]:
+def run_process(
+    request: pytest.FixtureRequest, transactional_db: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProcessStarter]:
     """Starts `manage.py` commands and gunicorn on this test's database and broker; see `ProcessStarter`.
 
     They are ended before the database is emptied and the vhost deleted, and what they printed is shown if the test
@@ -210,6 +212,6 @@ def run_process(request: pytest.FixtureRequest, transactional_db: None, tmp_path
         if name in request.fixturenames:
             # Set up before, so torn down after, whatever the order of the test's arguments.
             request.getfixturevalue(name)
-    starter = ProcessStarter(tmp_path)
+    starter = ProcessStarter(tmp_path_factory.mktemp("processes"))
     yield starter
     starter.end_all()

@@ -41,6 +41,8 @@ Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
 FULL_VARIABLE = "WARREN_TEST_FULL"
 #: Tests wait for most of their time: three at once use two cores, and many more would disturb each other's deadlines.
 SEVERAL_AT_ONCE = ["--numprocesses=3", "--dist=worksteal"]
+#: Browsers do not wait.
+TWO_AT_ONCE = ["--numprocesses=2", "--dist=worksteal"]
 #: A file system in memory, and the bytes that must be free there: tests then do not wait for a disk. What a killed
 #: process has written stays there, too.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 (each run makes a directory of its own there)
@@ -114,9 +116,8 @@ def run_tests(selection: Selection, tally: Tally) -> None:
         plain, browser = selection.without_browser, selection.in_browser
         if selection.has_foreign_clients:
             _have_foreign_clients(tally)
-        several = SEVERAL_AT_ONCE if selection.is_everything else []
-        if plain is not None:
-            plain = [*several, *plain]
+        if selection.is_everything:
+            plain, browser = plain and [*SEVERAL_AT_ONCE, *plain], browser and [*TWO_AT_ONCE, *browser]
         if plain is not None and not _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):
             _pytest("Tests on SQLite", plain, {**broker, **SQLITE}, tally, directory)
         elif plain is not None:
@@ -128,7 +129,7 @@ def run_tests(selection: Selection, tally: Tally) -> None:
             # Playwright's event loop makes Django take every query of these tests for an asynchronous one.
             environment = {**broker, **SQLITE, "DJANGO_ALLOW_ASYNC_UNSAFE": "true"}
             kept = ["--screenshot=only-on-failure", "--tracing=retain-on-failure", f"--output={ROOT / 'var' / 'e2e'}"]
-            _pytest("Tests in a browser", [*several, *browser, *kept], environment, tally, directory)
+            _pytest("Tests in a browser", [*browser, *kept], environment, tally, directory)
 
 
 def _pytest(name: str, arguments: Sequence[str], environment: Mapping[str, str], tally: Tally, directory: Path) -> None:

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +27,15 @@ MUTANTS = [
 
 def chaos(*arguments: str, mutant: Callable[[], None] | None = None) -> tuple[int, dict[str, Any]]:
     """Run it to its end and return its exit code and what its certificate says."""
+    with tempfile.TemporaryDirectory(prefix="warren-test-") as directory:
+        Path(directory).chmod(0o711)  # when root runs this, PostgreSQL's own user must be able to pass
+        return _chaos(arguments, mutant, {**os.environ, "TMPDIR": directory})
+
+
+def _chaos(
+    arguments: Sequence[str], mutant: Callable[[], None] | None, environment: dict[str, str]
+) -> tuple[int, dict[str, Any]]:
     command = [sys.executable, "-m", "script.programs.chaos", "--json", *arguments]
-    environment = dict(os.environ)
     if mutant is not None:
         environment |= failpoints.at(mutant)
         command += ["--settings", "tests.faults.chaos_settings"]

@@ -14,7 +14,7 @@ from django.utils import timezone
 from orders.models import Guess, Order, Product, TextMessage
 from orders.sms import wording
 from orders.views import checkout
-from tests.orders.shop import Buyer, all_at_once, many_at_once, number_in, text_of
+from tests.orders.shop import Buyer, number_in, text_of
 
 OrderOf = Callable[..., Order]
 pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
@@ -98,17 +98,6 @@ def test_presses_that_made_no_order_do_not_count(tea: Product, monkeypatch: pyte
     first = buyer.press_place_order(offer).url
     for _ in range(6):
         assert buyer.press_place_order(offer).url == first
-
-
-@many_at_once
-def test_of_many_orders_at_once_no_more_are_placed_than_one_after_the_other(tea: Product) -> None:
-    ready = []
-    for number in range(12):
-        buyer = Buyer(Client(REMOTE_ADDR=f"203.0.113.{number}"))
-        buyer.put_into_cart(tea)
-        ready.append((buyer, buyer.open_checkout()))
-    answers = all_at_once([lambda b=buyer, o=offer: b.press_place_order(o) for buyer, offer in ready])
-    assert placed(answers) <= 5
 
 
 def test_commands_are_not_limited_and_limits_can_be_lifted(tea: Product, settings: Any) -> None:

@@ -33,6 +33,8 @@ class Checkout:
         self.port = free_port()
         self.home = directory.with_name("home of the person")
         self.home.mkdir()
+        self.temporary = directory.with_name("tmp")
+        self.temporary.mkdir()
         self.services = [directory / "var" / name for name in ("rabbitmq", "demo")]
         shutil.copytree(ROOT, directory, ignore=shutil.ignore_patterns(".*", "var", "tests", "__pycache__"))
         (directory / ".venv").symlink_to(ROOT / ".venv")
@@ -47,7 +49,8 @@ class Checkout:
         kept = {name: value for name, value in os.environ.items() if name not in {"AMQP_URL", "DATABASE_URL"}}
         settings = {"WARREN_PORT": str(self.port), "DJANGO_SETTINGS_MODULE": "project.settings", "RELAY_THREAD": "1"}
         mark = {OWNER: str(self.directory), "PYTHONUNBUFFERED": "1", "HOME": str(self.home)}
-        return RunningProcess([sys.executable, *arguments], {**kept, **settings, **mark, **environment}, self.directory)
+        own = {**settings, **mark, "TMPDIR": str(self.temporary), **environment}
+        return RunningProcess([sys.executable, *arguments], {**kept, **own}, self.directory)
 
     def running(self):
         return [pid for directory in self.services for pid in owned_pids(directory)]

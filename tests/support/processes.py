@@ -155,10 +155,13 @@ class WebProcess(RunningProcess):
 
 
 class ProcessStarter:
-    """Starts processes on a test's database and broker, and ends them all, with whatever they started."""
+    """Starts processes on a test's database and broker, and ends them all, with whatever they started.
 
-    def __init__(self, mark: Path) -> None:
-        self._mark = mark
+    Their temporary files are in `directory`: a killed process leaves some behind.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._started: list[RunningProcess] = []
 
     def __call__(self, *arguments: str, **environment: str) -> RunningProcess:
@@ -182,13 +185,13 @@ class ProcessStarter:
 
     def end_all(self) -> None:
         """kill -9 what still runs, found by the mark in its environment, and print what each process said."""
-        end_all(self._mark, how=signal.SIGKILL)
+        end_all(self._directory, how=signal.SIGKILL)
         for process in self._started:
             code = process.wait(10)
             print(f"--- {process} (pid {process.pid}) ended with {code} and had printed:\n{process.output}")
 
     def _environment(self, changes: dict[str, str]) -> dict[str, str]:
-        return process_environment(**{OWNER: str(self._mark), **changes})
+        return process_environment(**{OWNER: str(self._directory), "TMPDIR": str(self._directory), **changes})
 
     def _remember(self, process: RunningProcess) -> RunningProcess:
         self._started.append(process)
