@@ -25,6 +25,13 @@ def test_a_reason_that_lasts_is_logged_again_each_minute(monkeypatch: pytest.Mon
     assert throttle.allows("refused at a")
 
 
+def test_reasons_that_never_repeat_are_forgotten() -> None:
+    reasons = Throttle()
+    for number in range(3 * logs.REMEMBERED):
+        assert reasons.allows(str(number))
+    assert len(reasons._logged_at) <= logs.REMEMBERED
+
+
 def test_dict_config_makes_the_handler_of_the_broker_on_each_python() -> None:
     """From Python 3.12 on it makes a QueueHandler in another way: with a queue of its own, and handlers behind it."""
     handler = DictConfigurator({}).configure_handler(

@@ -1,4 +1,4 @@
-"""A web request's id travels with its events: whoever reads a consumer's log finds the request that caused the line."""
+"""A web request's id travels with its events, so that a consumer's log names the request that caused each line."""
 
 import logging
 from decimal import Decimal
@@ -30,15 +30,9 @@ def tea() -> Product:
     return Product.objects.create(sku="TEA", slug="tea", name="Tea", price=Decimal("38.00"), stock=9, weight_grams=250)
 
 
-@pytest.fixture
-def _in_request_7() -> Any:
-    with structlog.contextvars.bound_contextvars(request_id="request-7"):
-        yield
-
-
-def written(text: str = "hello") -> OutboxMessage:
-    with transaction.atomic():
-        [row] = outbox.add(Noted(text=text), subject="W-1")
+def written_in_request_7() -> OutboxMessage:
+    with structlog.contextvars.bound_contextvars(request_id="request-7"), transaction.atomic():
+        [row] = outbox.add(Noted(text="hello"), subject="W-1")
     return row
 
 
@@ -47,38 +41,30 @@ def captured() -> Any:
     return structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars])
 
 
-def test_an_order_placed_in_the_shop_carries_the_id_of_its_request(
+def test_each_order_placed_in_the_shop_carries_the_id_of_its_request(
     client: Client, tea: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shipping.rpc, "call", lambda *args, **options: {"amount": "12.00", "currency": "CNY"})
-    with captured() as lines:
-        number = Buyer(client).buy(tea)
-
-    [request_id] = {line["request_id"] for line in lines if line.get("request") == "POST /checkout/"}
-    row = OutboxMessage.objects.get(subject=number)
-    assert row.headers == {"x-request-id": request_id}
-
-
-def test_two_requests_have_two_ids(client: Client, tea: Product, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipping.rpc, "call", lambda *args, **options: {"amount": "12.00", "currency": "CNY"})
+    ids = set()
     for _ in range(2):
-        Buyer(client).buy(tea)
-
-    ids = {row.headers["x-request-id"] for row in OutboxMessage.objects.all()}
-    assert len(ids) == OutboxMessage.objects.count() == 2
-
-
-def test_an_event_of_no_request_carries_none() -> None:
-    assert written().headers == {}
+        with captured() as lines:
+            number = Buyer(client).buy(tea)
+        [request_id] = {line["request_id"] for line in lines if line.get("request") == "POST /checkout/"}
+        assert OutboxMessage.objects.get(subject=number).headers == {"x-request-id": request_id}
+        ids.add(request_id)
+    assert len(ids) == 2
 
 
-@pytest.mark.usefixtures("_in_request_7")
-def test_every_line_of_a_handler_says_which_message_and_which_request_it_is_about() -> None:
+def test_every_line_of_a_handler_names_its_message_and_request_also_those_of_libraries() -> None:
+    rendered: list[str] = []
+
     def talks(event: Noted, delivery: Delivery) -> None:
         log.info("working")
+        record = logging.LogRecord("library", logging.INFO, __file__, 1, "sent %s", ("it",), None)
+        [handler] = [each for each in logging.getLogger().handlers if isinstance(each, MaskedHandler)]
+        rendered.append(handler.format(record))
 
-    row = written()
-    structlog.contextvars.clear_contextvars()
+    row = written_in_request_7()
     with captured() as lines:
         handling.handle(a_consumer(talks), delivery_of(row))
 
@@ -91,53 +77,29 @@ def test_every_line_of_a_handler_says_which_message_and_which_request_it_is_abou
     }
     assert [line["event"] for line in lines] == ["working", "message.handled"]
     assert all(about.items() <= line.items() for line in lines)
-
-
-@pytest.mark.usefixtures("_in_request_7")
-def test_a_handler_that_logs_as_any_library_does_is_rendered_with_the_same_facts() -> None:
-    rendered: list[str] = []
-
-    def talks(event: Noted, delivery: Delivery) -> None:
-        record = logging.LogRecord("library", logging.INFO, __file__, 1, "sent %s", ("it",), None)
-        [handler] = [each for each in logging.getLogger().handlers if isinstance(each, MaskedHandler)]
-        rendered.append(handler.format(record))
-
-    row = written()
-    structlog.contextvars.clear_contextvars()
-    handling.handle(a_consumer(talks), delivery_of(row))
-
-    for fact in ("sent it", f"message_id={row.message_id}", "consumer=notes", "attempt=1", "request_id=request-7"):
+    for fact in ("sent it", *(f"{name}={value}" for name, value in about.items())):
         assert fact in rendered[0]
+    assert structlog.contextvars.get_contextvars() == {}, "the lines after it are not about it"
 
 
-@pytest.mark.usefixtures("_in_request_7")
-def test_a_retry_still_belongs_to_the_request() -> None:
-    def fails(event: Noted, delivery: Delivery) -> None:
-        raise ValueError("not today")
-
-    row = written()
-    structlog.contextvars.clear_contextvars()
-    assert handling.handle(a_consumer(fails), delivery_of(row)) == Verdict.RETRYING
-    retry = OutboxMessage.objects.get(attempt=2)
-    with captured() as lines:
-        handling.handle(a_consumer(), delivery_of(retry))
-
-    assert [(line["attempt"], line["request_id"]) for line in lines] == [(2, "request-7")]
-
-
-@pytest.mark.usefixtures("_in_request_7")
-def test_an_event_that_a_handler_adds_belongs_to_the_request_too() -> None:
-    def adds(event: Noted, delivery: Delivery) -> None:
+def test_a_retry_and_the_events_that_a_handler_adds_belong_to_the_request() -> None:
+    def adds_and_fails(event: Noted, delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise ValueError("not today")
         outbox.add(Noted(text="and then"), subject="W-2")
 
-    row = written()
-    structlog.contextvars.clear_contextvars()
-    handling.handle(a_consumer(adds), delivery_of(row))
+    consumer = a_consumer(adds_and_fails)
+    assert handling.handle(consumer, delivery_of(written_in_request_7())) == Verdict.RETRYING
+    with captured() as lines:
+        handling.handle(consumer, delivery_of(OutboxMessage.objects.get(attempt=2)))
 
+    assert [(line["attempt"], line["request_id"]) for line in lines if line["event"] == "message.handled"] == [
+        (2, "request-7")
+    ]
     assert OutboxMessage.objects.get(subject="W-2").headers == {"x-request-id": "request-7"}
 
 
-def test_nothing_of_one_message_is_left_for_the_lines_after_it() -> None:
-    handling.handle(a_consumer(), delivery_of(written()))
-
-    assert structlog.contextvars.get_contextvars() == {}
+def test_an_event_outside_a_request_carries_none() -> None:
+    with transaction.atomic():
+        [row] = outbox.add(Noted(text="hello"))
+    assert row.headers == {}

@@ -1,4 +1,4 @@
-"""A reason that lasts is logged when it is new, and again after a while; not at each look."""
+"""A reason to wait is logged when it is new, not at each check. test_logs shows that it is repeated after a while."""
 
 import threading
 import time
@@ -13,7 +13,6 @@ from messaging import logs
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import BEGIN_PATIENCE, Subscription
 from messaging.exceptions import BrokerUnavailable
-from messaging.logs import Throttle
 from messaging.procedures import Procedure
 from messaging.relay.relay import Relay
 from messaging.rpc.server import RpcServer
@@ -26,8 +25,6 @@ from messaging.worker.worker import Worker
 from script.services.ports import free_port
 from tests.support.consuming import a_consumer
 from tests.support.waiting import eventually
-
-AT_ONCE, NEVER = 0.0, 1000.0
 
 
 def consumer_that_cannot_consume() -> None:
@@ -89,27 +86,19 @@ WAITING: list[tuple[str, Callable[[], None]]] = [
 ]
 
 
-@pytest.fixture(params=[(NEVER, 1), (AT_ONCE, 3)], ids=["once", "again"])
-def lines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many lines three looks in a row make, depending on how soon a reason is said again."""
-    again, lines = request.param
-    monkeypatch.setattr(logs, "REPEAT_AFTER", again)
-    monkeypatch.setattr(database_wait, "DATABASE_PAUSE", 0.0)
-    return lines
-
-
 @pytest.mark.django_db
 @pytest.mark.parametrize(("event", "wait"), WAITING, ids=[event for event, _ in WAITING])
-def test_the_reason_for_waiting_is_logged_and_repeated_after_a_while(
-    lines: int, event: str, wait: Callable[[], None]
+def test_a_reason_for_waiting_that_lasts_is_logged_once_at_first(
+    event: str, wait: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(database_wait, "DATABASE_PAUSE", 0.0)
     with capture_logs() as said:
         wait()
-    assert [line["event"] for line in said].count(event) == lines
+    assert [line["event"] for line in said].count(event) == 1
 
 
 def test_a_refusal_of_the_broker_is_logged_again_and_again(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "REPEAT_AFTER", AT_ONCE)
+    monkeypatch.setattr(logs, "REPEAT_AFTER", 0.0)
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://u:x@127.0.0.1:{free_port()}/"]}
     with capture_logs() as said:
         connection = Connection("test")
@@ -118,10 +107,3 @@ def test_a_refusal_of_the_broker_is_logged_again_and_again(settings: Any, monkey
             eventually(lambda: [line["event"] for line in said].count("amqp.unreachable") >= 2)
         finally:
             connection.stop()
-
-
-def test_reasons_that_never_repeat_are_forgotten() -> None:
-    reasons = Throttle()
-    for number in range(3 * logs.REMEMBERED):
-        assert reasons.allows(str(number))
-    assert len(reasons._logged_at) <= logs.REMEMBERED
