@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import weakref
 from datetime import UTC, datetime
 from logging.handlers import QueueListener
 from queue import Empty, SimpleQueue
@@ -40,9 +39,6 @@ EXIT_BUDGET = 2.0
 #: Seconds between two looks whether all of it is sent.
 LOOK_EVERY = 0.02
 
-#: `sends_lines` is set on the threads that do.
-_thread = threading.local()
-
 
 class BrokerHandler(logging.Handler):
     """Publishes each record to the exchange `desired.log_exchange()` by the key `<logger>.<level>`, as masked JSON.
@@ -60,9 +56,10 @@ class BrokerHandler(logging.Handler):
         super().__init__(level)
         self.setFormatter(log_lines.formatter())
         self._begin()
-        _handlers.add(self)
+        processes.in_each_child(self._begin)
 
     def _begin(self) -> None:
+        # Also after a fork: the parent's threads do not exist in the child, and its lines are its own to send.
         # A SimpleQueue can be entered again: a signal handler may log in the middle of `put`.
         self.queue: SimpleQueue[Any] = SimpleQueue()
         #: Lines that did not fit, and those that were put in the queue.
@@ -80,15 +77,19 @@ class BrokerHandler(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> Any:
         """Skip records of the handler's own threads: publishing them needs the connection they describe."""
-        connection = self.sender.publisher.connection if self.sender else None
-        if getattr(_thread, "sends_lines", False) or (connection and record.threadName == connection.thread_name):
+        sender = self.sender
+        if sender and (record.thread == sender.thread or record.threadName == sender.publisher.connection.thread_name):
             return False
         return super().filter(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put the record's line in the queue, or count it as dropped."""
         try:
-            line = self._line_of(record)
+            try:
+                key = log_lines.key_of(record.name, record.levelname)
+                line = Line(key, self.format(record).encode(errors="replace"))
+            except Exception:
+                line = log_lines.broken(record)
             if self.closing or self.queue.qsize() >= MAX_LINES or not self._is_started():
                 self.refused += 1
             else:
@@ -106,13 +107,6 @@ class BrokerHandler(logging.Handler):
                 time.sleep(LOOK_EVERY)
             self.sender.end()
         super().close()
-
-    def _line_of(self, record: logging.LogRecord) -> Line:
-        try:
-            key = log_lines.key_of(record.name, record.levelname)
-            return Line(key, self.format(record).encode(errors="replace"))
-        except Exception:
-            return log_lines.broken(record)
 
     def _is_started(self) -> bool:
         """Whether lines will be sent; starts the thread if there is none."""
@@ -134,6 +128,8 @@ class _Sender(QueueListener):
     def __init__(self, handler: BrokerHandler) -> None:
         super().__init__(handler.queue)
         self.publisher = Publisher("logs")
+        #: The thread, once it runs.
+        self.thread: int | None = None
         #: Lines that were handled, and those of them that could not be sent.
         self.done = 0
         self.lost = 0
@@ -154,7 +150,7 @@ class _Sender(QueueListener):
 
     def handle(self, record: Any) -> None:
         """Publish a line, with those that wait behind it, once the broker can be reached."""
-        _thread.sends_lines = True
+        self.thread = threading.get_ident()
         lines = [record]
         try:
             if self._is_reached():
@@ -162,12 +158,11 @@ class _Sender(QueueListener):
                 self._publish(lines)
             else:
                 self.lost += 1
-        except BrokerUnavailable:
+        except Exception as error:
+            # It must not end the thread. Other handlers write a fault of our own.
             self.lost += len(lines)
-        except Exception:
-            # A fault of our own must not end the thread. Other handlers write it.
-            self.lost += len(lines)
-            get_logger(__name__).exception("logs.fault")
+            if not isinstance(error, BrokerUnavailable):
+                get_logger(__name__).exception("logs.fault")
         self.done += len(lines)
 
     def _is_reached(self) -> bool:
@@ -203,7 +198,10 @@ class _Sender(QueueListener):
             self._declared = self.publisher.connection.generation
         untold = self._handler.dropped - self._told
         dropped = [log_lines.line(__name__, "warning", "logs.dropped", count=untold)] if untold else []
-        sent = [_publishing(number, line) for number, line in enumerate([*dropped, *lines])]
+        sent = [
+            Publishing(str(number), desired.log_exchange().name, line.key, _message(line), mandatory=False)
+            for number, line in enumerate([*dropped, *lines])
+        ]
         outcomes = self.publisher.publish(sent, PUBLISH_TIMEOUT)
         lost = sum(outcome.status is not Status.CONFIRMED for outcome in outcomes)
         self._told += untold if lost < len(sent) else 0
@@ -212,20 +210,5 @@ class _Sender(QueueListener):
             self._declared = 0  # the exchange may have been deleted
 
 
-def _publishing(number: int, line: Line) -> Publishing:
-    message = Message(body=line.body, app_id=conf.get().app_id, timestamp=datetime.now(UTC), persistent=False)
-    exchange = desired.log_exchange().name
-    return Publishing(key=str(number), exchange=exchange, routing_key=line.key, message=message, mandatory=False)
-
-
-#: All of this process, to be told of a fork.
-_handlers: weakref.WeakSet[BrokerHandler] = weakref.WeakSet()
-
-
-def _begin_anew_after_fork() -> None:
-    # The parent's threads do not exist here, and its lines are its own to send.
-    for handler in _handlers:
-        handler._begin()
-
-
-processes.in_each_child(_begin_anew_after_fork)
+def _message(line: Line) -> Message:
+    return Message(body=line.body, app_id=conf.get().app_id, timestamp=datetime.now(UTC), persistent=False)
