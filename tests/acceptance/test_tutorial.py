@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import socket
-from contextlib import closing
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -18,11 +15,10 @@ from messaging.tutorial.terminals import Failed
 from messaging.validation.addresses import broker_address
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import queue_length
-from tests.support.command_line import Said, manage
+from tests.support.command_line import Said, ctrl_c, manage
 from tests.support.environment import process_environment
 from tests.support.processes import ProcessStarter
 from tests.support.rpc import raw_channel
-from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -179,28 +175,14 @@ def test_an_account_that_may_not_declare_fails_the_check_with_the_reason(
     assert "Traceback" not in checked.out
 
 
-def test_interrupted_it_ends_what_it_began_and_removes_what_it_made(
-    vhost: str, broker: RabbitMQNode, run_process: ProcessStarter
-) -> None:
-    checking = run_process("tutorial", "work-queue", "--check")
-    with raw_channel() as channel:
-        eventually(lambda: consumers_of(channel.connection, "task_queue") == 2)
-    checking.send(signal.SIGINT)
-    checking.send(signal.SIGINT)  # nor does an impatient person leave its processes behind
+@pytest.mark.usefixtures("environment", "transactional_db")
+def test_interrupted_it_ends_what_it_began_and_removes_what_it_made(vhost: str, broker: RabbitMQNode) -> None:
+    # Nor does an impatient person, who presses it twice, leave its processes behind.
+    with raw_channel() as channel, ctrl_c(lambda: consumers_of(channel.connection, "task_queue") == 2, times=2):
+        checked = check("work-queue")
 
-    assert checking.wait(60) == 1
-    assert "Interrupted. What had been started was stopped and removed." in checking.lines[-1]
+    assert checked == Said(1, "", "Interrupted. What had been started was stopped and removed.")
     assert existing_names(broker, vhost) == set()
-
-
-def test_interrupted_while_a_broker_does_not_answer_it_ends_at_once(run_process: ProcessStarter) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        silent.settimeout(20)
-        checking = run_process("tutorial", "--check", AMQP_URL=f"amqp://127.0.0.1:{silent.getsockname()[1]}/")
-        with closing(silent.accept()[0]):
-            checking.send(signal.SIGINT)
-            assert checking.wait(20) == 130
-    assert checking.lines[-1] == "CommandError: Interrupted."
 
 
 def consumers_of(connection: pika.BlockingConnection, queue: str) -> int:

@@ -33,6 +33,7 @@ def default_handler() -> Iterator[None]:
         ("mq purge q --yes", "Interrupted."),
         ("mq queues", "Interrupted."),
         ("mq topology diff", "Interrupted."),
+        ("tutorial --check", "Interrupted."),
         ("tutorial --cleanup", "Interrupted."),
         # It never left this process.
         ("mq call fib 30 40 --timeout 600", "Interrupted; 2 of 2 not sent."),

@@ -2,12 +2,13 @@
 
 import json
 import re
-import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -17,17 +18,11 @@ from messaging import routing
 from messaging.mq import listen
 from messaging.mq.management.commands import mq as mq_command
 from tests.support.amqp import plain_channel, queue_length
-from tests.support.command_line import mq, publish
+from tests.support.command_line import ctrl_c, mq, publish
 from tests.support.listening import Listen
 from tests.support.network import BrokerNetwork
-from tests.support.processes import ProcessStarter, RunningProcess
+from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
-
-
-def listening(run_process: ProcessStarter, *arguments: str) -> RunningProcess:
-    process = run_process("mq", "listen", *arguments)
-    process.wait_for_line("^Listening on")
-    return process
 
 
 class Terminal(StringIO):
@@ -208,30 +203,35 @@ def test_a_reader_that_leaves_ends_it_and_takes_nothing_more(
 # --- how it ends -------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_it_well_while_it_works(vhost: str, run_process: ProcessStarter) -> None:
+def listen_until(when: Callable[[StringIO, StringIO], object], *arguments: str) -> tuple[str, str]:
+    """Listen until Ctrl-C, which is pressed when `when` holds of what was printed and said; both at the end."""
+    out, err = StringIO(), StringIO()
+    with ctrl_c(lambda: when(out, err)):
+        call_command("mq", "listen", *arguments, stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def test_ctrl_c_ends_it_well_while_it_works(vhost: str) -> None:
     publish("work.", "--queue", "q", "--declare")
-    listener = listening(run_process, "q", "--dots", "3600")
-    listener.wait_for_line("^q\twork.")
-    listener.send(signal.SIGINT)
-    assert (listener.wait(), listener.lines[-1]) == (0, "Stopped after 1 message.")
+    out, err = listen_until(lambda out, err: out.getvalue(), "q", "--dots", "3600")
+    assert (out, err.splitlines()[-1]) == ("q\twork.\n", "Stopped after 1 message.")
     eventually(lambda: queue_length(vhost, "q") == 1)  # its work was not done
 
 
-def test_ctrl_c_ends_it_well_while_the_broker_is_frozen(network: BrokerNetwork, run_process: ProcessStarter) -> None:
-    listener = listening(run_process, "amq.fanout")
-    network.pause()
-    listener.send(signal.SIGINT)
-    assert (listener.wait(), listener.lines[-1]) == (0, "Stopped after 0 messages.")
+def test_ctrl_c_ends_it_well_while_the_broker_is_frozen(network: BrokerNetwork) -> None:
+    def frozen(out: StringIO, err: StringIO) -> bool:
+        assert "Listening on" in err.getvalue()
+        network.pause()
+        return True
+
+    assert listen_until(frozen, "amq.fanout")[1].splitlines()[-1] == "Stopped after 0 messages."
 
 
-def test_ctrl_c_ends_it_well_while_it_connects(run_process: ProcessStarter) -> None:
+def test_ctrl_c_ends_it_well_while_it_connects(settings: Any) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        listener = run_process("mq", "listen", "q", AMQP_URL=f"amqp://127.0.0.1:{server.getsockname()[1]}/")
-        server.settimeout(20)
-        peer, _ = server.accept()  # and never a word
-        listener.send(signal.SIGINT)
-        assert (listener.wait(), listener.output) == (0, "")
-        peer.close()
+        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://127.0.0.1:{server.getsockname()[1]}/"]}
+        # The peer never answers.
+        assert listen_until(lambda out, err: server.accept(), "q") == ("", "")
 
 
 def test_a_queue_that_is_deleted_ends_it(vhost: str, listen: Listen) -> None:

@@ -1,6 +1,5 @@
 """`mq publish`: what was asked for arrives, and what did not arrive is said."""
 
-import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 from messaging.broker.publisher import Publisher
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
-from tests.support.command_line import mq, publish
+from tests.support.command_line import ctrl_c, mq, publish
 from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.running import take_all
@@ -173,15 +172,12 @@ def test_returned_messages_are_an_error_even_if_the_output_is_closed(vhost: str,
     assert "3 messages are gone." in sender.output
 
 
-def test_stopped_before_anything_was_sent_is_no_success(run_process: ProcessStarter) -> None:
+def test_stopped_before_anything_was_sent_is_no_success(settings: Any) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        url = f"amqp://127.0.0.1:{server.getsockname()[1]}/"
-        sender = run_process("mq", "publish", "x", "--queue", "q", AMQP_URL=url)
-        server.settimeout(20)
-        peer, _ = server.accept()  # and never a word
-        sender.send(signal.SIGINT)
-        assert (sender.wait(), sender.output.strip()) == (1, "CommandError: Stopped before anything was sent.")
-        peer.close()
+        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://127.0.0.1:{server.getsockname()[1]}/"]}
+        with ctrl_c(server.accept):  # the peer never answers
+            said = mq("publish", "x", "--queue", "q")
+    assert (said.code, said.err) == (1, "Stopped before anything was sent.")
 
 
 def test_a_closed_standard_output_is_one_line(run_process: ProcessStarter) -> None:

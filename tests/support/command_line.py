@@ -1,9 +1,16 @@
 """Commands run inside the test: quick, and everything they wrote apart."""
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 
 from django.core.management import CommandError, call_command
+
+from tests.support.running import InThread
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -46,3 +53,18 @@ def publish(*arguments: str) -> None:
     """Run `mq publish`, which must succeed."""
     said = mq("publish", *arguments)
     assert said.code == 0, said.err
+
+
+@contextmanager
+def ctrl_c(when: Callable[[], object], times: int = 1) -> Iterator[None]:
+    """Press Ctrl-C as soon as `when` returns something true; the block runs a command that takes it."""
+    here = threading.get_ident()
+
+    def press() -> None:
+        eventually(when)
+        for _ in range(times):
+            signal.pthread_kill(here, signal.SIGINT)
+
+    pressing = InThread(press, "Ctrl-C")
+    yield
+    pressing.join()
