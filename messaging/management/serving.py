@@ -42,11 +42,6 @@ class ServingCommand(CommandWithExamples):
         self.stdout.write(line)
         self.stdout.flush()
 
-    def refuse_green_threads(self) -> None:
-        """Raise CommandError if the process patches threads."""
-        if reason := environment.green_threads():
-            raise CommandError(reason)
-
     def serve(
         self,
         service: Service,
@@ -57,6 +52,8 @@ class ServingCommand(CommandWithExamples):
         patiently: bool = True,
     ) -> None:
         """Print `lines` and run `service`, once `table` is there, until a signal; then count its `results`."""
+        if reason := environment.green_threads():
+            raise CommandError(reason)
         for line in [*lines, broker_line(), f"Running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop."]:
             self.say(line)
         with shown_log(), StopSignals() as signals:

@@ -47,7 +47,9 @@ def compare(consumer: Consumer, begin: datetime | None, end: datetime, limit: in
     `limit` lost messages are found."""
     result = Comparison(until=end)
     wait = patience(consumer)
-    for page in _pages(_addressed_to(consumer), begin, end):
+    interval = timedelta(seconds=conf.RECONCILE_INTERVAL)
+    addressed = OutboxMessage.objects.filter(Q(consumer=consumer.name) | _is_event_of(consumer))
+    for page in _pages(addressed, begin, end):
         rows = [row for row in page if row.consumer or consumer.name in row.expected_consumers]
         traces, newest, now = _known(consumer, [row.message_id for row in rows])
         for row in rows:
@@ -57,7 +59,10 @@ def compare(consumer: Consumer, begin: datetime | None, end: datetime, limit: in
             if not _is_missing(row, trace):
                 if trace is not None and trace.received_at > now - wait:
                     result.still_arriving = result.still_arriving or _published_at(row)
-            elif _is_begun(trace, now - wait) or _was_sent_again(row, now):
+            elif (trace is not None and trace.changed_at > now - wait) or (
+                row.origin == OutboxMessage.Origin.RECONCILE and _published_at(row) > now - interval
+            ):
+                # Its start is noted, and its handler may be running; or it was sent again lately.
                 result.stop_before(_published_at(row))
             else:
                 why = f"published, attempt {row.attempt} has not come, and queue {consumer.queue} was empty since"
@@ -75,7 +80,12 @@ def earlier(consumer: Consumer, since: timedelta, limit: int) -> list[Finding]:
         end = database.now()
     events = OutboxMessage.objects.filter(_is_event_of(consumer), origin=OutboxMessage.Origin.EVENT)
     for page in _pages(events, end - since, end):
-        rows = [row for row in page if consumer.name not in row.expected_consumers and _is_for(consumer, row)]
+        rows = [
+            row
+            for row in page
+            if consumer.name not in row.expected_consumers
+            and consumer.receives(row.type, row.exchange, row.routing_key, row.headers)
+        ]
         traces, newest, _ = _known(consumer, [row.message_id for row in rows])
         for row in rows:
             if row.message_id not in traces and row.message_id not in newest:
@@ -138,26 +148,8 @@ def _known(
         return traces, newest, database.now()
 
 
-def _addressed_to(consumer: Consumer) -> QuerySet[OutboxMessage]:
-    return OutboxMessage.objects.filter(Q(consumer=consumer.name) | _is_event_of(consumer))
-
-
 def _is_event_of(consumer: Consumer) -> Q:
     return Q(consumer="", type__in=[event.event_type for event in consumer.events])
-
-
-def _is_for(consumer: Consumer, row: OutboxMessage) -> bool:
-    return consumer.receives(row.type, row.exchange, row.routing_key, row.headers)
-
-
-def _is_begun(trace: InboxMessage | None, before: datetime) -> bool:
-    # Its start is noted, and its handler may be running.
-    return trace is not None and trace.changed_at > before
-
-
-def _was_sent_again(row: OutboxMessage, now: datetime) -> bool:
-    interval = timedelta(seconds=conf.RECONCILE_INTERVAL)
-    return row.origin == OutboxMessage.Origin.RECONCILE and _published_at(row) > now - interval
 
 
 def _pages(rows: QuerySet[OutboxMessage], begin: datetime | None, end: datetime) -> Iterator[list[OutboxMessage]]:

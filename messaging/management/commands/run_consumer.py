@@ -47,7 +47,6 @@ class Command(ServingCommand):
         parser.add_argument("--burst", action="store_true", help="leave once the queues are empty")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.refuse_green_threads()
         if bool(options["names"]) == options["all"]:
             known = ", ".join(each.name for each in _all_declared()) or "none"
             raise CommandError(f"Name the consumers to run, or say --all. Registered: {known}.", returncode=EXIT_USAGE)

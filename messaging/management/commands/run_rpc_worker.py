@@ -39,7 +39,6 @@ class Command(ServingCommand):
         parser.add_argument("--max-messages", type=positive, metavar="N", help="leave after N requests")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        self.refuse_green_threads()
         try:
             chosen = procedures.named(options["names"]) if options["names"] else procedures.registered()
         except UnknownProcedure as error:

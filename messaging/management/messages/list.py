@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from messaging.history import listing
+from messaging.history.listing import FailureGroup, Row
 from messaging.management.arguments import positive
 from messaging.management.errors import EXIT_USAGE
 from messaging.management.messages.selection import add_filters, add_unmasked, selection, shown
@@ -43,32 +45,27 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """List rows, or failure groups. Raises CommandError where there are none."""
-    if options["groups"]:
-        _list_groups(command, options)
-        return
-    rows = listing.newest(selection(options), options["limit"], states=options["state"])
-    if not rows:
-        raise CommandError("No message matches. Without filters, `messages list` shows the newest of all.")
-    masked = shown(options)
-    found = [
-        (row.at, row.box, row.state, row.type, row.subject, row.consumer, row.attempt, row.message_id,
-         masked(row.reason), row.id)
-        for row in rows
-    ]  # fmt: skip
-    write_table(command.stdout, ROWS, found, as_json=options["json"], across=ROWS_ACROSS, wide=2)
-
-
-def _list_groups(command: BaseCommand, options: dict[str, Any]) -> None:
-    if options["state"]:
+    columns: Sequence[str]
+    found: Sequence[Row | FailureGroup]
+    if not options["groups"]:
+        columns, across, wide = ROWS, ROWS_ACROSS, 2
+        found = listing.newest(selection(options), options["limit"], states=options["state"])
+        nothing = "No message matches. Without filters, `messages list` shows the newest of all."
+    elif options["state"]:
         raise CommandError(
             "--groups is about dead messages and failed effects: leave --state out.", returncode=EXIT_USAGE
         )
-    groups = listing.failure_groups(selection(options), options["limit"])
-    if not groups:
-        raise CommandError("No dead message matches, and no effect that failed.")
+    else:
+        columns, across, wide = GROUPS, GROUPS_ACROSS, 4
+        found = listing.failure_groups(selection(options), options["limit"])
+        nothing = "No dead message matches, and no effect that failed."
+    if not found:
+        raise CommandError(nothing)
     masked = shown(options)
-    found = [
-        (each.group, each.count, each.consumer, each.type, each.newest, masked(each.reason), each.state, each.box)
-        for each in groups
-    ]
-    write_table(command.stdout, GROUPS, found, as_json=options["json"], across=GROUPS_ACROSS, wide=4)
+
+    def cell(each: Row | FailureGroup, column: str) -> Any:
+        value = getattr(each, column.replace(" ", "_"))
+        return masked(value) if column == "reason" else value
+
+    rows = [[cell(each, column) for column in columns] for each in found]
+    write_table(command.stdout, columns, rows, as_json=options["json"], across=across, wide=wide)
