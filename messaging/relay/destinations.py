@@ -1,5 +1,4 @@
-"""Destinations: the queues a row must reach, what is published for it, and what the relay does with a queue that
-confirms nothing.
+"""Destinations: the queues that a row must reach, its message, and how the relay treats a queue that confirms nothing.
 
 RabbitMQ handles the messages of a channel one after the other. At a quorum queue without a leader the channel waits (a
 minute in RabbitMQ 3.10 and 4.3) and confirms nothing that was sent later. So all destinations that miss a confirm are
@@ -39,7 +38,7 @@ Destination = frozenset[str] | tuple[str, str]
 TOGETHER = 2
 #: Seconds between two trials of unresponsive destinations.
 PAUSE = 30.0
-#: What a row says that rests because its destination is unresponsive.
+#: The error of a row that rests because its destination is unresponsive.
 NOT_TRIED = f"not tried: its destination confirms nothing; one such destination is tried every {PAUSE:g} s"
 #: Seconds after which a destination is forgotten. Routing keys may contain ids and never occur again.
 MEMORY = 600.0
@@ -48,7 +47,7 @@ LARGEST_ID = 2**63 - 1
 
 
 def publishing_of(row: OutboxMessage) -> Publishing:
-    """Return what is published for a row: its body as stored, and its columns as properties and headers."""
+    """Return the publishing of a row: its body as stored, and its columns as properties and headers."""
     message = Message(
         body=bytes(row.body),
         id=row.message_id,

@@ -82,7 +82,7 @@ class Relay:
             self._changed.notify_all()
 
     def stop(self, drain_timeout: float) -> None:
-        """Ask the relay to end: it publishes what it holds within `drain_timeout` seconds, or gives it back."""
+        """Ask the relay to end: it publishes its rows within `drain_timeout` seconds, or gives them back."""
         with self._changed:
             self._drain_until = time.monotonic() + drain_timeout
             self._changed.notify_all()
@@ -122,7 +122,7 @@ class Relay:
         self._wait_for_work()
         if self._publisher.ready:
             self._declare_topology()
-            # Claimed first: if the database fails here, what was handed over is still in memory.
+            # Claimed first: if the database fails here, rows that were handed over are still in memory.
             claimed = self._claim_if_due()
             with self._changed:
                 handed = self._handed.take(conf.CLAIM_BATCH)

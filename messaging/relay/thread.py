@@ -78,10 +78,10 @@ _mine = RelayThread()
 
 
 def enable(*, at_once: bool = False) -> None:
-    """Say that this process is long-lived, so that it publishes what it commits.
+    """Mark this process as long-lived: it publishes the events that it commits, unless `RELAY_THREAD` is off.
 
     With `at_once` the thread starts now, and also publishes rows of other processes; without, it starts with the first
-    event. Nothing happens if `RELAY_THREAD` is off.
+    event.
     """
     _mine.long_lived = True
     _mine.should_run = _mine.should_run or at_once
@@ -131,7 +131,7 @@ def wake() -> None:
 
 
 def stop() -> None:
-    """End the thread: it publishes, or gives back, what it holds, within `DRAIN_TIMEOUT`."""
+    """End the thread: it publishes its rows or gives them back within `DRAIN_TIMEOUT`."""
     with _mine.lock:
         relay, thread = _mine.relay, _mine.thread
         _mine.relay = _mine.thread = None

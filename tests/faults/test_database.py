@@ -5,7 +5,6 @@ import resource
 import signal
 import socket
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -43,7 +42,7 @@ from tests.support.consuming import Noted, notes
 from tests.support.environment import database_url
 from tests.support.processes import ProcessStarter
 from tests.support.repeats import repeats
-from tests.support.running import add, running_relay
+from tests.support.running import InThread, add, running_relay
 from tests.support.waiting import eventually, seconds_pass
 
 ANN = {"name": "Ann Shopper", "phone": "13800138000"}
@@ -174,24 +173,19 @@ def locked() -> Iterator[None]:
 
 @ON_SQLITE
 def test_four_shoppers_four_consumers_and_a_relay_share_sqlites_one_writer(
-    vhost: str, run_process: ProcessStarter, product: Product
+    vhost: str, run_process: ProcessStarter, product: Product, caplog: pytest.LogCaptureFixture
 ) -> None:
     """F44."""
     shop = open_shop(run_process, product.slug, RELAY_THREAD="0")
-    shop.consumers += [
-        run_process("run_consumer", "sms", "red_packet", RELAY_THREAD="0", **environment()),
-        run_process("run_relay", **environment()),
-    ]
-    for process in shop.consumers:
-        process.wait_for_line("amqp.connected", 30)
-    shoppers = [threading.Thread(target=lambda: [shop.buy() for _ in repeats(short=4, full=250)]) for _ in range(4)]
-    for shopper in shoppers:
-        shopper.start()
-    for shopper in shoppers:
-        shopper.join()
-    shop.assert_everything_arrives_once()
+    shop.consumers.append(run_process("run_consumer", "sms", "red_packet", RELAY_THREAD="0", **environment()))
+    shop.consumers[1].wait_for_line(CONSUMING, 30)
+    with running_relay():
+        shoppers = [InThread(lambda: [shop.buy() for _ in repeats(short=4, full=250)], "shopper") for _ in range(4)]
+        for shopper in shoppers:
+            shopper.join(600)
+        shop.assert_everything_arrives_once()
     shop.assert_unharmed(slowest=20)
-    assert not any("database is locked" in process.output for process in shop.processes)
+    assert not any("database is locked" in said for said in [caplog.text, *(each.output for each in shop.processes)])
     assert_no_attempt_was_counted()
 
 
@@ -243,20 +237,19 @@ def test_a_database_that_turns_read_only_refuses_orders_properly_and_acknowledge
 ) -> None:
     """F45, as hosted PostgreSQL does it before its disk is full."""
     shop = open_shop(run_process, product.slug, RELAY_THREAD="0")
-    relay = run_process("run_relay", **environment())
-    relay.wait_for_line("amqp.connected", 30)
     shop.consumers[0].send(signal.SIGSTOP)  # so that its message is still to be handled then
-    shop.buy()
-    eventually(lambda: OutboxMessage.objects.get().state == "published")
-    shopper, checkout = shop.visitor()
-    with read_only():
-        shop.consumers[0].send(signal.SIGCONT)
-        assert shopper.press_button(checkout, **ANN).status == 503
-        shop.consumers[0].wait_for_line("consumer.database_away", 30)
-        assert not InboxMessage.objects.exists()
-    assert Order.objects.count() == 1
-    shop.numbers.append(shopper.place_order(checkout))
-    shop.assert_everything_arrives_once()
+    with running_relay():
+        shop.buy()
+        eventually(lambda: OutboxMessage.objects.get().state == "published")
+        shopper, checkout = shop.visitor()
+        with read_only():
+            shop.consumers[0].send(signal.SIGCONT)
+            assert shopper.press_button(checkout, **ANN).status == 503
+            shop.consumers[0].wait_for_line("consumer.database_away", 30)
+            assert not InboxMessage.objects.exists()
+        assert Order.objects.count() == 1
+        shop.numbers.append(shopper.place_order(checkout))
+        shop.assert_everything_arrives_once()
     assert_no_attempt_was_counted()
 
 
@@ -281,7 +274,7 @@ def read_only() -> Iterator[None]:
 def test_after_an_older_backup_effects_follow_the_database_and_what_it_misses_is_found(
     request: pytest.FixtureRequest, vhost: str, product: Product, settings: Any, tmp_path: Path
 ) -> None:
-    """F46. Orders that vanished get no effects; what was handled after the backup is handled again, once."""
+    """F46. Orders that vanished get no effects; messages handled after the backup are handled again, once."""
     settings.MESSAGING = {**settings.MESSAGING, "RECONCILE_AFTER": 0.001}
     with shop_at_work():
         early = [place(product) for _ in range(2)]

@@ -95,7 +95,7 @@ def test_five_relays_share_the_work_and_disturb_neither_each_other_nor_the_shop(
 def test_a_relay_frozen_past_its_lease_overwrites_nothing_when_it_goes_on(
     function: str, copies: int, vhost: str, product: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F36. What it has not published by then it does not publish: the message may have been cancelled."""
+    """F36. It does not publish rows then: their messages may have been cancelled."""
     real, frozen, may_go_on = getattr(leases, function), threading.Event(), threading.Event()
 
     def freeze_once(*arguments: Any) -> Any:
@@ -115,7 +115,7 @@ def test_a_relay_frozen_past_its_lease_overwrites_nothing_when_it_goes_on(
             eventually(lambda: not OutboxMessage.objects.exclude(state=State.PUBLISHED).exists())
         before = OutboxMessage.objects.values().get()
         may_go_on.set()
-        # What it holds it marks before it ends.
+        # Before it ends it marks its rows.
     assert OutboxMessage.objects.values().get() == before
     # A busy broker may not have answered in time.
     unanswered = before["publish_attempts"] - 1

@@ -1,4 +1,4 @@
-"""The relay on a real broker: every committed row is published, or visibly waits for what it misses."""
+"""The relay on a real broker: every committed row is published, or waits with its reason."""
 
 import time
 import uuid
@@ -135,7 +135,7 @@ def _now() -> float:
     return time.monotonic()
 
 
-# --- Who gets it -------------------------------------------------------------------------------------------
+# --- Routing -----------------------------------------------------------------------------------------------
 
 
 def test_a_queue_or_exchange_deleted_by_hand_comes_back_and_nothing_is_lost(vhost: str) -> None:
@@ -359,7 +359,7 @@ def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, se
         settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [through]}
         with running_relay() as running:
             eventually(lambda: running._publisher.ready and running._declared_generation == 1)
-            network.stall("client")  # what the broker says is lost, what it is told arrives
+            network.stall("client")  # confirms are lost, publishes arrive
             add(*[Noted(text=f"m{number}") for number in range(20)])
             eventually(lambda: OutboxMessage.objects.filter(publish_attempts__gte=1, state=State.PENDING).count() == 20)
             assert all("no confirm within 1 s" in row.last_error for row in OutboxMessage.objects.all())

@@ -91,6 +91,18 @@ def test_a_destination_without_news_is_forgotten(known: Destinations, clock: Clo
     assert not known.in_doubt(OTHERS)
 
 
+def test_the_next_trial_of_an_unresponsive_destination_is_a_single_message(known: Destinations, clock: Clock) -> None:
+    row = OutboxMessage(type="test.noted", exchange="orders.events", routing_key="test.noted")
+    held = [Held(row, 1e9) for _ in range(3)]
+    with registered(a_consumer()):
+        assert known.plan(held).together == held
+        known.failed_alone(NOTES)
+        plan = known.plan(held)
+        assert (plan.together, plan.alone, len(plan.resting), plan.rest) == ([], [], 3, PAUSE)
+        clock.now += PAUSE
+        assert known.plan(held).alone == [(NOTES, held[:1]), (NOTES, held[1:])]
+
+
 @pytest.mark.parametrize("alone", [NOTES, None])
 def test_a_blocked_broker_or_a_stopping_relay_puts_no_destination_in_doubt(known: Destinations, alone: Any) -> None:
     held = [Held(OutboxMessage(type="test.noted", exchange="orders.events"), 1e9)]

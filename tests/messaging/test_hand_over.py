@@ -1,4 +1,4 @@
-"""What a process leases to itself it is handed; what does not fit into its relay's memory is free at once."""
+"""The rows that a process leases to itself are those that it hands to its relay; the others are free at once."""
 
 import time
 from collections.abc import Iterator

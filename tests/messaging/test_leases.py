@@ -1,4 +1,4 @@
-"""What becomes of a row that was not published: when it is tried again."""
+"""When a row that was not published is tried again."""
 
 import uuid
 from datetime import timedelta
@@ -17,10 +17,10 @@ from messaging.relay.leases import Mark
 pytestmark = pytest.mark.django_db
 
 
-def rest_after(attempts: int, fate: Status, *, late: bool = False) -> float:
-    """Seconds until a row that was tried so often before, and now ended like this, is tried again."""
+def rest_after(attempts: int, status: Status, *, late: bool = False) -> float:
+    """Seconds until the next attempt of a row after so many attempts and another one with this outcome."""
     row = a_row(publish_attempts=attempts)
-    leases.write([Mark(row, Outcome(fate, "as it were", late=late), ())])
+    leases.write([Mark(row, Outcome(status, "for a test", late=late), ())])
     row.refresh_from_db()
     assert (row.state, row.publish_attempts) == (OutboxMessage.State.PENDING, attempts + 1)
     return max(timedelta(0), row.publish_at - database.now()).total_seconds()

@@ -298,6 +298,6 @@ def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings:
 
 
 def test_asking_queues_without_a_thread_does_not_end_a_consumer(limit: Limit) -> None:
-    """A worker waits out what is a BrokerUnavailable."""
+    """A worker waits after any BrokerUnavailable."""
     with pytest.raises(ThreadNotStarted, match=REFUSED):
         queue_answers._why_each_is_silent(["one", "two"])
