@@ -16,10 +16,10 @@ from orders.models import Order, Product, TextMessage
 from orders.services import Wanted, place_order
 from orders.shipping import flat_rate
 from script.shopper import Page, Shopper
-from tests.support import failpoints
+from tests.support import failpoints, running
 from tests.support.processes import ProcessStarter, RunningProcess, WebProcess
 from tests.support.repeats import is_full
-from tests.support.running import RunningWorker, running_relay, running_worker
+from tests.support.running import running_relay, running_worker
 from tests.support.waiting import eventually
 
 CONSUMING = r"amqp.connected.*role=consumer"
@@ -159,7 +159,7 @@ def place(product: Product) -> Order:
 
 def declare_queues() -> None:
     """Make the queues of the shop's consumers, so that messages can wait in them."""
-    assert not RunningWorker(_consumers(), burst=True).join().counts
+    running.declare_queues(*_consumers())
 
 
 def assert_everything_arrives_once(within: float = 60) -> None:

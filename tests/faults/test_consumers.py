@@ -14,8 +14,6 @@ from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
 from messaging.message import Delivery, new_id
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
-from messaging.topology import desired
-from messaging.topology.declare import declare
 from messaging.worker import handling
 from orders.models import Product
 from tests.faults import notebook
@@ -25,7 +23,7 @@ from tests.support.amqp import queue_length, send
 from tests.support.consuming import Noted, a_consumer, a_message, notes, registered
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.repeats import repeats
-from tests.support.running import RunningWorker, add, running_relay, running_worker, take_all
+from tests.support.running import RunningWorker, add, declare_queues, running_relay, running_worker, take_all
 from tests.support.waiting import eventually, seconds_pass
 
 QUEUE = "tests.notes"
@@ -39,7 +37,7 @@ def relay(vhost: str, transactional_db: None, settings: Any, monkeypatch: pytest
     settings.MESSAGING = {**settings.MESSAGING, "LEASE": 3, "PUBLISH_TIMEOUT": 1}
     monkeypatch.setattr(conf, "POLL_INTERVAL", 0.1)
     with registered(NOTES):
-        declare(desired.topology([NOTES]))
+        declare_queues(NOTES)
         with running_relay():
             yield
 

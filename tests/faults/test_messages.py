@@ -25,7 +25,7 @@ from tests.faults.shop import environment, everything_arrived, place, shop_at_wo
 from tests.support.amqp import deliver, plain_channel, queue_length, send
 from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
 from tests.support.processes import ProcessStarter
-from tests.support.running import IMPATIENT, RunningWorker, add, running_relay, running_worker
+from tests.support.running import IMPATIENT, RunningWorker, add, declare_queues, running_relay, running_worker
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -43,7 +43,7 @@ def reader() -> Iterator[Consumer]:
     """The only consumer of the project; its queue exists."""
     consumer = a_consumer()
     with registered(consumer):
-        RunningWorker([consumer], burst=True).join()
+        declare_queues(consumer)
         yield consumer
 
 

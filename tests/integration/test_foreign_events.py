@@ -18,7 +18,7 @@ from messaging.retry import RetryPolicy
 from messaging.worker import dead_letters
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, note, notes, registered, take_note
-from tests.support.running import IMPATIENT, RunningWorker, running_relay, running_worker
+from tests.support.running import IMPATIENT, declare_queues, running_relay, running_worker
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -36,7 +36,7 @@ def known(handler: Callable[..., None] = take_note, **changes: Any) -> Consumer:
     """A registered consumer; its queue exists and is bound."""
     consumer = a_consumer(handler, **changes)
     consumers.registry.put(consumer)
-    RunningWorker([consumer], burst=True).join()
+    declare_queues(consumer)
     return consumer
 
 

@@ -18,8 +18,6 @@ from messaging.consumers import Consumer
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
-from messaging.topology import desired
-from messaging.topology.declare import declare
 from messaging.worker import consumer_threads, database_wait
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, send
@@ -27,7 +25,7 @@ from tests.support.consuming import Noted, a_consumer, a_message, note, notes, r
 from tests.support.missing_table import missing_table
 from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
-from tests.support.running import IMPATIENT, RunningWorker, add, running_relay, running_worker, take_all
+from tests.support.running import IMPATIENT, RunningWorker, add, declare_queues, running_relay, running_worker, take_all
 from tests.support.waiting import eventually, seconds_pass
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,7 +53,7 @@ def known(handler: Callable[..., None] | None = None, **changes: Any) -> Consume
 
 def waiting(consumer: Consumer, *messages: Message) -> Consumer:
     """The consumer, whose queue exists and holds these messages."""
-    assert not declare(desired.topology([consumer]))
+    declare_queues(consumer)
     send(conf.get().amqp_urls[0], consumer.queue, *messages)
     return consumer
 

@@ -13,6 +13,8 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.models import OutboxMessage
 from messaging.relay.relay import Relay
+from messaging.topology import desired
+from messaging.topology.declare import declare
 from messaging.worker.service import Summary
 from messaging.worker.worker import Worker
 from tests.support.amqp import plain_channel
@@ -91,6 +93,11 @@ def running_worker(*consumers: Consumer, **options: Any) -> Iterator[Worker]:
     finally:
         home.stop()
         home.join()
+
+
+def declare_queues(*consumers: Consumer) -> None:
+    """Make the queues of these consumers, so that messages can wait in them."""
+    assert not declare(desired.topology(consumers))
 
 
 def add(*events: Event, **options: Any) -> list[OutboxMessage]:
