@@ -106,7 +106,8 @@ def _advice(report: Report, *, repaired: bool) -> str:
         advice.append(f"no answer from the queue of {', '.join(report.unresponsive)}: `manage.py mq topology diff`")
     if report.of(Trouble.STUCK):
         advice.append(
-            "what is stuck says what it waits for, or why it fails: `messages replay`, `cancel` and `settle` help"
+            "what is stuck says what it waits for, or why it fails: `messages publish`, `replay`, `cancel` and "
+            "`settle` help"
         )
     if report.of(Trouble.DOUBLED):
         advice.append("what was handled twice must not happen: please report it, with `messages show`")
