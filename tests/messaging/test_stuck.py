@@ -43,35 +43,25 @@ def whys() -> list[str]:
     return [each.why for each in [*carried, *stuck(concerned)]]
 
 
-def test_a_row_that_is_not_published_is_stuck() -> None:
+UNROUTABLE = {"state": "unroutable", "last_error": "no queue", "publish_attempts": 9}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, []),
+        ({"publish_at": long_ago()}, ["pending: does a relay run?"]),
+        ({"publish_at": long_ago(), "lease_until": database.in_future(60)}, []),
+        ({"publish_at": database.in_future(3600), "created_at": long_ago()}, []),
+        ({"publish_at": database.in_future(30), **UNROUTABLE}, []),
+        ({"publish_at": database.in_future(30), "created_at": long_ago(), **UNROUTABLE}, ["unroutable: no queue"]),
+        ({"state": "failed", "last_error": "too large"}, ["failed: too large"]),
+    ],
+)
+def test_a_row_is_stuck_that_is_overdue_tried_for_long_or_refused(changes: dict[str, Any], why: list[str]) -> None:
     add(Noted(text="a"))
-    assert whys() == []
-    OutboxMessage.objects.update(publish_at=long_ago())
-    assert whys() == ["pending: does a relay run?"]
-    OutboxMessage.objects.update(lease_until=database.in_future(60))
-    assert whys() == []
-
-
-def test_a_row_that_is_tried_again_and_again_is_stuck() -> None:
-    add(Noted(text="a"))
-    OutboxMessage.objects.update(
-        state="unroutable", last_error="no queue", publish_attempts=9, publish_at=database.in_future(30)
-    )
-    assert whys() == []
-    OutboxMessage.objects.update(created_at=long_ago())
-    assert whys() == ["unroutable: no queue"]
-
-
-def test_a_row_that_waits_for_its_time_is_not_stuck() -> None:
-    add(Noted(text="a"), delay=timedelta(hours=1))
-    OutboxMessage.objects.update(created_at=long_ago())
-    assert whys() == []
-
-
-def test_a_row_that_the_broker_refused_is_stuck() -> None:
-    add(Noted(text="a"))
-    OutboxMessage.objects.update(state="failed", last_error="too large")
-    assert whys() == ["failed: too large"]
+    OutboxMessage.objects.update(**{"state": "pending", **changes})
+    assert whys() == why
 
 
 def test_a_foreign_message_that_was_begun_and_lost_is_stuck() -> None:
