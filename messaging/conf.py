@@ -40,8 +40,8 @@ RECONCILE_INTERVAL = 900.0
 RECONCILE_LIMIT = 1000
 
 _MANAGEMENT_URL = re.compile(
-    r"""(?! .* [\s'"]) https?:// (?: [^:/?\#@]+ : [^:/?\#@]+ @ )?
-    (?: \[[0-9a-f:.]+\] | [^\[\]:/?\#@]+ ) (?: : (?P<port> [1-9][0-9]{0,4} ) )? (?: / [^?\#@]* )?""",
+    r"""(?! .* [\s'"]) https?:// (?: [^:/?\#]+ : [^/?\#]+ @ )?
+    (?: \[[0-9a-f:.]+\] | [^\[\]:/?\#@]+ ) (?: : (?P<port> [0-9]{0,5} ) )? (?: / [^?\#@]* )?""",
     re.VERBOSE | re.IGNORECASE,
 )
 
@@ -125,7 +125,7 @@ class MessagingSettings(BaseModel):
     @classmethod
     def _management_url_can_be_understood(cls, url: str) -> str:
         found = _MANAGEMENT_URL.fullmatch(url := url.strip())
-        if url and (not found or int(found["port"] or 1) >= 2**16):
+        if url and (not found or not 0 < int(found["port"] or 1) < 2**16):
             raise ValueError(
                 "MANAGEMENT_URL has the form http://host:15672 or http://user:password@host:15672, or https://; in a "
                 "password write : / ? # @ as %3A %2F %3F %23 %40"

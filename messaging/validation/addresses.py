@@ -22,8 +22,8 @@ MAX_VHOST_BYTES = 255
 _FORM = re.compile(
     r"""(?! .* [\s\x00-\x1f\x7f])
     (?P<scheme> amqps? ) ://
-    (?: (?P<user> [^:/?\#@]+ ) : (?P<password> [^/?\#@]+ ) @ )?
-    (?P<host> \[[0-9a-f:.]+\] | [^\[\]:/?\#@,'"]+ ) (?: : (?P<port> [0-9]{1,5} ) )?
+    (?: (?P<user> [^:/?\#]+ ) : (?P<password> [^/?\#]+ ) @ )?
+    (?P<host> \[[0-9a-f:.]+\] | [^\[\]:/?\#@,'"]+ ) (?: : (?P<port> [0-9]{0,5} ) )?
     (?: / (?P<vhost> (?(user) [^/?\#]* | [^/?\#@]* ) ) )?  # without a user an '@' shows that the password has a '/'
     (?: \? (?P<options> [^\#@]* ) )?""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,

@@ -102,6 +102,7 @@ def test_a_malformed_address_is_named_without_its_password(settings: Any, url: s
         (" amqp://u:p@h/v\n", ("amqp", "h", 5672, "u", "p", "v")),
         ("AMQPS://u:p%40%2F%3A@H/v", ("amqps", "h", 5671, "u", "p@/:", "v")),
         ("amqp://u%40x:p@[::1]:1234/%E5%BA%97", ("amqp", "::1", 1234, "u@x", "p", "店")),
+        ("amqp://u:p@:x@h", ("amqp", "h", 5672, "u", "p@:x", "/")),
     ],
 )
 def test_an_address_means_the_same_to_amqp_management_and_checks(
