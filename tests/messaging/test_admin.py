@@ -308,14 +308,16 @@ def test_a_story_needs_the_permission_to_read_both_tables(reader: Client):
 
 
 def test_nothing_can_be_added_changed_or_deleted(admin_client: Client):
-    for row in (outbox(), dead()):
-        model = of(row).removesuffix(f"{row.pk}/change/")
-        for address in (f"{model}add/", of(row), f"{model}{row.pk}/delete/"):
-            assert admin_client.post(address, {"subject": "x", "post": "yes"}).status_code == 403
+    received = dead()
+    effect = Effect.objects.create(inbox_message=received, consumer="sms", message_id="m-1", name="text")
+    for row in (outbox(), received, effect):
+        model = f"/admin/messaging/{row._meta.model_name}/"
+        for address in (f"{model}add/", f"{model}{row.pk}/change/", f"{model}{row.pk}/delete/"):
+            assert admin_client.post(address, {"consumer": "x", "post": "yes"}).status_code == 403
         action = {"action": "delete_selected", "_selected_action": [row.pk]}
         assert admin_client.post(model, action).status_code == 405
         row.refresh_from_db()
-        assert row.subject == "W-1"
+        assert row.consumer != "x"
     assert admin_client.post(STORY).status_code == 405
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import structlog
-from django.conf import settings
 from django.views.debug import get_default_exception_reporter_filter
 
 from messaging.masking import MASK, MaskedHandler, mask_event, masked, masked_text
@@ -129,26 +128,14 @@ def test_a_long_hostile_text_is_masked_in_linear_time(hostile: str) -> None:
 LEAKS = ["13800138000", "138 0013 8000", "5ecret", "T0ken"]
 
 
-@pytest.fixture(params=["console", "json"])
-def lines(request: pytest.FixtureRequest) -> Iterator[StringIO]:
+@pytest.fixture
+def lines() -> Iterator[StringIO]:
     """What the project's own handler writes while a test runs."""
     written = StringIO()
     [handler] = [each for each in logging.getLogger().handlers if isinstance(each, MaskedHandler)]
-    before, handler.formatter = handler.formatter, formatter(request.param)
     stream = handler.setStream(written)
     yield written
     handler.setStream(stream)
-    handler.formatter = before
-
-
-def formatter(kind: str) -> logging.Formatter:
-    renderer = structlog.processors.JSONRenderer() if kind == "json" else structlog.dev.ConsoleRenderer(
-        colors=False, exception_formatter=structlog.dev.plain_traceback
-    )  # fmt: skip
-    options = dict(settings.LOGGING["formatters"]["structured"])
-    made = options.pop("()")(**{**options, "processors": [*options["processors"][:-1], renderer]})
-    assert isinstance(made, logging.Formatter)
-    return made
 
 
 class Customer:
