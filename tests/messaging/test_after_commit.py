@@ -9,7 +9,7 @@ from django.db import transaction
 from pydantic import field_validator
 from structlog.testing import capture_logs
 
-from messaging import database
+from messaging import database, testing
 from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival
 from messaging.consumers import Consumer
@@ -44,9 +44,9 @@ def failing(error: BaseException, ran: list[str]) -> Callable[..., None]:
 @pytest.mark.parametrize("error", [ConnectionError("no mail server"), SystemExit(1)], ids=["error", "exit"])
 def test_a_message_whose_callback_fails_is_handled_and_its_history_names_the_failure(error: BaseException) -> None:
     ran: list[str] = []
-    handling.handle(a_consumer(), a_delivery(a_message(id="m-0")))
+    testing.deliver(a_message(id="m-0"), a_consumer())
     with capture_logs() as lines:
-        verdict = handling.handle(a_consumer(failing(error, ran)), a_delivery(a_message(id="m-1")))
+        verdict = testing.deliver(a_message(id="m-1"), a_consumer(failing(error, ran)))
     assert verdict == "handled"
     assert (ran, notes("hello"), InboxMessage.objects.get(message_id="m-1").state) == (["m-1"], 2, "handled")
     other, attempt = DeliveryAttempt.objects.order_by("pk")
@@ -75,7 +75,7 @@ def test_without_an_inbox_row_the_log_names_a_failing_callback() -> None:
     ran: list[str] = []
     consumer = a_consumer(failing(OSError("away"), ran), broadcast=True, queue="", fenced=False)
     with capture_logs() as lines:
-        assert handling.handle(consumer, a_delivery(a_message(id="m-1"))) == "handled"
+        assert testing.deliver(a_message(id="m-1"), consumer) == "handled"
     assert [line["message_id"] for line in lines if line["event"] == "message.callback_failed"] == ran == ["m-1"]
 
 
@@ -83,7 +83,7 @@ def test_a_callback_that_closes_the_connection_and_fails_is_in_the_history() -> 
     def handler(event: Noted, delivery: Any) -> None:
         transaction.on_commit(lambda: (database.connection().close(), 1 / 0))
 
-    assert handling.handle(a_consumer(handler), a_delivery()) == "handled"
+    assert testing.deliver(a_message(), a_consumer(handler)) == "handled"
     assert "ZeroDivisionError" in DeliveryAttempt.objects.get().error
 
 
@@ -94,7 +94,7 @@ def test_a_callback_of_a_try_that_was_rolled_back_is_not_called() -> None:
         transaction.on_commit(lambda: ran.append("ran"))
         raise ValueError
 
-    assert handling.handle(a_consumer(handler), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(handler)) == "retrying"
     assert not ran
 
 
@@ -131,7 +131,7 @@ class LeavesItsThread(Event, type="test.leaves_its_thread"):
 
 def test_reading_a_message_that_tries_to_end_the_thread_is_a_failed_attempt() -> None:
     message = a_message(type="test.leaves_its_thread", body=b'{"text":"hello"}')
-    assert handling.handle(a_consumer(events=(LeavesItsThread,)), a_delivery(message)) == "retrying"
+    assert testing.deliver(message, a_consumer(events=(LeavesItsThread,))) == "retrying"
     assert "SystemExit" in InboxMessage.objects.get().reason
 
 
@@ -143,7 +143,7 @@ def test_a_retry_policy_that_tries_to_end_the_thread_is_replaced_by_the_usual_on
     def handler(event: Noted, delivery: Any) -> None:
         raise ValueError
 
-    assert handling.handle(a_consumer(handler, retry=Leaving()), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(handler, retry=Leaving())) == "retrying"
 
 
 class FakeSubscription:

@@ -15,14 +15,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Q
 
-from messaging import database, effects
+from messaging import database, effects, testing
 from messaging.consumers import Consumer
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage
 from messaging.worker import effect_runner, handling, ledger
-from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, look_after, notes, take_note
+from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, a_message, look_after, notes, take_note
 from tests.support.running import InThread
 
 pytestmark = pytest.mark.django_db
@@ -146,7 +146,7 @@ def test_a_failing_handler_intends_no_effect(declare: Declare) -> None:
         intending(event, delivery)
         raise RuntimeError
 
-    assert handling.handle(a_consumer(failing), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(failing)) == "retrying"
     assert not Effect.objects.exists()
 
 
@@ -168,7 +168,7 @@ def test_intending_an_effect_after_the_handler_returned_is_an_error(declare: Dec
     def late(event: Noted, delivery: Delivery) -> None:
         transaction.on_commit(lambda: delivery.effect("text", {"to": "anybody"}))
 
-    assert handling.handle(a_consumer(late), a_delivery()) == "handled"
+    assert testing.deliver(a_message(), a_consumer(late)) == "handled"
     assert not Effect.objects.exists()
     assert "intended after the handler had returned" in DeliveryAttempt.objects.get().error
 

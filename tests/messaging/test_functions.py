@@ -14,7 +14,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 
-from messaging import consumers, effects, procedures
+from messaging import consumers, effects, procedures, testing
 from messaging.consumers import consumer
 from messaging.effects import effect
 from messaging.events import Event
@@ -23,8 +23,7 @@ from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.rpc import procedure
 from messaging.validation import functions
-from messaging.worker import handling
-from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, notes, take_note
+from tests.support.consuming import QUICKLY, Noted, a_consumer, a_message, notes, take_note
 
 
 class Upcasted(Event, type="test.upcasted", version=2):
@@ -153,7 +152,7 @@ def test_a_handler_that_returns_work_has_failed_and_wrote_nothing() -> None:
         take_note(event, delivery)
         return asynchronous()
 
-    assert handling.handle(a_consumer(noting, retry=QUICKLY), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(noting, retry=QUICKLY)) == "retrying"
 
     assert notes() == 0
     assert "NotRun: the handler returned" in InboxMessage.objects.get().reason

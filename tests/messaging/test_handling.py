@@ -13,7 +13,7 @@ from django.db import DatabaseError, IntegrityError, InternalError, OperationalE
 from django.utils import timezone
 from structlog.testing import capture_logs
 
-from messaging import database
+from messaging import database, testing
 from messaging.consumers import Consumer
 from messaging.exceptions import Reject, RetryLater
 from messaging.message import Delivery
@@ -123,14 +123,14 @@ def test_what_a_handler_raises_decides_and_nothing_of_it_stays(error: BaseExcept
 
 def test_retry_later_is_retried_at_the_time_the_handler_chose() -> None:
     consumer = a_consumer(raising(RetryLater("gateway busy", after=timedelta(hours=1))))
-    assert handling.handle(consumer, a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), consumer) == "retrying"
     waits = OutboxMessage.objects.get().publish_at - timezone.now()
     assert timedelta(minutes=59) < waits <= timedelta(hours=1)
 
 
 def test_a_deadlock_is_tried_again_and_costs_no_attempt() -> None:
     consumer = a_consumer(raising(OperationalError("deadlock detected"), times=2))
-    assert handling.handle(consumer, a_delivery()) == "handled"
+    assert testing.deliver(a_message(), consumer) == "handled"
     assert notes("hello") == 1
     assert DeliveryAttempt.objects.get().number == 1
 
@@ -145,7 +145,7 @@ def test_a_handler_that_fails_after_a_commit_of_its_own_is_in_the_log() -> None:
         raise ValueError("too late")
 
     with capture_logs() as lines:
-        assert handling.handle(a_consumer(handler), a_delivery()) == "duplicate"
+        assert testing.deliver(a_message(), a_consumer(handler)) == "duplicate"
     assert [line["reason"] for line in lines if line["log_level"] == "error"] == ["ValueError: too late"]
 
 
@@ -160,7 +160,7 @@ def test_a_handler_that_swallows_a_database_error_fails_with_nothing_written(dat
         with suppress(DatabaseError):
             broken_statement()
 
-    verdict = handling.handle(a_consumer(noting_and(swallow)), a_delivery())
+    verdict = testing.deliver(a_message(), a_consumer(noting_and(swallow)))
     if database_kind == "postgresql":  # where the transaction is broken from there on
         assert (verdict, notes()) == ("retrying", 0)
     else:
@@ -191,7 +191,7 @@ def test_an_error_or_policy_that_breaks_the_database_is_a_failed_attempt(
     ask: Callable[[], object], retry: RetryPolicy
 ) -> None:
     """If it ran in our transaction, the message would be tried for ever, and all behind it would wait."""
-    assert handling.handle(a_consumer(raising(Asking(ask)), retry=retry), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(raising(Asking(ask)), retry=retry)) == "retrying"
     assert "Asking" in InboxMessage.objects.get().reason
     assert DeliveryAttempt.objects.get().outcome == "failed"
 
@@ -203,7 +203,7 @@ def test_a_handler_that_makes_its_transaction_read_only_has_failed() -> None:
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION READ ONLY")
 
-    assert handling.handle(a_consumer(noting_and(become_read_only)), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(noting_and(become_read_only))) == "retrying"
     assert "read-only" in InboxMessage.objects.get().reason
 
 
@@ -220,7 +220,7 @@ def test_the_handler_of_a_broadcast_gets_the_event() -> None:
     def handler(event: Noted, delivery: Delivery) -> None:
         heard.append(event.text)
 
-    assert handling.handle(a_consumer(handler, broadcast=True, queue=""), a_delivery()) == "handled"
+    assert testing.deliver(a_message(), a_consumer(handler, broadcast=True, queue="")) == "handled"
     assert heard == ["hello"]
 
 
@@ -290,7 +290,7 @@ def losing_once() -> Callable[..., None]:
 @committing
 @pytest.mark.only_on("postgresql")
 def test_a_connection_that_ends_in_the_handler_or_a_batch_costs_no_attempt() -> None:
-    assert handling.handle(a_consumer(losing_once()), a_delivery()) == "handled"
+    assert testing.deliver(a_message(), a_consumer(losing_once())) == "handled"
     assert notes("hello") == 1
     assert DeliveryAttempt.objects.get().outcome == "handled"
 
@@ -332,7 +332,7 @@ def test_a_handler_that_always_loses_its_connection_has_failed(lose: Callable[[]
 def test_a_lost_connection_ends_the_tries_without_an_inbox_row_too(
     kind: dict[str, Any], lose: Callable[[], None]
 ) -> None:
-    assert handling.handle(a_consumer(noting_and(lose), **kind), a_delivery()) in {"dropped", "dead"}
+    assert testing.deliver(a_message(), a_consumer(noting_and(lose), **kind)) in {"dropped", "dead"}
     assert notes() == 0
 
 
@@ -379,9 +379,9 @@ def test_a_handler_gets_a_new_connection_to_its_other_database_after_that_has_en
     with closing(connection.copy()) as reports:
         connections["reports"] = reports
         try:
-            assert handling.handle(consumer, a_delivery()) == "handled"
+            assert testing.deliver(a_message(), consumer) == "handled"
             _end(reports.connection.info.backend_pid)
-            assert handling.handle(consumer, a_delivery()) == "handled"
+            assert testing.deliver(a_message(), consumer) == "handled"
         finally:
             del connections["reports"]
 
@@ -431,7 +431,7 @@ def test_a_database_that_takes_no_row_decides_nothing(
 @committing
 def test_a_database_without_our_tables_decides_nothing() -> None:
     with missing_table(InboxMessage), pytest.raises(DatabaseAway):
-        handling.handle(CONSUMER, a_delivery())
+        testing.deliver(a_message(), CONSUMER)
 
 
 @committing
@@ -441,7 +441,7 @@ def test_a_database_that_is_away_decides_nothing(monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setitem(connection.settings_dict, "PORT", "1")
         with pytest.raises(DatabaseAway):
-            handling.handle(CONSUMER, a_delivery())
+            testing.deliver(a_message(), CONSUMER)
         with pytest.raises(DatabaseAway):
             handling.handle_together(CONSUMER, [a_delivery(), a_delivery()])
     assert not InboxMessage.objects.exists()
@@ -476,7 +476,7 @@ def test_a_disk_that_is_full_at_the_commit_costs_no_attempt(monkeypatch: pytest.
     with monkeypatch.context() as full:
         full.setattr(connection, "commit", fail)
         with pytest.raises(DatabaseAway, match="full"):
-            handling.handle(CONSUMER, a_delivery())
+            testing.deliver(a_message(), CONSUMER)
     assert not DeliveryAttempt.objects.exists()
 
 
@@ -489,11 +489,11 @@ def _become_read_only(*_: object) -> None:
 @committing
 @pytest.mark.only_on("postgresql")
 def test_a_read_only_connection_is_replaced_once_others_can_write() -> None:
-    assert handling.handle(a_consumer(_become_read_only), a_delivery()) == "handled"
+    assert testing.deliver(a_message(), a_consumer(_become_read_only)) == "handled"
     for handle in (handling.handle, lambda consumer, delivery: handling.handle_together(consumer, [delivery])):
         with pytest.raises(DatabaseAway, match="read-only"):
             handle(CONSUMER, a_delivery())
-        assert handling.handle(CONSUMER, a_delivery()) == "handled"
+        assert testing.deliver(a_message(), CONSUMER) == "handled"
         _become_read_only()
     with pytest.raises(DatabaseError), database.atomic():
         DeliveryAttempt.objects.all().delete()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from messaging.message import Delivery, Message
+from messaging import testing
+from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.models.failures import failure_group
 from messaging.retry import RetryPolicy
@@ -144,7 +145,7 @@ def test_nothing_overwrites_handled() -> None:
 
 def test_the_retry_is_the_same_message_for_this_consumer_alone() -> None:
     message = a_message(headers={"x-subject": "n-1", "x-request-id": "r", "tenant": "t"}, correlation_id="c")
-    handling.handle(FAILING, a_delivery(message))
+    testing.deliver(message, FAILING)
     again = OutboxMessage.objects.get()
     assert (again.message_id, again.attempt, again.consumer) == (message.id, 2, "notes")
     assert (again.exchange, again.routing_key) == ("", "tests.notes")
@@ -238,20 +239,20 @@ def test_a_message_without_an_id_is_handled_and_shown_as_such() -> None:
 @pytest.mark.parametrize("headers", [{"x-attempt": "two"}, {"x-attempt": 0}, {"x-event-version": -1},
                                      {"x-event-version": True}, {"x-event-version": 99}])  # fmt: skip
 def test_unreadable_headers_make_a_message_dead(headers: dict[str, Any]) -> None:
-    assert handling.handle(CONSUMER, a_delivery(a_message(headers=headers))) == "dead"
+    assert testing.deliver(a_message(headers=headers), CONSUMER) == "dead"
     assert row().headers == headers
     assert DeliveryAttempt.objects.get().outcome == "rejected"
 
 
 def test_an_event_that_the_consumer_does_not_handle_is_dead() -> None:
     wrong = a_message(type="test.erased", body=b'{"text": "x"}')
-    assert handling.handle(CONSUMER, a_delivery(wrong)) == "dead"
+    assert testing.deliver(wrong, CONSUMER) == "dead"
     assert "does not handle test.erased" in row().reason
 
 
 def test_a_body_over_the_limit_is_dead_and_kept_in_part(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
-    assert handling.handle(CONSUMER, a_delivery(a_message("x" * 2000))) == "dead"
+    assert testing.deliver(a_message("x" * 2000), CONSUMER) == "dead"
     assert row().body_truncated
     assert len(row().body or b"") == 1024
 
@@ -263,13 +264,13 @@ def test_a_retry_of_a_body_over_the_limit_brings_all_of_it(settings: Any) -> Non
 
     settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
     message = a_message("x" * 2000)
-    assert handling.handle(a_consumer(note, retry=Always()), a_delivery(message)) == "retrying"
+    assert testing.deliver(message, a_consumer(note, retry=Always())) == "retrying"
     assert bytes(OutboxMessage.objects.get().body) == message.body
 
 
 def test_nul_in_headers_can_be_recorded() -> None:
     message = a_message(headers={"x-subject": "s\x00", "k\x00": ["\x00", {"\x00": b"\xff\x00"}]})
-    assert handling.handle(FAILING, a_delivery(message)) == "retrying"
+    assert testing.deliver(message, FAILING) == "retrying"
     assert bytes(row().body or b"") == message.body
 
 
@@ -288,13 +289,12 @@ def test_a_message_whose_failure_cannot_be_recorded_is_dead_with_its_body(monkey
 
 @pytest.mark.parametrize("text", ["x" * 255, "\U0001f9e7" * 63])
 def test_ids_as_long_as_amqp_allows_are_stored(text: str) -> None:
-    message = Message(**{**_fields(a_message()), "id": text, "correlation_id": text, "app_id": text, "type": text})
-    assert handling.handle(CONSUMER, a_delivery(message)) == "dead"
-    assert row().message_id == text
-
-
-def _fields(message: Message) -> dict[str, Any]:
-    return {name: getattr(message, name) for name in message.__slots__}
+    for app_id in ("", text):  # an id together with an app_id is too long, and becomes a digest
+        message = a_message(id=text, correlation_id=text, app_id=app_id, type=text)
+        assert testing.deliver(message, CONSUMER) == "dead"
+        stored = InboxMessage.objects.get(app_id=app_id)
+        assert stored.correlation_id == stored.type == text
+        assert (stored.message_id == text) is not bool(app_id)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from messaging import testing
 from messaging.exceptions import HandlerTimeout
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import handling, time_limit
-from tests.support.consuming import Noted, a_consumer, a_delivery, note, notes
+from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
 from tests.support.environment import ROOT, process_environment
 
 pytestmark = pytest.mark.django_db
@@ -42,7 +43,7 @@ def test_a_handler_past_its_time_has_failed_and_left_nothing(settings: Any) -> N
         note(event.text)
         keep_busy(LONG)
 
-    assert handling.handle(a_consumer(slow), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(slow)) == "retrying"
     assert notes() == 0
     assert InboxMessage.objects.get().reason == "HandlerTimeout: it took longer than 0.2 s"
     attempt = DeliveryAttempt.objects.get()
@@ -58,9 +59,9 @@ def test_a_statement_that_takes_too_long_is_cancelled_and_the_connection_works_o
         with connection.cursor() as cursor:
             cursor.execute(ENDLESS[database_kind])
 
-    assert handling.handle(a_consumer(stuck_in_the_database, timeout=SHORT), a_delivery()) == "retrying"
+    assert testing.deliver(a_message(), a_consumer(stuck_in_the_database, timeout=SHORT)) == "retrying"
     assert InboxMessage.objects.get().reason.startswith("HandlerTimeout")
-    assert handling.handle(a_consumer(), a_delivery()) == "handled"
+    assert testing.deliver(a_message(), a_consumer()) == "handled"
 
 
 def test_a_handler_may_clear_up_and_succeed() -> None:
@@ -70,7 +71,7 @@ def test_a_handler_may_clear_up_and_succeed() -> None:
         except HandlerTimeout:
             note(event.text)
 
-    assert handling.handle(a_consumer(patient, timeout=SHORT), a_delivery()) == "handled"
+    assert testing.deliver(a_message(), a_consumer(patient, timeout=SHORT)) == "handled"
     assert notes("hello") == 1
 
 
