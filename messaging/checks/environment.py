@@ -34,8 +34,8 @@ TENANT_METHODS = ("set_tenant", "set_schema")
 
 @register("messaging")
 def check_environment(**kwargs: Any) -> list[CheckMessage]:
-    """Report databases, settings and servers that are not supported."""
-    return [*unsupported()]
+    """Report what is not supported, and an SQLite that serves one process at a time."""
+    return [*unsupported(), *_sqlite_options()]
 
 
 def unsupported() -> list[Error]:
@@ -158,26 +158,22 @@ def _time_zone() -> Iterator[Error]:
         )
 
 
-@register("messaging")
-def check_sqlite(**kwargs: Any) -> list[CheckMessage]:
-    """Report an SQLite that does not let several processes work side by side."""
-    connection = database.connection()
-    if connection.vendor != "sqlite":
-        return []
+def _sqlite_options() -> Iterator[Warning]:
+    connection = _connection()
+    if connection is None or connection.vendor != "sqlite":
+        return
     options, name = connection.settings_dict["OPTIONS"], f'DATABASES[{connection.alias!r}]["OPTIONS"]'
-    found: list[CheckMessage] = []
     if str(options.get("transaction_mode") or "DEFERRED").upper() == "DEFERRED":
-        hint = (
-            f'Set {name}["transaction_mode"] = "IMMEDIATE". Otherwise a transaction that reads first and writes later '
-            'fails with "database is locked", whatever the timeout.'
-        )
-        found.append(
-            Warning("SQLite transactions do not take the write lock at their start.", hint=hint, id="messaging.W001")
+        yield Warning(
+            "SQLite transactions do not take the write lock at their start.",
+            hint=f'Set {name}["transaction_mode"] = "IMMEDIATE". Otherwise a transaction that reads first and writes '
+            'later fails with "database is locked", whatever the timeout.',
+            id="messaging.W001",
         )
     if not re.search(r"journal_mode\s*(=|\()\s*['\"]?wal", str(options.get("init_command")), re.IGNORECASE):
-        hint = (
-            f'Put "PRAGMA journal_mode=WAL;" into {name}["init_command"]. Otherwise every reader and writer, in all '
-            "processes, waits for every other."
+        yield Warning(
+            "SQLite does not use a write-ahead log (WAL).",
+            hint=f'Put "PRAGMA journal_mode=WAL;" into {name}["init_command"]. Otherwise every reader and writer, in '
+            "all processes, waits for every other.",
+            id="messaging.W002",
         )
-        found.append(Warning("SQLite does not use a write-ahead log (WAL).", hint=hint, id="messaging.W002"))
-    return found
