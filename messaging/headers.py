@@ -28,8 +28,6 @@ log = get_logger(__name__)
 USUAL_FRAME = 128 * 1024
 #: Bytes of a frame kept free for AMQP itself, and for headers that a broker adds.
 MARGIN = 1024
-#: Bytes kept free for a message's properties and our headers while their size is not known.
-RESERVED = 4096
 #: The header that says how many others were left out.
 LEFT_OUT = "headers-left-out"
 
@@ -52,17 +50,16 @@ def storable_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def headers_to_pass_on(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the headers that the next attempt of a message keeps, so that they fit into a frame.
+    """Return the headers that the next attempt of a message keeps.
 
     Our own are written anew, and a broker's describe the past. CC and BCC would make the broker route copies elsewhere
     (https://www.rabbitmq.com/docs/sender-selected).
     """
-    kept = {
+    return {
         name: value
         for name, value in storable_headers(headers).items()
         if name == REQUEST_ID_HEADER or not (name.startswith("x-") or name in {"CC", "BCC"})
     }
-    return fit_headers(kept, room_for_headers())
 
 
 def note_frame_max(octets: int) -> None:
@@ -77,11 +74,6 @@ def room_in_frame() -> int:
     far and `frame_max` in its addresses."""
     asked_for = [address.frame_max for address in conf.get().brokers if address.frame_max]
     return min(_smallest_frame, *asked_for, USUAL_FRAME) - MARGIN
-
-
-def room_for_headers() -> int:
-    """Return how many bytes headers may take beside properties of unknown size."""
-    return max(room_in_frame() - RESERVED, room_in_frame() // 4)
 
 
 def size_of(value: Any) -> int:

@@ -81,18 +81,10 @@ def enable(*, at_once: bool = False) -> None:
     """Mark this process as long-lived: it publishes the events that it commits, unless `RELAY_THREAD` is off.
 
     With `at_once` the thread starts now, and also publishes rows of other processes; without, it starts with the first
-    event.
+    event. A later call starts a thread again that could not start, or ended by a fault.
     """
     _mine.long_lived = True
     _mine.should_run = _mine.should_run or at_once
-    revive()
-
-
-def revive() -> None:
-    """Start the thread if it should run and does not: it could not start, or ended by a fault.
-
-    If it cannot start, the log says so, and a call PAUSE seconds later tries again.
-    """
     if _mine.should_run and not _mine.runs() and lease_token():
         _mine.ask(lambda relay: None)
 

@@ -132,7 +132,7 @@ class Service(ABC):
         while not should_stop() and self.tally.remaining != 0:
             if self._connection.refused and not self._connection.generation:
                 raise BrokerRefused(self._connection.last_error)
-            relay_thread.revive()
+            relay_thread.enable()
             if time.monotonic() >= next_open and self._open_closed():
                 next_open = time.monotonic() + REOPEN_PAUSE
             self._warn_of_silent_queues()
