@@ -32,7 +32,7 @@ examples:
 
 Values are JSON: a text needs its quotation marks ('"abc"').
 
-exit codes: 0 answered, 1 nobody serves it, or it answered with an error, 2 wrong arguments, 3 broker unreachable,
+exit codes: 0 answered, 1 no server, or it answered with an error, 2 wrong arguments, 3 broker unreachable,
 7 no answer in time, 130 interrupted
 """
 

@@ -169,7 +169,7 @@ examples:
 
 
 class Consumers(Listing):
-    HELP = "consumers: who takes messages out of which queue"
+    HELP = "consumers: which connection takes messages out of which queue"
     EXAMPLES = f"""
 examples:
   manage.py mq consumers                           every consumer
@@ -202,7 +202,7 @@ examples:
 
 
 class Connections(Listing):
-    HELP = "connections: who is connected, from where"
+    HELP = "connections: their users and addresses"
     EXAMPLES = f"""
 examples:
   manage.py mq connections                         every connection; without the tag `monitoring`, this user's own

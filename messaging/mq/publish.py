@@ -119,7 +119,7 @@ def _send(
         bad = [each for each in outcomes if each.status is not Status.CONFIRMED]
         if bad and trouble is None:
             trouble = bad[0]
-        # After a return the next message may arrive: somebody may listen by then.
+        # After a return the next message may arrive: a queue may be bound by then.
         if worst := next((each for each in bad if each.status is not Status.RETURNED), None):
             trouble = worst
             break
@@ -162,4 +162,4 @@ def _why_returned(options: dict[str, Any]) -> str:
     if options["queue"]:
         return f"there is no queue {options['queue']}"
     by = "these headers" if options["header"] and not options["key"] else f"key {options['key']!r}"
-    return f"no queue is bound to exchange {options['exchange']} for {by}: nobody listens"
+    return f"no queue is bound to exchange {options['exchange']} for {by}"

@@ -36,7 +36,7 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Purge, and say how many are gone. Raises CommandError where that cannot be."""
     check_short("the name", options["queue"])
     if not options["yes"] and not sys.stdin.isatty():
-        raise CommandError("Nobody can be asked here: say --yes.", returncode=EXIT_USAGE)
+        raise CommandError("There is no terminal to ask at: say --yes.", returncode=EXIT_USAGE)
     with broker_told_in_one_line(), opened("mq purge") as connection:
         queue = options["queue"]
         if not options["yes"]:

@@ -111,7 +111,7 @@ def _event_message(event: type[Event], schemas: _Schemas) -> Document:
     # AsyncAPI has no other place for AMQP's properties than among the headers.
     header: Document = {
         "messageId": _TEXT | _described("the AMQP property message_id: it is unique together with app_id"),
-        "appId": _TEXT | _described("the AMQP property app_id: who published it"),
+        "appId": _TEXT | _described("the AMQP property app_id: the application that published it"),
         VERSION_HEADER: {"type": "integer", "enum": event.versions(), "description": "of the schema; absent: 1"},
         ATTEMPT_HEADER: {"type": "integer", "minimum": 1, "description": "of one consumer; absent: 1"},
         SUBJECT_HEADER: _TEXT | _described("what it is about: a business key"),

@@ -164,7 +164,7 @@ def _with_counts(queue: Queue, answer: QueueAnswer) -> Queue:
 
 
 def _read(kind: type[Kind], facts: Mapping[str, Any], renamed: Mapping[str, str] = MappingProxyType({})) -> Kind:
-    """Return a `kind` of what the management API says; `renamed` has its names of fields that it calls otherwise."""
+    """Return a `kind` of what the management API says; `renamed` has its own names of some fields."""
     found: dict[str, Any] = {}
     for name in (each.name for each in fields(kind)):
         value = facts.get(renamed.get(name, name))

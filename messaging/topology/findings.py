@@ -200,7 +200,7 @@ def _unconsumed(queue: Queue, consumer: str) -> Iterator[Finding]:
     if queue.consumers != 0 or (not consumer and not queue.ready):
         return
     waits = f", and {queue.ready} wait{'s' if queue.ready == 1 else ''} in it" if queue.ready else ""
-    text, hint = f"nobody consumes {queue.name}{waits}", f"Run `manage.py run_consumer {consumer or '--all'}`."
+    text, hint = f"no process consumes {queue.name}{waits}", f"Run `manage.py run_consumer {consumer or '--all'}`."
     yield Finding(Kind.UNCONSUMED_QUEUE, queue.name, text, hint, is_wrong=bool(queue.ready))
 
 

@@ -81,7 +81,7 @@ def fanout(terminals: Terminals, waiting: Waiting) -> str:
     terminals.run("send")
     for each in subscribers:
         _expect(each, "\tinfo: Hello World!")
-    return f"with nobody listening: {returned}; then 2 subscribers got 'info: Hello World!' each"
+    return f"without a listener: {returned}; then 2 subscribers got 'info: Hello World!' each"
 
 
 def direct(terminals: Terminals, waiting: Waiting) -> str:
@@ -90,7 +90,7 @@ def direct(terminals: Terminals, waiting: Waiting) -> str:
     terminals.run("error")
     _expect(everything, "info\tAll is well.", "error\tRun. Run. Or it will explode.")
     _expect(errors, "error\tRun. Run. Or it will explode.")
-    return "who asked for info, warning and error got both messages, who asked for error only the error"
+    return "the listener to info, warning and error got both messages, the listener to error only the error"
 
 
 def topic(terminals: Terminals, waiting: Waiting) -> str:
@@ -157,9 +157,11 @@ def _is_free(connection: Connection, made: Made) -> bool:
         return True
     problem = ""
     if found.differs:
-        problem = f"{found.differs}: it is somebody's own and was not touched; "
+        problem = f"{found.differs}: it belongs to another client and was not touched; "
     elif found.consumers:
-        problem = f"has {counted(found.consumers, 'consumer')}: somebody uses it, so it was not touched; stop them, or "
+        problem = (
+            f"has {counted(found.consumers, 'consumer')}: another client uses it, so it was not touched; stop it, or "
+        )
     elif found.messages:
         problem = (
             f"holds {counted(found.messages, 'message')} from before, so it was not touched: `manage.py tutorial "
@@ -175,7 +177,7 @@ def _expect(listener: Terminal, *lines: str) -> None:
     listener.wait_for_lines(len(lines))
     listener.stop()
     if listener.out != list(lines):
-        raise Failed(f"`{listener.line}` printed {listener.out} instead of {list(lines)}: does somebody else send?")
+        raise Failed(f"`{listener.line}` printed {listener.out} instead of {list(lines)}: does another client send?")
 
 
 def _refused(terminals: Terminals, name: str, how: str) -> str:

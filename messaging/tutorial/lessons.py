@@ -68,7 +68,7 @@ _REPORTS = "--header format=pdf --header kind=report"
 HELLO = Lesson(
     name="hello",
     title="Hello World",
-    shows="A message waits in a queue until somebody takes it; sender and receiver need not run at the same time.",
+    shows="A message waits in a queue until a consumer takes it; sender and receiver need not run at the same time.",
     lines={
         "send": Line(1, 'mq publish "Hello World!" --queue hello --declare --queue-type quorum'),
         "look": Line(1, "mq peek hello"),

@@ -130,7 +130,7 @@ def test_what_was_just_declared_does_not_drift_and_an_empty_queue_without_a_cons
     channel: BlockingChannel,
 ) -> None:
     eventually(
-        lambda: "messaging.W013\tnote: unconsumed queue\tnobody consumes orders.sms" in mq("topology", "diff").out
+        lambda: "messaging.W013\tnote: unconsumed queue\tno process consumes orders.sms" in mq("topology", "diff").out
     )
     said = mq("topology", "diff")
 
@@ -263,7 +263,7 @@ def test_counts_are_those_of_this_moment(channel: BlockingChannel) -> None:
     for queue in (SMS, "orders.formerly"):
         channel.basic_publish("", queue, b"{}")
     said = {finding.name: finding.text for finding in wrong()}
-    assert said[SMS] == "nobody consumes orders.sms, and 1 waits in it"
+    assert said[SMS] == "no process consumes orders.sms, and 1 waits in it"
     assert said["orders.formerly"].endswith("; 1 in it")
 
     eventually(lambda: all(each.ready == 1 for each in seen_by_management(SMS, "orders.formerly")))

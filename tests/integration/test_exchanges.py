@@ -202,7 +202,7 @@ def test_a_broadcast_reaches_every_process_by_a_queue_of_its_own(heard: Heard, v
                 channel.connection.channel().queue_declare(name, passive=True)
 
 
-def test_a_broadcast_that_nobody_listens_to_is_published_and_forgotten(heard: Heard) -> None:
+def test_a_broadcast_without_a_listener_is_published_and_forgotten(heard: Heard) -> None:
     heard.consumer("cache", Announced, broadcast=True)
     with running_relay():
         [row] = add(Announced(text="flush"))

@@ -284,7 +284,7 @@ def test_purge_deletes_what_waits_and_says_how_much(vhost: str) -> None:
 
 def test_purge_asks_first(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     publish("x", "--queue", "q", "--declare", "--count", "3")
-    assert (mq("purge", "q").code, mq("purge", "q").err) == (2, "Nobody can be asked here: say --yes.")
+    assert (mq("purge", "q").code, mq("purge", "q").err) == (2, "There is no terminal to ask at: say --yes.")
     monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
     with pytest.raises(CommandError, match="Nothing was deleted"):
         call_command("mq", "purge", "q")

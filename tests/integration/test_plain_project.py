@@ -1,6 +1,7 @@
 """A project that has `messaging` and not the shop, made as Django makes one: it has not configured structlog."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 
+from messaging.logs import quiet_pika
 from script.services.ports import free_port
 from tests.support.environment import ROOT
 
@@ -19,20 +21,13 @@ INSTALLED_APPS += ["messaging", "messaging.mq"]
 MESSAGING = {{"AMQP_URLS": ["{address}"], "MANAGEMENT_URL": "{management}", "EXCHANGE": "plain.events"}}
 SILENCED_SYSTEM_CHECKS = ["messaging.W001", "messaging.W002"]
 """
+#: Every line at DEBUG, as projects have it while they develop, but those of `messaging`.
 LOGGING = """
 LOGGING = {
     "version": 1,
     "formatters": {"long": {"format": "%(levelname)s %(name)s %(funcName)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "long"}},
-    "loggers": {"messaging": {"handlers": ["stderr"], "level": "INFO"}},
-}
-"""
-#: Every line at DEBUG, as projects have it while they develop.
-ROOT_LOGGER = """
-LOGGING = {
-    "version": 1,
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "named"}},
-    "formatters": {"named": {"format": "%(name)s %(message)s"}},
+    "loggers": {"messaging": {"handlers": ["stderr"], "level": "INFO", "propagate": False}},
     "root": {"handlers": ["stderr"], "level": "DEBUG"},
 }
 """
@@ -103,13 +98,19 @@ def plain(vhost: str, tmp_path: Path) -> Plain:
     return Plain(tmp_path, SETTINGS.format(address=vhost, management=settings.MESSAGING["MANAGEMENT_URL"]))
 
 
-def test_standard_output_holds_rows_and_nothing_else(plain: Plain) -> None:
+def test_standard_output_holds_rows_and_the_log_of_a_process_that_serves_is_on_standard_error(plain: Plain) -> None:
     listen = ("mq", "listen", "hello", "--json", "--max-messages", "1")
-    output, beside = plain.manage(PUBLISH, ("mq", "queues", "--json"), listen)
-    sent, queue, message = output.splitlines()
+    serve = ("run_consumer", "dead_letters", "--burst")
+    output, beside = plain.manage(PUBLISH, ("mq", "queues", "--json"), listen, ("migrate", "--verbosity", "0"), serve)
+    sent, queue, message, *_, served = output.splitlines()
     assert (sent, json.loads(queue)["name"], json.loads(message)["body"]) == ("Sent and confirmed.", "hello", "Hello")
-    assert "amqp." not in beside
-    assert beside.splitlines()[-2:] == ["Listening on queue hello. Press CTRL+C to stop.", "Stopped after 1 message."]
+    assert served.startswith("Stopped. ")
+    by_hand, stopped, serving = beside.partition("Stopped after 1 message.\n")
+    assert stopped
+    assert "amqp." not in by_hand
+    assert by_hand.splitlines()[-1] == "Listening on queue hello. Press CTRL+C to stop."
+    connected = r"^\d{4}-\d\d-\d\d \S+ INFO messaging.broker.reconnecting: amqp.connected "
+    assert re.search(connected, serving, re.MULTILINE)
 
 
 def test_a_warning_is_on_standard_error_without_further_ado(plain: Plain) -> None:
@@ -145,12 +146,6 @@ def test_a_project_needs_no_other_app_of_django(tmp_path: Path) -> None:
     assert json.loads("\n".join(document))["asyncapi"]
 
 
-def test_a_process_that_serves_says_what_it_does_on_standard_error(plain: Plain) -> None:
-    output, beside = plain.manage(("migrate", "--verbosity", "0"), ("run_consumer", "dead_letters", "--burst"))
-    assert output.splitlines()[-1].startswith("Stopped. ")
-    assert re.search(r"^\d{4}-\d\d-\d\d \S+ INFO messaging.broker.reconnecting: amqp.connected ", beside, re.MULTILINE)
-
-
 def test_its_lines_go_where_the_settings_say_with_their_fields_and_no_secret(plain: Plain) -> None:
     plain.settings(LOGGING)
 
@@ -159,6 +154,7 @@ def test_its_lines_go_where_the_settings_say_with_their_fields_and_no_secret(pla
     assert output == "Sent and confirmed.\n" * 2
     assert len(re.findall(r"^INFO messaging.broker.reconnecting \w+ amqp.connected ", beside, re.MULTILINE)) == 1
     lines = beside.splitlines()
+    assert not [line for line in lines if " pika" in line]
     assert "5ecret" not in beside
     assert "INFO messaging.risky risky tried name='a b'" in lines
     assert "ERROR messaging.risky risky failed attempt=2 password=*** request_id=r-7" in lines
@@ -166,13 +162,16 @@ def test_its_lines_go_where_the_settings_say_with_their_fields_and_no_secret(pla
     assert "Traceback" in beside
 
 
-def test_pika_is_quiet_unless_the_project_gives_it_a_level(plain: Plain) -> None:
-    plain.settings(ROOT_LOGGER)
-    beside = plain.manage(("mq", "-v", "2", *PUBLISH[1:]))[1]
-    assert "amqp.connected" in beside
-    assert not re.search("^pika", beside, re.MULTILINE)
-    plain.settings("LOGGING['loggers'] = {'pika': {'level': 'INFO'}}")
-    assert re.search("^pika", plain.manage(("mq", "-v", "2", *PUBLISH[1:]))[1], re.MULTILINE)
+def test_pika_is_quiet_unless_the_project_gives_it_a_level() -> None:
+    pika = logging.getLogger("pika")
+    before = pika.level
+    try:
+        for level, quieted in {logging.NOTSET: logging.CRITICAL, logging.INFO: logging.INFO}.items():
+            pika.setLevel(level)
+            quiet_pika()
+            assert pika.level == quieted
+    finally:
+        pika.setLevel(before)
 
 
 def test_a_project_that_configures_structlog_has_it_its_way(plain: Plain) -> None:

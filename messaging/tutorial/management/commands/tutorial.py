@@ -103,7 +103,7 @@ class Command(CommandWithExamples):
                 if found is None:
                     continue
                 if found.differs:
-                    self._say(f"{made} {found.differs}: it is somebody's own, and left alone.")
+                    self._say(f"{made} {found.differs}: it belongs to another client, and left alone.")
                 elif why_not := why_not or _in_use(found) or remove(connection, made):
                     kept += 1
                     self._say(f"{made} was not removed: {why_not}.")
