@@ -53,7 +53,7 @@ def _compare(existing: Existing) -> Iterator[Finding]:
     yield from _extra_bindings(topology, bindings)
     yield from _unrouted_events(exchanges, bindings)
     yield from _harmful_policies(topology, exchanges, by_name, existing.policies())
-    yield from _undeclared_queues(topology, list(by_name.values()), bindings)
+    yield from _abandoned_queues(topology, by_name.values(), bindings)
 
 
 # --- Events --------------------------------------------------------------------------------------------------
@@ -197,19 +197,14 @@ def _left_behind(topology: Topology, queues: Iterable[Queue]) -> list[Queue]:
     """
     prefixes = (f"{conf.get().app_id}.", *(f"{app.label}." for app in apps.get_app_configs()))
     named = [queue for queue in queues if queue.name.startswith(prefixes) and queue.name not in _declared(topology)]
-    return [queue for queue in named if _lasts(queue) and findings.was_declared_here(queue)]
+    lasting = [queue for queue in named if queue.durable and not (queue.exclusive or queue.auto_delete)]
+    return [queue for queue in lasting if findings.was_declared_here(queue)]
 
 
-def _undeclared_queues(topology: Topology, queues: list[Queue], bindings: Iterable[Binding]) -> Iterator[Finding]:
-    """Yield a finding for each queue that was left behind, and a note for each that another application bound to an
-    exchange of ours."""
+def _abandoned_queues(topology: Topology, queues: Iterable[Queue], bindings: Iterable[Binding]) -> Iterator[Finding]:
     exchanges = {exchange.name for exchange in topology.exchanges}
-    bound: dict[str, set[str]] = {}
-    for each in bindings:
-        if each.kind == "queue" and each.source in exchanges:
-            bound.setdefault(each.destination, set()).add(each.source)
-    abandoned = _left_behind(topology, queues)
-    for queue in abandoned:
+    bound = {each.destination for each in bindings if each.kind == "queue" and each.source in exchanges}
+    for queue in _left_behind(topology, queues):
         still_bound = ", and it is still bound to our exchange" if queue.name in bound else ""
         waits = f"; {queue.ready} in it" if queue.ready else ""
         yield Finding(
@@ -221,17 +216,7 @@ def _undeclared_queues(topology: Topology, queues: list[Queue], bindings: Iterab
             # An older version of this project may still consume it.
             is_wrong=not queue.consumers,
         )
-    known = {queue.name for queue in abandoned} | _declared(topology)
-    for queue in queues:
-        if queue.name in bound and queue.name not in known and _lasts(queue):
-            text = f"queue {queue.name} is bound to {', '.join(sorted(bound[queue.name]))} by another application"
-            hint = "It gets events of this project. Nothing needs to be done."
-            yield Finding(Kind.FOREIGN_QUEUE, queue.name, text, hint, is_wrong=False)
 
 
 def _declared(topology: Topology) -> set[str]:
     return {queue.name for queue in topology.queues} | {each.queue for each in procedures.registered()}
-
-
-def _lasts(queue: Queue) -> bool:
-    return bool(queue.durable) and not (queue.exclusive or queue.auto_delete)

@@ -48,7 +48,6 @@ class Kind(StrEnum):
     ABANDONED_QUEUE = "messaging.W015"
     HARMFUL_POLICY = "messaging.W017"
     SILENT_QUEUE = "messaging.W018"
-    FOREIGN_QUEUE = "messaging.I002"
     FOREIGN_BINDING = "messaging.I003"
 
     @property

@@ -1,8 +1,7 @@
 """The check of each lesson: run its printed lines, and compare what they show.
 
-Each takes the lesson's terminals and a function that counts the messages of a queue, and returns what it saw, in one
-line. It raises Failed with what it saw instead. Every line that a listener printed is compared: a message of another
-client, or of an earlier run, must not count.
+Each takes the lesson's terminals, and returns in one line what it saw; it raises Failed with what it saw instead. Every
+line that a listener printed is compared: a message of another client, or of an earlier run, must not count.
 """
 
 from __future__ import annotations
@@ -18,9 +17,6 @@ from messaging.tutorial.cleanup import counted, look, remove_all
 from messaging.tutorial.lessons import Lesson, Made
 from messaging.tutorial.terminals import Failed, Interrupted, Terminal, Terminals, terminals_of, wait_for
 
-#: Returns how many messages wait in a queue of the lesson.
-Waiting = Callable[[str], int]
-
 
 def check(connection: Connection, lesson: Lesson, stopped: Callable[[], bool]) -> str:
     """Run the check of `lesson`, and remove what it made. Raises Failed, Interrupted, BrokerUnavailable."""
@@ -35,8 +31,8 @@ def check(connection: Connection, lesson: Lesson, stopped: Callable[[], bool]) -
     try:
         new = [made for made in lesson.made if _is_free(connection, made)]
         try:
-            with terminals_of(lesson.lines, stopped) as terminals:
-                seen = CHECKS[lesson.name](terminals, waiting)
+            with terminals_of(lesson.lines, waiting, stopped) as terminals:
+                seen = CHECKS[lesson.name](terminals)
         finally:
             left = remove_all(connection, new)
     except OperationRefused as error:
@@ -46,20 +42,22 @@ def check(connection: Connection, lesson: Lesson, stopped: Callable[[], bool]) -
     return seen
 
 
-def hello(terminals: Terminals, waiting: Waiting) -> str:
+def hello(terminals: Terminals) -> str:
     terminals.run("send")
-    before, seen = waiting("hello"), terminals.run("look")
+    before, seen = terminals.waiting("hello"), terminals.run("look")
     if before != 1 or seen != ["hello\tHello World!"]:
         raise Failed(f"queue hello had {before} messages after one was sent, and a look at it showed {seen}")
     [receiver] = terminals.start("receive")
     _expect(receiver, "hello\tHello World!")
     wait_for(
-        lambda: not waiting("hello"), terminals.stopped, lambda: f"queue hello still has {waiting('hello')} messages"
+        lambda: not terminals.waiting("hello"),
+        terminals.stopped,
+        lambda: f"queue hello still has {terminals.waiting('hello')} messages",
     )
     return f"sent 'Hello World!', received it; queue hello had {before} message before and 0 after"
 
 
-def work_queue(terminals: Terminals, waiting: Waiting) -> str:
+def work_queue(terminals: Terminals) -> str:
     task = "task_queue\tA dot of work."
     slow, quick = terminals.start("slow", "quick")
     terminals.run("send")
@@ -70,12 +68,12 @@ def work_queue(terminals: Terminals, waiting: Waiting) -> str:
         raise Failed(f"the slow worker printed {slow.out} while it had one task to do")
     _expect(quick, *[task] * 6)
     # Stopped over its last, it may have given that one back.
-    if (left := waiting("task_queue")) > 1:
+    if (left := terminals.waiting("task_queue")) > 1:
         raise Failed(f"queue task_queue still has {left} messages")
     return "of 6 tasks the slow worker got 1 and the quick one 5; the slow one was killed, the quick one got that too"
 
 
-def fanout(terminals: Terminals, waiting: Waiting) -> str:
+def fanout(terminals: Terminals) -> str:
     returned = _refused(terminals, "nobody", "returned")
     subscribers = terminals.start("subscriber 1", "subscriber 2")
     terminals.run("send")
@@ -84,7 +82,7 @@ def fanout(terminals: Terminals, waiting: Waiting) -> str:
     return f"without a listener: {returned}; then 2 subscribers got 'info: Hello World!' each"
 
 
-def direct(terminals: Terminals, waiting: Waiting) -> str:
+def direct(terminals: Terminals) -> str:
     everything, errors = terminals.start("all", "errors")
     terminals.run("info")
     terminals.run("error")
@@ -93,7 +91,7 @@ def direct(terminals: Terminals, waiting: Waiting) -> str:
     return "the listener to info, warning and error got both messages, the listener to error only the error"
 
 
-def topic(terminals: Terminals, waiting: Waiting) -> str:
+def topic(terminals: Terminals) -> str:
     kernel, critical = terminals.start("kernel", "critical")
     # What a listener must not get goes first: it would come before what it must.
     terminals.run("three words")
@@ -103,7 +101,7 @@ def topic(terminals: Terminals, waiting: Waiting) -> str:
     return "kern.* took kern.critical and not kern.critical.test; *.critical with kern.# took both, each once"
 
 
-def headers(terminals: Terminals, waiting: Waiting) -> str:
+def headers(terminals: Terminals) -> str:
     every, some = terminals.start("all", "any")
     terminals.run("one")
     terminals.run("both")
@@ -112,7 +110,7 @@ def headers(terminals: Terminals, waiting: Waiting) -> str:
     return "format=pdf with kind=report reached both listeners, format=pdf alone only the one that wants any"
 
 
-def rpc(terminals: Terminals, waiting: Waiting) -> str:
+def rpc(terminals: Terminals) -> str:
     terminals.start("server")
     calls = [terminals.begin(name) for name in ("fib", "centre", "increase")]
     numbers = ["10\t55", "20\t6765", "30\t832040", "40\t102334155", "50\t12586269025"]
@@ -122,18 +120,18 @@ def rpc(terminals: Terminals, waiting: Waiting) -> str:
     return "fib 30 is 832040, five calls at once on one reply queue got each its own answer, increase 41 is 42"
 
 
-def confirms(terminals: Terminals, waiting: Waiting) -> str:
+def confirms(terminals: Terminals) -> str:
     said = terminals.run("fits")
     if said != ["Sent 3: 3 confirmed, 0 returned."]:
         raise Failed(f"of 3 messages for a queue with room for 3 the command said {said}")
     full = _refused(terminals, "full", "not taken")
     returned = _refused(terminals, "nowhere", "returned")
-    if (kept := waiting("confirms")) != 3:
+    if (kept := terminals.waiting("confirms")) != 3:
         raise Failed(f"queue confirms has {kept} messages instead of the 3 that were confirmed")
     return f"3 confirmed and in the queue; a fourth: {full}; one to a queue that is not there: {returned}"
 
 
-def dead_letters(terminals: Terminals, waiting: Waiting) -> str:
+def dead_letters(terminals: Terminals) -> str:
     [undertaker] = terminals.start("undertaker")
     terminals.run("send")
     undertaker.wait_for_lines(1)
@@ -144,7 +142,7 @@ def dead_letters(terminals: Terminals, waiting: Waiting) -> str:
     return "'Today only!' expired in queue offers after 1 s and came out of expired_offers with that reason"
 
 
-CHECKS: dict[str, Callable[[Terminals, Waiting], str]] = {
+CHECKS: dict[str, Callable[[Terminals], str]] = {
     each.__name__.replace("_", "-"): each
     for each in (hello, work_queue, fanout, direct, topic, headers, rpc, confirms, dead_letters)
 }

@@ -58,8 +58,8 @@ def remove(connection: Connection, made: Made) -> str:
         if made.kind == "exchange":
             connection.call("exchange_delete", exchange=made.name, if_unused=True)
         # Quorum queues cannot be deleted with `if_unused`.
-        elif connection.call("queue_declare", queue=made.name, passive=True).consumers:
-            return IN_USE
+        elif consumers := connection.call("queue_declare", queue=made.name, passive=True).consumers:
+            return f"{IN_USE} by {counted(consumers, 'consumer')}"
         else:
             connection.call("queue_delete", queue=made.name)
     except PreconditionFailed:
@@ -79,7 +79,7 @@ def remove_all(connection: Connection, new: Iterable[Made]) -> list[str]:
     deadline = time.monotonic() + REMOVE_PATIENCE
     left = dict.fromkeys(new, IN_USE)
     while left := {made: why_not for made in left if (why_not := remove(connection, made))}:
-        if time.monotonic() > deadline or set(left.values()) != {IN_USE}:
+        if time.monotonic() > deadline or not all(why_not.startswith(IN_USE) for why_not in left.values()):
             break
         time.sleep(TRY_EVERY)
     return [f"{made} could not be removed: {why_not}" for made, why_not in left.items()]

@@ -132,8 +132,10 @@ class Terminal:
 class Terminals:
     """Runs the lines of a lesson, for `terminals_of`. Its methods raise Failed, Interrupted."""
 
-    def __init__(self, lines: Mapping[str, Line], stopped: Callable[[], bool]) -> None:
+    def __init__(self, lines: Mapping[str, Line], waiting: Callable[[str], int], stopped: Callable[[], bool]) -> None:
         self._lines = lines
+        #: Returns how many messages wait in a queue of the lesson.
+        self.waiting = waiting
         self.stopped = stopped
         self.begun: list[Terminal] = []
 
@@ -158,9 +160,11 @@ class Terminals:
 
 
 @contextmanager
-def terminals_of(lines: Mapping[str, Line], stopped: Callable[[], bool]) -> Iterator[Terminals]:
+def terminals_of(
+    lines: Mapping[str, Line], waiting: Callable[[str], int], stopped: Callable[[], bool]
+) -> Iterator[Terminals]:
     """Yield the terminals for `lines`; no process is left behind."""
-    terminals = Terminals(lines, stopped)
+    terminals = Terminals(lines, waiting, stopped)
     try:
         yield terminals
     finally:

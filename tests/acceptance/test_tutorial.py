@@ -93,7 +93,7 @@ def test_an_exchange_of_another_type_is_left_alone_and_another_vhost_advised(vho
         "exchange logs exists with type=topic, the lessons declare it with type=fanout: it belongs to another client"
     )
     assert f"fanout: FAILED: {differs} and was not touched; use another virtual host" in checked.out
-    assert f"{differs}, and left alone." in cleaned.out
+    assert f"{differs}, and is left alone." in cleaned.out
     assert existing_names(broker, vhost) == {"logs"}
 
 
@@ -120,7 +120,7 @@ def test_a_queue_in_use_is_not_touched(vhost: str) -> None:
         channel.connection.process_data_events(0)
         assert channel.queue_declare("rpc_queue", passive=True).method.consumer_count == 1
     assert "rpc: FAILED: queue rpc_queue has 1 consumer: another client uses it, so it was not touched" in checked.out
-    assert "queue rpc_queue was not removed: it has 1 consumer." in cleaned.out
+    assert "queue rpc_queue was not removed: it is in use by 1 consumer." in cleaned.out
     assert seen == []
 
 
@@ -152,10 +152,10 @@ def test_what_another_client_sends_or_receives_fails_the_check() -> None:
     fanout: Any = CHECKS["fanout"]
     terminals = Played("returned: no queue is bound", "\tinfo: Hello World!")
     with pytest.raises(Failed, match="does another client send"):
-        fanout(terminals, {})
+        fanout(terminals)
     terminals.last_words, terminals.code = "Sent and confirmed.", 0
     with pytest.raises(Failed, match="should have been returned; it ended with 0: Sent and confirmed"):
-        fanout(terminals, {})
+        fanout(terminals)
 
 
 @pytest.mark.usefixtures("environment", "transactional_db")

@@ -97,14 +97,15 @@ class Command(CommandWithExamples):
         with broker_told_in_one_line(), opened("tutorial") as connection:
             for made in [made for lesson in lessons for made in lesson.made]:
                 try:
-                    found, why_not = look(connection, made), ""
+                    found = look(connection, made)
+                    why_not = remove(connection, made) if found and not found.differs else ""
                 except OperationRefused as error:
                     found, why_not = Found(), str(error)
                 if found is None:
                     continue
                 if found.differs:
-                    self._say(f"{made} {found.differs}: it belongs to another client, and left alone.")
-                elif why_not := why_not or _in_use(found) or remove(connection, made):
+                    self._say(f"{made} {found.differs}: it belongs to another client, and is left alone.")
+                elif why_not:
                     kept += 1
                     self._say(f"{made} was not removed: {why_not}.")
                 else:
@@ -135,7 +136,3 @@ def _chosen(name: str | None) -> Sequence[Lesson]:
         names = ", ".join(each.name for each in LESSONS)
         raise CommandError(f"There is no lesson {name!r}. Lessons: {names}.", returncode=EXIT_USAGE)
     return [lesson]
-
-
-def _in_use(found: Found) -> str:
-    return f"it has {counted(found.consumers, 'consumer')}" if found.consumers else ""
