@@ -14,7 +14,8 @@ from messaging.admin import EffectAdmin, InboxMessageAdmin, OperatorActionAdmin,
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from tests.support.consuming import Noted, a_consumer, registered
 
-pytestmark = pytest.mark.django_db
+#: Languages, formats and sites do not depend on the database.
+pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
 
 #: Written as "1,234,567" in an address it would find no row.
 ID = 1_234_567

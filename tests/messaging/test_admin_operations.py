@@ -16,7 +16,8 @@ from messaging.consumers import Consumer
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from tests.support.consuming import a_consumer, a_dead_message, an_outbox_row, registered
 
-pytestmark = pytest.mark.django_db
+#: What the SQL of one database decides is tested with the actions themselves.
+pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
 
 OUTBOX = "/admin/messaging/outboxmessage/"
 INBOX = "/admin/messaging/inboxmessage/"

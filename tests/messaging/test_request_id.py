@@ -20,7 +20,8 @@ from orders.models import Product
 from tests.orders.shop import Buyer
 from tests.support.consuming import Noted, a_consumer, delivery_of
 
-pytestmark = pytest.mark.django_db
+#: Nothing here depends on the database.
+pytestmark = [pytest.mark.django_db, pytest.mark.only_on("sqlite")]
 
 log = structlog.get_logger(__name__)
 
