@@ -13,14 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import django
+from django.core.management import call_command
 
-from script.environment import UNLIMITED_ORDERS
+from script.environment import ROOT, UNLIMITED_ORDERS
+from script.programs.demo_site import prepare_site
 from script.services.ports import answers, free_port
 from script.services.postgresql import PostgreSQLCluster
 from script.services.rabbitmq import RabbitMQNode
 
-ROOT = Path(__file__).resolve().parent.parent
 STOCK = 1_000_000
 
 
@@ -47,7 +47,7 @@ class World:
 
 
 @contextmanager
-def world(database: str, *, workers: int = 1, threads: int = 4) -> Iterator[World]:
+def world(database: str) -> Iterator[World]:
     """Make a world on "sqlite" or "postgresql", with stock, and gunicorn answering; Django is set up to read its
     database from here."""
     with ExitStack() as stack:
@@ -69,16 +69,15 @@ def world(database: str, *, workers: int = 1, threads: int = 4) -> Iterator[Worl
             **UNLIMITED_ORDERS,
         )
         made = World(f"http://127.0.0.1:{free_port()}", node, {**os.environ, "RELAY_THREAD": "1"}, stack)
-        for command in (["migrate", "-v0"], ["collectstatic", "-v0", "--noinput"], ["seed_demo"]):
-            subprocess.run(
-                [sys.executable, "manage.py", *command],
-                cwd=ROOT, env=made.environment, check=True, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
-        _set_up_django()
+        prepare_site()
+        from orders.models import Product  # models can be imported only now
+
+        call_command("collectstatic", verbosity=0, interactive=False)
+        Product.objects.update(stock=STOCK)
         gunicorn = str(Path(sys.executable).with_name("gunicorn"))
         address = made.url.removeprefix("http://")
         made.start(
-            gunicorn, "project.wsgi", f"--bind={address}", f"--workers={workers}", f"--threads={threads}",
+            gunicorn, "project.wsgi", f"--bind={address}", "--workers=1", "--threads=4",
             "--no-control-socket",
         )  # fmt: skip
         wait_for(lambda: answers(int(address.rpartition(":")[2])))
@@ -92,13 +91,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60, every: float = 
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s")
         time.sleep(every)
-
-
-def _set_up_django() -> None:
-    django.setup()
-    from orders.models import Product  # models can be imported only now
-
-    Product.objects.update(stock=STOCK)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

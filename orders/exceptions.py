@@ -14,7 +14,6 @@ class OutOfStock(Refused):
 
     def __init__(self, product_name: str, left: int) -> None:
         super().__init__(f"{product_name}: only {left} left." if left else f"{product_name} is sold out.")
-        self.left = left
 
 
 class PriceChanged(Refused):

@@ -6,6 +6,7 @@ order needs neither the broker nor the cart, and no tab can disturb another.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Self
 from uuid import UUID
@@ -26,16 +27,11 @@ class OfferUnreadable(Exception):
     """The offer is too old, belongs to another visitor, or was changed."""
 
 
-class OfferedLine(BaseModel):
-    """A product, how many, and at what price."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedLine(Wanted):
+    """A product as `place_order` takes it, with the name and price that were shown."""
 
-    model_config = ConfigDict(frozen=True)
-
-    product_id: int
     name: str
-    quantity: int
-    #: Pieces in the cart: more than `quantity` if fewer are in stock.
-    in_cart: int
     unit_price: Decimal
 
     @property
@@ -60,16 +56,16 @@ class Offer(BaseModel):
     @classmethod
     def of(cls, lines: list[CartLine], **fields: object) -> Self:
         """Make an offer from the lines that can be bought."""
-        offered = [
-            {
-                "product_id": line.product.pk,
-                "name": line.product.name,
-                "quantity": line.quantity,
-                "in_cart": line.wanted,
-                "unit_price": line.product.price,
-            }
+        offered = tuple(
+            OfferedLine(
+                product_id=line.product.pk,
+                name=line.product.name,
+                quantity=line.quantity,
+                in_cart=line.wanted,
+                unit_price=line.product.price,
+            )
             for line in lines
-        ]
+        )
         return cls.model_validate({"lines": offered, **fields})
 
     @classmethod
@@ -98,11 +94,3 @@ class Offer(BaseModel):
     @property
     def quote(self) -> ShippingQuote:
         return ShippingQuote(amount=self.shipping, source=self.shipping_source)
-
-    @property
-    def wanted(self) -> list[Wanted]:
-        """The lines as `place_order` takes them, with the prices that were shown."""
-        return [
-            Wanted(product_id=line.product_id, quantity=line.quantity, unit_price=line.unit_price, in_cart=line.in_cart)
-            for line in self.lines
-        ]

@@ -5,33 +5,22 @@ from django.contrib.staticfiles.storage import staticfiles_storage
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import include, path, register_converter
+from django.urls.converters import IntConverter, StringConverter
 
 from orders.numbers import ORDER_NUMBER_PATTERN
 from orders.views import accounts, cart, catalogue, checkout, orders
 
 
-class OrderNumberConverter:
+class OrderNumberConverter(StringConverter):
     """Order numbers, and nothing else, reach the database."""
 
     regex = ORDER_NUMBER_PATTERN
 
-    def to_python(self, value: str) -> str:
-        return value
 
-    def to_url(self, value: str) -> str:
-        return value
-
-
-class ProductKeyConverter:
+class ProductKeyConverter(IntConverter):
     """A product's key. As many digits as the database can hold."""
 
     regex = r"[0-9]{1,18}"
-
-    def to_python(self, value: str) -> int:
-        return int(value)
-
-    def to_url(self, value: int) -> str:
-        return str(value)
 
 
 register_converter(OrderNumberConverter, "order")

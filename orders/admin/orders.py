@@ -63,25 +63,6 @@ class OrderAdmin(ReadOnlyAdmin):
     view_on_site = False
     inlines = [LineInline, DocumentInline, TextMessageInline]
     actions = ["mark_as_shipped"]
-    fieldsets = [
-        (None, {"fields": ["number", "status", "messages_link", "placed_at", "cancelled_at", "shipped_at"]}),
-        ("Customer", {"fields": ["customer_name", "phone", "destination", "user"]}),
-        (
-            "Money",
-            {
-                "fields": [
-                    "currency",
-                    "subtotal",
-                    "shipping",
-                    "shipping_source",
-                    "discount",
-                    "total",
-                    "red_packets",
-                    "masked_red_packets",
-                ]
-            },
-        ),
-    ]
     readonly_fields = ["messages_link", "red_packets", "masked_red_packets"]
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
@@ -94,10 +75,12 @@ class OrderAdmin(ReadOnlyAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Order | None = None) -> Any:
         """Show codes of red packets to those who may see them."""
-        hidden = "masked_red_packets" if may_see_codes(request) else "red_packets"
+        packets = "red_packets" if may_see_codes(request) else "masked_red_packets"
+        money = ["currency", "subtotal", "shipping", "shipping_source", "discount", "total", packets]
         return [
-            (title, {**options, "fields": [field for field in options["fields"] if field != hidden]})
-            for title, options in super().get_fieldsets(request, obj)
+            (None, {"fields": ["number", "status", "messages_link", "placed_at", "cancelled_at", "shipped_at"]}),
+            ("Customer", {"fields": ["customer_name", "phone", "destination", "user"]}),
+            ("Money", {"fields": money}),
         ]
 
     def has_ship_permission(self, request: HttpRequest) -> bool:

@@ -123,7 +123,7 @@ def _place(request: HttpRequest) -> HttpResponse:
     try:
         order = place_order(
             checkout_token=offer.token,
-            wanted=offer.wanted,
+            wanted=offer.lines,
             customer_name=typed["customer_name"],
             phone=typed["phone"].as_e164,
             destination=offer.destination,

@@ -141,7 +141,7 @@ def test_wrong_settings_are_reported_in_one_line(checkout, environment, exit_cod
             3,
             r"amqp://u:\*\*\*@127.0.0.1:1/: .*; amqp://127.0.0.1:2/",
         ),
-        ("http://127.0.0.1/", 2, "must begin with amqp:// or amqps://"),
+        ("http://127.0.0.1/", 2, "AMQP_URL has the form amqp://user:password@host"),
     ],
 )
 def test_a_broker_that_cannot_be_reached_is_named_without_its_password(addresses, exit_code, reason):
