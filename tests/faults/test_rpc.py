@@ -19,7 +19,6 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from messaging import procedures, rpc
-from messaging.exceptions import BodyTooLarge
 from messaging.rpc import client
 from messaging.topology import desired
 from orders.models import Product, QuietService
@@ -159,29 +158,6 @@ def dead_letter(channel: BlockingChannel) -> tuple[Any, bytes]:
 # --- F77: what a request may hold ----------------------------------------------------------------------------
 
 
-def test_a_bad_body_is_an_answer_of_its_own_and_is_not_run(channel: BlockingChannel, served: Served) -> None:
-    """F77."""
-    before = served.worker.output.count("runs double")
-    bodies: list[tuple[bytes, dict[str, str], str]] = [
-        (b"", {}, "BadRequest"),
-        (b"abc", {}, "BadRequest"),
-        (b"\xff\x00", {}, "BadRequest"),
-        (b"NaN", {}, "BadRequest"),
-        (b"[" * 100_000, {}, "BadRequest"),
-        (b'{"number":' * 100_000, {}, "BadRequest"),
-        (b"21", {"content_encoding": "gzip"}, "BadRequest"),
-        (b"null", {}, "BadArguments"),
-        (b"[1, 2]", {}, "BadArguments"),
-        (b"{}", {}, "BadArguments"),
-        (b'{"number": 1, "__class__": 2}', {}, "BadArguments"),
-        (b" " * 1024 * 1024 + b"1", {}, "TooLarge"),
-    ]
-    for body, properties, error in bodies:
-        _, answer = raw_request(channel, "rpc.double", body, **properties)
-        assert answer["error"]["type"] == error, body[:20]
-    assert served.worker.output.count("runs double") == before
-
-
 def test_a_request_with_any_correlation_id_gets_it_back(channel: BlockingChannel) -> None:
     """F77."""
     for correlation_id in (None, "x" * 255, b"\xff\xfe"):
@@ -239,29 +215,6 @@ def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_mo
 
 
 # --- What a procedure may do ---------------------------------------------------------------------------------
-
-
-def test_whatever_a_procedure_returns_or_raises_the_caller_is_told(served: Served) -> None:
-    """F77."""
-    errors = {
-        "unspeakable": "BadResult",
-        "huge": "TooLarge",
-        "shout": "ValueError",
-        "leave": "SystemExit",
-        "endless": "HandlerTimeout",
-    }
-    for name, error in errors.items():
-        with pytest.raises(rpc.RemoteError) as caught:
-            rpc.call(name, timeout=LONG)
-
-        assert caught.value.type == error
-        assert len(caught.value.message) <= procedures.MAX_ERROR_TEXT
-        served.worker.wait_for_line(rf"rpc\.failed.*error={error}.*procedure={name}")
-
-
-def test_a_request_that_is_too_large_is_not_even_sent(served: Served) -> None:
-    with pytest.raises(BodyTooLarge):
-        rpc.call("double", {"number": "1" * 2_000_000}, timeout=LONG)
 
 
 def test_a_procedure_that_never_returns_holds_up_no_other_and_is_told_to_end(

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from io import StringIO
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from django.core.management import call_command
@@ -81,39 +80,3 @@ def call(amqp_tool: AmqpTool, queue: str, body: str) -> str:
     receiver = amqp_tool("consume", "--queue", "answers", "--count", "1", "cat")
     assert receiver.wait() == 0
     return receiver.output
-
-
-#: What a worker runs for each task, which is on its standard input. The worker that gets "stall" first never ends.
-WORK = 'task=$(cat); echo "got $task"; if [ $task = stall ] && mkdir "$0"; then sleep 600; fi; echo "did $task"'
-
-
-def test_what_a_killed_worker_had_not_acknowledged_goes_to_the_other(amqp_tool: AmqpTool, tmp_path: Path) -> None:
-    declare_queue(amqp_tool, "tasks")
-    stalled = str(tmp_path / "stalled")
-    workers = [
-        amqp_tool("consume", "--queue", "tasks", "--prefetch-count", "1", "--", "sh", "-c", WORK, stalled)
-        for _ in range(2)
-    ]
-    tasks = ["stall", *(f"task{number}" for number in range(4))]
-    for task in tasks:
-        publish(amqp_tool, "", "tasks", task, "--persistent")
-
-    for task in tasks[1:]:
-        eventually(lambda: any(f"did {task}" in worker.lines for worker in workers))  # noqa: B023
-    (holder,) = [worker for worker in workers if "got stall" in worker.lines]
-    (other,) = [worker for worker in workers if worker is not holder]
-    holder.kill()
-
-    other.wait_for_line("did stall")
-    assert sum(line.startswith("did ") for worker in workers for line in worker.lines) == len(tasks)
-
-
-def test_it_takes_a_message_out_of_a_queue(amqp_tool: AmqpTool) -> None:
-    declare_queue(amqp_tool, "hello")
-    publish(amqp_tool, "", "hello", "Hello World!")
-
-    getter = amqp_tool("get", "--queue", "hello")
-
-    assert getter.wait() == 0
-    assert getter.output == "Hello World!"
-    assert amqp_tool("get", "--queue", "hello").wait() != 0, "and it is empty now"

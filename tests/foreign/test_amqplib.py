@@ -1,7 +1,6 @@
 """Node's amqplib: events to and from the shop, calls, and a queue that workers share."""
 
 import json
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ from tests.foreign.conftest import ANSWERED, handle_all, inbox, shipped, texts
 from tests.support.processes import RunningProcess
 from tests.support.rpc import RunningServer
 from tests.support.running import running_relay
-from tests.support.waiting import eventually
 
 Node = Callable[..., RunningProcess]
 
@@ -91,27 +89,3 @@ def test_it_is_told_at_once_that_nobody_serves_a_procedure(node: Node) -> None:
 
     assert client.wait() == 0
     assert client.lines == ["30 = nobody serves rpc.shipping.quote"]
-
-
-def test_what_a_killed_worker_had_not_acknowledged_goes_to_the_other(node: Node) -> None:
-    workers = [node("worker.js", "task_queue") for _ in range(2)]
-    for worker in workers:
-        worker.wait_for_line("Waiting")
-    tasks = ["stall", *(f"task {number}" for number in range(4))]
-    for task in tasks:
-        node("publish.js", "", "task_queue", task, '{"persistent": true}').wait()
-
-    for task in tasks[1:]:
-        done_by(workers, f"Done {task}")
-    (holder,) = [worker for worker in workers if " [x] Received stall" in worker.lines]
-    (other,) = [worker for worker in workers if worker is not holder]
-    holder.send(signal.SIGKILL)
-
-    other.wait_for_line("Received stall")
-    other.wait_for_line("Done stall")
-    assert " [x] Done stall" not in holder.lines
-    assert sum(line.startswith(" [x] Done") for worker in workers for line in worker.lines) == len(tasks)
-
-
-def done_by(workers: list[RunningProcess], line: str) -> None:
-    eventually(lambda: any(f" [x] {line}" in worker.lines for worker in workers))

@@ -12,8 +12,8 @@ from messaging.exceptions import NotFound
 from messaging.message import OUTBOX_ID_HEADER, Message, new_id
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
-from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel
+from tests.support.network import BrokerNetwork
 from tests.support.running import take_all
 from tests.support.waiting import eventually
 
@@ -21,6 +21,7 @@ from tests.support.waiting import eventually
 @pytest.fixture
 def publisher(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
     monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
+    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
     with plain_channel(vhost) as channel:
         channel.queue_declare("q", durable=True)
         channel.queue_declare("full", durable=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
@@ -129,28 +130,19 @@ def test_only_real_success_makes_the_pauses_between_reconnects_small_again(publi
 
 
 def test_a_frozen_broker_gives_no_confirm_in_time_and_each_outcome_is_late(
-    broker: RabbitMQNode, vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
+    network: BrokerNetwork, publisher: Publisher, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
-    with plain_channel(vhost) as channel:
-        channel.queue_declare("q", durable=True)
-    with TcpProxy(lambda: broker.port) as network:
-        url = vhost.replace(f":{broker.port}/", f":{network.port}/")
-        settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [url], "CONNECT_TIMEOUT": 1.0}
-        publisher = Publisher("test").start()
-        eventually(lambda: publisher.ready)
-        network.stall()
-        reset = publisher.connection.reset
+    network.pause()
+    reset = publisher.connection.reset
 
-        def reset_before_anything_else_happens(reason: str) -> None:
-            reset(reason)
-            eventually(lambda: publisher.connection.last_error == reason)
+    def reset_before_anything_else_happens(reason: str) -> None:
+        reset(reason)
+        eventually(lambda: publisher.connection.last_error == reason)
 
-        monkeypatch.setattr(publisher.connection, "reset", reset_before_anything_else_happens)
-        [outcome] = publisher.publish([to("q")], 0.5)
-        assert (outcome.status, outcome.late) == (Status.UNKNOWN, True)
-        assert not publisher.ready, "nothing more is sent by a connection that was given up"
-        network.heal()
-        eventually(lambda: publisher.ready, within=20)
-        assert statuses(publisher, to("q")) == ["confirmed"]
-        publisher.stop()
+    monkeypatch.setattr(publisher.connection, "reset", reset_before_anything_else_happens)
+    [outcome] = publisher.publish([to("q")], 0.5)
+    assert (outcome.status, outcome.late) == (Status.UNKNOWN, True)
+    assert not publisher.ready, "nothing more is sent by a connection that was given up"
+    network.resume()
+    eventually(lambda: publisher.ready, within=20)
+    assert statuses(publisher, to("q")) == ["confirmed"]

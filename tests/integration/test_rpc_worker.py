@@ -14,7 +14,6 @@ from messaging.broker import request_queue
 from messaging.models import InboxMessage
 from messaging.rpc import client
 from messaging.worker import dead_letters
-from script.services.rabbitmq import RabbitMQNode
 from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
 from tests.support.rpc import RunningServer, raw_channel
@@ -98,18 +97,6 @@ def test_a_frozen_broker_costs_the_timeout_and_no_more(network: BrokerNetwork) -
     network.pause()
     with pytest.raises(rpc.RpcTimeout):
         quote(timeout=0.5)
-
-
-@pytest.mark.only_on("postgresql")  # where other tests need a node to break, too: it is booted once
-def test_a_broker_out_of_memory_costs_the_timeout_and_no_more(breakable_broker: RabbitMQNode) -> None:
-    server = RunningServer()
-    assert quote() == ANSWER
-    with breakable_broker.memory_alarm():
-        for _ in range(2):
-            with pytest.raises((rpc.RpcTimeout, rpc.NoBroker)):
-                quote(timeout=0.5)
-    assert quote() == ANSWER
-    server.stop()
 
 
 def test_a_request_queue_of_another_kind_is_used_unchanged_and_declared_anew_once_it_is_gone(

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any
@@ -134,6 +135,16 @@ def test_a_compressed_request_is_a_bad_request() -> None:
     assert error_of(ask(double, b"1", content_encoding="gzip"))[0] == "BadRequest"
 
 
+def test_a_procedure_that_never_ends_times_out_even_in_its_result() -> None:
+    def endless() -> Iterator[int]:
+        while True:
+            time.sleep(0.01)
+            yield 1
+
+    procedure("asked", timeout=timedelta(seconds=0.2))(endless)
+    assert error_of(answer(procedures.get("asked"), Message(body=b"{}")))[0] == "HandlerTimeout"
+
+
 def test_bad_arguments_are_named_and_their_values_kept_private() -> None:
     assert error_of(ask(double, b'{"number": "13800138000x"}')) == (
         "BadArguments",
@@ -183,6 +194,7 @@ def test_an_unreadable_count_of_returns_is_zero() -> None:
         (KeyError(), "KeyError()"),
         (Unspeakable(), "Unspeakable()"),
         (RuntimeError("\ud800"), "?"),
+        (ValueError("x" * 5_000_000), "x" * procedures.MAX_ERROR_TEXT),
     ],
 )
 def test_an_exception_of_a_procedure_is_its_answer(raised: BaseException, message: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
 
-from messaging import procedures
+from messaging import procedures, rpc
+from messaging.exceptions import BodyTooLarge
 from messaging.procedures import Procedure
 from messaging.rpc import procedure
 
@@ -83,3 +84,8 @@ def test_its_timeout_is_its_own_or_the_projects_and_above_zero(quote: Procedure,
     assert (quote.seconds, procedures.get("slow").seconds) == (7, 120)
     with pytest.raises(ImproperlyConfigured, match="timeout"):
         procedure("hasty", timeout=timedelta(0))
+
+
+def test_a_request_that_is_too_large_is_not_even_sent() -> None:
+    with pytest.raises(BodyTooLarge):
+        rpc.call("double", {"number": "1" * 2_000_000}, timeout=30)

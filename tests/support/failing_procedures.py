@@ -6,7 +6,6 @@ The functions without arguments are for `tests.support.failpoints.at`, which cal
 import os
 import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -48,29 +47,6 @@ def declare() -> None:
         lock = threading.Lock()
         lock.acquire()
         lock.acquire()
-
-    @procedure("endless", timeout=timedelta(seconds=0.5))
-    def endless() -> Iterator[int]:
-        """Return a result that never ends."""
-        while True:
-            time.sleep(0.01)
-            yield 1
-
-    @procedure("unspeakable")
-    def unspeakable() -> object:
-        return object()
-
-    @procedure("huge")
-    def huge() -> str:
-        return "x" * 2_000_000
-
-    @procedure("shout")
-    def shout() -> None:
-        raise ValueError("x" * 5_000_000)
-
-    @procedure("leave")
-    def leave() -> None:
-        raise SystemExit(3)
 
 
 def _print(what: str, number: Any) -> None:
