@@ -29,7 +29,7 @@ from tests.faults.shop import place
 from tests.support.consuming import Noted, a_consumer, look_after, note, notes, registered
 from tests.support.missing_orders import make_orders_missing, restore_orders
 from tests.support.repeats import is_full, repeats
-from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker
+from tests.support.running import IMPATIENT, InThread, add, at_once, running_relay, running_worker
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,17 +60,11 @@ def test_two_people_who_replay_a_dead_message_at_once_replay_it_once_and_both_ar
         for row in InboxMessage.objects.all():
             for person in people:
                 assert "Replay 1" in person.post(REPLAY, {"row": row.pk}).content.decode()
-            start = threading.Barrier(2)
-
-            def confirm(person: Client, row: InboxMessage = row, start: threading.Barrier = start) -> str:
-                start.wait()
-                return person.post(REPLAY, {"row": row.pk, "confirmed": "yes"}, follow=True).content.decode()
-
-            pressing = [InThread(partial(confirm, person), "person") for person in people]
-            answers = [each.join(30) for each in pressing]
+            form = {"row": row.pk, "confirmed": "yes"}
+            answers = at_once(*(partial(person.post, REPLAY, form, follow=True) for person in people))
             # The consumer may have been quicker than the second of them.
             words = re.compile(r">(1 replayed\. [^<]*|Nothing was done: 1 already (?:replayed|handled)\.)<")
-            told = [words.findall(answer) for answer in answers]
+            told = [words.findall(answer.content.decode()) for answer in answers]
             assert sorted(len(said) for said in told) == [1, 1]
             assert sorted(said[0].startswith("1 replayed") for said in told) == [False, True]
         eventually(lambda: not InboxMessage.objects.exclude(state="handled").exists(), 60)

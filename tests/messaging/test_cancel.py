@@ -1,6 +1,5 @@
 """Waiting messages can be cancelled: the row says so, and later messages of the ordering key are released."""
 
-import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -27,7 +26,7 @@ from tests.support.consuming import (
     notes,
     registered,
 )
-from tests.support.running import InThread, add
+from tests.support.running import add, at_once
 
 pytestmark = pytest.mark.django_db
 
@@ -193,18 +192,7 @@ def test_filters_say_which(consumer: Consumer) -> None:
 def test_a_relay_and_a_cancel_at_once_get_each_row_once() -> None:
     for number in range(60):
         an_outbox_row(message_id=f"m-{number}")
-    start = threading.Barrier(2)
-
-    def claiming() -> int:
-        start.wait()
-        return sum(len(leases.claim(5, 30)) for _ in range(12))
-
-    def cancelling() -> int:
-        start.wait()
-        return cancelled()["outbox"]
-
-    claims, cancels = InThread(claiming, "relay"), InThread(cancelling, "cancel")
-    held, gone = claims.join(30), cancels.join(30)
+    held, gone = at_once(lambda: sum(len(leases.claim(5, 30)) for _ in range(12)), lambda: cancelled()["outbox"])
     assert OutboxMessage.objects.filter(state="cancelled", lease_token=None).count() == gone
     assert OutboxMessage.objects.filter(state="pending", lease_token__isnull=False).count() == held
     assert held + gone == 60

@@ -1,7 +1,7 @@
 """Pruning deletes what is finished and old, and nothing that may still be needed."""
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -15,6 +15,7 @@ from messaging.actions.prune import prune
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from tests.support.command_line import messages
 from tests.support.consuming import a_consumer, an_inbox_row, an_outbox_row, registered
+from tests.support.running import at_once
 
 pytestmark = pytest.mark.django_db
 
@@ -142,14 +143,7 @@ def test_two_prunes_at_once_share_the_work() -> None:
         outbox_row()
         inbox_row()
 
-    def prune_in_a_thread(_: int) -> dict[str, int]:
-        try:
-            return _pruned(batch=3)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor() as threads:
-        one, other = threads.map(prune_in_a_thread, range(2))
+    one, other = at_once(*[partial(_pruned, batch=3)] * 2)
 
     assert [one[box] + other[box] for box in ("outbox", "inbox", "attempts")] == [40, 40, 40]
     assert not OutboxMessage.objects.exists()

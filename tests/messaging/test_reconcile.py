@@ -35,7 +35,7 @@ from tests.support.consuming import (
     registered,
     take_note,
 )
-from tests.support.running import InThread, add
+from tests.support.running import add, at_once
 
 pytestmark = pytest.mark.django_db
 
@@ -271,8 +271,7 @@ def test_two_at_once_send_each_message_once(
         return compared
 
     monkeypatch.setattr(lost, "compare", together)
-    both = [InThread(repaired, "reconcile") for _ in range(2)]
-    reports = [each.join(60) for each in both]
+    reports = at_once(repaired, repaired)
     assert sum(report.sent_again for report in reports) == 30
     assert all(report.is_well for report in reports)
     assert OutboxMessage.objects.filter(origin="reconcile").count() == 30

@@ -1,9 +1,9 @@
 """Dead messages run again behind the same fence, once, however many operators ask; a replay of failing ones stops."""
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +31,7 @@ from tests.support.consuming import (
     notes,
     registered,
 )
-from tests.support.running import InThread
+from tests.support.running import at_once
 
 pytestmark = pytest.mark.django_db
 #: For tests with threads.
@@ -226,14 +226,7 @@ def test_a_discarded_message_is_not_replayed_any_more_and_a_copy_is_a_duplicate(
 def test_many_operators_at_once_replay_each_message_once(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(action, "SIZE", 7)
     dead(40)
-    start = threading.Barrier(4)
-
-    def operator(name: str) -> SimpleNamespace:
-        start.wait()
-        return replayed(by=name)
-
-    operators = [InThread(lambda name=name: operator(name), name) for name in ("a", "b", "c", "d")]
-    results = [each.join(60) for each in operators]
+    results = at_once(*(partial(replayed, by=name) for name in ("a", "b", "c", "d")))
     assert sum(each.replayed for each in results) == 40
     assert OutboxMessage.objects.count() == 40
     assert sum(OperatorAction.objects.values_list("changed", flat=True)) == 40
@@ -243,15 +236,7 @@ def test_many_operators_at_once_replay_each_message_once(consumer: Consumer, mon
 @committed
 def test_a_discard_and_a_replay_at_once_are_one_of_both(consumer: Consumer) -> None:
     dead(20)
-    start = threading.Barrier(2)
-
-    def racing(function: Callable[[], Any]) -> Any:
-        start.wait()
-        return function()
-
-    one = InThread(lambda: racing(lambda: replayed().replayed), "replay")
-    other = InThread(lambda: racing(lambda: discard.run(ALL, by="bob").changed), "discard")
-    went, gone = one.join(30), other.join(30)
+    went, gone = at_once(lambda: replayed().replayed, lambda: discard.run(ALL, by="bob").changed)
     assert went + gone == 20
     assert OutboxMessage.objects.count() == went == InboxMessage.objects.filter(state="retrying").count()
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from messaging.models import Effect, EffectAttempt, InboxMessage
 from messaging.worker import effect_runner, ledger
 from messaging.worker.database_wait import DatabaseWait
 from tests.support.consuming import QUICKLY, a_consumer, an_effect, look_after
-from tests.support.running import InThread
+from tests.support.running import at_once
 
 pytestmark = pytest.mark.django_db
 
@@ -138,8 +139,7 @@ def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) ->
 def test_two_who_settle_it_at_once_settle_it_once(calls: list[Sending]) -> None:
     effect = an_effect("unknown")
     verdicts = [Verdict.DONE, Verdict.NOT_DONE] * 2
-    people = [InThread(lambda verdict=verdict: settled(effect, verdict) is not None, "settle") for verdict in verdicts]
-    said = [person.join() for person in people]
+    said = [done is not None for done in at_once(*(partial(settled, effect, verdict) for verdict in verdicts))]
     effect.refresh_from_db()
     # The first alone counts, as each verdict leads out of *unknown*.
     assert said.count(True) == 1

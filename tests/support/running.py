@@ -1,8 +1,9 @@
 """Relays and workers in threads of the test."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pika
@@ -52,6 +53,18 @@ class InThread:
         if self._error:
             raise self._error
         return self.result
+
+
+def at_once(*functions: Callable[[], Any]) -> list[Any]:
+    """Begin these functions in threads at the same moment; return what each returned."""
+    start = threading.Barrier(len(functions), timeout=30)
+
+    def begin(function: Callable[[], Any]) -> Any:
+        start.wait()
+        return function()
+
+    threads = [InThread(partial(begin, function), "at once") for function in functions]
+    return [each.join(60) for each in threads]
 
 
 @contextmanager
