@@ -101,7 +101,7 @@ def test_upkeep_relays_replay_reconcile_and_pruning_all_at_once_lose_and_double_
         def loop() -> None:
             while not over.is_set():
                 function()
-                time.sleep(0.1)  # on SQLite the others want to write, too
+                over.wait(0.25)  # on SQLite the others want to write, too
 
         return InThread(loop, "housekeeping")
 

@@ -250,18 +250,18 @@ def test_a_copy_that_is_lost_too_is_sent_again_after_the_interval_only(broker: B
 
 
 def test_no_more_than_the_limit_are_sent_at_once_and_the_others_later(broker: Broker, consumer: Consumer) -> None:
-    broker.lose(consumer, *(str(number) for number in range(25)))
-    assert [repaired(limit=10).sent_again for _ in range(4)] == [10, 10, 5, 0]
+    broker.lose(consumer, *(str(number) for number in range(12)))
+    assert [repaired(limit=5).sent_again for _ in range(4)] == [5, 5, 2, 0]
     broker.relay()
     broker.handle(consumer)
-    assert notes() == 25
+    assert notes() == 12
 
 
 @pytest.mark.django_db(transaction=True)
 def test_two_at_once_send_each_message_once(
     broker: Broker, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker.lose(consumer, *(str(number) for number in range(30)))
+    broker.lose(consumer, *(str(number) for number in range(10)))
     both_found_them = threading.Barrier(2, timeout=30)
     compare = lost.compare
 
@@ -272,9 +272,9 @@ def test_two_at_once_send_each_message_once(
 
     monkeypatch.setattr(lost, "compare", together)
     reports = at_once(repaired, repaired)
-    assert sum(report.sent_again for report in reports) == 30
+    assert sum(report.sent_again for report in reports) == 10
     assert all(report.is_well for report in reports)
-    assert OutboxMessage.objects.filter(origin="reconcile").count() == 30
+    assert OutboxMessage.objects.filter(origin="reconcile").count() == 10
 
 
 def test_a_message_whose_handling_has_begun_is_not_lost(broker: Broker, consumer: Consumer) -> None:

@@ -224,20 +224,20 @@ def test_a_discarded_message_is_not_replayed_any_more_and_a_copy_is_a_duplicate(
 
 @committed
 def test_many_operators_at_once_replay_each_message_once(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(action, "SIZE", 7)
-    dead(40)
+    monkeypatch.setattr(action, "SIZE", 3)
+    dead(16)
     results = at_once(*(partial(replayed, by=name) for name in ("a", "b", "c", "d")))
-    assert sum(each.replayed for each in results) == 40
-    assert OutboxMessage.objects.count() == 40
-    assert sum(OperatorAction.objects.values_list("changed", flat=True)) == 40
-    assert ActionOnMessage.objects.count() == 40
+    assert sum(each.replayed for each in results) == 16
+    assert OutboxMessage.objects.count() == 16
+    assert sum(OperatorAction.objects.values_list("changed", flat=True)) == 16
+    assert ActionOnMessage.objects.count() == 16
 
 
 @committed
 def test_a_discard_and_a_replay_at_once_are_one_of_both(consumer: Consumer) -> None:
-    dead(20)
+    dead(12)
     went, gone = at_once(lambda: replayed().replayed, lambda: discard.run(ALL, by="bob").changed)
-    assert went + gone == 20
+    assert went + gone == 12
     assert OutboxMessage.objects.count() == went == InboxMessage.objects.filter(state="retrying").count()
 
 
@@ -324,10 +324,10 @@ def test_failures_that_begin_later_stop_it_too(
     pace: Pace, consumer: Consumer, handler: FailingHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(action, "SIZE", 5)
-    dead(30)
-    handler.failing.update({f"m{number:02}": ValueError("broken again") for number in range(5, 30)})
+    dead(15)
+    handler.failing.update({f"m{number:02}": ValueError("broken again") for number in range(5, 15)})
     result = replayed(rate=25)
-    assert (result.replayed, result.left) == (10, 20)
+    assert (result.replayed, result.left) == (10, 5)
     assert "5 of 10 failed again" in result.stopped
 
 
