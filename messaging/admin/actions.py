@@ -1,5 +1,7 @@
-"""Actions on messages: asked for in a list or on a message's page, confirmed after what would come of them was shown,
-and done by POST. Each needs a permission of its own."""
+"""Actions on messages: chosen in a list or on a message's page, confirmed after a plan was shown, done by POST.
+
+Each needs its own permission.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def on_page(request: HttpRequest, model_admin: ModelAdmin[Any], row: Any) -> lis
 
 
 def operate(request: HttpRequest, model_admin: ModelAdmin[Any], name: str) -> HttpResponse:
-    """Answer a POST that asks for an action on the rows in `row`: ask back, or do it if that is confirmed."""
+    """Answer a POST that asks for an action on the rows in `row`: ask for confirmation, or do what is confirmed."""
     action = next((each for each in _of(model_admin) if each.name == name), None)
     if action is None:
         raise Http404
@@ -74,18 +76,19 @@ def operate(request: HttpRequest, model_admin: ModelAdmin[Any], name: str) -> Ht
 
 
 def _do(request: HttpRequest, action: MessageAction, selection: Selection) -> None:
-    """Do it as the form says, and tell what came of it."""
-    told: dict[str, Any] = {option.name: _said(request, option.name, TEXT_LIMIT) for option in _fields(action.options)}
+    """Do it with the form's options, and show the outcome."""
+    options: dict[str, Any] = {each.name: _text(request, each.name, TEXT_LIMIT) for each in _fields(action.options)}
     try:
-        action.check(selection, **told)
+        action.check(selection, **options)
     except ValueError as error:
         messages.error(request, f"Nothing was done: {error}.")
         return
-    result = action.run(selection, by=request.user.get_username(), note=_said(request, "note", NOTE_LIMIT), **told)
+    note = _text(request, "note", NOTE_LIMIT)
+    result = action.run(selection, by=request.user.get_username(), note=note, **options)
     if result.stopped:
         messages.error(request, f"{result.text} {result.stopped}")
     elif not result.changed:
-        messages.warning(request, f"Nothing was done: {action.why_nothing(selection, **told)}.")
+        messages.warning(request, f"Nothing was done: {action.why_nothing(selection, **options)}.")
     else:
         messages.add_message(request, messages.WARNING if result.is_partial else messages.SUCCESS, result.text)
 
@@ -120,7 +123,7 @@ def _fields(options: Sequence[Option]) -> list[Option]:
     return [each for each in options if each.type is str]
 
 
-def _said(request: HttpRequest, name: str, limit: int) -> str:
+def _text(request: HttpRequest, name: str, limit: int) -> str:
     return request.POST.get(name, "").replace("\x00", "").strip()[:limit]
 
 

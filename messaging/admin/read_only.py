@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 
 
 class ReadOnly(BaseModelAdmin):  # type: ignore[type-arg]
-    """Shows rows; nobody adds, changes or deletes them here. For inlines."""
+    """Shows rows, which cannot be added, changed or deleted here. For inlines."""
 
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False

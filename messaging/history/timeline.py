@@ -116,7 +116,7 @@ def for_message(message_id: str) -> Story:
 
 
 def for_subject(subject: str) -> Story:
-    """Return the story of all messages about `subject`, told together; empty where there are none. Seven queries at
+    """Return the story of all messages about `subject`, in one order; empty where there are none. Seven queries at
     most.
 
     Rows of these messages that lost their subject on the way belong to it.
@@ -267,9 +267,9 @@ def _of_effect(effect: Effect, type: str, attempts: Sequence[EffectAttempt]) -> 
 
 
 def _of_actions(message_ids: Collection[str]) -> Iterator[Entry]:
-    told = actions.audited()
+    words = actions.audited()
     acted_on = ActionOnMessage.objects.filter(message_id__in=message_ids)
-    acted_on = acted_on.exclude(action__action__in=[name for name, words in told.items() if not words])
+    acted_on = acted_on.exclude(action__action__in=[name for name, said in words.items() if not said])
     for each in acted_on.select_related("action").order_by("-id")[:ROW_LIMIT]:
         row = each.action
         yield Entry(
@@ -278,6 +278,6 @@ def _of_actions(message_ids: Collection[str]) -> Iterator[Entry]:
             row=row,
             at=row.at,
             detail=", ".join(str(row.details[name]) for name in ("verdict", "note") if name in row.details),
-            action=told.get(row.action, row.action),
+            action=words.get(row.action, row.action),
             actor=row.actor,
         )

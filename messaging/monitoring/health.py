@@ -17,7 +17,7 @@ def unready() -> str:
     try:
         missing = _missing_tables()
     except (DatabaseError, InterfaceError):
-        # The driver's own words may name hosts and users, and anybody may read this answer.
+        # The driver's error may name hosts and users, and this answer is public.
         return "the database does not answer"
     if missing:
         return f"tables are missing: {', '.join(missing)}; run manage.py migrate"

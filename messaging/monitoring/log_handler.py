@@ -134,8 +134,8 @@ class _Sender(QueueListener):
         self.done = 0
         self.lost = 0
         self._handler = handler
-        #: Dropped lines that another line has told of.
-        self._told = 0
+        #: Dropped lines that were reported by another line.
+        self._reported = 0
         self._ended = threading.Event()
         self._declaration = Declaration(self.publisher.connection)
         #: The connection, by number, on which the exchange was declared.
@@ -196,15 +196,15 @@ class _Sender(QueueListener):
             # A new broker has no such exchange. An account that may not declare it finds it there.
             self._declaration.declare(Topology(exchanges=(desired.log_exchange(),), queues=(), bindings=()))
             self._declared = self.publisher.connection.generation
-        untold = self._handler.dropped - self._told
-        dropped = [log_lines.line(__name__, "warning", "logs.dropped", count=untold)] if untold else []
+        unreported = self._handler.dropped - self._reported
+        dropped = [log_lines.line(__name__, "warning", "logs.dropped", count=unreported)] if unreported else []
         sent = [
             Publishing(str(number), desired.log_exchange().name, line.key, _message(line), mandatory=False)
             for number, line in enumerate([*dropped, *lines])
         ]
         outcomes = self.publisher.publish(sent, PUBLISH_TIMEOUT)
         lost = sum(outcome.status is not Status.CONFIRMED for outcome in outcomes)
-        self._told += untold if lost < len(sent) else 0
+        self._reported += unreported if lost < len(sent) else 0
         self.lost += min(lost, len(lines))
         if any(outcome.status is Status.REFUSED for outcome in outcomes):
             self._declared = 0  # the exchange may have been deleted

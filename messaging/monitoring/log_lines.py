@@ -48,7 +48,7 @@ def line(logger: str, level: str, text: str, **more: Any) -> Line:
 
 
 def broken(record: logging.LogRecord) -> Line:
-    """Return what can be said of a record that cannot be formatted."""
+    """Return a line for a record that cannot be formatted."""
     text = "a log record cannot be formatted"
     with suppress(Exception):
         text = f"{text}: {masked_text(repr(record.msg))[:SHORTENED]}"
