@@ -137,18 +137,14 @@ def _add_event(event: type[Event], channels: Document, operations: Document) -> 
     name = _message(event)
     address, fields = _address(event)
     parameters = {each: {"location": f"$message.payload#/{_written(event, each)}"} for each in fields}
-    channels[name] = {
-        "address": address,
-        "messages": {name: _ref("components", "messages", name)},
+    channels[name] = _channel(
+        address,
+        [name],
+        _by_routing_key(exchange_of(event)),
         **({"parameters": parameters} if parameters else {}),
-        "bindings": {"amqp": _by_routing_key(exchange_of(event))},
-    }
-    operations[_id(f"send.{event.event_type}")] = {
-        "action": "send",
-        "channel": _ref("channels", name),
-        "messages": [_ref("channels", name, "messages", name)],
-        "bindings": {"amqp": _operation(deliveryMode=2, mandatory=True, timestamp=True)},
-    }
+    )
+    how = {"deliveryMode": 2, "mandatory": True, "timestamp": True}
+    operations[_id(f"send.{event.event_type}")] = _operation("send", name, [name], how)
 
 
 def _address(event: type[Event]) -> tuple[str, list[str]]:
@@ -171,28 +167,20 @@ def _written(event: type[Event], field: str) -> str:
 def _add_consumer(consumer: Consumer, channels: Document, operations: Document) -> None:
     name = _id(f"queue.{consumer.queue or consumer.name}")
     ids = [_message(event) for event in consumer.events]
-    channels[name] = {
-        # The broker names the queue of each process of a broadcast.
-        "address": consumer.queue or None,
-        "messages": {each: _ref("components", "messages", each) for each in ids},
-        "bindings": {"amqp": _queue(consumer.queue, exclusive=consumer.broadcast)},
-        "x-bindings": [
-            {
-                "exchange": each.exchange,
-                "key": each.key,
-                **({"arguments": dict(each.arguments)} if each.arguments else {}),
-            }
-            for each in consumer.bindings
-        ],
+    bindings = [
+        {"exchange": each.exchange, "key": each.key, **({"arguments": dict(each.arguments)} if each.arguments else {})}
+        for each in consumer.bindings
+    ]
+    channels[name] = _channel(
+        consumer.queue or None,  # the broker names the queue of each process of a broadcast
+        ids,
+        _queue(consumer.queue, exclusive=consumer.broadcast),
+        **{"x-bindings": bindings},
         **({} if consumer.broadcast else {"x-arguments": desired.queue_arguments(consumer)}),
-    }
-    operations[_id(f"receive.{consumer.name}")] = {
-        "action": "receive",
-        "channel": _ref("channels", name),
-        "messages": [_ref("channels", name, "messages", each) for each in ids],
-        **_described(inspect.getdoc(consumer.handler)),
-        "bindings": {"amqp": _operation(ack=True)},
-    }
+    )
+    operations[_id(f"receive.{consumer.name}")] = _operation(
+        "receive", name, ids, {"ack": True}, **_described(inspect.getdoc(consumer.handler))
+    )
 
 
 # --- Procedures ----------------------------------------------------------------------------------------------
@@ -211,31 +199,20 @@ def _add_procedure(
         correlated = {"location": "$message.header#/correlationId"}
         messages[name] = {"name": name, "headers": headers, "payload": payload, "correlationId": correlated}
     asked, answered = _id(f"queue.{procedure.queue}"), _id(f"replies.{procedure.name}")
-    channels[asked] = {
-        "address": procedure.queue,
-        "messages": {request: _ref("components", "messages", request)},
-        "bindings": {"amqp": _queue(procedure.queue, durable=True, auto_delete=not procedure.plain_queue)},
-    }
-    channels[answered] = {
-        "address": None,
-        "messages": {each: _ref("components", "messages", each) for each in (reply, error)},
-        "bindings": {"amqp": _queue("", exclusive=True)},
-    }
-    operations[_id(f"answer.{procedure.name}")] = {
-        "action": "receive",
-        "channel": _ref("channels", asked),
-        "messages": [_ref("channels", asked, "messages", request)],
+    channels[asked] = _channel(
+        procedure.queue, [request], _queue(procedure.queue, durable=True, auto_delete=not procedure.plain_queue)
+    )
+    channels[answered] = _channel(None, [reply, error], _queue("", exclusive=True))
+    address = {"location": "$message.header#/replyTo"}
+    address |= _described("The AMQP properties reply_to and correlation_id of the request.")
+    operations[_id(f"answer.{procedure.name}")] = _operation(
+        "receive",
+        asked,
+        [request],
+        {"ack": True},
         **_described(inspect.getdoc(procedure.function)),
-        "bindings": {"amqp": _operation(ack=True)},
-        "reply": {
-            "address": {
-                "location": "$message.header#/replyTo",
-                **_described("The AMQP properties reply_to and correlation_id of the request."),
-            },
-            "channel": _ref("channels", answered),
-            "messages": [_ref("channels", answered, "messages", each) for each in (reply, error)],
-        },
-    }
+        reply={"address": address, **_at(answered, [reply, error])},
+    )
 
 
 def _request(procedure: Procedure, schemas: _Schemas) -> Document:
@@ -262,7 +239,22 @@ def _properties(*texts: str, **headers: Document) -> Document:
     return {"type": "object", "properties": {**dict.fromkeys(texts, _TEXT), **headers}}
 
 
-# --- Bindings ------------------------------------------------------------------------------------------------
+# --- Channels, operations and their bindings -----------------------------------------------------------------
+
+
+def _channel(address: str | None, messages: Sequence[str], binding: Document, **more: Any) -> Document:
+    carried = {each: _ref("components", "messages", each) for each in messages}
+    return {"address": address, "messages": carried, **more, "bindings": {"amqp": binding}}
+
+
+def _operation(action: str, channel: str, messages: Sequence[str], how: Document, **more: Any) -> Document:
+    bindings = {"amqp": {**how, "bindingVersion": AMQP_BINDING}}
+    return {"action": action, **_at(channel, messages), **more, "bindings": bindings}
+
+
+def _at(channel: str, messages: Sequence[str]) -> Document:
+    named = [_ref("channels", channel, "messages", each) for each in messages]
+    return {"channel": _ref("channels", channel), "messages": named}
 
 
 def _by_routing_key(exchange: Exchange) -> Document:
@@ -274,10 +266,6 @@ def _queue(name: str, *, exclusive: bool = False, durable: bool = True, auto_del
     facts: Document = {"name": name} if name else {}
     facts |= {"durable": durable and not exclusive, "exclusive": exclusive, "autoDelete": auto_delete}
     return {"is": "queue", "queue": facts, "bindingVersion": AMQP_BINDING}
-
-
-def _operation(**fields: int | bool) -> Document:
-    return {**fields, "bindingVersion": AMQP_BINDING}
 
 
 def _described(text: str | None) -> Document:

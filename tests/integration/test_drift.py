@@ -55,54 +55,22 @@ def kinds() -> set[Kind]:
 # --- By hand -----------------------------------------------------------------------------------------------
 
 
-def missing_exchange(channel: BlockingChannel) -> None:
-    channel.exchange_delete(EXCHANGE)
-
-
-def other_exchange(channel: BlockingChannel) -> None:
-    channel.exchange_delete(EXCHANGE)
-    channel.exchange_declare(EXCHANGE, "direct", durable=True)
-    for binding in declared().bindings:
-        channel.queue_bind(binding.queue, EXCHANGE, binding.key)
-
-
-def missing_queue(channel: BlockingChannel) -> None:
-    channel.queue_delete(RED_PACKET)
-
-
-def other_queue(channel: BlockingChannel) -> None:
-    declare_otherwise(channel, RED_PACKET, "order.placed", "order.cancelled")
-
-
-def missing_binding(channel: BlockingChannel) -> None:
-    channel.queue_unbind(RED_PACKET, EXCHANGE, "order.cancelled")
-
-
-def extra_binding(channel: BlockingChannel) -> None:
-    channel.queue_bind(RED_PACKET, EXCHANGE, "order.refunded")
-
-
-def unconsumed_queue(channel: BlockingChannel) -> None:
-    channel.basic_publish("", RED_PACKET, b"{}")
-
-
-def unrouted_event(channel: BlockingChannel) -> None:
-    channel.queue_unbind(SMS, EXCHANGE, "order.shipped")
-
-
-def abandoned_queue(channel: BlockingChannel) -> None:
-    channel.queue_declare("orders.formerly", durable=True, arguments=desired.queue_arguments())
-
-
 def declared() -> desired.Topology:
     return desired.topology(consumers.registered())
 
 
-def declare_otherwise(channel: BlockingChannel, queue: str, *keys: str) -> None:
+def declare_queue_otherwise(channel: BlockingChannel, queue: str, *keys: str) -> None:
     channel.queue_delete(queue)
     channel.queue_declare(queue, durable=True, arguments={**desired.queue_arguments(), "x-delivery-limit": 20})
     for key in keys:
         channel.queue_bind(queue, EXCHANGE, key)
+
+
+def declare_exchange_otherwise(channel: BlockingChannel, type: str, **arguments: Any) -> None:
+    channel.exchange_delete(EXCHANGE)
+    channel.exchange_declare(EXCHANGE, type, durable=True, arguments=arguments)
+    for binding in declared().bindings:
+        channel.queue_bind(binding.queue, EXCHANGE, binding.key)
 
 
 def lasting_request_queue(channel: BlockingChannel) -> None:
@@ -110,20 +78,34 @@ def lasting_request_queue(channel: BlockingChannel) -> None:
     channel.queue_bind("rpc.shipping.quote", "amq.direct", "x")
 
 
-DRIFTS: dict[Callable[[BlockingChannel], None], set[Kind]] = {
-    missing_exchange: {Kind.MISSING_EXCHANGE},
-    other_exchange: {Kind.OTHER_EXCHANGE},
-    missing_queue: {Kind.MISSING_QUEUE},
-    other_queue: {Kind.OTHER_QUEUE},
-    lasting_request_queue: {Kind.OTHER_QUEUE},
-    missing_binding: {Kind.MISSING_BINDING},
-    unrouted_event: {Kind.UNROUTED_EVENT, Kind.MISSING_BINDING},
-    abandoned_queue: {Kind.ABANDONED_QUEUE},
+LEFT = desired.queue_arguments()
+DRIFTS: dict[str, tuple[Callable[[BlockingChannel], Any], set[Kind]]] = {
+    "missing exchange": (lambda it: it.exchange_delete(EXCHANGE), {Kind.MISSING_EXCHANGE}),
+    "other exchange": (lambda it: declare_exchange_otherwise(it, "direct"), {Kind.OTHER_EXCHANGE}),
+    "missing queue": (lambda it: it.queue_delete(RED_PACKET), {Kind.MISSING_QUEUE}),
+    "other queue": (
+        lambda it: declare_queue_otherwise(it, RED_PACKET, "order.placed", "order.cancelled"), {Kind.OTHER_QUEUE}
+    ),
+    "lasting request queue": (lasting_request_queue, {Kind.OTHER_QUEUE}),
+    "missing binding": (lambda it: it.queue_unbind(RED_PACKET, EXCHANGE, "order.cancelled"), {Kind.MISSING_BINDING}),
+    "unrouted event": (
+        lambda it: it.queue_unbind(SMS, EXCHANGE, "order.shipped"), {Kind.UNROUTED_EVENT, Kind.MISSING_BINDING}
+    ),
+    "abandoned queue": (
+        lambda it: it.queue_declare("orders.formerly", durable=True, arguments=LEFT), {Kind.ABANDONED_QUEUE}
+    ),
     # What a person does in the management UI, or by starting a consumer.
-    extra_binding: {Kind.EXTRA_BINDING},
-    unconsumed_queue: {Kind.UNCONSUMED_QUEUE},
-}
-BY_HAND = [extra_binding, unconsumed_queue]
+    "extra binding": (lambda it: it.queue_bind(RED_PACKET, EXCHANGE, "order.refunded"), {Kind.EXTRA_BINDING}),
+    "unconsumed queue": (lambda it: it.basic_publish("", RED_PACKET, b"{}"), {Kind.UNCONSUMED_QUEUE}),
+}  # fmt: skip
+BY_HAND = ["extra binding", "unconsumed queue"]
+
+
+def drift_by(channel: BlockingChannel, *names: str) -> set[Kind]:
+    """Make these drifts; return what is to be found."""
+    for name in names:
+        DRIFTS[name][0](channel)
+    return {kind for name in names for kind in DRIFTS[name][1]}
 
 
 def test_what_was_just_declared_does_not_drift_and_an_empty_queue_without_a_consumer_is_a_note(
@@ -139,15 +121,15 @@ def test_what_was_just_declared_does_not_drift_and_an_empty_queue_without_a_cons
     assert checked() == {}
 
 
-@pytest.mark.parametrize("make", DRIFTS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("name", DRIFTS)
 def test_each_drift_is_found_as_what_it_is_and_the_commands_of_its_hint_mend_it(
-    channel: BlockingChannel, broker: RabbitMQNode, make: Callable[[BlockingChannel], None]
+    channel: BlockingChannel, broker: RabbitMQNode, name: str
 ) -> None:
-    make(channel)
+    expected = drift_by(channel, name)
 
-    eventually(lambda: kinds() == DRIFTS[make], report=kinds)
+    eventually(lambda: kinds() == expected, report=kinds)
     assert mq("topology", "diff").code == 6
-    if make not in BY_HAND:
+    if name not in BY_HAND:
         for finding in wrong():
             mend(finding, broker)
         assert kinds() == set()
@@ -169,22 +151,20 @@ def test_without_the_management_api_one_sentence_says_so(channel: BlockingChanne
     assert (said.code, said.out) == (3, "")
     assert said.err.startswith("This needs RabbitMQ's management API: nothing listens at http://127.0.0.1:")
     assert set(checked()) == {"messaging.I001"}
-    other_queue(channel)
+    drift_by(channel, "other queue")
     assert "x-delivery-limit" in mq("topology", "declare").err  # AMQP says what differs to whoever declares
 
 
 def test_six_drifts_at_once_are_six_findings_with_six_ids_for_the_command_and_the_checks(
     channel: BlockingChannel,
 ) -> None:
-    made = [other_queue, extra_binding, missing_binding, unrouted_event, abandoned_queue, unconsumed_queue]
-    for make in made:
-        make(channel)
-    expected = set().union(*(DRIFTS[make] for make in made))
+    expected = drift_by(channel, "other queue", "extra binding", "missing binding", "unrouted event",
+                        "abandoned queue", "unconsumed queue")  # fmt: skip
 
     eventually(lambda: kinds() == expected, report=kinds)
     found = [json.loads(line) for line in mq("topology", "diff", "--json").lines]
 
-    assert len({each["id"] for each in found if each["is_wrong"]}) == len(made)
+    assert len({each["id"] for each in found if each["is_wrong"]}) == 6
     assert all(each["said"] and each["hint"] for each in found)
     assert set(checked()) == set(expected)
 
@@ -237,17 +217,14 @@ def test_an_alternate_exchange_for_unroutable_events_is_found(
         assert (finding.kind, finding.name) == (Kind.HARMFUL_POLICY, EXCHANGE)
         assert "alternate-exchange=amq.fanout" in finding.text
 
-    channel.exchange_delete(EXCHANGE)
-    channel.exchange_declare(EXCHANGE, "topic", durable=True, arguments={"alternate-exchange": "amq.fanout"})
-    for binding in declared().bindings:
-        channel.queue_bind(binding.queue, EXCHANGE, binding.key)
+    declare_exchange_otherwise(channel, "topic", **{"alternate-exchange": "amq.fanout"})
     [finding] = wrong()
     assert (finding.kind, finding.name) == (Kind.OTHER_EXCHANGE, EXCHANGE)
     assert "alternate-exchange=amq.fanout, expected no alternate-exchange" in finding.text
 
 
 def test_what_differs_is_named_with_its_cure(channel: BlockingChannel) -> None:
-    other_queue(channel)
+    drift_by(channel, "other queue")
     [finding] = wrong()
     assert finding.text.endswith("x-delivery-limit=20, expected x-delivery-limit=1000")
     assert f"`manage.py mq topology declare --replace {RED_PACKET}`" in finding.hint
@@ -257,7 +234,7 @@ def test_what_differs_is_named_with_its_cure(channel: BlockingChannel) -> None:
 def test_counts_are_those_of_this_moment(channel: BlockingChannel) -> None:
     """What the management API knows of them may be five seconds old."""
     channel.confirm_delivery()
-    abandoned_queue(channel)
+    drift_by(channel, "abandoned queue")
     eventually(lambda: all(each.ready == 0 for each in seen_by_management(SMS, "orders.formerly")))
 
     for queue in (SMS, "orders.formerly"):
@@ -287,8 +264,8 @@ def test_on_a_narrow_terminal_nothing_is_cut_and_arguments_have_its_whole_width(
     channel: BlockingChannel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    other_queue(channel)
-    abandoned_queue(channel)
+    drift_by(channel, "other queue")
+    drift_by(channel, "abandoned queue")
     private = "another.application.with.a.long.queue.name"
     channel.queue_declare(private, exclusive=True, arguments={"x-expires": 9999})
     diff, queues = Terminal(), Terminal()
@@ -404,7 +381,7 @@ def test_replace_leaves_alone_what_does_not_differ_what_is_not_ours_and_what_hol
     channel: BlockingChannel,
 ) -> None:
     channel.queue_declare("elsewhere")
-    other_queue(channel)
+    drift_by(channel, "other queue")
     for queue in (SMS, RED_PACKET):
         channel.basic_publish("", queue, b"{}")
 
@@ -421,7 +398,7 @@ def test_replace_leaves_alone_what_does_not_differ_what_is_not_ours_and_what_hol
 def test_replace_deletes_no_exchange_to_which_another_application_is_bound(
     channel: BlockingChannel, broker: RabbitMQNode, vhost: str
 ) -> None:
-    other_exchange(channel)
+    drift_by(channel, "other exchange")
     channel.queue_declare("elsewhere")
     channel.queue_bind("elsewhere", EXCHANGE, "order.placed")
 
@@ -444,7 +421,7 @@ def test_replacing_a_queue_loses_nothing_while_events_come_all_the_time(
     with registered(consumer):
         mq("topology", "declare")
         with plain_channel(vhost) as channel:
-            declare_otherwise(channel, consumer.queue, "test.noted")
+            declare_queue_otherwise(channel, consumer.queue, "test.noted")
         assert Kind.OTHER_QUEUE in kinds()
         with running_relay(), running_worker(consumer), events_all_the_time() as added:
             eventually(lambda: notes() > 10)
