@@ -3,7 +3,6 @@
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from io import StringIO
@@ -14,8 +13,7 @@ from django.core.management import CommandError, call_command
 
 from script.services.ports import free_port
 from tests.support.amqp import queue_length
-from tests.support.command_line import mq
-from tests.support.running import InThread
+from tests.support.command_line import ctrl_c, manage, mq
 
 
 @pytest.fixture(autouse=True)
@@ -40,25 +38,15 @@ def default_handler() -> Iterator[None]:
     ],
 )
 def test_ctrl_c_at_a_silent_broker_is_one_line(settings: Any, command: str, said: str) -> None:
-    here = threading.get_ident()
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         settings.MESSAGING = {
             **settings.MESSAGING,
             "AMQP_URLS": [f"amqp://127.0.0.1:{server.getsockname()[1]}/"],
             "MANAGEMENT_URL": f"http://127.0.0.1:{free_port()}",
         }
-
-        def press() -> socket.socket:
-            server.settimeout(20)
-            peer, _ = server.accept()  # which never answers
-            signal.pthread_kill(here, signal.SIGINT)
-            return peer
-
-        pressing = InThread(press, "Ctrl-C")
-        with pytest.raises(CommandError) as ended:
-            call_command(*command.split())
-        pressing.join().close()
-    assert (str(ended.value), ended.value.returncode) == (said, 130)
+        with ctrl_c(server.accept):  # the peer never answers
+            ended = manage(*command.split())
+    assert (ended.code, ended.err) == (130, said)
 
 
 def test_ctrl_c_at_the_question_deletes_nothing(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
