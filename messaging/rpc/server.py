@@ -25,7 +25,6 @@ from messaging.headers import headers_to_pass_on
 from messaging.logs import get_logger
 from messaging.message import REQUEST_ID_HEADER, Message, new_id
 from messaging.procedures import Procedure
-from messaging.relay import thread as relay_thread
 from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
 from messaging.topology import desired
 from messaging.worker.service import Service
@@ -68,9 +67,6 @@ class RpcServer(Service):
         ]
 
     # --- on the main thread --------------------------------------------------------------------------------
-
-    def _enable_relay(self) -> None:
-        relay_thread.enable()
 
     def _declare(self, closed: Sequence[Subscription]) -> None:
         # The dead-letter queue, for requests that cannot be answered. Consumers declare it too, but may never have run.

@@ -55,7 +55,13 @@ class ConsumerThreads:
         self._wait = DatabaseWait(consumer.name, self._stopping, writer)
         #: Why the subscription ended, since it was last consuming.
         self._throttle = Throttle()
-        self.subscription = self._subscription(max(prefetch, consumer.batch))
+        self.subscription = Subscription(
+            connection,
+            consumer.bindings if consumer.broadcast else consumer.queue,
+            prefetch=max(prefetch, consumer.batch),
+            on_arrival=self._arrived,
+            on_ended=self._ended,
+        )
         self.threads = [
             threading.Thread(target=self._work, name=f"{consumer.name}-{number}", daemon=True)
             for number in range(1, threads + 1)
@@ -70,10 +76,6 @@ class ConsumerThreads:
         for _ in self.threads:
             self._arrivals.put(None)
 
-    def bind_again(self) -> None:
-        """Bind the queue of a broadcast once more; the relays do so for others. Returns at once."""
-        self.subscription.bind_again()
-
     def is_idle(self) -> bool:
         """Whether nothing is being handled and the queue is empty. Raises BrokerUnavailable."""
         if self._holds_work() or not self.subscription.consuming:
@@ -86,10 +88,6 @@ class ConsumerThreads:
 
     def _holds_work(self) -> bool:
         return bool(self._tally.busy) or not self._arrivals.empty()
-
-    def _subscription(self, prefetch: int) -> Subscription:
-        source = self.consumer.bindings if self.consumer.broadcast else self.consumer.queue
-        return Subscription(self._connection, source, prefetch=prefetch, on_arrival=self._arrived, on_ended=self._ended)
 
     def _arrived(self, arrival: Arrival) -> None:
         if self._stopping.is_set():

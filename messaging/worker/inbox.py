@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -150,12 +150,12 @@ def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any)
         message_id=delivery.message_id,
         identified=delivery.identified,
         type=message.type,
-        version=_version(delivery),
+        version=_number(lambda: message.version) or 1,
         subject=message.subject,
         correlation_id=message.correlation_id,
         app_id=message.app_id,
         ordering_key=message.ordering_key,
-        position=_position(delivery),
+        position=_number(lambda: message.position) if message.ordering_key else None,
         priority=message.priority,
         **change,
     )
@@ -181,16 +181,9 @@ def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any)
     return row
 
 
-def _position(delivery: Delivery) -> int | None:
+def _number(read: Callable[[], int]) -> int | None:
+    """Return a number from a header, or None: a bad one makes the message dead, but its row must be written."""
     try:
-        return delivery.message.position if delivery.message.ordering_key else None
+        return read()
     except ValueError:
         return None
-
-
-def _version(delivery: Delivery) -> int:
-    # A bad version header makes the message dead, but its row must be written.
-    try:
-        return delivery.message.version
-    except ValueError:
-        return 1

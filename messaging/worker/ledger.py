@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
@@ -63,6 +64,16 @@ class Result:
     reference: str = ""
     error: str = ""
     rest: timedelta = timedelta(0)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What an effect's row holds after it."""
+        return {
+            "state": self.state,
+            "reference": storable_text(self.reference)[:255],
+            "error": storable_text(self.error),
+            "changed_at": Now(),
+        }
 
 
 def write(inbox_id: int, consumer: str, message_id: str, intended: Sequence[Intended]) -> None:
@@ -153,9 +164,7 @@ def _take_back(token: uuid.UUID, ids: Collection[int]) -> bool:
     EffectAttempt.objects.filter(effect__in=ids, token=token).delete()
     mine.filter(state=State.UNKNOWN).update(error="", failure_group="")
     if mine.update(state=State.INTENDED, attempts=F("attempts") - 1, token=None, sending_until=None):
-        InboxMessage.objects.filter(pk__in=inbox_ids, state=InboxMessage.State.HANDLED).update(
-            state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
-        )
+        _reopen(inbox_ids)
     return True
 
 
@@ -173,11 +182,8 @@ def note(results: Sequence[tuple[Claimed, Result]]) -> None:
             )
             waits = database.in_future(result.rest.total_seconds())
             changed = mine.update(
-                state=result.state,
-                reference=storable_text(result.reference)[:255],
-                error=storable_text(result.error),
+                **result.columns,
                 failure_group=_group_of(claimed.row, result),
-                changed_at=Now(),
                 send_at=waits if result.state == State.INTENDED else F("send_at"),
                 sending_until=waits if result.state == State.SENDING else None,
             )
@@ -200,21 +206,16 @@ def settle(effect_id: int, *, was: Collection[Effect.State], result: Result) -> 
     effect_attempts.record_before_settling(Effect.objects.filter(pk=effect_id, state__in=was, given_up=False).first())
     again = result.state == State.INTENDED
     changed = Effect.objects.filter(pk=effect_id, state__in=was).update(
-        state=result.state,
-        reference=storable_text(result.reference)[:255],
-        error=storable_text(result.error),
+        **result.columns,
         failure_group="",
         given_up=result.state == State.FAILED,
-        changed_at=Now(),
         attempts=0 if again else F("attempts"),
         send_at=Now() if again else F("send_at"),
         sending_until=None,
         token=None,
     )
     if changed and again:
-        InboxMessage.objects.filter(pk__in=inbox_ids, state=InboxMessage.State.HANDLED).update(
-            state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
-        )
+        _reopen(inbox_ids)
     elif changed:
         close(inbox_ids)
     return bool(changed)
@@ -225,6 +226,12 @@ def close(inbox_ids: Collection[int]) -> None:
     still_open = Effect.objects.filter(inbox_message_id=OuterRef("pk"), state__in=Effect.OPEN)
     InboxMessage.objects.filter(~Exists(still_open), pk__in=inbox_ids, state=InboxMessage.State.EFFECTS_DUE).update(
         state=InboxMessage.State.HANDLED, changed_at=Now()
+    )
+
+
+def _reopen(inbox_ids: Collection[int]) -> None:
+    InboxMessage.objects.filter(pk__in=inbox_ids, state=InboxMessage.State.HANDLED).update(
+        state=InboxMessage.State.EFFECTS_DUE, changed_at=Now()
     )
 
 
@@ -249,9 +256,7 @@ def _give_up(rows: Sequence[Effect]) -> None:
     inbox_ids = lock_messages(rows)
     result = Result(state=State.UNKNOWN, error=_NO_ANSWER)
     for row in rows:
-        Effect.objects.filter(pk=row.pk).update(
-            state=result.state, error=result.error, failure_group=_group_of(row, result), changed_at=Now()
-        )
+        Effect.objects.filter(pk=row.pk).update(**result.columns, failure_group=_group_of(row, result))
         effect_attempts.record(row, result.state, result.error)
     close(inbox_ids)
     for row in rows:

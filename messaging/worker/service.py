@@ -98,9 +98,9 @@ class Service(ABC):
             abandoned = self._finish()
         return Summary(self.tally.counts, time.monotonic() - started, abandoned)
 
-    @abstractmethod
     def _enable_relay(self) -> None:
         """Let this process publish what it commits."""
+        relay_thread.enable()
 
     @abstractmethod
     def _declare(self, closed: Sequence[Subscription]) -> None:

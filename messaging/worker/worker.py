@@ -82,8 +82,8 @@ class Worker(Service):
         """
         if time.monotonic() >= self._bind_due:
             self._bind_due = time.monotonic() + conf.DECLARE_INTERVAL
-            for each in self.consumers:
-                each.bind_again()
+            for each in self.subscriptions:
+                each.bind_again()  # does nothing to a queue that the relays declare
         if not self._burst:
             return False
         if self._connection.never_reached:
