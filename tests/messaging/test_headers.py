@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID, uuid4
 
 import pika
 import pytest
@@ -229,21 +230,18 @@ def test_a_lost_message_that_cannot_be_sent_again_is_dead() -> None:
     assert (row.state, row.attempt, row.body, row.headers) == ("dead", 1, b"{}", {"a": 1})
 
 
-@pytest.mark.parametrize("change", [{"attempt": 3}, {"state": "handled"}], ids=str)
-def test_an_attempt_that_cannot_be_sent_does_not_kill_a_message_that_has_moved_on(change: dict[str, Any]) -> None:
-    there = retrying()
+@pytest.mark.parametrize(
+    ("change", "token"), [({"attempt": 3}, None), ({"state": "handled"}, None), ({}, uuid4())], ids=str
+)
+def test_an_attempt_that_cannot_be_sent_kills_no_message_that_has_moved_on_and_none_without_its_lease(
+    change: dict[str, Any], token: UUID | None
+) -> None:
+    there, row = retrying(), carrier(Origin.RECONCILE)
+    row.lease_token = token
     InboxMessage.objects.update(**change)
-    leases.write([Mark(carrier(Origin.RECONCILE), FAILURES[0], ())])
-    there.refresh_from_db()
-    assert there.state != "dead"
-
-
-def test_a_mark_without_its_lease_makes_nothing_dead() -> None:
-    there, row = retrying(), carrier(Origin.RETRY)
-    row.lease_token = "0192f0c1-0000-7000-8000-000000000000"
     leases.write([Mark(row, FAILURES[0], ())])
     there.refresh_from_db()
-    assert there.state == "retrying"
+    assert there.state != "dead"
 
 
 @pytest.mark.parametrize("pass_on", ["retry", "replay"])
