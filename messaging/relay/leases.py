@@ -10,7 +10,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from django.db.models import BooleanField, Case, F, Q, QuerySet, When
@@ -33,8 +33,8 @@ LONGEST_REST = 60
 #: freeze of the broker is over by then.
 LOSSES_AT_ONCE = 3
 MISSES_AT_ONCE = 1
-#: The time of a confirm is kept in steps of so many seconds, and is at most LONGEST_BACK seconds before that of its
-#: mark. Reconciling goes through the rows in the order of these times.
+#: A row's time of its confirm has steps of so many seconds, and is at most LONGEST_BACK seconds before its mark.
+#: Reconciling goes through the rows in the order of these times.
 MOMENT = 0.001
 LONGEST_BACK = 1.0
 #: Rows whose leases one statement ends.
@@ -67,12 +67,10 @@ class Mark:
     at: float = field(default_factory=time.monotonic)
 
 
-def in_time(held: Iterable[Held], now: float) -> tuple[list[Held], list[OutboxMessage]]:
+def in_time(held: Collection[Held], now: float) -> tuple[list[Held], list[OutboxMessage]]:
     """Return the rows that may still be published under their leases, and the others."""
-    held = list(held)
-    return [each for each in held if each.publish_before > now], [
-        each.row for each in held if each.publish_before <= now
-    ]
+    late = [each.row for each in held if each.publish_before <= now]
+    return [each for each in held if each.publish_before > now], late
 
 
 class HandedOver:

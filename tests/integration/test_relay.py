@@ -43,6 +43,12 @@ def impatience(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were not published rest shortly."""
+    monkeypatch.setattr(leases, "LONGEST_REST", 0.2)
+
+
 def a_row(**changes: Any) -> OutboxMessage:
     return OutboxMessage.objects.create(
         **{
@@ -138,14 +144,14 @@ def _now() -> float:
 # --- Routing -----------------------------------------------------------------------------------------------
 
 
-def test_a_queue_or_exchange_deleted_by_hand_comes_back_and_nothing_is_lost(vhost: str) -> None:
+def test_a_queue_or_exchange_deleted_by_hand_comes_back_and_nothing_is_lost(vhost: str, short_rests: None) -> None:
     with running_relay(), plain_channel(vhost) as channel:
         add(Noted(text="before"))
         eventually(all_published)
         channel.queue_delete("tests.notes")
         add(Noted(text="after"))
         eventually(all_published)
-        assert OutboxMessage.objects.get(publish_attempts=2).last_error == ""
+        assert OutboxMessage.objects.get(publish_attempts__gte=2).last_error == ""
         channel.exchange_delete("orders.events")
         add(*[Noted(text=f"m{number}") for number in range(20)])
         eventually(all_published)
@@ -193,7 +199,7 @@ def test_rows_that_the_broker_does_not_take_wait_or_fail_alone_with_their_reason
 
 
 def test_a_relay_without_permissions_waits_and_names_what_is_missing(
-    broker: RabbitMQNode, vhost: str, settings: Any
+    broker: RabbitMQNode, vhost: str, settings: Any, short_rests: None
 ) -> None:
     def waits(reason: str) -> None:
         eventually(lambda: "unroutable" in states())
@@ -257,7 +263,7 @@ def restricted_user(
         node.api("DELETE", f"/users/{vhost}")
 
 
-def test_a_full_queue_takes_its_message_later(vhost: str) -> None:
+def test_a_full_queue_takes_its_message_later(vhost: str, short_rests: None) -> None:
     _declare(vhost, "tests.small", **{"x-max-length": 1, "x-overflow": "reject-publish"})
     with plain_channel(vhost) as channel:
         channel.basic_publish("", "tests.small", b"")
