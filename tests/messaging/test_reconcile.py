@@ -1,5 +1,5 @@
 """What the broker lost is named, and sent again once; nothing else is. The broker is played by lists: what a real one
-answers about its queues is tested in `tests/faults/test_reconcile.py`."""
+answers about its queues is tested in `tests/faults/test_lost.py`."""
 
 import json
 import threading
