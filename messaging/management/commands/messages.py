@@ -19,8 +19,6 @@ examples:
   manage.py messages show W-ABC123                     everything that happened about an order
   manage.py messages list --groups                     why messages are dead
   manage.py messages replay --group 3fa9c1d2e4b5 --dry-run    what a replay of one group would do
-  manage.py messages reconcile --repair                send lost messages again
-  manage.py messages prune --dry-run                   what is finished and old, without deleting it
   manage.py messages replay --help                     more about one of them
 
 exit codes: 0 done, 1 nothing found or not done, 2 wrong arguments, 3 broker or database unreachable, 6 something is
