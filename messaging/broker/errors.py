@@ -67,7 +67,7 @@ _CERTIFICATE_FAULTS = {
     9: "is not valid yet: is this machine's clock right?",
     10: "has expired",
     **dict.fromkeys((62, 64), "is another host's: {because}"),
-    **dict.fromkeys((2, 18, 19, 20, 21), "comes from nobody trusted here ({because}): set AMQP_TLS_CA_FILE"),
+    **dict.fromkeys((2, 18, 19, 20, 21), "is signed by no CA that is trusted here ({because}): set AMQP_TLS_CA_FILE"),
 }
 
 
@@ -181,7 +181,7 @@ def _explained(error: BaseException, address: BrokerAddress | None) -> BrokerUna
             return kind("the broker sent no heartbeat in time")
         case exceptions.IncompatibleProtocolError():
             # pika's name for any end before the broker's first frame.
-            return kind("whoever answers there hung up before the AMQP handshake: is it RabbitMQ, and has it started?")
+            return kind("the server there hung up before the AMQP handshake: is it RabbitMQ, and has it started?")
         case connection_workflow.AMQPConnectorStackTimeout() | exceptions.ConnectionOpenAborted() | TimeoutError():
             # pika itself breaks off a handshake that takes too long.
             return BrokerSilent("the broker did not answer in time")
@@ -190,7 +190,7 @@ def _explained(error: BaseException, address: BrokerAddress | None) -> BrokerUna
             because = error.verify_message.rstrip(".")
             return BrokerRefused(f"TLS: the broker's certificate {fault.format(because=because)}")
         case ssl.SSLError() if error.reason in _NOT_TLS:
-            return kind("TLS: whoever answers there speaks no TLS: amqps:// has a port of its own")
+            return kind("TLS: the server there speaks no TLS: amqps:// has a port of its own")
         case ssl.SSLError():
             return kind(f"TLS: {_in_words(error.reason or str(error))}")
         case socket.gaierror():

@@ -100,12 +100,12 @@ class ManagementClient:
         except (httpx.TimeoutException, TimeoutError):
             raise ManagementUnavailable(f"{self.address} did not answer within {patience:g} s") from None
         except (httpx.ReadError, httpx.WriteError):
-            raise ManagementUnavailable(f"whoever answers at {self.address} hung up") from None
+            raise ManagementUnavailable(f"the server at {self.address} hung up") from None
         except httpx.ConnectError as error:
             raise ManagementUnavailable(self._unreachable(error)) from None
         except httpx.HTTPError as error:
             if "disconnected" in str(error):
-                raise ManagementUnavailable(f"whoever answers at {self.address} hung up") from None
+                raise ManagementUnavailable(f"the server at {self.address} hung up") from None
             raise self.is_something_else() from None
 
     def _answer(self, url: str, patience: float) -> tuple[int, bytes]:
@@ -177,4 +177,4 @@ class ManagementClient:
 
     def is_something_else(self, more: str = "") -> ManagementUnavailable:
         """Return the error for an answer that is not the management API's."""
-        return ManagementUnavailable(f"what answers at {self.address} is not RabbitMQ's management API{more}")
+        return ManagementUnavailable(f"the server at {self.address} is not RabbitMQ's management API{more}")

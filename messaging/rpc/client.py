@@ -13,13 +13,7 @@ from django.core.signals import setting_changed
 from django.utils.asyncio import async_unsafe
 
 from messaging import conf, procedures, processes
-from messaging.exceptions import (
-    BadReply,
-    BodyTooLarge,
-    NoBroker,
-    RpcError,
-    ThreadNotStarted,
-)
+from messaging.exceptions import BadReply, BodyTooLarge, NoBroker, RpcError, ThreadNotStarted
 from messaging.headers import request_headers
 from messaging.logs import get_logger
 from messaging.message import Message

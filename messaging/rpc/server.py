@@ -94,11 +94,7 @@ class RpcServer(Service):
             self._requests.put((procedure, mine, request))
 
         mine = RequestQueue(
-            self._connection,
-            procedure.queue,
-            prefetch=self.prefetch,
-            on_request=arrived,
-            plain=procedure.plain_queue,
+            self._connection, procedure.queue, prefetch=self.prefetch, on_request=arrived, plain=procedure.plain_queue
         )
         return mine
 
@@ -194,12 +190,7 @@ def _message(body: bytes, status: str, request: Message) -> Message:
     if procedures.CLOCK_HEADER in request.headers:
         headers[procedures.CLOCK_HEADER] = procedures.now_ms()
     return Message(
-        body=body,
-        id=new_id(),
-        app_id=conf.get().app_id,
-        timestamp=datetime.now(UTC),
-        persistent=False,
-        headers=headers,
+        body=body, id=new_id(), app_id=conf.get().app_id, timestamp=datetime.now(UTC), persistent=False, headers=headers
     )
 
 

@@ -20,16 +20,7 @@ from messaging.reconcile.reconcile import reconcile
 from messaging.rpc import client
 from orders.models import Order, Product
 from script.services.rabbitmq import USER, RabbitMQNode
-from tests.faults.shop import (
-    PATIENCE,
-    Shop,
-    assert_calm,
-    environment,
-    everything_arrived,
-    open_shop,
-    place,
-    situation,
-)
+from tests.faults.shop import PATIENCE, Shop, assert_calm, environment, everything_arrived, open_shop, place, situation
 from tests.support.amqp import messages_left, plain_channel
 from tests.support.consuming import Noted, a_consumer, notes, registered, take_note
 from tests.support.processes import ProcessStarter, RunningProcess

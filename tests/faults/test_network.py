@@ -76,11 +76,7 @@ def test_connections_that_are_cut_slow_or_narrow_lose_and_double_nothing(shop: S
     network.heal()
     shop.assert_everything_arrives_once()
 
-    for spoil in (
-        lambda: network.delay(0.25, jitter=0.1),
-        lambda: network.throttle(8000),
-        lambda: network.slice(1),
-    ):
+    for spoil in (lambda: network.delay(0.25, jitter=0.1), lambda: network.throttle(8000), lambda: network.slice(1)):
         spoil()
         with shop.shopping():
             shop.bought(8)

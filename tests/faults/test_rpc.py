@@ -1,4 +1,4 @@
-"""F77–F82: whatever happens to server, caller, broker or request, the caller is told in time, and nothing loops."""
+"""F77–F82: whatever happens to server, caller, broker or request, each call ends in time, and nothing loops."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def runs(what: str, *workers: RunningProcess) -> int:
 
 
 def outcome(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float = LONG) -> str:
-    """What a caller is told: the name of the error, or the result."""
+    """The result of a call, or the name of its error."""
     try:
         return repr(rpc.call(name, payload, timeout=timeout))
     except rpc.RpcError as error:
@@ -165,20 +165,6 @@ def test_a_request_with_any_correlation_id_gets_it_back(channel: BlockingChannel
         assert (answer, properties.correlation_id) == (EXPECTED, correlation_id)
 
 
-def test_a_request_is_run_unless_its_deadline_is_past(channel: BlockingChannel, served: Served) -> None:
-    """F77."""
-    expired = served.worker.output.count("rpc.expired")
-    for deadline in (0, -(2**63)):
-        properties = pika.BasicProperties(reply_to="amq.gen-x", headers={procedures.DEADLINE_HEADER: deadline})
-        channel.basic_publish("", "rpc.double", b"1001", properties)
-    eventually(lambda: served.worker.output.count("rpc.expired") == expired + 2)
-    assert runs("double 1001", served.worker) == 0
-
-    for harmless in (2**62, "soon", None, True):
-        headers = {procedures.DEADLINE_HEADER: harmless}
-        assert raw_request(channel, "rpc.double", b"21", headers=headers)[1] == EXPECTED
-
-
 def test_a_request_without_reply_to_is_dead_with_its_reason_and_never_run(
     channel: BlockingChannel, served: Served
 ) -> None:
@@ -195,7 +181,7 @@ def test_a_request_without_reply_to_is_dead_with_its_reason_and_never_run(
     channel.queue_delete("bystander")
 
 
-def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_more(
+def test_a_direct_reply_over_which_the_broker_closes_the_connection_costs_one_connection(
     vhost: str, run_process: ProcessStarter
 ) -> None:
     """F77."""
@@ -207,7 +193,7 @@ def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_mo
 
         eventually(lambda: runs("double 1005", *workers) == 1)
         eventually(lambda: outcome("double", 21, timeout=5) == "42", LONG)
-        assert [worker.stop() for worker in workers] == [0, 0]  # whatever else had come is done
+        assert [worker.stop() for worker in workers] == [0, 0]  # all other requests are answered
         assert runs("double 1005", *workers) == 1
         # RabbitMQ 3.10 closes the connection; others just send it back.
         assert sum(worker.output.count("amqp.lost") for worker in workers) <= lost + 1
@@ -217,7 +203,7 @@ def test_a_direct_reply_that_the_broker_chokes_on_costs_one_connection_and_no_mo
 # --- What a procedure may do ---------------------------------------------------------------------------------
 
 
-def test_a_procedure_that_never_returns_holds_up_no_other_and_is_told_to_end(
+def test_a_procedure_that_never_returns_holds_up_no_other_and_is_ended(
     served: Served, in_background: Callable[..., Future[Any]]
 ) -> None:
     patient, hasty = in_background("spin", 1, timeout=LONG), in_background("spin", 2, timeout=0.3)
@@ -422,7 +408,7 @@ def client_connection(broker: RabbitMQNode, url: str) -> str | None:
     return next(line.split("\t")[0] for line in listed if "rpc client" in line and line.split("\t")[1] == vhost)
 
 
-def test_a_call_while_the_reply_queue_is_being_given_up_is_not_sent_and_is_told_so(
+def test_a_call_while_the_reply_queue_is_given_up_is_not_sent_and_fails(
     network: BrokerNetwork, run_process: ProcessStarter
 ) -> None:
     """F80."""
@@ -478,7 +464,7 @@ def a_thousand_callers(name: str, timeout: float) -> tuple[Counter[str], float]:
     return Counter(what for what, _ in told), max(waited for _, waited in told)
 
 
-def test_a_thousand_callers_without_a_server_are_all_told_so_and_leave_nothing_behind(
+def test_a_thousand_callers_without_a_server_fail_at_once_and_leave_nothing_behind(
     served: Served, broker: RabbitMQNode
 ) -> None:
     """F82."""
@@ -499,7 +485,7 @@ def test_a_thousand_callers_without_a_server_are_all_told_so_and_leave_nothing_b
     eventually(nothing_is_left, LONG)
 
 
-def test_a_thousand_callers_of_a_frozen_broker_are_told_within_their_deadlines_and_nothing_is_run_later(
+def test_a_thousand_callers_of_a_frozen_broker_fail_within_their_deadlines_and_nothing_runs_later(
     network: BrokerNetwork, run_process: ProcessStarter
 ) -> None:
     """F82."""

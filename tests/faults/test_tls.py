@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 EXPIRED = "TLS: the broker's certificate has expired"
 ANOTHER_HOST = "TLS: the broker's certificate is another host's"
-UNTRUSTED = "TLS: the broker's certificate comes from nobody trusted here"
+UNTRUSTED = "TLS: the broker's certificate is signed by no CA that is trusted here"
 NO_CLIENT_CERTIFICATE = "TLS: the broker refused our certificate, or wants one"
 
 
@@ -188,7 +188,7 @@ def test_nothing_is_sent_in_plain_where_no_tls_is_spoken(good: dict[str, Any]) -
         good["AMQP_URLS"] = [f"amqps://user:secret@localhost:{port}/"]
         with connecting() as connection:
             eventually(lambda: len(heard) >= 3)
-            said = "TLS: whoever answers there speaks no TLS: amqps:// has a port of its own"
+            said = "TLS: the server there speaks no TLS: amqps:// has a port of its own"
             assert connection.last_error == f"{said} (localhost:{port})"
     client_hello = b"\x16\x03"
     assert {words[:2] for words in heard} == {client_hello}

@@ -84,7 +84,7 @@ def test_it_calls_procedures_with_many_requests_on_one_reply_queue(node: Node, s
     assert increase.lines == ["41 = 42"]
 
 
-def test_it_is_told_at_once_that_nobody_serves_a_procedure(node: Node) -> None:
+def test_its_request_without_a_server_is_returned_at_once(node: Node) -> None:
     client = node("rpc_client.js", "rpc.shipping.quote", "30")
 
     assert client.wait() == 0

@@ -24,10 +24,7 @@ HALF_SENT = {
     b"Content-Length: 1000\r\n\r\nquantity=",
 }
 
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.skipif(not NGINX, reason="nginx is missing"),
-]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.skipif(not NGINX, reason="nginx is missing")]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,24 +28,24 @@ SOON = 8.0
 @pytest.fixture
 def limit(broker: RabbitMQNode, vhost: str) -> Callable[..., None]:
     """Limit the vhost of this test: `limit(max_connections=1)`; without arguments there are no limits."""
-    name = conf.get().brokers[0].vhost
+    return lambda **limits: set_limits(broker, f"/vhost-limits/{conf.get().brokers[0].vhost}", **limits)
 
-    def set_limits(**limits: int) -> None:
-        named = {each.replace("_", "-"): most for each, most in limits.items()}
-        broker.ctl("set_vhost_limits", "-p", name, json.dumps(named))
 
-    return set_limits
+def set_limits(broker: RabbitMQNode, path: str, **limits: int) -> None:
+    for name in ("max_connections", "max_queues" if "vhost" in path else "max_channels"):
+        method, body = ("PUT", {"value": limits[name]}) if name in limits else ("DELETE", None)
+        broker.api(method, f"{path}/{name.replace('_', '-')}", body)
 
 
 @pytest.fixture
 def user(broker: RabbitMQNode, vhost: str, settings: Any) -> Iterator[str]:
     """A user for this test alone; `settings.MESSAGING` uses it."""
     name = conf.get().brokers[0].vhost
-    broker.ctl("add_user", name, "pw")
-    broker.ctl("set_permissions", "-p", name, name, ".*", ".*", ".*")
+    broker.api("PUT", f"/users/{name}", {"password": "pw", "tags": ""})
+    broker.api("PUT", f"/permissions/{name}/{name}", {"configure": ".*", "write": ".*", "read": ".*"})
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://{name}:pw@127.0.0.1:{broker.port}/{name}"]}
     yield name
-    broker.ctl("delete_user", name)
+    broker.api("DELETE", f"/users/{name}")
 
 
 @contextmanager
@@ -61,12 +60,12 @@ def connecting() -> Iterator[Connection]:
 def test_limits_on_connections_are_reported_and_waited_out(
     broker: RabbitMQNode, user: str, limit: Callable[..., None]
 ) -> None:
-    broker.ctl("set_user_limits", user, '{"max-connections": 0}')
+    set_limits(broker, f"/user-limits/{user}", max_connections=0)
     with connecting() as connection:
         with pytest.raises(LimitReached, match=r"the broker is at a limit: .*user connection limit \(0\) is reached"):
             connection.reach()
         limit(max_connections=0)
-        broker.ctl("clear_user_limits", user, "all")
+        set_limits(broker, f"/user-limits/{user}")
         eventually(lambda: re.search(r"access to vhost .* connection limit \(0\) is reached", connection.last_error))
         assert not connection.refused
         limit()
@@ -76,7 +75,7 @@ def test_limits_on_connections_are_reported_and_waited_out(
 def test_a_limit_on_a_users_channels_is_reported_and_waited_out(
     broker: RabbitMQNode, user: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broker.ctl("set_user_limits", user, '{"max-channels": 0}')
+    set_limits(broker, f"/user-limits/{user}", max_channels=0)
     with connecting() as connection, caplog.at_level("INFO"):
         connection.reach()
         with pytest.raises(BrokerUnavailable, match=r"maximum allowed user limit of \(0\)"):
@@ -85,7 +84,7 @@ def test_a_limit_on_a_users_channels_is_reported_and_waited_out(
         assert connection.wait_until_open(SOON)
         with pytest.raises(BrokerUnavailable):
             connection.call("exchange_declare", exchange="amq.topic", passive=True)
-        broker.ctl("clear_user_limits", user, "all")
+        set_limits(broker, f"/user-limits/{user}")
         assert connection.wait_until_open(SOON)
         connection.call("exchange_declare", exchange="amq.topic", passive=True)
     # It was open and lost each time; that is logged once.

@@ -231,7 +231,7 @@ def test_what_is_no_management_api_is_said(
 ) -> None:
     httpserver.expect_request(re.compile("")).respond_with_data(content, status)
     url = httpserver.url_for("").rstrip("/")
-    assert f"what answers at {url} is not RabbitMQ's management API" in reason(settings, MANAGEMENT_URL=url)
+    assert f"the server at {url} is not RabbitMQ's management API" in reason(settings, MANAGEMENT_URL=url)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_by_https_the_certificates_of_the_broker_are_used(settings: Any, tmp_pat
         assert "rabbitmqctl set_user_tags u management" in reason(settings, **good, MANAGEMENT_URL=url)
         told = reason(settings, **{**good, "TLS_CA_FILE": str(certificates.other_ca)}, MANAGEMENT_URL=url)
 
-    assert "TLS: the broker's certificate comes from nobody trusted here" in told
+    assert "TLS: the broker's certificate is signed by no CA that is trusted here" in told
 
 
 def test_each_broker_is_asked_in_turn(vhost: str, broker: RabbitMQNode, settings: Any) -> None:

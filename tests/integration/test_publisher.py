@@ -62,9 +62,7 @@ def test_a_large_batch_and_a_large_body_are_confirmed_in_full(publisher: Publish
     assert taken[-1][1] == body
 
 
-def test_a_missing_exchange_refuses_all_unconfirmed_messages_and_the_channel_reopens(
-    publisher: Publisher,
-) -> None:
+def test_a_missing_exchange_refuses_all_unconfirmed_messages_and_the_channel_reopens(publisher: Publisher) -> None:
     outcomes = publisher.publish([to("q"), to("q", exchange="nowhere"), to("q")], 5)
     assert {outcome.status for outcome in outcomes} <= {Status.REFUSED, Status.CONFIRMED}
     assert outcomes[1].status is Status.REFUSED

@@ -22,7 +22,6 @@ from messaging import procedures, rpc
 from messaging.models import OutboxMessage
 from messaging.rpc import client, procedure
 from messaging.rpc.answering import Ending
-from script.services.rabbitmq import RabbitMQNode
 from tests.support.rpc import RunningServer, got, raw_channel
 from tests.support.waiting import eventually
 
@@ -103,23 +102,6 @@ def test_an_unresponsive_server_is_a_timeout_and_the_request_expires() -> None:
             rpc.call("double", 1, timeout=0.3, queue="silent")
 
         eventually(lambda: channel.queue_declare("silent", passive=True).method.message_count == 0)
-
-
-def test_five_threads_on_one_connection_each_get_their_own_answer(
-    server: RunningServer, broker: RabbitMQNode, vhost: str
-) -> None:
-    together = threading.Barrier(5)
-
-    def doubled(thread: int) -> list[int]:
-        together.wait()
-        return [rpc.call("double", thread * 100 + number, timeout=LONG) for number in range(20)]
-
-    with ThreadPoolExecutor(5) as threads:
-        answers = list(threads.map(doubled, range(5)))
-
-    assert answers == [[2 * (thread * 100 + number) for number in range(20)] for thread in range(5)]
-    assert len(reply_queues(broker, vhost)) == 1
-    assert server.stop().counts == {Ending.HANDLED: 100}
 
 
 def asked(channel: BlockingChannel) -> pika.BasicProperties:
@@ -209,15 +191,6 @@ def test_a_timeout_that_is_no_positive_number_of_seconds_is_refused() -> None:
     for timeout in wrong:
         with pytest.raises(ValueError, match="timeout"):
             rpc.call("double", 1, timeout=timeout)
-
-
-def name_of(vhost: str) -> str:
-    return vhost.rpartition("/")[2]
-
-
-def reply_queues(broker: RabbitMQNode, vhost: str) -> list[str]:
-    queues = broker.ctl("list_queues", "--vhost", name_of(vhost), "--no-table-headers", "name").split()
-    return [name for name in queues if name.startswith(procedures.REPLY_QUEUE_PREFIX)]
 
 
 def answered(name: str, payload: Any) -> Any:
