@@ -10,14 +10,14 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote
 
+from messaging.validation.texts import LONGEST
+
 #: AMQP's default user, which RabbitMQ lets in from its own machine only.
 GUEST = "guest"
 #: AMQP's ports, without and with TLS.
 PORTS = {"amqp": 5672, "amqps": 5671}
 #: The options after '?', with the least and the largest value of each.
 OPTIONS = {"heartbeat": (2, 65535), "frame_max": (4096, 131072), "channel_max": (1, 65535)}
-#: Bytes of AMQP's short strings; the name of a vhost is one.
-MAX_VHOST_BYTES = 255
 
 _FORM = re.compile(
     r"""(?! .* [\s\x00-\x1f\x7f])
@@ -112,8 +112,8 @@ def _read(text: str) -> BrokerAddress:
         )
     except UnicodeDecodeError:
         raise ValueError("AMQP_URL: a name or the password is not UTF-8 once its %-signs are decoded") from None
-    if "\0" in user + password + vhost or len(vhost.encode()) > MAX_VHOST_BYTES:
-        raise ValueError(f"AMQP_URL: AMQP has no %00 in names, and {MAX_VHOST_BYTES} bytes for the name of a vhost")
+    if "\0" in user + password + vhost or len(vhost.encode()) > LONGEST:
+        raise ValueError(f"AMQP_URL: AMQP has no %00 in names, and {LONGEST} bytes for the name of a vhost")
     return BrokerAddress(
         scheme=scheme,
         host=found["host"].strip("[]").lower(),

@@ -68,14 +68,6 @@ def test_a_malformed_address_is_refused_without_repeating_it(settings: Any, url:
 
 
 @pytest.mark.parametrize(
-    "url", ["amqp://h", "amqp://h/", "amqp://h/%2F", "amqps://u:p%40%2F@h:5671/v", "amqp://[::1]/", "amqp://u:p@h/a@b"]
-)
-def test_usual_addresses_are_accepted(settings: Any, url: str) -> None:
-    settings.MESSAGING = {"AMQP_URLS": [url]}
-    assert conf.get().amqp_urls == (url,)
-
-
-@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("amqp://user:secret@localhost/a/b", "amqp://user:***@localhost/a/b"),
@@ -97,6 +89,7 @@ def test_a_malformed_address_is_named_without_its_password(settings: Any, url: s
     ("url", "parts"),
     [
         ("amqp://h", ("amqp", "h", 5672, "guest", "guest", "/")),
+        ("amqp://u:p@h/a@b", ("amqp", "h", 5672, "u", "p", "a@b")),
         ("amqp://h/%2F", ("amqp", "h", 5672, "guest", "guest", "/")),
         ("amqp://h/a%2Fb", ("amqp", "h", 5672, "guest", "guest", "a/b")),
         (" amqp://u:p@h/v\n", ("amqp", "h", 5672, "u", "p", "v")),
