@@ -50,7 +50,7 @@ def test_a_shopper_watches_the_order_go_from_waiting_to_done_without_touching_th
         expect_step(page, name, "done")
     expect(page.get_by_text("Everything is done.")).to_be_visible()
     assert all(POLL.search(request.url) for request in requests)
-    with pytest.raises(TimeoutError), page.expect_request(POLL, timeout=2500):
+    with pytest.raises(TimeoutError), page.expect_request(POLL, timeout=1500):
         pass  # it asked once a second until now
     _the_text_message_and_the_red_packet_are_there(page, number)
 
