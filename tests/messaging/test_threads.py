@@ -245,15 +245,6 @@ def test_a_process_without_file_descriptors_does_not_count_as_refused(
     assert (connection.refused, connection.last_error) == (False, "this process is at a limit: Too many open files")
 
 
-def test_a_call_without_a_thread_is_not_sent_and_the_next_one_tries_again(
-    limit: Limit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rpc_client, "_own", rpc_client._Own())
-    with pytest.raises(rpc.NoBroker, match=rf"ask: not sent: .*{REFUSED}"):
-        rpc.call("ask", timeout=5)
-    assert rpc_client._own.connection is None
-
-
 def test_a_handler_runs_without_a_thread_for_time_limits(limit: Limit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_limit, "_limits", time_limit._Limits())
     ran: list[int] = []
@@ -277,11 +268,6 @@ def test_an_effect_without_a_thread_does_not_begin_and_costs_no_attempt(
     assert REFUSED in result.error
 
 
-def test_a_text_without_a_thread_for_its_connection_is_surely_not_sent(limit: Limit) -> None:
-    with pytest.raises(NotDone, match=REFUSED):
-        SmsGateway(url="http://127.0.0.1:1/", token="t").send("+8613800138000", "hello", key="k", timeout=1)
-
-
 def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": ["amqp://127.0.0.1:1/"]}
     handler = log_handler.BrokerHandler()
@@ -293,7 +279,19 @@ def test_log_lines_get_a_thread_as_soon_as_one_can_start(limit: Limit, settings:
     handler.close()
 
 
-def test_asking_queues_without_a_thread_does_not_end_a_consumer(limit: Limit) -> None:
-    """A worker waits after any BrokerUnavailable."""
-    with pytest.raises(ThreadNotStarted, match=REFUSED):
-        queue_answers._why_each_is_silent(["one", "two"])
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        (lambda: rpc.call("ask", timeout=5), rpc.NoBroker),  # not sent
+        (lambda: SmsGateway(url="http://127.0.0.1:1/", token="t").send("+8", "hello", key="k", timeout=1), NotDone),
+        (lambda: queue_answers._why_each_is_silent(["one", "two"]), ThreadNotStarted),  # a worker waits after it
+    ],
+    ids=["a call", "a text", "a question to queues"],
+)
+def test_without_a_thread_an_operation_fails_with_an_error_that_says_that_nothing_was_done(
+    act: Callable[[], Any], error: type[Exception], limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_client, "_own", rpc_client._Own())
+    with pytest.raises(error, match=REFUSED):
+        act()
+    assert rpc_client._own.connection is None
