@@ -146,7 +146,8 @@ def queues(broker: RabbitMQNode, url: str) -> dict[str, int]:
 
 def reply_queue(broker: RabbitMQNode, url: str) -> str:
     """The queue of this process's replies; empty until it has called."""
-    return next((name for name in queues(broker, url) if name.startswith(procedures.REPLY_QUEUE_PREFIX)), "")
+    names = [each["name"] for each in broker.api("GET", f"/queues/{url.rpartition('/')[2]}?columns=name")]
+    return next((name for name in names if name.startswith(procedures.REPLY_QUEUE_PREFIX)), "")
 
 
 def dead_letter(channel: BlockingChannel) -> tuple[Any, bytes]:
@@ -272,7 +273,7 @@ def test_servers_killed_after_their_reply_after_their_work_and_before_it_cost_no
         ignored = client.connection().ignored_replies
         doomed = start(run_process, failing_procedures.never_acknowledge)
         assert rpc.call("double", 1, timeout=LONG) == 2
-        other = start(run_process, "worked-not-replied:2=STOP")
+        other = start(run_process, failing_procedures.stop_before_the_second_reply)
         doomed.kill()  # its reply is sent, its request not acknowledged: a second reply comes, which no call takes
         eventually(lambda before=ignored: client.connection().ignored_replies == before + 1)
         assert runs("double 1", doomed, other) == 2

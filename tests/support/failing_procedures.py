@@ -3,7 +3,9 @@
 The functions without arguments are for `tests.support.failpoints.at`, which calls them at the start of the process.
 """
 
+import itertools
 import os
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -59,6 +61,20 @@ def never_acknowledge() -> None:
     from pika.channel import Channel
 
     Channel.basic_ack = lambda self, tag, multiple=False: None
+
+
+def stop_before_the_second_reply() -> None:
+    """Stop this process once its second request is worked off and not answered, so that it can be killed there."""
+    from messaging.broker.request_queue import RequestQueue
+
+    finish, replies = RequestQueue.finish, itertools.count(1)
+
+    def stop_and_finish(queue: RequestQueue, *arguments: Any) -> None:
+        if next(replies) == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        finish(queue, *arguments)
+
+    RequestQueue.finish = stop_and_finish
 
 
 def expire_soon() -> None:

@@ -100,8 +100,6 @@ POINTS = {
         before=True,
         only=lambda arguments, result: arguments[2] != "duplicate",
     ),
-    # The RPC server.
-    "worked-not-replied": Failpoint("messaging.broker.request_queue.RequestQueue.finish", before=True),
     # Its effects.
     "committed-effect-not-claimed": Failpoint(
         "messaging.worker.consumer_threads.ConsumerThreads._run_effects", before=True
