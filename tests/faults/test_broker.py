@@ -128,7 +128,9 @@ def test_alarms_hold_up_publishing_and_nothing_else(shop: Shop, breakable_broker
             assert any(f"RabbitMQ blocks publishers: {alarm}" in each for each in status.look().wrong)
             with pytest.raises((rpc.RpcTimeout, rpc.NoBroker)):
                 rpc.call("shipping.quote", timeout=0.5)
-            assert OutboxMessage.objects.filter(state=OutboxMessage.State.PENDING).count() >= 5
+            waiting = OutboxMessage.objects.filter(state=OutboxMessage.State.PENDING)
+            assert waiting.count() >= 5
+            eventually(waiting.filter(last_error__contains="a memory or disk alarm blocks the broker").exists)
         finally:
             breakable_broker.ctl(*cleared)
         shop.assert_everything_arrives_once()
