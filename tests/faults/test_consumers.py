@@ -123,7 +123,6 @@ def test_a_consumer_killed_between_the_commit_of_a_retry_and_the_ack_retries_onc
     assert OutboxMessage.objects.count() == 2 * len(texts)
 
 
-@pytest.mark.both_databases
 def test_consumers_killed_at_any_moment_under_load_lose_and_double_nothing(vhost: str, reading: Reading) -> None:
     """Random moments beside the chosen ones."""
     texts: list[str] = []
