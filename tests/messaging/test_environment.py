@@ -14,7 +14,7 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import CommandError, call_command, execute_from_command_line
+from django.core.management import CommandError, call_command, load_command_class
 from django.db import connection, connections
 
 from messaging.checks import environment
@@ -186,7 +186,8 @@ def test_a_command_and_a_server_refuse_another_database(
 ) -> None:
     monkeypatch.setattr(connections["default"], "vendor", "mysql")
     with pytest.raises(SystemExit, match="1"):
-        execute_from_command_line(["manage.py", "run_relay"])
+        # Not the whole of manage.py: it would set up the log anew, on this test's standard error.
+        load_command_class("messaging", "run_relay").run_from_argv(["manage.py", "run_relay"])
     assert "messaging.E101" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["gunicorn"])
     with pytest.raises(ImproperlyConfigured, match="needs SQLite or PostgreSQL"):
