@@ -17,7 +17,7 @@ from messaging.exceptions import Undecodable
 from messaging.message import Message
 
 
-class Measured(Event, type="test.weighed", version=3):
+class Measured(Event, type="test.gauged", version=3):
     """One field of each kind that people use."""
 
     name: str
@@ -50,7 +50,7 @@ def message(body: bytes | str | dict[str, Any] = b'{"name": "x"}', *, version: A
     if isinstance(body, dict):
         body = json.dumps(body)
     body = body.encode() if isinstance(body, str) else body
-    return Message(**{"body": body, "type": "test.weighed", "headers": {"x-event-version": version}, **changes})
+    return Message(**{"body": body, "type": "test.gauged", "headers": {"x-event-version": version}, **changes})
 
 
 def reason(broken: Message) -> str:
