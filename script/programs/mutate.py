@@ -1,6 +1,7 @@
 """script/mutate: small faults planted in the modules that decide, and those that no test notices."""
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ examples:
 
 MUTATE_PROCESSES=2 says how many run at once (default: all cores).
 
-Exit codes: 0 every change was judged, 1 not every one, 3 RabbitMQ could not be started.
+Exit codes: 0 every change was judged, 1 a test failed before the first one, 3 RabbitMQ could not be started.
 """
 MUTMUT = [sys.executable, "-m", "mutmut"]
 
@@ -58,9 +59,13 @@ def main(modules: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. What was judged is kept: the same command goes on.", file=sys.stderr)
         return 130
-    print("Noticed by no test:", flush=True)
-    run([*MUTMUT, "results"], {})
-    return 1 if exit_code else 0
+    if exit_code:
+        print("script/mutate: a test fails without any change (see above), so nothing was judged.", file=sys.stderr)
+        return 1
+    print("Noticed by no test:")
+    results = subprocess.run([*MUTMUT, "results"], capture_output=True, text=True, check=True)
+    print(*(line for line in results.stdout.splitlines() if not line.endswith(": not checked")), sep="\n")
+    return 0
 
 
 if __name__ == "__main__":
