@@ -114,7 +114,7 @@ def fit_headers(headers: Mapping[Any, Any], room: int) -> dict[Any, Any]:
         over -= _size_of_entry(name, kept.pop(name))
         left_out.append(str(name)[:60])
     kept[LEFT_OUT] = note.format(len(left_out))
-    log.warning("headers.shortened", names=left_out[:10], left_out=len(left_out), room=room)
+    log.warning("headers.left_out", names=left_out[:10], left_out=len(left_out), room=room)
     return kept
 
 

@@ -52,6 +52,7 @@ def on_page(request: HttpRequest, model_admin: ModelAdmin[Any], row: Any) -> lis
             "label": each.label,
             "address": _address(model_admin, each),
             "options": _fields(each.options_for(row)),
+            "note_limit": NOTE_LIMIT,
         }
         for each in offered(request, model_admin)
         if row.state in each.states[model_admin.model]
@@ -106,6 +107,7 @@ def _ask(
         "options": _fields(action.options),
         "rows": chosen,
         "limit": LIMIT if len(rows) > LIMIT else None,
+        "note_limit": NOTE_LIMIT,
         "address": _address(model_admin, action),
         "query": request.GET.urlencode(),
         "back": _list_of(model_admin, request),

@@ -45,7 +45,7 @@ class Requester(Subscription):
 
     @abstractmethod
     def _replied(self, reply: Message) -> None:
-        """Take a message from the reply queue, whoever sent it."""
+        """Take a message from the reply queue; any client may have sent it."""
 
     @abstractmethod
     def _unserved(self, correlation_id: str) -> None:

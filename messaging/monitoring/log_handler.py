@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from datetime import UTC, datetime
 from logging.handlers import QueueListener
 from queue import Empty, SimpleQueue
@@ -56,7 +57,7 @@ class BrokerHandler(logging.Handler):
         super().__init__(level)
         self.setFormatter(log_lines.formatter())
         self._begin()
-        processes.in_each_child(self._begin)
+        _handlers.add(self)
 
     def _begin(self) -> None:
         # Also after a fork: the parent's threads do not exist in the child, and its lines are its own to send.
@@ -212,3 +213,15 @@ class _Sender(QueueListener):
 
 def _message(line: Line) -> Message:
     return Message(body=line.body, app_id=conf.get().app_id, timestamp=datetime.now(UTC), persistent=False)
+
+
+#: All of this process, to be told of a fork. Weak: a project that sets up its log anew replaces them.
+_handlers: weakref.WeakSet[BrokerHandler] = weakref.WeakSet()
+
+
+def _begin_anew_after_fork() -> None:
+    for handler in _handlers:
+        handler._begin()
+
+
+processes.in_each_child(_begin_anew_after_fork)

@@ -140,14 +140,8 @@ def boxes() -> Boxes:
         unconfirmed = waiting.filter(state=outbox.PENDING, publish_attempts__gt=1, created_at__lt=long_ago)
         failing = received.filter(~Q(reason=""), state=inbox.RETRYING, received_at__lt=long_ago)
         return Boxes(
-            **{
-                state.value: _count(sent.filter(state=state))
-                for state in (outbox.PENDING, outbox.UNROUTABLE, outbox.FAILED)
-            },
-            **{
-                state.value: _count(received.filter(state=state))
-                for state in (inbox.RETRYING, inbox.WAITING, inbox.DEAD)
-            },
+            **_by_state(sent, outbox.PENDING, outbox.UNROUTABLE, outbox.FAILED),
+            **_by_state(received, inbox.RETRYING, inbox.WAITING, inbox.DEAD),
             oldest=_oldest(),
             now=database.now(),
             overdue=due.values_list("pk", flat=True).first() is not None,

@@ -14,7 +14,7 @@ from orders.management.demo_order import place_demo_order
 from orders.models import Order, Product, TextMessage
 from script.services import foreign_clients
 from tests.support.processes import ProcessStarter, RunningProcess
-from tests.support.rpc import RunningServer
+from tests.support.rpc import RunningServer, running_server
 from tests.support.running import RunningWorker
 
 ANSWERED = '{"amount":"8.00","currency":"CNY"}'
@@ -49,9 +49,8 @@ def amqp_tool(vhost: str, run_process: ProcessStarter) -> Callable[..., RunningP
 @pytest.fixture
 def server(vhost: str) -> Iterator[RunningServer]:
     """Serves the project's procedures."""
-    running = RunningServer()
-    yield running
-    running.stop()
+    with running_server() as running:
+        yield running
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from script.services.rabbitmq import RabbitMQNode
 from tests.support.command_line import mq
 from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
-from tests.support.rpc import RunningServer, got, raw_channel
+from tests.support.rpc import RunningServer, got, raw_channel, running_server
 from tests.support.waiting import eventually
 
 
@@ -30,9 +30,8 @@ def _no_connection_is_left(vhost: str, settings: Any) -> Iterator[None]:
 
 @pytest.fixture
 def server(vhost: str) -> Iterator[RunningServer]:
-    running = RunningServer()
-    yield running
-    running.stop()
+    with running_server() as running:
+        yield running
 
 
 class Terminal(StringIO):

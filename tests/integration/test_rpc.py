@@ -22,7 +22,7 @@ from messaging import procedures, rpc
 from messaging.models import OutboxMessage
 from messaging.rpc import client, procedure
 from messaging.rpc.answering import Ending
-from tests.support.rpc import RunningServer, got, raw_channel
+from tests.support.rpc import RunningServer, got, raw_channel, running_server
 from tests.support.waiting import eventually
 
 #: Seconds; a call that is answered never takes them.
@@ -55,9 +55,8 @@ def _procedures(vhost: str, isolated: Any) -> Iterator[None]:
 
 @pytest.fixture
 def server() -> Iterator[RunningServer]:
-    running = RunningServer()
-    yield running
-    running.stop()
+    with running_server() as running:
+        yield running
 
 
 def test_a_call_is_answered_with_the_result_or_the_procedures_error(server: RunningServer) -> None:

@@ -13,7 +13,7 @@ from messaging import procedures
 from messaging.broker import request_queue
 from messaging.rpc import procedure
 from messaging.rpc.answering import Ending
-from tests.support.rpc import RunningServer, got, raw_channel, raw_request
+from tests.support.rpc import RunningServer, got, raw_channel, raw_request, running_server
 from tests.support.waiting import eventually
 
 
@@ -35,9 +35,8 @@ def calls(isolated: Callable[..., None]) -> list[int]:
 
 @pytest.fixture
 def server(vhost: str, calls: list[int]) -> Iterator[RunningServer]:
-    running = RunningServer()
-    yield running
-    running.stop()
+    with running_server() as running:
+        yield running
 
 
 @pytest.fixture
@@ -152,7 +151,7 @@ def test_a_request_that_fills_its_frame_is_shortened_to_be_put_back_and_costs_no
         eventually(lambda: sorted(calls) == [5, 6])
     assert server.stop().counts == {Ending.HANDLED: 2}
     said = caplog.text
-    assert "headers.shortened" in said
+    assert "headers.left_out" in said
     assert "amqp.lost" not in said
 
 

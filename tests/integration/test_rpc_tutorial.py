@@ -18,7 +18,7 @@ from messaging.rpc import client, procedure
 from messaging.rpc.answering import Ending
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.classic import OLDER, TODAY, ClassicCentre, ClassicServer
-from tests.support.rpc import RunningServer, got, raw_channel, raw_request
+from tests.support.rpc import RunningServer, got, raw_channel, raw_request, running_server
 from tests.support.waiting import eventually
 
 FIB = {10: 55, 20: 6765, 30: 832040, 40: 102334155, 50: 12586269025}
@@ -33,9 +33,8 @@ def channel(vhost: str) -> Iterator[BlockingChannel]:
 
 @pytest.fixture
 def server(vhost: str) -> Iterator[RunningServer]:
-    running = RunningServer()
-    yield running
-    running.stop()
+    with running_server() as running:
+        yield running
 
 
 def waiting(channel: BlockingChannel, queue: str) -> int:
