@@ -473,7 +473,28 @@ def test_a_late_answer_does_not_overwrite_another_result(declare: Declare, outsi
     outside.script = [Reject("no")]
     assert carried_out().state == "unknown"  # it was in doubt
     ledger.note(late)
-    assert Effect.objects.get().state == "unknown"
+    effect = Effect.objects.get()
+    assert effect.state == "unknown"
+    assert ("done late", f"too late to count: {late[0][1].reference}") in effect.failed_attempts.values_list(
+        "outcome", "error"
+    )
+
+
+def test_a_failure_that_is_reported_again_after_the_next_attempt_began_is_one_failed_attempt(
+    declare: Declare, outside: Outside
+) -> None:
+    """The connection was lost after the commit of its report."""
+    declare()
+    outside.script = [NotDone("busy")]
+    handled()
+    failed = effect_runner.carry_out(ledger.claim(Q(), 10))
+    ledger.note(failed)
+    everything_due()
+    assert ledger.claim(Q(), 10)
+    ledger.note(failed)
+    [attempt] = Effect.objects.get().failed_attempts.all()
+    assert attempt.outcome == "not done"
+    assert "too late" not in attempt.error
 
 
 @committing
