@@ -26,8 +26,9 @@ def opened(role: str) -> Iterator[Connection]:
 
     Raises as `Connection.reach`.
     """
-    connection = Connection(role).start()
+    connection = Connection(role)
     try:
+        connection.start()  # Ctrl-C may come as soon as it connects
         connection.reach()
         yield connection
     finally:

@@ -13,7 +13,7 @@ from django.db import DatabaseError, transaction
 
 from messaging import conf, outbox, processes, rpc
 from messaging.broker import queue_answers
-from messaging.broker.connection import Connection
+from messaging.broker.connection import Connection, opened
 from messaging.effects import EffectKind
 from messaging.exceptions import NotDone, ThreadNotStarted
 from messaging.models import Effect, OutboxMessage
@@ -211,6 +211,20 @@ def test_a_connection_that_got_no_thread_can_be_started_again(limit: Limit, sett
     assert connection._thread.is_alive()
     connection.stop()
     assert not connection._thread.is_alive()
+
+
+def test_ctrl_c_just_after_the_thread_of_a_connection_began_ends_that_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would connect for ever beside whatever the process does next."""
+    start = Connection.start
+
+    def interrupted(connection: Connection) -> Connection:
+        start(connection)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Connection, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), opened("interrupted"):
+        pass
+    assert "amqp-interrupted" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_connection_whose_host_name_gets_no_thread_to_be_resolved_by_tries_again(
