@@ -21,9 +21,11 @@ In = InboxMessage.State
 
 
 class Tables:
-    """The rows of outbox, inbox, delivery attempts and effects, as they are at one moment."""
+    """The rows of outbox, inbox, delivery attempts and effects. Each table is read at a moment of its own."""
 
     def __init__(self) -> None:
+        # Before the inbox: of each attempt the message is then there.
+        attempts = read_rows(DeliveryAttempt, "inbox_message_id", "outcome")
         self.outbox = read_rows(
             OutboxMessage,
             "id", "message_id", "consumer", "type", "subject", "state", "attempt", "origin", "publish_attempts",
@@ -37,7 +39,7 @@ class Tables:
         wheres = {row["id"]: (row["consumer"], row["message_id"]) for row in inbox}
         #: The outcomes of each message's delivery attempts.
         self.outcomes: defaultdict[Where, Counter[str]] = defaultdict(Counter)
-        for row in read_rows(DeliveryAttempt, "inbox_message_id", "outcome"):
+        for row in attempts:
             self.outcomes[wheres[row["inbox_message_id"]]][row["outcome"]] += 1
         self.effects = read_rows(Effect, "id", "consumer", "message_id", "name", "state", "attempts")
 

@@ -12,11 +12,12 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from orders.models import Campaign, Order, Product, RedPacket, TextMessage
 from orders.red_packets import grant_red_packet
 from orders.services import Wanted, cancel_order, place_order
 from orders.shipping import flat_rate
+from script import laws
 from script.programs.chaos import certificate
 from script.programs.chaos.shoppers import Attempt, Outcome
 from script.services.sms_gateway import SmsGateway
@@ -257,3 +258,18 @@ def test_rows_that_still_change_are_counted(story: Story) -> None:
     first(InboxMessage).update(state="effects_due")
 
     assert certificate.still_moving() == {"to be published": 1, "effects due": 1}
+
+
+@pytest.mark.django_db
+def test_a_message_may_fail_while_the_tables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = laws.read_rows
+
+    def read_while_one_fails(model: Any, *columns: str) -> list[laws.Row]:
+        rows = read(model, *columns)
+        message = InboxMessage.objects.create(consumer="sms", message_id=str(uuid4()))
+        DeliveryAttempt.objects.create(inbox_message=message, number=1, outcome=DeliveryAttempt.Outcome.FAILED)
+        return rows
+
+    monkeypatch.setattr(laws, "read_rows", read_while_one_fails)
+    tables = laws.Tables()
+    assert set(tables.outcomes) <= set(tables.inbox)
