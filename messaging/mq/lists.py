@@ -112,10 +112,8 @@ examples:
 
     def row(self, facts: Facts) -> Sequence[Any]:
         arguments = {name: value for name, value in facts["arguments"].items() if name != "x-queue-type"}
-        policy, silent = (
-            f"policy {facts['policy']}" if facts["policy"] else "",
-            "does not answer" * bool(facts["silent"]),
-        )
+        policy = f"policy {facts['policy']}" if facts["policy"] else ""
+        silent = "does not answer" if facts["silent"] else ""
         counts = [facts[name] for name in ("name", "type", "ready", "unacked", "consumers")]
         return [*counts, _how(facts, policy, silent), in_words(arguments)]
 

@@ -154,8 +154,9 @@ def _error(trouble: Outcome, returned: int, options: dict[str, Any]) -> CommandE
         case Status.UNSENDABLE:
             return CommandError(f"It cannot be sent: {trouble.reason}.")
         case _:
-            text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived{', or may yet' * trouble.late}."
-            return CommandError(text, returncode=EXIT_TIMED_OUT if trouble.late else EXIT_UNREACHABLE)
+            yet, code = (", or may yet", EXIT_TIMED_OUT) if trouble.late else ("", EXIT_UNREACHABLE)
+            text = f"RabbitMQ: {trouble.reason}. What has no confirm may have arrived{yet}."
+            return CommandError(text, returncode=code)
 
 
 def _why_returned(options: dict[str, Any]) -> str:

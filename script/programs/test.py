@@ -117,7 +117,8 @@ def run_tests(selection: Selection, tally: Tally) -> None:
         if selection.has_foreign_clients:
             _have_foreign_clients(tally)
         if selection.is_everything:
-            plain, browser = plain and [*SEVERAL_AT_ONCE, *plain], browser and [*TWO_AT_ONCE, *browser]
+            plain = plain and [*SEVERAL_AT_ONCE, *plain]
+            browser = browser and [*TWO_AT_ONCE, *browser]
         if plain is not None and not _have("PostgreSQL", "postgresql", lambda: installed_programs() is not None, tally):
             _pytest("Tests on SQLite", plain, {**broker, **SQLITE}, tally, directory)
         elif plain is not None:
