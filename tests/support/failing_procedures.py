@@ -72,6 +72,7 @@ def stop_before_the_second_reply() -> None:
     def stop_and_finish(queue: RequestQueue, *arguments: Any) -> None:
         if next(replies) == 2:
             os.kill(os.getpid(), signal.SIGSTOP)
+            threading.Event().wait()  # this thread may go on before the signal stops it
         finish(queue, *arguments)
 
     RequestQueue.finish = stop_and_finish

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from script.services.owned import OWNER, end_all
+from script.services.owned import OWNER, end_all, is_paused
 from script.services.ports import free_port
 from tests.support.environment import ROOT, process_environment
 from tests.support.waiting import eventually
@@ -89,8 +89,10 @@ class RunningProcess:
                 self._arrived.wait(left)
 
     def send(self, number: signal.Signals) -> None:
-        """Signal this one process."""
+        """Signal this one process; after SIGSTOP wait until all its threads have stopped."""
         self._process.send_signal(number)
+        if number is signal.SIGSTOP:
+            eventually(lambda: is_paused(self.pid))
 
     def send_to_group(self, number: signal.Signals) -> None:
         """Signal the process and its children at once."""
