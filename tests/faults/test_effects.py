@@ -73,7 +73,7 @@ def gateway(tmp_path: Any, settings: Any, isolated: Any) -> Iterator[Gateway]:
     isolated(effects, keep=True)
     started: list[SmsGateway] = []
 
-    def start(*, honours_keys: bool = False, can_be_asked: bool = False, timeout: float = 0.5) -> SmsGateway:
+    def start(*, honours_keys: bool = False, can_be_asked: bool = False, timeout: float = 10) -> SmsGateway:
         gateway = SmsGateway(tmp_path / "gateway", honours_keys=honours_keys, can_be_asked=can_be_asked)
         started.append(gateway)
         gateway.start()
@@ -229,10 +229,10 @@ def test_whatever_a_gateway_that_honours_keys_does_wrong_its_text_goes_out_once(
     gateway: Gateway, at_work: Any, product: Product
 ) -> None:
     """F60."""
-    honest = gateway(honours_keys=True)
+    honest = gateway(honours_keys=True, timeout=1)
     with at_work():
         for fault in PASSING:
-            honest.misbehave(fault, times=2, seconds=0.7)
+            honest.misbehave(fault, times=2, seconds=1.2)
             effect = settled(place(product), State.DONE)
             requests = [request for request in honest.ledger.requests() if request.key == effect.key]
             assert [request.fault for request in requests][:2] == [fault, fault]
@@ -245,10 +245,10 @@ def test_whatever_a_gateway_that_tells_nothing_does_wrong_no_text_goes_out_twice
     gateway: Gateway, at_work: Any, product: Product
 ) -> None:
     """F60."""
-    careless = gateway()
+    careless = gateway(timeout=1)
     with at_work():
         for fault in PASSING:
-            careless.misbehave(fault, seconds=0.7)
+            careless.misbehave(fault, seconds=1.2)
             # 429 alone says that it was not sent.
             effect = settled(place(product), State.DONE if fault is Fault.TOO_MANY else State.UNKNOWN)
             assert effect.attempts == (2 if fault is Fault.TOO_MANY else 1), fault
@@ -277,7 +277,7 @@ def test_a_gateway_that_is_down_delays_its_texts_and_nothing_else(
     gateway: Gateway, at_work: Any, product: Product, how: str
 ) -> None:
     """F59."""
-    honest = gateway(honours_keys=True)
+    honest = gateway(honours_keys=True, timeout=0.5)
     down, up = {
         "gone": (honest.kill, honest.start),
         "frozen": (honest.pause, honest.resume),
