@@ -2,7 +2,7 @@
 
 from messaging.models.effects import Effect, EffectAttempt
 from messaging.models.inbox import DeliveryAttempt, InboxMessage
-from messaging.models.operations import ActionOnMessage, OperatorAction, QueueSighting
+from messaging.models.operations import ActionOnMessage, EmptyQueue, OperatorAction
 from messaging.models.outbox import OutboxMessage
 
 __all__ = [
@@ -10,8 +10,8 @@ __all__ = [
     "DeliveryAttempt",
     "Effect",
     "EffectAttempt",
+    "EmptyQueue",
     "InboxMessage",
     "OperatorAction",
     "OutboxMessage",
-    "QueueSighting",
 ]

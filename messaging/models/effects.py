@@ -67,7 +67,7 @@ class Effect(Row):
             models.Index(fields=["message_id"], name="effect_message_id"),
             models.Index(fields=["failure_group"], name="effect_failure_group", condition=~Q(failure_group="")),
         ]
-        permissions = [("settle_effect", "Can say what became of an effect that nobody knows of")]
+        permissions = [("settle_effect", "Can record the outcome of an effect whose result is unknown")]
 
     def __str__(self) -> str:
         return f"{self.name}: {self.state}"

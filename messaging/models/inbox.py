@@ -68,7 +68,7 @@ class InboxMessage(MessageColumns):
             ),
         ]
         permissions = [
-            ("replay_message", "Can replay dead messages and hasten waiting ones"),
+            ("replay_message", "Can replay dead messages and publish waiting ones now"),
             ("discard_message", "Can discard dead messages"),
         ]
 

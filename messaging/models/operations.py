@@ -44,7 +44,7 @@ class ActionOnMessage(Row):
         return f"{self.action} of {self.message_id}"
 
 
-class QueueSighting(Row):
+class EmptyQueue(Row):
     """When a queue was seen empty: messages published before, and without an inbox row, are lost."""
 
     queue = models.CharField(max_length=255, unique=True)
@@ -54,6 +54,10 @@ class QueueSighting(Row):
     young = models.JSONField(default=list, blank=True)
     #: Every message published before then has arrived, or was sent again.
     checked_until = UTCDateTimeField(null=True, blank=True)
+
+    class Meta(Row.Meta):
+        # Its name before the model had this one: processes of the older code run on while the database is migrated.
+        db_table = "messaging_queuesighting"
 
     def __str__(self) -> str:
         return f"{self.queue}, empty at {self.empty_at}"

@@ -20,7 +20,7 @@ from messaging.broker.connection import opened
 from messaging.broker.queue_answers import QueueAnswer, ask_queues, is_missing
 from messaging.consumers import Consumer
 from messaging.logs import get_logger
-from messaging.models import QueueSighting
+from messaging.models import EmptyQueue
 from messaging.topology import desired
 
 log = get_logger(__name__)
@@ -32,14 +32,14 @@ PAUSE = 0.1
 KEPT = 4
 
 
-def look(concerned: Sequence[Consumer]) -> tuple[dict[str, str], dict[str, QueueSighting]]:
+def look(concerned: Sequence[Consumer]) -> tuple[dict[str, str], dict[str, EmptyQueue]]:
     """Note which queues are empty. Return, by consumer, why its queue counts as existing without answering, so that
     what it holds cannot be known; and what is known of those that are empty. A missing one is empty.
 
     Raises BrokerUnavailable.
     """
     silent: dict[str, str] = {}
-    seen: dict[str, QueueSighting] = {}
+    seen: dict[str, EmptyQueue] = {}
     quorum = {each.queue for each in concerned if desired.queue_arguments(each)["x-queue-type"] == "quorum"}
     with opened("reconcile") as connection:
         for left in reversed(range(TRIES)):
@@ -80,16 +80,16 @@ def remember(consumer: Consumer, until: datetime) -> None:
     """Note that all that was published for the consumer before then has arrived, or was sent again."""
     later = Q(checked_until=None) | Q(checked_until__lt=until)
     with database.atomic():
-        QueueSighting.objects.filter(later, queue=consumer.queue).update(checked_until=until)
+        EmptyQueue.objects.filter(later, queue=consumer.queue).update(checked_until=until)
 
 
-def note(consumer: Consumer, at: datetime) -> QueueSighting:
+def note(consumer: Consumer, at: datetime) -> EmptyQueue:
     """Note that the consumer's queue was empty at this time or soon after; let the newest time count that is long
     enough ago."""
     wait = patience(consumer)
     with database.atomic():
-        QueueSighting.objects.bulk_create([QueueSighting(queue=consumer.queue)], ignore_conflicts=True)
-        known = QueueSighting.objects.select_for_update().get(queue=consumer.queue)
+        EmptyQueue.objects.bulk_create([EmptyQueue(queue=consumer.queue)], ignore_conflicts=True)
+        known = EmptyQueue.objects.select_for_update().get(queue=consumer.queue)
         times = [datetime.fromisoformat(text) for text in known.young]
         known.empty_at = max((each for each in times if each <= at - wait), default=known.empty_at)
         times = [each for each in times if known.empty_at is None or each > known.empty_at]

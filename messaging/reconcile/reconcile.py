@@ -18,7 +18,7 @@ from messaging.broker.queue_answers import CURE
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
 from messaging.logs import get_logger
-from messaging.models import OutboxMessage, QueueSighting
+from messaging.models import EmptyQueue, OutboxMessage
 from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Finding, Trouble
 from messaging.reconcile.lost import Comparison
@@ -105,7 +105,7 @@ def reconcile(
 
 
 def _compare(
-    report: Report, consumer: Consumer, seen: QueueSighting | None, since: timedelta | None, limit: int
+    report: Report, consumer: Consumer, seen: EmptyQueue | None, since: timedelta | None, limit: int
 ) -> Comparison:
     """Compare the consumer's messages with its inbox; if that is not possible yet, note why."""
     if consumer.name in report.unresponsive:

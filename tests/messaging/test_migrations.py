@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 from django.apps import apps
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.test import Client
@@ -32,6 +33,7 @@ TABLES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "OperatorAction": ("", lambda _: {"actor": "ann", "action": "replay", "about": "dead", "changed": 1}),
     "ActionOnMessage": ("", lambda _: {"action_id": 1, "message_id": "dead"}),
     "QueueSighting": ("", lambda _: {"queue": "notes"}),
+    "EmptyQueue": ("", lambda _: {"queue": "notes"}),  # the same table
 }  # fmt: skip
 MIGRATIONS = sorted(name for app, name in MigrationExecutor(None).loader.disk_migrations if app == "messaging")
 
@@ -63,7 +65,7 @@ def fill(then: Any) -> None:
 def rows(apps: Any) -> dict[tuple[str, int], dict[str, Any]]:
     """Return the columns of each row, by table and id."""
     return {
-        (model.__name__, row["id"]): {name: value.tobytes() if isinstance(value, memoryview) else value
+        (model._meta.db_table, row["id"]): {name: value.tobytes() if isinstance(value, memoryview) else value
                                       for name, value in row.items()}
         for model in apps.get_models() if model._meta.app_label == "messaging" for row in model.objects.values()
     }  # fmt: skip
@@ -94,3 +96,11 @@ def test_rows_of_every_state_outlive_the_migrations_and_can_be_worked_with(
     assert notes("old") == 1
     unknown = Selection(effect_rows=[models.Effect.objects.get(state="unknown").pk])
     assert settle.run(unknown, by="ann", verdict=Verdict.DONE).changed == 1
+
+
+def test_a_permission_of_an_older_version_gets_its_new_name(migrate: Callable[[str | None], Any]) -> None:
+    migrate("0009_effect_attempts")
+    older = Permission.objects.filter(codename="replay_message")
+    assert older.update(name="Can replay dead messages and hasten waiting ones") == 1
+    migrate("0010_plain_words")
+    assert older.get().name == "Can replay dead messages and publish waiting ones now"

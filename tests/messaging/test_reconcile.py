@@ -18,7 +18,7 @@ from messaging.broker.queue_answers import QueueAnswer
 from messaging.consumers import Consumer
 from messaging.exceptions import AccessRefused, BrokerUnavailable, NotFound
 from messaging.message import Delivery
-from messaging.models import DeliveryAttempt, Effect, InboxMessage, OperatorAction, OutboxMessage, QueueSighting
+from messaging.models import DeliveryAttempt, Effect, EmptyQueue, InboxMessage, OperatorAction, OutboxMessage
 from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
@@ -108,12 +108,12 @@ def known(name: str = "notes", handler: Callable[..., None] = take_note) -> Cons
 def time_passes(minutes: float = 60) -> None:
     """Let everything have happened that much longer ago."""
     before = timedelta(minutes=minutes)
-    for model in (OutboxMessage, InboxMessage, DeliveryAttempt, Effect, QueueSighting):
+    for model in (OutboxMessage, InboxMessage, DeliveryAttempt, Effect, EmptyQueue):
         times = [f.name for f in model._meta.concrete_fields if isinstance(f, DateTimeField)]
         model._default_manager.update(**{name: F(name) - before for name in times})
-    for sighting in QueueSighting.objects.all():
-        sighting.young = [(datetime.fromisoformat(text) - before).isoformat() for text in sighting.young]
-        sighting.save()
+    for queue in EmptyQueue.objects.all():
+        queue.young = [(datetime.fromisoformat(text) - before).isoformat() for text in queue.young]
+        queue.save()
 
 
 def seen_empty() -> None:
@@ -289,7 +289,7 @@ def test_what_is_named_is_named_again_whatever_the_database_makes_of_times(broke
     broker.publish("a")
     broker.queues[consumer.queue].clear()
     named()
-    QueueSighting.objects.update(empty_at=database.in_future(3600), young=[])
+    EmptyQueue.objects.update(empty_at=database.in_future(3600), young=[])
     OutboxMessage.objects.update(published_at=Now())
     for _ in range(3):
         assert len(lost_ids(named())) == 1
@@ -302,7 +302,7 @@ def test_what_arrived_is_not_read_again_and_what_comes_later_is(
     broker.publish(*(str(number) for number in range(10)))
     broker.handle(consumer)
     seen_empty()
-    until = QueueSighting.objects.get().checked_until
+    until = EmptyQueue.objects.get().checked_until
     assert until
     assert not OutboxMessage.objects.filter(published_at__gte=until).exists()
 

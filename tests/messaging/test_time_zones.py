@@ -113,9 +113,9 @@ def test_what_was_lost_or_is_stuck_is_found() -> None:
         assert [each.message_id for each in stuck.stuck([consumer]) if each.trouble is Trouble.STUCK] == ["m-2"]
         assert list(stuck.doubled(timedelta(hours=2))) == []
         empty_queues.note(consumer, database.now() - timedelta(hours=1))
-        sighting = empty_queues.note(consumer, database.now())
+        known = empty_queues.note(consumer, database.now())
         empty_queues.remember(consumer, database.now())
-    assert sighting.empty_at is not None
+    assert known.empty_at is not None
     assert [fact.state for fact in outcome.of_subjects(["n-1"])["n-1"]] == ["overdue", "unhandled"]
     boxes = status.boxes()
     assert boxes.overdue

@@ -36,7 +36,7 @@ from messaging.effects import EffectKind, Sending
 from messaging.events import Event
 from messaging.exceptions import BrokerUnavailable, NotDone, NotFound, Reject, RetryLater
 from messaging.message import Delivery
-from messaging.models import Effect, InboxMessage, OutboxMessage, QueueSighting
+from messaging.models import Effect, EmptyQueue, InboxMessage, OutboxMessage
 from messaging.reconcile import empty_queues
 from messaging.relay import leases, relay
 from messaging.relay import thread as relay_thread
@@ -516,9 +516,9 @@ class World:
             times = [each.name for each in model._meta.fields if isinstance(each, models.DateTimeField)]
             if times:
                 model._default_manager.update(**{name: F(name) - time for name in times})
-        for sighting in QueueSighting.objects.all():
-            sighting.young = [(datetime.fromisoformat(text) - time).isoformat() for text in sighting.young]
-            sighting.save(update_fields=["young"])
+        for queue in EmptyQueue.objects.all():
+            queue.young = [(datetime.fromisoformat(text) - time).isoformat() for text in queue.young]
+            queue.save(update_fields=["young"])
 
     def doubt(self, keys: set[str]) -> None:
         """These effects are in doubt."""
