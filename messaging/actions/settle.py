@@ -21,7 +21,7 @@ from messaging.worker.ledger import Result as AttemptResult
 State = Effect.State
 
 
-class Verdict(StrEnum):
+class Decision(StrEnum):
     """What a person says about an effect."""
 
     DONE = "done"
@@ -29,16 +29,16 @@ class Verdict(StrEnum):
     GIVE_UP = "give up"
 
 
-#: Which states each verdict is for. While an effect is *sending*, a process is carrying it out, and will know.
-SETTLES: dict[Verdict, tuple[Effect.State, ...]] = {
-    Verdict.DONE: (State.UNKNOWN, State.FAILED),
-    Verdict.NOT_DONE: (State.UNKNOWN, State.FAILED),
-    Verdict.GIVE_UP: (State.UNKNOWN, State.INTENDED, State.FAILED),
+#: Which states each decision is for. While an effect is *sending*, a process is carrying it out, and will know.
+SETTLES: dict[Decision, tuple[Effect.State, ...]] = {
+    Decision.DONE: (State.UNKNOWN, State.FAILED),
+    Decision.NOT_DONE: (State.UNKNOWN, State.FAILED),
+    Decision.GIVE_UP: (State.UNKNOWN, State.INTENDED, State.FAILED),
 }
 
 
 class Settle(MessageAction):
-    """Settles effects: as `verdict` says, of those in a state that it is for."""
+    """Settles effects: as `decision` says, of those in a state that it is for."""
 
     name = "settle"
     label = "Settle"
@@ -58,12 +58,12 @@ examples:
 """
     options = (
         Option(
-            name="verdict",
+            name="decision",
             help="What is its outcome?",
             choices={
-                Verdict.DONE: "It was done.",
-                Verdict.NOT_DONE: "It surely was not done: carry it out again.",
-                Verdict.GIVE_UP: "Give up: it is not tried again, and no longer counts as a failure.",
+                Decision.DONE: "It was done.",
+                Decision.NOT_DONE: "It surely was not done: carry it out again.",
+                Decision.GIVE_UP: "Give up: it is not tried again, and no longer counts as a failure.",
             },
         ),
         Option(name="reference", help="What the other side calls it, if it was done", default=""),
@@ -77,19 +77,19 @@ examples:
         super().check(selection, **options)
         reference = options.get("reference", "")
         texts.checked("reference", reference)
-        if reference and options["verdict"] != Verdict.DONE:
+        if reference and options["decision"] != Decision.DONE:
             raise ValueError("a reference goes with --done")
 
     def options_for(self, row: Effect) -> Sequence[Option]:
         """Return what can be said about an effect in its state."""
-        verdict, reference = self.options
-        choices = {each: words for each, words in verdict.choices.items() if row.state in SETTLES[Verdict(each)]}
-        return [replace(verdict, choices=choices), *([reference] if Verdict.DONE in choices else [])]
+        decision, reference = self.options
+        choices = {each: words for each, words in decision.choices.items() if row.state in SETTLES[Decision(each)]}
+        return [replace(decision, choices=choices), *([reference] if Decision.DONE in choices else [])]
 
     def rows(self, box: Box, selection: Selection, **options: Any) -> QuerySet[Any]:
         found = super().rows(box, selection, **options)
-        verdict = options.get("verdict")
-        return found.filter(state__in=SETTLES[Verdict(verdict)]) if verdict else found
+        decision = options.get("decision")
+        return found.filter(state__in=SETTLES[Decision(decision)]) if decision else found
 
     def lock(self, rows: QuerySet[Any]) -> list[Effect]:
         """Lock the effects; first their messages, as a worker does that writes down a result."""
@@ -97,9 +97,9 @@ examples:
         return super().lock(rows)
 
     def change(self, rows: Sequence[Effect], words: str, **options: Any) -> None:
-        verdict = Verdict(options["verdict"])
+        decision = Decision(options["decision"])
         for row in rows:
-            ledger.settle(row.pk, was=SETTLES[verdict], result=_result(verdict, options["reference"], words))
+            ledger.settle(row.pk, was=SETTLES[decision], result=_result(decision, options["reference"], words))
 
     def about(self, selection: Selection) -> str:
         """Return the key of a single effect."""
@@ -118,7 +118,7 @@ examples:
         effect = _only(selection)
         if effect is None:
             return self.nothing
-        return f"effect {effect.pk} is {_told(effect)}, and cannot be settled as {options['verdict']}"
+        return f"effect {effect.pk} is {_told(effect)}, and cannot be settled as {options['decision']}"
 
 
 settle = Settle()
@@ -142,11 +142,11 @@ def _told(effect: Effect) -> str:
     return f"{effect.state}, {effect.reference}" if effect.reference else effect.state
 
 
-def _result(verdict: Verdict, reference: str, words: str) -> AttemptResult:
-    match verdict:
-        case Verdict.DONE:
+def _result(decision: Decision, reference: str, words: str) -> AttemptResult:
+    match decision:
+        case Decision.DONE:
             return AttemptResult(state=State.DONE, reference=reference, error=words)
-        case Verdict.NOT_DONE:
+        case Decision.NOT_DONE:
             return AttemptResult(state=State.INTENDED)
-        case Verdict.GIVE_UP:
+        case Decision.GIVE_UP:
             return AttemptResult(state=State.FAILED, error=f"given up; {words}")

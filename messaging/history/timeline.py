@@ -17,6 +17,8 @@ from messaging.validation.texts import storable_text
 
 #: Rows of each table that a story reads, the newest ones.
 ROW_LIMIT = 500
+#: What a story tells of an action's details. *verdict* is what earlier versions called *decision*.
+TOLD_DETAILS = ("decision", "verdict", "note")
 
 _LAST = datetime.max.replace(tzinfo=UTC)
 
@@ -277,7 +279,7 @@ def _of_actions(message_ids: Collection[str]) -> Iterator[Entry]:
             message_id=each.message_id,
             row=row,
             at=row.at,
-            detail=", ".join(str(row.details[name]) for name in ("verdict", "note") if name in row.details),
+            detail=", ".join(str(row.details[name]) for name in TOLD_DETAILS if name in row.details),
             action=words.get(row.action, row.action),
             actor=row.actor,
         )

@@ -214,8 +214,8 @@ def test_a_consumer_killed_at_any_point_sends_no_text_twice_and_a_person_settles
             if point in DOUBTFUL:
                 assert "may have been done or not" in effect.error
                 # The person looks into the gateway's log.
-                verdict = ["--done", "--reference", texts[0].id] if texts else ["--not-done"]
-                call_command("messages", "settle", effect.key, *verdict)
+                found = ["--done", "--reference", texts[0].id] if texts else ["--not-done"]
+                call_command("messages", "settle", effect.key, *found)
                 effect = settled(order, State.DONE)
         (text,) = careless.ledger.texts(effect.key)
         assert effect.reference == text.id

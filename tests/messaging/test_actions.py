@@ -41,7 +41,7 @@ EACH: list[tuple[str, Callable[[], Row], dict[str, str]]] = [
     ("cancel", a_refused_row, {}),
     ("cancel", a_waiting_message, {}),
     ("publish", a_refused_row, {}),
-    ("settle", an_effect, {"verdict": "done", "reference": "SM1"}),
+    ("settle", an_effect, {"decision": "done", "reference": "SM1"}),
 ]
 each_action = pytest.mark.parametrize(("name", "make", "options"), EACH)
 

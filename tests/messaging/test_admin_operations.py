@@ -257,17 +257,17 @@ def test_effects_are_found_and_read_and_what_is_personal_in_them_is_masked(staff
     assert "notes: text unknown" in page
 
 
-def test_an_unknown_effect_is_settled_with_a_verdict(staff: Client) -> None:
+def test_an_unknown_effect_is_settled_with_a_decision(staff: Client) -> None:
     grant("settle_effect")
     effect = an_effect()
     page, settle = f"{EFFECTS}{effect.pk}/change/", f"{EFFECTS}operate/settle/"
-    assert 'name="verdict"' in staff.get(page).content.decode()
-    for verdict in ("", "maybe", "DONE"):
-        assert done(staff, settle, [effect], verdict=verdict) == [
+    assert 'name="decision"' in staff.get(page).content.decode()
+    for decision in ("", "maybe", "DONE"):
+        assert done(staff, settle, [effect], decision=decision) == [
             "error: Nothing was done: say which: done, not done, give up."
         ]
 
-    assert done(staff, settle, [effect], verdict="done", reference=" SM1 ", note="in their log") == [
+    assert done(staff, settle, [effect], decision="done", reference=" SM1 ", note="in their log") == [
         f"success: Effect {effect.pk} (text of message m-1): done, SM1."
     ]
 
@@ -275,8 +275,8 @@ def test_an_unknown_effect_is_settled_with_a_verdict(staff: Client) -> None:
     assert (effect.state, effect.reference, effect.error) == ("done", "SM1", "settled by ann: in their log")
     action = OperatorAction.objects.get(action="settle")
     assert (action.actor, action.changed) == ("ann", 1)
-    assert 'name="verdict"' not in staff.get(page).content.decode()
-    assert done(staff, settle, [effect], verdict="not done") == [
+    assert 'name="decision"' not in staff.get(page).content.decode()
+    assert done(staff, settle, [effect], decision="not done") == [
         f"warning: Nothing was done: effect {effect.pk} is done, SM1, and cannot be settled as not done."
     ]
 
@@ -287,7 +287,7 @@ def test_a_reference_is_asked_for_where_it_may_have_been_done(staff: Client) -> 
     for state, asked in (("unknown", True), ("failed", True), ("intended", False)):
         Effect.objects.update(state=state)
         page = staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
-        assert 'name="verdict"' in page
+        assert 'name="decision"' in page
         assert ('name="reference"' in page) is asked
 
 

@@ -14,7 +14,7 @@ from django.test import Client
 from messaging import models
 from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
-from messaging.actions.settle import Verdict, settle
+from messaging.actions.settle import Decision, settle
 from messaging.history import timeline
 from messaging.worker import handling
 from tests.support.consuming import Noted, a_consumer, delivery_of, notes, registered
@@ -95,7 +95,7 @@ def test_rows_of_every_state_outlive_the_migrations_and_can_be_worked_with(
         assert handling.handle(consumer, delivery_of(models.OutboxMessage.objects.get(origin="replay"))) == "handled"
     assert notes("old") == 1
     unknown = Selection(effect_rows=[models.Effect.objects.get(state="unknown").pk])
-    assert settle.run(unknown, by="ann", verdict=Verdict.DONE).changed == 1
+    assert settle.run(unknown, by="ann", decision=Decision.DONE).changed == 1
 
 
 def test_a_permission_of_an_older_version_gets_its_new_name(migrate: Callable[[str | None], Any]) -> None:

@@ -237,7 +237,7 @@ def test_settle_says_what_the_effect_is_now() -> None:
     )  # fmt: skip
 
 
-def test_settling_nothing_or_without_a_verdict_is_refused() -> None:
+def test_settling_nothing_or_without_a_decision_is_refused() -> None:
     effect = str(an_effect().pk)
     assert refused("settle", "m-1:notes:fax", "--done")[0] == 1
     assert refused("settle", effect, "--give-up", "--reference", "SM1")[0] == 2

@@ -10,7 +10,7 @@ from django.db.models import Q
 
 from messaging import effects
 from messaging.actions.selection import Selection
-from messaging.actions.settle import Verdict, find, settle
+from messaging.actions.settle import Decision, find, settle
 from messaging.effects import Sending
 from messaging.exceptions import NotDone
 from messaging.history import timeline
@@ -41,9 +41,9 @@ def calls() -> Iterator[list[Sending]]:
         yield calls
 
 
-def settled(effect: Effect, verdict: Verdict, **options: Any) -> Effect | None:
+def settled(effect: Effect, decision: Decision, **options: Any) -> Effect | None:
     """The effect after it was settled so; None where it could not be."""
-    if not settle.run(Selection(effect_rows=[effect.pk]), **{"by": WHO, "verdict": verdict, **options}).changed:
+    if not settle.run(Selection(effect_rows=[effect.pk]), **{"by": WHO, "decision": decision, **options}).changed:
         return None
     effect.refresh_from_db()
     return effect
@@ -51,7 +51,7 @@ def settled(effect: Effect, verdict: Verdict, **options: Any) -> Effect | None:
 
 @pytest.mark.parametrize("state", ["unknown", "failed"])
 def test_done_keeps_what_the_gateway_calls_it_and_who_said_so(calls: list[Sending], state: str) -> None:
-    effect = settled(an_effect(state), Verdict.DONE, reference="SM1", note="seen in their log")
+    effect = settled(an_effect(state), Decision.DONE, reference="SM1", note="seen in their log")
     assert effect
     assert (effect.state, effect.reference) == ("done", "SM1")
     assert effect.error == "settled by ann@host: seen in their log"
@@ -60,7 +60,7 @@ def test_done_keeps_what_the_gateway_calls_it_and_who_said_so(calls: list[Sendin
 
 @pytest.mark.parametrize("state", ["unknown", "failed"])
 def test_not_done_is_carried_out_again_with_a_whole_new_retry_policy(calls: list[Sending], state: str) -> None:
-    effect = settled(an_effect(state), Verdict.NOT_DONE)
+    effect = settled(an_effect(state), Decision.NOT_DONE)
     assert effect
     assert (effect.state, effect.attempts) == ("intended", 0)
     assert InboxMessage.objects.get().state == "effects_due"
@@ -74,7 +74,7 @@ def test_not_done_is_carried_out_again_with_a_whole_new_retry_policy(calls: list
 
 @pytest.mark.parametrize("state", ["unknown", "intended"])
 def test_giving_up_ends_it(calls: list[Sending], state: str) -> None:
-    effect = settled(an_effect(state, inbox_state="effects_due"), Verdict.GIVE_UP, note="too late")
+    effect = settled(an_effect(state, inbox_state="effects_due"), Decision.GIVE_UP, note="too late")
     assert effect
     assert (effect.state, effect.error) == ("failed", "given up; settled by ann@host: too late")
     assert InboxMessage.objects.get().state == "handled"
@@ -83,21 +83,21 @@ def test_giving_up_ends_it(calls: list[Sending], state: str) -> None:
 
 
 def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Sending]) -> None:
-    effect = settled(an_effect("failed"), Verdict.GIVE_UP, note="wrong number")
+    effect = settled(an_effect("failed"), Decision.GIVE_UP, note="wrong number")
     assert effect
     assert effect.given_up
     assert not any(Effect.objects.filter(trouble.which).exists() for trouble in EffectTrouble)
 
-    again = settled(effect, Verdict.NOT_DONE)
+    again = settled(effect, Decision.NOT_DONE)
     assert again
     assert not again.given_up
 
 
-@pytest.mark.parametrize("verdict", Verdict)
-def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], verdict: Verdict) -> None:
+@pytest.mark.parametrize("decision", Decision)
+def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], decision: Decision) -> None:
     """Also of an effect that failed before attempts had rows."""
     row = an_effect("unknown", attempts=3, error="the gateway answered 500")
-    effect = settled(row, verdict, note="asked them")
+    effect = settled(row, decision, note="asked them")
     assert effect
     kept = effect.failed_attempts.get()
     assert (kept.number, kept.outcome, kept.error) == (3, "unknown", "the gateway answered 500")
@@ -108,9 +108,9 @@ def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], verd
 def test_effects_that_are_done_or_being_sent_are_not_settled(calls: list[Sending], state: str) -> None:
     effect = an_effect(state)
     before = Effect.objects.values().get()
-    for verdict in Verdict:
-        if (state, verdict) != ("intended", Verdict.GIVE_UP):
-            assert settled(effect, verdict) is None
+    for decision in Decision:
+        if (state, decision) != ("intended", Decision.GIVE_UP):
+            assert settled(effect, decision) is None
     assert Effect.objects.values().get() == before
     assert not EffectAttempt.objects.exists()
 
@@ -118,7 +118,7 @@ def test_effects_that_are_done_or_being_sent_are_not_settled(calls: list[Sending
 def test_the_other_effects_of_the_message_keep_its_row_open(calls: list[Sending]) -> None:
     effect = an_effect("unknown", inbox_state="effects_due")
     Effect.objects.create(inbox_message=effect.inbox_message, consumer="notes", message_id="m-1", name="call")
-    settled(effect, Verdict.DONE)
+    settled(effect, Decision.DONE)
     assert InboxMessage.objects.get().state == "effects_due"
 
 
@@ -126,7 +126,7 @@ def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) ->
     effect = an_effect("intended", inbox_state="effects_due", attempts=0)
     results = effect_runner.carry_out(ledger.claim(Q(), 1))
     Effect.objects.update(state="unknown")
-    settled(effect, Verdict.GIVE_UP)
+    settled(effect, Decision.GIVE_UP)
     ledger.note(results)
     effect.refresh_from_db()
     assert effect.state == "failed"
@@ -138,10 +138,10 @@ def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) ->
 @pytest.mark.django_db(transaction=True)
 def test_two_who_settle_it_at_once_settle_it_once(calls: list[Sending]) -> None:
     effect = an_effect("unknown")
-    verdicts = [Verdict.DONE, Verdict.NOT_DONE] * 2
-    said = [done is not None for done in at_once(*(partial(settled, effect, verdict) for verdict in verdicts))]
+    decisions = [Decision.DONE, Decision.NOT_DONE] * 2
+    said = [done is not None for done in at_once(*(partial(settled, effect, decision) for decision in decisions))]
     effect.refresh_from_db()
-    # The first alone counts, as each verdict leads out of *unknown*.
+    # The first alone counts, as each decision leads out of *unknown*.
     assert said.count(True) == 1
     assert effect.state in {"done", "intended"}
 
@@ -150,7 +150,7 @@ def test_it_fails_again_where_it_cannot_be_done(calls: list[Sending]) -> None:
     def busy(sending: Sending) -> str:
         raise NotDone("busy")
 
-    effect = settled(an_effect("failed"), Verdict.NOT_DONE)
+    effect = settled(an_effect("failed"), Decision.NOT_DONE)
     assert effect
     effects.registry.clear()
     effects.effect("text", retry=QUICKLY)(busy)
@@ -169,7 +169,7 @@ def test_an_effect_is_found_by_its_id_and_by_its_key() -> None:
 def test_the_effects_of_other_messages_stay_as_they_are(calls: list[Sending]) -> None:
     effect = an_effect("unknown")
     other = an_effect("unknown", message_id="m-2")
-    assert settled(effect, Verdict.NOT_DONE)
+    assert settled(effect, Decision.NOT_DONE)
     other.refresh_from_db()
     assert (other.state, other.inbox_message.state) == ("unknown", "handled")
 

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy
 from messaging import consumers, effects, events, outbox, rpc
 from messaging.actions import audit
 from messaging.actions.selection import Selection
-from messaging.actions.settle import Verdict, find, settle
+from messaging.actions.settle import Decision, find, settle
 from messaging.broker.properties import to_pika
 from messaging.events import Event
 from messaging.headers import request_headers
@@ -162,7 +162,7 @@ def test_a_reference_is_kept_whole_or_refused() -> None:
     effect = Effect.objects.create(inbox_message=inbox, consumer="c", message_id="m-1", name="odd", state="unknown")
     for reference in (NUL, "s" * 256):
         with pytest.raises(ValueError, match=r"^reference "):
-            settle.run(Selection(effect_rows=[effect.pk]), by="me", verdict=Verdict.DONE, reference=reference)
+            settle.run(Selection(effect_rows=[effect.pk]), by="me", decision=Decision.DONE, reference=reference)
     effect.refresh_from_db()
     assert effect.state == "unknown"
 

@@ -254,7 +254,7 @@ def test_a_story_keeps_each_attempt_of_an_effect_that_was_settled():
     text = effect(inbox("handled"), "done", reference="SM1", attempts=1, changed_at=at(20))
     effect_attempt(text, 1, "not done", 3, "busy")
     effect_attempt(text, 2, "unknown", 5, "the gateway answered 500")
-    acted("settle", 9, verdict="not done")
+    acted("settle", 9, decision="not done")
 
     assert [(entry.what, entry.attempt, entry.detail) for entry in story()[1:]] == [
         (Kind.EFFECT_NOT_DONE, 1, "busy"),
@@ -270,7 +270,7 @@ def test_actions_of_people_precede_their_consequences_and_views_are_left_out():
     acted("replay", 5, note="gateway is back")
     outbox(consumer="sms", attempt=3, origin="replay", created_at=at(5))
     acted("publish", 6)
-    acted("settle", 7, verdict="done", note="seen")
+    acted("settle", 7, verdict="done", note="seen")  # as an earlier version called the decision
     acted("reconcile", 8)
     acted("hasten", 9)  # as an earlier version called it
     acted("view payload", 10)

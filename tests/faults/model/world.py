@@ -27,7 +27,7 @@ from django.db.models.functions import Now
 
 from messaging import conf, effects, outbox
 from messaging.actions.selection import Selection
-from messaging.actions.settle import Verdict, settle
+from messaging.actions.settle import Decision, settle
 from messaging.broker import connection as connections_to_the_broker
 from messaging.broker import publisher
 from messaging.broker.queue_answers import QueueAnswer
@@ -485,13 +485,13 @@ class World:
     # --- what people do --------------------------------------------------------------------------------------
 
     def settle(self, effect: Effect, *, give_up: bool) -> None:
-        """A person asks the outside, and says what became of an effect."""
+        """A person asks the outside, and records the outcome of an effect."""
         if self.gateways[effect.name].done[effect.key]:
-            verdict = Verdict.DONE
+            decision = Decision.DONE
         else:
-            verdict = Verdict.GIVE_UP if give_up else Verdict.NOT_DONE
+            decision = Decision.GIVE_UP if give_up else Decision.NOT_DONE
             self.may_be_repeated.add(effect.key)
-        settle.run(Selection(effect_rows=[effect.pk]), by=OPERATOR, verdict=verdict)
+        settle.run(Selection(effect_rows=[effect.pk]), by=OPERATOR, decision=decision)
 
     # --- what happens to processes ---------------------------------------------------------------------------
 
