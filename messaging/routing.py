@@ -121,15 +121,15 @@ def _words_match(pattern: Sequence[str], words: Sequence[str]) -> bool:
 def _headers_match(arguments: Mapping[str, Any], headers: Mapping[str, Any]) -> bool:
     how = str(arguments.get("x-match", "all"))
     # Only the "-with-x" kinds look at headers that begin with "x-".
-    wanted = {
+    asked = {
         name: value
         for name, value in arguments.items()
         if name != "x-match" and (how.endswith("-with-x") or not name.startswith("x-"))
     }
-    found = [name in headers and (value is None or _same(value, headers[name])) for name, value in wanted.items()]
+    found = [name in headers and (value is None or _same(value, headers[name])) for name, value in asked.items()]
     return any(found) if how.startswith("any") else all(found)
 
 
-def _same(wanted: Any, value: Any) -> bool:
+def _same(asked: Any, value: Any) -> bool:
     # True equals 1 in Python, not at a broker.
-    return bool(wanted == value) and isinstance(wanted, bool) is isinstance(value, bool)
+    return bool(asked == value) and isinstance(asked, bool) is isinstance(value, bool)

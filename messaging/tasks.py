@@ -47,13 +47,20 @@ def make(action: Action) -> Callable[..., dict[str, Any]]:
 of_actions = {name: make(action) for name, action in actions.ACTIONS.items()}
 
 
-@shared_task(name="messaging.sweep")  # type: ignore[untyped-decorator]
-def sweep_effects() -> dict[str, int]:
+@shared_task(name="messaging.run_effects")  # type: ignore[untyped-decorator]
+def run_effects() -> dict[str, int]:
     """Carry out effects and send messages that are overdue at consumers without a running process; return the
     counts."""
     every = consumers.registered()
     released, _ = ordering.release_due(every)
     return {"effects": effect_runner.run_all_due(every), "released": released}
+
+
+@shared_task(name="messaging.sweep")  # type: ignore[untyped-decorator]
+def run_effects_by_former_name() -> dict[str, int]:
+    """Do the same: the schedules of earlier versions have this name."""
+    counts: dict[str, int] = run_effects()
+    return counts
 
 
 @shared_task(name="messaging.reconcile")  # type: ignore[untyped-decorator]

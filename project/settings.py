@@ -182,7 +182,7 @@ CELERY_BEAT_SCHEDULE = {
     "prune visits": {"task": "orders.prune", "schedule": 3600.0, "options": {"expires": 3600}},
     "reconcile messages": {"task": "messaging.reconcile", "schedule": 60.0, "options": {"expires": 60}},
     # Consumers do it themselves, each second; this is for those that have no process running.
-    "sweep effects": {"task": "messaging.sweep", "schedule": 60.0, "options": {"expires": 60}},
+    "run effects": {"task": "messaging.run_effects", "schedule": 60.0, "options": {"expires": 60}},
 }
 
 

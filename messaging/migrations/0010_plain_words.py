@@ -1,3 +1,5 @@
+from typing import Any
+
 from django.db import migrations, router
 
 # Django creates permissions, and leaves the names of existing ones as they are.
@@ -7,7 +9,7 @@ NAMES = {
 }
 
 
-def rename_permissions(apps, schema_editor):
+def rename_permissions(apps: Any, schema_editor: Any) -> None:
     try:
         Permission = apps.get_model('auth', 'Permission')
     except LookupError:

@@ -26,9 +26,9 @@ def unready() -> str:
 
 def _missing_tables() -> list[str]:
     connection = database.connection()
-    wanted = {
+    expected = {
         model._meta.db_table
         for model in apps.get_models(include_auto_created=True)
         if model._meta.can_migrate(connection) and router.allow_migrate_model(connection.alias, model)
     }
-    return sorted(wanted.difference(connection.introspection.table_names()))
+    return sorted(expected.difference(connection.introspection.table_names()))

@@ -6,21 +6,23 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery import current_app
 from django.db import transaction
 from django.utils.timezone import now
 from structlog.testing import capture_logs
 
-from messaging import conf, database, outbox
+from messaging import conf, database, effects, outbox
 from messaging.actions.cancel import cancel
 from messaging.actions.selection import Selection
 from messaging.consumers import Consumer
+from messaging.effects import EffectKind
 from messaging.exceptions import Reject
 from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.stuck import stuck
 from messaging.worker import handling, inbox, ordering
 from messaging.worker.upkeep import Upkeep
-from tests.support.consuming import Noted, a_consumer, delivery_of, registered
+from tests.support.consuming import Noted, a_consumer, an_effect, delivery_of, registered
 from tests.support.running import InThread, add
 from tests.support.waiting import eventually, locks_waited_for
 
@@ -148,6 +150,19 @@ def test_a_message_that_will_not_be_published_is_not_waited_for(consumer: Consum
     assert ordering.release_due([consumer])[0] == 1
     assert arrives(consumer, sent_again(second.message_id)) == "handled"
     assert ordering.release_due([consumer])[0] == 0
+
+
+@pytest.mark.parametrize("name", ["messaging.run_effects", "messaging.sweep"])
+def test_a_task_of_celery_does_what_is_due_where_no_consumer_runs(consumer: Consumer, name: str) -> None:
+    """By the name of today, and by the one that schedules of earlier versions have."""
+    first, second = added("first", "second")
+    assert arrives(consumer, second) == "waiting"
+    OutboxMessage.objects.filter(pk=first.pk).update(state="cancelled")
+    an_effect("intended", inbox_state="effects due")
+    sent: list[str] = []
+    with effects.registry.temporary(EffectKind(name="text", send=lambda sending: sent.append(sending.key))):
+        assert current_app.tasks[name]() == {"effects": 1, "released": 1}
+    assert sent == ["m-1:notes:text"]
 
 
 def test_a_message_that_was_cancelled_after_it_arrived_is_waited_for(consumer: Consumer, diary: Diary) -> None:

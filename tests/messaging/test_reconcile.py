@@ -13,7 +13,7 @@ import pytest
 from django.db.models import DateTimeField, F
 from django.db.models.functions import Now
 
-from messaging import consumers, database
+from messaging import consumers, database, tasks
 from messaging.broker.queue_answers import QueueAnswer
 from messaging.consumers import Consumer
 from messaging.exceptions import AccessRefused, BrokerUnavailable, NotFound
@@ -275,6 +275,12 @@ def test_two_at_once_send_each_message_once(
     assert sum(report.sent_again for report in reports) == 10
     assert all(report.is_well for report in reports)
     assert OutboxMessage.objects.filter(origin="reconcile").count() == 10
+
+
+def test_the_task_of_celery_sends_lost_messages_again(broker: Broker, consumer: Consumer) -> None:
+    broker.lose(consumer, "a")
+    assert tasks.reconcile_messages() == {"lost": 1, "stuck": 0, "doubled": 0, "sent again": 1}
+    assert OperatorAction.objects.get().actor == "celery"
 
 
 def test_a_message_whose_handling_has_begun_is_not_lost(broker: Broker, consumer: Consumer) -> None:

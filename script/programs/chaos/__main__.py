@@ -14,7 +14,7 @@ from script.environment import ROOT
 from script.programs.chaos.faults import FAULTS, available
 from script.programs.chaos.monkey import plan
 from script.programs.chaos.report import as_json, as_table
-from script.programs.chaos.run import Wanted, carry_out, say
+from script.programs.chaos.run import Scenario, carry_out, say
 from script.programs.chaos.world import CAN_BE_ASKED, DEAF, HONOURS_KEYS, SETTINGS
 from script.programs.commands import stop_on_signals
 from script.services.owned import ServiceError
@@ -40,7 +40,7 @@ GATEWAYS = (HONOURS_KEYS, CAN_BE_ASKED, DEAF)
 def main(arguments: Sequence[str]) -> int:
     """Run chaos and return the exit code."""
     options = _parser().parse_args(arguments)
-    wanted = Wanted(
+    scenario = Scenario(
         orders=options.orders,
         seconds=options.seconds,
         seed=secrets.randbelow(10_000) if options.seed is None else options.seed,
@@ -52,19 +52,19 @@ def main(arguments: Sequence[str]) -> int:
     )
     if options.plan:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        print(_written_plan(wanted))
+        print(_written_plan(scenario))
         return 0
     os.chdir(ROOT)
     stop_on_signals()
-    say(f"Seed {wanted.seed}: with --seed {wanted.seed} the same faults are planned again.")
+    say(f"Seed {scenario.seed}: with --seed {scenario.seed} the same faults are planned again.")
     directory = Path(tempfile.mkdtemp(prefix="warren-chaos-"))
     # When root runs this, PostgreSQL's own user must be able to pass.
     directory.chmod(0o711)
     keep = options.keep
     try:
-        came = carry_out(wanted, directory)
+        came = carry_out(scenario, directory)
         keep = keep or not came.is_clean
-        print(as_json(wanted, came) if options.json else as_table(wanted, came), flush=True)
+        print(as_json(scenario, came) if options.json else as_table(scenario, came), flush=True)
         return 0 if came.is_clean else 1
     except ServiceError as error:
         say(f"script/chaos: {error}")
@@ -129,9 +129,9 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _written_plan(wanted: Wanted) -> str:
-    names = wanted.faults or available("sqlite" if wanted.database == "sqlite" else "postgresql")
-    planned = plan(wanted.seed, wanted.seconds, wanted.every, names)
+def _written_plan(scenario: Scenario) -> str:
+    names = scenario.faults or available("sqlite" if scenario.database == "sqlite" else "postgresql")
+    planned = plan(scenario.seed, scenario.seconds, scenario.every, names)
     return "\n".join(f"{each.at:7.1f} s  {each.fault:<24} {each.seconds:4.1f} s  {each.pick:.3f}" for each in planned)
 
 

@@ -4,22 +4,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from script.programs.chaos.run import Outcomes, Wanted
+from script.programs.chaos.run import Outcomes, Scenario
 
 WIDTH = 18
 
 
-def as_table(wanted: Wanted, came: Outcomes) -> str:
+def as_table(scenario: Scenario, came: Outcomes) -> str:
     """Return counts, then all findings, then the result."""
     drain = "did not come to rest" if came.drain_seconds is None else f"{came.drain_seconds:.1f} s to come to rest"
     lines = [
-        f"Chaos on {came.database}, seed {wanted.seed}: {wanted.orders} orders over {wanted.seconds:g} s, "
-        f"gateway: {wanted.gateway}",
+        f"Chaos on {came.database}, seed {scenario.seed}: {scenario.orders} orders over {scenario.seconds:g} s, "
+        f"gateway: {scenario.gateway}",
         "",
         *(_line(section.replace("_", " "), _written(counts)) for section, counts in came.certificate.counts.items()),
         _line("faults", f"{sum(came.done.values())} of {came.planned} planned: {_listed(came.done)}"),
         _line("", f"not possible at their time: {_listed(came.missed)}"),
-        _line("reconcile", f"{len(came.mending.lost)} lost before, {len(came.mending.named)} named and sent again"),
+        _line(
+            "reconcile", f"{len(came.reconciled.lost)} lost before, {len(came.reconciled.named)} named and sent again"
+        ),
         _line("ended unasked", _listed(came.own_ends)),
         _line("our own errors", f"{came.own_faults} in the logs{', which is OFF' if came.own_faults else ''}"),
         _line("time", f"{came.ordering_seconds:.1f} s of orders and faults, {drain}"),
@@ -32,18 +34,18 @@ def as_table(wanted: Wanted, came: Outcomes) -> str:
     return "\n".join(lines)
 
 
-def as_json(wanted: Wanted, came: Outcomes) -> str:
+def as_json(scenario: Scenario, came: Outcomes) -> str:
     """Return everything, for programs."""
     content: dict[str, Any] = {
         "clean": came.is_clean,
         "database": came.database,
-        "seed": wanted.seed,
-        "wanted": {"orders": wanted.orders, "seconds": wanted.seconds, "every": wanted.every},
-        "gateway": wanted.gateway,
+        "seed": scenario.seed,
+        "wanted": {"orders": scenario.orders, "seconds": scenario.seconds, "every": scenario.every},
+        "gateway": scenario.gateway,
         "counts": came.certificate.counts,
         "findings": {finding.name: list(finding.found) for finding in came.certificate.findings},
         "faults": {"planned": came.planned, "done": dict(came.done), "not_possible": dict(came.missed)},
-        "reconcile": {"lost_before": len(came.mending.lost), "named": len(came.mending.named)},
+        "reconcile": {"lost_before": len(came.reconciled.lost), "named": len(came.reconciled.named)},
         "ended_unasked": dict(came.own_ends),
         "own_faults": came.own_faults,
         "ordering_seconds": round(came.ordering_seconds, 1),

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from django.db import DatabaseError, connections
 
 from script.programs.chaos.faults import FAULTS, available
-from script.programs.chaos.mending import LOOKS, TIMES, Mending, reconcile
 from script.programs.chaos.monkey import Monkey, plan
+from script.programs.chaos.reconciling import LOOKS, TIMES, Reconciled, reconcile
 from script.programs.chaos.shoppers import AT_ONCE, Outcome, Shoppers, hunters
 from script.programs.chaos.world import World, private_world
 
@@ -39,8 +39,8 @@ OWN_FAULT = re.compile(r"\b(?:relay|consumer|upkeep|rpc)\.fault\b")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What was asked for."""
+class Scenario:
+    """What a run is asked to do."""
 
     orders: int
     seconds: float
@@ -71,7 +71,7 @@ class Outcomes:
     ordering_seconds: float
     #: None: it did not come to rest.
     drain_seconds: float | None
-    mending: Mending
+    reconciled: Reconciled
     certificate: "Certificate"
 
     @property
@@ -85,26 +85,26 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
+def carry_out(scenario: Scenario, directory: Path) -> Outcomes:
     """Do it in `directory`; nothing is left running. Raises `ServiceError` if a service cannot be started."""
-    pieces = {"plenty": PLENTY, "scarce": hunters(wanted.orders) // 2}
+    pieces = {"plenty": PLENTY, "scarce": hunters(scenario.orders) // 2}
     with ExitStack() as stack:
         say("Starting RabbitMQ, the database, the SMS gateway and the shop ...")
         with private_world(
             stack,
             directory,
-            database=wanted.database,
+            database=scenario.database,
             pieces=pieces,
-            gateway=wanted.gateway,
-            settings=wanted.settings,
+            gateway=scenario.gateway,
+            settings=scenario.settings,
         ) as world:
             kind = world.database.kind
-            planned = plan(wanted.seed, wanted.seconds, wanted.every, wanted.faults or available(kind))
-            shoppers, monkey = Shoppers(world.url, wanted.orders, wanted.seconds), Monkey(world, planned)
-            ordering_seconds = _order_under_faults(world, shoppers, monkey, wanted.seconds)
+            planned = plan(scenario.seed, scenario.seconds, scenario.every, scenario.faults or available(kind))
+            shoppers, monkey = Shoppers(world.url, scenario.orders, scenario.seconds), Monkey(world, planned)
+            ordering_seconds = _order_under_faults(world, shoppers, monkey, scenario.seconds)
             say("Quiet: nothing more is broken.")
             drain_seconds = _come_to_rest(world)
-            mending = _mend(world)
+            reconciled = _reconcile(world)
         # Nothing of the product runs any more.
         from script.programs.chaos import certificate
 
@@ -117,14 +117,14 @@ def carry_out(wanted: Wanted, directory: Path) -> Outcomes:
             _own_faults(world),
             ordering_seconds,
             drain_seconds,
-            mending,
+            reconciled,
             certificate.judge(
                 shoppers.attempts,
                 world.gateway,
                 pieces,
                 # Messages that a fault threw away can be restored only by the command.
-                [] if any(FAULTS[each.fault].loses for each in planned) else mending.needed,
-                mending.wrong,
+                [] if any(FAULTS[each.fault].loses for each in planned) else reconciled.needed,
+                reconciled.wrong,
             ),
         )
 
@@ -166,19 +166,19 @@ def _come_to_rest(world: World) -> float | None:
     return time.monotonic() - began if rests else None
 
 
-def _mend(world: World) -> Mending:
+def _reconcile(world: World) -> Reconciled:
     """Have lost messages sent again, and wait until they have come."""
     from script.programs.chaos.certificate import lost
 
-    mending = Mending(lost())
-    say(f"{len(mending.lost)} lost. messages reconcile --repair ...")
+    reconciled = Reconciled(lost())
+    say(f"{len(reconciled.lost)} lost. messages reconcile --repair ...")
     # A broker that was slow a moment ago is not yet seen empty; what is young does not count as lost yet.
-    while mending.runs < LOOKS or (mending.runs < TIMES and lost()):
+    while reconciled.runs < LOOKS or (reconciled.runs < TIMES and lost()):
         world.tend_until(lambda: False, YOUNG)
-        reconcile(world, mending)
+        reconcile(world, reconciled)
         _come_to_rest(world)
     connections.close_all()
-    return mending
+    return reconciled
 
 
 def _still_moving(world: World) -> dict[str, int]:

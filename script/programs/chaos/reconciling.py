@@ -21,7 +21,7 @@ Key = tuple[str, str]
 
 
 @dataclass
-class Mending:
+class Reconciled:
     """The messages that were lost, and those that the command named."""
 
     lost: set[Key]
@@ -43,7 +43,7 @@ class Mending:
         return unfounded + missed
 
 
-def reconcile(world: World, mending: Mending) -> None:
+def reconcile(world: World, so_far: Reconciled) -> None:
     """Run `messages reconcile --repair` once. Raises `ServiceError` if it cannot do its work."""
     done = subprocess.run(
         [sys.executable, "manage.py", "messages", "reconcile", "--repair", "--json"],
@@ -58,5 +58,5 @@ def reconcile(world: World, mending: Mending) -> None:
     if done.returncode not in {0, 6}:
         raise ServiceError(f"messages reconcile ended with {done.returncode}: {done.stderr[-2000:]}", exit_code=1)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    mending.named |= {(each["consumer"], each["message_id"]) for each in found if each["trouble"] == "lost"}
-    mending.runs += 1
+    so_far.named |= {(each["consumer"], each["message_id"]) for each in found if each["trouble"] == "lost"}
+    so_far.runs += 1
