@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import grimp
 import pytest
 
 from messaging.conf import MessagingSettings
@@ -44,15 +45,34 @@ def test_every_command_in_the_readme_exists() -> None:
     assert named - built_in <= here
 
 
+def table_of_rooms() -> str:
+    _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## The rooms")
+    return table.partition("\n## ")[0]
+
+
 def test_the_table_of_rooms_names_each_room_and_none_that_is_not_there() -> None:
     app = ROOT / "messaging"
     rooms = {f"{each.parent.name}/" for each in app.glob("*/__init__.py")} - {"migrations/", "templatetags/"}
-    _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## The rooms")
-    table = table.partition("\n## ")[0]
 
-    assert set(re.findall(r"`([a-z]+/)`", table)) == rooms
+    assert set(re.findall(r"`([a-z]+/)`", table_of_rooms())) == rooms
     files = {each.stem for each in app.glob("*.py")} - {"__init__"}
-    assert files - set(re.findall(r"`([a-z]+)`", table)) == set()
+    assert files - set(re.findall(r"`([a-z]+)`", table_of_rooms())) == set()
+
+
+def test_no_room_imports_one_below_it_in_the_table() -> None:
+    rows = re.findall(r"^\| (.*) \|$", table_of_rooms(), re.MULTILINE)
+    row_of = {name: at for at, row in enumerate(rows) for name in re.findall(r"`([a-z]+)/?`", row)}
+    graph = grimp.build_graph("messaging", exclude_type_checking_imports=True, cache_dir=None)
+    imports = [(each, other) for each in graph.modules for other in graph.find_modules_directly_imported_by(each)]
+
+    def row(module: str) -> int | None:
+        return row_of.get(f"{module}.".split(".")[1])
+
+    assert len(imports) > 500
+    upward = [
+        (each, other) for each, other in imports if None not in (row(each), row(other)) and row(other) > row(each)
+    ]
+    assert upward == []
 
 
 def test_the_fault_table_names_every_test_of_a_fault_and_none_that_is_not_there() -> None:
