@@ -6,9 +6,10 @@ import atexit
 import math
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
 from django.utils.asyncio import async_unsafe
 
@@ -46,38 +47,51 @@ def call(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float, q
     `acall`. A call that may have been executed is never repeated: only the caller knows whether that is harmless.
     The clocks of caller and server may differ.
     """
+    waiting = _call_of(name, payload, timeout, queue)
+    with _failure_logged(waiting):
+        return _result(name, connection(name).reply_to(waiting))
+
+
+async def acall(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
+    """Call a procedure from a coroutine, with the arguments, result and errors of `call`. It takes no thread, so any
+    number of calls can wait at once.
+
+    If the coroutine is cancelled, a request that was sent may be executed all the same.
+    """
+    waiting = _call_of(name, payload, timeout, queue)
+    with _failure_logged(waiting):
+        return _result(name, await connection(name).areply_to(waiting))
+
+
+def _call_of(name: str, payload: Any, timeout: float, queue: str | None) -> Call:
     if not (isinstance(timeout, int | float) and math.isfinite(timeout) and 0 < timeout <= _MAX_TIMEOUT):
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
     deadline = time.monotonic() + timeout
     body = procedures.encode(payload)
     if len(body) > conf.get().max_body_bytes:
         raise BodyTooLarge(f"{name}: the request has {len(body)} bytes, the limit is {conf.get().max_body_bytes}.")
-    waiting = Call(
+    return Call(
         name=name,
         queue=texts.checked("queue", queue or request_queue(name), octets=MAX_SHORT_STRING),
         body=body,
         deadline=deadline,
         headers=request_headers(),
     )
+
+
+@contextmanager
+def _failure_logged(waiting: Call) -> Iterator[None]:
     try:
-        return _result(name, connection(name).reply_to(waiting))
+        yield
     except RpcError as error:
         log.info(
             "rpc.call_failed",
-            procedure=name,
+            procedure=waiting.name,
             outcome=type(error).__name__,
             reason=str(error),
             correlation_id=waiting.correlation_id,
         )
         raise
-
-
-async def acall(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float, queue: str | None = None) -> Any:
-    """Call a procedure from a coroutine: `call` on a thread of its own, with the same arguments, result and errors.
-
-    If the coroutine is cancelled the call goes on: it may be executed.
-    """
-    return await sync_to_async(call, thread_sensitive=False)(name, payload, timeout=timeout, queue=queue)
 
 
 def _result(name: str, reply: Message) -> Any:

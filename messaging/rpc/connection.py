@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -48,9 +51,14 @@ class Call:
     #: Attempts to connect that failed while this call waited to be sent.
     failures: int = 0
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until its deadline; 0 if it is over."""
+        return max(0.0, self.deadline - time.monotonic())
+
     def request(self, ahead: int) -> Message:
         """Return the request, for a server whose clock is `ahead` milliseconds ahead of this host's."""
-        left_ms = max(1, int((self.deadline - time.monotonic()) * 1000))
+        left_ms = max(1, int(self.seconds_left * 1000))
         self.sent_at = procedures.now_ms()
         return Message(
             body=self.body,
@@ -91,26 +99,44 @@ class RpcConnection(Requester):
     def reply_to(self, call: Call) -> Message:
         """Send `call` and wait for its reply until its deadline. Raises NoServer, NoBroker, RpcTimeout,
         ConnectionLost."""
-        connection = self.connection
-        connection.call_soon(lambda: self._take(call))
+        with self._under_way(call):
+            try:
+                return call.answer.result(call.seconds_left)
+            except FutureTimeout:
+                return self._given_up(call)
+
+    async def areply_to(self, call: Call) -> Message:
+        """As `reply_to`, in a coroutine, which the event loop runs on as soon as the reply is there."""
+        with self._under_way(call):
+            reply = asyncio.wrap_future(call.answer)
+            await asyncio.wait({reply}, timeout=call.seconds_left)
+            return reply.result() if reply.done() else self._given_up(call)
+
+    @contextmanager
+    def _under_way(self, call: Call) -> Iterator[None]:
+        """Hand `call` to the I/O thread, and take it back at the end: what was not sent by then is not sent."""
+        self.connection.call_soon(lambda: self._take(call))
         try:
-            return call.answer.result(max(0.0, call.deadline - time.monotonic()))
-        except FutureTimeout:
-            # cancel() fails if the reply came at this very moment: then it counts.
-            if not call.answer.cancel():
-                return call.answer.result()
-            if call.sent:
-                raise RpcTimeout(
-                    f"{call.name}: no reply in time. It may have been executed, or may still be."
-                    f"{self._clocks.difference(call.queue)}"
-                ) from None
-            blocked = "it takes no messages (memory or disk alarm)" if connection.blocked else "no connection in time"
-            raise NoBroker(
-                f"{call.name}: not sent: {connection.error or blocked}",
-                silent=connection.error is None or isinstance(connection.error, BrokerSilent),
-            ) from connection.error
+            yield
         finally:
-            connection.call_soon(lambda: self._forget(call))
+            call.answer.cancel()
+            self.connection.call_soon(lambda: self._forget(call))
+
+    def _given_up(self, call: Call) -> Message:
+        """Return the reply that came at this very moment. Raises RpcTimeout if there is none, or NoBroker."""
+        if not call.answer.cancel():
+            return call.answer.result()
+        if call.sent:
+            raise RpcTimeout(
+                f"{call.name}: no reply in time. It may have been executed, or may still be."
+                f"{self._clocks.difference(call.queue)}"
+            )
+        connection = self.connection
+        blocked = "it takes no messages (memory or disk alarm)" if connection.blocked else "no connection in time"
+        raise NoBroker(
+            f"{call.name}: not sent: {connection.error or blocked}",
+            silent=connection.error is None or isinstance(connection.error, BrokerSilent),
+        ) from connection.error
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
