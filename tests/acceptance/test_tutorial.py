@@ -97,7 +97,8 @@ def test_an_exchange_of_another_type_is_left_alone_and_another_vhost_advised(vho
     assert existing_names(broker, vhost) == {"logs"}
 
 
-def test_messages_of_an_earlier_run_fail_the_check(vhost: str) -> None:
+@pytest.mark.usefixtures("environment", "transactional_db")
+def test_messages_of_an_earlier_run_fail_the_check_until_they_are_cleaned_up(vhost: str) -> None:
     with raw_channel() as channel:
         channel.queue_declare("hello")
         channel.basic_publish("", "hello", b"Hello World!")
@@ -107,6 +108,7 @@ def test_messages_of_an_earlier_run_fail_the_check(vhost: str) -> None:
     assert "hello: FAILED: queue hello holds 1 message from before, so it was not touched" in checked.out
     assert queue_length(vhost, "hello") == 1
     assert cleanup() == Said(0, "Removed queue hello with 1 message.\n", "")
+    assert check("hello").code == 0
 
 
 def test_a_queue_in_use_is_not_touched(vhost: str) -> None:

@@ -41,7 +41,7 @@ def failing(error: BaseException, ran: list[str]) -> Callable[..., None]:
     return handler
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no mail server"), SystemExit(1)], ids=["error", "exit"])
+@pytest.mark.parametrize("error", [ConnectionError("no mail server"), *LEAVING], ids=lambda error: type(error).__name__)
 def test_a_message_whose_callback_fails_is_handled_and_its_history_names_the_failure(error: BaseException) -> None:
     ran: list[str] = []
     testing.deliver(a_message(id="m-0"), a_consumer())

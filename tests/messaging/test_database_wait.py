@@ -1,5 +1,6 @@
 """At their start, serving processes wait for an unreachable database, and log that."""
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from messaging import logs
 from messaging.management import serving
 from messaging.management.serving import wait_for_table
 from messaging.models import InboxMessage
+from tests.support.command_line import manage
 from tests.support.missing_table import missing_table
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -56,12 +58,13 @@ def test_a_signal_ends_the_wait_and_without_patience_it_is_exit_code_3(away: Any
 
 
 @pytest.mark.only_on("postgresql")
-def test_a_database_that_does_not_exist_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_does_not_exist_is_not_waited_for_by_a_relay_either(monkeypatch: pytest.MonkeyPatch) -> None:
     connection.close()
     monkeypatch.setitem(connection.settings_dict, "NAME", "no_such_database")
-    with pytest.raises(CommandError, match="does not exist") as ended:
-        wait_for_table(InboxMessage, lambda: False, patiently=True)
-    assert ended.value.returncode == 3
+    said = manage("run_relay")
+    assert said.code == 3
+    assert re.fullmatch(r"The database is out of reach: .*no_such_database.* does not exist", said.err)
+    assert "Relay running as" in said.out
 
 
 def test_a_missing_table_is_not_waited_for() -> None:
