@@ -10,6 +10,7 @@ from messaging.models import InboxMessage, OperatorAction, OutboxMessage
 from orders.models import Product
 from tests.faults.shop import assert_each_once, declare_queues, place, shop_at_work
 from tests.support.missing_orders import make_orders_missing, restore_orders
+from tests.support.processes import ProcessStarter
 from tests.support.waiting import eventually
 
 State = InboxMessage.State
@@ -29,7 +30,9 @@ def refused(*arguments: str) -> str:
     return str(error.value)
 
 
-def test_what_died_is_found_replayed_and_handled_once_when_its_cause_is_mended(vhost: str, product: Product) -> None:
+def test_what_died_is_found_replayed_and_handled_once_when_its_cause_is_mended(
+    vhost: str, product: Product, run_process: ProcessStarter
+) -> None:
     dead = InboxMessage.objects.filter(state=State.DEAD)
     declare_queues()
     for _ in range(6):
@@ -51,7 +54,10 @@ def test_what_died_is_found_replayed_and_handled_once_when_its_cause_is_mended(v
         restore_orders()
         assert "runs\t6\tsms\torder.placed" in messages("replay", "--group", by_consumer["sms"], "--dry-run")
         messages("replay", "--group", by_consumer["sms"], "--canary", "2")
-        messages("replay", "--consumer", "red_packet", "--rate", "20")
+        # By a process, as a person or cron runs it.
+        replay = run_process("messages", "replay", "--consumer", "red_packet", "--rate", "20", RELAY_THREAD="0")
+        assert replay.wait(60) == 0
+        assert "6 replayed." in replay.output
         eventually(lambda: InboxMessage.objects.filter(state=State.HANDLED).count() == 12, 60)
 
     assert_each_once()
