@@ -5,8 +5,9 @@ import re
 from playwright.sync_api import Locator, Page, expect
 
 ORDER_ADDRESS = re.compile(r"/orders/([^/]+)/$")
-#: Milliseconds in which another process has done its part, on a busy machine too.
+#: Milliseconds in which a page, and the processes behind it, have done their part, on a busy machine too.
 PATIENCE = 20_000
+expect.set_options(timeout=PATIENCE)
 
 
 def find_and_add_to_cart(page: Page, shop: str, words: str = "jasmine", name: str = "Jasmine tea") -> None:
@@ -63,7 +64,7 @@ def step(page: Page, name: str) -> Locator:
 
 def expect_step(page: Page, name: str, state: str) -> None:
     """Wait until a step of the timeline is in this state."""
-    expect(step(page, name)).to_have_attribute("data-state", state, timeout=PATIENCE)
+    expect(step(page, name)).to_have_attribute("data-state", state)
 
 
 def sign_in_to_admin(page: Page, shop: str, password: str) -> None:

@@ -118,9 +118,8 @@ def kill_at(
         environment = failpoints.at(
             without_upkeep, *([failpoint] if failpoint else []), LEASE=3, PUBLISH_TIMEOUT=1, POLL_INTERVAL=0.2
         )
-        # If the gateway is to take it, long enough for the test to notice, and to kill.
-        timeout = 1 if failpoint else 20
-        process = run_process("run_consumer", "sms", **{**environment, **gateway.environment(timeout=timeout)})
+        # Long enough for the gateway to answer or, if it is not to, for the test to notice and to kill.
+        process = run_process("run_consumer", "sms", **{**environment, **gateway.environment(timeout=20)})
         process.wait_for_line(CONSUMING, 30)
         return process
 

@@ -130,6 +130,11 @@ def assert_runs(times: int, what: str, *workers: RunningProcess) -> None:
     assert runs(what, *workers) == times
 
 
+def connect() -> None:
+    """Open this process's connection, so that the next call's timeout is that of its request alone."""
+    assert rpc.call("double", 21, timeout=LONG) == EXPECTED
+
+
 def outcome(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float = LONG) -> str:
     """The result of a call, or the name of its error."""
     try:
@@ -213,7 +218,8 @@ def test_a_direct_reply_over_which_the_broker_closes_the_connection_costs_one_co
 def test_a_procedure_that_never_returns_holds_up_no_other_and_is_ended(
     served: Served, in_background: Callable[..., Future[Any]]
 ) -> None:
-    patient, hasty = in_background("spin", 1, timeout=LONG), in_background("spin", 2, timeout=0.3)
+    connect()
+    patient, hasty = in_background("spin", 1, timeout=LONG), in_background("spin", 2, timeout=1)
     eventually(lambda: runs("spin 1", served.worker) and runs("spin 2", served.worker))
 
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
@@ -245,7 +251,7 @@ def test_a_request_that_kills_its_servers_is_run_twice_and_then_dead(
 
     # A procedure that cannot be ended ends its server, for the supervisor to restart.
     with pytest.raises(rpc.RpcTimeout):
-        rpc.call("hang", 1, timeout=0.3)
+        rpc.call("hang", 1, timeout=1)
     assert survivor.wait() == 1
     survivor.wait_for_line(r"handler\.stuck.*hang")
 
@@ -315,9 +321,10 @@ def test_servers_killed_after_their_reply_after_their_work_and_before_it_cost_no
 
 def test_a_server_that_was_frozen_skips_what_has_expired(served: Served) -> None:
     """F79."""
+    connect()
     expired = served.worker.output.count("rpc.expired")
     with frozen(served.worker), pytest.raises(rpc.RpcTimeout):
-        rpc.call("double", 1007, timeout=0.5)
+        rpc.call("double", 1007, timeout=1)
 
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
     eventually(lambda: served.worker.output.count("rpc.expired") == expired + 1)
@@ -329,8 +336,9 @@ def test_a_server_that_was_frozen_skips_what_has_expired(served: Served) -> None
 
 def test_a_late_reply_is_counted_and_the_next_call_gets_its_own(served: Served) -> None:
     """F80."""
+    connect()
     with pytest.raises(rpc.RpcTimeout):
-        rpc.call("nap", {"number": 1008, "seconds": 0.8}, timeout=0.3)
+        rpc.call("nap", {"number": 1008, "seconds": 1.2}, timeout=1)
 
     assert rpc.call("double", 21, timeout=LONG) == EXPECTED
     eventually(lambda: client.connection().ignored_replies == 1)

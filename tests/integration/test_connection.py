@@ -26,13 +26,21 @@ from tests.support.network import BrokerNetwork
 from tests.support.running import InThread
 from tests.support.waiting import eventually, seconds_pass
 
+#: Seconds in which a connection is open, on a busy machine too.
+SOON = 15
+
 
 @pytest.fixture(autouse=True)
 def impatience(settings: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "vhost" in request.fixturenames:
         request.getfixturevalue("vhost")
-    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
     monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
+
+
+@pytest.fixture
+def short_patience(impatience: None, settings: Any) -> None:
+    """For a server that never answers. A real broker has time to, on a busy machine too."""
+    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
 
 
 def to(settings: Any, *urls: str) -> None:
@@ -51,11 +59,13 @@ def connecting() -> Iterator[Connection]:
 
 def first_error() -> tuple[str, bool]:
     with connecting() as connection:
-        eventually(lambda: connection.last_error, within=6)
+        eventually(lambda: connection.last_error)
         return connection.last_error, connection.refused
 
 
-def test_each_reason_why_no_broker_answers_is_reported_in_words(vhost: str, settings: Any) -> None:
+def test_each_reason_why_no_broker_answers_is_reported_in_words(
+    vhost: str, short_patience: None, settings: Any
+) -> None:
     at = "amqp://user:secret@127.0.0.1"
     port = free_port()
     with something_that_answers(None) as silent, something_that_answers(b"HTTP/1.1 400 Bad Request\r\n\r\n") as http:
@@ -88,7 +98,7 @@ def test_a_connection_given_up_while_it_opens_is_closed(broker: RabbitMQNode, vh
     """Otherwise it would stay open as long as its process runs."""
     with connecting() as connection:
         connection.reset("a test")  # while the first is made
-        assert connection.wait_until_open(10)
+        assert connection.wait_until_open(SOON)
         eventually(lambda: open_connections(broker, vhost) == 1)
 
 
@@ -135,7 +145,7 @@ def test_a_connection_cut_during_the_log_in_is_no_refusal(
         assert connection.last_error.startswith("the connection ended during the log-in: ")
         assert not connection.refused
         network.heal()
-        assert connection.wait_until_open(5)
+        assert connection.wait_until_open(SOON)
 
 
 def length_of_first_frame(port: int) -> int:
@@ -145,14 +155,14 @@ def length_of_first_frame(port: int) -> int:
         return 7 + int.from_bytes(stream.read(7)[3:]) + 1
 
 
-def test_a_refusal_counts_once_every_address_has_refused(vhost: str, settings: Any) -> None:
+def test_a_refusal_counts_once_every_address_has_refused(vhost: str, short_patience: None, settings: Any) -> None:
     with something_that_answers(None) as silent:
         elsewhere = (f"amqp://127.0.0.1:{free_port()}/", f"amqp://user:secret@127.0.0.1:{silent}/")
         to(settings, vhost + "-unknown", *elsewhere, vhost)
         with connecting() as connection:
             eventually(lambda: connection.last_error)
             assert not connection.refused
-            assert connection.wait_until_open(15)
+            assert connection.wait_until_open(SOON)
             assert connection.last_error == ""
     to(settings, vhost + "-unknown", vhost + "-nowhere")
     with connecting() as connection:
@@ -162,7 +172,7 @@ def test_a_refusal_counts_once_every_address_has_refused(vhost: str, settings: A
 
 def test_a_connection_closed_by_the_broker_is_opened_again(broker: RabbitMQNode, vhost: str) -> None:
     with connecting() as connection:
-        assert connection.wait_until_open(5)
+        assert connection.wait_until_open(SOON)
         broker.ctl("close_all_connections", "--vhost", vhost.rpartition("/")[2], "closed by a test")
         eventually(lambda: connection.generation == 2 and connection.is_open)
 
@@ -172,7 +182,7 @@ def test_a_failing_on_lost_callback_does_not_stop_reconnecting(broker: RabbitMQN
         raise ZeroDivisionError
 
     connection = Connection("test", on_lost=broken).start()
-    assert connection.wait_until_open(5)
+    assert connection.wait_until_open(SOON)
     connection.reset("for a test")
     eventually(lambda: connection.generation == 2)
     connection.stop()
@@ -181,7 +191,7 @@ def test_a_failing_on_lost_callback_does_not_stop_reconnecting(broker: RabbitMQN
 def test_many_connections_leave_no_thread_and_no_file_behind(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("messaging.broker.reconnecting.FIRST_RECONNECT_DELAY", 0.01)
     with connecting() as connection:
-        connection.wait_until_open(5)
+        connection.wait_until_open(SOON)
     before = open_files()
     threads = threading.active_count()
     with connecting() as connection:
@@ -191,7 +201,7 @@ def test_many_connections_leave_no_thread_and_no_file_behind(vhost: str, monkeyp
             connection.reset("for a test")
     for _ in range(10):
         with connecting() as connection:
-            connection.wait_until_open(5)
+            connection.wait_until_open(SOON)
     eventually(lambda: open_files() <= before + 2)
     assert threading.active_count() <= threads
 
@@ -216,7 +226,7 @@ def open_files() -> int:
 
 def test_after_a_refused_method_the_next_one_works(vhost: str) -> None:
     with connecting() as connection:
-        connection.wait_until_open(5)
+        connection.wait_until_open(SOON)
         with pytest.raises(NotFound, match="missing"):
             connection.call("queue_declare", queue="missing", passive=True)
         assert connection.call("queue_declare", queue="there", auto_delete=True).queue == "there"
@@ -225,7 +235,7 @@ def test_after_a_refused_method_the_next_one_works(vhost: str) -> None:
 @pytest.mark.parametrize("name", ["x" * 300, "é" * 200, None, 7])
 def test_a_name_that_cannot_be_sent_is_an_error_and_the_connection_stays(vhost: str, name: Any) -> None:
     with connecting() as connection:
-        connection.wait_until_open(5)
+        connection.wait_until_open(SOON)
         with pytest.raises(BrokerUnavailable, match="could not be sent"):
             connection.call("queue_declare", queue=name)
         assert connection.call("queue_declare", queue="there", auto_delete=True).queue == "there"
@@ -244,7 +254,7 @@ def test_without_a_connection_a_method_fails_at_once(settings: Any) -> None:
 
 def test_threads_that_call_at_once_under_lost_connections_each_get_an_answer_or_an_error(vhost: str) -> None:
     with connecting() as connection:
-        connection.wait_until_open(5)
+        connection.wait_until_open(SOON)
         results: list[str] = []
         done = threading.Event()
 
@@ -273,12 +283,12 @@ def test_threads_that_call_at_once_under_lost_connections_each_get_an_answer_or_
 
 
 def test_a_frozen_broker_hangs_neither_a_method_nor_the_stop_and_is_found_again(
-    network: BrokerNetwork, monkeypatch: pytest.MonkeyPatch
+    network: BrokerNetwork, short_patience: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
     with connecting() as connection, connecting() as stopped:
-        assert connection.wait_until_open(5)
-        assert stopped.wait_until_open(5)
+        assert connection.wait_until_open(SOON)
+        assert stopped.wait_until_open(SOON)
         network.pause()
         with pytest.raises(BrokerUnavailable, match="did not answer"):
             connection.call("queue_declare", queue="x", auto_delete=True)  # a thawed broker may still execute it
@@ -298,7 +308,7 @@ def test_a_differing_queue_is_logged_once_and_declared_once_it_is_gone(
 ) -> None:
     monkeypatch.setattr(declare, "TRY_AGAIN", ask_again)
     with plain_channel(vhost) as channel, connecting() as connection:
-        connection.wait_until_open(5)
+        connection.wait_until_open(SOON)
         otherwise = {**desired.queue_arguments(), "x-delivery-limit": 20}
         channel.queue_declare("tests.notes", durable=True, arguments=otherwise)
         declaration = Declaration(connection)
@@ -316,7 +326,7 @@ def test_an_exchange_with_another_type_is_used_unchanged(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         channel.exchange_declare("orders.events", "direct", durable=True)
     with connecting() as connection:
-        connection.wait_until_open(5)
+        connection.wait_until_open(SOON)
         assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
 
 
@@ -325,14 +335,14 @@ def test_an_account_without_configure_right_uses_what_exists_and_logs_once_what_
 ) -> None:
     name = vhost.rpartition("/")[2]
     with connecting() as connection:
-        connection.wait_until_open(5)
+        connection.wait_until_open(SOON)
         Declaration(connection).declare(desired.topology([a_consumer()]))
     broker.api("PUT", f"/users/reader-{name}", {"password": "reader", "tags": ""})
     broker.api("PUT", f"/permissions/{name}/reader-{name}", {"configure": "", "write": ".*", "read": ".*"})
     try:
         to(settings, f"amqp://reader-{name}:reader@{vhost.partition('@')[2]}")
         with connecting() as connection:
-            connection.wait_until_open(5)
+            connection.wait_until_open(SOON)
             assert Declaration(connection).declare(desired.topology([a_consumer()])) == {}
             declaration = Declaration(connection)
             for _ in range(3):

@@ -22,8 +22,7 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
-def _no_connection_is_left(vhost: str, settings: Any) -> Iterator[None]:
-    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
+def _no_connection_is_left(vhost: str) -> Iterator[None]:
     yield
     client.close()
 
@@ -88,7 +87,7 @@ def test_without_a_server_it_says_so_at_once_and_a_plain_queue_times_out() -> No
 
     with raw_channel() as channel:
         channel.queue_declare("rpc_queue")
-        said = mq("call", "fib", "30", "--timeout", "0.5")
+        said = mq("call", "fib", "30", "--timeout", "1")
     assert said.code == 7
     assert "Is rpc_queue served?" in said.err
 
@@ -106,7 +105,8 @@ def test_wrong_arguments_are_a_usage_error(run_process: ProcessStarter) -> None:
     assert run_process("mq", "call", "fib", "abc").wait() == 2
 
 
-def test_a_broker_that_is_away_or_frozen_is_one_line_with_its_exit_code(network: BrokerNetwork) -> None:
+def test_a_broker_that_is_away_or_frozen_is_one_line_with_its_exit_code(network: BrokerNetwork, settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
     network.kill()
     away = mq("call", "fib", "30")
     assert away.code == 3

@@ -142,14 +142,16 @@ def test_an_absent_broker_is_one_line_and_exit_code_3() -> None:
 
 
 def test_a_frozen_broker_is_exit_code_7(network: BrokerNetwork, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 0.5, "PUBLISH_TIMEOUT": 0.5}
     publish("x", "--queue", "q", "--declare")
+    patient = settings.MESSAGING
+    settings.MESSAGING = {**patient, "CONNECT_TIMEOUT": 0.5}
     network.pause()
     said = mq("publish", "x", "--queue", "q")
     assert said.code == 7
     assert said.err.startswith("RabbitMQ: the broker did not answer in time (127.0.0.1:")
 
     network.resume()
+    settings.MESSAGING = {**patient, "PUBLISH_TIMEOUT": 0.5}
     reach = Publisher.reach
 
     def reach_and_freeze(self: Publisher, given_up: Callable[[], bool]) -> bool:

@@ -19,9 +19,8 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def publisher(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+def publisher(vhost: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
     monkeypatch.setattr(conf, "RECONNECT_MAX", 0.3)
-    settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 1.0}
     with plain_channel(vhost) as channel:
         channel.queue_declare("q", durable=True)
         channel.queue_declare("full", durable=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"})
@@ -37,7 +36,7 @@ def to(queue: str, key: str = "", *, exchange: str = "", **changes: Any) -> Publ
     return Publishing(key=key, exchange=exchange, routing_key=queue, message=message)
 
 
-def statuses(publisher: Publisher, *publishings: Publishing, timeout: float = 5) -> list[str]:
+def statuses(publisher: Publisher, *publishings: Publishing, timeout: float = 20) -> list[str]:
     return [outcome.status.value for outcome in publisher.publish(publishings, timeout)]
 
 
@@ -54,7 +53,7 @@ def test_returned_messages_without_a_key_are_counted(publisher: Publisher) -> No
 
 def test_a_large_batch_and_a_large_body_are_confirmed_in_full(publisher: Publisher, vhost: str) -> None:
     assert statuses(publisher) == []
-    assert statuses(publisher, *[to("q") for _ in range(1000)], timeout=20) == ["confirmed"] * 1000
+    assert statuses(publisher, *[to("q") for _ in range(1000)]) == ["confirmed"] * 1000
     body = bytes(range(256)) * 4096
     assert statuses(publisher, to("q", body=body)) == ["confirmed"]
     taken = take_all(vhost, "q")

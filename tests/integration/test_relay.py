@@ -34,13 +34,20 @@ State = OutboxMessage.State
 
 
 @pytest.fixture(autouse=True)
-def impatience(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
+def deadlines(request: pytest.FixtureRequest, settings: Any) -> Iterator[None]:
     for name in ("vhost", "network"):
         if name in request.fixturenames:
             request.getfixturevalue(name)
-    settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
+    if "short_deadlines" in request.fixturenames:
+        settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
     with registered(CONSUMER):
         yield
+
+
+@pytest.fixture
+def short_deadlines() -> None:
+    """Confirms and leases that do not come, or end, within a test's patience. Others have the product's deadlines: on
+    a busy machine a confirm that comes late would make a copy."""
 
 
 @pytest.fixture
@@ -75,9 +82,7 @@ def texts_in(address: str, queue: str = "tests.notes") -> Counter[str]:
 
 
 @pytest.mark.both_databases
-def test_several_relays_publish_each_row_once(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # However slow the machine is, no lease ends before its row is marked.
-    settings.MESSAGING = {**settings.MESSAGING, "LEASE": 60.0}
+def test_several_relays_publish_each_row_once(vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conf, "CLAIM_BATCH", 20)
     texts = [f"m{number}" for number in range(300)]
     with running_relay() as one, running_relay() as two, running_relay() as three:
@@ -103,24 +108,24 @@ def test_a_relay_publishes_what_it_is_handed_without_a_claim_and_drains_at_its_s
     monkeypatch.setattr(conf, "POLL_INTERVAL", 30.0)
     add(Noted(text="waiting"))
     with running_relay() as running:
-        eventually(all_published, within=5)
+        eventually(all_published)
         eventually(lambda: running._claim_due > 0)  # its look at the table is over
         monkeypatch.setattr(leases, "claim", lambda *_: pytest.fail("claimed"))
         running.hand_over([a_leased_row()], _now())
-        eventually(all_published, within=2)
+        eventually(all_published)
         running.hand_over([a_leased_row() for _ in range(50)], _now())
         began = _now()
-        running.stop(2)
+        running.stop(30)
     assert all_published()
     assert running.published == 52
-    assert _now() - began < 2
+    assert _now() - began < 15
 
 
 def test_a_row_whose_lease_has_nearly_ended_is_freed_and_claimed_at_once(vhost: str) -> None:
     row = a_leased_row()
     with running_relay() as running:
         eventually(lambda: running._publisher.ready)
-        running.hand_over([row], _now() - 2.5)
+        running.hand_over([row], _now() - conf.get().lease + 0.5)
         eventually(all_published)
     assert len(take_all(vhost, "tests.notes")) == 1
 
@@ -298,7 +303,7 @@ def test_a_relay_without_a_broker_gives_back_what_it_holds(settings: Any) -> Non
         running.hand_over([row], _now())
     row.refresh_from_db()
     assert (row.state, row.lease_token) == ("pending", None)
-    assert _now() - began < 4
+    assert _now() - began < 10
 
 
 # --- When something breaks ---------------------------------------------------------------------------------
@@ -326,7 +331,7 @@ def test_claims_that_fail_neither_end_the_relay_nor_drop_what_it_was_handed(
 
 
 @pytest.mark.only_on("postgresql")
-def test_connections_that_the_database_ended_are_replaced(vhost: str) -> None:
+def test_connections_that_the_database_ended_are_replaced(vhost: str, short_deadlines: None) -> None:
     with running_relay() as running:
         for number in range(3):
             add(Noted(text=f"m{number}"))
@@ -359,7 +364,9 @@ def test_a_broker_lost_before_refused_rows_are_repeated_fails_none_of_them(
     home.join()
 
 
-def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, settings: Any) -> None:
+def test_without_its_confirm_no_row_is_marked_although_it_arrived(
+    vhost: str, short_deadlines: None, settings: Any
+) -> None:
     with TcpProxy(lambda: urlsplit(vhost).port or 0) as network:
         through = vhost.replace(f":{urlsplit(vhost).port}/", f":{network.port}/")
         settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [through]}
@@ -378,7 +385,9 @@ def test_without_its_confirm_no_row_is_marked_although_it_arrived(vhost: str, se
     assert min(counts.values()) >= 2, "each arrived at first too: the inbox knows the copy by its id"
 
 
-def test_a_frozen_broker_does_not_delay_the_stop(network: BrokerNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_broker_does_not_delay_the_stop(
+    network: BrokerNetwork, short_deadlines: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
     with running_relay(drain_timeout=0.5) as running:
         eventually(lambda: running._publisher.ready)
@@ -386,6 +395,6 @@ def test_a_frozen_broker_does_not_delay_the_stop(network: BrokerNetwork, monkeyp
         row = a_leased_row()
         running.hand_over([row], _now())
         began = _now()
-    assert _now() - began < 4
+    assert _now() - began < 10
     row.refresh_from_db()
     assert (row.state, row.lease_token) == ("pending", None)

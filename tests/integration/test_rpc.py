@@ -97,8 +97,10 @@ def test_once_the_broker_has_refused_this_user_calls_fail_at_once(vhost: str, se
 def test_an_unresponsive_server_is_a_timeout_and_the_request_expires() -> None:
     with raw_channel() as channel:
         channel.queue_declare("silent", durable=True)
+        with pytest.raises(rpc.NoServer):
+            rpc.call("double", 1, timeout=LONG)  # connected before the timeout counts
         with pytest.raises(rpc.RpcTimeout):
-            rpc.call("double", 1, timeout=0.3, queue="silent")
+            rpc.call("double", 1, timeout=0.5, queue="silent")
 
         eventually(lambda: channel.queue_declare("silent", passive=True).method.message_count == 0)
 

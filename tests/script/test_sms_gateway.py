@@ -118,7 +118,7 @@ def test_killed_and_started_again_it_knows_its_address_its_ledger_and_its_keys(t
 
 
 def test_a_text_can_go_out_after_its_client_was_told_that_it_had_not(gateway: SmsGateway) -> None:
-    gateway.misbehave(Fault.SEND_LATE, seconds=0.8)
+    gateway.misbehave(Fault.SEND_LATE, seconds=2)
 
     with pytest.raises(TimeoutError):
         send(gateway, "afterwards", timeout=0.1)
