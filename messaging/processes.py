@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,11 @@ def start_thread(what: str, start: Callable[[], Any], given_up: Callable[[], boo
         else:
             return True
     return False
+
+
+def process_name() -> str:
+    """Return host:pid of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def join(thread: threading.Thread, timeout: float) -> None:

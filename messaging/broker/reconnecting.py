@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import random
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +13,7 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 
-from messaging import conf, logs
+from messaging import conf, logs, processes
 from messaging.broker.errors import describe, refused_or_lost, unavailable
 from messaging.broker.wire import PikaConnection, parameters_of
 from messaging.exceptions import BrokerRefused, BrokerUnavailable, LimitReached, OperationRefused
@@ -135,7 +133,7 @@ class ReconnectingConnection:
         #: The name of the broker's cluster; empty if it does not say.
         self.cluster = ""
         #: The name of this connection, as the broker lists it.
-        self.name = f"{settings.app_id} {role} {socket.gethostname()}:{os.getpid()}"
+        self.name = f"{settings.app_id} {role} {processes.process_name()}"
         #: Why the latest connection, or attempt to connect, ended; None while it is open.
         self.error: BrokerUnavailable | None = None
         self._ioloop = IOLoop()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable
 from enum import StrEnum
@@ -19,7 +17,7 @@ from messaging.logs import Throttle, get_logger
 from messaging.management.arguments import CommandWithExamples
 from messaging.management.errors import EXIT_UNREACHABLE, broker_unreachable
 from messaging.management.terminal_log import shown_log
-from messaging.processes import StopSignals
+from messaging.processes import StopSignals, process_name
 from messaging.worker.service import Service
 
 log = get_logger(__name__)
@@ -54,7 +52,7 @@ class ServingCommand(CommandWithExamples):
         """Print `lines` and run `service`, once `table` is there, until a signal; then count its `results`."""
         if reason := environment.green_threads():
             raise CommandError(reason)
-        for line in [*lines, broker_line(), f"Running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop."]:
+        for line in [*lines, broker_line(), f"Running as {process_name()}. Press CTRL+C to stop."]:
             self.say(line)
         with shown_log(), StopSignals() as signals:
             if table and not wait_for_table(table, lambda: signals.received, patiently=patiently):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ from typing import Any
 import structlog
 
 from messaging.masking import mask_event, masked_text
+from messaging.processes import process_name
 from messaging.routing import MAX_SHORT_STRING
 
 #: Bytes of one line; of a longer one its text and its traceback are cut short.
@@ -96,7 +95,7 @@ def _document(_: Any, __: str, event: Any) -> str:
         "level": event.pop("level"),
         "logger": event.pop("logger"),
         "text": str(event.pop("event", "")),
-        "process": f"{socket.gethostname()}:{os.getpid()}",
+        "process": process_name(),
     }
     document |= {f"{name}_" if name in document else name: value for name, value in event.items()}
     text = _json(document)

@@ -90,13 +90,15 @@ def expected_queues(row: OutboxMessage) -> dict[str, str]:
     }
 
 
-def true_outcome(row: OutboxMessage, outcome: Outcome, problems: Mapping[str, str]) -> Outcome:
-    """Return what the broker's answer means for the consumers of the row. `problems` are those of queues, by name.
+def true_outcome(
+    row: OutboxMessage, outcome: Outcome, queues: Mapping[str, str], problems: Mapping[str, str]
+) -> Outcome:
+    """Return what the broker's answer means for the row's consumers, whose `queues` are the expected ones. `problems`
+    are those of queues, by name.
 
     A confirm says nothing of queues that are missing or not bound. If only broadcast consumers receive the message, it
     is no loss that none of them runs.
     """
-    queues = expected_queues(row)
     if outcome.status is Status.CONFIRMED and not row.consumer:
         missing = [f"{name}: {problems[queue]}" for name, queue in queues.items() if queue in problems]
         return Outcome(Status.RETURNED, f"not every queue took it: {'; '.join(missing)}") if missing else outcome

@@ -257,7 +257,8 @@ class Relay:
 
     def _record(self, row: OutboxMessage, outcome: Outcome) -> None:
         """Log the outcome of a row and keep it as a mark."""
-        outcome = destinations.true_outcome(row, outcome, self._declaration.problems)
+        queues = destinations.expected_queues(row)
+        outcome = destinations.true_outcome(row, outcome, queues, self._declaration.problems)
         if outcome.status is Status.RETURNED or isinstance(outcome.refusal, NotFound):
             self._declare_due = min(self._declare_due, time.monotonic() + PAUSE_AFTER_DELETION)
         about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt)
@@ -269,7 +270,7 @@ class Relay:
             about.warning(f"message.{outcome.status.value}", reason=outcome.reason)
         if not self._marks:
             self._marks_due = time.monotonic() + MARK_INTERVAL
-        self._marks.append(Mark(row, outcome, tuple(destinations.expected_queues(row))))
+        self._marks.append(Mark(row, outcome, tuple(queues)))
 
     def _write_marks(self) -> None:
         leases.write(self._marks)

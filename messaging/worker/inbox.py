@@ -6,8 +6,6 @@ every other one is a duplicate. `handled` is never overwritten.
 
 from __future__ import annotations
 
-import os
-import socket
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -18,6 +16,7 @@ from messaging.headers import storable_headers
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.models.failures import REASON_LIMIT, failure_group
+from messaging.processes import process_name
 from messaging.validation.functions import text_of
 from messaging.validation.texts import storable_text
 
@@ -93,11 +92,6 @@ def add_error(row: InboxMessage, delivery: Delivery, text: str) -> None:
     for attempt in handled:
         attempt.error = "; ".join(filter(None, [attempt.error, storable_text(text)[:REASON_LIMIT]]))
         attempt.save(update_fields=["error"])
-
-
-def process_name() -> str:
-    """Return host:pid of this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def describe(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from messaging.broker.publisher import Outcome, Status
 from messaging.models import OutboxMessage
-from messaging.relay.destinations import MEMORY, PAUSE, Destinations, true_outcome
+from messaging.relay.destinations import MEMORY, PAUSE, Destinations, expected_queues, true_outcome
 from messaging.relay.leases import Held
 from tests.support.consuming import a_consumer, registered
 
@@ -119,6 +119,7 @@ def test_an_event_that_not_every_queue_took_is_unroutable_and_a_retry_to_one_que
 ) -> None:
     row = OutboxMessage(type="test.noted", exchange="orders.events", routing_key="test.noted", consumer=consumer)
     with registered(a_consumer()):
-        outcome = true_outcome(row, Outcome(Status.CONFIRMED), {"tests.notes": "binding test.noted failed"})
+        queues, problems = expected_queues(row), {"tests.notes": "binding test.noted failed"}
+    outcome = true_outcome(row, Outcome(Status.CONFIRMED), queues, problems)
     assert outcome.status is status
     assert ("notes: binding test.noted failed" in outcome.reason) is (status is Status.RETURNED)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 import time
 from typing import Any
@@ -15,7 +13,7 @@ from messaging.management.errors import broker_unreachable
 from messaging.management.serving import broker_line, wait_for_table
 from messaging.management.terminal_log import shown_log
 from messaging.models import OutboxMessage
-from messaging.processes import StopSignals
+from messaging.processes import StopSignals, process_name
 from messaging.relay.relay import Relay
 
 
@@ -29,7 +27,7 @@ class Command(BaseCommand):
         relay = Relay()
         started = time.monotonic()
         self.stdout.write(broker_line())
-        self.stdout.write(f"Relay running as {socket.gethostname()}:{os.getpid()}. Press CTRL+C to stop.")
+        self.stdout.write(f"Relay running as {process_name()}. Press CTRL+C to stop.")
         self.stdout.flush()
         thread = threading.Thread(target=relay.run, name="relay", daemon=True)
         with shown_log(), StopSignals() as signals:
