@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
 from messaging.broker.publisher import Outcome, Publisher, Publishing, Status
+from messaging.consumers import MAX_PRIORITY
 from messaging.exceptions import OperationRefused
 from messaging.management.arguments import from_one, number
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_UNREACHABLE, broker_refuses, broker_told_in_one_line
@@ -36,9 +37,8 @@ exit codes: 0 all confirmed, 1 returned, refused or not all sent, 2 wrong argume
 
 #: Messages in flight at once.
 BATCH = 256
-#: The largest expiration that RabbitMQ takes, in milliseconds, and the largest priority.
+#: The largest expiration that RabbitMQ takes, in milliseconds.
 MAX_EXPIRATION = 2**32 - 1
-MAX_PRIORITY = 255
 NOTHING_SENT = "Stopped before anything was sent."
 
 
