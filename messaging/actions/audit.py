@@ -17,8 +17,7 @@ log = get_logger(__name__)
 RECONCILE = "reconcile"
 VIEW_PAYLOAD = "view payload"
 #: What is audited and is no `Action`, and what a story says of it; empty: nothing happened to the message.
-#: *hasten* is what earlier versions called *publish*.
-OTHERS = {RECONCILE: "reconciled", VIEW_PAYLOAD: "", "hasten": "made due now"}
+OTHERS = {RECONCILE: "reconciled", VIEW_PAYLOAD: ""}
 
 
 def record(

@@ -32,20 +32,20 @@ class Cancel(MessageAction):
     examples = """
 examples:
   manage.py messages cancel 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f       one message, wherever it waits
-  manage.py messages cancel --consumer sms --subject W-ABC123          an order's retries at one consumer
-  manage.py messages cancel --type order.placed --dry-run              how many that would be
+  manage.py messages cancel --consumer sms --subject W-ABC123          the retries of one order at one consumer
+  manage.py messages cancel --type order.placed --dry-run              how many messages that would be
 """
     meaning = (
-        "A cancelled message is not published, and one that waits for earlier messages is not handled. If it was to "
-        "come to one consumer alone (a retry, a replay), it is dead there, and can be replayed. A message that the "
-        "broker has cannot be taken back."
+        "A cancelled message is not published, and one that waits for earlier messages is not handled. A cancelled "
+        "retry or replay leaves its message dead at that consumer, where it can be replayed or discarded. A message "
+        "that the broker has cannot be taken back."
     )
     states = {
         OutboxMessage: (State.PENDING, State.UNROUTABLE, State.FAILED),
         InboxMessage: (InboxMessage.State.WAITING,),
     }
     not_so = "not waiting"
-    nothing = "nothing like that waits"
+    nothing = "no such message waits"
     needs_bodies = True
     in_stories = False
 

@@ -23,7 +23,7 @@ class Discard(MessageAction):
     examples = """
 examples:
   manage.py messages discard 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f --note "test data"
-  manage.py messages discard --group 3fa9c1d2e4b5 --dry-run            how many that would be
+  manage.py messages discard --group 3fa9c1d2e4b5 --dry-run            how many messages that would be
 """
     meaning = (
         "A discarded message is given up for good: it cannot be replayed. It is kept for INBOX_RETENTION_DAYS, so that "
@@ -31,7 +31,7 @@ examples:
     )
     states = {InboxMessage: (InboxMessage.State.DEAD,)}
     not_so = "not dead"
-    nothing = "no message like that is dead"
+    nothing = "no such message is dead"
     in_stories = False
 
     def change(self, rows: Sequence[Any], words: str, **options: Any) -> None:

@@ -1,5 +1,5 @@
-"""Prune: delete what is finished and old. A message that waits, failed or is dead is never deleted, nor is one that a
-consumer has still to receive."""
+"""Prune: delete finished rows past their retention. A message that waits, failed or is dead is never deleted, nor is
+one that a consumer has still to receive."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Prune(Action):
     """
 
     name = "prune"
-    help = "delete what is finished and old"
+    help = "delete finished rows past their retention"
     examples = """
 examples:
   manage.py messages prune --dry-run                   what is finished and old, without deleting it

@@ -29,12 +29,12 @@ class PublishNow(MessageAction):
     examples = """
 examples:
   manage.py messages publish 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f      one message
-  manage.py messages publish --type order.placed                       what is unroutable or was refused, and retries
+  manage.py messages publish --type order.placed                       retries, unroutable and refused messages
 """
-    meaning = "A retry that waits, an unroutable message or one that the broker refused is due at once."
+    meaning = "Makes a waiting retry, an unroutable message or one that the broker refused due at once."
     states = {OutboxMessage: (State.PENDING, State.UNROUTABLE, State.FAILED)}
     not_so = "due, being published, published or cancelled already"
-    nothing = "nothing like that waits in the outbox for a later time; what is due is published anyway"
+    nothing = "no such message waits in the outbox for a later time; a message that is due is published anyway"
     # Whether a relay runs and the broker answers is not known here.
     afterwards = "A relay publishes it as soon as RabbitMQ takes it."
 

@@ -63,33 +63,36 @@ class Replay(MessageAction):
     examples = """
 examples:
   manage.py messages replay 01985c5e-9d1c-7b3a-8f00-2a1b3c4d5e6f       one message, at every consumer where it is dead
-  manage.py messages replay --group 3fa9c1d2e4b5 --dry-run             what would run, what not, and why
-  manage.py messages replay --group 3fa9c1d2e4b5 --canary 5 --rate 20  five first; if they do well, 20 a second
+  manage.py messages replay --group 3fa9c1d2e4b5 --dry-run             what would run, what would not, and why
+  manage.py messages replay --group 3fa9c1d2e4b5 --canary 5 --rate 20  five first; if they succeed, 20 a second
   manage.py messages replay --consumer sms --since 2h --note "gateway is back"
 
 """
     options = (
-        Option(name="canary", help="replay N first, and wait for them", type=int, metavar="N", default=0),
         Option(
-            name="canary_wait", help=f"how long the canary may take (default {CANARY_WAIT:g})",
+            name="canary", help="replay N messages first, and wait until they are settled",
+            type=int, metavar="N", default=0,
+        ),
+        Option(
+            name="canary_wait", help=f"seconds to wait for the canary (default {CANARY_WAIT:g})",
             type=float, metavar="SECONDS", default=CANARY_WAIT, low=0.001, high=86_400,
         ),
         Option(
-            name="rate", help="messages in a second (default: no limit)",
+            name="rate", help="replay at most N messages a second (default: no limit)",
             type=float, metavar="N", low=0.001, high=86_400,
         ),
         Option(
-            name="max_failures", help=f"stop where more than this share fails again (default {MAX_FAILURES:g})",
+            name="max_failures", help=f"stop if more than this share fails again (default {MAX_FAILURES:g})",
             type=float, metavar="SHARE", default=MAX_FAILURES, low=0, high=1,
         ),
     )  # fmt: skip
     meaning = (
-        "A dead message runs again at its consumer, with a whole new retry policy, behind the same fence as before: "
-        "what was handled is not handled again, and of two people who replay the same at once, one does."
+        "A dead message runs again at its consumer, with a whole new retry policy. A message that was handled is not "
+        "handled again. If two people replay the same message at once, it is replayed once."
     )
     states = {InboxMessage: (State.DEAD,)}
     not_so = "not dead"
-    nothing = "no message like that was dead"
+    nothing = "no such message is dead"
     needs_bodies = True
 
     def rows(self, box: Box, selection: Selection, **options: Any) -> QuerySet[Any]:

@@ -46,13 +46,13 @@ class Settle(MessageAction):
     permission = "messaging.settle_effect"
     help = "record the outcome of an effect whose result is unknown"
     examples = """
-An effect is unknown if it may have been done or not: its answer was lost, and the gateway can neither be asked nor
-recognises repetitions. Look at the gateway, then say what you found.
+An effect is unknown if its answer was lost, and the gateway can neither be asked nor recognises repetitions. Look into
+the gateway's log, then record what you found.
 
 examples:
-  manage.py messages list --state unknown --state failed               which there are; the last column is the id
-  manage.py messages settle 17 --done --reference SM123                it was sent; the gateway calls it so
-  manage.py messages settle 17 --not-done --note "not in their log"    it was not, and is sent again
+  manage.py messages list --state unknown --state failed               list them; the last column is the id
+  manage.py messages settle 17 --done --reference SM123                it was sent; the gateway's reference is SM123
+  manage.py messages settle 17 --not-done --note "not in their log"    it was not sent: send it again
   manage.py messages settle 17 --give-up                               it is not tried again
 
 """
@@ -62,16 +62,16 @@ examples:
             help="What is its outcome?",
             choices={
                 Decision.DONE: "It was done.",
-                Decision.NOT_DONE: "It surely was not done: carry it out again.",
+                Decision.NOT_DONE: "It was certainly not done: carry it out again.",
                 Decision.GIVE_UP: "Give up: it is not tried again, and no longer counts as a failure.",
             },
         ),
-        Option(name="reference", help="What the other side calls it, if it was done", default=""),
+        Option(name="reference", help="The gateway's reference, if it was done", default=""),
     )
     meaning = "Record the outcome of effects whose result is unknown, have failed ones tried again, or give them up."
     states = {Effect: (State.UNKNOWN, State.FAILED, State.INTENDED)}
     not_so = "in another state meanwhile"
-    nothing = "no effect like that can be settled so"
+    nothing = "no such effect can be settled in this way"
 
     def check(self, selection: Selection, **options: Any) -> None:
         super().check(selection, **options)
@@ -118,7 +118,9 @@ examples:
         effect = _only(selection)
         if effect is None:
             return self.nothing
-        return f"effect {effect.pk} is {_told(effect)}, and cannot be settled as {options['decision']}"
+        possible = [decision for decision, states in SETTLES.items() if effect.state in states]
+        only = f", only as {' or '.join(possible)}" if possible else ""
+        return f"effect {effect.pk} is {_told(effect)}, and cannot be settled as {options['decision']}{only}"
 
 
 settle = Settle()

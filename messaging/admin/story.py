@@ -83,10 +83,10 @@ _TITLES = {
     Kind.EFFECT_SENDING: "{consumer}: {effect} {sending}",
     Kind.EFFECT_DONE: "{consumer}: {effect} done{again}",
     Kind.EFFECT_NOT_DONE: "{consumer}: {effect} attempt {attempt} failed: not done",
-    Kind.EFFECT_DOUBTFUL: "{consumer}: {effect} attempt {attempt} is in doubt: done or not",
+    Kind.EFFECT_DOUBTFUL: "{consumer}: {effect} attempt {attempt} is in doubt",
     Kind.EFFECT_DONE_LATE: "{consumer}: {effect} attempt {attempt} was done, and its answer came too late to count",
     Kind.EFFECT_FAILED: "{consumer}: {effect} failed, will not be tried again",
-    Kind.EFFECT_UNKNOWN: "{consumer}: {effect} unknown: done or not, a person has to settle it",
+    Kind.EFFECT_UNKNOWN: "{consumer}: {effect}: outcome unknown, a person has to settle it",
 }
 #: Why a row was written, unless that is plain.
 _WHY = {
@@ -115,7 +115,7 @@ def title(entry: Entry) -> str:
         pending="not yet confirmed by RabbitMQ," if is_due else "to be published",
         done="tried again" if entry.attempt else "done",
         effect_due=f", {due}, not begun" if is_due else f" {due}",
-        sending="begun, and no answer in its time: done or not" if is_due
+        sending="begun, no answer in time: in doubt" if is_due
         else f"attempt {entry.attempt} begun, no answer yet",
     )  # fmt: skip
     return text.strip()

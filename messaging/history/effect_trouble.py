@@ -40,7 +40,7 @@ class EffectTrouble(StrEnum):
 
 
 _WORDS = {
-    EffectTrouble.UNKNOWN: "may have been done or not",
+    EffectTrouble.UNKNOWN: "have an unknown outcome",
     EffectTrouble.FAILED: "failed for good",
     EffectTrouble.FAILING: "failed and are to be tried again",
     EffectTrouble.OVERDUE: "are overdue",

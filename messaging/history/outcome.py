@@ -32,7 +32,7 @@ _RECEIVED = {
     "discarded": "{type} discarded at {consumer}",
 }
 _EFFECT = {
-    "unknown": "{}: done or not",
+    "unknown": "{}: outcome unknown",
     "failed": "{} failed",
     "failing": "{} failed {times}, to be tried again",
     "overdue": "{} overdue, not done",

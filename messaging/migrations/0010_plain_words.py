@@ -21,6 +21,12 @@ def rename_permissions(apps: Any, schema_editor: Any) -> None:
             of_messaging.filter(codename=codename).update(name=name)
 
 
+def rename_hasten(apps: Any, schema_editor: Any) -> None:
+    # The name of the action *publish* in earlier versions.
+    actions = apps.get_model('messaging', 'OperatorAction').objects.using(schema_editor.connection.alias)
+    actions.filter(action='hasten').update(action='publish')
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -40,4 +46,5 @@ class Migration(migrations.Migration):
             options={'base_manager_name': 'objects', 'ordering': ['-id'], 'permissions': [('replay_message', NAMES['replay_message']), ('discard_message', 'Can discard dead messages')], 'verbose_name': 'inbox message'},
         ),
         migrations.RunPython(rename_permissions, migrations.RunPython.noop),
+        migrations.RunPython(rename_hasten, migrations.RunPython.noop),
     ]

@@ -26,7 +26,9 @@ exit codes: 0 done, 2 wrong arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this sub-command."""
     parser.add_argument("--title", help="name of the application (default: APP_ID)")
-    parser.add_argument("--api-version", default="1.0.0", metavar="VERSION", help="of its interface (default 1.0.0)")
+    parser.add_argument(
+        "--api-version", default="1.0.0", metavar="VERSION", help="version of its interface (default 1.0.0)"
+    )
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ examples:
   manage.py mq call fib 30                         prints 832040
   manage.py mq call fib 10 20 30 40 50             five calls at the same time, each answer beside its value
   manage.py mq call shipping.quote '{"weight_grams": 500, "destination": "CN"}'    an object holds named arguments
-  manage.py mq call anything 4 --queue rpc_queue   a server that is not ours, by its queue
+  manage.py mq call anything 4 --queue rpc_queue   another program's server, by its queue
 
 Values are JSON: a text needs its quotation marks ('"abc"').
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the procedure")
     parser.add_argument(
         "values", nargs="*", type=_json_value, metavar="JSON",
-        help="what to pass: several are called at the same time; none: called without arguments",
+        help="the arguments, as JSON; with several values, one call for each, all at the same time",
     )  # fmt: skip
     parser.add_argument("--queue", metavar="QUEUE", help="where its requests go (default: the procedure's own queue)")
     parser.add_argument(

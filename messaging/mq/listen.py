@@ -65,14 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--max-messages", type=from_one, metavar="N",
-        help="leave after N messages. A reader that leaves a pipe, such as `| head -3`, may have been handed more, "
-        "which are acknowledged: say N",
+        help="leave after N messages. Prefer this to `| head -N`: with a pipe more than N may be acknowledged",
     )  # fmt: skip
     parser.add_argument(
         "--dots", type=number(0, MAX_DOTS), default=0.0, metavar="SECONDS",
-        help="work so long for each dot in a body, before the acknowledgement",
+        help="work this long for each dot in a body, then acknowledge",
     )  # fmt: skip
-    parser.add_argument("--from-start", action="store_true", help="of a stream: begin with its first message")
+    parser.add_argument("--from-start", action="store_true", help="begin with the first message of a stream")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     add_declare(parser, exchange_type="--type")
 

@@ -13,7 +13,7 @@ from messaging.management.errors import EXIT_USAGE
 from messaging.routing import EXCHANGE_TYPES, MAX_SHORT_STRING
 from messaging.validation import texts
 
-_VALUES_HELP = "a value that is JSON is taken as such (10, true, '\"10\"'), any other as text; may be repeated"
+_VALUES_HELP = "a value that is valid JSON is read as JSON (10, true, '\"10\"'), any other as text; may be repeated"
 
 
 def add_header(parser: argparse.ArgumentParser, what: str) -> None:
@@ -33,9 +33,7 @@ def add_declare(parser: argparse.ArgumentParser, *, exchange_type: str) -> None:
     )
     types = f"type of the exchange: {', '.join(EXCHANGE_TYPES)}"
     group.add_argument(exchange_type, choices=EXCHANGE_TYPES, dest="type", metavar="T", help=types)
-    group.add_argument(
-        "--queue-type", choices=("classic", "quorum"), help="default: none is named, and the broker decides (classic)"
-    )
+    group.add_argument("--queue-type", choices=("classic", "quorum"), help="default: the broker's (classic)")
     group.add_argument("--transient", action="store_true", help="not durable: a restart of the broker deletes it")
     group.add_argument(
         "--argument", action="append", default=[], metavar="NAME=VALUE",

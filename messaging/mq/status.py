@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch", nargs="?", type=number(SHORTEST_PAUSE, LONGEST_PAUSE), const=DEFAULT_PAUSE, metavar="S",
         help=f"look again every S seconds (default {DEFAULT_PAUSE:g}) until Ctrl-C",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="one JSON object a look")
+    parser.add_argument("--json", action="store_true", help="one JSON object for each look")
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:

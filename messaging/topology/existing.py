@@ -79,7 +79,7 @@ class Existing:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.api = reached(connection)
-        self.how = f"By the management API at {self.api.address}; what it says is unacked may be 5 s old."
+        self.how = f"By the management API at {self.api.address}; its unacked counts may be 5 s old."
 
     def server(self) -> str:
         """Return what the broker calls itself, such as "RabbitMQ 3.10.8"."""

@@ -80,7 +80,7 @@ def test_staff_settle_an_unknown_effect_and_no_button_covers_the_title_of_a_mess
     page.goto(f"{web.url}/admin/messaging/effect/?state__exact=unknown")
     page.get_by_role("link", name="text_message").click()
     page.get_by_label("It was done.").check()
-    page.get_by_label("What the other side calls it").fill("SM1")
+    page.get_by_label("The gateway's reference").fill("SM1")
     page.get_by_role("button", name="Settle").click()
 
     expect(page.get_by_text(f"of message {message.message_id}): done, SM1.")).to_be_visible()

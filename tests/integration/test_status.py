@@ -76,7 +76,7 @@ def test_what_is_wrong_comes_first_and_is_exit_code_6(well: None) -> None:
     assert code == 6
     assert output.splitlines()[0].endswith("4 WRONG")
     assert [line[:3] for line in output.splitlines()[1:5]] == ["  !"] * 4
-    assert "effects that may have been done or not: 1; `manage.py messages list --state unknown`" in output
+    assert "effects that have an unknown outcome: 1; `manage.py messages list --state unknown`" in output
     assert (facts["outbox"]["failed"], facts["outbox"]["pending"], facts["inbox"]["dead"]) == (1, 1, 1)
     assert facts["outbox"]["oldest_seconds"] is not None
 

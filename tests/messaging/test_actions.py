@@ -216,7 +216,7 @@ class Mark(MessageAction):
     meaning = "A marked message has been seen."
     states = {InboxMessage: (InboxMessage.State.DEAD,)}
     not_so = "not dead"
-    nothing = "no message like that is dead"
+    nothing = "no such message is dead"
 
     def change(self, rows: Sequence[Any], words: str, **options: Any) -> None:
         InboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(reason=words)

@@ -276,7 +276,7 @@ def test_the_story_of_a_subject_says_what_happened_and_what_is_still_to_come(adm
         (Kind.PENDING, 250, "order.placed: to be published in 4 min "),
         (Kind.UNROUTABLE, -43, "order.placed: unroutable, next attempt due for 4"),
         (Kind.EFFECT_DUE, -43, "sms: text to be tried again, due for 4"),
-        (Kind.EFFECT_SENDING, -43, "sms: text begun, and no answer in its time: done or not"),
+        (Kind.EFFECT_SENDING, -43, "sms: text begun, no answer in time: in doubt"),
         (Kind.EFFECT_SENDING, 5, "sms: text attempt 2 begun, no answer yet"),
     ],
 )

@@ -254,7 +254,7 @@ def test_effects_are_found_and_read_and_what_is_personal_in_them_is_masked(staff
     assert PHONE not in page
     assert '"kind": "placed"' in page
     assert "It may have been done or not" in page
-    assert "notes: text unknown" in page
+    assert "notes: text: outcome unknown, a person has to settle it" in page
 
 
 def test_an_unknown_effect_is_settled_with_a_decision(staff: Client) -> None:

@@ -104,3 +104,12 @@ def test_a_permission_of_an_older_version_gets_its_new_name(migrate: Callable[[s
     assert older.update(name="Can replay dead messages and hasten waiting ones") == 1
     migrate("0010_plain_words")
     assert older.get().name == "Can replay dead messages and publish waiting ones now"
+
+
+def test_the_audit_log_names_an_action_of_an_older_version_as_its_command_is_called_now(
+    migrate: Callable[[str | None], Any],
+) -> None:
+    then = migrate("0009_effect_attempts")
+    then.get_model("messaging", "OperatorAction").objects.create(actor="ann", action="hasten", about="m-1")
+    migrate("0010_plain_words")
+    assert models.OperatorAction.objects.get().action == "publish"

@@ -187,7 +187,7 @@ def test_a_number_that_makes_no_sense_is_refused(wrong: str) -> None:
 
 def test_what_waits_is_published_now() -> None:
     an_outbox_row(state="failed")
-    assert refused("replay", "m-1") == (1, "Nothing was done: no message like that was dead.")
+    assert refused("replay", "m-1") == (1, "Nothing was done: no such message is dead.")
     told = f"1 outbox message would be made due now. {publish_now.afterwards}\n"
     assert printed("publish", "--type", "test.noted", "--dry-run") == told
     assert OutboxMessage.objects.get().state == "failed"
@@ -219,7 +219,7 @@ def test_discard_says_how_many(consumer: Consumer) -> None:
     assert printed("discard", "--group", row.failure_group, "--dry-run") == "1 inbox message would be discarded.\n"
     assert InboxMessage.objects.get().state == "dead"
     assert printed("discard", "--group", row.failure_group) == "1 inbox message discarded.\n"
-    assert refused("discard", row.message_id) == (1, "Nothing was done: no message like that is dead.")
+    assert refused("discard", row.message_id) == (1, "Nothing was done: no such message is dead.")
 
 
 # --- settle ------------------------------------------------------------------------------------------------
@@ -234,6 +234,14 @@ def test_settle_says_what_the_effect_is_now() -> None:
     assert said == f"Effect {effect.pk} (text of message m-1): done, SM1.\n"
     assert refused("settle", effect.key, "--not-done") == (
         1, f"Nothing was done: effect {effect.pk} is done, SM1, and cannot be settled as not done."
+    )  # fmt: skip
+
+
+def test_a_refusal_to_settle_names_what_is_possible() -> None:
+    effect = an_effect()
+    Effect.objects.update(state="intended")
+    assert refused("settle", effect.key, "--done") == (
+        1, f"Nothing was done: effect {effect.pk} is intended, and cannot be settled as done, only as give up."
     )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def told(client: Client, address: str) -> list[str]:
         ("done", {}, "all handled", "sent"),
         ("failed", {}, "text_message of sms failed", "not sent, failed"),
         ("failed", {"given_up": True}, "text_message of sms given up", "not sent, given up"),
-        ("unknown", {}, "text_message of sms: done or not", "sent or not: unknown"),
+        ("unknown", {}, "text_message of sms: outcome unknown", "sent or not: unknown"),
         (
             "intended",
             {"attempts": 3, "error": "busy"},

@@ -19,8 +19,8 @@ from messaging.relay.relay import Relay
 
 class Command(BaseCommand):
     help = (
-        "Publish committed events. Web and consumer processes do it themselves; this is for those set up with "
-        "RELAY_THREAD=0, and for more of it."
+        "Publish committed events. Web and consumer processes do that themselves, unless RELAY_THREAD=0. Run this "
+        "command then, or to publish faster."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -20,7 +20,10 @@ from messaging.management.tables import write_facts, write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
 
-EXIT_CODES = "exit codes: 0 done, 1 nothing or not all, 2 usage, 3 database unreachable, 7 late, 130 interrupted\n"
+EXIT_CODES = """\
+exit codes: 0 done, 1 nothing or not all done, 2 wrong arguments, 3 database unreachable, 7 not done in time,
+130 interrupted
+"""
 PLAN = ("what", "count", "consumer", "type")
 
 
@@ -38,7 +41,7 @@ class ActionCommand:
         """Add what says which rows, and the action's options."""
         if self._is_about_effects:
             parser.add_argument(
-                "effect", metavar="EFFECT", help="its id, or its key: message id, consumer and name, with colons"
+                "effect", metavar="EFFECT", help="the effect's id, or its key: MESSAGE_ID:CONSUMER:NAME"
             )
             parser.add_argument("--note", default="", metavar="TEXT", help="how you know, for the audit log")
         elif isinstance(self.action, MessageAction):

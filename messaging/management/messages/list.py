@@ -34,7 +34,7 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of this sub-command."""
     parser.add_argument(
         "--state", action="append", default=[], choices=(*listing.STATES, *listing.TROUBLES), metavar="STATE",
-        help=f"{', '.join(listing.STATES)}; of effects also {' and '.join(listing.TROUBLES)}; may be repeated",
+        help=f"{', '.join(listing.STATES)}; for effects also {' and '.join(listing.TROUBLES)}; may be repeated",
     )  # fmt: skip
     add_filters(parser)
     parser.add_argument("--groups", action="store_true", help="dead messages and failed effects by failure group")

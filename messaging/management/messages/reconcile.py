@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from messaging import conf
 from messaging.actions import audit
 from messaging.actions.selection import counted
 from messaging.exceptions import BrokerUnavailable, UnknownConsumer
@@ -19,16 +20,16 @@ from messaging.reconcile.stuck import REPORTED
 
 HELP = "name lost, doubled and stuck messages; send lost ones again"
 EXAMPLES = """
-A message is lost to a consumer that should have received it, and has not, though its queue was seen empty since: twice,
-and RECONCILE_AFTER apart. It is sent to that consumer's queue alone, with the same id: should it turn up after all, the
-copy is recognised. Celery beat does this with --repair each minute; where it does not run, run this twice.
+A message counts as lost if its consumer has not received it although the consumer's queue was seen empty twice since,
+RECONCILE_AFTER apart. It is sent again to that consumer's queue alone, with the same id. If the first copy arrives
+later, it is recognised. Celery beat runs this with --repair each minute. Without beat, run it twice.
 
 examples:
   manage.py messages reconcile                         what is wrong; changes nothing
   manage.py messages reconcile --repair                send again what was lost; for cron: 0 means all is well
-  manage.py messages reconcile --repair --since 7d     check the last week once more, after a backup was restored
+  manage.py messages reconcile --repair --since 7d     after restoring a backup: check the last week again
   manage.py messages reconcile --repair --consumer audit --earlier --since 30d
-                                                       give a new consumer what was published before it was there
+                                                       send a new consumer what was published before it existed
 
 exit codes: 0 all is well (or was sent again), 2 wrong arguments, 3 broker or database unreachable, 6 something is wrong
 """
@@ -39,14 +40,18 @@ def add_arguments(parser: CommandParser) -> None:
     """Add the arguments of this sub-command."""
     parser.add_argument("--repair", action="store_true", help="send lost messages again")
     parser.add_argument(
-        "--consumer", action="append", default=[], metavar="NAME", help="only this one; may be repeated"
+        "--consumer", action="append", default=[], metavar="NAME", help="only this consumer; may be repeated"
     )
-    parser.add_argument("--since", type=age, metavar="AGE", help="check again what was published since: 30m, 2h or 7d")
+    parser.add_argument(
+        "--since", type=age, metavar="AGE", help="check again what was published in this time: 30m, 2h or 7d"
+    )
     parser.add_argument(
         "--earlier", action="store_true",
-        help="also what was published before the consumer was there; say --consumer and --since",
+        help="also messages published before the consumer existed; needs --consumer and --since",
     )  # fmt: skip
-    parser.add_argument("--limit", type=positive, metavar="N", help="send N again at most (default: RECONCILE_LIMIT)")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help=f"send at most N messages again (default {conf.RECONCILE_LIMIT})"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 

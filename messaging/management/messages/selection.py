@@ -21,18 +21,20 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 def add_filters(parser: CommandParser) -> None:
     """Add the filters that `selection` reads."""
     parser.add_argument("--type", default="", help="such as order.placed")
-    parser.add_argument("--consumer", default="", help="received by this consumer, or addressed to it")
+    parser.add_argument("--consumer", default="", help="messages that this consumer received, or that are for it alone")
     parser.add_argument("--subject", default="", help="what it is about, such as an order number")
-    parser.add_argument("--since", type=age, metavar="AGE", help="not older than this: 90s, 30m, 2h or 7d")
-    parser.add_argument("--reason", default="", metavar="TEXT", help="its error contains this")
-    parser.add_argument("--group", default="", help="a failure group; `messages list --groups` names them")
+    parser.add_argument("--since", type=age, metavar="AGE", help="at most this old: 90s, 30m, 2h or 7d")
+    parser.add_argument("--reason", default="", metavar="TEXT", help="the reason or error contains this text")
+    parser.add_argument("--group", default="", help="one failure group; `messages list --groups` lists them")
 
 
 def add_choice(parser: CommandParser) -> None:
     """Add what `chosen` reads."""
     parser.add_argument("ids", nargs="*", metavar="ID", help="message ids")
     add_filters(parser)
-    parser.add_argument("--all", action="store_true", help="all there are; without it, say which")
+    parser.add_argument(
+        "--all", action="store_true", help="every message that the action applies to; required if nothing else chooses"
+    )
 
 
 def selection(options: dict[str, Any]) -> Selection:
@@ -70,7 +72,9 @@ def age(text: str) -> timedelta:
 
 def add_unmasked(parser: argparse.ArgumentParser) -> None:
     """Add the flag that `shown` reads. A terminal is looked at, copied and pasted."""
-    parser.add_argument("--unmasked", action="store_true", help="show phone numbers and secrets that errors quote")
+    parser.add_argument(
+        "--unmasked", action="store_true", help="show phone numbers and secrets in errors instead of masking them"
+    )
 
 
 def shown(options: dict[str, Any]) -> Callable[[str], str]:

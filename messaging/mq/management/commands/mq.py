@@ -24,7 +24,7 @@ examples:
   manage.py mq topology                                           what this project declares on the broker
   manage.py mq topology diff                                      where the broker differs, and what to do about it
   manage.py mq grants                                             least rights for each kind of process
-  manage.py mq asyncapi > asyncapi.json                           what is said here, for other teams and their tools
+  manage.py mq asyncapi > asyncapi.json                           the interface, for other teams and their tools
   manage.py mq publish --help                                     more about one of them
 
 exit codes: 0 done, 1 something is not as it should be, 2 wrong arguments, 3 broker unreachable, 6 drift, or

@@ -115,7 +115,7 @@ class Command(CommandWithExamples):
         if kept:
             raise CommandError("Not all could be removed. Stop what uses it, or use an account that may, and repeat.")
         if not removed:
-            self._say("There is nothing of the lessons' to remove.")
+            self._say("Nothing to remove: no queue or exchange of the lessons exists.")
 
     def _say(self, line: str) -> None:
         self.stdout.write(line)
