@@ -89,12 +89,15 @@ def reconnect() -> None:
         here.close()
 
 
-def release_pooled() -> None:
-    """Release this thread's connections to their pools, if OPTIONS has one: other threads may wait for them.
+def release_between_messages() -> None:
+    """Release what this thread's connections hold after the work on a message, as Django does between two requests.
 
-    A pool has four connections by default, and a consumer has more threads. Connections without a pool stay open.
+    A connection of a pool (OPTIONS) goes back to it, because other threads may wait for it: a pool has four by default,
+    and a consumer has more threads. Others stay open. With `DEBUG` Django keeps the last 9000 statements of each
+    connection, and ours have whole bodies in them: they are forgotten.
     """
     for each in connections.all(initialized_only=True):
+        each.queries_log.clear()
         if each.settings_dict.get("OPTIONS", {}).get("pool") and not each.in_atomic_block:
             each.close()
 
@@ -233,9 +236,13 @@ def is_read_only(error: BaseException) -> bool:
 
 
 def _code(error: BaseException) -> str | int | None:
+    cause = error.__cause__
     # SQLite's codes have details beyond the first byte (https://www.sqlite.org/rescode.html).
-    code: int | None = getattr(error.__cause__, "sqlite_errorcode", None)
-    return getattr(error.__cause__, "sqlstate", None) if code is None else code & 0xFF
+    code: int | None = getattr(cause, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF
+    state: str | None = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)  # psycopg, psycopg2
+    return state
 
 
 def is_sqlite() -> bool:

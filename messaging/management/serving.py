@@ -103,7 +103,7 @@ def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patie
                 log.warning("database.unreachable", reason=reason, tried_again_in_seconds=PAUSE)
             time.sleep(PAUSE)
         else:
-            database.release_pooled()
+            database.release_between_messages()
             if reasons.reset():
                 log.info("database.reached")
             return True

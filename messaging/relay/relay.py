@@ -101,7 +101,7 @@ class Relay:
             while not self._finished():
                 try:
                     self._step()
-                    database.release_pooled()
+                    database.release_between_messages()
                 except (DatabaseError, InterfaceError) as error:
                     self._warn("relay.database_error", error)
                     self._rest(DATABASE_PAUSE)

@@ -121,7 +121,7 @@ class RpcServer(Service):
             close_old_connections()
             with structlog.contextvars.bound_contextvars(**_context(procedure, request.arrival.message)):
                 ending = _serve(procedure, requests, request)
-            database.release_pooled()
+            database.release_between_messages()
         except BaseException:
             # A fault of our own: no reply is possible, and a repetition would end the same way.
             log.exception("rpc.fault", procedure=procedure.name)

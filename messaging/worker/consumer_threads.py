@@ -111,7 +111,7 @@ class ConsumerThreads:
                     arrivals = self._next()
                     if arrivals:
                         self._handle_all(arrivals)
-                        database.release_pooled()
+                        database.release_between_messages()
                 except BaseException:
                     # The thread must go on: it holds deliveries, and the process looks as if it handled them.
                     log.exception("consumer.fault", consumer=self.consumer.name)

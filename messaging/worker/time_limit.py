@@ -30,6 +30,8 @@ STUCK = 1
 LONGEST_WAIT = 5.0
 #: Seconds that cancelling a statement may take.
 CANCEL_TIMEOUT = 3.0
+#: libpq's PQTRANS_ACTIVE, a statement runs (https://www.postgresql.org/docs/current/libpq-status.html).
+_ACTIVE = 1
 
 
 def run(function: Callable[[], None], *, seconds: float, name: str) -> None:
@@ -162,13 +164,16 @@ def _set_exception(thread: int, exception: type[BaseException] | None) -> None:
 
 
 def _cancel_statement(driver: Any) -> None:
-    """Cancel the connection's statement. psycopg and sqlite3 both allow it from another thread."""
+    """Cancel the connection's statement. sqlite3, psycopg and psycopg2 all allow it from another thread."""
     with suppress(Exception):
         if hasattr(driver, "interrupt"):
             driver.interrupt()  # with no statement running it does nothing
-        elif driver.info.transaction_status.name == "ACTIVE":
-            # Otherwise it would hit the statement by which the handler clears up.
+        elif driver.info.transaction_status != _ACTIVE:
+            pass  # it would hit the statement by which the handler clears up
+        elif hasattr(driver, "cancel_safe"):
             driver.cancel_safe(timeout=CANCEL_TIMEOUT)
+        else:
+            driver.cancel()  # psycopg2
 
 
 _limits = _Limits()

@@ -36,7 +36,7 @@ class Upkeep:
                 try:
                     _, reached = ordering.release_due(self._consumers, after=reached, limit=KEYS_AT_ONCE)
                     effect_runner.run_all_due(self._consumers, self.stopping)
-                    database.release_pooled()
+                    database.release_between_messages()
                 except (DatabaseError, InterfaceError) as error:
                     if reasons.allows(reason := str(error).strip()):
                         log.warning("upkeep.database_error", reason=reason)

@@ -15,10 +15,11 @@ from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command, load_command_class
-from django.db import connection, connections
+from django.db import InternalError, connection, connections
 
 from messaging.checks import environment
-from messaging.database import release_pooled
+from messaging.database import is_read_only, release_between_messages
+from messaging.models import InboxMessage
 from tests.support.environment import ROOT
 
 
@@ -171,14 +172,30 @@ def test_pooled_connections_are_released_between_messages_and_others_kept(
     """Each thread of a consumer would keep one: a pool of four, Django's default, leaves the fifth thread without."""
     closed: list[str] = []
     monkeypatch.setattr(connections["default"], "close", lambda: closed.append("default"))
-    release_pooled()
+    release_between_messages()
     assert closed == []
     monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "pool", {"max_size": 2})
-    release_pooled()
+    release_between_messages()
     assert closed == ["default"]
     monkeypatch.setattr(connections["default"], "in_atomic_block", True)
-    release_pooled()
+    release_between_messages()
     assert closed == ["default"]
+
+
+@pytest.mark.django_db
+def test_statements_that_debug_keeps_are_forgotten_between_messages(settings: Any) -> None:
+    """Each has the body of a message in it, and Django keeps 9000."""
+    settings.DEBUG = True
+    InboxMessage.objects.exists()
+    assert connection.queries_log
+    release_between_messages()
+    assert not connection.queries_log
+
+
+def test_errors_tell_their_code_with_psycopg2_too() -> None:
+    error = InternalError("cannot execute UPDATE in a read-only transaction")
+    error.__cause__ = type("ReadOnlySqlTransaction", (Exception,), {"pgcode": "25006"})()
+    assert is_read_only(error)
 
 
 def test_a_command_and_a_server_refuse_another_database(

@@ -5,12 +5,13 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.db import connection
 
-from messaging import testing
+from messaging import database, testing
 from messaging.exceptions import HandlerTimeout
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
@@ -62,6 +63,21 @@ def test_a_statement_that_takes_too_long_is_cancelled_and_the_connection_works_o
     assert testing.deliver(a_message(), a_consumer(stuck_in_the_database, timeout=SHORT)) == "retrying"
     assert InboxMessage.objects.get().reason.startswith("HandlerTimeout")
     assert testing.deliver(a_message(), a_consumer()) == "handled"
+
+
+def test_a_statement_is_cancelled_by_psycopg2_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection has no `cancel_safe`, and its transaction status is a number."""
+    cancelled = threading.Event()
+    driver = SimpleNamespace(info=SimpleNamespace(transaction_status=1), cancel=cancelled.set)
+    monkeypatch.setattr(database, "connection", lambda: SimpleNamespace(connection=driver))
+
+    def wait() -> None:
+        cancelled.wait(5)
+
+    with pytest.raises(HandlerTimeout):
+        time_limit.run(wait, seconds=0.1, name="psycopg2")
+
+    assert cancelled.is_set()
 
 
 def test_a_handler_may_clear_up_and_succeed() -> None:
