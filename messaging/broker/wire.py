@@ -49,6 +49,9 @@ def _read_value(encoded: bytes, offset: int, depth: int) -> tuple[Any, int]:
     if kind == b"T":
         # RabbitMQ and most clients have it signed; pika does not.
         return _time(struct.unpack_from(">q", encoded, content)[0]), content + 8
+    if kind in {b"l", b"L"}:
+        # pika has a type of its own for them, which writes itself as 5L.
+        return struct.unpack_from(">q", encoded, content)[0], content + 8
     if kind in {b"F", b"A"} and depth >= DEEPEST:
         return "nested too deep", content + 4 + _size(encoded, content)
     if kind == b"F":

@@ -167,6 +167,12 @@ def test_deeply_nested_headers_are_cut_off_and_the_rest_is_read() -> None:
     assert headers["b"] is True
 
 
+def test_a_large_number_in_a_header_is_read_as_a_plain_one() -> None:
+    """pika's own type writes itself as 5L."""
+    read = over_the_wire(Properties(headers={"sent": [9 * 10**18]}))
+    assert repr(read.headers) == "{'sent': [9000000000000000000]}"
+
+
 ANY_PROPERTIES = {
     "content_type": "text/plain", "content_encoding": "gzip", "delivery_mode": 2, "priority": 3, "correlation_id": "c",
     "reply_to": "r", "expiration": "1000", "message_id": "m", "timestamp": 1_700_000_000, "type": "t", "app_id": "a",
