@@ -176,8 +176,7 @@ def _at_commit(handing: _HandingOver) -> None:
     rows would wait until their lease ends."""
     callbacks, ours = _callbacks()
     transaction.on_commit(handing.run, using=database.alias(), robust=True)
-    if len(callbacks) > ours and callbacks[-1][1] == handing.run:
-        callbacks.insert(ours, callbacks.pop())
+    callbacks.insert(ours, callbacks.pop())
 
 
 def _callbacks() -> tuple[list[Any], int]:

@@ -217,10 +217,7 @@ def _confirmed_at(marks: Sequence[Mark]) -> Combinable:
     for mark in marks:
         # Rounded towards now, so that no row is published before it was due.
         steps_back.setdefault(int(min(now - mark.at, LONGEST_BACK) / MOMENT), []).append(mark.row.pk)
-    earlier = [(database.in_future(-steps * MOMENT), ids) for steps, ids in steps_back.items()]
-    if len(earlier) == 1:
-        return earlier[0][0]
-    return Case(*(When(pk__in=ids, then=moment) for moment, ids in earlier))
+    return Case(*(When(pk__in=ids, then=database.in_future(-steps * MOMENT)) for steps, ids in steps_back.items()))
 
 
 def _write_failure(mark: Mark) -> None:

@@ -480,6 +480,19 @@ def test_a_late_answer_does_not_overwrite_another_result(declare: Declare, outsi
     )
 
 
+def test_a_late_failure_is_kept_as_one_even_if_another_attempt_failed_alike(declare: Declare, outside: Outside) -> None:
+    declare(honours_keys=True)
+    outside.script = [NotDone("busy"), NotDone("busy")]
+    handled()
+    assert carried_out().state == "intended"
+    everything_due()
+    late = effect_runner.carry_out(ledger.claim(Q(), 10))
+    assert carried_out().state == "done"  # another process took it for abandoned
+    ledger.note(late)
+    busy = "NotDone: busy"
+    assert attempts_kept() == [(1, "not done", busy), (2, "not done", f"too late to count: {busy}")]
+
+
 def test_a_failure_that_is_reported_again_after_the_next_attempt_began_is_one_failed_attempt(
     declare: Declare, outside: Outside
 ) -> None:

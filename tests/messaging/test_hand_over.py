@@ -55,12 +55,15 @@ def test_the_first_events_that_fit_are_handed_over_and_the_others_free(relay_of_
 def test_the_first_bytes_that_fit_are_handed_over(
     relay_of_this_process: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "HAND_OVER_BYTES", 2500)
+    size = len(Noted(text="x" * 1000).encode())
+    monkeypatch.setattr(leases, "HAND_OVER_BYTES", 4 * size)
     with transaction.atomic():
-        rows = add(4, size=1000)
-    assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:2]]
+        rows = [*add(1, size=1000), *add(1, size=1000)]
+    with transaction.atomic():
+        rows += [*add(1, size=1000), *add(3, size=1000)]
+    assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:4]]
     relay_of_this_process._handed.take(LIMIT)
-    assert relay_of_this_process.room() == (LIMIT, 2500)
+    assert relay_of_this_process.room() == (LIMIT, 4 * size)
 
 
 def test_several_adds_share_the_room(relay_of_this_process: Relay) -> None:

@@ -1,7 +1,7 @@
 """Messages of one ordering key are handled in the order of their transactions, through retries; others flow."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -61,17 +61,15 @@ def consumer(diary: Diary) -> Iterator[Consumer]:
         yield consumer
 
 
-def added(*texts: str, key: str = "W-1") -> list[OutboxMessage]:
-    """Events of one key, each in a transaction of its own, published."""
+def added(*texts: str, key: str = "W-1", to: Sequence[str] = ("notes",)) -> list[OutboxMessage]:
+    """Events of one key, each in a transaction of its own, published to these consumers."""
     rows = [add(Noted(text=text), ordering_key=key)[0] for text in texts]
-    OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
-        state="published", expected_consumers=["notes"]
-    )
+    OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(state="published", expected_consumers=list(to))
     return rows
 
 
 def arrives(consumer: Consumer, row: OutboxMessage) -> str:
-    return handling.handle(consumer, delivery_of(row))
+    return handling.handle(consumer, delivery_of(row, consumer=consumer.name))
 
 
 def sent_again(message_id: str) -> OutboxMessage:
@@ -182,6 +180,26 @@ def test_a_message_that_was_cancelled_after_it_arrived_is_waited_for(consumer: C
     assert diary.handled == ["first", "second"]
 
 
+def test_each_consumer_has_an_order_of_its_own(consumer: Consumer) -> None:
+    """What another consumer has handled, or lets wait, says nothing about this one."""
+    copies = a_consumer(name="copies")
+    first, second = added("first", "second", to=["copies", "notes"])
+    assert arrives(copies, second) == "waiting"
+    assert arrives(consumer, first) == "handled"
+    assert ordering.release_due([consumer, copies])[0] == 0
+    assert not OutboxMessage.objects.exclude(origin="event").exists()
+
+
+def test_a_lost_message_that_is_sent_again_keeps_its_place(consumer: Consumer, diary: Diary) -> None:
+    first, second = added("first", "second")
+    assert arrives(consumer, second) == "waiting"
+    with transaction.atomic():
+        outbox.resend(first, consumer="notes", queue=consumer.queue, origin=OutboxMessage.Origin.RECONCILE)
+    assert arrives(consumer, sent_again(first.message_id)) == "handled"
+    assert arrives(consumer, sent_again(second.message_id)) == "handled"
+    assert diary.handled == ["first", "second"]
+
+
 def test_a_batch_keeps_the_order(consumer: Consumer, diary: Diary) -> None:
     rows = added("first", "second", "third")
     together = handling.handle_together(consumer, [delivery_of(row) for row in rows])
@@ -283,21 +301,24 @@ def test_a_consumer_process_releases_what_waits_behind_a_cancelled_event(
 
 def test_waiting_keys_are_looked_at_a_few_at_a_time_and_none_is_left_out(consumer: Consumer, diary: Diary) -> None:
     """Where thousands wait behind one that fails, effects do not wait until each of them was looked at."""
-    for key in ("W-1", "W-2", "W-3", "W-4", "W-5"):
-        first, second = added("first", "second", key=key)
-        diary.failing["first"] = RuntimeError("gateway down")
-        assert (arrives(consumer, first), arrives(consumer, second)) == ("retrying", "waiting")
-    InboxMessage.objects.filter(ordering_key="W-5", state="retrying").update(state="dead")
+    copies, elsewhere = a_consumer(diary, name="copies"), a_consumer(diary, name="elsewhere")
+    diary.failing["first"] = RuntimeError("gateway down")
+    assert arrives(copies, added("first", key="W-1", to=["copies"])[0]) == "retrying"
+    for each, key in [(elsewhere, "W-1"), (copies, "W-3"), *((consumer, f"W-{number}") for number in range(1, 6))]:
+        first, second = added("first", "second", key=key, to=[each.name])
+        assert (arrives(each, first), arrives(each, second)) == ("retrying", "waiting")
+    failing = InboxMessage.objects.filter(consumer="notes", state="retrying")
+    failing.filter(ordering_key__in=["W-3", "W-5"]).update(state="dead")
 
     looks = []
     reached = ordering.BEGINNING
     for _ in range(4):
-        released, reached = ordering.release_due([consumer], after=reached, limit=2)
+        released, reached = ordering.release_due([consumer, copies], after=reached, limit=3)
         looks.append((released, reached))
     assert looks == [
-        (0, ("notes", "W-2")),
-        (0, ("notes", "W-4")),
-        (1, ordering.BEGINNING),
+        (0, ("notes", "W-2")),  # behind that of the copies
+        (2, ("notes", "W-5")),
+        (0, ordering.BEGINNING),
         (0, ("notes", "W-2")),
     ]
 

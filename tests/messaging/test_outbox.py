@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import structlog
-from django.db import connections, transaction
+from django.db import connections, router, transaction
 from django.test import TestCase
 from django.utils import timezone
 
-from messaging import outbox
+from messaging import conf, outbox
 from messaging.broker.publisher import Outcome, Status
 from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.models import OutboxMessage
 from messaging.relay import leases
 from messaging.relay import thread as relay_thread
 from messaging.relay.destinations import publishing_of
-from tests.support.consuming import Noted
+from tests.support.consuming import Noted, an_inbox_row
 from tests.support.running import InThread
 
 FOREVER = 3600.0
@@ -144,6 +144,41 @@ def test_rows_are_leased_to_the_process_that_writes_them_and_handed_over_at_the_
     assert leases.claim(10, FOREVER) == []
 
 
+@pytest.mark.django_db(transaction=True)
+def test_rows_are_handed_over_at_the_commit_of_the_database_that_holds_the_outbox(
+    handed: Handed, reports: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "db_for_write", lambda *_, **__: reports)
+    with connections[reports].schema_editor() as schema:
+        schema.create_model(OutboxMessage)
+    with transaction.atomic(using=reports):
+        with transaction.atomic():
+            rows = outbox.add(Noted(text="x"), using=reports)
+        assert handed.rows == []
+    assert handed.rows == rows
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_relay_that_fails_at_the_commit_fails_neither_the_transaction_nor_the_callbacks_of_the_project(
+    handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_thread, "hand_over", lambda *_: 1 / 0)
+    called: list[str] = []
+    with transaction.atomic():
+        outbox.add(Noted(text="x"))
+        transaction.on_commit(lambda: called.append("the project's"))
+    assert called
+    assert OutboxMessage.objects.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("body", [None, b""])
+def test_a_message_without_a_body_is_sent_again_without_one(body: bytes | None) -> None:
+    with transaction.atomic():
+        outbox.resend(an_inbox_row(body=body), consumer="notes", queue="notes", origin=OutboxMessage.Origin.REPLAY)
+    assert publishing_of(OutboxMessage.objects.get()).message.body == b""
+
+
 @pytest.mark.django_db
 def test_without_a_relay_thread_rows_are_free_and_any_relay_claims_them() -> None:
     with transaction.atomic():
@@ -178,11 +213,13 @@ def test_a_body_over_the_limit_is_refused_and_says_what_to_do(settings: Any) -> 
 @pytest.mark.django_db
 def test_an_event_carries_what_readers_need() -> None:
     with transaction.atomic(), structlog.contextvars.bound_contextvars(request_id="req-7"):
-        outbox.add(Noted(text="x"), subject="n-1", correlation_id="c-1")
+        outbox.add(Noted(text="x"), subject="n-1", correlation_id="c-1", priority=7)
     row = OutboxMessage.objects.get()
     publishing = publishing_of(row)
     message = publishing.message
     assert (publishing.exchange, publishing.routing_key) == ("orders.events", "test.noted")
+    assert publishing.key == message.headers["x-outbox-id"] == str(row.pk)
+    assert (message.app_id, message.priority) == (conf.get().app_id, 7)
     assert (message.type, message.version, message.attempt, message.subject) == ("test.noted", 1, 1, "n-1")
     assert (message.correlation_id, message.persistent, message.content_type) == ("c-1", True, "application/json")
     assert (message.timestamp, message.request_id) == (row.created_at, "req-7")

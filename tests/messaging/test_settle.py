@@ -4,11 +4,12 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db.models import Q
 
-from messaging import effects
+from messaging import database, effects
 from messaging.actions.selection import Selection
 from messaging.actions.settle import Decision, find, settle
 from messaging.effects import Sending
@@ -80,6 +81,7 @@ def test_giving_up_ends_it(calls: list[Sending], state: str) -> None:
     assert InboxMessage.objects.get().state == "handled"
     assert effect_runner.run_all_due([CONSUMER]) == 0
     assert calls == []
+    assert not effect.failed_attempts.exists(), "there was no answer to keep"
 
 
 def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Sending]) -> None:
@@ -96,12 +98,23 @@ def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Send
 @pytest.mark.parametrize("decision", Decision)
 def test_what_the_gateway_had_answered_is_still_there(calls: list[Sending], decision: Decision) -> None:
     """Also of an effect that failed before attempts had rows."""
-    row = an_effect("unknown", attempts=3, error="the gateway answered 500")
+    failed_at = database.in_future(-3600)
+    row = an_effect("unknown", attempts=3, error="the gateway answered 500", changed_at=failed_at)
+    failed_at = Effect.objects.get().changed_at
     effect = settled(row, decision, note="asked them")
     assert effect
     kept = effect.failed_attempts.get()
     assert (kept.number, kept.outcome, kept.error) == (3, "unknown", "the gateway answered 500")
+    assert kept.finished_at == failed_at
     assert "the gateway answered 500" in [entry.detail for entry in timeline.for_message("m-1").entries]
+
+
+def test_an_answer_that_its_attempt_has_is_not_kept_again(calls: list[Sending]) -> None:
+    effect = an_effect("unknown", attempts=3, error="the gateway answered 500")
+    facts = {"token": UUID(int=1), "number": 3, "outcome": "unknown", "error": effect.error}
+    kept = EffectAttempt.objects.create(effect=effect, **facts)
+    assert settled(effect, Decision.GIVE_UP)
+    assert EffectAttempt.objects.get() == kept
 
 
 @pytest.mark.parametrize("state", ["done", "sending", "intended"])
