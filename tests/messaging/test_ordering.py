@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -159,6 +160,7 @@ def test_a_task_of_celery_does_what_is_due_where_no_consumer_runs(consumer: Cons
     an_effect("intended", inbox_state="effects due")
     sent: list[str] = []
     with effects.registry.temporary(EffectKind(name="text", send=lambda sending: sent.append(sending.key))):
+        import_module("messaging.tasks")  # as a worker of Celery does at its start
         assert current_app.tasks[name]() == {"effects": 1, "released": 1}
     assert sent == ["m-1:notes:text"]
 
