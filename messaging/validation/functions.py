@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import AsyncContextDecorator, ContextDecorator, suppress
 from functools import partial
@@ -52,13 +52,19 @@ def check_runs(function: Any, what: str) -> None:
 
 def require_run(answer: object, what: str) -> None:
     """Raise NotRun if a function returned work that has not run, and close it: a coroutine, a generator, `map` or
-    `filter`, a context manager, a function that was not called."""
+    `filter`, also in a list or dict; a context manager, a function that was not called."""
     require_awaited(answer, what)
     # Not every iterator: an open file has nothing to run, and a MagicMock in a project's tests counts as one. Likewise
     # AsyncGenerator below.
-    if isinstance(answer, Generator | map | filter | ContextDecorator | AsyncContextDecorator):
-        _close(answer)
-        raise NotRun(f"{what} returned {kind_of(answer)}, whose work did not run. Run it to its end before you return.")
+    idle = [each for each in _parts(answer) if isinstance(each, Generator | map | filter)]
+    if isinstance(answer, ContextDecorator | AsyncContextDecorator):
+        idle.append(answer)
+    for each in idle:
+        _close(each)
+    if idle:
+        raise NotRun(
+            f"{what} returned {kind_of(idle[0])}, whose work did not run. Run it to its end before you return."
+        )
     if inspect.isroutine(answer) or isinstance(answer, partial):
         raise NotRun(
             f"{what} returned {kind_of(answer)} that was not called. Call it, or look for a decorator without its "
@@ -67,9 +73,8 @@ def require_run(answer: object, what: str) -> None:
 
 
 def require_awaited(answer: object, what: str) -> None:
-    """Raise NotRun if a function returned something to await or wait for, or a list of such, and close it."""
-    answers = answer if isinstance(answer, list | tuple | set | frozenset) else [answer]
-    waiting = [each for each in answers if isinstance(each, Awaitable | AsyncGenerator | Future)]
+    """Raise NotRun if a function returned something to await or wait for, or a list or dict of such, and close it."""
+    waiting = [each for each in _parts(answer) if isinstance(each, Awaitable | AsyncGenerator | Future)]
     for each in waiting:
         _close(each)
     if waiting and isinstance(waiting[0], Future):
@@ -113,6 +118,14 @@ def text_of(value: object) -> str:
         with suppress(BaseException):
             return written(value)
     return f"({kind_of(value)} whose text cannot be made)"
+
+
+def _parts(answer: object, levels: int = 3) -> Iterator[object]:
+    """Yield an answer, and what is in it if it is a list, a dict or the like."""
+    yield answer
+    if levels and isinstance(answer, list | tuple | set | frozenset | dict):
+        for each in answer.values() if isinstance(answer, dict) else answer:
+            yield from _parts(each, levels - 1)
 
 
 def _within_partials(function: Any) -> Any:

@@ -133,6 +133,7 @@ RETURNS_WORK: list[Callable[..., Any]] = [
     lambda *given: [asynchronous(), asynchronous()], a_future, lambda *given: take_note,
     lambda *given: partial(take_note), lambda *given: Future(), lambda *given: [Future()],
     contextmanager(generator), asynccontextmanager(asynchronous_generator),
+    lambda *given: {"text": asynchronous()}, lambda *given: [[asynchronous()]], lambda *given: (generator(),),
 ]  # fmt: skip
 
 
