@@ -29,6 +29,8 @@ QueueType = Literal["quorum", "classic"]
 #: Most levels of priority that a queue may have; each costs the broker memory
 #: (https://www.rabbitmq.com/docs/priority).
 MAX_PRIORITY = 255
+#: Most deliveries that a consumer may hold: AMQP counts them in 16 bits.
+MAX_PREFETCH = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +172,8 @@ def consumer(
             raise ValueError("it names no events")
         for event in events:
             _check_event(event)
-        if batch < 1:
-            raise ValueError("batch is at least 1")
+        _check_number("batch", batch, MAX_PREFETCH)
+        _check_number("prefetch", 1 if prefetch is None else prefetch, MAX_PREFETCH)
         if isinstance(keys, str):
             raise ValueError(f'keys is a list of keys, such as ["{keys}"]')
         if broadcast and (queue or queue_type or max_priority or arguments or retry or batch > 1):
@@ -223,9 +225,16 @@ def _check_event(event: Any) -> None:
         raise ValueError(untyped(event))
 
 
+def _check_number(what: str, given: object, highest: int) -> None:
+    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= highest:
+        raise ValueError(f"{what} is a whole number from 1 to {highest}, not {given!r:.60}")
+
+
 def _check_queue(consumer: Consumer) -> None:
     if not texts.is_short(consumer.queue):
         raise ValueError(f"the name of its queue is a text of at most {texts.LONGEST} bytes, without NUL")
+    if consumer.queue.startswith("amq."):
+        raise ValueError(f"the broker keeps names that begin with 'amq.' for itself, such as {consumer.queue!r}")
     for other in registered():
         if other.queue == consumer.queue and other.name != consumer.name:
             # Each would take messages from the other.
@@ -240,8 +249,7 @@ def _check_queue(consumer: Consumer) -> None:
     check_table("arguments", consumer.arguments)
     if consumer.max_priority is None:
         return
-    if not 1 <= consumer.max_priority <= MAX_PRIORITY:
-        raise ValueError(f"max_priority is 1 to {MAX_PRIORITY}")
+    _check_number("max_priority", consumer.max_priority, MAX_PRIORITY)
     if (consumer.queue_type or conf.get().queue_type) != "classic":
         raise ValueError('only a classic queue has priorities; say queue_type="classic"')
 
