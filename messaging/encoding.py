@@ -48,12 +48,18 @@ def checked_body(event: Event) -> bytes:
 def routing_key_of(event: Event) -> str:
     """Return the routing key that `event` is published with; a field that is None becomes an empty text.
 
-    Raises ValueError for a key that AMQP or a database does not take, for instance of over 255 bytes.
+    Raises ValueError for a field that does not fit its format in the template, and for a key that AMQP or a database
+    does not take, for instance of over 255 bytes.
     """
     if not event.event_key:
         return event.event_type
     found = event.model_dump(mode="json", by_alias=False, include=set(fields_in(event.event_key)))
-    key = event.event_key.format_map({name: "" if value is None else value for name, value in found.items()})
+    try:
+        key = event.event_key.format_map({name: "" if value is None else value for name, value in found.items()})
+    except Exception as error:
+        # The fields are those of the JSON: a Decimal and a time are texts here.
+        why = f"its key {event.event_key!r} cannot be made of its fields: {functions.text_of(error)}"
+        raise ValueError(f"{event.event_type}: {why}") from None
     return texts.checked(f"{event.event_type}: its routing key", key, octets=MAX_SHORT_STRING)
 
 
@@ -67,10 +73,11 @@ def routing_headers_of(event: Event) -> dict[str, Any]:
         what = f"{event.event_type}: header {name}"
         if not isinstance(value, str | int | float):
             raise ValueError(f"{what} is no text, number or truth but {type(value).__name__}")
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError(f"{what} is a number of more than 64 bits")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{what} is {value}, no number")
+        # Floats too: PostgreSQL returns a large one as a whole number.
+        if isinstance(value, int | float) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{what} is a number of more than 64 bits")
     return found
 
 

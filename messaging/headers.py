@@ -7,7 +7,6 @@ closes the connection over a frame that is too large.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -136,9 +135,8 @@ def _storable(value: Any) -> Any:
         return storable_headers(value)
     if isinstance(value, list):
         return [_storable(item) for item in value]
-    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    if isinstance(value, int) and -(2**63) <= value < 2**63:
+    # Floats too: PostgreSQL returns a large one as a whole number, for which AMQP has 64 bits.
+    if value is None or (isinstance(value, int | float) and -(2**63) <= value < 2**63):
         return value
     return texts.storable_text(str(value))
 

@@ -45,7 +45,7 @@ def add(
 
     `subject` is what they are about (an order number), for people who search. `correlation_id` ties them to
     other messages. `priority`, from 0 to 255, lets them pass those of a lower one in queues that have priorities. With
-    `delay` they are published that much later.
+    `delay` they are published that much later; a negative one means at once.
 
     Messages with the same `ordering_key` are handled one after the other at each consumer, in the order in which
     their transactions commit; two such transactions therefore wait for each other from here on.
@@ -124,7 +124,7 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
     for row in rows:
         if row.consumer and row.headers:
             row.headers = fit_headers(row.headers, destinations.room_for_headers(row))
-    if delay:
+    if delay is not None and delay > timedelta(0):
         publish_at = database.in_future(delay.total_seconds())
         for row in rows:
             row.publish_at = publish_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -33,10 +34,13 @@ with events.registry.temporary():
     class Measured(Event, type="test.measured", exchange=Exchange("test.papers", "headers"), headers=["ratio"]):
         ratio: float
 
+    class Weighed(Event, type="test.weighed", key="{grams:d}"):
+        grams: Decimal
+
 
 @pytest.fixture(autouse=True)
 def only_these() -> Iterator[None]:
-    with events.registry.temporary(Announced, Logged, Seen, Measured), registered():
+    with events.registry.temporary(Announced, Logged, Seen, Measured, Weighed), registered():
         yield
 
 
@@ -68,6 +72,12 @@ def test_reconcile_does_not_look_for_broadcasts() -> None:
         ({"arguments": {"x-max-length": {1, 2}}}, "x-max-length"),
         ({"arguments": {"x-max-length": 2**63}}, "64 bits"),
         ({"queue_type": "Classic"}, "quorum or classic"),
+        ({"max_priority": 2.5, "queue_type": "classic"}, "max_priority is a whole number from 1 to 255"),
+        ({"batch": 65_536}, "batch is a whole number from 1 to 65535"),
+        ({"batch": "5"}, "batch is a whole number"),
+        ({"prefetch": 65_536}, "prefetch is a whole number"),
+        ({"prefetch": -1}, "prefetch is a whole number"),
+        ({"queue": "amq.orders"}, "keeps names"),
     ],
 )
 def test_what_does_not_go_together_is_refused_when_it_is_declared(options: dict[str, Any], why: str) -> None:
@@ -115,5 +125,9 @@ def test_a_key_a_header_or_a_priority_that_amqp_has_no_room_for_is_refused_where
             outbox.add(Logged(severity="x" * 256))
         with pytest.raises(ValueError, match="no number"):
             outbox.add(Measured(ratio=float("inf")))
+        with pytest.raises(ValueError, match="more than 64 bits"):  # PostgreSQL would return a whole number
+            outbox.add(Measured(ratio=1e22))
+        with pytest.raises(ValueError, match=r"test.weighed: its key '\{grams:d\}' cannot be made of its fields"):
+            outbox.add(Weighed(grams=Decimal(5)))
         with pytest.raises(ValueError, match="priority"):
             outbox.add(Announced(text="x"), priority=256)

@@ -89,6 +89,10 @@ def test_whatever_header_arrived_can_be_passed_on(raw: bytes) -> None:
     assert fitted(message).encode(), "as a request that goes back or is dead-lettered"
 
 
+def test_a_float_beyond_64_bits_is_passed_on_as_text_for_postgresql_returns_it_as_a_whole_number() -> None:
+    assert headers_to_pass_on({"far": 1e22, "in": [-1e19, 1e18]}) == {"far": "1e+22", "in": ["-1e+19", 1e18]}
+
+
 def test_a_time_before_1970_is_read_and_sent_as_it_is() -> None:
     headers, _ = read_table(long(ODD["a time before 1970"]))
     assert headers == {"born": datetime(1, 1, 1, tzinfo=UTC)}

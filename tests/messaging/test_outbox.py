@@ -201,6 +201,13 @@ def test_a_delayed_event_waits_in_the_table(handed: Handed) -> None:
 
 
 @pytest.mark.django_db
+def test_an_event_whose_delay_is_over_is_published_at_once(handed: Handed) -> None:
+    with transaction.atomic():
+        [row] = outbox.add(Noted(text="x"), delay=timedelta.min)
+    assert row.lease_token is not None, "it is handed over like any other"
+
+
+@pytest.mark.django_db
 def test_a_body_over_the_limit_is_refused_and_says_what_to_do(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
     with transaction.atomic():
