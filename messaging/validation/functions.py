@@ -56,7 +56,7 @@ def require_run(answer: object, what: str) -> None:
     require_awaited(answer, what)
     # Not every iterator: an open file has nothing to run, and a MagicMock in a project's tests counts as one. Likewise
     # AsyncGenerator below.
-    idle = [each for each in _parts(answer) if isinstance(each, Generator | map | filter)]
+    idle: list[object] = [each for each in _parts(answer) if isinstance(each, Generator | map | filter)]
     if isinstance(answer, ContextDecorator | AsyncContextDecorator):
         idle.append(answer)
     for each in idle:
