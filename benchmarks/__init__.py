@@ -1,1 +1,1 @@
-"""Speed, measured. One file a question; each says how to run it."""
+"""Speed, measured: `script/bench`. One file a question; `harness/` measures, `shop/` is the Django project measured."""

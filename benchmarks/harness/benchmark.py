@@ -1,0 +1,44 @@
+"""A benchmark: a question, and the variants that answer it side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.harness.window import Measured
+
+#: Measures so many messages in a process of its own, with Django set up and an empty database and vhost.
+Run = Callable[[int], Measured]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to do the work."""
+
+    #: As the tables call it.
+    name: str
+    run: Run
+    database: Literal["postgresql", "sqlite"] = "postgresql"
+    #: Part of the benchmark's count: slow variants need fewer messages for the same time.
+    share: float = 1.0
+    #: Added to the environment of its processes.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: Whether it measures Warren, so that `--compare` can measure another checkout by it.
+    warren: bool = False
+    #: The other checkout.
+    checkout: Path | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A question. Every variant runs once a round; ratios are to the `reference` of the same round."""
+
+    question: str
+    #: What is counted.
+    unit: str
+    reference: str
+    count: int
+    quick_count: int
+    variants: tuple[Variant, ...]

@@ -1,0 +1,175 @@
+"""The servers of a measurement: one RabbitMQ and one PostgreSQL, with a fresh vhost and database for each run."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.harness.benchmark import Variant
+from benchmarks.harness.window import BROKER, DATABASE
+from script.environment import ROOT
+from script.services import packages, rabbitmq_directory
+from script.services.owned import ServiceError
+from script.services.ports import free_port
+from script.services.postgresql import PostgreSQLCluster, installed_programs
+from script.services.rabbitmq import RabbitMQNode
+from script.services.rabbitmq_directory import required_scripts
+
+#: Environment variables that name the C program, and the port for STOMP.
+PUBLISH, STOMP_PORT = "BENCH_PUBLISH", "BENCH_STOMP_PORT"
+PEERS = ("celery", "kombu", "dramatiq", "django-outbox-pattern", "faststream", "nameko")
+LIBRARIES = ("django", "psycopg", "pika", "structlog", *PEERS)
+
+
+@dataclass
+class Servers:
+    """Running servers. `environment` makes a place for one run of a variant."""
+
+    directory: Path
+    node: RabbitMQNode
+    cluster: PostgreSQLCluster
+    publish: Path
+    stomp_port: int
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @contextmanager
+    def environment(self, variant: Variant) -> Iterator[dict[str, str]]:
+        """Inside, there is an empty vhost and a migrated, empty database for `variant`: the environment that names
+        them."""
+        vhost = f"run{next(self._numbers)}"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DJANGO", "CELERY"))}
+        environment = {
+            **inherited,
+            "DJANGO_SETTINGS_MODULE": "benchmarks.shop.settings",
+            "PYTHONPATH": self._python_path(variant),
+            "AMQP_URL": self.node.add_vhost(vhost),
+            "BENCH_PASSWORD": self.node.password,
+            BROKER: str(self.node.directory),
+            DATABASE: str(self.cluster.directory),
+            PUBLISH: str(self.publish),
+            STOMP_PORT: str(self.stomp_port),
+            **variant.environment,
+        }
+        try:
+            with self._database(variant, environment) as url:
+                yield {**environment, "DATABASE_URL": url}
+        finally:
+            self.node.delete_vhost(vhost)
+
+    @contextmanager
+    def _database(self, variant: Variant, environment: dict[str, str]) -> Iterator[str]:
+        template = f"template_{_name_of(variant.checkout)}"
+        if variant.database == "sqlite":
+            migrated, copy = (self.directory / f"{name}.sqlite3" for name in (template, "run"))
+            if not migrated.exists():
+                _migrate(environment, f"sqlite:///{migrated}")
+            shutil.copy(migrated, copy)
+            yield f"sqlite:///{copy}"
+            for path in self.directory.glob("run.sqlite3*"):
+                path.unlink()
+            return
+        server = self.cluster.url.rpartition("/")[0]
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [template]).fetchone():
+                connection.execute(f"CREATE DATABASE {template}".encode())
+                _migrate(environment, f"{server}/{template}")
+            connection.execute(f"CREATE DATABASE run TEMPLATE {template}".encode())
+            connection.execute("CHECKPOINT")
+            try:
+                yield f"{server}/run"
+            finally:
+                connection.execute("DROP DATABASE run WITH (FORCE)")
+
+    def _python_path(self, variant: Variant) -> str:
+        """Return where a variant's processes find Python packages: of another checkout `messaging` alone."""
+        if variant.checkout is None:
+            return str(ROOT)
+        others = self.directory / _name_of(variant.checkout)
+        others.mkdir(exist_ok=True)
+        if not (others / "messaging").exists():
+            (others / "messaging").symlink_to(variant.checkout / "messaging")
+        return f"{others}:{ROOT}"
+
+    def versions(self) -> dict[str, str]:
+        """Return what was measured with."""
+        overview = self.node.api("GET", "/overview")
+        with psycopg.connect(self.cluster.url) as connection:
+            postgresql = str(connection.info.parameter_status("server_version"))
+        git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        return {
+            "Warren": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+            "cores": str(os.cpu_count()),
+            "Python": platform.python_version(),
+            "RabbitMQ": f"{overview['rabbitmq_version']} (Erlang {overview['erlang_version']})",
+            "PostgreSQL": postgresql.split()[0],
+            **{name: version(name) for name in LIBRARIES},
+        }
+
+
+@contextmanager
+def running() -> Iterator[Servers]:
+    """Start the servers, with what is missing installed from Debian. They end, and leave nothing, with the block."""
+    _install_missing()
+    with ExitStack() as stack:
+        directory = Path(tempfile.mkdtemp(prefix="warren-bench-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        directory.chmod(0o711)
+        publish = directory / "publish"
+        source = ROOT / "benchmarks/publish.c"
+        subprocess.run(["cc", "-O2", "-Wall", "-o", publish, source, "-lrabbitmq"], check=True)
+        node = stack.enter_context(RabbitMQNode(directory / "rabbitmq", throwaway=True))
+        cluster = stack.enter_context(PostgreSQLCluster(directory / "postgresql"))
+        stomp_port = free_port()
+        _enable_stomp(node, stomp_port)
+        yield Servers(directory, node, cluster, publish, stomp_port)
+
+
+def _install_missing() -> None:
+    needed = {
+        "rabbitmq-server": rabbitmq_directory.installed_scripts(),
+        "postgresql": installed_programs(),
+        "postgresql-contrib": (installed_programs() or Path()) / "pgbench",
+        "gcc": shutil.which("cc"),
+        "libc6-dev": Path("/usr/include/stdio.h"),
+        "librabbitmq-dev": Path("/usr/include/amqp.h"),
+    }
+    missing = [name for name, path in needed.items() if not (path and Path(path).exists())]
+    if missing:
+        packages.install(*missing)
+
+
+def _enable_stomp(node: RabbitMQNode, port: int) -> None:
+    """Let the node listen for STOMP, which django-outbox-pattern speaks."""
+    options = "[{persistent, true}]"
+    node.ctl("eval", f'application:set_env(rabbitmq_stomp, tcp_listeners, [{{"127.0.0.1", {port}}}], {options}).')
+    ports = node._state.read()["ports"]
+    done = subprocess.run(
+        [required_scripts() / "rabbitmq-plugins", "--quiet", "enable", "rabbitmq_stomp"],
+        env=rabbitmq_directory.environment(node.directory, ports),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ServiceError(f"rabbitmq_stomp could not be enabled: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def _migrate(environment: dict[str, str], url: str) -> None:
+    command = [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--verbosity=0"]
+    subprocess.run(command, env={**environment, "DATABASE_URL": url}, check=True)
+
+
+def _name_of(checkout: Path | None) -> str:
+    return "other" if checkout else "own"

@@ -1,0 +1,19 @@
+"""Warren's consumer."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from benchmarks.shop.events import OrderPlaced
+from benchmarks.shop.models import Receipt
+from messaging.consumers import consumer
+
+#: Its queue.
+QUEUE = "shop.receipts"
+
+
+@consumer("receipts", OrderPlaced, batch=int(os.environ.get("BENCH_BATCH", "1")))
+def receipts(event: OrderPlaced, delivery: Any) -> None:
+    """Write a receipt."""
+    Receipt.objects.create(number=event.number, phone=event.phone, text=event.note)
