@@ -25,7 +25,7 @@ examples:
 class Command(ServingCommand):
     help = "Serve procedures: take requests from their queues, run each, send the result to the caller."
     examples = EXAMPLES
-    stopping = "Answering what has arrived. CTRL+C again leaves at once; callers then wait in vain."
+    stopping = "Answering what has arrived. CTRL+C again leaves at once; callers then get no answer."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("names", nargs="*", metavar="NAME", help="procedures to serve (default: all)")
