@@ -77,7 +77,7 @@ def test_no_room_imports_one_below_it_in_the_table() -> None:
 
 def test_the_fault_table_names_every_test_of_a_fault_and_none_that_is_not_there() -> None:
     defined = {
-        path: set(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE))
+        path: set(re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE))
         for path in ROOT.glob("tests/**/test_*.py")
     }
     # What injects the faults is tested beside them, and is none.
@@ -87,3 +87,21 @@ def test_the_fault_table_names_every_test_of_a_fault_and_none_that_is_not_there(
 
     assert named - set().union(*defined.values()) == set()
     assert faults - named == set()
+
+
+def test_every_promise_names_the_tests_that_show_it() -> None:
+    _, _, section = (ROOT / "docs/faults.md").read_text().partition("## What is promised, and which test shows it\n")
+    promises = rows_of(section.partition("\n## ")[0])
+    _, _, readme = (ROOT / "README.md").read_text().partition("| what dies, and when |")
+    deaths = list(rows_of("| what dies, and when |" + readme.partition("\n\n")[0]))
+
+    assert [promise for promise, shown_by in promises.items() if not re.search(r"`test_\w+`", shown_by)] == []
+    assert [death for death in deaths if death not in promises] == []
+    assert [promise[:2] for promise in promises][:9] == [f"{number}." for number in range(1, 10)]
+
+
+def rows_of(text: str) -> dict[str, str]:
+    """The rows of the tables of a text, without their heads: the last cell of each by its first."""
+    tables = re.findall(r"^\|[-|]+\|\n((?:\|.*\n?)+)", text, re.MULTILINE)
+    cells = [row.strip("|").split(" | ") for table in tables for row in table.splitlines()]
+    return {row[0].strip(): row[-1] for row in cells}

@@ -21,11 +21,11 @@ from messaging.rpc import client
 from orders.models import Order, Product
 from script.services.rabbitmq import USER, RabbitMQNode
 from tests.faults.shop import PATIENCE, Shop, assert_calm, environment, everything_arrived, open_shop, place, situation
-from tests.support.amqp import messages_left, plain_channel
-from tests.support.consuming import Noted, a_consumer, notes, registered, take_note
+from tests.support.amqp import messages_left, plain_channel, queue_length, send
+from tests.support.consuming import Noted, a_consumer, a_message, notes, registered, take_note
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.repeats import repeats
-from tests.support.running import IMPATIENT, add, running_relay, running_worker
+from tests.support.running import IMPATIENT, add, declare_queues, running_relay, running_worker
 from tests.support.waiting import eventually
 
 #: What RabbitMQ does is the same for both databases.
@@ -114,14 +114,22 @@ def test_processes_started_without_a_broker_wait_calmly_and_everything_arrives_w
         assert len(lines(process, "amqp.unreachable")) <= 4, "each connection logs the same trouble once"
 
 
-def test_alarms_hold_up_publishing_and_nothing_else(shop: Shop, breakable_broker: RabbitMQNode) -> None:
-    """F6, F7, F8. Consumers go on acknowledging: they and the relay have connections of their own. Status tells; a
-    call costs its timeout and no more."""
+def test_alarms_hold_up_publishing_and_nothing_else(shop: Shop, breakable_broker: RabbitMQNode, settings: Any) -> None:
+    """F6, F7, F8. Consumers go on: they and the relay have connections of their own. Status tells; a call costs its
+    timeout and no more."""
     shop.buy()
     eventually(everything_arrived, report=situation)
+    [vhost] = settings.MESSAGING["AMQP_URLS"]
+    reader = a_consumer()
+    declare_queues(reader)
     for number, (alarm, (raised, cleared)) in enumerate(ALARMS.items(), start=1):
+        send(vhost, reader.queue, a_message(alarm))
         breakable_broker.ctl(*raised)
         try:
+            with running_worker(reader):
+                eventually(lambda alarm=alarm: notes(alarm) == 1)
+            assert queue_length(vhost, reader.queue) == 0
+            InboxMessage.objects.filter(consumer=reader.name).delete()  # no order's
             with shop.shopping():
                 eventually(lambda number=number: len(lines(shop.web, "amqp.blocked.*role=relay")) == number, 20)
                 shop.bought(5)

@@ -20,7 +20,7 @@ from messaging.message import Delivery, Message
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.worker import consumer_threads, database_wait
 from script.services.rabbitmq import RabbitMQNode
-from tests.support.amqp import plain_channel, send
+from tests.support.amqp import plain_channel, send, unacknowledged
 from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
 from tests.support.missing_table import missing_table
 from tests.support.network import BrokerNetwork
@@ -314,7 +314,7 @@ def test_waiting_for_a_missing_table_costs_no_attempt_and_no_redelivery_and_is_l
 
 @pytest.mark.only_on("postgresql")
 def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_attempt_counted(
-    vhost: str, monkeypatch: pytest.MonkeyPatch
+    broker: RabbitMQNode, vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_worker(waiting(known(), a_message("before"))) as worker:
         eventually(lambda: notes("before") == worker.tally.counts["handled"] == 1)
@@ -328,7 +328,7 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
                 )
             send(vhost, "tests.notes", *numbered(5))
             eventually(lambda: worker.tally.busy == 1)
-            seconds_pass(0.5)
+            eventually(lambda: unacknowledged(broker, vhost, "tests.notes") == 5)
             assert notes() == 1
             assert worker.tally.counts == {"handled": 1}
         eventually(lambda: outcomes() == {"handled": 6})
