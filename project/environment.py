@@ -15,6 +15,10 @@ from messaging.validation.addresses import hidden
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
+_NAME = r"[\w.-]+|\[[0-9a-fA-F:.]+\]"
+_HOST = re.compile(rf"\*|\.?(?:{_NAME})")
+_ORIGIN = re.compile(rf"https?://(?:\*\.)?(?:{_NAME})(?::\d+)?")
+
 # A password may begin with "$". With interpolation, django-environ reads it as the name of another variable.
 environ.Env.interpolate = False
 env = environ.Env()
@@ -60,6 +64,24 @@ def items(name: str, default: Sequence[str]) -> list[str]:
                 f"{name}: write commas between the items, and no blank or quotation mark in one{where}."
             )
     return [text for text in found if text]
+
+
+def hosts(name: str, default: Sequence[str]) -> list[str]:
+    """Read a list of hosts. Django compares them with the host alone, so another form would never match."""
+    return _in_form(name, default, _HOST, "a host, without scheme and port, such as shop.example or .shop.example")
+
+
+def origins(name: str, default: Sequence[str]) -> list[str]:
+    """Read a list of origins. Django compares them with what browsers send, so another form would never match."""
+    return _in_form(name, default, _ORIGIN, "an origin, with scheme and without path, such as https://shop.example")
+
+
+def _in_form(name: str, default: Sequence[str], form: re.Pattern[str], meaning: str) -> list[str]:
+    found = items(name, default)
+    for text in found:
+        if not form.fullmatch(text):
+            raise ImproperlyConfigured(f"{name}: {text!r} is not {meaning}.")
+    return found
 
 
 def one_of(name: str, *choices: str) -> str:

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from project import logs
 from project.celery_tls import celery_tls
-from project.environment import BASE_DIR, env, flag, items, one_of, seconds, time_zone, whole_number
+from project.environment import BASE_DIR, env, flag, hosts, items, one_of, origins, seconds, time_zone, whole_number
 
 VAR_DIR = BASE_DIR / "var"
 
@@ -29,8 +29,8 @@ def secret_key() -> str:
 
 DEBUG = flag("DEBUG", default=False)
 SECRET_KEY = secret_key()
-ALLOWED_HOSTS = items("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = items("CSRF_TRUSTED_ORIGINS", default=[])
+ALLOWED_HOSTS = hosts("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = origins("CSRF_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -113,11 +113,11 @@ if not env.str("DATABASE_URL", default=""):
     # SQLite creates the file, but not its folder. If the folder cannot be created, the first command says so.
     with suppress(OSError):
         VAR_DIR.mkdir(exist_ok=True)
-database_url = env.str("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}")
+database_url = env.str("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'db.sqlite3'}").strip()
 if not database_url.startswith(("sqlite:///", "postgres://", "postgresql://")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite:/// or postgres://")
 try:
-    database = env.db_url_config(database_url)
+    database: dict[str, Any] = env.db_url_config(database_url)
 except ValueError:
     # The address is not repeated: the wrong port may be part of the password.
     raise ImproperlyConfigured("DATABASE_URL: the port must be a number; a ':' in a password is %3A") from None
@@ -130,12 +130,12 @@ if database["ENGINE"] == "django.db.backends.sqlite3":
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
-    }
+    } | database.get("OPTIONS", {})
 else:
     # A server that disappears silently (power, network) is noticed after 35 s; by default it takes hours.
     keepalive = {"keepalives_idle": 20, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 35_000}
     database["OPTIONS"] = {"connect_timeout": 5} | keepalive | database.get("OPTIONS", {})
-    database["CONN_MAX_AGE"] = whole_number("CONN_MAX_AGE", default=60)
+    database["CONN_MAX_AGE"] = whole_number("CONN_MAX_AGE", default=database.get("CONN_MAX_AGE", 60))
     database["CONN_HEALTH_CHECKS"] = True
 DATABASES = {"default": database}
 

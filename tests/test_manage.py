@@ -61,6 +61,14 @@ def settings_with(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str
         ("AMQP_URL", "", "MESSAGING.AMQP_URLS: AMQP_URL names no broker"),
         ("ALLOWED_HOSTS", "a.example b.example", "ALLOWED_HOSTS: write commas between the items"),
         ("ALLOWED_HOSTS", "'a.example'", "ALLOWED_HOSTS: write commas between the items"),
+        *(
+            ("ALLOWED_HOSTS", text, f"ALLOWED_HOSTS: {text!r} is not a host")
+            for text in ("https://a.example", "a.example:8000", "*.a.example", "a.example/")
+        ),
+        *(
+            ("CSRF_TRUSTED_ORIGINS", text, f"CSRF_TRUSTED_ORIGINS: {text!r} is not an origin")
+            for text in ("a.example", "https://a.example/", "https://")
+        ),
         ("SECRET_KEY", " ", "SECRET_KEY is not set"),
     ],
 )
@@ -105,7 +113,29 @@ def test_blanks_around_the_items_of_a_list_are_left_out(monkeypatch: pytest.Monk
     assert found["CELERY_BROKER_URL"] == ["amqp://u:p@a/v", "amqp://u:p@b/v"]
 
 
+def test_hosts_and_origins_have_the_forms_that_django_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts, origins = "*,.a.example,[::1],10.0.0.1,b_c.example", "https://*.a.example,http://b.example:8000"
+    found = settings_with(monkeypatch, ALLOWED_HOSTS=hosts, CSRF_TRUSTED_ORIGINS=origins)
+    assert (found["ALLOWED_HOSTS"], found["CSRF_TRUSTED_ORIGINS"]) == (hosts.split(","), origins.split(","))
+
+
 # --- the database ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "value"),
+    [
+        ("postgres://u:p@h/shop?conn_max_age=600", "CONN_MAX_AGE", 600),
+        (" postgres://u:p@h/shop\n", "NAME", "shop"),
+        ("sqlite:///shop.sqlite3?timeout=5", "OPTIONS", 5),
+    ],
+)
+def test_what_the_address_of_the_database_says_is_used(
+    monkeypatch: pytest.MonkeyPatch, url: str, name: str, value: object
+) -> None:
+    monkeypatch.delenv("CONN_MAX_AGE", raising=False)
+    found = settings_with(monkeypatch, DATABASE_URL=url)["DATABASES"]["default"][name]
+    assert (found["timeout"] if name == "OPTIONS" else found) == value
 
 
 def test_an_unreachable_database_is_reported_with_what_to_check() -> None:

@@ -59,11 +59,12 @@ class Management(ManagementClient):
             "name,type,durable,auto_delete,exclusive,arguments,messages_ready,messages_unacknowledged,consumers,"
             "policy,operator_policy,effective_policy_definition,state"
         )
-        return list(self._pages("queues", columns))
+        return list(self._pages("queues", columns, "name"))
 
     def exchanges(self) -> list[dict[str, Any]]:
         """Every exchange."""
-        return list(self._pages("exchanges", "name,type,durable,auto_delete,internal,arguments,policy"))
+        needed = ("name", "type", "durable", "auto_delete", "internal")
+        return list(self._pages("exchanges", ",".join([*needed, "arguments", "policy"]), *needed))
 
     def policies(self) -> list[dict[str, Any]]:
         """Every policy but the operators', which do not concern exchanges."""
@@ -71,7 +72,7 @@ class Management(ManagementClient):
 
     def bindings(self) -> list[dict[str, Any]]:
         """Every binding. RabbitMQ has no pages of them."""
-        return self.get(f"/bindings/{self._vhost}", list)
+        return self.get(f"/bindings/{self._vhost}", list, "source", "destination")
 
     def consumers(self) -> list[dict[str, Any]]:
         """Every consumer."""
@@ -129,7 +130,7 @@ class Management(ManagementClient):
 
     # --- HTTP --------------------------------------------------------------------------------------------------
 
-    def _pages(self, what: str, columns: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, what: str, columns: str, *needed: str) -> Iterator[dict[str, Any]]:
         """Yield every object by page, each name once. An object that appears or goes meanwhile may be missing."""
         seen: set[str] = set()
         page = 1
@@ -139,13 +140,14 @@ class Management(ManagementClient):
             if status == HTTPStatus.BAD_REQUEST and page > 1:
                 return  # so many have gone meanwhile that there is no such page
             found = self.decoded(status, content)
-            if not (isinstance(found, dict) and isinstance(found.get("items"), list)):
+            if not (isinstance(found, dict) and isinstance(pages := found.get("page_count", 0), int)):
                 raise self.is_something_else()
+            self.require_objects(found.get("items"), needed)
             for each in found["items"]:
                 if each["name"] not in seen:
                     seen.add(each["name"])
                     yield each
-            if page >= int(found.get("page_count", 0)):
+            if page >= pages:
                 return
             page += 1
 

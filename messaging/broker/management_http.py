@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -69,7 +69,7 @@ def _address(broker: BrokerAddress, management_url: str) -> Address:
         scheme=given.scheme,
         host=given.hostname or "",
         port=given.port or PORTS["amqps" if given.scheme == "https" else "amqp"][1],
-        prefix=given.path.rstrip("/"),
+        prefix=given.path.rstrip("/").removesuffix("/api"),  # which is added to every path
         user=unquote(given.username) if given.username else broker.user,
         password=unquote(given.password or "") if given.username else broker.password,
         vhost=broker.vhost,
@@ -83,12 +83,20 @@ class ManagementClient:
         self.address = address
         self._has_answered = False
 
-    def get(self, path: str, kind: type[_Kind]) -> _Kind:
-        """Return the JSON object or list at `path`."""
+    def get(self, path: str, kind: type[_Kind], *needed: str) -> _Kind:
+        """Return the JSON object, or list of objects, at `path`. Each object of a list has what is `needed`."""
         found = self.decoded(*self.request(path))
         if not isinstance(found, kind):
             raise self.is_something_else()
+        if isinstance(found, list):
+            self.require_objects(found, needed)
         return found
+
+    def require_objects(self, found: Any, needed: Iterable[str]) -> None:
+        """Check that a list holds objects alone, each with what is `needed`."""
+        names = set(needed)
+        if not (isinstance(found, list) and all(isinstance(each, dict) and names <= each.keys() for each in found)):
+            raise self.is_something_else()
 
     def request(self, path: str) -> tuple[int, bytes]:
         """Return status and body of the answer to a GET."""
@@ -159,7 +167,7 @@ class ManagementClient:
             raise self.is_something_else(f" (HTTP {status})")
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self.is_something_else() from None
 
     def _refusal(self, content: bytes) -> str:
