@@ -99,7 +99,7 @@ examples:
     def change(self, rows: Sequence[Effect], words: str, **options: Any) -> None:
         decision = Decision(options["decision"])
         for row in rows:
-            ledger.settle(row.pk, was=SETTLES[decision], result=_result(decision, options["reference"], words))
+            ledger.settle(row, _result(decision, options["reference"], words))
 
     def about(self, selection: Selection) -> str:
         """Return the key of a single effect."""
@@ -129,7 +129,7 @@ settle = Settle()
 def find(name: str) -> Effect | None:
     """Return the effect of that id or key (message id:consumer:name), if there is one."""
     name = storable_text(name)
-    if name.isascii() and name.isdigit() and len(name) < 19:
+    if name.isdecimal() and len(name) < 19:
         return Effect.objects.filter(pk=int(name)).first()
     rest, _, effect = name.rpartition(":")
     message_id, _, consumer = rest.rpartition(":")

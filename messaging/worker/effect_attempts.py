@@ -32,12 +32,12 @@ def record_late(row: Effect, state: Effect.State, error: str, reference: str) ->
     write(row, _OUTCOMES.get(state, Outcome.DONE_LATE), f"too late to count: {error or reference or 'done'}")
 
 
-def record_before_settling(row: Effect | None) -> None:
-    """Write down the error of an effect that is about to be settled, if no attempt has it.
+def record_before_settling(row: Effect) -> None:
+    """Write down the error of an effect that is about to be settled, if no attempt has it, and no person wrote it.
 
     Such an effect failed under a version of Warren that kept no attempts; settling overwrites its error.
     """
-    if row is None or not row.error or row.failed_attempts.filter(error=row.error).exists():
+    if row.given_up or not row.error or row.failed_attempts.filter(error=row.error).exists():
         return
     row.failed_attempts.create(
         token=uuid.uuid4(),

@@ -171,17 +171,15 @@ def _take_back(token: uuid.UUID, ids: Collection[int]) -> bool:
 def note(results: Sequence[tuple[Claimed, Result]]) -> None:
     """Write down the results of attempts, and close the inbox rows whose last effect they settle.
 
-    A result counts only while the effect has its sender's token: after that another process has moved it on. It still
-    counts if the effect is *unknown* meanwhile: now it is known.
+    A result counts only while the effect has its sender's token: after that another process or a person has moved it
+    on. It still counts if the effect is *unknown* meanwhile: now it is known. Noted again, it changes nothing.
     """
     with database.atomic():
         inbox_ids = lock_messages(claimed.row for claimed, _ in results)
         for claimed, result in results:
-            mine = Effect.objects.filter(
-                pk=claimed.row.pk, token=claimed.row.token, state__in=[State.SENDING, State.UNKNOWN]
-            )
             waits = database.in_future(result.rest.total_seconds())
-            changed = mine.update(
+            effect = Effect.objects.filter(pk=claimed.row.pk)
+            changed = effect.filter(token=claimed.row.token).update(
                 **result.columns,
                 failure_group=_group_of(claimed.row, result),
                 send_at=waits if result.state == State.INTENDED else F("send_at"),
@@ -189,36 +187,31 @@ def note(results: Sequence[tuple[Claimed, Result]]) -> None:
             )
             if changed:
                 effect_attempts.record(claimed.row, result.state, result.error)
-            elif Effect.objects.filter(~Q(token=claimed.row.token) | Q(token=None), pk=claimed.row.pk).exists():
+            elif effect.exists():
                 effect_attempts.record_late(claimed.row, result.state, result.error, result.reference)
                 log.warning("effect.late_result", effect=claimed.row.name, message_id=claimed.row.message_id)
         close(inbox_ids)
 
 
-def settle(effect_id: int, *, was: Collection[Effect.State], result: Result) -> bool:
-    """Write down an operator's decision about an effect, in the caller's transaction, if its state is still one of
-    `was`; return whether it is. The results of its attempts stay in their own rows.
+def settle(row: Effect, result: Result) -> None:
+    """Write down an operator's decision about an effect, in the caller's transaction, which has locked the effect and
+    its message. The results of its attempts stay in their own rows.
 
     An effect that is *intended* again is carried out as if for the first time, with a whole new retry policy. A late
     result of an earlier sender no longer changes anything.
     """
-    inbox_ids = lock_messages(Effect.objects.filter(pk=effect_id).only("inbox_message"))
-    effect_attempts.record_before_settling(Effect.objects.filter(pk=effect_id, state__in=was, given_up=False).first())
+    effect_attempts.record_before_settling(row)
     again = result.state == State.INTENDED
-    changed = Effect.objects.filter(pk=effect_id, state__in=was).update(
+    anew: dict[str, Any] = {"attempts": 0, "send_at": Now()} if again else {}
+    Effect.objects.filter(pk=row.pk).update(
         **result.columns,
+        **anew,
         failure_group="",
         given_up=result.state == State.FAILED,
-        attempts=0 if again else F("attempts"),
-        send_at=Now() if again else F("send_at"),
         sending_until=None,
         token=None,
     )
-    if changed and again:
-        _reopen(inbox_ids)
-    elif changed:
-        close(inbox_ids)
-    return bool(changed)
+    (_reopen if again else close)([row.inbox_message_id])
 
 
 def close(inbox_ids: Collection[int]) -> None:
@@ -272,5 +265,5 @@ def lock_messages(rows: Iterable[Effect]) -> list[int]:
     """Lock the inbox rows of these effects: of two processes that finish a message's last two effects, the second must
     see the first."""
     ids = sorted({row.inbox_message_id for row in rows})
-    list(InboxMessage.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk", flat=True))
+    list(InboxMessage.objects.filter(pk__in=ids).order_by("pk").select_for_update().values_list("pk"))
     return ids

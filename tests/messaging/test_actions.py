@@ -66,6 +66,8 @@ def test_every_action_is_tested_here() -> None:
 def test_who_did_what_and_why_is_written_with_it(name: str, make: Callable[[], Row], options: dict[str, str]) -> None:
     row = make()
     selection = Selection.of_rows(type(row), [row.pk])
+    # A page asks for the plan before it is told the options.
+    assert action(name).plan(selection).changed == 1
     result = action(name).run(selection, by="ann@host", note="because", **options)
     done = OperatorAction.objects.get()
     assert (done.actor, done.action, done.changed, result.changed) == ("ann@host", name, 1, 1)

@@ -281,14 +281,14 @@ def test_an_unknown_effect_is_settled_with_a_decision(staff: Client) -> None:
     ]
 
 
-def test_a_reference_is_asked_for_where_it_may_have_been_done(staff: Client) -> None:
+def test_the_page_of_an_effect_offers_what_can_be_said_in_its_state(staff: Client) -> None:
     grant("settle_effect")
     effect = an_effect()
     for state, asked in (("unknown", True), ("failed", True), ("intended", False)):
         Effect.objects.update(state=state)
         page = staff.get(f"{EFFECTS}{effect.pk}/change/").content.decode()
-        assert 'name="decision"' in page
-        assert ('name="reference"' in page) is asked
+        assert 'value="give up"' in page
+        assert ('value="not done"' in page, 'name="reference"' in page) == (asked, asked)
 
 
 # --- audit -------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Q
+from django.utils.timezone import now
 
 from messaging import database, effects, testing
 from messaging.consumers import Consumer
@@ -21,6 +22,7 @@ from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage
+from messaging.retry import RetryPolicy
 from messaging.worker import effect_runner, handling, ledger
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, a_message, look_after, notes, take_note
 from tests.support.running import InThread
@@ -295,6 +297,19 @@ def test_retry_later_rests_as_long_as_the_outside_said(declare: Declare, outside
     assert effect_runner.run_all_due([CONSUMER]) == 0
 
 
+@pytest.mark.parametrize(("error", "rests_until"), [(NotDone("busy"), {"send_at"}), (GONE, {"sending_until"})])
+def test_what_is_tried_again_rests_as_long_as_its_policy_says(
+    declare: Declare, outside: Outside, error: Exception, rests_until: set[str]
+) -> None:
+    hours = timedelta(hours=8)
+    declare(honours_keys=True, retry=RetryPolicy(first_delay=hours, max_delay=hours))
+    outside.script = [error]
+    handled()
+    look_after([CONSUMER])
+    times = Effect.objects.values("send_at", "sending_until").get()
+    assert {name for name, at in times.items() if at and at > now() + timedelta(hours=1)} == rests_until
+
+
 def test_whether_keys_are_honoured_may_depend_on_the_configuration(declare: Declare, outside: Outside) -> None:
     honoured = [True]
     declare(honours_keys=lambda: honoured[0])
@@ -360,6 +375,9 @@ def test_an_effect_whose_process_died_is_first_left_alone_and_then_doubtful(
     assert inbox_state() == "handled"
     assert len(outside.calls) == honours_keys
     assert attempts_kept() == [(1, outcome, ledger._NO_ANSWER)]
+    effect = Effect.objects.get()
+    is_unknown = state == "unknown"
+    assert (effect.error == ledger._NO_ANSWER, bool(effect.failure_group)) == (is_unknown, is_unknown)
 
 
 def leave_the_next_commit_unanswered(*, arrives: bool) -> None:
@@ -437,12 +455,11 @@ def test_a_claim_without_an_answer_is_forgotten_after_the_time_of_its_effects(
 ) -> None:
     handled()
     leave_the_next_commit_unanswered(arrives=False)
-    ledger.claim(Q(), 10)
-    assert ledger._unanswered
-    later = time.monotonic() + TIMEOUT.total_seconds() + ledger.MARGIN
-    monkeypatch.setattr(time, "monotonic", lambda: later)
-    ledger.claim(Q(), 10)
-    assert ledger._unanswered == {}
+    earlier, later = (time.monotonic() + rest for rest in (ledger.MARGIN, TIMEOUT.total_seconds() + ledger.MARGIN))
+    for moment, is_remembered in ((earlier, True), (later, False)):
+        monkeypatch.setattr(time, "monotonic", lambda moment=moment: moment)
+        ledger.claim(Q(), 10)
+        assert bool(ledger._unanswered) is is_remembered
 
 
 @committing
@@ -567,11 +584,14 @@ def both(event: Noted, delivery: Delivery) -> None:
 def test_the_effects_of_one_message_close_its_row_together(declare: Declare, outside: Outside) -> None:
     effects.effect("call", timeout=TIMEOUT, retry=QUICKLY)(outside.ring)
     handled(a_consumer(both))
-    first, second = ledger.claim(Q(), 10)
-    ledger.note(effect_runner.carry_out([first]))
-    assert inbox_state() == "effects_due"
-    ledger.note(effect_runner.carry_out([second]))
-    assert inbox_state() == "handled"
+    another = InboxMessage.objects.create(consumer="notes", message_id="another", state="effects_due")
+    Effect.objects.create(inbox_message=another, consumer="notes", message_id="another", name="text")
+    for state in ("effects_due", "handled"):
+        [claimed] = ledger.claim(~Q(inbox_message=another), 1)
+        ledger.note(effect_runner.carry_out([claimed]))
+        assert claimed.row.inbox_message.state == state
+    another.refresh_from_db()
+    assert another.state == "effects_due"
 
 
 @committing

@@ -1,22 +1,24 @@
 """A person settles what no program can know: whether an effect outside the database was done."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.db.models import Q
+from django.utils.timezone import now
 
 from messaging import database, effects
 from messaging.actions.selection import Selection
 from messaging.actions.settle import Decision, find, settle
 from messaging.effects import Sending
-from messaging.exceptions import NotDone
+from messaging.exceptions import NotDone, Reject
 from messaging.history import timeline
 from messaging.history.effect_trouble import EffectTrouble
-from messaging.models import Effect, EffectAttempt, InboxMessage
+from messaging.models import Effect, EffectAttempt, InboxMessage, OperatorAction
 from messaging.worker import effect_runner, ledger
 from messaging.worker.database_wait import DatabaseWait
 from tests.support.consuming import QUICKLY, a_consumer, an_effect, look_after
@@ -52,18 +54,21 @@ def settled(effect: Effect, decision: Decision, **options: Any) -> Effect | None
 
 @pytest.mark.parametrize("state", ["unknown", "failed"])
 def test_done_keeps_what_the_gateway_calls_it_and_who_said_so(calls: list[Sending], state: str) -> None:
-    effect = settled(an_effect(state), Decision.DONE, reference="SM1", note="seen in their log")
+    row = an_effect(state, attempts=3, failure_group="f")
+    effect = settled(row, Decision.DONE, reference="SM1", note="seen in their log")
     assert effect
-    assert (effect.state, effect.reference) == ("done", "SM1")
+    assert (effect.state, effect.reference, effect.failure_group) == ("done", "SM1", "")
+    assert (effect.attempts, effect.send_at) == (3, row.send_at)
     assert effect.error == "settled by ann@host: seen in their log"
     assert effect_runner.run_all_due([CONSUMER]) == 0
 
 
 @pytest.mark.parametrize("state", ["unknown", "failed"])
 def test_not_done_is_carried_out_again_with_a_whole_new_retry_policy(calls: list[Sending], state: str) -> None:
-    effect = settled(an_effect(state), Decision.NOT_DONE)
+    soon = now() + timedelta(hours=1)
+    effect = settled(an_effect(state, attempts=3, send_at=soon, sending_until=soon), Decision.NOT_DONE)
     assert effect
-    assert (effect.state, effect.attempts) == ("intended", 0)
+    assert (effect.state, effect.attempts, effect.sending_until) == ("intended", 0, None)
     assert InboxMessage.objects.get().state == "effects_due"
 
     assert effect_runner.run_all_due([CONSUMER]) == 1
@@ -93,6 +98,7 @@ def test_a_failure_that_a_person_gave_up_is_no_trouble_any_more(calls: list[Send
     again = settled(effect, Decision.NOT_DONE)
     assert again
     assert not again.given_up
+    assert not again.failed_attempts.exists()  # "given up" is no answer of the gateway
 
 
 @pytest.mark.parametrize("decision", Decision)
@@ -128,6 +134,17 @@ def test_effects_that_are_done_or_being_sent_are_not_settled(calls: list[Sending
     assert not EffectAttempt.objects.exists()
 
 
+def test_one_effect_is_told_with_its_state_and_several_as_a_number(calls: list[Sending]) -> None:
+    one, other = an_effect("unknown"), an_effect("unknown", message_id="m-2")
+    result = settle.run(Selection(effect_rows=[one.pk]), by=WHO, decision=Decision.NOT_DONE)
+    assert result.text == f"Effect {one.pk} (text of message m-1): intended."
+    assert result.facts == {"id": one.pk, "key": "m-1:notes:text", "state": "intended"}
+
+    result = settle.run(Selection(effect_rows=[one.pk, other.pk]), by=WHO, decision=Decision.GIVE_UP)
+    assert result.text == "2 effects settled."
+    assert OperatorAction.objects.latest("pk").about == f"effect {one.pk}, {other.pk}"
+
+
 def test_the_other_effects_of_the_message_keep_its_row_open(calls: list[Sending]) -> None:
     effect = an_effect("unknown", inbox_state="effects_due")
     Effect.objects.create(inbox_message=effect.inbox_message, consumer="notes", message_id="m-1", name="call")
@@ -135,17 +152,51 @@ def test_the_other_effects_of_the_message_keep_its_row_open(calls: list[Sending]
     assert InboxMessage.objects.get().state == "effects_due"
 
 
-def test_a_late_answer_changes_nothing_that_was_settled(calls: list[Sending]) -> None:
-    effect = an_effect("intended", inbox_state="effects_due", attempts=0)
+def test_each_step_of_an_effect_and_its_message_has_its_time(calls: list[Sending]) -> None:
+    """By it old rows are pruned, and found by `--since`."""
+    effect = an_effect("intended", inbox_state="effects_due")
+    rows = [Effect.objects.all(), InboxMessage.objects.all()]
+
+    def changed_by(step: Callable[[], object]) -> tuple[Any, ...]:
+        """What this step gave a new time: effect, message."""
+        for each in rows:
+            each.update(changed_at=database.in_future(-7200))
+        step()
+        return tuple(each.filter(changed_at__gt=database.in_future(-3600)).exists() for each in rows)
+
+    claimed: list[Any] = []
+    assert changed_by(lambda: claimed.extend(ledger.claim(Q(), 1))) == (True, False)
+    assert changed_by(lambda: ledger.note(effect_runner.carry_out(claimed))) == (True, True)
+    Effect.objects.update(state="sending", sending_until=database.in_future(-1))
+    InboxMessage.objects.update(state="effects_due")
+    assert changed_by(lambda: ledger.claim(Q(), 1)) == (True, True)
+    assert changed_by(lambda: settled(effect, Decision.NOT_DONE)) == (True, True)
+    assert [each.get().state for each in rows] == ["intended", "effects_due"]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "said"), [(None, "done late", "ref-1"), (Reject("no"), "failed", "Reject: no")]
+)
+def test_a_late_answer_changes_nothing_that_was_settled(
+    calls: list[Sending], error: Exception | None, outcome: str, said: str
+) -> None:
+    def send(sending: Sending) -> str:
+        if error:
+            raise error
+        return "ref-1"
+
+    effects.registry.clear()
+    effects.effect("text", retry=QUICKLY)(send)
+    effect = an_effect("intended", inbox_state="effects_due")
     results = effect_runner.carry_out(ledger.claim(Q(), 1))
     Effect.objects.update(state="unknown")
     settled(effect, Decision.GIVE_UP)
     ledger.note(results)
     effect.refresh_from_db()
     assert effect.state == "failed"
-    # It is recorded that it was done after all.
-    late = effect.failed_attempts.get(outcome="done late")
-    assert late.error == "too late to count: ref-1"
+    # What became of it after all is recorded.
+    late = effect.failed_attempts.get()
+    assert (late.outcome, late.error) == (outcome, f"too late to count: {said}")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -174,8 +225,11 @@ def test_it_fails_again_where_it_cannot_be_done(calls: list[Sending]) -> None:
 
 def test_an_effect_is_found_by_its_id_and_by_its_key() -> None:
     effect = an_effect("unknown", message_id="a:b", name="te-xt")
+    for other in ({"message_id": "b"}, {"consumer": "copies"}):
+        an_effect("unknown", **{"message_id": "a:b", "name": "te-xt", **other})
+    Effect.objects.create(inbox_message=effect.inbox_message, consumer="notes", message_id="a:b", name="call")
     assert find(str(effect.pk)) == find(effect.key) == effect
-    for name in ("0", "", "a:b", "a:b:notes:fax", "9" * 30, "²"):
+    for name in ("0", "", "a:b", "a:b:notes:fax", "9" * 5000, "²"):
         assert find(name) is None, name
 
 
