@@ -13,7 +13,6 @@ from messaging import consumers, database
 from messaging.actions.action import MessageAction
 from messaging.actions.publish_now import LEASED
 from messaging.actions.selection import Box, Selection
-from messaging.consumers import Consumer
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.models.failures import REASON_LIMIT, failure_group, leave_dead
 from messaging.worker import ordering
@@ -85,18 +84,10 @@ examples:
         In transactions of its own: a handler locks the ordering key first, and the row after that. Should this process
         die before, a worker does it later.
         """
-        keys = {(each, row.ordering_key) for row in rows if row.ordering_key for each in _receivers(row)}
-        for consumer, key in keys:
-            with database.atomic():
-                ordering.release_next(consumer, key)
+        for consumer in consumers.registered():
+            for key in {row.ordering_key for row in rows if row.ordering_key and consumer.wants(row.type)}:
+                with database.atomic():
+                    ordering.release_next(consumer, key)
 
 
 cancel = Cancel()
-
-
-def _receivers(row: OutboxMessage | InboxMessage) -> list[Consumer]:
-    return [
-        each
-        for each in consumers.registered()
-        if each.name == row.consumer or (not row.consumer and each.wants(row.type))
-    ]

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils.timezone import now
 
 from messaging import database
 from messaging.actions.cancel import cancel
@@ -12,7 +13,9 @@ from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
 from messaging.broker.publisher import Outcome, Status
 from messaging.consumers import Consumer
+from messaging.message import Delivery
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.models.failures import failure_group
 from messaging.relay import leases
 from messaging.relay.leases import Mark
 from messaging.worker import handling
@@ -32,6 +35,8 @@ pytestmark = pytest.mark.django_db
 
 ALL = Selection()
 WHO = "ann@host"
+#: The group of messages that were cancelled.
+CANCELLED = failure_group("notes", "test.noted", "cancelled")
 
 
 @pytest.fixture
@@ -67,13 +72,15 @@ def test_an_event_that_waits_is_not_published_and_says_why(state: str) -> None:
 
     row = OutboxMessage.objects.get()
     assert (row.state, row.last_error) == ("cancelled", "cancelled by ann@host: wrong price")
+    assert row.publish_at <= now()  # which is when it was cancelled
     OutboxMessage.objects.update(publish_at=database.in_future(-1))
     assert leases.claim(10, 30) == []
 
 
 def test_a_leased_row_is_not_cancelled() -> None:
-    an_outbox_row(lease_until=database.in_future(20))
-    assert cancel.plan(ALL).facts == cancelled() == {"outbox": 0, "inbox": 0, "leased": 1}
+    row = an_outbox_row(lease_until=database.in_future(20))
+    for wanted in (ALL, Selection(outbox_rows=[row.pk])):
+        assert cancel.plan(wanted).facts == cancelled(wanted) == {"outbox": 0, "inbox": 0, "leased": 1}
     assert OutboxMessage.objects.get().state == "pending"
 
 
@@ -83,7 +90,8 @@ def test_a_relay_that_was_frozen_past_its_lease_does_not_mark_a_cancelled_row_pu
     OutboxMessage.objects.update(lease_until=database.in_future(-1))
     assert cancelled()["outbox"] == 1
     leases.write([Mark(held, Outcome(Status.CONFIRMED), ())])
-    assert OutboxMessage.objects.get().state == "cancelled"
+    row = OutboxMessage.objects.get()
+    assert (row.state, row.lease_until) == ("cancelled", None)
 
 
 def test_a_cancelled_retry_or_replay_leaves_its_message_dead_and_to_be_replayed(
@@ -95,7 +103,7 @@ def test_a_cancelled_retry_or_replay_leaves_its_message_dead_and_to_be_replayed(
 
     letter = InboxMessage.objects.get()
     assert (letter.state, letter.reason, letter.attempt) == ("dead", "cancelled by ann@host", 2)
-    assert letter.failure_group
+    assert letter.failure_group == CANCELLED
     # The copy that a broker may have got from a relay that died before its mark.
     assert handling.handle(consumer, delivery_of(row, queue=consumer.queue)) == "duplicate"
     assert replay.run(ALL, by=WHO).changed == 1
@@ -154,18 +162,35 @@ def test_messages_behind_a_cancelled_event_are_released_at_once(consumer: Consum
     assert handling.handle(consumer, delivery_of(turn, queue=consumer.queue)) == "handled"
 
 
-def test_a_waiting_message_is_dead_once_cancelled_and_releases_the_next(consumer: Consumer) -> None:
+def three_of_one_key(consumer: Consumer) -> list[Delivery]:
     rows = [add(Noted(text=text), ordering_key="W-1")[0] for text in ("first", "second", "third")]
     OutboxMessage.objects.update(state="published", expected_consumers=["notes"])
-    first, second, third = (delivery_of(row, queue=consumer.queue) for row in rows)
-    assert [handling.handle(consumer, each) for each in (second, third)] == ["waiting", "waiting"]
+    first, *later = (delivery_of(row, queue=consumer.queue) for row in rows)
+    assert [handling.handle(consumer, each) for each in later] == ["waiting", "waiting"]
+    return [first, *later]
 
-    wanted = Selection(message_ids=[second.message_id])
+
+def test_a_waiting_message_is_dead_once_cancelled_and_releases_the_next(consumer: Consumer) -> None:
+    first, second, third = three_of_one_key(consumer)
+    waiting = InboxMessage.objects.filter(message_id=second.message_id)
+    waiting.update(changed_at=database.in_future(-7200))
+
+    wanted = Selection(inbox_rows=[waiting.get().pk])
     assert cancel.plan(wanted).facts == cancelled(wanted) == {"outbox": 0, "inbox": 1, "leased": 0}
 
-    assert InboxMessage.objects.get(message_id=second.message_id).state == "dead"
+    letter = waiting.get()
+    assert (letter.state, letter.reason, letter.failure_group) == ("dead", "cancelled by ann@host", CANCELLED)
+    assert now() - letter.changed_at < timedelta(hours=1)
     assert handling.handle(consumer, first) == "handled"
     assert OutboxMessage.objects.get(origin="turn").message_id == third.message_id
+
+
+def test_a_message_that_is_cancelled_when_its_turn_has_come_releases_the_next(consumer: Consumer) -> None:
+    first, second, third = three_of_one_key(consumer)
+    assert handling.handle(consumer, first) == "handled"
+    assert OutboxMessage.objects.get(origin="turn").message_id == second.message_id
+    assert cancelled()["outbox"] == 1
+    assert OutboxMessage.objects.get(origin="turn", state="pending").message_id == third.message_id
 
 
 # --- which, by whom, and at once ---------------------------------------------------------------------------
