@@ -207,7 +207,7 @@ def _callback_failed(delivery: Delivery, row: InboxMessage | None, callback: str
     if row is None:
         return
     try:
-        inbox.add_error(row, delivery, f"after the commit, in {callback}: {reason}")
+        inbox.add_error(row, f"after the commit, in {callback}: {reason}")
     except (DatabaseError, InterfaceError) as refused:
         log.warning("message.callback_not_recorded", **_context(delivery), reason=inbox.describe(refused))
 
@@ -272,7 +272,7 @@ def _bury_bare(delivery: Delivery, error: Exception) -> Verdict:
     and to go on would lose them all.
     """
     log.exception("message.not_recorded")
-    bare = replace(delivery, message=Message(body=delivery.message.body, id=delivery.message_id))
+    bare = replace(delivery, message=Message(body=delivery.message.body))
     try:
         with database.atomic():
             moved = inbox.bury(bare, f"its failure could not be recorded: {inbox.describe(error)}")

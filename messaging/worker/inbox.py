@@ -86,10 +86,9 @@ def record(
     )
 
 
-def add_error(row: InboxMessage, delivery: Delivery, text: str) -> None:
-    """Add a failure after the commit to the row of an attempt that was handled, for the message's history."""
-    handled = DeliveryAttempt.objects.filter(inbox_message=row, number=delivery.attempt, outcome=Outcome.HANDLED)
-    for attempt in handled:
+def add_error(row: InboxMessage, text: str) -> None:
+    """Add a failure after the commit to the row of the attempt that was handled, for the message's history."""
+    for attempt in row.attempts.filter(outcome=Outcome.HANDLED):
         attempt.error = "; ".join(filter(None, [attempt.error, storable_text(text)[:REASON_LIMIT]]))
         attempt.save(update_fields=["error"])
 

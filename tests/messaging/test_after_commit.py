@@ -19,7 +19,7 @@ from messaging.retry import RetryPolicy
 from messaging.worker import consumer_threads, database_wait, handling, inbox
 from messaging.worker.consumer_threads import ConsumerThreads
 from messaging.worker.service import Tally
-from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes
+from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, an_inbox_row, note, notes
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -45,12 +45,15 @@ def failing(error: BaseException, ran: list[str]) -> Callable[..., None]:
 def test_a_message_whose_callback_fails_is_handled_and_its_history_names_the_failure(error: BaseException) -> None:
     ran: list[str] = []
     testing.deliver(a_message(id="m-0"), a_consumer())
+    # Its process was killed before, in the same attempt.
+    crashed = an_inbox_row(state="retrying", attempt=1).attempts.create(number=1, outcome="crashed")
     with capture_logs() as lines:
         verdict = testing.deliver(a_message(id="m-1"), a_consumer(failing(error, ran)))
     assert verdict == "handled"
     assert (ran, notes("hello"), InboxMessage.objects.get(message_id="m-1").state) == (["m-1"], 2, "handled")
-    other, attempt = DeliveryAttempt.objects.order_by("pk")
-    assert other.error == ""
+    other, earlier, attempt = DeliveryAttempt.objects.order_by("pk")
+    assert earlier == crashed
+    assert (other.error, earlier.error) == ("", "")
     assert attempt.outcome == "handled"
     assert attempt.error.startswith("after the commit, in ")
     assert type(error).__name__ in attempt.error

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.db import DatabaseError, IntegrityError, InternalError, OperationalE
 from django.utils import timezone
 from structlog.testing import capture_logs
 
-from messaging import database, testing
+from messaging import conf, database, testing
 from messaging.consumers import Consumer
 from messaging.exceptions import Reject, RetryLater
 from messaging.message import Delivery
@@ -116,9 +117,37 @@ def test_what_a_handler_raises_decides_and_nothing_of_it_stays(error: BaseExcept
     row = InboxMessage.objects.get()
     assert row.reason == reason
     assert bytes(row.body or b"") == delivery.message.body
-    assert DeliveryAttempt.objects.get().outcome == ("rejected" if verdict == "dead" else "failed")
+    attempt = DeliveryAttempt.objects.get()
+    assert attempt.outcome == ("rejected" if verdict == "dead" else "failed")
+    assert reason[:100] in attempt.error
+    assert attempt.duration
     assert OutboxMessage.objects.count() == (verdict == "retrying")
     assert notes() == 0
+
+
+def arrived(**changes: Any) -> Delivery:
+    """The delivery of a message that a broker has brought."""
+    return handling.delivery_of(
+        CONSUMER, a_message(**changes), queue="q", exchange="x", routing_key="test.noted", redelivered=True
+    )
+
+
+def test_a_delivery_says_what_has_come_from_where() -> None:
+    foreign = arrived(id="17", type="", app_id="billing", headers={"x-attempt": 3})
+    assert foreign == Delivery(
+        consumer="notes",
+        queue="q",
+        message=replace(foreign.message, type="test.noted"),
+        message_id="billing/17",
+        attempt=3,
+        redelivered=True,
+        exchange="x",
+        routing_key="test.noted",
+    )
+    assert arrived(id="17", app_id=conf.get().app_id).message_id == "17"
+    nameless = arrived(id="")
+    assert nameless.message_id
+    assert not nameless.identified
 
 
 def test_retry_later_is_retried_at_the_time_the_handler_chose() -> None:
@@ -247,8 +276,9 @@ def test_one_bad_message_rolls_its_whole_batch_back(bad: Any) -> None:
         if event.text == "exits":
             raise SystemExit(1)
 
-    deliveries = [a_delivery(a_message("good")), a_delivery(bad), a_delivery(a_message("good"))]
-    assert handling.handle_together(a_consumer(choosy, batch=3), deliveries) is None
+    for messages in ([a_message("good"), bad, a_message("good")], [bad, a_message("good")]):
+        deliveries = [a_delivery(each) for each in messages]
+        assert handling.handle_together(a_consumer(choosy, batch=3), deliveries) is None
     assert notes() == 0
     assert not InboxMessage.objects.exists()
 
@@ -303,10 +333,7 @@ def test_a_connection_that_ends_in_the_handler_or_a_batch_costs_no_attempt() -> 
 @committing
 @pytest.mark.only_on("postgresql")
 def test_a_connection_that_ended_between_messages_costs_no_attempt() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        (pid,) = cursor.fetchone()
-    _end(pid)
+    _end(_backend())
     delivery = a_delivery()
     assert handling.handle(CONSUMER, delivery) == "handled"
     assert delivery.tries.losses == 0
@@ -386,6 +413,13 @@ def test_a_handler_gets_a_new_connection_to_its_other_database_after_that_has_en
             del connections["reports"]
 
 
+def _backend() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    return pid
+
+
 def _end(pid: int) -> None:
     with closing(connection.copy()) as other, other.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
@@ -436,14 +470,23 @@ def test_a_database_without_our_tables_decides_nothing() -> None:
 
 @committing
 @pytest.mark.only_on("postgresql")
-def test_a_database_that_is_away_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    connection.close()
+@pytest.mark.parametrize("end", [connection.close, lambda: _end(_backend())], ids=["before", "in the transaction"])
+@pytest.mark.parametrize(
+    "handle",
+    [
+        lambda: handling.handle(CONSUMER, a_delivery()),
+        lambda: handling.handle_together(CONSUMER, [a_delivery(), a_delivery()]),
+    ],
+    ids=["one", "batch"],
+)
+def test_a_database_that_is_away_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch, handle: Callable[[], object], end: Callable[[], None]
+) -> None:
+    end()
     with monkeypatch.context() as patch:
         patch.setitem(connection.settings_dict, "PORT", "1")
         with pytest.raises(DatabaseAway):
-            testing.deliver(a_message(), CONSUMER)
-        with pytest.raises(DatabaseAway):
-            handling.handle_together(CONSUMER, [a_delivery(), a_delivery()])
+            handle()
     assert not InboxMessage.objects.exists()
 
 

@@ -71,9 +71,10 @@ def test_our_own_transactions_are_read_committed_and_a_handlers_are_the_projects
         with database.atomic():
             seen.append(level())
         assert handling.handle(consumer, a_delivery()) == "handled"
+        assert handling.handle_together(consumer, [a_delivery()]) == ["handled"]
     stricter = {IsolationLevel.REPEATABLE_READ: "repeatable read"}.get(options.get("isolation_level"), "serializable")  # type: ignore[call-overload]
     theirs = "read committed" if "server_side_binding" in options else stricter
-    assert seen == ["read committed", theirs] * 2
+    assert seen == ["read committed", theirs, theirs] * 2
 
 
 @STRICTEST

@@ -14,12 +14,13 @@ from structlog.testing import capture_logs
 
 from messaging import conf, database, effects, outbox
 from messaging.actions.cancel import cancel
+from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
 from messaging.consumers import Consumer
 from messaging.effects import EffectKind
 from messaging.exceptions import Reject
 from messaging.message import Delivery
-from messaging.models import InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.reconcile.stuck import stuck
 from messaging.worker import handling, inbox, ordering
 from messaging.worker.upkeep import Upkeep
@@ -101,6 +102,23 @@ def test_the_order_holds_through_retries(consumer: Consumer, diary: Diary) -> No
     assert arrives(consumer, sent_again(second.message_id)) == "handled"
     assert arrives(consumer, sent_again(third.message_id)) == "handled"
     assert diary.handled == ["first", "second", "third"]
+
+
+def test_a_retry_that_waits_for_an_earlier_message_that_is_replayed_keeps_its_count(
+    consumer: Consumer, diary: Diary
+) -> None:
+    first, second = added("first", "second")
+    diary.failing = {"first": Reject("no such order"), "second": RuntimeError("gateway down")}
+    assert [arrives(consumer, row) for row in (first, second)] == ["dead", "retrying"]
+    replay.run(Selection(message_ids=[first.message_id]), by="ann")
+    retry = sent_again(second.message_id)
+    diary.failing.clear()
+    assert arrives(consumer, retry) == "waiting"
+    assert InboxMessage.objects.get(message_id=second.message_id).attempt == retry.attempt == 2
+
+    assert arrives(consumer, sent_again(first.message_id)) == "handled"
+    assert arrives(consumer, sent_again(second.message_id)) == "handled"
+    assert DeliveryAttempt.objects.filter(outcome="handled").latest("pk").number == 2
 
 
 def test_messages_of_other_keys_and_without_a_key_flow(consumer: Consumer, diary: Diary) -> None:
