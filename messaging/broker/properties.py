@@ -39,13 +39,13 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
     return Message(
         body=body,
         id=_id(properties.message_id),
-        type=_text(properties.type),
-        content_type=_text(properties.content_type),
-        content_encoding=_text(properties.content_encoding),
-        correlation_id=_text(properties.correlation_id),
-        reply_to=_text(properties.reply_to),
+        type=short_text(properties.type),
+        content_type=short_text(properties.content_type),
+        content_encoding=short_text(properties.content_encoding),
+        correlation_id=short_text(properties.correlation_id),
+        reply_to=short_text(properties.reply_to),
         app_id=_id(properties.app_id),
-        expiration=_text(properties.expiration),
+        expiration=short_text(properties.expiration),
         priority=properties.priority,
         timestamp=_time(properties.timestamp),
         persistent=properties.delivery_mode == PERSISTENT,
@@ -73,7 +73,8 @@ def fitted(message: Message) -> Properties:
     return properties
 
 
-def _text(value: Any) -> str:
+def short_text(value: Any) -> str:
+    """Return a short string as pika read it, as text; empty for None."""
     # pika returns bytes for a short string that is not UTF-8, and PostgreSQL stores no NUL. One byte replaces each: the
     # text still fits a short string when the message is sent again.
     if isinstance(value, bytes):
@@ -84,7 +85,7 @@ def _text(value: Any) -> str:
 def _id(value: Any) -> str:
     # Two ids (or app_ids) that differ only in bytes that cannot be stored must stay two: the second message would count
     # as a copy of the first.
-    text = _text(value)
+    text = short_text(value)
     if isinstance(value, bytes) or "\x00" in str(value):
         raw = value if isinstance(value, bytes) else str(value).encode()
         return hashed(raw)

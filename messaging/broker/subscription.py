@@ -13,7 +13,7 @@ from pika import spec
 from pika.channel import Channel
 
 from messaging.broker.connection import Connection
-from messaging.broker.properties import from_pika
+from messaging.broker.properties import from_pika, short_text
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
 from messaging.message import Message
@@ -245,6 +245,6 @@ def arrival_of(
         tag=method.delivery_tag,
         channel=channel,
         redelivered=method.redelivered,
-        exchange=method.exchange,
-        routing_key=method.routing_key,
+        exchange=short_text(method.exchange),
+        routing_key=short_text(method.routing_key),
     )

@@ -122,6 +122,15 @@ def test_nothing_in_a_message_moves_the_cursor(vhost: str) -> None:
     assert [json.loads(line)["base64"] for line in lines] == [False, False, True]
 
 
+def test_a_routing_key_that_is_no_text_is_shown_as_one(vhost: str) -> None:
+    with plain_channel(vhost) as channel:
+        put(channel)
+        channel.queue_bind("q", "amq.topic", "#")
+        channel.basic_publish("amq.topic", b"caf\xe9", b"x")
+        assert mq("peek", "q").lines == ["caf?\tx"]
+        assert json.loads(mq("peek", "q", "--json").lines[0])["routing_key"] == "caf?"
+
+
 def test_a_terminal_shows_what_is_redelivered(vhost: str) -> None:
     with plain_channel(vhost) as channel:
         put(channel, b"x")
