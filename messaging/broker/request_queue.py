@@ -19,7 +19,7 @@ from pika.channel import Channel
 
 from messaging.broker.connection import Connection
 from messaging.broker.errors import describe, difference
-from messaging.broker.properties import fitted
+from messaging.broker.properties import fitted, short_text
 from messaging.broker.subscription import Arrival, Subscription, arrival_of
 from messaging.exceptions import BrokerUnavailable, NotFound, OperationRefused, PreconditionFailed, QueueSilent
 from messaging.logs import Throttle, get_logger
@@ -185,8 +185,9 @@ class RequestQueue(Subscription):
             log.error("rpc.reply_unsendable", queue=queue, reason=describe(error))
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, __: bytes) -> None:
-        if not method.routing_key.startswith(DIRECT_REPLY_PREFIX):
-            log.info("rpc.undelivered", queue=method.routing_key, correlation_id=str(properties.correlation_id))
+        queue = short_text(method.routing_key)  # a client may have named any bytes
+        if not queue.startswith(DIRECT_REPLY_PREFIX):
+            log.info("rpc.undelivered", queue=queue, correlation_id=str(properties.correlation_id))
 
     def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
         if channel.connection.is_open:  # else the connection reports that itself, once for all its queues

@@ -134,6 +134,15 @@ def test_requests_that_a_stopping_server_passes_on_do_not_count_as_crashes(vhost
         assert staying.stop().counts == {Ending.HANDLED: 4}
 
 
+def test_a_reply_queue_that_is_gone_and_whose_name_is_no_text_costs_no_connection(
+    channel: BlockingChannel, server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel.basic_publish("", "rpc.double", b"5", pika.BasicProperties(reply_to=b"caf\xe9"))
+    eventually(lambda: "rpc.undelivered" in caplog.text or "amqp.lost" in caplog.text)
+    assert raw_request(channel, "rpc.double", b"6")[1] == 12
+    assert "amqp.lost" not in caplog.text
+
+
 def test_a_request_that_fills_its_frame_is_shortened_to_be_put_back_and_costs_no_connection(
     vhost: str, calls: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
