@@ -116,6 +116,8 @@ class Tries:
     called: bool = False
     #: Whether it has returned.
     returned: bool = False
+    #: Whether its start was counted, by a row of the inbox.
+    counted: bool = False
     #: How often the connection to the database was lost after the call.
     losses: int = 0
 

@@ -166,6 +166,7 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event | None) -> Verdict
     database.guard_callbacks(partial(_callback_failed, delivery, row))
     if row is not None:
         with own_statements(handled=True):
+            inbox.require_held(row, delivery)
             ledger.write(row.pk, delivery.consumer, delivery.message_id, delivery.intended)
             inbox.record(row, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
             ordering.release_next(consumer, delivery.message.ordering_key)

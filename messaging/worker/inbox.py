@@ -35,6 +35,18 @@ def admit(delivery: Delivery) -> InboxMessage | None:
     return _move(delivery, state=State.HANDLED, attempt=delivery.attempt)
 
 
+def require_held(row: InboxMessage, delivery: Delivery) -> None:
+    """Raise RuntimeError if the handler has ended its transaction by a ROLLBACK: `admit`, and what the handler wrote
+    before, came to nothing, and the delivery must not count as handled.
+
+    Only where the row was there before. A new one is gone, so that the row of its attempt cannot be written.
+    """
+    if delivery.attempt > 1 or delivery.tries.counted or delivery.message.ordering_key:
+        held = InboxMessage.objects.filter(pk=row.pk, attempt=delivery.attempt, state=State.HANDLED)
+        if not held.exists():
+            raise RuntimeError("the handler ended the transaction that it runs in, by a ROLLBACK of its own")
+
+
 def wait(delivery: Delivery) -> InboxMessage | None:
     """Let the message wait until the earlier ones of its ordering key are settled. Returns None for a duplicate."""
     return _move(delivery, state=State.WAITING, attempt=delivery.attempt, **_kept(delivery))
@@ -46,6 +58,7 @@ def start(delivery: Delivery) -> InboxMessage | None:
     Returns the row; its `starts` include this one. A message that kills its process adds one with each death.
     Returns None for a duplicate.
     """
+    delivery.tries.counted = True
     # The reason and body that an earlier attempt may have left stay.
     row = _move(delivery, columns=["changed_at"], state=State.RETRYING, attempt=delivery.attempt, starts=1)
     if row is None:

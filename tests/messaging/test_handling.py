@@ -178,6 +178,39 @@ def test_a_handler_that_fails_after_a_commit_of_its_own_is_in_the_log() -> None:
     assert [line["reason"] for line in lines if line["log_level"] == "error"] == ["ValueError: too late"]
 
 
+@committing
+@pytest.mark.parametrize("before", ["nothing", "an attempt", "a start"])
+def test_a_handler_that_rolls_its_transaction_back_by_itself_has_failed(before: str) -> None:
+    def roll_back() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("ROLLBACK")
+
+    consumer, message = a_consumer(noting_and(roll_back)), a_message()
+    if before == "an attempt":
+        handling.handle(a_consumer(raising(ValueError("not today"))), a_delivery(message))
+    attempt = 2 if before == "an attempt" else 1
+    delivery = a_delivery(message, attempt=attempt, redelivered=before == "a start")
+
+    assert handling.handle(consumer, delivery) == "retrying"
+
+    row = InboxMessage.objects.get()
+    assert (row.state, row.attempt, notes()) == ("retrying", attempt + 1, 0)
+
+
+@committing
+def test_a_batch_in_which_a_handler_rolls_back_is_handled_one_by_one() -> None:
+    def handler(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if event.text == "bad":
+            with connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+
+    bad = a_message("bad")
+    handling.handle(a_consumer(raising(ValueError("not today"))), a_delivery(bad))
+    deliveries = [a_delivery(a_message("good")), a_delivery(bad, attempt=2)]
+    assert handling.handle_together(a_consumer(handler, batch=2), deliveries) is None
+
+
 def broken_statement() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT nothing_of_that_name")
