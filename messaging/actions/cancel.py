@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.db import DatabaseError, InterfaceError
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
@@ -13,9 +14,12 @@ from messaging import consumers, database
 from messaging.actions.action import MessageAction
 from messaging.actions.publish_now import LEASED
 from messaging.actions.selection import Box, Selection
+from messaging.logs import get_logger
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.models.failures import REASON_LIMIT, failure_group, leave_dead
 from messaging.worker import ordering
+
+log = get_logger(__name__)
 
 State = OutboxMessage.State
 
@@ -81,13 +85,17 @@ examples:
     def after_commit(self, rows: Sequence[Any]) -> None:
         """Send what waited behind the cancelled messages.
 
-        In transactions of its own: a handler locks the ordering key first, and the row after that. Should this process
-        die before, a worker does it later.
+        In transactions of its own: a handler locks the ordering key first, and the row after that. Should this fail, or
+        this process die before, a worker does it later.
         """
-        for consumer in consumers.registered():
-            for key in {row.ordering_key for row in rows if row.ordering_key and consumer.wants(row.type)}:
-                with database.atomic():
-                    ordering.release_next(consumer, key)
+        try:
+            for consumer in consumers.registered():
+                for key in {row.ordering_key for row in rows if row.ordering_key and consumer.wants(row.type)}:
+                    with database.atomic():
+                        ordering.release_next(consumer, key)
+        except (DatabaseError, InterfaceError) as error:
+            # The messages are cancelled: their action has not failed.
+            log.warning("cancel.not_released", reason=str(error).strip())
 
 
 cancel = Cancel()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from django.contrib.auth import login
 from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
@@ -20,10 +20,6 @@ from orders.models import Order
 from orders.sign_in import SignInForm
 from orders.views.errors import too_many
 from orders.visitors import address_of, visitor
-
-if TYPE_CHECKING:
-    from django.contrib.auth.models import User
-
 
 #: Accounts made and names refused. The page tells which names exist, as it must where people choose names: so it tells
 #: only a few.
@@ -64,10 +60,16 @@ def sign_up(request: HttpRequest) -> HttpResponse:
             page = render(request, "orders/sign_up.html", {"form": SignUpForm(), "refused": refusal.in_words})
             return too_many(page, refusal.wait)
     if request.method == "POST" and form.is_valid():
-        user = form.save()
-        _give_guest_orders_to(user, request)
-        login(request, user)
-        return redirect("orders:mine")
+        try:
+            with transaction.atomic():
+                user = form.save()
+        except IntegrityError:
+            # Another request took the name after the form was checked.
+            form.add_error("username", User._meta.get_field("username").error_messages["unique"])
+        else:
+            _give_guest_orders_to(user, request)
+            login(request, user)
+            return redirect("orders:mine")
     return render(request, "orders/sign_up.html", {"form": form})
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.utils.timezone import now
 
 from messaging import database
@@ -18,7 +19,7 @@ from messaging.models import InboxMessage, OutboxMessage
 from messaging.models.failures import failure_group
 from messaging.relay import leases
 from messaging.relay.leases import Mark
-from messaging.worker import handling
+from messaging.worker import handling, ordering
 from tests.support.consuming import (
     FailingHandler,
     Noted,
@@ -160,6 +161,18 @@ def test_messages_behind_a_cancelled_event_are_released_at_once(consumer: Consum
     turn = OutboxMessage.objects.get(origin="turn")
     assert turn.message_id == second.message_id
     assert handling.handle(consumer, delivery_of(turn, queue=consumer.queue)) == "handled"
+
+
+def test_messages_that_cannot_be_released_do_not_make_a_failure_of_what_is_cancelled(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [row] = add(Noted(text="first"), ordering_key="W-1")
+
+    def refused(*given: Any) -> None:
+        raise OperationalError("canceling statement due to lock timeout")
+
+    monkeypatch.setattr(ordering, "release_next", refused)
+    assert cancelled(Selection(message_ids=[row.message_id]))["outbox"] == 1
 
 
 def three_of_one_key(consumer: Consumer) -> list[Delivery]:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from orders import limits
 from orders import sign_in as sign_in_forms
+from orders.forms import SignUpForm
 from orders.limits import Limit, TooManyTries
 from orders.models import Guess
 from tests.orders.shop import all_at_once, many_at_once
@@ -167,6 +168,13 @@ def test_signing_up_reveals_only_a_few_names() -> None:
         assert "already exists" not in words(refused)
     assert not User.objects.filter(username="free").exists()
     assert is_in(sign_up("free", "203.0.113.10"))
+
+
+def test_a_name_that_is_taken_while_the_form_is_checked_is_told_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SignUpForm, "clean_username", lambda form: form.cleaned_data["username"])
+    monkeypatch.setattr(SignUpForm, "validate_unique", lambda form: None)
+    form = {"username": "ann", "password1": "a long phrase", "password2": "a long phrase"}
+    assert "already exists" in words(Client().post("/accounts/sign-up/", form))
 
 
 def test_trying_on_does_not_prolong_the_wait() -> None:
