@@ -20,7 +20,7 @@ from script.environment import ROOT
 from script.programs.commands import stop_on_signals
 from script.services.owned import ServiceError, tail
 
-NAMES = ("relay",)
+NAMES = ("relay", "consumer", "order")
 ROUNDS = 3
 #: Seconds that one run may take.
 PATIENCE = 300
@@ -125,7 +125,14 @@ def _run(running: Servers, name: str, benchmark: Benchmark, variant: Variant) ->
         with LOG.open("w") as log:
             out, timeout = subprocess.PIPE, PATIENCE
             done = subprocess.run(
-                command, env=environment, stdout=out, stderr=log, text=True, timeout=timeout, check=True
+                command,
+                env=environment,
+                cwd=running.directory,
+                stdout=out,
+                stderr=log,
+                text=True,
+                timeout=timeout,
+                check=True,
             )
     return Measured(**json.loads(done.stdout.splitlines()[-1]))
 

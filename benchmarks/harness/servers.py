@@ -74,7 +74,7 @@ class Servers:
         if variant.database == "sqlite":
             migrated, copy = (self.directory / f"{name}.sqlite3" for name in (template, "run"))
             if not migrated.exists():
-                _migrate(environment, f"sqlite:///{migrated}")
+                _migrate(environment, f"sqlite:///{migrated}", self.directory)
             shutil.copy(migrated, copy)
             yield f"sqlite:///{copy}"
             for path in self.directory.glob("run.sqlite3*"):
@@ -84,7 +84,7 @@ class Servers:
         with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
             if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [template]).fetchone():
                 connection.execute(f"CREATE DATABASE {template}".encode())
-                _migrate(environment, f"{server}/{template}")
+                _migrate(environment, f"{server}/{template}", self.directory)
             connection.execute(f"CREATE DATABASE run TEMPLATE {template}".encode())
             connection.execute("CHECKPOINT")
             try:
@@ -166,9 +166,9 @@ def _enable_stomp(node: RabbitMQNode, port: int) -> None:
         raise ServiceError(f"rabbitmq_stomp could not be enabled: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def _migrate(environment: dict[str, str], url: str) -> None:
+def _migrate(environment: dict[str, str], url: str, directory: Path) -> None:
     command = [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--verbosity=0"]
-    subprocess.run(command, env={**environment, "DATABASE_URL": url}, check=True)
+    subprocess.run(command, env={**environment, "DATABASE_URL": url}, cwd=directory, check=True)
 
 
 def _name_of(checkout: Path | None) -> str:

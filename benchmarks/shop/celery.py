@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import django
 from celery import Celery
+from django.apps import apps
 from django.conf import settings
 from django.db import transaction
 from kombu import Queue
+
+if not apps.ready:
+    django.setup()
 
 from benchmarks.shop.work import write_receipt
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
 from django.db import models
 
 
-class Product(models.Model):
+class Row(models.Model):
+    """What Django gives each model, for mypy: its plugin knows the models of one project alone."""
+
+    objects: ClassVar[models.Manager[Self]]
+
+    class Meta:
+        abstract = True
+
+
+class Product(Row):
     """Something to sell."""
 
     name = models.CharField(max_length=100)
     stock = models.PositiveIntegerField()
 
 
-class Order(models.Model):
+class Order(Row):
     """An order, with two lines."""
 
     number = models.CharField(max_length=40, unique=True)
@@ -21,7 +32,7 @@ class Order(models.Model):
     placed_at = models.DateTimeField(auto_now_add=True)
 
 
-class Line(models.Model):
+class Line(Row):
     """A line of an order."""
 
     order = models.ForeignKey(Order, on_delete=models.CASCADE)
@@ -29,7 +40,7 @@ class Line(models.Model):
     quantity = models.PositiveIntegerField()
 
 
-class Receipt(models.Model):
+class Receipt(Row):
     """What a handler writes: the one insert of the ORM."""
 
     number = models.CharField(max_length=40)
@@ -37,7 +48,7 @@ class Receipt(models.Model):
     text = models.TextField()
 
 
-class Seen(models.Model):
+class Seen(Row):
     """The inbox that a careful user of a task queue keeps by hand."""
 
     message_id = models.CharField(max_length=255, unique=True)

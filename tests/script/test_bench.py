@@ -1,9 +1,11 @@
 """The arithmetic of script/bench, and what it writes."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import NAMES, PAGE
 from benchmarks.harness import report
 from benchmarks.harness.benchmark import Benchmark
 from benchmarks.harness.figures import Spread, rows
@@ -63,6 +65,18 @@ def test_a_page_gets_the_table_between_its_marks_alone(tmp_path: Path) -> None:
     assert page.read_text() == "before\n<!-- bench relay -->\n| new \\1 |\n<!-- end relay -->\nafter\n"
     with pytest.raises(ValueError, match="no place for consumer"):
         report.update(page, "consumer", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_benchmark_has_a_reference_and_a_place_in_the_documentation(name: str, tmp_path: Path) -> None:
+    benchmark: Benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
+    names = [variant.name for variant in benchmark.variants]
+    page = tmp_path / "performance.md"
+    page.write_text(PAGE.read_text())
+
+    assert benchmark.reference in names
+    assert len(set(names)) == len(names)
+    report.update(page, name, "")
 
 
 def test_a_window_measures_the_time_and_the_processor_of_this_process(
