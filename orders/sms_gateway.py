@@ -37,12 +37,20 @@ LONGEST_ANSWER = 64 * 1024
 LONGEST_DELAY = timedelta(hours=1)
 
 #: 4xx with a cause that is not the text: a wrong token, no credit, a wrong path, or merely "later". Nothing was sent.
-_MENDABLE = {401, 402, 403, 404, 405, 407, 408, 410, 421, 423, 425, 429}
+_MENDABLE = {401, 402, 403, 404, 405, 407, 408, 410, 421, 423, 425, 426, 429}
 #: "Send it to another address." 302 and 303 may also mean that it was sent, and the result is at another address.
 _MOVED = {301, 307, 308}
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_OUR_HEADERS = {"authorization", "host", "connection", "content-type", "content-length", "transfer-encoding"}
+_OUR_HEADERS = {
+    "authorization",
+    "host",
+    "connection",
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "accept-encoding",
+}
 
 
 class MaybeSent(Exception):
@@ -114,6 +122,7 @@ class SmsGateway:
             self.key_header: _header_safe(key),
             "Content-Type": "application/json",
             "Accept": "application/json",
+            "Accept-Encoding": "identity",  # without it a server may compress as it likes (RFC 9110, 12.5.3)
             "Connection": "close",
         }
         # The transport alone: a client would follow proxies of the environment, and log addresses.
@@ -192,7 +201,7 @@ class _Exchange:
             with self._transport as transport:
                 response = transport.handle_request(self._request)
                 received = b""
-                for piece in response.iter_raw():
+                for piece in response.iter_bytes():
                     received += piece
                     if len(received) > LONGEST_ANSWER:
                         break

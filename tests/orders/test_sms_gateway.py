@@ -1,5 +1,6 @@
 """The meaning of a gateway's answers, and of missing ones. Real sockets, no database."""
 
+import gzip
 import socket
 import threading
 from dataclasses import replace
@@ -115,7 +116,7 @@ def test_an_answer_that_drips_in_for_ever_takes_no_longer_than_the_timeout(drop:
 INTERIM = b"HTTP/1.1 %d Interim\r\nLink: </a.css>; rel=preload\r\nContent-Length: 3\r\n\r\n"
 #: What no text is given up for, and what leaves no doubt.
 REFUSALS = (400, 406, 409, 411, 413, 414, 415, 418, 422, 431, 451)
-CURABLE = (301, 307, 308, 401, 402, 403, 404, 405, 407, 408, 410, 421, 423, 425, 429)
+CURABLE = (301, 307, 308, 401, 402, 403, 404, 405, 407, 408, 410, 421, 423, 425, 426, 429)
 DOUBTFUL = (302, 303, 304, 500, 501, 502, 503, 504, 599)
 #: Answers that tell of no result, whole or cut.
 NO_RESULT = [
@@ -187,6 +188,17 @@ def test_interim_answers_are_skipped(statuses: list[int]) -> None:
     assert result_of(interim + http(201, {"id": "x"})) == "x"
     assert isinstance(result_of(interim + http(400)), Reject)
     assert isinstance(result_of(interim + http(429, Retry_After="7")), RetryLater)
+
+
+def test_a_compressed_answer_is_understood_though_none_is_asked_for() -> None:
+    asked: list[bytes] = []
+
+    def compress(line: socket.socket) -> None:
+        asked.append(read_request(line))
+        line.sendall(http(201, gzip.compress(b'{"id": "x"}'), Content_Encoding="gzip"))
+
+    assert result_of(compress) == "x"
+    assert b"\r\nAccept-Encoding: identity\r\n" in asked[0]
 
 
 # --- To be asked -------------------------------------------------------------------------------------------
