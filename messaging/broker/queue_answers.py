@@ -20,7 +20,14 @@ from pika.channel import Channel
 from messaging.broker.calls import CALL_TIMEOUT, Answer, CallChannel, method
 from messaging.broker.connection import Connection, opened
 from messaging.broker.subscription import Arrival, arrival_of
-from messaging.exceptions import BrokerSilent, BrokerUnavailable, NotFound, OperationRefused, ThreadNotStarted
+from messaging.exceptions import (
+    BrokerSilent,
+    BrokerUnavailable,
+    NotFound,
+    OperationRefused,
+    QueueSilent,
+    ThreadNotStarted,
+)
 
 #: The consumer argument for where to begin in a stream (https://www.rabbitmq.com/docs/streams#consuming).
 STREAM_OFFSET = "x-stream-offset"
@@ -122,6 +129,8 @@ def _why_silent(name: str) -> str:
         with opened("probe") as connection:
             try:
                 Peek(connection, name).next()
+            except QueueSilent:
+                return f"no answer within {CALL_TIMEOUT:g} s"
             except BrokerSilent as error:
                 return str(error)
             except BrokerUnavailable as error:
@@ -140,15 +149,20 @@ class Peek:
     """
 
     def __init__(self, connection: Connection, queue: str) -> None:
+        self._connection = connection
         self._queue = queue
         self._channel = CallChannel(connection)
 
     def next(self) -> Arrival | None:
-        """Return the next message, None if there is none. Raises OperationRefused, BrokerUnavailable."""
+        """Return the next message, None if there is none. Raises OperationRefused, BrokerUnavailable, BrokerSilent;
+        QueueSilent if only the queue does not answer."""
         try:
             arrival: Arrival | None = self._channel.ask(self._get).result(CALL_TIMEOUT)
         except FutureTimeout:
-            raise BrokerSilent(f"The broker did not answer basic_get within {CALL_TIMEOUT:g} s.") from None
+            _check_broker_answers(self._connection)
+            raise QueueSilent(
+                f"Queue {self._queue} exists but does not answer (basic_get, {CALL_TIMEOUT:g} s)."
+            ) from None
         return arrival
 
     def _get(self, channel: Channel, answer: Future[Any]) -> None:

@@ -10,6 +10,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from messaging import database
 from messaging.broker.errors import TRANSIENT_QUEUES, difference
+from messaging.broker.queue_answers import CURE
 from messaging.exceptions import (
     AccessRefused,
     BrokerSilent,
@@ -18,6 +19,7 @@ from messaging.exceptions import (
     NotFound,
     ObjectLimitReached,
     OperationRefused,
+    QueueSilent,
     ResourceLocked,
     ThreadNotStarted,
     TransientQueuesForbidden,
@@ -31,6 +33,8 @@ EXIT_UNHEALTHY = 6
 EXIT_TIMED_OUT = 7
 #: As shells report a program that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
+#: RabbitMQ's words, at the end, for a queue that a consumer shares with none.
+_EXCLUSIVE_USE = " in exclusive use"
 #: RabbitMQ's words for names that belong to itself.
 _RESERVED = ("reserved prefix", "default exchange")
 
@@ -39,6 +43,8 @@ def broker_unreachable(reason: object) -> CommandError:
     """Return the error of a command that cannot work without the broker: exit code 3; 7 if the broker does not answer,
     1 if it closed the connection because of the request."""
     why = str(reason).rstrip(".")
+    if isinstance(reason, QueueSilent):
+        return CommandError(f"RabbitMQ: {why}: {CURE}.", returncode=EXIT_TIMED_OUT)
     if isinstance(reason, BrokerSilent):
         return CommandError(f"RabbitMQ: {why}. It may be frozen or overworked.", returncode=EXIT_TIMED_OUT)
     if isinstance(reason, ThreadNotStarted):
@@ -68,6 +74,8 @@ def broker_refuses(error: OperationRefused) -> CommandError:
     match error:
         case AccessRefused() if any(each in error.text for each in _RESERVED):
             hint = "No account may: take a name of your own, that does not begin with amq."
+        case AccessRefused() if error.text.endswith(_EXCLUSIVE_USE):
+            hint = "It has a consumer that asked to be its only one: stop that first."
         case AccessRefused():
             hint = "Use an account that may (AMQP_URL); `manage.py mq grants` prints the rights that each one needs."
         case ObjectLimitReached():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
-from messaging.broker.queue_answers import is_stream
+from messaging.broker.calls import CALL_TIMEOUT
+from messaging.broker.queue_answers import CURE, is_stream
 from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import from_one, number, positive
@@ -139,13 +141,26 @@ class _Listening:
         )
         try:
             self._generation = self._listener.connection.generation
-            if self._listener.open(self._stopped):
+            if self._open():
                 if offset == "next":
                     self._say(f"{self._name} is a stream: what it holds already is not shown, unless by --from-start.")
                 self._say(f"Listening on {self._what()}. Press CTRL+C to stop.")
             self._take_all()
         finally:
             self._say(f"Stopped after {self._shown} message{'s' * (self._shown != 1)}.")
+
+    def _open(self) -> bool:
+        """Start to consume; return whether the broker has agreed. If it takes long, say so once."""
+        due = time.monotonic() + CALL_TIMEOUT
+
+        def given_up() -> bool:
+            nonlocal due
+            if time.monotonic() > due:
+                due = math.inf
+                self._say(f"No answer from {self._what()} for {CALL_TIMEOUT:g} s. If none comes: {CURE}.")
+            return self._stopped()
+
+        return self._listener.open(given_up)
 
     def _find(self) -> None:
         """Declare the queue or exchange, or see which of them exists. Raises CommandError where neither does."""
@@ -212,7 +227,7 @@ class _Listening:
                 continue
             if not still_exists:
                 raise CommandError(f"{self._kind.capitalize()} {self._name} is gone. Nothing more can arrive.")
-            if not self._listener.open(self._stopped):
+            if not self._open():
                 self._waited(TRY_AGAIN)  # the next end says why
                 return
             self._generation = self._listener.connection.generation

@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from io import StringIO
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from django.core.management import call_command
 from django.db import OperationalError, transaction
 from django.utils import timezone
 
@@ -26,6 +28,7 @@ from messaging.consumers import Consumer
 from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.monitoring import status
+from messaging.mq import listen
 from messaging.reconcile.reconcile import reconcile
 from messaging.relay import destinations, leases
 from messaging.relay.relay import Relay
@@ -34,7 +37,7 @@ from messaging.topology.findings import Kind
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
-from tests.support.command_line import mq
+from tests.support.command_line import ctrl_c, mq
 from tests.support.consuming import Erased, Noted, a_consumer, notes, registered
 from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker, take_all
 from tests.support.waiting import eventually
@@ -163,6 +166,24 @@ def publish_all() -> None:
     OutboxMessage.objects.filter(state=State.PENDING).update(publish_at=timezone.now())
     with running_relay():
         eventually(lambda: count(state=State.PUBLISHED) == count(), within=60)
+
+
+def test_who_looks_into_a_silent_queue_by_hand_is_told_its_cure(
+    vhost: str, broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "CALL_TIMEOUT", 0.7)
+    declare(vhost, "tests.silent")
+    err = StringIO()
+    with unresponsive(broker, vhost, "tests.silent"):
+        for command in (["peek", "tests.silent"], ["purge", "tests.silent", "--yes"]):
+            said = mq(*command)
+            assert said.code == 7
+            assert "Queue tests.silent exists but does not answer" in said.err
+            assert "restart the RabbitMQ node that holds it" in said.err
+        with ctrl_c(lambda: "restart the RabbitMQ node" in err.getvalue()):
+            call_command("mq", "listen", "tests.silent", stderr=err)
+
+    assert err.getvalue().count("No answer from queue tests.silent for 0.7 s.") == 1
 
 
 def test_a_queue_that_never_confirms_delays_no_other_queue_and_its_new_events_rest_untried(

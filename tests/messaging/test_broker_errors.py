@@ -19,6 +19,7 @@ from messaging.exceptions import (
     Unsupported,
     VhostDown,
 )
+from messaging.management.errors import broker_refuses
 from messaging.validation.addresses import broker_address
 
 HERE = broker_address("amqp://shop:secret@mq.example/v")
@@ -135,3 +136,8 @@ def test_each_refused_operation_has_its_type(code: int, text: str, kind: type[Me
             assert told.sentence == text.partition(" - ")[2]
         else:
             assert isinstance(told, BrokerUnavailable)
+
+
+def test_a_queue_that_another_consumer_has_to_itself_is_no_lack_of_rights() -> None:
+    said = str(broker_refuses(AccessRefused("ACCESS_REFUSED - queue 'tasks' in vhost '/' in exclusive use", 403)))
+    assert said.endswith("It has a consumer that asked to be its only one: stop that first.")
