@@ -20,8 +20,6 @@ from tests.support.environment import process_environment
 from tests.support.processes import ProcessStarter
 from tests.support.rpc import raw_channel
 
-pytestmark = pytest.mark.timeout(300)
-
 #: Seconds for all lessons on a busy machine.
 LONG = 240
 LINES = [line for lesson in LESSONS for line in lesson.lines.values()]

@@ -29,7 +29,7 @@ from tests.support.running import IMPATIENT, add, declare_queues, running_relay,
 from tests.support.waiting import eventually
 
 #: What RabbitMQ does is the same for both databases.
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 #: How `rabbitmqctl` raises each alarm, and clears it.
 ALARMS = {

@@ -20,7 +20,7 @@ from tests.support.repeats import repeats
 from tests.support.waiting import eventually
 
 #: What a network does is the same for both databases.
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

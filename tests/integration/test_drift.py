@@ -410,7 +410,6 @@ def test_replace_deletes_no_exchange_to_which_another_application_is_bound(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.timeout(300)
 def test_replacing_a_queue_loses_nothing_while_events_come_all_the_time(
     vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

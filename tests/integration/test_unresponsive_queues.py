@@ -42,8 +42,7 @@ from tests.support.consuming import Erased, Noted, a_consumer, notes, registered
 from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker, take_all
 from tests.support.waiting import eventually
 
-#: Each look at a queue that does not answer waits for it: on a busy machine that adds up.
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 State = OutboxMessage.State
 SILENT = frozenset({"tests.silent"})

@@ -83,7 +83,6 @@ def test_wrong_arguments_are_a_usage_error(
 
 
 @pytest.mark.full
-@pytest.mark.timeout(300)
 def test_interrupted_in_the_middle_it_leaves_nothing_running_and_no_folder(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     running = RunningProcess(

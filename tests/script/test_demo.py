@@ -20,7 +20,6 @@ from tests.support.environment import ROOT
 from tests.support.processes import RunningProcess
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
 #: A busy machine takes long; 8 s on an idle one.
 READY = 150
 
