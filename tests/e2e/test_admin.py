@@ -40,7 +40,7 @@ def test_staff_find_an_order_s_messages_by_its_number_replay_a_dead_one_and_read
     page.get_by_role("button", name="Go").click()
     expect(page.get_by_text("1 to run again, each at the consumer where it is dead")).to_be_visible()
     assert not TextMessage.objects.exists()
-    page.get_by_label("Why").fill("gateway is back")
+    page.get_by_label("Reason (for the audit log)").fill("gateway is back")
     page.get_by_role("button", name="Replay 1").click()
 
     expect(page.get_by_text("1 replayed.")).to_be_visible()

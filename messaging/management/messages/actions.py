@@ -43,10 +43,10 @@ class ActionCommand:
             parser.add_argument(
                 "effect", metavar="EFFECT", help="the effect's id, or its key: MESSAGE_ID:CONSUMER:NAME"
             )
-            parser.add_argument("--note", default="", metavar="TEXT", help="how you know, for the audit log")
+            parser.add_argument("--note", default="", metavar="TEXT", help="the reason, for the audit log")
         elif isinstance(self.action, MessageAction):
             add_choice(parser)
-            parser.add_argument("--note", default="", metavar="TEXT", help="why, for the audit log")
+            parser.add_argument("--note", default="", metavar="TEXT", help="the reason, for the audit log")
         parser.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
         parser.add_argument("--json", action="store_true", help="one JSON object a line")
         for option in self.action.options:
