@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -98,11 +99,16 @@ def check_patterns(patterns: Iterable[str]) -> None:
 def check_table(what: str, table: Mapping[str, Any]) -> None:
     """Raise ValueError for a table of arguments or headers that AMQP cannot carry."""
     for name, value in table.items():
-        is_sendable = -(2**63) <= value < 2**63 if isinstance(value, int) else isinstance(value, str | float | None)
-        if not texts.is_short(name) or not is_sendable:
-            raise ValueError(
-                f"{what} hold texts, numbers of 64 bits, truths and None, not {name!r:.60}: {type(value).__name__}"
-            )
+        if not texts.is_short(name) or not _is_sendable(value):
+            raise ValueError(f"{what} hold texts, numbers of 64 bits, truths and None, not {name!r:.60}: {value!r:.60}")
+
+
+def _is_sendable(value: object) -> bool:
+    if isinstance(value, str):
+        return not any("\ud800" <= each <= "\udfff" for each in value)  # half characters, which UTF-8 does not have
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 def _words_match(pattern: Sequence[str], words: Sequence[str]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import struct
 from collections.abc import Iterable
 from typing import Any
 
 from django.core.management.base import CommandError
 
+from messaging.broker.wire import write_table
 from messaging.management.errors import EXIT_USAGE
 from messaging.routing import EXCHANGE_TYPES, MAX_SHORT_STRING
 from messaging.validation import texts
@@ -47,6 +49,10 @@ def check_declare(options: dict[str, Any], exchange_type: str, *, of_exchange: b
     Raises CommandError (exit code 2) where --declare lacks something, or something lacks --declare.
     """
     options["arguments"] = named_values("--argument", options["argument"])
+    try:
+        write_table(options["arguments"])
+    except (ValueError, struct.error) as error:
+        raise usage_error(f"AMQP cannot carry a value of --argument: {error}.") from None
     problem = ""
     if of_exchange and options["queue_type"]:
         problem = "--queue-type goes with a queue."

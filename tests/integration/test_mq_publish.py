@@ -111,6 +111,8 @@ def test_a_reserved_name_is_refused_without_advice_about_accounts(vhost: str, ta
         (["x", "--queue", "q", "--header", "format"], "--header 'format': write NAME=VALUE, such as format=pdf."),
         (["x", "--queue", "q", "--header", "=pdf"], "--header '=pdf': write NAME=VALUE"),
         (["x", "--queue", "q", "--argument", "n", "--declare"], "--argument 'n': write NAME=VALUE"),
+        (["x", "--queue", "q", "--argument", "n=\udcff", "--declare"], "AMQP cannot carry a value of --argument"),
+        (["x", "--queue", "q", "--argument", f"n={2**64}", "--declare"], "AMQP cannot carry a value of --argument"),
         (["x", "--queue", "q", "--key", "k"], "--key goes with --exchange"),
         (["x", "--exchange", "e", "--declare"], "To declare an exchange say its type"),
         (["x", "--queue", "q", "--transient"], "go with --declare"),

@@ -69,6 +69,9 @@ def test_reconcile_does_not_look_for_broadcasts() -> None:
         ({"arguments": {"x-queue-type": "classic"}}, "queue_type"),
         ({"arguments": {"x-max-priority": 3}}, "max_priority"),
         ({"arguments": {"x-expires": 1000}}, "no process consumes"),
+        # No relay could declare the queue, nor publish anything.
+        ({"arguments": {"x-odd": float("inf")}}, "arguments hold texts"),
+        ({"arguments": {"x-odd": "\ud800"}}, "arguments hold texts"),
         ({"arguments": {"x-max-length": {1, 2}}}, "x-max-length"),
         ({"arguments": {"x-max-length": 2**63}}, "64 bits"),
         ({"queue_type": "Classic"}, "quorum or classic"),
