@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -73,10 +73,27 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
                 raise InterfaceError("the connection was closed inside the transaction, which the database rolled back")
             if ours:
                 guard_callbacks(_log_failure, since=before)
+        if outermost and here.in_atomic_block:
+            raise RuntimeError("a transaction.atomic() was entered inside and never left, so nothing was committed")
     except DatabaseError as error:
         if not for_handler and is_read_only(error):
             reconnect()
         raise
+    finally:
+        if outermost and here.in_atomic_block:
+            _abandon(here)
+
+
+def _abandon(here: BaseDatabaseWrapper) -> None:
+    """Roll back a transaction that was left open: Django would take all that follows for a part of it, and commit
+    nothing any more."""
+    here.in_atomic_block = False
+    here.savepoint_ids.clear()
+    here.atomic_blocks.clear()
+    with suppress(DatabaseError, InterfaceError):
+        here.rollback()
+        here.set_autocommit(True)  # for a database in memory, which is not closed
+    here.close()
 
 
 def reconnect() -> None:
@@ -94,9 +111,12 @@ def release_between_messages() -> None:
 
     A connection of a pool (OPTIONS) goes back to it, because other threads may wait for it: a pool has four by default,
     and a consumer has more threads. Others stay open. With `DEBUG` Django keeps the last 9000 statements of each
-    connection, and ours have whole bodies in them: they are forgotten.
+    connection, and ours have whole bodies in them: they are forgotten. A transaction that was left open is rolled back.
     """
     for each in connections.all(initialized_only=True):
+        if has_transaction(each):  # of another database, or a procedure's
+            log.error("database.transaction_left_open", database=each.alias)
+            _abandon(each)
         each.queries_log.clear()
         if each.settings_dict.get("OPTIONS", {}).get("pool") and not each.in_atomic_block:
             each.close()

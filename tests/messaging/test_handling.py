@@ -10,7 +10,15 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, IntegrityError, InternalError, OperationalError, connection, connections
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
 from django.utils import timezone
 from structlog.testing import capture_logs
 
@@ -195,6 +203,32 @@ def test_a_handler_that_rolls_its_transaction_back_by_itself_has_failed(before: 
 
     row = InboxMessage.objects.get()
     assert (row.state, row.attempt, notes()) == ("retrying", attempt + 1, 0)
+
+
+@committing
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_handler_that_leaves_a_transaction_open_has_failed_and_the_next_message_is_committed(raises: bool) -> None:
+    def leave_open() -> None:
+        transaction.atomic().__enter__()
+        if raises:
+            raise ValueError("not today")
+
+    assert testing.deliver(a_message(), a_consumer(noting_and(leave_open))) == "retrying"
+    reason = InboxMessage.objects.get().reason
+    assert ("ValueError: not today" if raises else "entered inside and never left") in reason
+    assert testing.deliver(a_message(), CONSUMER) == "handled"
+    assert not connection.in_atomic_block
+    assert notes() == 1
+
+
+@committing
+def test_a_transaction_that_a_procedure_left_open_is_rolled_back_before_the_next_request() -> None:
+    transaction.atomic().__enter__()
+    note("lost")
+    with capture_logs() as lines:
+        database.release_between_messages()
+    assert (connection.in_atomic_block, notes()) == (False, 0)
+    assert [line["event"] for line in lines] == ["database.transaction_left_open"]
 
 
 @committing
