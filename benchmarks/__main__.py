@@ -20,7 +20,7 @@ from script.environment import ROOT
 from script.programs.commands import stop_on_signals
 from script.services.owned import ServiceError, tail
 
-NAMES = ("relay", "consumer", "order")
+NAMES = ("relay", "consumer", "order", "latency")
 ROUNDS = 3
 #: Seconds that one run may take.
 PATIENCE = 300
@@ -112,8 +112,13 @@ def _round(running: Servers, name: str, benchmark: Benchmark, number: int) -> di
     measured = {}
     for variant in (*variants[shift:], *variants[:shift]):
         measured[variant.name] = _run(running, name, benchmark, variant)
-        print(f"{name} {number + 1}: {variant.name}: {measured[variant.name].rate:,.0f}/s", flush=True)
+        print(f"{name} {number + 1}: {variant.name}: {_in_short(benchmark, measured[variant.name])}", flush=True)
     return {variant.name: measured[variant.name] for variant in variants}
+
+
+def _in_short(benchmark: Benchmark, measured: Measured) -> str:
+    figure = benchmark.figure
+    return f"{measured.more[figure]:.1f} ({figure})" if figure else f"{measured.rate:,.0f}/s"
 
 
 def _run(running: Servers, name: str, benchmark: Benchmark, variant: Variant) -> Measured:
@@ -141,7 +146,7 @@ def _write(
     name: str, benchmark: Benchmark, rounds: Sequence[dict[str, Measured]], versions: dict[str, str], *, docs: bool
 ) -> None:
     """Write the results of a benchmark to var/bench, and to the documentation if asked."""
-    found = rows(rounds, benchmark.reference)
+    found = rows(rounds, benchmark.reference, benchmark.figure)
     table, plot = report.table(benchmark, found, len(rounds)), report.plot(benchmark, found)
     (RESULTS / f"{name}.json").write_text(report.as_json(rounds, versions))
     (RESULTS / f"{name}.md").write_text(f"{benchmark.question}\n\n{table}\n")

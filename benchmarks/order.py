@@ -7,10 +7,17 @@ process's own relay thread or by a relay elsewhere (none runs here), or sent by 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_started
 
 from benchmarks.harness.benchmark import Benchmark, Variant
 from benchmarks.harness.clients import ready_in
 from benchmarks.harness.window import Measured, Window, require, wait_for
+
+if TYPE_CHECKING:
+    from benchmarks.shop.models import Product
 
 #: Orders before the measurement: connections are opened, statements prepared.
 WARM_UP = 20
@@ -24,16 +31,13 @@ def nothing(count: int) -> Measured:
 def outbox(count: int) -> Measured:
     """Add an event to each order's transaction."""
     from django.conf import settings
-    from django.core.handlers.wsgi import WSGIHandler
-    from django.core.signals import request_started
 
     from benchmarks.shop.consumers import QUEUE
     from benchmarks.shop.events import order_placed
     from messaging import outbox
     from messaging.models import OutboxMessage
 
-    # A process that serves requests has a relay thread.
-    request_started.send(WSGIHandler, environ={})
+    serves_requests()
     rows = OutboxMessage.objects.filter(state="published" if settings.MESSAGING["RELAY_THREAD"] else "pending")
     measured = place_orders(
         count,
@@ -63,10 +67,10 @@ def celery(count: int) -> Measured:
 
 def place_orders(count: int, event: Callable[[str], object], until: Callable[[], bool] = lambda: True) -> Measured:
     """Place orders with `event` in their transaction. CPU counts until `until` is true: until all are published."""
-    from benchmarks.shop.models import Order, Product
+    from benchmarks.shop.models import Order
     from benchmarks.shop.work import place_order
 
-    products = [Product.objects.create(name=name, stock=10 * count + 1000) for name in ("tea", "fan")]
+    products = new_products()
     window = Window()
     for number in range(-WARM_UP, count):
         if number == 0:
@@ -77,6 +81,18 @@ def place_orders(count: int, event: Callable[[str], object], until: Callable[[],
     measured = window.measured(count)
     require(count + WARM_UP, Order.objects.count(), "orders")
     return measured
+
+
+def new_products() -> list[Product]:
+    """Return two products with enough stock."""
+    from benchmarks.shop.models import Product
+
+    return [Product.objects.create(name=name, stock=1_000_000) for name in ("tea", "fan")]
+
+
+def serves_requests() -> None:
+    """Make this a process that serves requests: such a one has a relay thread, unless RELAY_THREAD=0."""
+    request_started.send(WSGIHandler, environ={})
 
 
 BENCHMARK = Benchmark(

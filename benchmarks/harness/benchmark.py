@@ -42,3 +42,5 @@ class Benchmark:
     count: int
     quick_count: int
     variants: tuple[Variant, ...]
+    #: One of the further figures, of which less is better, to compare by; empty: the rate.
+    figure: str = ""

@@ -29,7 +29,8 @@ class Row:
     """One variant over all rounds. CPU is in microseconds for each message."""
 
     name: str
-    rate: Spread
+    #: The rate, or the figure compared by.
+    value: Spread
     ratio: Spread
     client: float
     broker: float
@@ -39,20 +40,26 @@ class Row:
     more: dict[str, float]
 
 
-def rows(rounds: Sequence[dict[str, Measured]], reference: str) -> list[Row]:
-    """Return a row for each variant. A ratio is the median of the rounds' own ratios: what disturbs a whole round
-    disturbs both sides of it."""
-    return [_row(name, [each[name] for each in rounds], [each[reference] for each in rounds]) for name in rounds[0]]
+def rows(rounds: Sequence[dict[str, Measured]], reference: str, figure: str = "") -> list[Row]:
+    """Return a row for each variant, compared by its rate or by a further `figure`.
+
+    A ratio is the median of the rounds' own ratios: what disturbs a whole round disturbs both sides of it.
+    """
+
+    def values(name: str) -> list[float]:
+        return [each[name].more[figure] if figure else each[name].rate for each in rounds]
+
+    return [_row(name, [each[name] for each in rounds], values(name), values(reference)) for name in rounds[0]]
 
 
-def _row(name: str, runs: Sequence[Measured], references: Sequence[Measured]) -> Row:
+def _row(name: str, runs: Sequence[Measured], values: Sequence[float], references: Sequence[float]) -> Row:
     def micro(attribute: str) -> float:
         return float(median(getattr(run, attribute) / run.count * 1e6 for run in runs))
 
     return Row(
         name,
-        rate=Spread.of([run.rate for run in runs]),
-        ratio=Spread.of([run.rate / reference.rate for run, reference in zip(runs, references, strict=True)]),
+        value=Spread.of(values),
+        ratio=Spread.of([value / reference for value, reference in zip(values, references, strict=True)]),
         client=micro("client"),
         broker=micro("broker"),
         database=micro("database"),

@@ -24,21 +24,33 @@ def as_json(rounds: Sequence[Mapping[str, Measured]], versions: Mapping[str, str
 
 def table(benchmark: Benchmark, rows: Sequence[Row], rounds: int) -> str:
     """Return a table with a line for each variant."""
-    more = list(dict.fromkeys(key for row in rows for key in row.more))
+    more = list(dict.fromkeys(key for row in rows for key in row.more if key != benchmark.figure))
     head = [
-        "variant", f"{benchmark.unit} a second", f"ratio to {benchmark.reference}",
+        "variant", _title(benchmark), f"ratio to {benchmark.reference}",
         "client CPU, µs each", "broker", "database", *more,
     ]  # fmt: skip
     lines = [head, ["---"] * len(head)]
     for row in rows:
         figures = [f"{row.client:,.0f}", f"{row.broker:,.0f}", f"{row.database:,.0f}"]
         further = [f"{row.more[key]:.1f}" if key in row.more else "" for key in more]
-        lines.append([row.name, _spread(row.rate, "{:,.0f}"), _spread(row.ratio, "{:.2f}"), *figures, *further])
+        lines.append(
+            [
+                row.name,
+                _spread(row.value, "{:,.1f}" if benchmark.figure else "{:,.0f}"),
+                _spread(row.ratio, "{:.2f}"),
+                *figures,
+                *further,
+            ]
+        )
     disturbed = max(row.others for row in rows)
     note = f"Rounds: {rounds}, of {benchmark.count:,} {benchmark.unit} each: median (smallest to largest)."
     if disturbed > QUIET:
         note += f" **Disturbed**: other programs used up to {disturbed:.1f} cores."
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note])
+
+
+def _title(benchmark: Benchmark) -> str:
+    return benchmark.figure or f"{benchmark.unit} a second"
 
 
 def _spread(spread: Spread, form: str) -> str:
@@ -64,7 +76,7 @@ def plot(benchmark: Benchmark, rows: Sequence[Row]) -> str:
             f'<path d="M{x(row.ratio.low):.1f} {y + 8}H{x(row.ratio.high):.1f}" stroke="#333" stroke-width="2"/>',
             f'<text x="{x(row.ratio.high) + 8:.1f}" y="{y + 12}">{row.ratio.median:.2f}</text>',
         ]
-    title = escape(f"{benchmark.unit} a second, as a ratio to {benchmark.reference}")
+    title = escape(f"{_title(benchmark)}, as a ratio to {benchmark.reference}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {step * len(rows) + 44}"'
         ' font-family="sans-serif" font-size="12">\n'

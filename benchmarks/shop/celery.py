@@ -15,6 +15,7 @@ from kombu import Queue
 if not apps.ready:
     django.setup()
 
+from benchmarks.shop.direct import entered
 from benchmarks.shop.work import write_receipt
 
 QUEUE = "celery.receipts"
@@ -37,5 +38,6 @@ if os.environ.get("BENCH_TUNED"):
 @app.task(name="receipts")
 def receipts(event: dict[str, Any], message_id: str) -> None:
     """Write a receipt, once for each message."""
+    entered(event["number"])
     with transaction.atomic():
         write_receipt(event, message_id)

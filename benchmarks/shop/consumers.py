@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from benchmarks.shop.direct import entered
 from benchmarks.shop.events import OrderPlaced
 from benchmarks.shop.models import Receipt
 from messaging.consumers import consumer
@@ -16,4 +17,5 @@ QUEUE = "shop.receipts"
 @consumer("receipts", OrderPlaced, batch=int(os.environ.get("BENCH_BATCH", "1")))
 def receipts(event: OrderPlaced, delivery: Any) -> None:
     """Write a receipt."""
+    entered(event.number)
     Receipt.objects.create(number=event.number, phone=event.phone, text=event.note)

@@ -26,7 +26,7 @@ def rounds() -> list[dict[str, Measured]]:
 def test_a_row_has_medians_and_the_smallest_and_largest_value() -> None:
     _, ours = rows(rounds(), "C")
 
-    assert ours.rate == Spread(50, 25, 100)
+    assert ours.value == Spread(50, 25, 100)
     assert (ours.client, ours.broker, ours.database) == pytest.approx((200, 200, 300))
     assert ours.others == pytest.approx(0.1)
 
@@ -39,12 +39,25 @@ def test_a_ratio_is_the_median_of_the_ratios_within_each_round() -> None:
     assert reference.ratio == Spread(1, 1, 1)
 
 
+def test_a_latency_is_compared_by_itself_and_its_rate_is_not_shown() -> None:
+    one = {
+        "C": Measured(100, 1.0, 0.1, more={"p50, ms": 2.0, "p99, ms": 9.0}),
+        "ours": Measured(100, 1.0, 0.1, more={"p50, ms": 5.0, "p99, ms": 8.0}),
+    }
+    benchmark = Benchmark("How late?", "messages", "C", 100, 10, (), figure="p50, ms")
+
+    table = report.table(benchmark, rows([one], "C", "p50, ms"), 1)
+
+    assert table.startswith("| variant | p50, ms | ratio to C | client CPU, µs each | broker | database | p99, ms |")
+    assert "| ours | 5.0 | 2.50 | 1,000 | 0 | 0 | 8.0 |" in table
+
+
 def test_slower_variants_may_have_fewer_messages() -> None:
     one = {"C": Measured(100, 1.0, 0.1), "slow": Measured(10, 1.0, 0.1)}
 
     _, slow = rows([one], "C")
 
-    assert (slow.rate.median, slow.ratio.median, slow.client) == pytest.approx((10, 0.1, 10_000))
+    assert (slow.value.median, slow.ratio.median, slow.client) == pytest.approx((10, 0.1, 10_000))
 
 
 def test_the_table_names_each_variant_and_says_if_others_disturbed_it() -> None:
