@@ -61,6 +61,7 @@ def test_the_first_bytes_that_fit_are_handed_over(
         rows = [*add(1, size=1000), *add(1, size=1000)]
     with transaction.atomic():
         rows += [*add(1, size=1000), *add(3, size=1000)]
+        assert leased() == [row.pk for row in rows[:4]], "no lease is given that would end at the commit"
     assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:4]]
     relay_of_this_process._handed.take(LIMIT)
     assert relay_of_this_process.room() == (LIMIT, 4 * size)
@@ -69,6 +70,7 @@ def test_the_first_bytes_that_fit_are_handed_over(
 def test_several_adds_share_the_room(relay_of_this_process: Relay) -> None:
     with transaction.atomic():
         rows = [row for _ in range(4) for row in add(2)]
+        assert leased() == [row.pk for row in rows[:LIMIT]]
     with transaction.atomic():
         add(3)
     assert held(relay_of_this_process) == leased() == [row.pk for row in rows[:LIMIT]]

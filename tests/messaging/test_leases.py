@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from messaging import database
 from messaging.broker.publisher import Outcome, Status
@@ -107,6 +107,17 @@ def test_a_row_that_is_given_back_at_once_keeps_its_place_and_its_error() -> Non
     assert leases.give_back([row])
     row.refresh_from_db()
     assert (row.lease_token, row.lease_until, row.publish_at, row.last_error) == (None, None, due, "no confirm")
+
+
+def test_leases_that_a_failing_database_does_not_end_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise DatabaseError
+
+    row = a_leased_row()
+    monkeypatch.setattr(leases, "end", fail)
+    assert not leases.give_back([row])
+    row.refresh_from_db()
+    assert row.lease_until
 
 
 def test_a_row_is_published_only_before_its_lease_is_about_to_end() -> None:

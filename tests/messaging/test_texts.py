@@ -57,6 +57,13 @@ def test_an_argument_that_cannot_be_stored_or_sent_is_refused_by_name(argument: 
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("argument", [{"priority": 0}, {"priority": 255}, {"delay": timedelta(days=36_500)}], ids=str)
+def test_the_least_and_the_largest_arguments_are_taken(argument: dict[str, Any]) -> None:
+    add(**argument)
+    assert OutboxMessage.objects.exists()
+
+
+@pytest.mark.django_db
 def test_a_text_with_few_characters_and_too_many_bytes_for_amqp_is_refused() -> None:
     with pytest.raises(ValueError, match="correlation_id has 400 bytes; AMQP has room for 255"):
         add(correlation_id="ü" * 200)
