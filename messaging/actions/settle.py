@@ -16,7 +16,7 @@ from messaging.models import Effect
 from messaging.validation import texts
 from messaging.validation.texts import storable_text
 from messaging.worker import ledger
-from messaging.worker.ledger import Result as AttemptResult
+from messaging.worker.ledger import AttemptResult
 
 State = Effect.State
 

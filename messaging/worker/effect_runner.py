@@ -23,7 +23,7 @@ from messaging.validation import functions
 from messaging.worker import ledger
 from messaging.worker.database_wait import DatabaseWait
 from messaging.worker.inbox import describe
-from messaging.worker.ledger import Claimed, Result, State
+from messaging.worker.ledger import AttemptResult, Claimed, State
 
 log = get_logger(__name__)
 
@@ -63,7 +63,7 @@ def _run_due(wait: DatabaseWait, claim: Callable[[], list[Claimed]]) -> int:
     return done
 
 
-def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, Result]]:
+def carry_out(claimed: Sequence[Claimed]) -> list[tuple[Claimed, AttemptResult]]:
     """Carry out what was claimed, all at once, and return the results. Touches no row.
 
     Never raises for what the outside does, and never takes longer than the effects' timeouts: a call that does not
@@ -82,14 +82,14 @@ class _Call:
 
     def __init__(self, claimed: Claimed) -> None:
         self.claimed = claimed
-        self._result: Result | None = None
+        self._result: AttemptResult | None = None
         self._thread = threading.Thread(target=self._run, name=f"effect-{claimed.row.pk}", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:
             self._result = _not_begun(claimed, error)
 
-    def result(self) -> Result:
+    def result(self) -> AttemptResult:
         if self._result is not None:
             return self._result
         self._thread.join(max(0.0, self.claimed.deadline - time.monotonic()))
@@ -106,17 +106,17 @@ class _Call:
             connections.close_all()
 
 
-def _attempt(claimed: Claimed) -> Result:
+def _attempt(claimed: Claimed) -> AttemptResult:
     kind, doubtful = claimed.kind, claimed.doubtful
     try:
         if doubtful and not kind.honours_keys() and kind.ask is not None:
             found = _found(kind.ask(_sending(claimed)))
             if found is not None:
-                return Result(state=State.DONE, reference=found)
+                return AttemptResult(state=State.DONE, reference=found)
             doubtful = False
         answer: object = kind.send(_sending(claimed))
         functions.require_run(answer, "the effect's function")
-        return Result(state=State.DONE, reference=_reference(claimed, answer))
+        return AttemptResult(state=State.DONE, reference=_reference(claimed, answer))
     except (Reject, NotDone, RetryLater) as error:
         return _doubtful(claimed, error) if doubtful else _not_done(claimed, error)
     except BaseException as error:
@@ -156,25 +156,25 @@ def _reference(claimed: Claimed, answer: object) -> str:
     return functions.text_of(answer)
 
 
-def _not_done(claimed: Claimed, error: BaseException) -> Result:
+def _not_done(claimed: Claimed, error: BaseException) -> AttemptResult:
     rest = rest_after(claimed.kind.retry, claimed.row.attempts, error)
     if rest is None:
-        return Result(state=State.FAILED, error=describe(error))
-    return Result(state=State.INTENDED, error=describe(error), rest=rest)
+        return AttemptResult(state=State.FAILED, error=describe(error))
+    return AttemptResult(state=State.INTENDED, error=describe(error), rest=rest)
 
 
-def _not_begun(claimed: Claimed, error: BaseException) -> Result:
+def _not_begun(claimed: Claimed, error: BaseException) -> AttemptResult:
     """No thread could be started: the effect stays as it was, whatever its retry policy says."""
     state = State.SENDING if claimed.doubtful else State.INTENDED
-    return Result(state=state, error=f"not begun: {error}", rest=NOT_BEGUN_REST)
+    return AttemptResult(state=state, error=f"not begun: {error}", rest=NOT_BEGUN_REST)
 
 
-def _doubtful(claimed: Claimed, error: BaseException) -> Result:
+def _doubtful(claimed: Claimed, error: BaseException) -> AttemptResult:
     """It may have been done: it stays *sending* until it is asked for or repeated, or becomes *unknown*."""
     rest = rest_after(claimed.kind.retry, claimed.row.attempts, error)
     if rest is None or not claimed.kind.can_repeat:
-        return Result(state=State.UNKNOWN, error=describe(error))
-    return Result(state=State.SENDING, error=describe(error), rest=rest)
+        return AttemptResult(state=State.UNKNOWN, error=describe(error))
+    return AttemptResult(state=State.SENDING, error=describe(error), rest=rest)
 
 
 def _sending(claimed: Claimed) -> Sending:
@@ -200,7 +200,7 @@ _EVENTS = {
 }
 
 
-def _log(claimed: Claimed, result: Result) -> None:
+def _log(claimed: Claimed, result: AttemptResult) -> None:
     row = claimed.row
     about = log.bind(effect=row.name, message_id=row.message_id, consumer=row.consumer, attempt=row.attempts)
     if result.state == State.DONE:

@@ -57,7 +57,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class AttemptResult:
     """The result of an attempt: the state, the outside's reference or the error, and the rest before the next try."""
 
     state: Effect.State
@@ -168,7 +168,7 @@ def _take_back(token: uuid.UUID, ids: Collection[int]) -> bool:
     return True
 
 
-def note(results: Sequence[tuple[Claimed, Result]]) -> None:
+def note(results: Sequence[tuple[Claimed, AttemptResult]]) -> None:
     """Write down the results of attempts, and close the inbox rows whose last effect they settle.
 
     A result counts only while the effect has its sender's token: after that another process or a person has moved it
@@ -193,7 +193,7 @@ def note(results: Sequence[tuple[Claimed, Result]]) -> None:
         close(inbox_ids)
 
 
-def settle(row: Effect, result: Result) -> None:
+def settle(row: Effect, result: AttemptResult) -> None:
     """Write down an operator's decision about an effect, in the caller's transaction, which has locked the effect and
     its message. The results of its attempts stay in their own rows.
 
@@ -247,7 +247,7 @@ def _give_up(rows: Sequence[Effect]) -> None:
     if not rows:
         return
     inbox_ids = lock_messages(rows)
-    result = Result(state=State.UNKNOWN, error=_NO_ANSWER)
+    result = AttemptResult(state=State.UNKNOWN, error=_NO_ANSWER)
     for row in rows:
         Effect.objects.filter(pk=row.pk).update(**result.columns, failure_group=_group_of(row, result))
         effect_attempts.record(row, result.state, result.error)
@@ -256,7 +256,7 @@ def _give_up(rows: Sequence[Effect]) -> None:
         log.error("effect.unknown", effect=row.name, message_id=row.message_id, consumer=row.consumer)
 
 
-def _group_of(row: Effect, result: Result) -> str:
+def _group_of(row: Effect, result: AttemptResult) -> str:
     """Return the failure group of an effect with this result; empty for a success."""
     return "" if result.state == State.DONE else failure_group(row.consumer, row.name, result.error)
 

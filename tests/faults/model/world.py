@@ -45,7 +45,7 @@ from messaging.relay.relay import Relay
 from messaging.retry import RetryPolicy
 from messaging.worker import consumer_threads, database_wait, dead_letters, effect_runner, ledger, service
 from messaging.worker.handling import CRASH_LIMIT
-from messaging.worker.ledger import Claimed, Result
+from messaging.worker.ledger import AttemptResult, Claimed
 from messaging.worker.worker import Worker
 from tests.faults.model.broker import Broker, Copy, Link
 from tests.support.consuming import look_after, registered
@@ -773,10 +773,10 @@ def _remembered(claim: Callable[[Q, int], list[Claimed]]) -> Callable[[Q, int], 
     return remembered
 
 
-def _forgotten(note: Callable[[Sequence[tuple[Claimed, Result]]], None]) -> Callable[..., None]:
+def _forgotten(note: Callable[[Sequence[tuple[Claimed, AttemptResult]]], None]) -> Callable[..., None]:
     """Let outcomes of effects be noted, and forget who claimed them."""
 
-    def forgotten(results: Sequence[tuple[Claimed, Result]]) -> None:
+    def forgotten(results: Sequence[tuple[Claimed, AttemptResult]]) -> None:
         note(results)
         if process := Stage.world._current:
             process.claimed -= {claimed.row.key for claimed, _ in results}
