@@ -14,4 +14,5 @@ urlpatterns = [
     path("", include("orders.urls")),
 ]
 
+handler400 = "orders.views.errors.bad_request"
 handler500 = "orders.views.errors.server_error"

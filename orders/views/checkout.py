@@ -101,7 +101,7 @@ def _place(request: HttpRequest) -> HttpResponse:
     except OfferUnreadable:
         return _show_again(request, "This page was too old to order from. Check the total and place your order.")
     if made := Order.objects.made_of(offer.token):
-        return _ordered_before(request, offer, made)
+        return _ordered(request, offer, made)
     form = CheckoutForm(request.POST)
     if not form.is_valid():
         return _render(request, offer, form)
@@ -150,11 +150,12 @@ def _place(request: HttpRequest) -> HttpResponse:
     request.session.pop(_DRAFT_KEY, None)
     # Always saved: a guest sees the order as long as the session lives, counted from its last save.
     request.session.modified = True
-    return redirect(order)
+    return _ordered(request, offer, order)
 
 
-def _ordered_before(request: HttpRequest, offer: Offer, made: Order) -> HttpResponse:
-    """Redirect to the order that the cart became, from this page or another tab. Later additions stay in the cart."""
+def _ordered(request: HttpRequest, offer: Offer, made: Order) -> HttpResponse:
+    """Redirect to the order that the cart became, from this page or another tab, perhaps at this very moment. Later
+    additions stay in the cart."""
     ordered = {line.product_id: line.quantity for line in made.lines.all()}
     if ordered != {line.product_id: line.quantity for line in offer.lines}:
         messages.warning(request, OTHER_CONTENTS)

@@ -6,6 +6,7 @@ import math
 import sys
 from datetime import timedelta
 
+from django.contrib.sessions.exceptions import SessionInterrupted
 from django.http import HttpRequest, HttpResponse
 from django.template import loader
 from django.views import defaults
@@ -21,6 +22,13 @@ def server_error(request: HttpRequest) -> HttpResponse:
     if database.is_transient(sys.exc_info()[1]):
         return unavailable(HttpResponse(loader.get_template("503.html").render()))
     return defaults.server_error(request)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Answer a malformed request with 400, as Django does; if the session ended meanwhile, say that instead."""
+    if isinstance(exception, SessionInterrupted):
+        return HttpResponse(loader.get_template("session_ended.html").render(), status=400)
+    return defaults.bad_request(request, exception)
 
 
 def unavailable(response: HttpResponse) -> HttpResponse:

@@ -125,6 +125,28 @@ def test_what_is_added_while_the_order_is_placed_is_in_the_next_cart(
     assert buyer.cart() == {}
 
 
+def test_a_tab_that_orders_other_contents_a_moment_too_late_is_told_so(
+    buyer: Buyer, tea: Product, pot: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buyer.put_into_cart(tea)
+    first = buyer.open_checkout()
+    buyer.put_into_cart(pot)
+    second, other = buyer.open_checkout(), other_tab(buyer)
+
+    with monkeypatch.context() as patch:
+
+        def order_of_the_other_tab_first(**wanted: Any) -> Order:
+            patch.undo()
+            other.press_place_order(first)
+            return place_order(**wanted)
+
+        patch.setattr(checkout, "place_order", order_of_the_other_tab_first)
+        answer = buyer.press_place_order(second)
+
+    assert checkout.OTHER_CONTENTS in text_of(buyer.client.get(answer.url))
+    assert Order.objects.count() == 1
+
+
 def test_signing_in_between_the_page_and_the_button_keeps_cart_and_offer(buyer: Buyer, tea: Product) -> None:
     User.objects.create_user("ann", password="correct horse")
     buyer.put_into_cart(tea)
@@ -135,6 +157,25 @@ def test_signing_in_between_the_page_and_the_button_keeps_cart_and_offer(buyer: 
     first = buyer.press_place_order(offer).url
     assert buyer.press_place_order(offer).url == first
     assert Order.objects.get().user is not None
+
+
+def test_an_order_is_not_called_malformed_when_its_visitor_signs_up_in_another_tab_meanwhile(
+    buyer: Buyer, tea: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buyer.put_into_cart(tea)
+    offer, other = buyer.open_checkout(), other_tab(buyer)
+
+    def sign_up_meanwhile(**wanted: Any) -> Order:
+        password = {"password1": "a long secret", "password2": "a long secret"}
+        assert other.client.post("/accounts/sign-up/", {"username": "ann", **password}).status_code == 302
+        return place_order(**wanted)
+
+    monkeypatch.setattr(checkout, "place_order", sign_up_meanwhile)
+    answer = buyer.press_place_order(offer)
+
+    assert answer.status_code == 400
+    assert "look at your orders before you do it again" in text_of(answer)
+    assert number_in(buyer.press_place_order(offer)) == Order.objects.get().number
 
 
 def test_an_account_has_a_cart_on_each_device(tea: Product, quoted: object) -> None:
