@@ -216,7 +216,7 @@ class RpcConnection(Requester):
     def _unserved(self, correlation_id: str) -> None:
         call = self._calls.pop(correlation_id, None)
         if call is not None:
-            self._fail(call, NoServer(f"{call.name}: nobody serves the queue {call.queue}."))
+            self._fail(call, NoServer(f"{call.name}: no server consumes the queue {call.queue}."))
 
     def _broken(self, error: BrokerUnavailable | OperationRefused) -> None:
         self._reply_may_be_late = self._needs_fresh_queue = False

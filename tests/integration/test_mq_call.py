@@ -82,7 +82,7 @@ def test_an_error_of_the_procedure_is_shown_with_its_type(server: RunningServer)
 def test_without_a_server_it_says_so_at_once_and_a_plain_queue_times_out() -> None:
     said = mq("call", "shipping.quote", "{}", "--timeout", "60")
     assert said.code == 1
-    assert "nobody serves the queue rpc.shipping.quote" in said.err
+    assert "no server consumes the queue rpc.shipping.quote" in said.err
     assert "run_rpc_worker shipping.quote" in said.err
 
     with raw_channel() as channel:
