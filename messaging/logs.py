@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
 
+from messaging.exceptions import HandlerTimeout
 from messaging.masking import mask_event
 
 #: Seconds after which a reason that lasts is logged again.
@@ -23,9 +29,15 @@ REMEMBERED = 100
 
 class Logger:
     """structlog's logger of a name. Until structlog is configured, its lines go to `logging` as text (the event and its
-    fields), by the handlers and levels of LOGGING."""
+    fields), by the handlers and levels of LOGGING.
 
-    def __init__(self, name: str) -> None:
+    A line raises nothing, whatever the project's handlers, filters and processors do: it may be written after a commit,
+    or by a thread that must not end. What fails is printed on standard error, once a minute.
+    """
+
+    def __init__(self, name: str, bound: Mapping[str, Any] | None = None) -> None:
+        self._name = name
+        self._bound = dict(bound or {})
         self._configured = structlog.get_logger(name)
         self._plain = structlog.wrap_logger(
             logging.getLogger(name),
@@ -34,14 +46,35 @@ class Logger:
             cache_logger_on_first_use=True,
         )
 
-    def __getattr__(self, name: str) -> Any:
+    def bind(self, **fields: Any) -> Logger:
+        """Return a logger that has these fields in each line."""
+        return Logger(self._name, {**self._bound, **fields})
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return partial(self._write, level)
+
+    def _write(self, level: str, event: str, **fields: Any) -> None:
         # Decided for each line: modules make their loggers before the project has configured anything.
-        return getattr(self._configured if structlog.is_configured() else self._plain, name)
+        logger = self._configured if structlog.is_configured() else self._plain
+        try:
+            getattr(logger, level)(event, **{**self._bound, **fields})
+        except HandlerTimeout:
+            raise  # meant for the handler that was about to log
+        except Exception:
+            _report(event)
 
 
 def get_logger(name: str) -> Logger:
     """Return the logger of that name; a module passes its own."""
     return Logger(name)
+
+
+def _report(event: str) -> None:
+    """Print the error by which a line failed."""
+    with suppress(Exception):
+        if _failures.allows("the log"):
+            sys.stderr.write(f"The log line {event!r} could not be written: a part of the project's log failed.\n")
+            traceback.print_exc()
 
 
 def quiet_pika() -> None:
@@ -82,14 +115,18 @@ class Throttle:
         return had_logged
 
 
+#: When it was last said that a line could not be written.
+_failures = Throttle()
+
+
 def _as_text(logger: Any, method: str, event: Any) -> tuple[tuple[str], dict[str, Any]]:
     """Return the arguments for `logging`. The text contains the traceback already, masked."""
     return (str(_RENDER(logger, method, event)),), {"exc_info": False, "stacklevel": _FRAMES}
 
 
 _RENDER = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
-#: Frames between the line that logs and the call of `logging`: three are structlog's.
-_FRAMES = 4
+#: Frames between the line that logs and the call of `logging`: one is ours, and three are structlog's.
+_FRAMES = 5
 _TO_LOGGING: list[Any] = [
     structlog.stdlib.filter_by_level,
     structlog.contextvars.merge_contextvars,

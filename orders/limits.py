@@ -11,15 +11,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from messaging.logs import get_logger
 from orders.models import Guess
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: How long a wrong try counts, unless its limit says otherwise.
 WINDOW = timedelta(minutes=15)

@@ -11,17 +11,17 @@ from datetime import timedelta
 from decimal import Decimal
 from math import ceil
 
-import structlog
 from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from messaging.logs import get_logger
 from orders.exceptions import RedPacketRefused
 from orders.models import Campaign, Order, RedPacket
 from orders.money import rounded_down, smallest_unit
 from orders.numbers import new_red_packet_code
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 # Amounts should not be predictable from earlier ones.
 _random = random.SystemRandom()

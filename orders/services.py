@@ -12,12 +12,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from messaging import outbox
+from messaging.logs import get_logger
 from orders import red_packets
 from orders.events import OrderCancelled, OrderedProduct, OrderPlaced, OrderShipped
 from orders.exceptions import NotPayable, OutOfStock, PriceChanged, Refused, TooLate
@@ -29,7 +29,7 @@ from orders.shipping import ShippingQuote
 if TYPE_CHECKING:
     from django.contrib.auth.models import User
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: How often a random order number is drawn, if it is taken.
 NUMBER_DRAWS = 5

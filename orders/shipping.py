@@ -7,16 +7,16 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import structlog
 from django.conf import settings
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from messaging import rpc
 from messaging.exceptions import MessagingError
+from messaging.logs import get_logger
 from orders.models import Order, QuietService
 from orders.money import rounded
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Seconds that a visitor waits for a quote, at most.
 QUOTE_TIMEOUT = 1.0

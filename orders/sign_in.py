@@ -6,12 +6,12 @@ import unicodedata
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.forms import AuthenticationForm
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
+from messaging.logs import get_logger
 from orders import limits
 from orders.limits import Limit, digest
 from orders.models import KnownPlace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     _Form = object
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 #: Wrong tries of one name from one address. Few: whoever knows the password needs no more.
 MOST_PER_NAME_AND_ADDRESS = 5

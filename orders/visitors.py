@@ -6,12 +6,12 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, TypedDict
 
-import structlog
 from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import Http404, HttpRequest
 from django.utils.crypto import salted_hmac
 
+from messaging.logs import get_logger
 from orders import limits
 from orders.limits import Limit
 from orders.models import Order
@@ -19,7 +19,7 @@ from orders.models import Order
 if TYPE_CHECKING:
     from django.contrib.auth.models import AnonymousUser, User
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _VISITOR_KEY = "visitor_key"
 _SHOWN_KEY = "orders_shown"

@@ -6,7 +6,6 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-import structlog
 from django.contrib import messages
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
@@ -16,6 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from messaging import database
+from messaging.logs import get_logger
 from orders import destinations
 from orders.cart import Cart
 from orders.exceptions import RedPacketRefused, Refused
@@ -29,7 +29,7 @@ from orders.shipping import get_quote
 from orders.views.errors import too_many, unavailable
 from orders.visitors import address_of, get_or_make_key, visitor
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 CODE_UNUSABLE = "This red packet code cannot be used: it is unknown, used, withdrawn or expired."
 BUSY = "The shop is very busy and could not confirm your order. Press the button again: you pay only once."

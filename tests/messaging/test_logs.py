@@ -1,13 +1,15 @@
 """A reason that lasts is logged once a minute, one that is new at once; LOGGING can name the broker's handler."""
 
+import logging
 from logging.config import DictConfigurator
 from logging.handlers import QueueHandler
 
 import pytest
 
-from messaging import logs
+from messaging import logs, testing
 from messaging.logs import Throttle
 from messaging.monitoring.log_handler import BrokerHandler
+from tests.support.consuming import a_consumer, a_message
 
 
 def test_a_reason_that_lasts_is_logged_again_each_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +42,28 @@ def test_dict_config_makes_the_handler_of_the_broker_on_each_python() -> None:
     assert isinstance(handler, BrokerHandler)
     assert not isinstance(handler, QueueHandler)
     handler.close()
+
+
+class FailingLog(logging.Handler):
+    """A handler of a project, with a fault of its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("no such file")
+
+
+@pytest.mark.django_db
+def test_a_log_that_fails_makes_no_failure_of_a_message_and_says_so_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logs, "_failures", Throttle())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [FailingLog()])
+
+    def fail(*given: object) -> None:
+        raise ValueError("not today")
+
+    assert testing.deliver(a_message(), a_consumer()) == "handled"
+    assert testing.deliver(a_message(), a_consumer(fail)) == "retrying"
+
+    said = capsys.readouterr().err
+    assert "could not be written" in said
+    assert "RuntimeError: no such file" in said
