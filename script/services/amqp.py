@@ -36,7 +36,8 @@ def connect(addresses: str) -> pika.BlockingConnection:
         except (AMQPError, OSError) as error:
             shown = hidden(text) if "@" in text else text
             reasons.append(f"{shown}: {describe(error, address)}")
-    raise ServiceError(f"The broker in AMQP_URL cannot be reached. {'; '.join(reasons)}")
+    told = "; ".join(reasons)
+    raise ServiceError(f"The broker in AMQP_URL cannot be reached. {told}. Unset AMQP_URL to use a private RabbitMQ.")
 
 
 def _tls_files() -> dict[str, str]:

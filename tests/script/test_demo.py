@@ -134,7 +134,7 @@ def test_wrong_settings_are_reported_in_one_line(checkout, environment, exit_cod
 @pytest.mark.parametrize(
     ("addresses", "exit_code", "reason"),
     [
-        ("amqp://127.0.0.1:1/", 3, "The broker in AMQP_URL cannot be reached. amqp://127.0.0.1:1/: .*refused"),
+        ("amqp://127.0.0.1:1/", 3, "AMQP_URL cannot be reached. amqp://127.0.0.1:1/: .*refused.*Unset AMQP_URL"),
         (
             "amqp://u:secret@127.0.0.1:1/,amqp://127.0.0.1:2/",
             3,
