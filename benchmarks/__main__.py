@@ -20,7 +20,7 @@ from script.environment import ROOT
 from script.programs.commands import stop_on_signals
 from script.services.owned import ServiceError, tail
 
-NAMES = ("relay", "consumer", "order", "latency")
+NAMES = ("relay", "consumer", "order", "latency", "rpc", "rpc_many")
 ROUNDS = 3
 #: Seconds that one run may take.
 PATIENCE = 300
@@ -31,7 +31,7 @@ PAGE = ROOT / "docs/performance.md"
 
 EPILOG = """
 examples:
-  script/bench                                all benchmarks, about twenty minutes
+  script/bench                                all benchmarks
   script/bench relay --quick                  one, with fewer messages
   script/bench relay --compare ../before      Warren of another checkout beside this one
   script/bench --docs                         put the tables and plots into docs/performance.md

@@ -114,7 +114,7 @@ BENCHMARK = Benchmark(
     reference="pika, direct",
     figure="p50, ms",
     count=500,
-    quick_count=150,
+    quick_count=100,
     variants=(
         Variant("pika, direct", direct),
         Variant("Celery, confirmed", celery, environment={"BENCH_TUNED": "1"}),

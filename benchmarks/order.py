@@ -100,7 +100,7 @@ BENCHMARK = Benchmark(
     unit="orders",
     reference="no event",
     count=3_000,
-    quick_count=500,
+    quick_count=300,
     variants=(
         Variant("no event", nothing),
         Variant("Warren, relay thread", outbox, warren=True),

@@ -120,7 +120,7 @@ BENCHMARK = Benchmark(
     unit="messages",
     reference="C",
     count=20_000,
-    quick_count=5_000,
+    quick_count=2_000,
     variants=(
         Variant("C", c),
         Variant("Warren, PostgreSQL", warren, environment={"RELAY_THREAD": "0"}, warren=True),

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,13 @@ def ready_in(queue: str) -> int:
     """Return how many messages wait in a queue."""
     with channel() as amqp:
         return int(amqp.queue_declare(queue, passive=True).method.message_count)
+
+
+def is_consumed(queue: str) -> bool:
+    """Return whether a queue exists and has a consumer."""
+    with suppress(pika.exceptions.ChannelClosedByBroker), channel() as amqp:
+        return bool(amqp.queue_declare(queue, passive=True).method.consumer_count)
+    return False
 
 
 def c_program(exchange: str, key: str, count: int, window: int, body: bytes) -> list[str]:

@@ -21,11 +21,9 @@ from benchmarks.harness.benchmark import Variant
 from benchmarks.harness.window import BROKER, DATABASE
 from script.environment import ROOT
 from script.services import packages, rabbitmq_directory
-from script.services.owned import ServiceError
 from script.services.ports import free_port
 from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.rabbitmq import RabbitMQNode
-from script.services.rabbitmq_directory import required_scripts
 
 #: Environment variables that name the C program, and the port for STOMP.
 PUBLISH, STOMP_PORT = "BENCH_PUBLISH", "BENCH_STOMP_PORT"
@@ -154,16 +152,7 @@ def _enable_stomp(node: RabbitMQNode, port: int) -> None:
     """Let the node listen for STOMP, which django-outbox-pattern speaks."""
     options = "[{persistent, true}]"
     node.ctl("eval", f'application:set_env(rabbitmq_stomp, tcp_listeners, [{{"127.0.0.1", {port}}}], {options}).')
-    ports = node._state.read()["ports"]
-    done = subprocess.run(
-        [required_scripts() / "rabbitmq-plugins", "--quiet", "enable", "rabbitmq_stomp"],
-        env=rabbitmq_directory.environment(node.directory, ports),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ServiceError(f"rabbitmq_stomp could not be enabled: {done.stderr.strip() or done.stdout.strip()}")
+    node.enable_plugin("rabbitmq_stomp")
 
 
 def _migrate(environment: dict[str, str], url: str, directory: Path) -> None:

@@ -26,7 +26,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     task_default_queue=QUEUE,
     task_queues=[Queue(QUEUE, routing_key=QUEUE, queue_arguments={"x-queue-type": "quorum"})],
-    task_ignore_result=True,
+    result_backend="rpc://",
     task_acks_late=True,
     worker_hijack_root_logger=False,
 )
@@ -35,9 +35,15 @@ if os.environ.get("BENCH_TUNED"):
     app.conf.update(worker_prefetch_multiplier=100, CELERY_DB_REUSE_MAX=1_000_000, worker_enable_remote_control=False)
 
 
-@app.task(name="receipts")
+@app.task(name="receipts", ignore_result=True)
 def receipts(event: dict[str, Any], message_id: str) -> None:
     """Write a receipt, once for each message."""
     entered(event["number"])
     with transaction.atomic():
         write_receipt(event, message_id)
+
+
+@app.task(name="echo")
+def echo(text: str) -> str:
+    """Return what was sent."""
+    return text
