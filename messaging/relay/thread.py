@@ -7,6 +7,7 @@ claims their rows within a second.
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import time
 import uuid
@@ -149,8 +150,16 @@ def _begin_anew_after_fork() -> None:
 
 def _on_request(sender: Any, **kwargs: Any) -> None:
     # The handler of a real server, not of a test client.
-    if isinstance(sender, type) and issubclass(sender, WSGIHandler | ASGIHandler):
+    if isinstance(sender, type) and issubclass(sender, WSGIHandler | ASGIHandler) and not _is_in_test():
         enable()
+
+
+def _is_in_test() -> bool:
+    """Whether this process runs tests, with a LiveServerTestCase perhaps: its server is a real one. A relay would
+    publish the events of tests to the broker, and its connection would keep the test database from being deleted."""
+    utils = sys.modules.get("django.test.utils")
+    # Django has no public name for "setup_test_environment() was called".
+    return utils is not None and hasattr(utils._TestState, "saved_data")
 
 
 def install() -> None:

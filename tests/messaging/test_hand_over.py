@@ -6,6 +6,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_started
 from django.db import transaction
 
 from messaging import outbox
@@ -104,3 +106,17 @@ def test_rows_for_which_others_left_no_room_go_free_at_once(relay_of_this_proces
     assert len(held(relay_of_this_process)) == LIMIT
     assert leased() == [row.pk for row in rows[: LIMIT - 2]]
     assert relay_of_this_process._claim_due == 0
+
+
+@pytest.mark.parametrize("is_in_test", [True, False])
+def test_a_server_publishes_what_it_commits_unless_it_is_a_live_server_test_cases(
+    is_in_test: bool, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "RELAY_THREAD": True}
+    monkeypatch.setattr(relay_thread, "_mine", relay_thread.RelayThread())
+    if not is_in_test:
+        monkeypatch.delattr("django.test.utils._TestState.saved_data")
+
+    request_started.send(WSGIHandler, environ={})
+
+    assert (relay_thread.lease_token() is None) is is_in_test
