@@ -92,6 +92,7 @@ def test_place_order_ends_with_7_if_the_effects_are_not_done_in_time(tea: Produc
     [
         (["--quantity", "11"], 1),
         (["--sku", "NOSUCH"], 2),
+        (["--sku", "\udcff"], 2),  # a byte that is not UTF-8
     ],
 )
 def test_place_order_reports_a_refusal_by_its_exit_code(tea: Product, arguments: list[str], code: int) -> None:

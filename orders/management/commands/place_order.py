@@ -12,6 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from messaging.management.arguments import CommandWithExamples, number, positive
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_USAGE, told_in_one_line
+from messaging.validation.texts import storable_text
 from orders.exceptions import Refused
 from orders.forms import MobilePhoneField
 from orders.management.demo_order import PHONE, place_demo_order
@@ -111,7 +112,7 @@ def _product(sku: str | None) -> Product:
         if found := Product.objects.in_stock().order_by("-stock", "pk").first():
             return found
         raise CommandError("Nothing is in stock. Fill the shop with `manage.py seed_demo`.")
-    if found := Product.objects.filter(sku=sku).first():
+    if found := Product.objects.filter(sku=storable_text(sku)).first():
         return found
     raise CommandError(f"There is no product with SKU {sku!r}.", returncode=EXIT_USAGE)
 
