@@ -21,7 +21,7 @@ from messaging.message import Message
 from messaging.procedures import request_queue
 from messaging.routing import MAX_SHORT_STRING
 from messaging.rpc.connection import Call, RpcConnection
-from messaging.validation import texts
+from messaging.validation import fields, texts
 
 log = get_logger(__name__)
 
@@ -43,9 +43,9 @@ def call(name: str, payload: Any = procedures.NO_ARGUMENTS, *, timeout: float, q
     Raises NoServer (at once; not executed), NoBroker (not sent), RpcTimeout and ConnectionLost (it may have been
     executed), RemoteError (the procedure's own error) and BadReply; all are RpcError, and are logged with the
     correlation id that the server's log has too. Raises BodyTooLarge, and ValueError for a payload without a JSON
-    form, a bad timeout, or a queue name that AMQP does not take; SynchronousOnlyOperation in a coroutine, which uses
-    `acall`. A call that may have been executed is never repeated: only the caller knows whether that is harmless.
-    The clocks of caller and server may differ.
+    form, a model in it with a value in a field with `exclude`, a bad timeout, or a queue name that AMQP does not take;
+    SynchronousOnlyOperation in a coroutine, which uses `acall`. A call that may have been executed is never repeated:
+    only the caller knows whether that is harmless. The clocks of caller and server may differ.
     """
     waiting = _call_of(name, payload, timeout, queue)
     with _failure_logged(waiting):
@@ -68,6 +68,9 @@ def _call_of(name: str, payload: Any, timeout: float, queue: str | None) -> Call
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
     deadline = time.monotonic() + timeout
     body = procedures.encode(payload)
+    if (field := fields.excluded(payload)) is not None:
+        # The procedure would use its default instead.
+        raise ValueError(f"{name}: field {field} of the payload has exclude=True, so its value would not be sent")
     if len(body) > conf.get().max_body_bytes:
         raise BodyTooLarge(f"{name}: the request has {len(body)} bytes, the limit is {conf.get().max_body_bytes}.")
     return Call(

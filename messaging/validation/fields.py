@@ -106,6 +106,16 @@ def holds_secret(value: object) -> bool:
     return isinstance(value, _SECRETS) or any(map(holds_secret, _within(value)))
 
 
+def excluded(value: object) -> str | None:
+    """Return the name of a field with `exclude` that a model in a value was given, and that JSON would not have; None
+    if there is none."""
+    if isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            if field.exclude and name in value.model_fields_set:
+                return name
+    return next(filter(None, map(excluded, _within(value))), None)
+
+
 def _within(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from messaging import procedures, rpc
 from messaging.exceptions import BodyTooLarge
@@ -89,3 +89,13 @@ def test_its_timeout_is_its_own_or_the_projects_and_above_zero(quote: Procedure,
 def test_a_request_that_is_too_large_is_not_even_sent() -> None:
     with pytest.raises(BodyTooLarge):
         rpc.call("double", {"number": "1" * 2_000_000}, timeout=30)
+
+
+class Parcel(BaseModel):
+    weight: int
+    fragile: bool = Field(default=False, exclude=True)
+
+
+def test_a_value_that_pydantic_would_leave_out_is_refused_at_the_call() -> None:
+    with pytest.raises(ValueError, match="field fragile of the payload has exclude=True"):
+        rpc.call("quote", {"parcels": [Parcel(weight=1), Parcel(weight=2, fragile=True)]}, timeout=30)
