@@ -36,10 +36,18 @@ from messaging.topology import drift
 from messaging.topology.findings import Kind
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
-from tests.support.amqp import plain_channel
+from tests.support.amqp import messages_left, plain_channel, send
 from tests.support.command_line import ctrl_c, mq
-from tests.support.consuming import Erased, Noted, a_consumer, notes, registered
-from tests.support.running import IMPATIENT, InThread, add, running_relay, running_worker, take_all
+from tests.support.consuming import Erased, Noted, a_consumer, a_message, notes, registered
+from tests.support.running import (
+    IMPATIENT,
+    InThread,
+    add,
+    declare_queues,
+    running_relay,
+    running_worker,
+    take_all,
+)
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -125,9 +133,9 @@ def assert_named(silent: Sequence[Consumer], healthy: Consumer, settings: Any) -
         assert "rabbitmqctl delete_queue" in findings[each.queue].hint
 
 
-def is_logged(queue: str, caplog: pytest.LogCaptureFixture) -> bool:
+def is_logged(queue: str, caplog: pytest.LogCaptureFixture, event: str = "consumer.queue_") -> bool:
     said = [record.getMessage() for record in caplog.records]
-    return any("consumer.queue_" in line and queue in line and "does not answer" in line for line in said)
+    return any(event in line and queue in line and "does not answer" in line for line in said)
 
 
 @contextmanager
@@ -282,3 +290,18 @@ def test_rows_that_lost_their_connection_are_published_while_the_shop_is_busy(
         finally:
             over.set()
             busy.join()
+
+
+def test_a_worker_goes_on_with_its_other_queues_while_one_does_not_let_it_consume(
+    vhost: str, broker: RabbitMQNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck, healthy = a_consumer(name="stuck", events=(Erased,)), a_consumer()
+    with registered(stuck, healthy):
+        declare_queues(stuck, healthy)
+        with running_worker(stuck, healthy) as worker, unresponsive(broker, vhost, stuck.queue):
+            eventually(lambda: all(each.subscription.consuming for each in worker.consumers))
+            worker._connection.reset("the leader of one queue is stuck since")
+            eventually(lambda: is_logged(stuck.queue, caplog, "consumer.queue_silent"))
+            send(vhost, healthy.queue, a_message("through"))
+            eventually(lambda: notes("through") == 1)
+            eventually(lambda: healthy.queue not in messages_left(broker, vhost))
