@@ -83,13 +83,13 @@ class Command(CommandWithExamples):
         if given_up:
             raise CommandError(
                 f"{given_up} of {len(placed)} orders placed, but with a text message that failed or is in doubt; "
-                f"{late} not finished within {seconds:g} s.",
+                f"{late} not finished within {seconds:g} s. `manage.py messages show NUMBER` says why.",
                 returncode=EXIT_TIMED_OUT,
             )
         if late:
             raise CommandError(
                 f"{late} of {len(placed)} orders placed, but not finished within {seconds:g} s. Are RabbitMQ, a relay "
-                "and `manage.py run_consumer --all` running? The rest follows once they are.",
+                "and `manage.py run_consumer --all` running? `manage.py messages show NUMBER` says what it waits for.",
                 returncode=EXIT_TIMED_OUT,
             )
 
