@@ -10,6 +10,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import OperationalError, connection
 
+from orders.exceptions import Refused
 from orders.management import demo_order
 from orders.models import Campaign, Order, Product, TextMessage
 from orders.red_packets import grant_red_packet
@@ -80,6 +81,14 @@ def test_place_order_waits_until_everything_is_done(
 
     monkeypatch.setattr("orders.management.commands.place_order.place_demo_order", place_and_finish)
     assert "done     Text message" in printed(capsys, "place_order", "--wait", "10")
+
+
+def test_simulate_orders_fails_if_every_order_is_refused(tea: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any, **options: Any) -> Order:
+        raise Refused("Sold out.")
+
+    monkeypatch.setattr("orders.management.commands.simulate_orders.place_demo_order", refuse)
+    assert exit_code("simulate_orders", "--count", "2", "--rate", "1000") == 1
 
 
 def test_place_order_ends_with_7_if_the_effects_are_not_done_in_time(tea: Product) -> None:

@@ -65,6 +65,8 @@ class Command(CommandWithExamples):
                     self.stdout.write(f"cancelled {order.number}")
         seconds = time.monotonic() - started
         self.stdout.write(f"Stopped. {placed} placed, {cancelled} cancelled, {refused} refused in {seconds:.1f} s.")
+        if refused and not placed:
+            raise CommandError("No order was placed.")
 
 
 def _any_product(dice: random.Random) -> Product:
