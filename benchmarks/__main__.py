@@ -20,7 +20,7 @@ from script.environment import ROOT
 from script.programs.commands import stop_on_signals
 from script.services.owned import ServiceError, tail
 
-NAMES = ("relay", "consumer", "order", "latency", "rpc", "rpc_many")
+NAMES = ("relay", "consumer", "order", "post", "latency", "rpc", "rpc_many")
 ROUNDS = 3
 #: Seconds that one run may take.
 PATIENCE = 300

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import django
 
+import messaging
 from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.servers import MESSAGING
 
 
 def main(benchmark: str, name: str, count: int) -> None:
     """Run the variant called `name`; the last line is JSON."""
     django.setup()
+    if Path(messaging.__file__).parent.resolve() != Path(os.environ[MESSAGING]):
+        raise RuntimeError(f"{messaging.__file__} is not what was to be measured")
     found: Benchmark = importlib.import_module(f"benchmarks.{benchmark}").BENCHMARK
     variant = next(each for each in found.variants if each.name == name)
     print(json.dumps(asdict(variant.run(count))))

@@ -63,6 +63,6 @@ def _row(name: str, runs: Sequence[Measured], values: Sequence[float], reference
         client=micro("client"),
         broker=micro("broker"),
         database=micro("database"),
-        others=median(run.others / run.seconds for run in runs),
+        others=median(run.others for run in runs),
         more={key: median(run.more[key] for run in runs) for key in runs[0].more},
     )

@@ -25,8 +25,8 @@ from script.services.ports import free_port
 from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.rabbitmq import RabbitMQNode
 
-#: Environment variables that name the C program, and the port for STOMP.
-PUBLISH, STOMP_PORT = "BENCH_PUBLISH", "BENCH_STOMP_PORT"
+#: Environment variables that name the C program, the port for STOMP, and the folder of the Warren to measure.
+PUBLISH, STOMP_PORT, MESSAGING = "BENCH_PUBLISH", "BENCH_STOMP_PORT", "BENCH_MESSAGING"
 PEERS = ("celery", "kombu", "dramatiq", "django-outbox-pattern", "faststream", "nameko")
 LIBRARIES = ("django", "psycopg", "pika", "structlog", *PEERS)
 
@@ -58,6 +58,7 @@ class Servers:
             DATABASE: str(self.cluster.directory),
             PUBLISH: str(self.publish),
             STOMP_PORT: str(self.stomp_port),
+            MESSAGING: str((variant.checkout or ROOT) / "messaging"),
             **variant.environment,
         }
         try:

@@ -19,14 +19,14 @@ BROKER, DATABASE = "BENCH_BROKER", "BENCH_POSTGRESQL"
 
 @dataclass
 class Measured:
-    """What one run of a variant did. CPU is in seconds."""
+    """What one run of a variant did. CPU of client, broker and database is in seconds."""
 
     count: int
     seconds: float
     client: float
     broker: float = 0.0
     database: float = 0.0
-    #: Of everything else on the machine: it disturbs the figures.
+    #: Cores that everything else on the machine used: it disturbs the figures.
     others: float = 0.0
     #: Further figures by name, such as a latency in milliseconds.
     more: dict[str, float] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Window:
             "client": used["client"],
             "broker": used["broker"],
             "database": used["database"],
-            "others": max(0.0, used["machine"] - known),
+            "others": max(0.0, used["machine"] - known) / (time.perf_counter() - self._start),
         }
         return Measured(count, **{**figures, **changes})
 
