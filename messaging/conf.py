@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache, cached_property
 from typing import Any, Literal, Self
@@ -38,6 +39,9 @@ HANDLER_GRACE = 10.0
 RECONCILE_INTERVAL = 900.0
 #: Most lost messages that are sent again in one run.
 RECONCILE_LIMIT = 1000
+
+#: RabbitMQ lets no client declare such names. amq.topic exists, and is a topic exchange.
+RESERVED_PREFIX = "amq."
 
 _MANAGEMENT_URL = re.compile(
     r"""(?! .* [\s'"]) https?:// (?: [^:/?\#]+ : [^/?\#]+ @ )?
@@ -103,7 +107,22 @@ class MessagingSettings(BaseModel):
     @field_validator("app_id", "exchange")
     @classmethod
     def _names_fit_amqp(cls, name: str) -> str:
+        # The names of our own queues and exchanges begin with APP_ID and a dot.
+        if f"{name}.".startswith(RESERVED_PREFIX) and name != "amq.topic":
+            raise ValueError(f"RabbitMQ keeps names that begin with {RESERVED_PREFIX!r} for itself, such as {name!r}")
         return texts.checked("the name", name, octets=texts.LONGEST)
+
+    @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file", mode="before")
+    @classmethod
+    def _paths_are_texts(cls, file: Any) -> Any:
+        return os.fspath(file) if isinstance(file, os.PathLike) else file
+
+    @field_validator("amqp_urls", mode="before")
+    @classmethod
+    def _urls_are_a_list(cls, urls: Any) -> Any:
+        if urls is None or isinstance(urls, str | bytes):
+            raise ValueError('it is a list of addresses: write ["amqp://user:password@host/vhost"]')
+        return urls
 
     @field_validator("amqp_urls")
     @classmethod

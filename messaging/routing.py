@@ -20,11 +20,18 @@ MAX_SHORT_STRING = 255
 #: How many "#" a pattern may have: RabbitMQ 4.3 refuses to bind by more.
 MAX_MANY_WORDS = 2
 
+#: Exchanges that every virtual host has (https://www.rabbitmq.com/tutorials/amqp-concepts#exchanges).
+_PREDECLARED: dict[str, ExchangeType] = {
+    **{f"amq.{each}": each for each in EXCHANGE_TYPES},
+    "amq.match": "headers",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """Where events are published to. Its type decides how they are routed: `direct` by equal key, `topic` by pattern,
-    `fanout` to all, `headers` by headers. Raises ValueError for another type, or a name that is empty or too long."""
+    `fanout` to all, `headers` by headers. Raises ValueError for another type, or a name that is empty, too long,
+    or RabbitMQ's own."""
 
     name: str
     type: ExchangeType = "topic"
@@ -34,6 +41,10 @@ class Exchange:
             raise ValueError(f"exchange {self.name!r}: type is {self.type!r}; it is one of {', '.join(EXCHANGE_TYPES)}")
         if not (self.name and texts.is_short(self.name)):
             raise ValueError(f"exchange {self.name!r:.60}: a name has 1 to {MAX_SHORT_STRING} bytes, and no NUL")
+        if self.name.startswith("amq.") and _PREDECLARED.get(self.name) != self.type:
+            raise ValueError(
+                f"exchange {self.name!r} ({self.type}): RabbitMQ keeps names that begin with 'amq.' for itself"
+            )
 
 
 @dataclass(frozen=True, slots=True)

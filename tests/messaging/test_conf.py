@@ -21,7 +21,8 @@ GOOD = {"AMQP_URLS": ["amqp://user:secret@localhost:5672/shop"]}
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
-        ({"AMQP_URLS": []}, "AMQP_URLS"), ({"AMQP_URLS": "amqp://localhost"}, "AMQP_URLS"),
+        ({"AMQP_URLS": []}, "AMQP_URLS"), ({"AMQP_URLS": "amqp://localhost"}, "AMQP_URLS: it is a list of addresses"),
+        ({"EXCHANGE": "amq.events"}, "EXCHANGE: RabbitMQ keeps names"), ({"APP_ID": "amq"}, "APP_ID: RabbitMQ keeps"),
         ({"PREFETCH": 70_000}, "PREFETCH"), ({"PREFETCH": "many"}, "PREFETCH"), ({"LEASE": -1}, "LEASE"),
         ({"LEASE": float("nan")}, "LEASE"), ({"LEASE": float("inf")}, "LEASE"),
         ({"QUEUE_TYPE": "stream"}, "QUEUE_TYPE"),
@@ -34,6 +35,12 @@ def test_a_wrong_value_is_refused_by_its_name(settings: Any, wrong: dict[str, An
     settings.MESSAGING = {**GOOD, **wrong}
     with pytest.raises(ImproperlyConfigured, match=name):
         conf.get()
+
+
+def test_files_of_tls_may_be_paths(settings: Any, tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    settings.MESSAGING = {"AMQP_URLS": ["amqps://mq.example"], "TLS_CA_FILE": tmp_path / "ca.pem"}
+    assert conf.get().tls_ca_file == str(tmp_path / "ca.pem")
 
 
 @pytest.mark.parametrize("wrong", [None, "amqp://localhost", ["AMQP_URLS"], {1: 2}])

@@ -108,6 +108,8 @@ def test_a_direct_exchange_needs_to_be_told_which_keys() -> None:
         ({"headers": ["nothing"]}, "nothing"),
         ({"exchange": Exchange("test.announcements", "topic")}, "fanout to"),
         ({"exchange": "x" * 300}, "255"),
+        ({"exchange": "amq.events"}, "RabbitMQ keeps names"),
+        ({"exchange": "amq.fanout"}, "RabbitMQ keeps names"),  # a topic exchange is meant
     ],
 )
 def test_an_event_that_cannot_be_published_is_refused_when_it_is_declared(keywords: dict[str, Any], why: str) -> None:
