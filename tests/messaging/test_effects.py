@@ -152,6 +152,13 @@ def test_a_failing_handler_intends_no_effect(declare: Declare) -> None:
     assert not Effect.objects.exists()
 
 
+def test_a_broadcast_intends_no_effect(declare: Declare) -> None:
+    """Each process would carry it out."""
+    broadcast = a_consumer(intending, broadcast=True, queue="", fenced=False)
+    assert testing.deliver(a_message(), broadcast) == "dropped"
+    assert notes() == 0
+
+
 def test_an_effect_of_a_rolled_back_try_is_not_intended_twice(declare: Declare) -> None:
     tries = []
 

@@ -27,6 +27,7 @@ from messaging.consumers import Consumer
 from messaging.exceptions import Reject, RetryLater
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models.failures import REASON_LIMIT
 from messaging.retry import RetryPolicy
 from messaging.worker import database_wait, handling, inbox
 from messaging.worker.database_wait import DatabaseAway
@@ -104,7 +105,7 @@ class UnspeakableReject(Reject):
         (ValueError("a\x00b\ud800c"), "retrying", "ValueError: a\ufffdb?c"),
         (Unspeakable, "retrying", "Unspeakable: (an Unspeakable whose text cannot be made)"),
         (Reject("no such order"), "dead", "no such order"),
-        (Reject("no \x00 \ud800!" + "x" * 5000), "dead", "no \ufffd ?!" + "x" * 993),
+        (Reject("no \x00 \ud800!" + "x" * 50_000), "dead", "no \ufffd ?!" + "x" * 993),
         (Reject(), "dead", "Reject"),
         (UnspeakableReject, "dead", "(an UnspeakableReject whose text cannot be made)"),
         # Which would end its thread:
@@ -128,7 +129,8 @@ def test_what_a_handler_raises_decides_and_nothing_of_it_stays(error: BaseExcept
     attempt = DeliveryAttempt.objects.get()
     assert attempt.outcome == ("rejected" if verdict == "dead" else "failed")
     assert reason[:100] in attempt.error
-    assert attempt.duration
+    assert (len(attempt.error) <= REASON_LIMIT, len(attempt.traceback) <= inbox.TRACEBACK_LIMIT) == (True, True)
+    assert timedelta(0) < attempt.duration < timedelta(minutes=1)
     assert OutboxMessage.objects.count() == (verdict == "retrying")
     assert notes() == 0
 
@@ -303,21 +305,28 @@ def test_a_handler_that_makes_its_transaction_read_only_has_failed() -> None:
     assert "read-only" in InboxMessage.objects.get().reason
 
 
+def test_a_handler_that_returns_its_work_instead_of_doing_it_has_failed() -> None:
+    lazy = a_consumer(lambda event, delivery: (note(each) for each in event.text))
+    assert testing.deliver(a_message(), lazy) == "retrying"
+    assert InboxMessage.objects.get().reason.startswith("NotRun: the handler")
+
+
 def test_starts_of_messages_without_an_id_are_not_counted() -> None:
     """Each delivery gets a new id: its row would never be found again."""
     unidentified = a_delivery(a_message(id=""), redelivered=True, identified=False)
-    assert handling.handle(FAILING, unidentified) == "retrying"
+    assert handling.handle(CONSUMER, unidentified) == "handled"
     assert InboxMessage.objects.get().starts == 0
 
 
-def test_the_handler_of_a_broadcast_gets_the_event() -> None:
-    heard: list[str] = []
+def test_the_handler_of_a_broadcast_gets_the_event_and_one_of_any_message_gets_none() -> None:
+    heard: list[Noted | None] = []
 
-    def handler(event: Noted, delivery: Delivery) -> None:
-        heard.append(event.text)
+    def handler(event: Noted | None, delivery: Delivery) -> None:
+        heard.append(event)
 
-    assert testing.deliver(a_message(), a_consumer(handler, broadcast=True, queue="")) == "handled"
-    assert heard == ["hello"]
+    assert testing.deliver(a_message(), a_consumer(handler, **UNFENCED["broadcast"])) == "handled"
+    assert testing.deliver(a_message(body=b"{"), a_consumer(handler, **UNFENCED["unfenced"])) == "handled"
+    assert heard == [Noted(text="hello"), None]
 
 
 # --- Batches -----------------------------------------------------------------------------------------------

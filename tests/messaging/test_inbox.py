@@ -58,7 +58,9 @@ def test_a_message_is_handled_and_its_copies_are_duplicates() -> None:
     assert verdicts == ["handled", "duplicate", "duplicate"]
     assert notes("hello") == 1
     assert (row().state, row().attempt, row().identified) == ("handled", 1, True)
-    assert [attempt.outcome for attempt in DeliveryAttempt.objects.all()] == ["handled"]
+    attempt = DeliveryAttempt.objects.get()
+    assert (attempt.outcome, attempt.process) == ("handled", inbox.process_name())
+    assert timedelta(0) < attempt.duration < timedelta(minutes=1)
 
 
 def test_two_consumers_each_handle_a_message() -> None:
@@ -145,13 +147,14 @@ def test_nothing_overwrites_handled() -> None:
 
 
 def test_the_retry_is_the_same_message_for_this_consumer_alone() -> None:
-    message = a_message(headers={"x-subject": "n-1", "x-request-id": "r", "tenant": "t"}, correlation_id="c")
+    headers = {"x-subject": "n-1", "x-request-id": "r", "tenant": "t"}
+    message = a_message(headers=headers, correlation_id="c", priority=5)
     testing.deliver(message, FAILING)
     again = OutboxMessage.objects.get()
     assert (again.message_id, again.attempt, again.consumer) == (message.id, 2, "notes")
     assert (again.exchange, again.routing_key) == ("", "tests.notes")
     assert bytes(again.body) == message.body
-    assert (again.subject, again.correlation_id) == ("n-1", "c")
+    assert (again.subject, again.correlation_id, again.priority) == ("n-1", "c", 5)
     assert again.headers == {"tenant": "t", "x-request-id": "r"}
 
 
@@ -192,7 +195,7 @@ def test_a_message_that_kills_its_process_is_counted_and_ends_dead(monkeypatch: 
     assert handling.handle(CONSUMER, redelivered) == "dead"
     assert row().reason == "its handling was started 3 times and never ended: it kills its process"
     assert bytes(row().body or b"") == redelivered.message.body
-    assert DeliveryAttempt.objects.filter(outcome="crashed").count() == handling.CRASH_LIMIT
+    assert DeliveryAttempt.objects.filter(outcome="crashed", redelivered=True).count() == handling.CRASH_LIMIT
     assert notes() == 0
 
 
@@ -227,6 +230,7 @@ def test_a_message_without_an_id_is_handled_and_shown_as_such() -> None:
 def test_unreadable_headers_make_a_message_dead(headers: dict[str, Any]) -> None:
     assert testing.deliver(a_message(headers=headers), CONSUMER) == "dead"
     assert (row().headers, row().attempt) == (headers, 1)
+    assert row().version == (99 if headers.get("x-event-version") == 99 else 1)
     assert DeliveryAttempt.objects.get().outcome == "rejected"
 
 
@@ -238,9 +242,11 @@ def test_an_event_that_the_consumer_does_not_handle_is_dead() -> None:
 
 def test_a_body_over_the_limit_is_dead_and_kept_in_part(settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "MAX_BODY_BYTES": 1024}
-    assert testing.deliver(a_message("x" * 2000), CONSUMER) == "dead"
-    assert row().body_truncated
-    assert len(row().body or b"") == 1024
+    exactly = a_message("x" * (1024 - len(a_message("").body)), id="exactly")
+    assert testing.deliver(exactly, FAILING) == "retrying"
+    assert testing.deliver(a_message("x" * 2000, id="over"), CONSUMER) == "dead"
+    kept = InboxMessage.objects.order_by("pk").values_list("message_id", "body_truncated", "body")
+    assert [(*each, len(body)) for *each, body in kept] == [("exactly", False, 1024), ("over", True, 1024)]
 
 
 def test_a_retry_of_a_body_over_the_limit_brings_all_of_it(settings: Any) -> None:
