@@ -35,20 +35,14 @@ class Logger:
     or by a thread that must not end. What fails is printed on standard error, once a minute.
     """
 
-    def __init__(self, name: str, bound: Mapping[str, Any] | None = None) -> None:
-        self._name = name
-        self._bound = dict(bound or {})
-        self._configured = structlog.get_logger(name)
-        self._plain = structlog.wrap_logger(
-            logging.getLogger(name),
-            wrapper_class=structlog.stdlib.BoundLogger,
-            processors=_TO_LOGGING,
-            cache_logger_on_first_use=True,
-        )
+    def __init__(self, configured: Any, plain: Any, bound: Mapping[str, Any]) -> None:
+        self._configured = configured
+        self._plain = plain
+        self._bound = bound
 
     def bind(self, **fields: Any) -> Logger:
         """Return a logger that has these fields in each line."""
-        return Logger(self._name, {**self._bound, **fields})
+        return Logger(self._configured, self._plain, {**self._bound, **fields})
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         return partial(self._write, level)
@@ -66,7 +60,13 @@ class Logger:
 
 def get_logger(name: str) -> Logger:
     """Return the logger of that name; a module passes its own."""
-    return Logger(name)
+    plain = structlog.wrap_logger(
+        logging.getLogger(name),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=_TO_LOGGING,
+        cache_logger_on_first_use=True,
+    )
+    return Logger(structlog.get_logger(name), plain, {})
 
 
 def _report(event: str) -> None:
