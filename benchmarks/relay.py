@@ -8,6 +8,7 @@ STOMP without receipts, so nothing is confirmed.
 from __future__ import annotations
 
 import subprocess
+from contextlib import suppress
 
 from benchmarks.harness.benchmark import Benchmark, Variant
 from benchmarks.harness.clients import c_program, declare, manage, ready_in, running
@@ -111,7 +112,11 @@ def django_outbox_pattern(count: int) -> Measured:
     window.stop()
     measured = window.measured(count)
     require(count, Published.objects.filter(status=StatusChoice.SUCCEEDED).count(), "rows marked")
-    wait_for(lambda: ready_in("limit") == count, seconds=5)
+    # It asks for no receipts and then disconnects: some of what it marked may never have reached the broker.
+    with suppress(TimeoutError):
+        wait_for(lambda: ready_in("limit") == count, seconds=5)
+    measured.count = ready_in("limit")
+    measured.more = {"marked, not in the queue": count - measured.count}
     return measured
 
 
