@@ -157,9 +157,9 @@ def _on_request(sender: Any, **kwargs: Any) -> None:
 def _is_in_test() -> bool:
     """Whether this process runs tests, with a LiveServerTestCase perhaps: its server is a real one. A relay would
     publish the events of tests to the broker, and its connection would keep the test database from being deleted."""
-    utils = sys.modules.get("django.test.utils")
     # Django has no public name for "setup_test_environment() was called".
-    return utils is not None and hasattr(utils._TestState, "saved_data")
+    state = getattr(sys.modules.get("django.test.utils"), "_TestState", None)
+    return hasattr(state, "saved_data")
 
 
 def install() -> None:

@@ -16,11 +16,11 @@ from tests.support.consuming import Erased, a_consumer, registered
 NOTES, OTHERS, WELL = frozenset({"tests.notes"}), frozenset({"tests.others"}), frozenset({"tests.well"})
 
 
-class Weighed(Event, type="test.weighed", exchange=Exchange("test.scales", "direct"), key="{unit}"):
+class Shelved(Event, type="test.shelved", exchange=Exchange("test.shelves", "direct"), key="{unit}"):
     unit: str
 
 
-class Printed(Event, type="test.printed", exchange=Exchange("test.papers", "headers"), headers=["format"]):
+class Stamped(Event, type="test.stamped", exchange=Exchange("test.stamps", "headers"), headers=["format"]):
     format: str
 
 
@@ -162,20 +162,20 @@ def test_a_blocked_broker_or_a_stopping_relay_puts_no_destination_in_doubt(known
 @pytest.mark.parametrize(
     ("type", "how", "queues"),
     [
-        ("test.weighed", {"exchange": "test.scales", "routing_key": "kg"}, {"heavy": "tests.heavy"}),
-        ("test.weighed", {"exchange": "test.scales", "routing_key": "g"}, {}),
+        ("test.shelved", {"exchange": "test.shelves", "routing_key": "kg"}, {"heavy": "tests.heavy"}),
+        ("test.shelved", {"exchange": "test.shelves", "routing_key": "g"}, {}),
         # The event's exchange was another one then.
-        ("test.weighed", {"exchange": "test.former", "routing_key": "g"}, {"heavy": "tests.heavy"}),
-        ("test.printed", {"exchange": "test.papers", "headers": {"format": "pdf"}}, {"readers": "tests.readers"}),
-        ("test.printed", {"exchange": "test.papers", "headers": {"format": "txt"}}, {}),
+        ("test.shelved", {"exchange": "test.former", "routing_key": "g"}, {"heavy": "tests.heavy"}),
+        ("test.stamped", {"exchange": "test.stamps", "headers": {"format": "pdf"}}, {"readers": "tests.readers"}),
+        ("test.stamped", {"exchange": "test.stamps", "headers": {"format": "txt"}}, {}),
     ],
 )
 def test_a_row_must_reach_the_queues_that_ask_for_its_key_or_headers(
     type: str, how: dict[str, Any], queues: dict[str, str]
 ) -> None:
     row = OutboxMessage(type=type, **how)
-    heavy = a_consumer(name="heavy", events=(Weighed,), keys=["kg"])
-    readers = a_consumer(name="readers", events=(Printed,), headers={"format": "pdf"})
+    heavy = a_consumer(name="heavy", events=(Shelved,), keys=["kg"])
+    readers = a_consumer(name="readers", events=(Stamped,), headers={"format": "pdf"})
     with registered(heavy, readers):
         assert expected_queues(row) == queues
         assert destination(row) == (frozenset(queues.values()) or (row.exchange, row.routing_key))

@@ -98,10 +98,10 @@ def test_visitors_of_compose_reach_the_web_process_through_the_buffering_proxy_a
 
 
 def read_by_settings():
-    """The names given to `env.str(…)` and its kind, and to the functions of the project that call these."""
+    """The names given to `env.str(…)` and its kind, and to the project's functions that read what they are named."""
     readers_of, tree = (ast.parse((ROOT / "project" / name).read_text()) for name in ("environment.py", "settings.py"))
     functions = [node for node in readers_of.body if isinstance(node, ast.FunctionDef)]
-    readers = {function.name for function in functions if "env." in ast.unparse(function)}
+    readers = {function.name for function in functions if [each.arg for each in function.args.args][:1] == ["name"]}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
         reads = re.fullmatch(r"env\.\w+", ast.unparse(call.func)) or ast.unparse(call.func) in readers
         name = call.args[0]
