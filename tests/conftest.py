@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from django.db import connection, connections
 from django.test import TransactionTestCase
 
@@ -38,6 +39,12 @@ LONG = {"test_chaos.py", "test_demo.py"}
 #: Seconds that one test may take where it repeats everything two hundred times.
 FULL_TIMEOUT = 3600
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "live_server", "django_db_setup"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _captured_logs() -> None:
+    """Loggers do not keep the configuration of their first line: a test that captures the log would miss theirs."""
+    structlog.configure(cache_logger_on_first_use=False)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import load_command_class
 from django.db import OperationalError
@@ -41,7 +42,12 @@ def settings_with(monkeypatch: pytest.MonkeyPatch, **variables: str) -> dict[str
     """What `project/settings.py` makes of these environment variables."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    return runpy.run_path(str(ROOT / "project" / "settings.py"))
+    # They configure structlog, too: loggers that exist, and tests that capture their lines, keep to this one list.
+    configured = structlog.get_config()
+    try:
+        return runpy.run_path(str(ROOT / "project" / "settings.py"))
+    finally:
+        structlog.configure(**configured)
 
 
 # --- settings ----------------------------------------------------------------------------------------------

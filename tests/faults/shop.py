@@ -202,6 +202,6 @@ def assert_each_once() -> None:
 
 def situation() -> str:
     """What is where, for a test that failed."""
-    outbox = Counter(OutboxMessage.objects.values_list("state", flat=True))
+    outbox = Counter(OutboxMessage.objects.values_list("state", "last_error"))
     inbox = Counter(InboxMessage.objects.values_list("consumer", "state"))
     return f"orders {Order.objects.count()}, outbox {dict(outbox)}, inbox {dict(inbox)}"

@@ -240,7 +240,7 @@ def test_a_database_that_turns_read_only_refuses_orders_properly_and_acknowledge
     shop.consumers[0].send(signal.SIGSTOP)  # so that its message is still to be handled then
     with running_relay():
         shop.buy()
-        eventually(lambda: OutboxMessage.objects.get().state == "published")
+        eventually(lambda: OutboxMessage.objects.get().state == "published", 60, report=situation)
         shopper, checkout = shop.visitor()
         with read_only():
             shop.consumers[0].send(signal.SIGCONT)

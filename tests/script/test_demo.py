@@ -89,8 +89,8 @@ def test_from_nothing_to_ready_through_breakdowns_to_nothing_left(checkout):
     os.kill(consumer, signal.SIGKILL)
     RabbitMQNode(checkout.services[0]).kill()
     demo.wait_for_line("RabbitMQ died; starting it again")
-    eventually(lambda: checkout.supervised("run_consumer") not in ([], [consumer]), 30)
-    eventually(lambda: RabbitMQNode(checkout.services[0]).pid, 60)
+    eventually(lambda: checkout.supervised("run_consumer") not in ([], [consumer]), 30, report=lambda: demo.output)
+    eventually(lambda: RabbitMQNode(checkout.services[0]).pid, 60, report=lambda: demo.output)
     demo.send(signal.SIGKILL)
 
     at_once = checkout.demo()  # while the processes of the killed one are still stopping
