@@ -24,9 +24,9 @@ from tests.support.environment import ROOT
 
 
 @pytest.fixture(autouse=True)
-def same_databases(settings: Any) -> None:
-    """Settings of databases that a test changes are its own."""
-    settings.DATABASES["default"] = dict(settings.DATABASES["default"])
+def same_databases(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    """Settings of databases that a test changes are its own. Afterwards all threads have the same ones again."""
+    monkeypatch.setitem(settings.DATABASES, "default", dict(settings.DATABASES["default"]))
 
 
 @pytest.fixture
