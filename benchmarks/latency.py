@@ -6,7 +6,6 @@ Warren's handler begins after its inbox row is written, by design.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.harness.benchmark import Benchmark, Variant
 from benchmarks.harness.clients import channel, declare, manage, running
-from benchmarks.harness.window import Measured, Window, require, wait_for
+from benchmarks.harness.window import Measured, Window, percentiles, require, wait_for
 from benchmarks.order import new_products, serves_requests
 
 #: Orders a second.
@@ -91,15 +90,14 @@ def measure(count: int, event: Callable[[str], object], *consumer: str) -> Measu
             for each in range(count):
                 place_order(f"N{each:08}", products, stamped)
                 due += 1 / PACE
-                time.sleep(max(0.0, due - time.monotonic()))
+                time.sleep(max(0.0, due - time.monotonic()))  # the pace that the question names
             window.stop()
             wait_for(lambda: len(_entries(path)) >= WARM_UP + count, seconds=30, every=0.1)
             measured = window.measured(count)
         entered = _entries(path)
     require(count + WARM_UP, len(entered), "handlers begun")
     seconds = [entered[number] - committed[number] for number in committed if number.startswith("N")]
-    percent = statistics.quantiles(seconds, n=100, method="inclusive")
-    measured.more = {"p50, ms": percent[49] * 1e3, "p99, ms": percent[98] * 1e3}
+    measured.more = percentiles(seconds)
     return measured
 
 

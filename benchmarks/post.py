@@ -7,7 +7,6 @@ that is measured. Afterwards the broker runs again, and every event must be publ
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from django.db import connection
 
 from benchmarks.harness.benchmark import Benchmark, Variant
 from benchmarks.harness.clients import manage, running
-from benchmarks.harness.window import BROKER, Measured, Window, require, wait_for
+from benchmarks.harness.window import BROKER, Measured, Window, percentiles, require, wait_for
 from script.environment import UNLIMITED_ORDERS
 from script.services.ports import answers, free_port
 from script.services.rabbitmq import RabbitMQNode
@@ -54,8 +53,7 @@ def post(broker: Broker, count: int) -> Measured:
         waiting = OutboxMessage.objects.exclude(state="published")
         wait_for(lambda: not waiting.exists(), every=0.1)
     require(measured.count + CLIENTS, _sql("SELECT count(*) FROM orders_order"), "orders")
-    percent = statistics.quantiles([each for _, singles in bursts for each in singles], n=100, method="inclusive")
-    measured.more = {"p50, ms": percent[49] * 1e3, "p99, ms": percent[98] * 1e3}
+    measured.more = percentiles([each for _, singles in bursts for each in singles])
     return measured
 
 

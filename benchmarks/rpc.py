@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 
 from benchmarks.harness.benchmark import Benchmark, Variant
 from benchmarks.harness.clients import is_consumed, manage, running
-from benchmarks.harness.window import Measured, Window, require, wait_for
+from benchmarks.harness.window import Measured, Window, percentiles, require, wait_for
 
 TEXT = "x" * 500
 WARM_UP = 20
@@ -116,8 +115,7 @@ def _timed(call: Callable[[], str]) -> float:
 
 
 def _measured(window: Window, seconds: list[float]) -> Measured:
-    percent = statistics.quantiles(seconds, n=100, method="inclusive")
-    return window.measured(len(seconds), more={"p50, ms": percent[49] * 1e3, "p99, ms": percent[98] * 1e3})
+    return window.measured(len(seconds), more=percentiles(seconds))
 
 
 def benchmark(callers: int, count: int) -> Benchmark:

@@ -40,9 +40,6 @@ RECONCILE_INTERVAL = 900.0
 #: Most lost messages that are sent again in one run.
 RECONCILE_LIMIT = 1000
 
-#: RabbitMQ lets no client declare such names. amq.topic exists, and is a topic exchange.
-RESERVED_PREFIX = "amq."
-
 _MANAGEMENT_URL = re.compile(
     r"""(?! .* [\s'"]) https?:// (?: [^:/?\#]+ : [^/?\#]+ @ )?
     (?: \[[0-9a-f:.]+\] | [^\[\]:/?\#@]+ ) (?: : (?P<port> [0-9]{0,5} ) )? (?: / [^?\#@]* )?""",
@@ -107,9 +104,12 @@ class MessagingSettings(BaseModel):
     @field_validator("app_id", "exchange")
     @classmethod
     def _names_fit_amqp(cls, name: str) -> str:
-        # The names of our own queues and exchanges begin with APP_ID and a dot.
-        if f"{name}.".startswith(RESERVED_PREFIX) and name != "amq.topic":
-            raise ValueError(f"RabbitMQ keeps names that begin with {RESERVED_PREFIX!r} for itself, such as {name!r}")
+        # The names of our own queues and exchanges begin with APP_ID and a dot. amq.topic exists, and is a topic
+        # exchange.
+        if f"{name}.".startswith(texts.RESERVED_PREFIX) and name != "amq.topic":
+            raise ValueError(
+                f"RabbitMQ keeps names that begin with {texts.RESERVED_PREFIX!r} for itself, such as {name!r}"
+            )
         return texts.checked("the name", name, octets=texts.LONGEST)
 
     @field_validator("tls_ca_file", "tls_cert_file", "tls_key_file", mode="before")

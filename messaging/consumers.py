@@ -233,8 +233,10 @@ def _check_number(what: str, given: object, highest: int) -> None:
 def _check_queue(consumer: Consumer) -> None:
     if not texts.is_short(consumer.queue):
         raise ValueError(f"the name of its queue is a text of at most {texts.LONGEST} bytes, without NUL")
-    if consumer.queue.startswith("amq."):
-        raise ValueError(f"the broker keeps names that begin with 'amq.' for itself, such as {consumer.queue!r}")
+    if consumer.queue.startswith(texts.RESERVED_PREFIX):
+        raise ValueError(
+            f"the broker keeps names that begin with {texts.RESERVED_PREFIX!r} for itself, such as {consumer.queue!r}"
+        )
     for other in registered():
         if other.queue == consumer.queue and other.name != consumer.name:
             # Each would take messages from the other.

@@ -11,7 +11,7 @@ from messaging import events
 from messaging.events import Event, untyped
 from messaging.exceptions import Undecodable
 from messaging.message import Message
-from messaging.routing import MAX_SHORT_STRING, fields_in
+from messaging.routing import MAX_SHORT_STRING, fields_in, fits_64_bits
 from messaging.validation import fields, functions, texts
 
 
@@ -75,8 +75,7 @@ def routing_headers_of(event: Event) -> dict[str, Any]:
             raise ValueError(f"{what} is no text, number or truth but {type(value).__name__}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{what} is {value}, no number")
-        # Floats too: PostgreSQL returns a large one as a whole number.
-        if isinstance(value, int | float) and not -(2**63) <= value < 2**63:
+        if isinstance(value, int | float) and not fits_64_bits(value):
             raise ValueError(f"{what} is a number of more than 64 bits")
     return found
 

@@ -18,7 +18,7 @@ from django.core.signals import setting_changed
 from messaging import conf
 from messaging.logs import get_logger
 from messaging.message import REQUEST_ID_HEADER
-from messaging.routing import MAX_SHORT_STRING
+from messaging.routing import MAX_SHORT_STRING, fits_64_bits
 from messaging.validation import texts
 
 log = get_logger(__name__)
@@ -135,8 +135,7 @@ def _storable(value: Any) -> Any:
         return storable_headers(value)
     if isinstance(value, list):
         return [_storable(item) for item in value]
-    # Floats too: PostgreSQL returns a large one as a whole number, for which AMQP has 64 bits.
-    if value is None or (isinstance(value, int | float) and -(2**63) <= value < 2**63):
+    if value is None or (isinstance(value, int | float) and fits_64_bits(value)):
         return value
     return texts.storable_text(str(value))
 

@@ -56,7 +56,7 @@ NO_ARGUMENTS: Final[Mapping[str, Any]] = {}
 #: Characters of an error's message that travel.
 MAX_ERROR_TEXT = 2000
 
-_TAKEN_PREFIXES = ("amq.", REPLY_QUEUE_PREFIX)
+_TAKEN_PREFIXES = (texts.RESERVED_PREFIX, REPLY_QUEUE_PREFIX)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 

@@ -41,9 +41,10 @@ class Exchange:
             raise ValueError(f"exchange {self.name!r}: type is {self.type!r}; it is one of {', '.join(EXCHANGE_TYPES)}")
         if not (self.name and texts.is_short(self.name)):
             raise ValueError(f"exchange {self.name!r:.60}: a name has 1 to {MAX_SHORT_STRING} bytes, and no NUL")
-        if self.name.startswith("amq.") and _PREDECLARED.get(self.name) != self.type:
+        if self.name.startswith(texts.RESERVED_PREFIX) and _PREDECLARED.get(self.name) != self.type:
             raise ValueError(
-                f"exchange {self.name!r} ({self.type}): RabbitMQ keeps names that begin with 'amq.' for itself"
+                f"exchange {self.name!r} ({self.type}): RabbitMQ keeps names that begin with "
+                f"{texts.RESERVED_PREFIX!r} for itself"
             )
 
 
@@ -114,12 +115,20 @@ def check_table(what: str, table: Mapping[str, Any]) -> None:
             raise ValueError(f"{what} hold texts, numbers of 64 bits, truths and None, not {name!r:.60}: {value!r:.60}")
 
 
+def fits_64_bits(value: float) -> bool:
+    """Whether a number fits the 64 bits that AMQP has for whole numbers; false for infinity and for what is no number.
+
+    A float must fit, too: PostgreSQL returns a large one from JSON as a whole number.
+    """
+    return -(2**63) <= value < 2**63
+
+
 def _is_sendable(value: object) -> bool:
     if isinstance(value, str):
         return not any("\ud800" <= each <= "\udfff" for each in value)  # half characters, which UTF-8 does not have
     if isinstance(value, float):
         return math.isfinite(value)
-    return value is None or (isinstance(value, int) and -(2**63) <= value < 2**63)
+    return value is None or (isinstance(value, int) and fits_64_bits(value))
 
 
 def _words_match(pattern: Sequence[str], words: Sequence[str]) -> bool:

@@ -43,6 +43,8 @@ def make(action: Action) -> Callable[..., dict[str, Any]]:
     return task
 
 
+# Celery has no types: hence the ignored errors below.
+
 #: The tasks that are made of actions, by the action's name.
 of_actions = {name: make(action) for name, action in actions.ACTIONS.items()}
 

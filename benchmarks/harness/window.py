@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,7 +113,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120, every: float =
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s")
-        time.sleep(every)
+        time.sleep(every)  # asking again costs CPU, which is measured
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile of at least two durations, in milliseconds."""
+    percent = statistics.quantiles(seconds, n=100, method="inclusive")
+    return {"p50, ms": percent[49] * 1e3, "p99, ms": percent[98] * 1e3}
 
 
 def require(expected: int, found: int, what: str) -> None:

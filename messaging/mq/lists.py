@@ -16,6 +16,7 @@ from messaging.broker.management_http import ManagementUnavailable
 from messaging.management.errors import EXIT_UNREACHABLE, broker_told_in_one_line
 from messaging.management.tables import write_facts, write_table
 from messaging.topology.existing import Existing, counted_now, opened_existing, table
+from messaging.validation import texts
 
 #: So many queues are asked for the counts of this moment; of more, those of the last 5 seconds must do.
 COUNTED_NOW = 100
@@ -23,8 +24,6 @@ _EXIT_CODES = """
 exit codes: 0 done, 1 no such name, 2 wrong arguments, 3 broker or management API unreachable, 7 it did not answer in
 time, 130 interrupted
 """
-#: In front of the names of the exchanges that every virtual host has; one more has no name.
-OWN_PREFIX = "amq."
 
 Facts = dict[str, Any]
 
@@ -138,7 +137,7 @@ examples:
         return [
             asdict(each)
             for each in existing.exchanges()
-            if everything or (each.name and not each.name.startswith(OWN_PREFIX))
+            if everything or (each.name and not each.name.startswith(texts.RESERVED_PREFIX))
         ]
 
     def row(self, facts: Facts) -> Sequence[Any]:

@@ -12,6 +12,8 @@ from django.utils.functional import Promise
 
 #: Characters in a column for a name, an id or a key, and bytes in an AMQP short string.
 LONGEST = 255
+#: RabbitMQ lets no client declare names that begin with this.
+RESERVED_PREFIX = "amq."
 
 
 def checked(what: str, given: Any, *, characters: int | None = LONGEST, octets: int | None = None) -> str:
