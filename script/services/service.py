@@ -76,8 +76,12 @@ class Service:
 
         Raises `ServiceError` if it does not run.
         """
-        end(self._running("killed"), self.directory, how=signal.SIGKILL)
-        self._end_leftovers()
+        server = self._running("killed")
+        # Listed before the kill: a supervisor may start the server again at once, and what it starts must live.
+        others = owned_pids(self.directory)
+        for pid in (server, *others):
+            end(pid, self.directory, how=signal.SIGKILL)
+        self._collect_children()
 
     def pause(self) -> None:
         """Freeze the server and its children: connections stay open and nothing answers, until `resume`.

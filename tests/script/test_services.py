@@ -12,6 +12,7 @@ import pytest
 from script.programs.demo import HOPELESS, still_starting
 from script.services import owned, packages, ports
 from script.services.owned import ServiceError
+from script.services.service import Service
 from script.services.supervision import Supervisor
 from tests.support.environment import ROOT
 from tests.support.waiting import eventually
@@ -35,6 +36,33 @@ def test_a_process_lives_until_its_last_thread_has_ended(tmp_path: Path) -> None
 
         owned.end(process.pid, tmp_path, how=owned.signal.SIGKILL)
         assert owned.owned_pids(tmp_path) == []
+
+
+class Sleeper(Service):
+    """A server that only lives."""
+
+    title = "The sleeper"
+    state_file = "sleeper.json"
+
+    def start(self) -> None:
+        """Start it beside a helper of its own, which is a server of its directory too."""
+        for _ in range(2):
+            self._state.save(pid=self._start_process([sys.executable, "-c", "import time; time.sleep(600)"]).pid)
+
+
+def test_a_kill_spares_what_a_supervisor_starts_again_meanwhile(tmp_path: Path) -> None:
+    server = Sleeper(tmp_path)
+    with server:
+        before = owned.owned_pids(tmp_path)
+        killer = threading.Thread(target=server.kill)
+        killer.start()
+        eventually(lambda: server.pid is None, every=0.001)
+        server.start()  # by this thread: what a thread starts is ended with it
+        killer.join()
+
+        eventually(lambda: len(owned.owned_pids(tmp_path)) == 2)
+        assert not set(before) & set(owned.owned_pids(tmp_path))
+    assert owned.owned_pids(tmp_path) == []
 
 
 def test_a_program_that_keeps_ending_is_given_up_with_its_last_line(tmp_path: Path) -> None:
