@@ -19,7 +19,10 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     guard = parent_death_guard(signal.SIGINT)
     process = subprocess.Popen([*guard, *command], env={**os.environ, **(environment or {})})
     try:
-        return process.wait()
+        # Not one wait for ever: Python misses a signal that comes just before it waits, until that wait is over.
+        while process.poll() is None:
+            _wait(process, 1)
+        return process.returncode
     except KeyboardInterrupt as told:
         # Ctrl-C has reached it, too. A second signal would interrupt its cleanup.
         if told.args == (signal.SIGINT,):
