@@ -1,4 +1,4 @@
-"""Loggers: structlog's if the project has configured it, else the standard library's. And a throttle for their lines.
+"""Loggers: structlog's if the project has configured it, else the standard library's. Throttles and sums of lines.
 
 An unconfigured structlog prints to standard output, where commands write what programs read. Whether to configure it is
 the project's decision.
@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 import time
 import traceback
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -23,6 +25,8 @@ from messaging.masking import mask_event
 
 #: Seconds after which a reason that lasts is logged again.
 REPEAT_AFTER = 60.0
+#: Seconds between two lines about successes.
+SUM_EVERY = 1.0
 #: Most reasons that a throttle remembers: their texts may contain something that changes each time.
 REMEMBERED = 100
 
@@ -35,14 +39,23 @@ class Logger:
     or by a thread that must not end. What fails is printed on standard error, once a minute.
     """
 
-    def __init__(self, configured: Any, plain: Any, bound: Mapping[str, Any]) -> None:
+    def __init__(self, level: logging.Logger, configured: Any, plain: Any, bound: Mapping[str, Any]) -> None:
+        self._level = level
         self._configured = configured
         self._plain = plain
         self._bound = bound
 
+    @property
+    def prints_debug(self) -> bool:
+        """Whether `logging` prints lines of level DEBUG for this name.
+
+        Asked before a line about each message: one that nobody prints costs ten microseconds, this question a tenth.
+        """
+        return self._level.isEnabledFor(logging.DEBUG)
+
     def bind(self, **fields: Any) -> Logger:
         """Return a logger that has these fields in each line."""
-        return Logger(self._configured, self._plain, {**self._bound, **fields})
+        return Logger(self._level, self._configured, self._plain, {**self._bound, **fields})
 
     def __getattr__(self, level: str) -> Callable[..., None]:
         return partial(self._write, level)
@@ -60,13 +73,14 @@ class Logger:
 
 def get_logger(name: str) -> Logger:
     """Return the logger of that name; a module passes its own."""
+    level = logging.getLogger(name)
     plain = structlog.wrap_logger(
-        logging.getLogger(name),
+        level,
         wrapper_class=structlog.stdlib.BoundLogger,
         processors=_TO_LOGGING,
         cache_logger_on_first_use=True,
     )
-    return Logger(structlog.get_logger(name), plain, {})
+    return Logger(level, structlog.get_logger(name), plain, {})
 
 
 def _report(event: str) -> None:
@@ -113,6 +127,42 @@ class Throttle:
         had_logged = bool(self._logged_at)
         self._logged_at.clear()
         return had_logged
+
+
+class Successes:
+    """Sums what went well, so that it is told in one line a second for each name, and not in a line for each message.
+
+    `add` may be called by any thread; `tell` by one that comes by again and again, at least once a second.
+    """
+
+    def __init__(self, log: Logger, event: str, named: str) -> None:
+        """`named` is the field of the lines that holds the name: consumer, procedure."""
+        self._log = log
+        self._event = event
+        self._named = named
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._told_at = -math.inf
+
+    def add(self, name: str, count: int = 1, *, seconds: float) -> None:
+        """Count `count` successes of that name, which took `seconds` together."""
+        with self._lock:
+            self._counts[name] += count
+            self._seconds[name] += seconds
+
+    def tell(self, *, at_end: bool = False) -> None:
+        """Log what was added since the last lines if they are a second old, `at_end` in any case."""
+        now = time.monotonic()
+        if not self._counts or (now - self._told_at < SUM_EVERY and not at_end):
+            return
+        with self._lock:
+            counts, seconds = self._counts, self._seconds
+            self._counts, self._seconds = Counter(), defaultdict(float)
+        self._told_at = now
+        for name, count in counts.items():
+            each = round(seconds[name] / count * 1000, 1)
+            self._log.info(self._event, **{self._named: name}, count=count, milliseconds_each=each)
 
 
 #: When it was last said that a line could not be written.

@@ -5,9 +5,10 @@ from logging.config import DictConfigurator
 from logging.handlers import QueueHandler
 
 import pytest
+from structlog.testing import capture_logs
 
 from messaging import logs, testing
-from messaging.logs import Throttle
+from messaging.logs import Successes, Throttle, get_logger
 from messaging.monitoring.log_handler import BrokerHandler
 from tests.support.consuming import a_consumer, a_message
 
@@ -32,6 +33,43 @@ def test_reasons_that_never_repeat_are_forgotten() -> None:
     for number in range(3 * logs.REMEMBERED):
         assert reasons.allows(str(number))
     assert len(reasons._logged_at) <= logs.REMEMBERED
+
+
+def test_successes_are_summed_to_one_line_a_second_for_each_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    successes = Successes(get_logger("messaging"), "messages.handled", named="consumer")
+
+    with capture_logs() as lines:
+        successes.tell()  # nothing to tell
+        successes.add("sms", seconds=0.004)
+        successes.tell()
+        now = 0.5
+        successes.add("sms", 2, seconds=0.01)
+        successes.add("red_packet", seconds=0.0)
+        successes.tell()
+        assert len(lines) == 1
+        now = 1.0
+        successes.tell()
+        successes.add("sms", seconds=0.0)
+        successes.tell(at_end=True)
+
+    told = [(line["event"], line["consumer"], line["count"], line["milliseconds_each"]) for line in lines]
+    assert told == [
+        ("messages.handled", "sms", 1, 4.0),
+        ("messages.handled", "sms", 2, 5.0),
+        ("messages.handled", "red_packet", 1, 0.0),
+        ("messages.handled", "sms", 1, 0.0),
+    ]
+
+
+def test_the_level_of_the_standard_library_says_whether_each_message_has_a_line() -> None:
+    log = get_logger("messaging.each_message")
+
+    assert not log.prints_debug
+    logging.getLogger("messaging.each_message").setLevel(logging.DEBUG)
+    assert log.prints_debug
+    assert log.bind(consumer="sms").prints_debug
 
 
 def test_dict_config_makes_the_handler_of_the_broker_on_each_python() -> None:
