@@ -120,6 +120,8 @@ class Tries:
     counted: bool = False
     #: How often the connection to the database was lost after the call.
     losses: int = 0
+    #: How long the handler took in the present try.
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from messaging import conf, database, procedures
 from messaging.broker.request_queue import Request, RequestQueue
 from messaging.broker.subscription import Subscription
 from messaging.headers import headers_to_pass_on
-from messaging.logs import get_logger
+from messaging.logs import Successes, get_logger
 from messaging.message import REQUEST_ID_HEADER, Message, new_id
 from messaging.procedures import Procedure
 from messaging.rpc.answering import Answer, Ending, answer, refusal, seconds_late, why_unanswerable
@@ -55,6 +55,7 @@ class RpcServer(Service):
         on_serving: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__("rpc server", max_messages=max_messages)
+        self.successes = Successes(log, "rpc.handled", named="procedure")
         self.procedures = list(procedures)
         self.prefetch = prefetch or concurrency
         self._on_serving = on_serving

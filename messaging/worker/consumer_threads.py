@@ -16,7 +16,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival, Subscription
 from messaging.consumers import Consumer
 from messaging.exceptions import OperationRefused
-from messaging.logs import Throttle, get_logger
+from messaging.logs import Successes, Throttle, get_logger
 from messaging.message import Delivery
 from messaging.worker import effect_runner, handling
 from messaging.worker.database_wait import DatabaseWait
@@ -32,7 +32,7 @@ FAULT_PAUSE = 1.0
 
 
 class ConsumerThreads:
-    """One consumer at work: its subscription and handler threads, which count in `tally`.
+    """One consumer at work: its subscription and handler threads, which count in `tally` and `successes`.
 
     `writer`, if given, is held while a delivery is handled: SQLite has one writer.
     """
@@ -42,6 +42,7 @@ class ConsumerThreads:
         consumer: Consumer,
         connection: Connection,
         tally: Tally,
+        successes: Successes,
         *,
         threads: int,
         prefetch: int,
@@ -50,6 +51,7 @@ class ConsumerThreads:
         self.consumer = consumer
         self._connection = connection
         self._tally = tally
+        self._successes = successes
         self._arrivals: queue.Queue[Arrival | None] = queue.Queue()
         self._stopping = threading.Event()
         self._wait = DatabaseWait(consumer.name, self._stopping, writer)
@@ -171,8 +173,8 @@ class ConsumerThreads:
         if verdicts is None:
             return False
         self._run_effects(list(zip(deliveries, verdicts, strict=True)))
-        for arrival, verdict in zip(arrivals, verdicts, strict=True):
-            self._done(arrival, verdict)
+        for arrival, delivery, verdict in zip(arrivals, deliveries, verdicts, strict=True):
+            self._done(arrival, delivery, verdict)
         return True
 
     def _handle(self, arrival: Arrival) -> None:
@@ -182,7 +184,7 @@ class ConsumerThreads:
         verdict = self._wait.run(lambda: handling.handle(self.consumer, next(deliveries)))
         if verdict is not None:
             self._run_effects([(delivery, verdict)])
-            self._done(arrival, verdict)
+            self._done(arrival, delivery, verdict)
 
     def _run_effects(self, handled: Sequence[tuple[Delivery, Verdict]]) -> None:
         """Carry out the intended effects, after the commit and outside any transaction.
@@ -198,10 +200,12 @@ class ConsumerThreads:
         if message_ids:
             effect_runner.run_of(self.consumer.name, message_ids, self._wait)
 
-    def _done(self, arrival: Arrival, verdict: Verdict) -> None:
+    def _done(self, arrival: Arrival, delivery: Delivery, verdict: Verdict) -> None:
         # Last of all, after the commit: a crash before this line redelivers the message, which then finds its row.
         self.subscription.ack(arrival)
         self._tally.count(verdict)
+        if verdict is Verdict.HANDLED:
+            self._successes.add(self.consumer.name, seconds=delivery.tries.seconds)
 
     def _requeue_the_rest(self) -> None:
         while True:

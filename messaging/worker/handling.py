@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
-import structlog
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
 from messaging import conf, database, encoding, outbox
@@ -24,6 +24,7 @@ from messaging.retry import rest_after
 from messaging.validation import functions
 from messaging.worker import inbox, ledger, ordering, time_limit
 from messaging.worker.database_wait import DatabaseAway, in_transaction, own_statements
+from messaging.worker.log_context import context_of, named_in_log
 
 log = get_logger(__name__)
 
@@ -72,8 +73,7 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
 
     Raises DatabaseAway, and nothing else that a message or a handler can cause.
     """
-    with structlog.contextvars.bound_contextvars(**_context(delivery)):
-        started = time.monotonic()
+    with named_in_log(delivery):
         try:
             verdict = _decide(consumer, delivery)
         except DatabaseAway:
@@ -83,8 +83,7 @@ def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
             if not _is_of_the_message(error):
                 raise DatabaseAway(str(error).strip()) from error
             verdict = _bury_bare(delivery, error)
-        if verdict in {Verdict.HANDLED, Verdict.DUPLICATE, Verdict.WAITING}:  # failures are logged where they happen
-            log.info(f"message.{verdict}", milliseconds=round((time.monotonic() - started) * 1000, 1))
+        _log(verdict, delivery)
         return verdict
 
 
@@ -107,13 +106,13 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
         log.info("batch.rolled_back", consumer=consumer.name, deliveries=len(deliveries), reason=inbox.describe(error))
         return None
     for delivery, verdict in zip(deliveries, verdicts, strict=True):
-        log.info(f"message.{verdict}", batch=len(deliveries), **_context(delivery))
+        _log(verdict, delivery, batch=len(deliveries), **context_of(delivery))
     return verdicts
 
 
 def _run_one_of(consumer: Consumer, delivery: Delivery) -> Verdict:
     delivery.tries.called = False
-    with structlog.contextvars.bound_contextvars(**_context(delivery)):
+    with named_in_log(delivery):
         return _run(consumer, delivery, _decode(consumer, delivery))
 
 
@@ -163,12 +162,13 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event | None) -> Verdict
         if row is None:
             return Verdict.DUPLICATE
     _call(consumer, event, delivery)
+    delivery.tries.seconds = time.monotonic() - started
     database.guard_callbacks(partial(_callback_failed, delivery, row))
     if row is not None:
         with own_statements(handled=True):
             inbox.require_held(row, delivery)
             ledger.write(row.pk, delivery.consumer, delivery.message_id, delivery.intended)
-            inbox.record(row, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=time.monotonic() - started)
+            inbox.record(row, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=delivery.tries.seconds)
             ordering.release_next(consumer, delivery.message.ordering_key)
     elif delivery.intended:
         raise RuntimeError("a broadcast intends no effects: each process would carry them out")
@@ -204,13 +204,13 @@ def _keeps_its_thread(what: str) -> Iterator[None]:
 def _callback_failed(delivery: Delivery, row: InboxMessage | None, callback: str, error: BaseException) -> None:
     """Record that a callback of `on_commit` failed, in the log and in the message's history. The message is handled."""
     reason = inbox.describe(error)
-    log.error("message.callback_failed", **_context(delivery), callback=callback, reason=reason, exc_info=error)
+    log.error("message.callback_failed", **context_of(delivery), callback=callback, reason=reason, exc_info=error)
     if row is None:
         return
     try:
         inbox.add_error(row, f"after the commit, in {callback}: {reason}")
     except (DatabaseError, InterfaceError) as refused:
-        log.warning("message.callback_not_recorded", **_context(delivery), reason=inbox.describe(refused))
+        log.warning("message.callback_not_recorded", **context_of(delivery), reason=inbox.describe(refused))
 
 
 def _count_start(delivery: Delivery) -> Verdict | None:
@@ -282,13 +282,10 @@ def _bury_bare(delivery: Delivery, error: Exception) -> Verdict:
     return Verdict.DUPLICATE if moved is None else Verdict.DEAD
 
 
-def _context(delivery: Delivery) -> dict[str, str | int]:
-    context: dict[str, str | int] = {
-        "message_id": delivery.message_id,
-        "type": delivery.message.type,
-        "consumer": delivery.consumer,
-        "attempt": delivery.attempt,
-    }
-    if delivery.message.request_id:
-        context["request_id"] = delivery.message.request_id
-    return context
+def _log(verdict: Verdict, delivery: Delivery, **facts: Any) -> None:
+    """Log what a delivery came to, unless that was logged where it happened. The worker sums what was handled."""
+    if verdict is Verdict.HANDLED:
+        if log.prints_debug:
+            log.debug("message.handled", milliseconds=round(delivery.tries.seconds * 1000, 1), **facts)
+    elif verdict in {Verdict.DUPLICATE, Verdict.WAITING}:
+        log.info(f"message.{verdict}", **facts)

@@ -15,7 +15,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.queue_answers import SILENT
 from messaging.broker.subscription import Subscription
 from messaging.exceptions import BrokerRefused, BrokerUnavailable
-from messaging.logs import Throttle, get_logger
+from messaging.logs import Successes, Throttle, get_logger
 from messaging.relay import thread as relay_thread
 from messaging.topology.declare import Declaration
 
@@ -73,6 +73,8 @@ class Service(ABC):
 
     #: Whose log events these are.
     kind: str
+    #: What is handled well, to be added by the threads; told at each tick and at the end.
+    successes: Successes
     #: Subscriptions that are kept open, and threads, in the order in which they start.
     subscriptions: Sequence[Subscription]
     threads: Sequence[threading.Thread]
@@ -136,6 +138,7 @@ class Service(ABC):
             if time.monotonic() >= next_open and self._open_closed():
                 next_open = time.monotonic() + REOPEN_PAUSE
             self._warn_of_silent_queues()
+            self.successes.tell()
             if self._is_done():
                 return
             time.sleep(TICK)
@@ -172,5 +175,6 @@ class Service(ABC):
         for thread in self.threads:
             processes.join(thread, deadline - time.monotonic())
         abandoned = self.tally.busy
+        self.successes.tell(at_end=True)
         self._connection.stop()
         return abandoned

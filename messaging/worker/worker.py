@@ -12,7 +12,7 @@ from messaging.broker.queue_answers import CURE, SILENT, ask_queues, is_stream
 from messaging.broker.subscription import Subscription
 from messaging.consumers import Consumer
 from messaging.exceptions import BrokerUnavailable
-from messaging.logs import get_logger
+from messaging.logs import Successes, get_logger
 from messaging.relay import thread as relay_thread
 from messaging.topology import desired
 from messaging.worker.consumer_threads import ConsumerThreads
@@ -46,6 +46,7 @@ class Worker(Service):
         burst: bool = False,
     ) -> None:
         super().__init__("consumer", max_messages=max_messages)
+        self.successes = Successes(log, "messages.handled", named="consumer")
         self._burst = burst
         self._empty_looks = 0
         self._bind_due = time.monotonic() + conf.DECLARE_INTERVAL
@@ -55,6 +56,7 @@ class Worker(Service):
                 consumer,
                 self._connection,
                 self.tally,
+                self.successes,
                 threads=1 if writer else concurrency,
                 prefetch=prefetch or consumer.prefetch or conf.get().prefetch,
                 writer=writer,

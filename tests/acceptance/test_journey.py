@@ -36,7 +36,8 @@ def test_an_order_of_the_web_page_has_its_effects_once_and_its_cancellation_take
     vhost: str, run_process: ProcessStarter, product: Product
 ) -> None:
     web = run_process.web(LOG_TO_BROKER="1")
-    consumer = run_process("run_consumer", "sms", "red_packet", LOG_TO_BROKER="1")
+    # Each success has a line of its own at DEBUG alone.
+    consumer = run_process("run_consumer", "sms", "red_packet", LOG_TO_BROKER="1", LOG_LEVEL="DEBUG")
     consumer.wait_for_line("amqp.connected.*role=logs")
     terminal = run_process("mq", "listen", "warren.logs", "#", "--json")
     terminal.wait_for_line("Listening")

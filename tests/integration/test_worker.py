@@ -84,10 +84,13 @@ def outcomes() -> Counter[str]:
 @pytest.mark.both_databases
 def test_committed_events_are_handled(vhost: str) -> None:
     texts = [f"m{number}" for number in range(40)]
-    with running_relay(), running_worker(known()):
+    with capture_logs() as lines, running_relay(), running_worker(known()):
         add(*[Noted(text=text) for text in texts])
         eventually(lambda: outcomes() == {"handled": 40})
     assert all(notes(text) == 1 for text in texts)
+    handled = [line for line in lines if line["event"] == "messages.handled"]
+    assert sum(line["count"] for line in handled) == 40, "successes are summed, and what is left is told at the end"
+    assert len(handled) < 40
 
 
 def test_a_failing_message_is_retried_at_its_consumer_alone_until_it_is_dead(vhost: str) -> None:

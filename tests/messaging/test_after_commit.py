@@ -14,6 +14,7 @@ from messaging.broker.connection import Connection
 from messaging.broker.subscription import Arrival
 from messaging.consumers import Consumer
 from messaging.events import Event
+from messaging.logs import Successes, get_logger
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import consumer_threads, database_wait, handling, inbox
@@ -170,7 +171,8 @@ class FakeSubscription:
 
 def consumer_threads_of(consumer: Consumer) -> tuple[ConsumerThreads, FakeSubscription]:
     subscription = FakeSubscription()
-    made = ConsumerThreads(consumer, Connection("tests"), Tally(), threads=1, prefetch=1, writer=None)
+    successes = Successes(get_logger("messaging"), "messages.handled", named="consumer")
+    made = ConsumerThreads(consumer, Connection("tests"), Tally(), successes, threads=1, prefetch=1, writer=None)
     made.subscription = subscription  # type: ignore[assignment]
     return made, subscription
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import OperationalError
@@ -28,7 +29,7 @@ from tests.support.waiting import eventually
 
 
 def consumer_that_cannot_consume() -> None:
-    threads = ConsumerThreads(a_consumer(), Connection("test"), Tally(), threads=1, prefetch=1, writer=None)
+    threads = ConsumerThreads(a_consumer(), Connection("test"), Tally(), Mock(), threads=1, prefetch=1, writer=None)
     for _ in range(3):
         threads._ended("no queue 'tests.notes'")
 
