@@ -85,6 +85,11 @@ class Row(models.Model):
         base_manager_name = "objects"
 
 
+def by_beginning(column: str, *, name: str) -> models.Index:
+    """Return an index that finds a text as a whole, or by its beginning, whatever the database's collation is."""
+    return models.Index(fields=[column], name=name, opclasses=["varchar_pattern_ops"])
+
+
 class MessageColumns(Row):
     """The columns that belong to the message itself, the same in outbox and inbox."""
 

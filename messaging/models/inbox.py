@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from messaging.models.columns import MessageColumns, Row, UTCDateTimeField
+from messaging.models.columns import MessageColumns, Row, UTCDateTimeField, by_beginning
 
 
 class InboxMessage(MessageColumns):
@@ -59,8 +59,9 @@ class InboxMessage(MessageColumns):
         ordering = ["-id"]
         constraints = [models.UniqueConstraint(fields=["consumer", "message_id"], name="inbox_fence")]
         indexes = [
-            models.Index(fields=["message_id"], name="inbox_message_id"),
-            models.Index(fields=["subject"], name="inbox_subject"),
+            models.Index(fields=["received_at"], name="inbox_received"),
+            by_beginning("message_id", name="inbox_message_id_begins"),
+            by_beginning("subject", name="inbox_subject_begins"),
             models.Index(fields=["state", "changed_at"], name="inbox_state_changed"),
             models.Index(fields=["failure_group"], name="inbox_failure_group", condition=~Q(failure_group="")),
             models.Index(

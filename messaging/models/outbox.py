@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from messaging.models.columns import MessageColumns, Row, UTCDateTimeField
+from messaging.models.columns import MessageColumns, Row, UTCDateTimeField, by_beginning
 
 
 class OutboxMessage(MessageColumns):
@@ -67,9 +67,9 @@ class OutboxMessage(MessageColumns):
             models.Index(
                 fields=["publish_at", "id"], name="outbox_waiting", condition=Q(state__in=["pending", "unroutable"])
             ),
-            models.Index(fields=["message_id"], name="outbox_message_id"),
+            by_beginning("message_id", name="outbox_message_id_begins"),
             models.Index(fields=["published_at", "id"], name="outbox_published", condition=Q(state="published")),
-            models.Index(fields=["subject"], name="outbox_subject"),
+            by_beginning("subject", name="outbox_subject_begins"),
             models.Index(fields=["state", "created_at"], name="outbox_state_created"),
             models.Index(
                 fields=["ordering_key", "id"], name="outbox_ordering", condition=~Q(ordering_key="") & Q(origin="event")
