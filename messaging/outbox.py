@@ -19,6 +19,7 @@ from messaging.exceptions import BodyTooLarge, OutsideTransaction
 from messaging.headers import fit_headers, headers_to_pass_on, request_headers, size_of
 from messaging.message import new_id
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.models.insert import insert
 from messaging.relay import destinations, leases
 from messaging.relay import thread as relay_thread
 from messaging.routing import MAX_SHORT_STRING
@@ -124,22 +125,22 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
     for row in rows:
         if row.consumer and row.headers:
             row.headers = fit_headers(row.headers, destinations.room_for_headers(row))
+    here = database.connection()
     if delay is not None and delay > timedelta(0):
-        publish_at = database.in_future(delay.total_seconds())
-        for row in rows:
-            row.publish_at = publish_at
-        return OutboxMessage.objects.bulk_create(rows)
+        insert(rows, here, publish_at=delay)
+        return rows
 
     token = relay_thread.lease_token()
     if token is None:
-        return OutboxMessage.objects.bulk_create(rows)
+        insert(rows, here)
+        return rows
     # Born leased to this process: its relay publishes them without a claim. If the process dies first, the lease ends
     # and any relay claims them. Rows that do not fit into the relay's memory are born free.
     handing = _HandingOver(rows, time.monotonic(), before=_waiting_for_commit())
-    lease_until = database.in_future(conf.get().lease)
     for row in handing.leased:
-        row.lease_token, row.lease_until = token, lease_until
-    OutboxMessage.objects.bulk_create(rows)
+        row.lease_token = token
+    insert(handing.leased, here, lease_until=timedelta(seconds=conf.get().lease))
+    insert(rows[len(handing.leased) :], here)
     _at_commit(handing)
     return rows
 

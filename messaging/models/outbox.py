@@ -35,22 +35,22 @@ class OutboxMessage(MessageColumns):
         TURN = "turn", "turn"
 
     # The message id is not unique here: a retry or replay is a new row with the same message id.
-    exchange = models.CharField(max_length=255, blank=True)
+    exchange = models.CharField(max_length=255, blank=True, default="", db_default="")
     routing_key = models.CharField(max_length=255)
     #: The one consumer that a retry or replay is addressed to; empty: every consumer that is bound.
-    consumer = models.CharField(max_length=255, blank=True)
-    origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.EVENT)
+    consumer = models.CharField(max_length=255, blank=True, default="", db_default="")
+    origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.EVENT, db_default=Origin.EVENT)
     body = models.BinaryField()
 
-    state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.PENDING, db_default=State.PENDING)
     created_at = UTCDateTimeField(db_default=Now())
     #: Not published before this time: a delay, a retry's pause, or the next attempt of an unroutable row.
     publish_at = UTCDateTimeField(db_default=Now())
     published_at = UTCDateTimeField(null=True, blank=True)
-    publish_attempts = models.PositiveIntegerField(default=0)
-    last_error = models.TextField(blank=True)
+    publish_attempts = models.PositiveIntegerField(default=0, db_default=0)
+    last_error = models.TextField(blank=True, default="", db_default="")
     #: Names of the consumers that were registered for the message when it was published, and must receive it.
-    expected_consumers = models.JSONField(default=list, blank=True)
+    expected_consumers = models.JSONField(default=list, db_default=[], blank=True)
 
     #: The relay that holds the row. Its marks count only while the row has its token.
     lease_token = models.UUIDField(null=True, blank=True)

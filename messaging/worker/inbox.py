@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+from django.db.models.functions import Now
+
 from messaging import conf, database
 from messaging.headers import storable_headers
 from messaging.message import Delivery
@@ -165,8 +167,8 @@ def _move(delivery: Delivery, *, columns: Sequence[str] = _MOVED, **change: Any)
         priority=message.priority,
         **change,
     )
-    # What has a default in the database (the times) is left to it.
-    fields = [f for f in row._meta.concrete_fields if not f.primary_key and not f.has_db_default()]
+    # The times are left to the database.
+    fields = [f for f in row._meta.concrete_fields if not f.primary_key and not isinstance(f.db_default, Now)]
     table = connection.ops.quote_name(row._meta.db_table)
     names = ", ".join(f'"{f.column}"' for f in fields)
     values = [f.get_db_prep_save(getattr(row, f.attname), connection) for f in fields]

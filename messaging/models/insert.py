@@ -1,0 +1,101 @@
+"""One narrow INSERT: it names only the columns that differ from their default in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache, lru_cache
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Expression
+from django.db.transaction import mark_for_rollback_on_error
+
+from messaging.models.columns import as_written
+
+#: Most parameters of a statement where the database sets no limit. PostgreSQL's protocol has room for 65,535.
+MOST_PARAMETERS = 32_767
+#: So much later than now, by the database's clock: what `Now() + Value(timedelta)` is in Django.
+_FROM_NOW = {
+    "sqlite": "django_format_dtdelta('+', STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW'), %s)",
+    "postgresql": "STATEMENT_TIMESTAMP() + %s::interval",
+}
+_DURATION = models.DurationField()
+
+
+def insert(rows: Sequence[models.Model], connection: BaseDatabaseWrapper, **from_now: timedelta) -> None:
+    """Insert new `rows` of one model, in one statement if a database takes so many parameters at once.
+
+    A column is written if it differs from its database default in one of the rows. Times whose default is Now() are
+    left to the database; those that `from_now` names become so much later than now. The rows get their keys and the
+    times with a default; other times in `from_now` are read once they are asked for.
+
+    As with `bulk_create`, no signals are sent, and an error marks the transaction for rollback.
+    """
+    if not rows:
+        return
+    model = type(rows[0])
+    columns = _columns(model)
+    defaults = columns.defaults.items()
+    names = tuple(dict.fromkeys(name for row in rows for name, default in defaults if getattr(row, name) != default))
+    head, values, tail = _sql(model, connection.vendor, names, tuple(from_now))
+    times = [_DURATION.get_db_prep_value(each, connection) for each in from_now.values()]
+    most = (connection.features.max_query_params or MOST_PARAMETERS) // (len(names) + len(times))
+    with mark_for_rollback_on_error(connection.alias), connection.cursor() as cursor:
+        for start in range(0, len(rows), most):
+            some = rows[start : start + most]
+            given: list[Any] = []
+            for row in some:
+                given += [columns.fields[name].get_db_prep_save(getattr(row, name), connection) for name in names]
+                given += times
+            cursor.execute(f"{head}{', '.join([values] * len(some))}{tail}", given)
+            for row, (key, *written) in zip(some, cursor.fetchall(), strict=True):
+                for name in from_now:
+                    row.__dict__.pop(name, None)
+                row.pk = key
+                for name, time in zip(columns.filled, written, strict=True):
+                    setattr(row, name, _read(time, connection))
+                row._state.adding, row._state.db = False, connection.alias
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    #: Those that a row may set, by their attribute, and what the database writes into each by itself.
+    fields: dict[str, Any]
+    defaults: dict[str, Any]
+    #: Attributes of the times that the database fills in.
+    filled: tuple[str, ...]
+
+
+@cache
+def _columns(model: type[models.Model]) -> _Columns:
+    own = {field.attname: field for field in model._meta.concrete_fields if not field.primary_key}
+    filled = tuple(name for name, field in own.items() if isinstance(field.db_default, Expression))
+    fields = {name: field for name, field in own.items() if name not in filled}
+    defaults = {
+        name: None if field.null and not field.has_db_default() else field.db_default for name, field in fields.items()
+    }
+    return _Columns(fields, defaults, filled)
+
+
+@lru_cache(maxsize=256)
+def _sql(
+    model: type[models.Model], vendor: str, names: tuple[str, ...], from_now: tuple[str, ...]
+) -> tuple[str, str, str]:
+    """Return the beginning of the statement, the values of each row, and the end."""
+    columns = {field.attname: f'"{field.column}"' for field in model._meta.concrete_fields}
+    values = ["%s"] * len(names) + [_FROM_NOW[vendor]] * len(from_now)
+    returned = [model._meta.pk.attname, *_columns(model).filled]
+    listed = ", ".join(columns[name] for name in names + from_now)
+    return (
+        f'INSERT INTO "{model._meta.db_table}" ({listed}) VALUES ',  # noqa: S608
+        f"({', '.join(values)})",
+        f" RETURNING {', '.join(columns[name] for name in returned)}",
+    )
+
+
+def _read(time: datetime | str, connection: BaseDatabaseWrapper) -> datetime:
+    """Return a time as the driver reads it (SQLite's is a text), aware."""
+    return as_written(datetime.fromisoformat(time) if isinstance(time, str) else time, connection)
