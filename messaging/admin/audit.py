@@ -14,8 +14,9 @@ from django.utils.safestring import SafeString
 from messaging.admin import payload
 from messaging.admin.filters import BY_ACTION, since
 from messaging.admin.links import admin_url
+from messaging.admin.long_lists import LongListAdmin
 from messaging.admin.messages import time_of
-from messaging.admin.read_only import LongListAdmin
+from messaging.admin.searching import ASKED_FOR
 from messaging.masking import masked, masked_text
 from messaging.models import OperatorAction
 
@@ -30,7 +31,9 @@ class OperatorActionAdmin(LongListAdmin):
     list_display = ["action", "actor", "about_masked", "changed", "when"]
     list_filter = [BY_ACTION, since("at")]
     search_fields = ["actor", "about"]
-    search_help_text = "Searches who did it and what it was done to; not notes, reasons or details."
+    search_help_text = (
+        f"Searches who did it and what it was done to, among the newest {ASKED_FOR:,}; not notes, reasons or details."
+    )
     actions = None
     fields = ["action", "actor", "about_masked", "changed", "when_exactly", "details_masked", "messages"]
     readonly_fields: ClassVar[list[str]] = ["about_masked", "when_exactly", "details_masked", "messages"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from django.contrib import admin
+from django.db.models import Q
 
 from messaging.admin import payload
 from messaging.admin.filters import BY_CONSUMER, BY_TROUBLE, since
 from messaging.admin.messages import AttemptsInline, MessageAdmin, time_of
-from messaging.models import Effect, EffectAttempt
+from messaging.models import Effect, EffectAttempt, InboxMessage
 
 
 class EffectAttemptInline(AttemptsInline):
@@ -25,7 +27,7 @@ class EffectAdmin(MessageAdmin):
     """The effects of messages outside the database, and how far they are."""
 
     list_display = ["name", "state_pill", "consumer", "subject_link", "attempts", "changed_briefly"]
-    list_filter = [BY_TROUBLE, "state", BY_CONSUMER, since("changed_at")]
+    list_filter = [BY_TROUBLE, "state", BY_CONSUMER, since("changed_at", states=Effect.State.values)]
     inlines = [EffectAttemptInline]
     list_select_related = ["inbox_message"]
     search_fields = ["inbox_message__subject", "message_id", "name", "consumer"]
@@ -43,6 +45,11 @@ class EffectAdmin(MessageAdmin):
     changed_briefly = time_of("changed_at", "changed", short=True)
     due = time_of("send_at", "not before")
     until = time_of("sending_until", "sending until")
+
+    def found_by(self, matches: Callable[[str], Q]) -> Q:
+        """Return the effects of the messages whose subject or message id matches."""
+        found = InboxMessage.objects.filter(matches("subject") | matches("message_id"))
+        return Q(inbox_message__in=found.order_by().values("pk"))
 
     def body_text(self, row: Effect, unmasked: bool) -> str:
         """Return the payload, which the effect's function is given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,11 +32,13 @@ def known_values(column: str, values: Callable[[], Iterable[str]]) -> type[admin
     return _filter(column, lambda: [(value, value) for value in values()], which)
 
 
-def since(column: str) -> type[admin.SimpleListFilter]:
-    """Return a filter by how long ago the time in `column` is."""
+def since(column: str, *, states: Collection[str] = ()) -> type[admin.SimpleListFilter]:
+    """Return a filter by how long ago the time in `column` is. `states` are all that there are, where the index that
+    leads the filter has the state before the time."""
+    any_state = Q(state__in=list(states)) if states else Q()
 
     def which(value: str) -> Q:
-        return Q(**{f"{column}__gte": datetime.now(UTC) - _SPANS[value][1]}) if value in _SPANS else Q()
+        return any_state & Q(**{f"{column}__gte": datetime.now(UTC) - _SPANS[value][1]}) if value in _SPANS else Q()
 
     return _filter("since", lambda: [(key, label) for key, (label, _) in _SPANS.items()], which, label="time")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, ClassVar
 from urllib.parse import urlencode
@@ -18,9 +19,11 @@ from django.views.decorators.http import require_POST
 from messaging import database, events
 from messaging.actions import audit
 from messaging.actions.selection import COLUMNS, Columns
-from messaging.admin import actions, explanations, payload, words
+from messaging.admin import actions, explanations, payload, searching, words
 from messaging.admin.links import admin_url
-from messaging.admin.read_only import LongListAdmin, ReadOnly
+from messaging.admin.long_lists import LongListAdmin, note_how
+from messaging.admin.read_only import ReadOnly
+from messaging.admin.searching import ANYWHERE, How, begins_with, is_whole
 from messaging.admin.story import lines, may_read_stories, story_url
 from messaging.history import timeline
 from messaging.masking import masked_text
@@ -59,8 +62,9 @@ class MessageAdmin(LongListAdmin):
     change_form_template = "messaging/admin/message.html"
     search_fields = ["subject", "message_id", "type", "consumer"]
     search_help_text = (
-        "Searches order number, message id, type or name, and consumer; not error texts (see `manage.py messages list "
-        "--reason TEXT`) nor what is in a body, such as a phone number."
+        "Searches order numbers and message ids by how they begin. ~WORDS looks for words anywhere in order number, "
+        f"message id, type or name, and consumer, among the newest {searching.ASKED_FOR:,}; not in error texts (see "
+        "`manage.py messages list --reason TEXT`) nor in a body, such as for a phone number."
     )
     #: Large columns that the list does not show.
     heavy_columns: ClassVar[list[str]] = []
@@ -104,11 +108,23 @@ class MessageAdmin(LongListAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """Find a subject or message id exactly, by index; else what contains each word."""
-        exactly = Q(**{self.columns.subject: search_term}) | Q(message_id=search_term)
-        if search_term and self.model._default_manager.filter(exactly).exists():
-            return queryset.filter(exactly), False
-        return super().get_search_results(request, queryset, search_term)
+        """Find subjects and message ids by index: as a whole, else by their beginning. If there are none, or after a ~,
+        look for each word among the newest rows."""
+        term = search_term.strip()
+        if not term or term.startswith(ANYWHERE):
+            note_how(request, How.WORDS if term else How.WHOLE)
+            return self.with_words(request, queryset, term.removeprefix(ANYWHERE), searching.ASKED_FOR)
+        for how, matches in ((How.WHOLE, is_whole(term)), (How.BEGINNING, begins_with(term))):
+            found = self.found_by(matches)
+            if self.model._default_manager.filter(found).exists():
+                note_how(request, how)
+                return queryset.filter(found), False
+        note_how(request, How.WORDS_AT_ONCE)
+        return self.with_words(request, queryset, term, searching.AT_ONCE)
+
+    def found_by(self, matches: Callable[[str], Q]) -> Q:
+        """Return the rows whose subject or message id matches."""
+        return matches("subject") | matches("message_id")
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """Show the list, or ask for an action on its rows."""

@@ -24,7 +24,7 @@ class OutboxMessageAdmin(MessageAdmin):
     """What was written, and how far it has come on its way to the broker."""
 
     list_display = ["type", "state_pill", "subject_link", "addressee", "created_briefly", "published_briefly"]
-    list_filter = ["state", BY_TYPE, since("created_at")]
+    list_filter = ["state", BY_TYPE, since("created_at", states=OutboxMessage.State.values)]
     heavy_columns: ClassVar[list[str]] = ["body", "headers", "expected_consumers"]
     fieldsets = [
         ("Message", {"fields": ["message_id", "type", "version", "subject", "correlation_id", "origin"]}),

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 from django.db.models import Q
+from django.utils.timezone import now
 
-from messaging.models import InboxMessage
+from messaging.admin.searching import begins_with, is_whole
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.monitoring import status
 from messaging.relay import leases
 from messaging.worker import ledger, ordering
@@ -71,6 +73,37 @@ def test_a_claim_takes_its_batch_from_the_index_however_many_rows_wait() -> None
     (plan,) = [each for each in plans(claim) if "messaging_" in each]
     assert "outbox_waiting" in plan
     assert "TEMP B-TREE" not in plan
+
+
+def search_by_beginning() -> None:
+    matches = begins_with("W-1")
+    OutboxMessage.objects.filter(matches("subject") | matches("message_id")).exists()
+    InboxMessage.objects.filter(matches("subject") | matches("message_id")).exists()
+
+
+def search_as_a_whole() -> None:
+    matches = is_whole("W-1")
+    OutboxMessage.objects.filter(matches("subject") | matches("message_id")).exists()
+    InboxMessage.objects.filter(matches("subject") | matches("message_id")).exists()
+
+
+def received_lately() -> None:
+    list(InboxMessage.objects.filter(received_at__gte=now()).order_by().values_list("pk", flat=True)[:10])
+
+
+@pytest.mark.parametrize(
+    ("run", "indexes"),
+    [
+        (search_by_beginning, ["outbox_subject_begins", "outbox_message_id_begins", "inbox_subject_begins"]),
+        (search_as_a_whole, ["outbox_subject_begins", "outbox_message_id_begins", "inbox_subject_begins"]),
+        (received_lately, ["inbox_received"]),
+    ],
+)
+def test_what_a_list_looks_for_is_found_by_an_index(run: Callable[[], None], indexes: list[str]) -> None:
+    found = plans(run)
+
+    assert [each for each in indexes if each not in "".join(found)] == []
+    assert [plan for plan in found if reads_a_whole_table(plan)] == []
 
 
 def plans(run: Callable[[], None]) -> list[str]:
