@@ -101,6 +101,8 @@ BENCHMARK = Benchmark(
     reference="no event",
     count=3_000,
     quick_count=300,
+    minutes=3,
+    as_change=True,
     variants=(
         Variant("no event", nothing),
         Variant("Warren, relay thread", outbox, warren=True),

@@ -7,16 +7,12 @@ STOMP without receipts, so nothing is confirmed.
 
 from __future__ import annotations
 
-import subprocess
 from contextlib import suppress
 
 from benchmarks.harness.benchmark import Benchmark, Variant
-from benchmarks.harness.clients import c_program, declare, manage, ready_in, running
+from benchmarks.harness.clients import declare, manage, publish, ready_in, running
 from benchmarks.harness.window import Measured, Window, require, wait_for
-
-WINDOW = 500
-#: Events that one transaction adds, while the outbox is filled.
-TOGETHER = 500
+from benchmarks.shop.waiting import fill_outbox
 
 
 def warren(count: int) -> Measured:
@@ -44,20 +40,6 @@ def warren(count: int) -> Measured:
     return measured
 
 
-def fill_outbox(count: int) -> None:
-    """Add `count` events."""
-    from django.db import transaction
-
-    from benchmarks.shop.events import order_placed
-    from messaging import outbox
-
-    numbers = [f"N{number:08}" for number in range(count)]
-    for start in range(0, count, TOGETHER):
-        with transaction.atomic():
-            for number in numbers[start : start + TOGETHER]:
-                outbox.add(order_placed(number), subject=number)
-
-
 def c(count: int) -> Measured:
     """Publish from C."""
     from benchmarks.shop.events import order_placed
@@ -65,12 +47,9 @@ def c(count: int) -> Measured:
     declare("bench.events", "limit", "order.placed")
     window = Window()
     window.start()
-    command = c_program("bench.events", "order.placed", count, WINDOW, order_placed("N00000000").encode())
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    window.stop()
-    seconds, cpu = map(float, done.stdout.split())
+    seconds, cpu = publish("bench.events", "order.placed", count, order_placed("N00000000").encode())
     measured = window.measured(count, seconds=seconds, client=cpu)
-    wait_for(lambda: ready_in("limit") == count, seconds=5)
+    wait_for(lambda: ready_in("limit") == count, seconds=30)
     return measured
 
 
@@ -124,13 +103,14 @@ BENCHMARK = Benchmark(
     question="The relay: rows that wait in the outbox, from the first claim to the last mark",
     unit="messages",
     reference="C",
-    count=20_000,
-    quick_count=2_000,
+    count=100_000,
+    quick_count=4_000,
+    minutes=4,
     variants=(
         Variant("C", c),
         Variant("Warren, PostgreSQL", warren, environment={"RELAY_THREAD": "0"}, warren=True),
         Variant("Warren, SQLite", warren, database="sqlite", environment={"RELAY_THREAD": "0"}, warren=True),
-        Variant("Celery, confirmed", celery, share=0.2),
-        Variant("django-outbox-pattern", django_outbox_pattern, share=0.2),
+        Variant("Celery, confirmed", celery, share=0.05),
+        Variant("django-outbox-pattern", django_outbox_pattern, share=0.05),
     ),
 )

@@ -1,13 +1,15 @@
 """How many calls a second does one process make, of 500 bytes there and back: one caller here, 50 in `rpc_many`?
 
 Warren's callers are threads, FastStream's are coroutines: each calls again once it has its reply. Celery and nameko
-send a call for each caller at once, collect the replies, and begin anew: that is quicker for them.
+send a call for each caller at once, collect the replies, and begin anew: that is quicker for them. The limit is a
+client and a server in C, of one thread each, with a call open for each caller; they do on the broker what Warren does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.harness.benchmark import Benchmark, Variant
-from benchmarks.harness.clients import is_consumed, manage, running
+from benchmarks.harness.clients import c_program, is_consumed, manage, running
 from benchmarks.harness.window import Measured, Window, percentiles, require, wait_for
 
 TEXT = "x" * 500
@@ -40,6 +42,21 @@ def warren(callers: int, count: int) -> Measured:
             seconds.append(each)
         window.stop()
         return _measured(window, seconds)
+
+
+def c(callers: int, count: int) -> Measured:
+    """Call from C; a second process answers."""
+    with running(*c_program("rpc", "serve", "limit", callers)):
+        wait_for(lambda: is_consumed("limit"), every=0.1)
+        window = Window()
+        window.start()
+        command = c_program("rpc", "call", "limit", count, callers, TEXT)
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        window.stop()
+    figures, *each = done.stdout.splitlines()
+    seconds, cpu = map(float, figures.split())
+    require(count, len(each), "replies")
+    return window.measured(count, seconds=seconds, client=cpu, more=percentiles(list(map(float, each))))
 
 
 def faststream(callers: int, count: int) -> Measured:
@@ -120,13 +137,14 @@ def _measured(window: Window, seconds: list[float]) -> Measured:
 
 def benchmark(callers: int, count: int) -> Benchmark:
     """Return the benchmark for so many callers."""
-    variants = {"Celery": celery, "FastStream": faststream, "nameko": nameko, "Warren": warren}
+    variants = {"C": c, "Celery": celery, "FastStream": faststream, "nameko": nameko, "Warren": warren}
     return Benchmark(
         question=f"RPC: calls of 500 bytes, callers: {callers}",
         unit="calls",
         reference="Celery",
         count=count,
         quick_count=count // 8,
+        minutes=3,
         variants=tuple(
             Variant(name, partial(run, callers), environment={"BENCH_TUNED": "1"}, warren=name == "Warren")
             for name, run in variants.items()

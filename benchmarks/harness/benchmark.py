@@ -9,8 +9,9 @@ from typing import Literal
 
 from benchmarks.harness.window import Measured
 
-#: Measures so many messages in a process of its own, with Django set up and an empty database and vhost.
-Run = Callable[[int], Measured]
+#: Measures so many messages in a process of its own, with Django set up and an empty database and vhost. One run may
+#: measure several things at once: then it names each, and each has a line of its own in the table.
+Run = Callable[[int], Measured | dict[str, Measured]]
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,14 @@ class Benchmark:
     question: str
     #: What is counted.
     unit: str
+    #: A variant, or what a variant names; empty: there are no ratios.
     reference: str
     count: int
     quick_count: int
     variants: tuple[Variant, ...]
     #: One of the further figures, of which less is better, to compare by; empty: the rate.
     figure: str = ""
+    #: How long all rounds take, on the two cores that it was written on.
+    minutes: float = 4
+    #: Whether a ratio is told as the change that it is: 0.85 as -15 %.
+    as_change: bool = False

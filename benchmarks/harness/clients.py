@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,9 +14,14 @@ from typing import Any
 
 import pika
 
-from benchmarks.harness.servers import PUBLISH
+from benchmarks.harness.servers import LIMITS
+from script.environment import UNLIMITED_ORDERS
 from script.services.owned import end_all, start_owned, tail
 
+#: The environment of a variant that measures the project's own shop.
+SHOP = {"DJANGO_SETTINGS_MODULE": "project.settings", "SECRET_KEY": "benchmark", "DEBUG": "0", **UNLIMITED_ORDERS}
+#: Messages that the C program leaves unconfirmed at most.
+WINDOW = 500
 #: What Warren declares for its consumers' queues.
 QUORUM = {
     "x-queue-type": "quorum",
@@ -28,13 +34,14 @@ QUORUM = {
 
 
 @contextmanager
-def running(*command: str, **environment: str) -> Iterator[Path]:
-    """Inside, a client runs; its directory, by which its processes are found. What it printed is shown if the block
-    fails."""
+def running(*command: str, processes: int = 1, **environment: str) -> Iterator[Path]:
+    """Inside, a client runs, in so many processes; their directory, by which they are found. What they printed is shown
+    if the block fails."""
     with tempfile.TemporaryDirectory(prefix="warren-bench-client-") as name:
         directory = Path(name).resolve()
         log = directory / "output.log"
-        start_owned(command, directory, log=log, environment={**os.environ, **environment})
+        for _ in range(processes):
+            start_owned(command, directory, log=log, environment={**os.environ, **environment})
         try:
             yield directory
         except BaseException:
@@ -80,6 +87,14 @@ def is_consumed(queue: str) -> bool:
     return False
 
 
-def c_program(exchange: str, key: str, count: int, window: int, body: bytes) -> list[str]:
-    """Return the command that publishes from C; it prints seconds and seconds of CPU."""
-    return [os.environ[PUBLISH], os.environ["AMQP_URL"], exchange, key, str(count), str(window), body.decode()]
+def c_program(name: str, *arguments: str | int) -> list[str]:
+    """Return the command that runs a program of `limits/` with the run's vhost."""
+    return [f"{os.environ[LIMITS]}/{name}", os.environ["AMQP_URL"], *map(str, arguments)]
+
+
+def publish(exchange: str, key: str, count: int, body: bytes) -> tuple[float, float]:
+    """Publish from C, 500 unconfirmed at most; return the seconds, and the seconds of CPU."""
+    command = c_program("publish", exchange, key, count, WINDOW, body.decode())
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seconds, cpu = map(float, done.stdout.split())
+    return seconds, cpu

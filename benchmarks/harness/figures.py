@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Self
 
 from benchmarks.harness.window import Measured
+
+#: What each variant did in one round. One that failed is missing.
+Round = Mapping[str, Measured]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Row:
     name: str
     #: The rate, or the figure compared by.
     value: Spread
-    ratio: Spread
+    #: None where there is no reference, or none that was measured.
+    ratio: Spread | None
     client: float
     broker: float
     database: float
@@ -40,26 +44,42 @@ class Row:
     more: dict[str, float]
 
 
-def rows(rounds: Sequence[dict[str, Measured]], reference: str, figure: str = "") -> list[Row]:
-    """Return a row for each variant, compared by its rate or by a further `figure`.
+def rows(rounds: Sequence[Round], reference: str = "", figure: str = "") -> list[Row]:
+    """Return a row for each variant that was measured, compared by its rate or by a further `figure`."""
+    return [_row(name, rounds, reference, figure) for name in dict.fromkeys(name for each in rounds for name in each)]
 
-    A ratio is the median of the rounds' own ratios: what disturbs a whole round disturbs both sides of it.
+
+def values(rounds: Sequence[Round], name: str, figure: str = "") -> list[float]:
+    """Return a variant's value of each round in which it was measured."""
+    return [_value(each[name], figure) for each in rounds if name in each]
+
+
+def ratio(rounds: Sequence[Round], name: str, reference: str, figure: str = "") -> Spread | None:
+    """Return the ratio of two variants; None if no round measured both.
+
+    It is the median of the rounds' own ratios: what disturbs a whole round disturbs both sides of it.
     """
+    both = [each for each in rounds if name in each and reference in each]
+    # What costs nothing has no ratio.
+    found = [(_value(each[name], figure), _value(each[reference], figure)) for each in both]
+    ratios = [value / to for value, to in found if to]
+    return Spread.of(ratios) if ratios else None
 
-    def values(name: str) -> list[float]:
-        return [each[name].more[figure] if figure else each[name].rate for each in rounds]
 
-    return [_row(name, [each[name] for each in rounds], values(name), values(reference)) for name in rounds[0]]
+def _value(run: Measured, figure: str) -> float:
+    return run.more[figure] if figure else run.rate
 
 
-def _row(name: str, runs: Sequence[Measured], values: Sequence[float], references: Sequence[float]) -> Row:
+def _row(name: str, rounds: Sequence[Round], reference: str, figure: str) -> Row:
+    runs = [each[name] for each in rounds if name in each]
+
     def micro(attribute: str) -> float:
         return float(median(getattr(run, attribute) / run.count * 1e6 for run in runs))
 
     return Row(
         name,
-        value=Spread.of(values),
-        ratio=Spread.of([value / reference for value, reference in zip(values, references, strict=True)]),
+        value=Spread.of(values(rounds, name, figure)),
+        ratio=ratio(rounds, name, reference, figure),
         client=micro("client"),
         broker=micro("broker"),
         database=micro("database"),

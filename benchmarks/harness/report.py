@@ -1,88 +1,101 @@
-"""What is written: JSON, a table in Markdown, a plot in SVG, and both put into docs/performance.md."""
+"""What is shown: a table in Markdown, a plot in SVG, and both put into docs/performance.md."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.figures import Row, Spread
-from benchmarks.harness.window import Measured
+from benchmarks.harness.figures import Row, Spread, rows
+from benchmarks.harness.results import Results
 
 #: Cores that others may use before a table says so.
 QUIET = 0.1
 
 
-def as_json(rounds: Sequence[Mapping[str, Measured]], versions: Mapping[str, str]) -> str:
-    """Return every run of every round."""
-    runs = [{name: run.as_json() for name, run in each.items()} for each in rounds]
-    return json.dumps({"versions": versions, "rounds": runs}, indent=1)
-
-
-def table(benchmark: Benchmark, rows: Sequence[Row], rounds: int) -> str:
+def table(benchmark: Benchmark, results: Results) -> str:
     """Return a table with a line for each variant."""
-    more = list(dict.fromkeys(key for row in rows for key in row.more if key != benchmark.figure))
-    head = [
-        "variant", _title(benchmark), f"ratio to {benchmark.reference}",
-        "client CPU, µs each", "broker", "database", *more,
-    ]  # fmt: skip
+    found = rows(results.rounds, benchmark.reference, benchmark.figure)
+    more = list(dict.fromkeys(key for row in found for key in row.more if key != benchmark.figure))
+    ratio = f"ratio to {benchmark.reference}"
+    if benchmark.as_change:
+        ratio = f"against {benchmark.reference}"
+    head = ["variant", _title(benchmark), *([ratio] if benchmark.reference else [])]
+    head += ["client CPU, µs each", "broker", "database", *more]
     lines = [head, ["---"] * len(head)]
-    for row in rows:
+    for row in found:
+        ratios = [_ratio(row.ratio, benchmark)] if benchmark.reference else []
         figures = [f"{row.client:,.0f}", f"{row.broker:,.0f}", f"{row.database:,.0f}"]
         further = [f"{row.more[key]:.1f}" if key in row.more else "" for key in more]
-        lines.append(
-            [
-                row.name,
-                _spread(row.value, "{:,.1f}" if benchmark.figure else "{:,.0f}"),
-                _spread(row.ratio, "{:.2f}"),
-                *figures,
-                *further,
-            ]
-        )
-    disturbed = max(row.others for row in rows)
-    note = f"Rounds: {rounds}, of {benchmark.count:,} {benchmark.unit} each: median (smallest to largest)."
+        lines.append([row.name, spread(row.value, _form(benchmark)), *ratios, *figures, *further])
+    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", _note(benchmark, results, found)])
+
+
+def _note(benchmark: Benchmark, results: Results, found: Sequence[Row]) -> str:
+    rounds = len(results.rounds)
+    note = f"Rounds: {rounds}, of {results.count:,} {benchmark.unit} each: median (smallest to largest)."
+    disturbed = max((row.others for row in found), default=0)
     if disturbed > QUIET:
         note += f" **Disturbed**: other programs used up to {disturbed:.1f} cores."
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note])
+    for name, reasons in results.failures.items():
+        note += f" **Failed**, {len(reasons)} of {rounds} times: {name} ({reasons[-1]})."
+    return note
 
 
 def _title(benchmark: Benchmark) -> str:
     return benchmark.figure or f"{benchmark.unit} a second"
 
 
-def _spread(spread: Spread, form: str) -> str:
+def _form(benchmark: Benchmark) -> str:
+    return "{:,.1f}" if benchmark.figure else "{:,.0f}"
+
+
+def _ratio(ratio: Spread | None, benchmark: Benchmark) -> str:
+    if ratio is None:
+        return ""
+    return change(ratio) if benchmark.as_change else spread(ratio, "{:.2f}")
+
+
+def spread(spread: Spread, form: str) -> str:
+    """Return a median, with the smallest and largest value if these differ from it."""
     low, high = form.format(spread.low), form.format(spread.high)
     middle = form.format(spread.median)
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def plot(benchmark: Benchmark, rows: Sequence[Row]) -> str:
-    """Return an SVG picture: a bar for each ratio, with a line from the smallest to the largest."""
-    left, width, step = 260, 400, 26
-    longest = max(row.ratio.high for row in rows) or 1.0
+def change(ratio: Spread) -> str:
+    """Return a ratio as what it adds or takes: 0.85 is -15 %."""
+    return f"{spread(Spread(*((each - 1) * 100 for each in (ratio.median, ratio.low, ratio.high))), '{:+.0f}')} %"
 
-    def x(ratio: float) -> float:
-        return left + width * ratio / longest
+
+def plot(benchmark: Benchmark, results: Results) -> str:
+    """Return an SVG picture: a bar for each ratio, or value, with a line from the smallest to the largest."""
+    left, width, step = 290, 400, 26
+    found = rows(results.rounds, benchmark.reference, benchmark.figure)
+    bars = {row.name: row.ratio if benchmark.reference else row.value for row in found}
+    drawn = {name: bar for name, bar in bars.items() if bar}
+    longest = max((bar.high for bar in drawn.values()), default=0) or 1.0
+
+    def x(value: float) -> float:
+        return left + width * value / longest
 
     parts = []
-    for number, row in enumerate(rows):
+    for number, (name, bar) in enumerate(drawn.items()):
         y = step * number + 34
         parts += [
-            f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(row.name)}</text>',
-            f'<rect x="{left}" y="{y}" width="{x(row.ratio.median) - left:.1f}" height="16" fill="#c8102e"/>',
-            f'<path d="M{x(row.ratio.low):.1f} {y + 8}H{x(row.ratio.high):.1f}" stroke="#333" stroke-width="2"/>',
-            f'<text x="{x(row.ratio.high) + 8:.1f}" y="{y + 12}">{row.ratio.median:.2f}</text>',
+            f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{left}" y="{y}" width="{x(bar.median) - left:.1f}" height="16" fill="#c8102e"/>',
+            f'<path d="M{x(bar.low):.1f} {y + 8}H{x(bar.high):.1f}" stroke="#333" stroke-width="2"/>',
+            f'<text x="{x(bar.high) + 8:.1f}" y="{y + 12}">{bar.median:.2f}</text>',
         ]
-    title = escape(f"{_title(benchmark)}, as a ratio to {benchmark.reference}")
+    title = _title(benchmark) + (f", as a ratio to {benchmark.reference}" if benchmark.reference else "")
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {step * len(rows) + 44}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 60} {step * len(drawn) + 44}"'
         ' font-family="sans-serif" font-size="12">\n'
-        f'<rect width="100%" height="100%" fill="#fff"/>\n<text x="{left}" y="20" font-weight="bold">{title}</text>\n'
-        + "\n".join(parts)
-        + "\n</svg>\n"
+        f'<rect width="100%" height="100%" fill="#fff"/>\n'
+        f'<text x="{left}" y="20" font-weight="bold">{escape(title)}</text>\n' + "\n".join(parts) + "\n</svg>\n"
     )
 
 

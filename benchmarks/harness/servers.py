@@ -25,8 +25,9 @@ from script.services.ports import free_port
 from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.rabbitmq import RabbitMQNode
 
-#: Environment variables that name the C program, the port for STOMP, and the folder of the Warren to measure.
-PUBLISH, STOMP_PORT, MESSAGING = "BENCH_PUBLISH", "BENCH_STOMP_PORT", "BENCH_MESSAGING"
+#: Environment variables that name the directory of the C programs, the port for STOMP, and the folder of the Warren to
+#: measure.
+LIMITS, STOMP_PORT, MESSAGING = "BENCH_LIMITS", "BENCH_STOMP_PORT", "BENCH_MESSAGING"
 PEERS = ("celery", "kombu", "dramatiq", "django-outbox-pattern", "faststream", "nameko")
 LIBRARIES = ("django", "psycopg", "pika", "structlog", *PEERS)
 
@@ -38,7 +39,7 @@ class Servers:
     directory: Path
     node: RabbitMQNode
     cluster: PostgreSQLCluster
-    publish: Path
+    limits: Path
     stomp_port: int
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -56,7 +57,7 @@ class Servers:
             "BENCH_PASSWORD": self.node.password,
             BROKER: str(self.node.directory),
             DATABASE: str(self.cluster.directory),
-            PUBLISH: str(self.publish),
+            LIMITS: str(self.limits),
             STOMP_PORT: str(self.stomp_port),
             MESSAGING: str((variant.checkout or ROOT) / "messaging"),
             **variant.environment,
@@ -65,11 +66,19 @@ class Servers:
             with self._database(variant, environment) as url:
                 yield {**environment, "DATABASE_URL": url}
         finally:
-            self.node.delete_vhost(vhost)
+            # Of a queue with a million messages this takes longer than most questions to the broker.
+            self.node.api("DELETE", f"/vhosts/{vhost}", timeout=120)
+
+    def mend(self) -> None:
+        """Let the broker run as before: a run that was killed may have left it frozen, stopped or alarmed."""
+        self.node.resume()
+        self.node.ctl("start_app")
+        self.node.ctl("set_vm_memory_high_watermark", "0.4")
 
     @contextmanager
     def _database(self, variant: Variant, environment: dict[str, str]) -> Iterator[str]:
-        template = f"template_{_name_of(variant.checkout)}"
+        project = environment["DJANGO_SETTINGS_MODULE"].replace(".", "_")
+        template = f"template_{_name_of(variant.checkout)}_{project}"
         if variant.database == "sqlite":
             migrated, copy = (self.directory / f"{name}.sqlite3" for name in (template, "run"))
             if not migrated.exists():
@@ -125,14 +134,12 @@ def running() -> Iterator[Servers]:
         directory = Path(tempfile.mkdtemp(prefix="warren-bench-"))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         directory.chmod(0o711)
-        publish = directory / "publish"
-        source = ROOT / "benchmarks/publish.c"
-        subprocess.run(["cc", "-O2", "-Wall", "-o", publish, source, "-lrabbitmq"], check=True)
+        limits = _compiled(directory / "limits")
         node = stack.enter_context(RabbitMQNode(directory / "rabbitmq", throwaway=True))
         cluster = stack.enter_context(PostgreSQLCluster(directory / "postgresql"))
         stomp_port = free_port()
         _enable_stomp(node, stomp_port)
-        yield Servers(directory, node, cluster, publish, stomp_port)
+        yield Servers(directory, node, cluster, limits, stomp_port)
 
 
 def _install_missing() -> None:
@@ -147,6 +154,14 @@ def _install_missing() -> None:
     missing = [name for name, path in needed.items() if not (path and Path(path).exists())]
     if missing:
         packages.install(*missing)
+
+
+def _compiled(directory: Path) -> Path:
+    """Compile each program of `limits/` into `directory`."""
+    directory.mkdir()
+    for source in (ROOT / "benchmarks/limits").glob("*.c"):
+        subprocess.run(["cc", "-O2", "-Wall", "-o", directory / source.stem, source, "-lrabbitmq"], check=True)
+    return directory
 
 
 def _enable_stomp(node: RabbitMQNode, port: int) -> None:

@@ -14,6 +14,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 if not apps.ready:
     django.setup()
 
+from benchmarks.shop.count import handled
 from benchmarks.shop.work import write_receipt
 
 QUEUE = "receipts"
@@ -26,3 +27,9 @@ def receipts(event: dict[str, Any], message_id: str) -> None:
     """Write a receipt, once for each message."""
     with transaction.atomic():
         write_receipt(event, message_id)
+
+
+@dramatiq.actor(queue_name=QUEUE)
+def nothing(event: dict[str, Any], message_id: str) -> None:
+    """Only count."""
+    handled()

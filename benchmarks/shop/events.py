@@ -17,6 +17,16 @@ class OrderPlaced(Event, type="order.placed"):
     note: str = ""
 
 
+class OrderSeen(Event, type="order.seen"):
+    """An event of the same content, which only the consumer receives that does nothing."""
+
+    number: str
+    phone: str
+    total: str
+    lines: list[dict[str, str | int]]
+    note: str = ""
+
+
 def order_placed(number: str) -> OrderPlaced:
     """Return an event of exactly BODY_BYTES bytes."""
     lines: list[dict[str, str | int]] = [

@@ -5,52 +5,7 @@
  *
  * Prints the seconds from the first publish to the last confirm, and the seconds of CPU in them. Fails if a message is
  * returned or refused. */
-#include <amqp.h>
-#include <amqp_tcp_socket.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <time.h>
-
-static void fail(const char *why) {
-    fprintf(stderr, "publish: %s\n", why);
-    exit(1);
-}
-
-static void check(amqp_connection_state_t connection, const char *what) {
-    if (amqp_get_rpc_reply(connection).reply_type != AMQP_RESPONSE_NORMAL) fail(what);
-}
-
-static double clock_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
-static double cpu_seconds(void) {
-    struct rusage used;
-    getrusage(RUSAGE_SELF, &used);
-    return (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
-           (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
-}
-
-static amqp_connection_state_t connect_to(char *url) {
-    struct amqp_connection_info to;
-    if (amqp_parse_url(url, &to) != AMQP_STATUS_OK) fail("not a URL");
-    amqp_connection_state_t connection = amqp_new_connection();
-    amqp_socket_t *socket = amqp_tcp_socket_new(connection);
-    if (!socket || amqp_socket_open(socket, to.host, to.port)) fail("cannot connect");
-    amqp_rpc_reply_t reply =
-        amqp_login(connection, to.vhost, 0, 131072, 0, AMQP_SASL_METHOD_PLAIN, to.user, to.password);
-    if (reply.reply_type != AMQP_RESPONSE_NORMAL) fail("login refused");
-    amqp_channel_open(connection, 1);
-    check(connection, "no channel");
-    amqp_confirm_select(connection, 1);
-    check(connection, "no confirms");
-    return connection;
-}
+#include "common.h"
 
 static char *is_confirmed;
 static uint64_t first_open = 1;
@@ -72,21 +27,11 @@ static uint64_t confirmed(amqp_connection_state_t connection) {
     return more;
 }
 
-static amqp_table_entry_t text_header(const char *name, const char *value) {
-    amqp_table_entry_t entry = {amqp_cstring_bytes(name), {AMQP_FIELD_KIND_UTF8, {0}}};
-    entry.value.value.bytes = amqp_cstring_bytes(value);
-    return entry;
-}
-
-static amqp_table_entry_t number_header(const char *name, int32_t value) {
-    amqp_table_entry_t entry = {amqp_cstring_bytes(name), {AMQP_FIELD_KIND_I32, {0}}};
-    entry.value.value.i32 = value;
-    return entry;
-}
-
 int main(int argc, char **argv) {
     if (argc != 7) fail("usage: publish URL EXCHANGE KEY COUNT WINDOW BODY");
     amqp_connection_state_t connection = connect_to(argv[1]);
+    amqp_confirm_select(connection, 1);
+    check(connection, "no confirms");
     uint64_t count = strtoull(argv[4], NULL, 10), window = strtoull(argv[5], NULL, 10), done = 0;
     is_confirmed = calloc(count + 1, 1);
     char id[40], row[24];
