@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 
 from django.conf import settings
 from django.db import transaction
@@ -70,15 +72,17 @@ def count(limits: Mapping[str, Limit]) -> Tries:
     Raises TooManyTries if a key has reached its limit. A refused try does not count: trying on does not prolong the
     wait.
     """
+    if not limits:
+        return Tries([])
     now = timezone.now()
-    _delete_old()
     with transaction.atomic():
+        _delete_old(now)
         rows = Guess.objects.bulk_create(
             [Guess(key=key, created_at=now, kept_until=now + limit.window) for key, limit in limits.items()]
         )
     tries = Tries(rows)
     # After the commit: each of several tries at once sees all that came before.
-    wait, key = max(((_wait(key, limit), key) for key, limit in limits.items()), default=(timedelta(0), ""))
+    wait, key = max((wait, key) for key, wait in _waits(limits).items())
     if wait:
         tries.uncount()
         raise TooManyTries(wait, key)
@@ -115,19 +119,26 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _wait(key: str, limit: Limit) -> timedelta:
-    """Return how long `key`, this try included, stays over its limit; zero if it is not."""
+def _waits(limits: Mapping[str, Limit]) -> dict[str, timedelta]:
+    """Return how long each key, this try included, stays over its limit; zero if it is not."""
     now = timezone.now()
-    counted = Guess.objects.filter(key=key, created_at__gt=now - limit.window).order_by("created_at")
-    times = list(counted.values_list("created_at", flat=True))
+    counted = [Q(key=key, created_at__gt=now - limit.window) for key, limit in limits.items()]
+    tries = Guess.objects.filter(reduce(or_, counted)).order_by("created_at").values_list("key", "created_at")
+    times: dict[str, list[datetime]] = {key: [] for key in limits}
+    for key, at in tries:
+        times[key].append(at)
+    return {key: _wait(times[key], limit, now) for key, limit in limits.items()}
+
+
+def _wait(times: Sequence[datetime], limit: Limit, now: datetime) -> timedelta:
     over = len(times) - limit.most
     return max(timedelta(seconds=1), times[over - 1] + limit.window - now) if over > 0 else timedelta(0)
 
 
-def _delete_old() -> None:
-    now = timezone.now()
+def _delete_old(now: datetime) -> None:
+    """Delete some rows that no longer count. Runs in the caller's transaction."""
     old = Guess.objects.filter(Q(kept_until=None, created_at__lte=now - WINDOW) | Q(kept_until__lte=now))
-    with transaction.atomic():
-        # Rows that another process deletes at this moment are skipped: the two would wait for each other.
-        rows = old.select_for_update(skip_locked=True)[:_DELETED_AT_ONCE]
-        Guess.objects.filter(pk__in=[row.pk for row in rows]).delete()
+    # Rows that another process deletes at this moment are skipped: the two would wait for each other.
+    rows = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:_DELETED_AT_ONCE])
+    if rows:
+        Guess.objects.filter(pk__in=rows).delete()

@@ -61,8 +61,9 @@ def place_order(
 ) -> Order:
     """Commit an order with its stock, lines, documents, red packet and event, or nothing.
 
-    A second call with the same token, from any process at any time, returns the first one's order. The cart with that
-    token, if there is one, loses what was ordered and gets a new token in the same transaction. `phone` is E.164.
+    A second call with the same token, from any process at any time, returns the first one's order, which is new only
+    once (`is_new`). The cart with that token, if there is one, loses what was ordered and gets a new token in the same
+    transaction. `phone` is E.164.
     Raises OutOfStock, PriceChanged, NotPayable, RedPacketRefused (all Refused).
     """
     if not wanted:
@@ -91,6 +92,7 @@ def place_order(
             if draws_left == 1:
                 raise
     if made is order:
+        order.is_new = True
         log.info("order_placed", order=order.number, total=str(order.total), lines=len(wanted))
     return made
 
@@ -140,8 +142,8 @@ def _place(order: Order, wanted: Sequence[Wanted], red_packet_code: str) -> Orde
     """Take the stock, write the order and empty its cart. Return it, or the order of a parallel call with its token."""
     cart = Cart.objects.select_for_update().filter(token=order.checkout_token).first()
     products = Product.objects.lock(line.product_id for line in wanted)
-    # Looked up only now: a parallel call with this token held the same locks until it had committed.
-    if twin := Order.objects.made_of(order.checkout_token):
+    # An order takes its cart's token away. Looked up only now: a parallel call held the same locks until its commit.
+    if cart is None and (twin := Order.objects.made_of(order.checkout_token)):
         return twin
     _take_stock(wanted, products)
     _write(order, wanted, products, red_packet_code)

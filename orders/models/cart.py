@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from uuid import uuid4
 
 from django.db import models
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 
 from messaging.models.columns import PrimaryQuerySet, Row
@@ -46,10 +48,11 @@ class Cart(models.Model):
     def has_become(self, order: Order, taken: dict[int, int]) -> None:
         """Remove the ordered pieces, by product, and take a new token. The cart must be locked, and the order written
         in the same transaction."""
-        for product_id, pieces in taken.items():
-            items = self.items.filter(product_id=product_id)
-            items.filter(quantity__lte=pieces).delete()
-            items.update(quantity=F("quantity") - pieces)
+        whole = [Q(product_id=product_id, quantity__lte=pieces) for product_id, pieces in taken.items()]
+        removed, _ = self.items.filter(reduce(or_, whole)).delete()
+        if removed < len(taken):
+            for product_id, pieces in taken.items():
+                self.items.filter(product_id=product_id).update(quantity=F("quantity") - pieces)
         self.token, self.last_order, self.changed_at = uuid4(), order, timezone.now()
         self.save(update_fields=["token", "last_order", "changed_at"])
 

@@ -79,6 +79,9 @@ class Order(models.Model):
         null=True, blank=True, editable=False, help_text="When it was decided whether this order earns a red packet."
     )
 
+    #: Whether this very call of `place_order` has made it.
+    is_new = False
+
     objects = OrderQuerySet.as_manager()
 
     class Meta:

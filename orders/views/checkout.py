@@ -150,12 +150,12 @@ def _place(request: HttpRequest) -> HttpResponse:
     request.session.pop(_DRAFT_KEY, None)
     # Always saved: a guest sees the order as long as the session lives, counted from its last save.
     request.session.modified = True
-    return _ordered(request, offer, order)
+    return redirect(order) if order.is_new else _ordered(request, offer, order)
 
 
 def _ordered(request: HttpRequest, offer: Offer, made: Order) -> HttpResponse:
-    """Redirect to the order that the cart became, from this page or another tab, perhaps at this very moment. Later
-    additions stay in the cart."""
+    """Redirect to the order that the cart became before, from this page or another tab, perhaps at this very moment.
+    Later additions stay in the cart."""
     ordered = {line.product_id: line.quantity for line in made.lines.all()}
     if ordered != {line.product_id: line.quantity for line in offer.lines}:
         messages.warning(request, OTHER_CONTENTS)

@@ -43,6 +43,17 @@ def test_an_order_is_placed_and_its_page_opens(buyer: Buyer, tea: Product) -> No
     assert buyer.client.get("/checkout/").status_code == 302, "an empty cart has no checkout"
 
 
+def test_the_button_takes_no_more_statements_than_it_needs(
+    buyer: Buyer, tea: Product, pot: Product, django_assert_max_num_queries: Any
+) -> None:
+    buyer.put_into_cart(tea)
+    buyer.put_into_cart(pot)
+    offer = buyer.open_checkout()
+    with django_assert_max_num_queries(22):
+        buyer.press_place_order(offer)
+    assert Order.objects.get().lines.count() == 2
+
+
 def test_pressing_twice_or_going_back_gives_the_same_order(buyer: Buyer, tea: Product) -> None:
     buyer.put_into_cart(tea)
     offer = buyer.open_checkout()
