@@ -34,13 +34,16 @@ class Tables:
         self.rows_of: defaultdict[str, list[Row]] = defaultdict(list)
         for row in self.outbox:
             self.rows_of[row["message_id"]].append(row)
-        inbox = read_rows(InboxMessage, "id", "consumer", "message_id", "state", "attempt")
+        inbox = read_rows(InboxMessage, "id", "consumer", "message_id", "state", "attempt", "handled_at")
         self.inbox: dict[Where, Row] = {(row["consumer"], row["message_id"]): row for row in inbox}
         wheres = {row["id"]: (row["consumer"], row["message_id"]) for row in inbox}
         #: The outcomes of each message's delivery attempts.
         self.outcomes: defaultdict[Where, Counter[str]] = defaultdict(Counter)
         for row in attempts:
             self.outcomes[wheres[row["inbox_message_id"]]][row["outcome"]] += 1
+        for where, row in self.inbox.items():
+            # Its first success, which has no row of its own.
+            self.outcomes[where][DeliveryAttempt.Outcome.HANDLED] += row["handled_at"] is not None
         self.effects = read_rows(Effect, "id", "consumer", "message_id", "name", "state", "attempts")
 
     def to_publish(self) -> list[Row]:

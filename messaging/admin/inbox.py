@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.contrib import admin
-from django.db.models import Case, CharField, Exists, OuterRef, Q, QuerySet, Value, When
+from django.db.models import (
+    BooleanField,
+    Case,
+    CharField,
+    Exists,
+    ExpressionWrapper,
+    OuterRef,
+    Q,
+    QuerySet,
+    Value,
+    When,
+)
 from django.http import HttpRequest
 
 from messaging.admin.filters import BY_CONSUMER, BY_TYPE, since
@@ -45,12 +56,16 @@ class InboxMessageAdmin(MessageAdmin):
         failed."""
         effects = Effect.objects.filter(inbox_message=OuterRef("pk"))
         worst_first = (When(Exists(effects.filter(each.which)), then=Value(each.value)) for each in EffectTrouble)
+        # Of a success that an earlier version wrote as an attempt.
         failed_later = DeliveryAttempt.objects.filter(
             ~Q(error=""), inbox_message=OuterRef("pk"), outcome=DeliveryAttempt.Outcome.HANDLED
         )
         rows: QuerySet[InboxMessage] = super().get_queryset(request)
         return rows.annotate(
-            effect_trouble=Case(*worst_first, output_field=CharField()), callback_failed=Exists(failed_later)
+            effect_trouble=Case(*worst_first, output_field=CharField()),
+            callback_failed=ExpressionWrapper(
+                Q(handled_at__isnull=False) & ~Q(reason="") | Exists(failed_later), output_field=BooleanField()
+            ),
         )
 
     def body_text(self, row: InboxMessage, unmasked: bool) -> str:

@@ -213,7 +213,9 @@ def _unhandled(row: InboxMessage, detail: str) -> Entry:
 
 
 def _of_inbox(row: InboxMessage, attempts: Sequence[DeliveryAttempt]) -> Iterator[Entry]:
-    for each in attempts:
+    for each in [*attempts, row.success]:
+        if each is None:
+            continue
         facts = {"attempt": each.number, "at": each.finished_at, "duration": each.duration, "detail": each.error}
         failed = each.outcome == DeliveryAttempt.Outcome.FAILED
         yield _entry(row, Kind.ATTEMPT_FAILED if failed else Kind(each.outcome), **facts)

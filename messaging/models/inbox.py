@@ -1,4 +1,4 @@
-"""The inbox: messages received, and each failed attempt to handle one."""
+"""The inbox: messages received, with the success of each; and the attempts that failed."""
 
 from __future__ import annotations
 
@@ -46,13 +46,21 @@ class InboxMessage(MessageColumns):
     received_at = UTCDateTimeField(db_default=Now())
     changed_at = UTCDateTimeField(db_default=Now())
 
-    #: Why it is dead, or why its last attempt failed.
+    #: Why it is dead, why its last attempt failed, or what failed after the commit of its success.
     reason = models.TextField(blank=True)
     #: Shared by failures of the same consumer, type and kind of reason, so that they can be replayed together.
     failure_group = models.CharField(max_length=16, blank=True)
     #: Kept while the message is retrying, waiting or dead: a replay needs them.
     body = models.BinaryField(null=True, blank=True)
     body_truncated = models.BooleanField(default=False)
+
+    # Its success; empty before, and where an earlier version wrote an attempt's row for it. Without defaults, so that a
+    # big table gets them in no time, and processes of the earlier version still write rows.
+    handled_at = UTCDateTimeField(null=True, blank=True)
+    #: host:pid of the process.
+    process = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001
+    #: How long the handler took.
+    milliseconds = models.FloatField(null=True, blank=True)
 
     class Meta(Row.Meta):
         verbose_name = "inbox message"
@@ -76,9 +84,28 @@ class InboxMessage(MessageColumns):
     def __str__(self) -> str:
         return f"{self.type or 'message'} {self.subject or self.message_id} at {self.consumer}"
 
+    @property
+    def success(self) -> DeliveryAttempt | None:
+        """The attempt that succeeded, as this row holds it; None if there is none. It has no row of its own."""
+        if self.handled_at is None:
+            return None
+        return DeliveryAttempt(
+            inbox_message=self,
+            number=self.attempt,
+            outcome=DeliveryAttempt.Outcome.HANDLED,
+            finished_at=self.handled_at,
+            duration=timedelta(milliseconds=self.milliseconds or 0),
+            process=self.process or "",
+            redelivered=self.starts > 0,
+            error=self.reason,
+        )
+
 
 class DeliveryAttempt(Row):
-    """One attempt of a handler: when, where, and how it ended."""
+    """One attempt of a handler that did not succeed: when, where, and how it ended.
+
+    Earlier versions wrote one for a success, too. Now it is on the inbox row itself.
+    """
 
     class Outcome(models.TextChoices):
         HANDLED = "handled", "handled"

@@ -29,7 +29,9 @@ def doubled(within: timedelta) -> Iterator[Finding]:
     before = handled.filter(inbox_message=OuterRef("inbox_message"), pk__lt=OuterRef("pk"))
     with database.atomic():
         first = _first_attempt_since(database.now() - within)
-        again = handled.filter(Exists(before), pk__gte=first).select_related("inbox_message").order_by("pk")
+        # A first success is on the inbox row. Earlier versions wrote an attempt for it.
+        twice = Q(inbox_message__handled_at__isnull=False) | Exists(before)
+        again = handled.filter(twice, pk__gte=first).select_related("inbox_message").order_by("pk")
         attempts = list(again.defer("traceback", "inbox_message__body", "inbox_message__headers")[:REPORTED])
     for attempt in attempts:
         row = attempt.inbox_message

@@ -174,7 +174,7 @@ class ConsumerThreads:
             return False
         self._run_effects(list(zip(deliveries, verdicts, strict=True)))
         for arrival, delivery, verdict in zip(arrivals, deliveries, verdicts, strict=True):
-            self._done(arrival, delivery, verdict)
+            self._done(arrival, verdict, delivery)
         return True
 
     def _handle(self, arrival: Arrival) -> None:
@@ -184,7 +184,7 @@ class ConsumerThreads:
         verdict = self._wait.run(lambda: handling.handle(self.consumer, next(deliveries)))
         if verdict is not None:
             self._run_effects([(delivery, verdict)])
-            self._done(arrival, delivery, verdict)
+            self._done(arrival, verdict, delivery)
 
     def _run_effects(self, handled: Sequence[tuple[Delivery, Verdict]]) -> None:
         """Carry out the intended effects, after the commit and outside any transaction.
@@ -200,7 +200,7 @@ class ConsumerThreads:
         if message_ids:
             effect_runner.run_of(self.consumer.name, message_ids, self._wait)
 
-    def _done(self, arrival: Arrival, delivery: Delivery, verdict: Verdict) -> None:
+    def _done(self, arrival: Arrival, verdict: Verdict, delivery: Delivery) -> None:
         # Last of all, after the commit: a crash before this line redelivers the message, which then finds its row.
         self.subscription.ack(arrival)
         self._tally.count(verdict)

@@ -19,11 +19,12 @@ from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
 from messaging.logs import get_logger
 from messaging.message import Delivery, Message, identity, new_id
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, OutboxMessage
 from messaging.retry import rest_after
 from messaging.validation import functions
-from messaging.worker import inbox, ledger, ordering, time_limit
+from messaging.worker import fence, inbox, ledger, ordering, time_limit
 from messaging.worker.database_wait import DatabaseAway, in_transaction, own_statements
+from messaging.worker.fence import Admitted
 from messaging.worker.log_context import context_of, named_in_log
 
 log = get_logger(__name__)
@@ -153,22 +154,21 @@ def _run(consumer: Consumer, delivery: Delivery, event: Event | None) -> Verdict
     """Run the handler in the caller's transaction; for a fenced consumer only if its inbox row expects the delivery."""
     started = time.monotonic()
     delivery.intended.clear()  # of a try that was rolled back
-    row = None
+    admitted = None
     if consumer.fenced:
         with own_statements(handled=False):
             if ordering.must_wait(consumer, delivery):
                 return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
-            row = inbox.admit(delivery)
-        if row is None:
+            admitted = fence.admit(delivery)
+        if admitted is None:
             return Verdict.DUPLICATE
     _call(consumer, event, delivery)
     delivery.tries.seconds = time.monotonic() - started
-    database.guard_callbacks(partial(_callback_failed, delivery, row))
-    if row is not None:
+    database.guard_callbacks(partial(_callback_failed, delivery, admitted))
+    if admitted is not None:
         with own_statements(handled=True):
-            inbox.require_held(row, delivery)
-            ledger.write(row.pk, delivery.consumer, delivery.message_id, delivery.intended)
-            inbox.record(row, delivery, DeliveryAttempt.Outcome.HANDLED, seconds=delivery.tries.seconds)
+            fence.finish([admitted])
+            ledger.write(admitted.row_id, delivery.consumer, delivery.message_id, delivery.intended)
             ordering.release_next(consumer, delivery.message.ordering_key)
     elif delivery.intended:
         raise RuntimeError("a broadcast intends no effects: each process would carry them out")
@@ -201,14 +201,14 @@ def _keeps_its_thread(what: str) -> Iterator[None]:
         raise RuntimeError(f"{what} tried to end its thread: {inbox.describe(error)}") from error
 
 
-def _callback_failed(delivery: Delivery, row: InboxMessage | None, callback: str, error: BaseException) -> None:
+def _callback_failed(delivery: Delivery, admitted: Admitted | None, callback: str, error: BaseException) -> None:
     """Record that a callback of `on_commit` failed, in the log and in the message's history. The message is handled."""
     reason = inbox.describe(error)
     log.error("message.callback_failed", **context_of(delivery), callback=callback, reason=reason, exc_info=error)
-    if row is None:
+    if admitted is None:
         return
     try:
-        inbox.add_error(row, f"after the commit, in {callback}: {reason}")
+        inbox.add_error(admitted.row_id, f"after the commit, in {callback}: {reason}")
     except (DatabaseError, InterfaceError) as refused:
         log.warning("message.callback_not_recorded", **context_of(delivery), reason=inbox.describe(refused))
 

@@ -1,4 +1,4 @@
-"""The inbox: one row for each message at each consumer, the fence that lets its effects happen once.
+"""The inbox: one row for each message at each consumer, and what becomes of it without a success; see `fence`.
 
 A delivery may run only if its attempt is the one the row expects. The first delivery of an attempt moves the row;
 every other one is a duplicate. `handled` is never overwritten.
@@ -23,30 +23,9 @@ from messaging.validation.functions import text_of
 from messaging.validation.texts import storable_text
 
 State = InboxMessage.State
-Outcome = DeliveryAttempt.Outcome
 
 #: Characters of a traceback that are kept, from its end: the failing line is there.
 TRACEBACK_LIMIT = 20_000
-
-
-def admit(delivery: Delivery) -> InboxMessage | None:
-    """Move the row to *handled* for a delivery about to be handled, in the handler's own transaction; return it.
-
-    Another process with the same attempt waits here for the commit. Returns None for a duplicate.
-    """
-    return _move(delivery, state=State.HANDLED, attempt=delivery.attempt)
-
-
-def require_held(row: InboxMessage, delivery: Delivery) -> None:
-    """Raise RuntimeError if the handler has ended its transaction by a ROLLBACK: `admit`, and what the handler wrote
-    before, came to nothing, and the delivery must not count as handled.
-
-    Only where the row was there before. A new one is gone, so that the row of its attempt cannot be written.
-    """
-    if delivery.attempt > 1 or delivery.tries.counted or delivery.message.ordering_key:
-        held = InboxMessage.objects.filter(pk=row.pk, attempt=delivery.attempt, state=State.HANDLED)
-        if not held.exists():
-            raise RuntimeError("the handler ended the transaction that it runs in, by a ROLLBACK of its own")
 
 
 def wait(delivery: Delivery) -> InboxMessage | None:
@@ -88,7 +67,7 @@ def record(
     error: str = "",
     traceback: str = "",
 ) -> None:
-    """Write down one attempt of the handler."""
+    """Write down one attempt of the handler that did not succeed."""
     DeliveryAttempt.objects.create(
         inbox_message=row,
         number=delivery.attempt,
@@ -101,11 +80,11 @@ def record(
     )
 
 
-def add_error(row: InboxMessage, text: str) -> None:
-    """Add a failure after the commit to the row of the attempt that was handled, for the message's history."""
-    for attempt in row.attempts.filter(outcome=Outcome.HANDLED):
-        attempt.error = "; ".join(filter(None, [attempt.error, storable_text(text)[:REASON_LIMIT]]))
-        attempt.save(update_fields=["error"])
+def add_error(row_id: int, text: str) -> None:
+    """Add a failure after the commit to a row that was handled, for the message's history."""
+    row = InboxMessage.objects.only("reason").get(pk=row_id)
+    row.reason = "; ".join(filter(None, [row.reason, storable_text(text)[:REASON_LIMIT]]))
+    row.save(update_fields=["reason"])
 
 
 def describe(error: BaseException) -> str:

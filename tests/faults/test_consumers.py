@@ -13,14 +13,14 @@ from messaging import conf
 from messaging.actions.replay import replay
 from messaging.actions.selection import Selection
 from messaging.message import Delivery, new_id
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.worker import handling
 from orders.models import Product
 from tests.faults import notebook
 from tests.faults.shop import CONSUMING, environment, open_shop
 from tests.support import failpoints
 from tests.support.amqp import queue_length, send
-from tests.support.consuming import Noted, a_consumer, a_message, notes, registered
+from tests.support.consuming import Noted, a_consumer, a_message, notes, outcomes_of_attempts, registered
 from tests.support.processes import ProcessStarter, RunningProcess
 from tests.support.repeats import repeats
 from tests.support.running import RunningWorker, add, declare_queues, running_relay, running_worker, take_all
@@ -65,10 +65,6 @@ def read_the_rest() -> Counter[Any]:
 
 def outcomes() -> Counter[str]:
     return Counter(InboxMessage.objects.values_list("state", flat=True))
-
-
-def attempts(**which: Any) -> list[tuple[int, str]]:
-    return list(DeliveryAttempt.objects.filter(**which).values_list("number", "outcome"))
 
 
 def wait_for_notes(count: int) -> None:
@@ -119,7 +115,7 @@ def test_a_consumer_killed_between_the_commit_of_a_retry_and_the_ack_retries_onc
         eventually(lambda: queue_length(vhost, QUEUE) == 0)
     assert_each_note_once(texts)
     for row in InboxMessage.objects.all():
-        assert attempts(inbox_message=row) == [(1, "failed"), (2, "handled")]
+        assert outcomes_of_attempts(pk=row.pk) == [(1, "failed"), (2, "handled")]
     assert OutboxMessage.objects.count() == 2 * len(texts)
 
 
@@ -165,7 +161,7 @@ def test_a_message_that_kills_its_process_ends_dead_and_its_neighbours_are_handl
     dead = InboxMessage.objects.exclude(state="handled").get()
     assert (dead.state, dead.starts) == ("dead", 2)
     assert "it kills its process" in dead.reason
-    assert attempts(inbox_message=dead) == [(1, "crashed")]
+    assert outcomes_of_attempts(pk=dead.pk) == [(1, "crashed")]
     assert queue_length(vhost, QUEUE) == 0
 
 
@@ -186,7 +182,7 @@ def test_a_handler_longer_than_three_heartbeats_harms_nobody(
         eventually(lambda: outcomes() == {"handled": 1}, 40)
         assert worker._connection.generation == 1
     assert worker.tally.counts == {"handled": 1}
-    assert attempts() == [(1, "handled")]
+    assert outcomes_of_attempts() == [(1, "handled")]
 
 
 def test_a_handler_that_hangs_is_ended_retried_and_given_up_while_others_go_on(
@@ -205,7 +201,7 @@ def test_a_handler_that_hangs_is_ended_retried_and_given_up_while_others_go_on(
     assert {text: notes(text) for text in good} == dict.fromkeys(good, 1)
     assert notes("hang on") == 0
     assert "HandlerTimeout" in InboxMessage.objects.get(state="dead").reason
-    assert attempts(inbox_message__state="dead") == [(1, "failed"), (2, "failed"), (3, "failed")]
+    assert outcomes_of_attempts(state="dead") == [(1, "failed"), (2, "failed"), (3, "failed")]
 
 
 def test_a_handler_that_cannot_be_ended_ends_its_process_and_is_dead_in_the_end(

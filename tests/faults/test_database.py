@@ -18,7 +18,7 @@ from django.db import connection, connections
 from django.db.models import F
 from django.utils import timezone
 
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import reconcile
 from orders.models import Order, Product, RedPacket, TextMessage
@@ -38,7 +38,7 @@ from tests.faults.shop import (
 )
 from tests.support import failpoints
 from tests.support.amqp import queue_length
-from tests.support.consuming import Noted, notes
+from tests.support.consuming import Noted, notes, outcomes_of_attempts
 from tests.support.environment import database_url
 from tests.support.processes import ProcessStarter
 from tests.support.repeats import repeats
@@ -59,7 +59,7 @@ def impatience(request: pytest.FixtureRequest, settings: Any, monkeypatch: pytes
 
 def assert_no_attempt_was_counted() -> None:
     """Each message was handled at its first attempt: the database's faults are not the message's."""
-    assert set(DeliveryAttempt.objects.values_list("number", "outcome")) == {(1, "handled")}
+    assert set(outcomes_of_attempts()) == {(1, "handled")}
 
 
 def assert_refused_properly(shop: Shop) -> None:

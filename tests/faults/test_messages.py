@@ -16,14 +16,14 @@ import pytest
 
 from messaging.consumers import Consumer
 from messaging.message import Delivery
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy
 from orders.models import Campaign, Order, Product, RedPacket, TextMessage
 from orders.services import cancel_order
 from tests.faults import notebook
 from tests.faults.shop import environment, everything_arrived, place, shop_at_work, situation
 from tests.support.amqp import deliver, plain_channel, queue_length, send
-from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
+from tests.support.consuming import Noted, a_consumer, a_message, attempts, note, notes, registered
 from tests.support.processes import ProcessStarter
 from tests.support.running import IMPATIENT, RunningWorker, add, declare_queues, running_relay, running_worker
 from tests.support.waiting import eventually
@@ -201,7 +201,7 @@ def test_a_failing_message_is_tried_as_often_and_rests_as_long_as_its_policy_say
 
     assert (notes("below the limit"), notes("beyond it")) == (1, 0)
     for text, message_id in ids.items():
-        tries = list(DeliveryAttempt.objects.filter(inbox_message__message_id=message_id).order_by("number"))
+        tries = attempts(message_id=message_id)
         assert [each.outcome for each in tries] == ["failed"] * failures[text] + ["handled"] * (3 - failures[text])
         for number, expected in [(2, first), (3, 2 * first)]:
             row = OutboxMessage.objects.get(message_id=message_id, attempt=number)

@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from orders.models import Order
 from tests.foreign.conftest import ANSWERED, handle_all, inbox, shipped, texts
+from tests.support.consuming import attempts
 from tests.support.processes import RunningProcess
 from tests.support.rpc import RunningServer
 from tests.support.running import running_relay
@@ -29,7 +30,7 @@ def test_its_events_are_handled_once_and_named_by_sender_and_id(node: Node, orde
     handle_all()
 
     assert inbox() == {"depot/1": "handled", "carrier/1": "handled", "depot/2": "dead"}
-    assert DeliveryAttempt.objects.count() == 3
+    assert len(attempts()) == 3
     assert InboxMessage.objects.get(message_id="depot/1").subject == orders[0].number
     assert texts() == sorted(("shipped", order.number) for order in orders)
     dead = InboxMessage.objects.get(state="dead")

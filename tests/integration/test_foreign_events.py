@@ -13,11 +13,11 @@ from messaging.broker.wire import Properties
 from messaging.consumers import Consumer
 from messaging.history import timeline
 from messaging.message import Delivery
-from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
+from messaging.models import Effect, InboxMessage, OutboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import dead_letters
 from tests.support.amqp import plain_channel
-from tests.support.consuming import Noted, a_consumer, note, notes, registered, take_note
+from tests.support.consuming import Noted, a_consumer, note, notes, outcomes_of_attempts, registered, take_note
 from tests.support.running import IMPATIENT, declare_queues, running_relay, running_worker
 from tests.support.waiting import eventually
 
@@ -92,7 +92,7 @@ def test_a_retry_of_a_foreign_message_is_that_message_and_so_is_its_replay(vhost
         moody["failing"] = False
         call_command("messages", "replay", "billing/1")
         eventually(lambda: inbox() == {"billing/1": "handled"})
-    assert list(DeliveryAttempt.objects.values_list("number", "outcome")) == [
+    assert outcomes_of_attempts() == [
         (1, "failed"), (2, "failed"), (3, "handled"),
     ]  # fmt: skip
     row = InboxMessage.objects.get()

@@ -17,11 +17,20 @@ from messaging import conf, consumers
 from messaging.consumers import Consumer
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.worker import consumer_threads, database_wait
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, send, unacknowledged
-from tests.support.consuming import Noted, a_consumer, a_message, note, notes, registered
+from tests.support.consuming import (
+    Noted,
+    a_consumer,
+    a_message,
+    attempts,
+    note,
+    notes,
+    outcomes_of_attempts,
+    registered,
+)
 from tests.support.missing_table import missing_table
 from tests.support.network import BrokerNetwork
 from tests.support.processes import ProcessStarter
@@ -103,9 +112,8 @@ def test_a_failing_message_is_retried_at_its_consumer_alone_until_it_is_dead(vho
         eventually(lambda: outcomes() == {"dead": 1, "handled": 1})
         eventually(lambda: not OutboxMessage.objects.exclude(state="published").exists())
     assert (notes("failed"), notes("x")) == (0, 1)
-    dead = DeliveryAttempt.objects.filter(inbox_message__state="dead").values_list("number", "outcome")
-    assert list(dead) == [(1, "failed"), (2, "failed"), (3, "failed")]
-    assert DeliveryAttempt.objects.filter(inbox_message__consumer="copies").count() == 1
+    assert outcomes_of_attempts(state="dead") == [(1, "failed"), (2, "failed"), (3, "failed")]
+    assert outcomes_of_attempts(consumer="copies") == [(1, "handled")]
     assert list(OutboxMessage.objects.order_by("id").values_list("attempt", flat=True)) == [1, 2, 3]
     assert set(InboxMessage.objects.values_list("subject", flat=True)) == {"n-1"}
     assert take_all(vhost, "tests.notes") == []
@@ -309,7 +317,7 @@ def test_waiting_for_a_missing_table_costs_no_attempt_and_no_redelivery_and_is_l
             seconds_pass(0.5)  # five looks
             missing.close()
             eventually(lambda: outcomes() == {"handled": 1})
-    attempt = DeliveryAttempt.objects.get()
+    [attempt] = attempts()
     assert (attempt.number, attempt.redelivered) == (1, False)
     logged = [line["event"] for line in lines if line["event"].startswith("consumer.database")]
     assert logged == ["consumer.database_away", "consumer.database_back"]
@@ -335,7 +343,7 @@ def test_with_the_database_refusing_connections_nothing_is_acknowledged_and_no_a
             assert notes() == 1
             assert worker.tally.counts == {"handled": 1}
         eventually(lambda: outcomes() == {"handled": 6})
-    assert set(DeliveryAttempt.objects.values_list("number", "redelivered")) == {(1, False)}
+    assert {(each.number, each.redelivered) for each in attempts()} == {(1, False)}
 
 
 def test_a_frozen_broker_delays_neither_handler_nor_stop(network: BrokerNetwork, settings: Any) -> None:

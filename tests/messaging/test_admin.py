@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
+from django.utils import timezone
 from django.utils.timezone import now
 
 from messaging.admin import payload, words
@@ -46,6 +47,18 @@ def dead(**columns: Any) -> InboxMessage:
             error=f"GatewayError: {number}", traceback=f'File "sms.py", line {number}',
         )  # fmt: skip
     return row
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["row", "attempt of an earlier version"])
+def test_a_success_is_shown_with_its_process_and_duration(admin_client: Client, earlier: bool) -> None:
+    if earlier:
+        row = inbox()
+        row.attempts.create(number=1, outcome="handled", process="host:42", duration=timedelta(milliseconds=20))
+    else:
+        row = inbox(handled_at=timezone.now(), process="host:42", milliseconds=20)
+    text = page(admin_client, f"/admin/messaging/inboxmessage/{row.pk}/change/")
+    assert (text.count("Attempt 1"), text.count("took 20 ms, in host:42")) == (1, 1)
+    assert "None: the message never reached the handler." not in text
 
 
 def page(client: Client, address: str, *, status: int = 200) -> str:

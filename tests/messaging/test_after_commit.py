@@ -17,10 +17,10 @@ from messaging.events import Event
 from messaging.logs import Successes, get_logger
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
-from messaging.worker import consumer_threads, database_wait, handling, inbox
+from messaging.worker import consumer_threads, database_wait, fence, handling
 from messaging.worker.consumer_threads import ConsumerThreads
 from messaging.worker.service import Tally
-from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, an_inbox_row, note, notes
+from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, an_inbox_row, attempts, note, notes
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -47,15 +47,14 @@ def test_a_message_whose_callback_fails_is_handled_and_its_history_names_the_fai
     ran: list[str] = []
     testing.deliver(a_message(id="m-0"), a_consumer())
     # Its process was killed before, in the same attempt.
-    crashed = an_inbox_row(state="retrying", attempt=1).attempts.create(number=1, outcome="crashed")
+    an_inbox_row(state="retrying", attempt=1).attempts.create(number=1, outcome="crashed")
     with capture_logs() as lines:
         verdict = testing.deliver(a_message(id="m-1"), a_consumer(failing(error, ran)))
     assert verdict == "handled"
     assert (ran, notes("hello"), InboxMessage.objects.get(message_id="m-1").state) == (["m-1"], 2, "handled")
-    other, earlier, attempt = DeliveryAttempt.objects.order_by("pk")
-    assert earlier == crashed
-    assert (other.error, earlier.error) == ("", "")
-    assert attempt.outcome == "handled"
+    other, crashed, attempt = attempts()
+    assert (other.error, crashed.error) == ("", "")
+    assert (crashed.outcome, attempt.outcome) == ("crashed", "handled")
     assert attempt.error.startswith("after the commit, in ")
     assert type(error).__name__ in attempt.error
     (said,) = [line for line in lines if line["event"] == "message.callback_failed"]
@@ -72,7 +71,7 @@ def test_in_a_batch_the_callbacks_of_the_other_messages_run() -> None:
     assert verdicts == ["handled"] * 3
     assert ran == ["m-0", "m-1", "m-2"]
     assert [line["message_id"] for line in lines if line["event"] == "message.callback_failed"] == ran
-    assert all("OSError: away" in error for error in DeliveryAttempt.objects.values_list("error", flat=True))
+    assert all("OSError: away" in each.error for each in attempts())
 
 
 def test_without_an_inbox_row_the_log_names_a_failing_callback() -> None:
@@ -88,7 +87,7 @@ def test_a_callback_that_closes_the_connection_and_fails_is_in_the_history() -> 
         transaction.on_commit(lambda: (database.connection().close(), 1 / 0))
 
     assert testing.deliver(a_message(), a_consumer(handler)) == "handled"
-    assert "ZeroDivisionError" in DeliveryAttempt.objects.get().error
+    assert "ZeroDivisionError" in attempts()[0].error
 
 
 def test_a_callback_of_a_try_that_was_rolled_back_is_not_called() -> None:
@@ -210,15 +209,15 @@ def test_a_handler_thread_survives_every_exception(monkeypatch: pytest.MonkeyPat
 def test_waiting_for_the_database_does_not_count_as_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would count as a death of the process, and after a few the message would be dead."""
     left = [handling.CRASH_LIMIT + 1]
-    admit = inbox.admit
+    admit = fence.admit
 
-    def away(*given: Any) -> InboxMessage | None:
+    def away(*given: Any) -> fence.Admitted | None:
         if left[0]:
             left[0] -= 1
             raise database_wait.DatabaseAway("the server is away")
         return admit(*given)
 
-    monkeypatch.setattr(inbox, "admit", away)
+    monkeypatch.setattr(fence, "admit", away)
     monkeypatch.setattr(database_wait, "DATABASE_PAUSE", 0.0)
     mine, subscription = consumer_threads_of(a_consumer())
     mine._handle(an_arrival(redelivered=True))

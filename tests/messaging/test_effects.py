@@ -21,7 +21,7 @@ from messaging.consumers import Consumer
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater, UnknownEffect
 from messaging.message import Delivery
-from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage
+from messaging.models import Effect, EffectAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import effect_runner, handling, ledger
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, a_message, look_after, notes, take_note
@@ -179,7 +179,7 @@ def test_intending_an_effect_after_the_handler_returned_is_an_error(declare: Dec
 
     assert testing.deliver(a_message(), a_consumer(late)) == "handled"
     assert not Effect.objects.exists()
-    assert "intended after the handler had returned" in DeliveryAttempt.objects.get().error
+    assert "intended after the handler had returned" in InboxMessage.objects.get().reason
 
 
 def test_unknown_and_repeated_names_fail_where_they_are_intended(declare: Declare) -> None:

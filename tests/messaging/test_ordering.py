@@ -20,11 +20,11 @@ from messaging.consumers import Consumer
 from messaging.effects import EffectKind
 from messaging.exceptions import Reject
 from messaging.message import Delivery
-from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from messaging.reconcile.stuck import stuck
 from messaging.worker import handling, inbox, ordering
 from messaging.worker.upkeep import Upkeep
-from tests.support.consuming import Noted, a_consumer, an_effect, delivery_of, registered
+from tests.support.consuming import Noted, a_consumer, an_effect, delivery_of, outcomes_of_attempts, registered
 from tests.support.running import InThread, add
 from tests.support.waiting import eventually, locks_waited_for
 
@@ -118,7 +118,7 @@ def test_a_retry_that_waits_for_an_earlier_message_that_is_replayed_keeps_its_co
 
     assert arrives(consumer, sent_again(first.message_id)) == "handled"
     assert arrives(consumer, sent_again(second.message_id)) == "handled"
-    assert DeliveryAttempt.objects.filter(outcome="handled").latest("pk").number == 2
+    assert outcomes_of_attempts(message_id=second.message_id)[-1] == (2, "handled")
 
 
 def test_messages_of_other_keys_and_without_a_key_flow(consumer: Consumer, diary: Diary) -> None:

@@ -68,6 +68,22 @@ def told(entries: Sequence[Entry]) -> list[tuple[str, str, int]]:
     return [(entry.kind.value, entry.consumer, entry.attempt) for entry in entries]
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda: inbox("handled", handled_at=at(0.5), process="host:42", milliseconds=20),
+        lambda: attempt(inbox("handled"), 1, "handled", 0.5),
+    ],
+    ids=["row", "attempt"],
+)
+def test_a_success_is_told_once_wherever_it_is_written(written: Callable[[], object]) -> None:
+    """Earlier versions wrote an attempt."""
+    written()
+    entries = story()
+    assert told(entries) == [("handled", "sms", 1)]
+    assert (entries[0].at, entries[0].duration) == (at(0.5), timedelta(milliseconds=20))
+
+
 def test_a_message_is_written_published_and_handled():
     published()
     attempt(inbox("handled"), 1, "handled", 0.5)

@@ -14,7 +14,7 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message, new_id
-from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.relay.destinations import publishing_of
 from messaging.retry import RetryPolicy
 from messaging.worker import effect_runner, handling, ordering
@@ -53,6 +53,19 @@ def note(text: str) -> None:
 def notes(text: str = "") -> int:
     """How many rows were left behind for `text`."""
     return Group.objects.filter(name__startswith=f"{text}:" if text else "").count()
+
+
+def attempts(**which: Any) -> list[DeliveryAttempt]:
+    """Every attempt at the inbox messages that `which` selects, in order: those that failed, and the successes, which
+    are on the messages' own rows."""
+    rows = InboxMessage.objects.filter(**which)
+    found = [*DeliveryAttempt.objects.filter(inbox_message__in=rows), *(row.success for row in rows if row.success)]
+    return sorted(found, key=lambda each: (each.inbox_message_id, each.number, each.finished_at))
+
+
+def outcomes_of_attempts(**which: Any) -> list[tuple[int, str]]:
+    """The number and outcome of each."""
+    return [(each.number, each.outcome) for each in attempts(**which)]
 
 
 def a_consumer(handler: Callable[..., None] = take_note, name: str = "notes", **changes: Any) -> Consumer:

@@ -155,16 +155,16 @@ def no_inbox() -> None:
     attempt *handled* of one inbox row; a handler that does not ask has its effect twice.
     """
     from messaging.models import InboxMessage
-    from messaging.worker import inbox
+    from messaging.worker import fence, inbox
 
-    admit, start = inbox.admit, inbox.start
+    admit, start = fence.admit, inbox.start
 
     def found(delivery: Any) -> InboxMessage:
         row = InboxMessage.objects.get(consumer=delivery.consumer, message_id=delivery.message_id)
         row.starts = 1
         return row
 
-    inbox.admit = lambda delivery: admit(delivery) or found(delivery)
+    fence.admit = lambda delivery: admit(delivery) or fence.Admitted(delivery, found(delivery).pk, again=True)
     inbox.start = lambda delivery: start(delivery) or found(delivery)
 
 
