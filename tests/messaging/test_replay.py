@@ -87,6 +87,8 @@ def dead(count: int) -> None:
 
 def test_a_dead_message_goes_to_its_consumer_alone_and_is_handled_once(consumer: Consumer) -> None:
     row = a_dead_message(consumer, **{"x-subject": "W-1", "trace": "abc"})
+    long_ago = database.in_future(-86_400)
+    InboxMessage.objects.update(changed_at=long_ago)
 
     assert replayed(Selection(message_ids=[row.message_id])).replayed == 1
 
@@ -95,6 +97,8 @@ def test_a_dead_message_goes_to_its_consumer_alone_and_is_handled_once(consumer:
     assert (sent.message_id, sent.attempt, sent.origin, sent.subject) == (row.message_id, 2, "replay", "W-1")
     assert sent.headers == {"trace": "abc"}
     assert states() == {("retrying", 2)}
+    # `reconcile` takes an attempt that has been expected for long for a lost one.
+    assert not InboxMessage.objects.filter(changed_at__lte=long_ago).exists()
     assert [arrives(consumer), arrives(consumer)] == ["handled", "duplicate"]
     assert notes("hello") == 1
     assert states() == {("handled", 2)}
@@ -130,6 +134,7 @@ def test_one_that_killed_its_process_is_not_dead_again_before_it_has_begun(consu
 
     replayed()
 
+    assert InboxMessage.objects.get().starts == 0
     sent = delivery_of(OutboxMessage.objects.get(), redelivered=True)
     assert handling.handle(consumer, sent) == "handled"
 
@@ -164,9 +169,8 @@ def test_a_plan_counts_each_case_and_changes_nothing(consumer: Consumer) -> None
     InboxMessage.objects.filter(pk=a_dead_message(consumer).pk).update(type="test.erased")
     for state in ("handled", "effects_due", "retrying", "waiting", "discarded"):
         InboxMessage.objects.create(consumer="notes", message_id=state, state=state, type="test.noted")
-    InboxMessage.objects.create(
-        consumer="notes", message_id="replayed", state="retrying", type="test.noted", attempt=4, attempts_before=3
-    )
+    for message_id, attempt in (("replayed", 4), ("failed again since", 5)):
+        an_inbox_row(message_id=message_id, state="retrying", attempt=attempt, attempts_before=3)
     before = list(InboxMessage.objects.values())
 
     told = planned()
@@ -175,7 +179,7 @@ def test_a_plan_counts_each_case_and_changes_nothing(consumer: Consumer) -> None
         Plan.RUNS: 2,
         Plan.REPLAYED: 1,
         Plan.DONE: 2,
-        Plan.WAITS: 2,
+        Plan.WAITS: 3,
         Plan.NO_HANDLER: 2,
         Plan.TRUNCATED: 1,
         Plan.DISCARDED: 1,
@@ -184,6 +188,24 @@ def test_a_plan_counts_each_case_and_changes_nothing(consumer: Consumer) -> None
     assert not OutboxMessage.objects.exists()
     assert not OperatorAction.objects.exists()
     assert replayed().replayed == told[Plan.RUNS]
+
+
+def test_a_plan_sums_its_consumers_and_lists_the_largest_number_first(consumer: Consumer) -> None:
+    others = [a_consumer(name=name) for name in ("copies", "archive")]
+    with registered(consumer, *others):
+        for each in (*others, consumer, consumer):
+            a_dead_message(each)
+
+        plan = replay.plan(ALL)
+
+    assert (plan.changed, [count for count, _ in plan.lines]) == (4, [4])
+    assert [(count, name) for _, count, name, _ in plan.table] == [(2, "notes"), (1, "archive"), (1, "copies")]
+
+
+def test_a_failure_group_that_was_replayed_meanwhile_is_said_to_be_so(consumer: Consumer) -> None:
+    group = Selection(group=a_dead_message(consumer).failure_group)
+    assert replayed(group).replayed == 1
+    assert replay.why_nothing(group) == "1 already replayed"
 
 
 def test_filters_say_which(consumer: Consumer) -> None:
