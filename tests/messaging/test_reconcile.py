@@ -16,18 +16,22 @@ from django.db.models.functions import Now
 from messaging import consumers, database, tasks
 from messaging.broker.queue_answers import QueueAnswer
 from messaging.consumers import Consumer
+from messaging.events import Event
 from messaging.exceptions import AccessRefused, BrokerUnavailable, NotFound
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, Effect, EmptyQueue, InboxMessage, OperatorAction, OutboxMessage
 from messaging.reconcile import empty_queues, lost
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
+from messaging.routing import Exchange
 from messaging.worker import handling, inbox
 from tests.support.command_line import Said, messages
 from tests.support.consuming import (
     Noted,
     a_consumer,
     a_delivery,
+    an_inbox_row,
+    an_outbox_row,
     delivery_of,
     look_after,
     note,
@@ -40,6 +44,12 @@ from tests.support.running import add, at_once
 pytestmark = pytest.mark.django_db
 
 State = InboxMessage.State
+
+
+class Filed(Event, type="test.filed", exchange=Exchange("test.files", "headers"), headers=("format",)):
+    """Something was filed; who wants it says in which format."""
+
+    format: str
 
 
 class Broker:
@@ -195,6 +205,21 @@ def test_what_is_in_a_queue_that_was_not_seen_empty_twice_is_not_lost(broker: Br
     assert OutboxMessage.objects.count() == 2
 
 
+def test_what_was_published_since_the_queue_was_empty_is_not_lost(broker: Broker, consumer: Consumer) -> None:
+    seen_empty()
+    broker.publish("a")
+    broker.queues[consumer.queue].clear()
+    assert named().findings == []
+
+
+def test_what_was_sent_to_one_consumer_alone_is_not_missed_by_another(broker: Broker) -> None:
+    broker.publish("a")
+    OutboxMessage.objects.update(consumer="copies")
+    known()
+    seen_empty()
+    assert named().findings == []
+
+
 def test_messages_in_the_hands_of_a_slow_consumer_are_not_lost(broker: Broker, consumer: Consumer) -> None:
     """The queue shows none ready, and RabbitMQ does not tell over AMQP of those that were delivered."""
     rows = broker.publish("a", "b", "c", "d")
@@ -236,6 +261,8 @@ def test_a_copy_that_is_lost_too_is_sent_again_after_the_interval_only(broker: B
     broker.lose(consumer, "a")
     assert repaired().sent_again == 1
     broker.relay()
+    # It counts since its publish, however long it waited for that.
+    OutboxMessage.objects.filter(origin="reconcile").update(created_at=database.in_future(-86_400))
     broker.queues[consumer.queue].clear()
     time_passes(minutes=2)
     named()
@@ -255,6 +282,23 @@ def test_no_more_than_the_limit_are_sent_at_once_and_the_others_later(broker: Br
     broker.relay()
     broker.handle(consumer)
     assert notes() == 12
+
+
+def test_what_arrives_after_it_was_named_is_not_sent_again(
+    broker: Broker, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = broker.lose(consumer, "late")
+    compare = lost.compare
+
+    def compared_before_it_arrives(*arguments: Any) -> lost.Comparison:
+        compared = compare(*arguments)
+        assert handling.handle(consumer, delivery_of(row)) == "handled"
+        return compared
+
+    monkeypatch.setattr(lost, "compare", compared_before_it_arrives)
+    report = repaired()
+    assert (report.findings, report.sent_again) == ([], 0)
+    assert not OutboxMessage.objects.filter(origin="reconcile").exists()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -289,6 +333,19 @@ def test_a_message_whose_handling_has_begun_is_not_lost(broker: Broker, consumer
     assert named().findings == []
     time_passes()
     assert lost_ids(named()) == [row.message_id]
+
+
+def test_no_message_that_is_waited_for_is_forgotten_over_a_later_one(broker: Broker, consumer: Consumer) -> None:
+    rows = [broker.publish("first"), broker.publish("second")]
+    first, second = (row for each in rows for row in each)
+    OutboxMessage.objects.filter(pk=first.pk).update(published_at=database.in_future(-60))
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    for row in (first, second):
+        assert inbox.start(delivery_of(row, redelivered=True))
+    assert named(since=timedelta(days=1)).findings == []
+    time_passes()
+    assert sorted(lost_ids(named())) == sorted([first.message_id, second.message_id])
 
 
 def test_what_is_named_is_named_again_whatever_the_database_makes_of_times(broker: Broker, consumer: Consumer) -> None:
@@ -329,6 +386,18 @@ def test_rows_that_were_marked_in_the_same_moment_are_all_looked_at(
     assert sorted(lost_ids(named())) == sorted(row.message_id for row in rows)
     assert sorted(lost_ids(named(limit=2)))[:2]
     assert repaired().sent_again == 7
+
+
+def test_rows_that_were_published_in_another_order_than_written_are_all_looked_at(
+    broker: Broker, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost, "PAGE", 2)
+    rows = broker.publish("a", "b", "c", "d")
+    for seconds, row in enumerate(rows):
+        OutboxMessage.objects.filter(pk=row.pk).update(published_at=F("published_at") - timedelta(seconds=seconds))
+    broker.queues[consumer.queue].clear()
+    seen_empty()
+    assert lost_ids(named()) == [row.message_id for row in reversed(rows)]
 
 
 def test_a_message_that_comes_while_it_is_sent_again_is_handled_once(broker: Broker, consumer: Consumer) -> None:
@@ -409,6 +478,24 @@ def test_a_consumer_deployed_today_does_not_get_what_was_before_unless_asked_for
     assert repaired(**asked).sent_again == 0
 
 
+@pytest.mark.parametrize(
+    ("event", "wants", "sent"),
+    [
+        (Noted(text="a"), {"keys": ("test.#",)}, 1),
+        (Noted(text="a"), {"keys": ("elsewhere.#",)}, 0),
+        (Filed(format="pdf"), {"headers": {"format": "pdf"}}, 1),
+        (Filed(format="pdf"), {"headers": {"format": "txt"}}, 0),
+    ],
+)
+def test_a_new_consumer_gets_of_the_earlier_events_those_that_its_bindings_take(
+    broker: Broker, event: Event, wants: dict[str, Any], sent: int
+) -> None:
+    add(event)
+    broker.relay()
+    consumers.registry.put(a_consumer(name="new", events=(type(event),), **wants))
+    assert repaired(names=["new"], earlier=True, since=timedelta(days=1)).sent_again == sent
+
+
 def test_earlier_events_are_asked_for_with_consumer_and_age(broker: Broker) -> None:
     known("old")
     broker.publish("a")
@@ -456,6 +543,50 @@ def test_a_message_whose_next_attempt_nothing_brings_is_stuck_and_can_be_sent_on
     broker.handle(consumer)
     assert InboxMessage.objects.get().state == State.HANDLED
     assert OperatorAction.objects.count() == 1
+
+
+def expected(message_id: str = "m-1", hours: float = 1, **changes: Any) -> InboxMessage:
+    """A message whose next attempt has been expected for hours."""
+    row = an_inbox_row(**{"message_id": message_id, "state": "retrying", "attempt": 2, "body": b"{}", **changes})
+    InboxMessage.objects.filter(pk=row.pk).update(changed_at=database.in_future(-3600 * hours))
+    row.refresh_from_db()
+    return row
+
+
+@pytest.mark.parametrize(
+    ("attempt", "on_its_way", "is_carried"),
+    [
+        (2, {"consumer": "notes", "attempt": 2}, True),
+        (1, {"consumer": "", "attempt": 1}, True),
+        (2, {"consumer": "copies", "attempt": 2}, False),
+        (2, {"consumer": "notes", "attempt": 1}, False),
+        (2, {"consumer": "notes", "attempt": 2, "message_id": "m-2"}, False),
+    ],
+    ids=["by a retry", "by the event", "to another consumer", "by an earlier attempt", "by another message"],
+)
+def test_an_expected_attempt_is_brought_by_its_own_row_alone(
+    consumer: Consumer, attempt: int, on_its_way: dict[str, Any], is_carried: bool
+) -> None:
+    expected(attempt=attempt)
+    an_outbox_row(**{"message_id": "m-1", "state": "pending", **on_its_way})
+    assert bool(lost_ids(named())) is not is_carried
+
+
+def test_only_what_waits_for_an_attempt_is_missed_and_by_its_own_consumer(broker: Broker, consumer: Consumer) -> None:
+    known("copies")
+    for state in ("handled", "dead", "discarded"):
+        expected(state, state=state)
+    row = expected(consumer="copies")
+    [finding] = named().findings
+    assert (finding.message_id, finding.consumer, finding.since) == ("m-1", "copies", row.changed_at)
+
+
+def test_the_attempt_that_has_been_expected_for_longest_is_sent_first(consumer: Consumer) -> None:
+    for message_id, hours in (("m-1", 1), ("m-2", 3), ("m-3", 2)):
+        expected(message_id, hours)
+    for _ in range(2):
+        assert repaired(limit=1).sent_again == 1
+    assert list(OutboxMessage.objects.order_by("pk").values_list("message_id", flat=True)) == ["m-2", "m-3"]
 
 
 def test_a_message_that_was_not_released_is_stuck(broker: Broker, consumer: Consumer) -> None:
