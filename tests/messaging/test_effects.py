@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Q
 from django.utils.timezone import now
+from structlog.testing import capture_logs
 
 from messaging import database, effects, testing
 from messaging.consumers import Consumer
@@ -24,6 +25,7 @@ from messaging.message import Delivery
 from messaging.models import Effect, EffectAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import effect_runner, handling, ledger
+from messaging.worker.database_wait import DatabaseWait
 from tests.support.consuming import QUICKLY, Noted, a_consumer, a_delivery, a_message, look_after, notes, take_note
 from tests.support.running import InThread
 
@@ -296,6 +298,27 @@ def test_the_answers_of_the_outside_decide_what_becomes_of_an_effect(
     assert numbers == sorted(set(numbers))
 
 
+def test_what_was_asked_for_and_surely_not_done_is_not_doubtful_any_more(declare: Declare, outside: Outside) -> None:
+    declare(ask=lambda sending: None, timeout=timedelta(seconds=20))
+    outside.script = [GONE, NotDone("busy"), Reject("no such number")]
+    handled()
+    assert [carried_out().state for _ in range(3)] == ["sending", "intended", "failed"]
+
+
+def test_each_attempt_without_success_is_a_warning_with_its_reason(declare: Declare, outside: Outside) -> None:
+    declare(honours_keys=True, timeout=timedelta(seconds=20))
+    outside.script = [NotDone("busy"), GONE, Reject("never")]
+    handled()
+    with capture_logs() as lines:
+        for _ in range(3):
+            carried_out()
+    assert [(line["event"], line["reason"]) for line in lines if line["log_level"] == "warning"] == [
+        ("effect.again", "NotDone: busy"),
+        ("effect.doubtful", "ConnectionResetError: gone"),
+        ("effect.unknown", "Reject: never"),
+    ]
+
+
 def test_retry_later_rests_as_long_as_the_outside_said(declare: Declare, outside: Outside) -> None:
     outside.script = [RetryLater("later", after=timedelta(hours=1))]
     handled()
@@ -349,12 +372,19 @@ def test_honours_keys_may_query_the_database(declare: Declare, outside: Outside,
 
 def test_an_answer_that_does_not_come_in_time_is_not_waited_for(declare: Declare) -> None:
     came = threading.Event()
-    declare(lambda sending: str(came.wait(20)))
+    keeps_its_process_alive: list[bool] = []
+
+    def silent(sending: Sending) -> None:
+        keeps_its_process_alive.append(not threading.current_thread().daemon)
+        came.wait(20)
+
+    declare(silent)
     handled()
     began = time.monotonic()
     effect = carried_out()
     assert time.monotonic() - began < 10
     assert (effect.state, effect.error) == ("unknown", "TimeoutError: no answer within 0.3 s")
+    assert keeps_its_process_alive == [False]
     came.set()
 
 
@@ -645,6 +675,39 @@ def test_the_effects_of_a_batch_run_in_parallel(declare: Declare) -> None:
 
 
 @committing
+@pytest.mark.parametrize("of_one_message", [False, True])
+def test_no_more_effects_are_claimed_than_run_at_a_time(
+    declare: Declare, monkeypatch: pytest.MonkeyPatch, of_one_message: bool
+) -> None:
+    """The time of each begins with its claim."""
+    monkeypatch.setattr(effect_runner, "PARALLEL", 2)
+    claimed: list[int] = []
+    names = [f"text-{number}" for number in range(5)]
+    for name in names:
+        effects.effect(name, timeout=timedelta(seconds=20))(_counting(claimed, name))
+
+    def several(event: Noted, delivery: Delivery) -> None:
+        for name in names:
+            delivery.effect(name)
+
+    effect = handled(a_consumer(several))
+    if of_one_message:
+        effect_runner.run_of("notes", [effect.message_id], DatabaseWait("notes", threading.Event()))
+    else:
+        assert effect_runner.run_all_due([CONSUMER]) == 5
+    assert set(Effect.objects.values_list("state", flat=True)) == {"done"}
+    assert (len(claimed), max(claimed)) == (5, 2)
+
+
+def _counting(claimed: list[int], name: str) -> Callable[[Sending], None]:
+    def send(sending: Sending) -> None:
+        claimed.append(Effect.objects.filter(state="sending").count())
+
+    send.__qualname__ = name
+    return send
+
+
+@committing
 def test_no_effect_begins_after_others_may_take_it_for_abandoned(
     declare: Declare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -743,6 +806,20 @@ def test_a_returned_coroutine_is_no_answer_and_is_not_repeated(declare: Declare)
         found = carried_out()
 
     assert found.state == State.UNKNOWN
+    assert "NotRun" in found.error
+
+
+def test_a_coroutine_from_ask_is_closed_and_leaves_the_doubt(declare: Declare, outside: Outside) -> None:
+    declare(ask=lambda sending: never_awaited(sending), timeout=timedelta(seconds=20))
+    outside.script = [GONE]
+    handled()
+    carried_out()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = carried_out()
+
+    assert (found.state, len(outside.calls)) == (State.SENDING, 1)
     assert "NotRun" in found.error
 
 
