@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,9 +57,9 @@ def main(arguments: Sequence[str]) -> int:
         if options.rounds:
             names = options.names or (QUICK if options.quick else NAMES)
             failed = _measure(names, options)
-    except ServiceError as error:
+    except (ServiceError, subprocess.SubprocessError) as error:
         print(f"script/bench: {error}", file=sys.stderr)
-        return error.exit_code
+        return 3
     except KeyboardInterrupt:
         return 130
     if options.docs:

@@ -93,7 +93,7 @@ def _line(hop: Hop, results: Results | None) -> Sequence[str]:
         hop.title,
         _measured(hop, results, spread),
         "; ".join(_ratios(hop, results, hop.peers, "×")),
-        "; ".join(_ratios(hop, results, hop.limits, "of")),
+        "; ".join(_ratios(hop, results, hop.limits, "×" if hop.figure else "of")),
         f"{_number(hop, spread.low)} to {_number(hop, spread.high)}, {len(found)} rounds",
     )
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from benchmarks.harness.benchmark import Variant
 from benchmarks.harness.window import BROKER, DATABASE
 from script.environment import ROOT
 from script.services import packages, rabbitmq_directory
+from script.services.owned import ServiceError
 from script.services.ports import free_port
 from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.rabbitmq import RabbitMQNode
@@ -71,8 +72,10 @@ class Servers:
 
     def mend(self) -> None:
         """Let the broker run as before: a run that was killed may have left it frozen, stopped or alarmed."""
-        self.node.resume()
-        self.node.ctl("start_app")
+        self.node.launch()
+        with suppress(ServiceError):  # it is booting
+            self.node.ctl("start_app")
+        self.node.wait_until_ready()
         self.node.ctl("set_vm_memory_high_watermark", "0.4")
 
     @contextmanager
