@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
 from messaging import conf, database
@@ -58,8 +59,9 @@ def add(
     database; BodyTooLarge over `MAX_BODY_BYTES`; ValueError for anything but an event, and for an argument, routing key
     or header that a database or AMQP would not take, on all databases alike.
     """
-    _require_transaction()
-    _require_own_transaction(using)
+    here = database.connection()
+    _require_transaction(here)
+    _require_own_transaction(here, using)
     subject = texts.checked("subject", subject)
     correlation_id = texts.checked("correlation_id", correlation_id, octets=MAX_SHORT_STRING)
     ordering_key = texts.checked("ordering_key", ordering_key)
@@ -121,11 +123,11 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
 
     Of a message that is passed on to one consumer, headers that do not fit into a frame of AMQP are left out.
     """
-    _require_transaction()
+    here = database.connection()
+    _require_transaction(here)
     for row in rows:
         if row.consumer and row.headers:
             row.headers = fit_headers(row.headers, destinations.room_for_headers(row))
-    here = database.connection()
     if delay is not None and delay > timedelta(0):
         insert(rows, here, publish_at=delay)
         return rows
@@ -136,12 +138,12 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
         return rows
     # Born leased to this process: its relay publishes them without a claim. If the process dies first, the lease ends
     # and any relay claims them. Rows that do not fit into the relay's memory are born free.
-    handing = _HandingOver(rows, time.monotonic(), before=_waiting_for_commit())
+    handing = _HandingOver(rows, time.monotonic(), before=_waiting_for_commit(here))
     for row in handing.leased:
         row.lease_token = token
     insert(handing.leased, here, lease_until=timedelta(seconds=conf.get().lease))
     insert(rows[len(handing.leased) :], here)
-    _at_commit(handing)
+    _at_commit(here, handing)
     return rows
 
 
@@ -166,23 +168,23 @@ class _HandingOver(database.RaisesNothing):
             relay_thread.wake()
 
 
-def _waiting_for_commit() -> tuple[int, int]:
+def _waiting_for_commit(here: BaseDatabaseWrapper) -> tuple[int, int]:
     """Return how many rows, and bytes, the transaction will hand over so far; none that a savepoint took back."""
-    callbacks, ours = _callbacks()
+    callbacks, ours = _callbacks(here)
     return callbacks[ours - 1][1].__self__.total if ours else (0, 0)
 
 
-def _at_commit(handing: _HandingOver) -> None:
+def _at_commit(here: BaseDatabaseWrapper, handing: _HandingOver) -> None:
     """Register it before the project's callbacks: one of these that fails keeps all later ones from running, and the
     rows would wait until their lease ends."""
-    callbacks, ours = _callbacks()
-    transaction.on_commit(handing.run, using=database.alias(), robust=True)
+    callbacks, ours = _callbacks(here)
+    transaction.on_commit(handing.run, using=here.alias, robust=True)
     callbacks.insert(ours, callbacks.pop())
 
 
-def _callbacks() -> tuple[list[Any], int]:
+def _callbacks(here: BaseDatabaseWrapper) -> tuple[list[Any], int]:
     """Return the callbacks of the transaction, and how many of them, from the first on, are ours."""
-    callbacks: list[Any] = database.connection().run_on_commit
+    callbacks: list[Any] = here.run_on_commit
     return callbacks, bisect_left(callbacks, True, key=lambda each: not _is_ours(each[1]))
 
 
@@ -190,18 +192,18 @@ def _is_ours(callback: Any) -> bool:
     return isinstance(getattr(callback, "__self__", None), _HandingOver)
 
 
-def _require_transaction() -> None:
-    if not database.has_transaction(database.connection()):
+def _require_transaction(here: BaseDatabaseWrapper) -> None:
+    if not database.has_transaction(here):
         raise OutsideTransaction(
-            f"outbox.add() must run inside transaction.atomic() of the database {database.alias()!r}, together with "
+            f"outbox.add() must run inside transaction.atomic() of the database {here.alias!r}, together with "
             "the change that the event reports. Otherwise a crash could lose the event, or report a change that was "
             "lost."
         )
 
 
-def _require_own_transaction(using: str | None) -> None:
+def _require_own_transaction(here: BaseDatabaseWrapper, using: str | None) -> None:
     """Raise OutsideTransaction where the event may report a change in a database that the outbox is not in."""
-    own = database.alias()
+    own = here.alias
     if using == own:
         return
     others = sorted(
