@@ -112,6 +112,17 @@ def test_the_statement_names_only_what_differs_from_its_default() -> None:
     assert list(OutboxMessage.objects.order_by("pk").values_list("subject", flat=True)) == ["", "n-2"]
 
 
+def test_a_process_of_another_version_may_leave_out_every_column_with_a_default() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO messaging_outboxmessage (message_id, type, routing_key, body) VALUES (%s, %s, %s, %s)",
+            ["m-1", *NEEDED.values()],
+        )
+    [row] = OutboxMessage.objects.all()
+    assert stored(row.pk) == stored(inserted(a_row())[0].pk)
+    assert (row.state, row.headers, row.expected_consumers, row.subject) == ("pending", {}, [], "")
+
+
 def test_more_rows_than_a_statement_has_room_for_become_several_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection.features, "max_query_params", 100)
     rows = inserted(*(a_row(subject=f"n-{number}") for number in range(101)))
