@@ -20,7 +20,6 @@ from messaging.models import Effect
 from messaging.validation.functions import check_runs
 from orders.models import Order, TextMessage
 from orders.money import written
-from orders.sms_gateway import SmsGateway
 
 #: Name of the effect by which a text leaves the database; see orders/effects.py.
 EFFECT = "text_message"
@@ -68,6 +67,8 @@ class GatewayBackend(SmsBackend):
     """Posts the text to the gateway of the settings SMS_GATEWAY_…."""
 
     def __init__(self) -> None:
+        from orders.sms_gateway import SmsGateway  # only processes that send texts need it
+
         self.gateway = SmsGateway(
             url=settings.SMS_GATEWAY_URL,
             token=settings.SMS_GATEWAY_TOKEN,

@@ -5,6 +5,7 @@ from django.urls import include, path
 
 from orders.sign_in import AdminSignInForm
 
+admin.autodiscover()
 admin.site.site_header = admin.site.site_title = "Warren"
 admin.site.index_title = "Administration"
 admin.site.login_form = AdminSignInForm

@@ -26,7 +26,7 @@ APPS = {"mq": "messaging.mq"}
 
 def manage(*arguments: str, python: tuple[str, ...] = (), **changes: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", **changes}
-    command = [sys.executable, *python, "manage.py", *arguments]
+    command = [sys.executable, *python, *(() if "-c" in python else ("manage.py",)), *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -227,3 +227,43 @@ def test_without_its_packages_it_names_the_command_that_installs_them() -> None:
     done = manage("check", python=("-S",))
     assert done.returncode == 1
     assert done.stderr == "No module named 'django'. Run script/bootstrap once, then .venv/bin/python manage.py ...\n"
+
+
+# --- what is imported --------------------------------------------------------------------------------------
+
+#: Prints which modules a command has imported, once it has ended. (structlog imports rich by itself.)
+IMPORTED = """
+import atexit, runpy, sys
+sys.argv[0] = "manage.py"
+atexit.register(lambda: print("imported", *sys.modules))
+runpy.run_path("manage.py", run_name="__main__")
+"""
+
+
+def imported_by(*arguments: str) -> set[str]:
+    done = manage(*arguments, python=("-c", IMPORTED), DATABASE_URL="sqlite:///:memory:")
+    return set(done.stdout.partition("imported ")[2].split())
+
+
+@pytest.mark.parametrize("command", ["messages --help", "mq --help", "messages list", "mq grants"])
+def test_a_command_imports_no_page_and_no_library_that_it_does_not_use(command: str) -> None:
+    imported = imported_by(*command.split())
+
+    assert "orders.consumers" in imported
+    unneeded = {"celery", "httpx", "project.urls", "messaging.admin", "orders.admin", "orders.views"}
+    assert unneeded & imported == set()
+
+
+@pytest.mark.parametrize(
+    ("command", "unneeded"),
+    [
+        ("messages --help", {"messaging.history", "messaging.reconcile", "messaging.topology"}),
+        ("mq --help", {"messaging.mq.lists", "messaging.mq.listen", "messaging.topology", "messaging.actions"}),
+    ],
+)
+def test_a_help_imports_no_sub_command(command: str, unneeded: set[str]) -> None:
+    assert unneeded & imported_by(*command.split()) == set()
+
+
+def test_the_checks_of_the_admin_look_at_every_page() -> None:
+    assert {"messaging.admin", "orders.admin", "project.urls"} <= imported_by("check")

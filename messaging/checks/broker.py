@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Info, Warning, register
+from django.core.checks import CheckMessage, Info, Warning
 
 from messaging import conf
 from messaging.broker.management_http import ManagementUnavailable
@@ -19,8 +18,7 @@ from messaging.validation.addresses import GUEST, BrokerAddress
 LOWEST_DELIVERY_LIMIT = 10
 
 
-@register("messaging")
-def check_delivery_limit(**kwargs: Any) -> list[CheckMessage]:
+def check_delivery_limit() -> list[CheckMessage]:
     """Report a limit at which the broker dead-letters messages that no consumer had a fair chance to handle."""
     limit = conf.get().delivery_limit
     if conf.get().queue_type != "quorum" or limit >= LOWEST_DELIVERY_LIMIT:
@@ -36,14 +34,12 @@ def check_delivery_limit(**kwargs: Any) -> list[CheckMessage]:
     return [Warning(text, hint=hint, id="messaging.W003")]
 
 
-@register("messaging")
-def check_unconsumed_events(**kwargs: Any) -> list[CheckMessage]:
+def check_unconsumed_events() -> list[CheckMessage]:
     """Report events without a consumer: the broker returns them, again and again."""
     return [_warning(finding) for finding in drift.unwanted_events()]
 
 
-@register("messaging", deploy=True)
-def check_topology(**kwargs: Any) -> list[CheckMessage]:
+def check_topology() -> list[CheckMessage]:
     """Report where the broker differs from the declarations. A broker that is unreachable fails nothing."""
     try:
         return [_warning(each) for each in drift.look() if each.is_wrong and each.kind is not Kind.UNWANTED_EVENT]
@@ -69,8 +65,7 @@ def _warning(finding: Finding) -> CheckMessage:
     return Warning(f"{finding.text[0].upper()}{finding.text[1:]}.", hint=finding.hint, id=finding.kind.value)
 
 
-@register("messaging", deploy=True)
-def check_broker_account(**kwargs: Any) -> list[CheckMessage]:
+def check_broker_account() -> list[CheckMessage]:
     """Report a production that uses the broker's default account or vhost."""
     if settings.DEBUG:
         return []

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error
 
 from messaging import conf, consumers, events
 from messaging.consumers import Consumer
@@ -15,8 +14,7 @@ from messaging.topology import desired
 from messaging.worker import dead_letters
 
 
-@register("messaging")
-def check_declarations(**kwargs: Any) -> list[CheckMessage]:
+def check_declarations() -> list[CheckMessage]:
     """Report events and consumers that would lose or reject messages."""
     everyone = [*consumers.registered(), *consumers.broadcasting()]
     return [

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any, ClassVar
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -45,16 +46,49 @@ class CommandWithExamples(BaseCommand):
         return super().create_parser(prog_name, subcommand, **_as_written(self.examples), **kwargs)
 
 
+class Later:
+    """A sub-command whose module is imported when it is used. Only its HELP is known before."""
+
+    def __init__(self, module: str, HELP: str, *, of_class: str = "") -> None:
+        """`of_class` names the class of the module that is the sub-command, if the module itself is not."""
+        self.HELP = HELP
+        self._module = module
+        self._of_class = of_class
+
+    def __getattr__(self, name: str) -> Any:
+        module = import_module(self._module)
+        return getattr(getattr(module, self._of_class)() if self._of_class else module, name)
+
+
+class _SubParser(CommandParser):
+    """The parser of a sub-command, which gets its arguments when it is used."""
+
+    module: Any = None
+
+    def fill(self) -> None:
+        """Add the arguments and the examples."""
+        module, self.module = self.module, None
+        if module is not None:
+            self.epilog = module.EXAMPLES
+            module.add_arguments(self)
+            self.set_defaults(run=module.run)
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        self.fill()
+        return super().parse_known_args(*args, **kwargs)
+
+
 def add_subcommands(parser: CommandParser, modules: Mapping[str, Any]) -> None:
     """Have `parser` take one of `modules` by its name; each has HELP, EXAMPLES, `add_arguments` and `run`."""
     # Short: an error says it first, and then names the sub-commands.
     parser.usage = f"{parser.prog} COMMAND [options]"
-    commands = parser.add_subparsers(metavar="COMMAND", prog=parser.prog)
+    commands = parser.add_subparsers(metavar="COMMAND", prog=parser.prog, parser_class=_SubParser)
     parser.set_defaults(run=partial(_without_command, parser))
     for name, module in modules.items():
-        subparser = commands.add_parser(name, help=module.HELP, description=module.HELP, **_as_written(module.EXAMPLES))
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser = commands.add_parser(name, help=module.HELP, description=module.HELP, **_as_written(""))
+        subparser.module = module
+        if not parser.called_from_command_line:
+            subparser.fill()  # `call_command` looks which options there are before it parses any
 
 
 def _without_command(parser: CommandParser, command: BaseCommand, options: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from django.core.management.base import BaseCommand
 from messaging import conf
 from messaging.topology.asyncapi import document
 
-HELP = "print an AsyncAPI 3 document of the events, consumers and procedures, as JSON"
 EXAMPLES = """
 examples:
   manage.py mq asyncapi > asyncapi.json

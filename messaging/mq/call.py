@@ -22,7 +22,6 @@ EXIT_FAILED = 1
 #: --timeout in seconds.
 SHORTEST_TIMEOUT, MAX_TIMEOUT = 0.001, 86_400
 
-HELP = "call a procedure and print its result"
 EXAMPLES = """
 examples:
   manage.py mq call fib 30                         prints 832040

@@ -15,7 +15,6 @@ from messaging.mq.options import usage_error
 from messaging.topology import desired
 from messaging.topology.permissions import Grant, grant, roles
 
-HELP = "print the least rights that each kind of process needs, as rabbitmqctl lines or JSON"
 EXAMPLES = """
 examples:
   manage.py mq grants                              an account for each kind of process, as rabbitmqctl lines

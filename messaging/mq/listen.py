@@ -25,7 +25,6 @@ from messaging.mq.options import add_declare, add_header, check_declare, check_s
 from messaging.processes import StopSignals
 from messaging.routing import Binding
 
-HELP = "print the messages of a queue or an exchange, one a line"
 EXAMPLES = """
 examples:
   manage.py mq listen hello                          the messages of a queue; each is acknowledged once it is printed

@@ -41,7 +41,6 @@ def needing_the_management_api() -> Iterator[None]:
 class Listing:
     """A sub-command that lists one kind of object: as a table, tab-separated in a pipe, or as JSON with all facts."""
 
-    HELP: ClassVar[str]
     EXAMPLES: ClassVar[str]
     #: What a name on the command line is, and the facts by which it chooses an object.
     named: ClassVar[str]
@@ -90,7 +89,6 @@ class Listing:
 
 
 class Queues(Listing):
-    HELP = "queues: what waits in them, what consumers hold, and how they were declared"
     EXAMPLES = f"""
 examples:
   manage.py mq queues                              every queue of the virtual host
@@ -118,7 +116,6 @@ examples:
 
 
 class Exchanges(Listing):
-    HELP = "exchanges and their types"
     EXAMPLES = f"""
 examples:
   manage.py mq exchanges                           every exchange but those that RabbitMQ itself made
@@ -145,7 +142,6 @@ examples:
 
 
 class Bindings(Listing):
-    HELP = "bindings: from which exchange to which queue, by which key"
     EXAMPLES = f"""
 examples:
   manage.py mq bindings                            every binding, but each queue's own to the default exchange
@@ -166,7 +162,6 @@ examples:
 
 
 class Consumers(Listing):
-    HELP = "consumers: which connection takes messages out of which queue"
     EXAMPLES = f"""
 examples:
   manage.py mq consumers                           every consumer
@@ -199,7 +194,6 @@ examples:
 
 
 class Connections(Listing):
-    HELP = "connections: their users and addresses"
     EXAMPLES = f"""
 examples:
   manage.py mq connections                         every connection; without the tag `monitoring`, this user's own

@@ -14,7 +14,6 @@ from messaging.management.errors import broker_told_in_one_line
 from messaging.mq.message_lines import write_message
 from messaging.mq.options import check_short
 
-HELP = "look at the messages that wait in a queue, and leave them there"
 EXAMPLES = """
 examples:
   manage.py mq peek hello                  the first ten messages

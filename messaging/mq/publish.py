@@ -22,7 +22,6 @@ from messaging.mq.declaring import declare
 from messaging.mq.options import add_declare, add_header, check_declare, check_short, named_values, usage_error
 from messaging.processes import StopSignals
 
-HELP = "send a message to a queue or an exchange, once or often, and say whether it arrived"
 EXAMPLES = """
 examples:
   manage.py mq publish "Hello World!" --queue hello --declare

@@ -12,7 +12,6 @@ from messaging.broker.connection import opened
 from messaging.management.errors import EXIT_USAGE, broker_told_in_one_line
 from messaging.mq.options import check_short
 
-HELP = "delete the messages that wait in a queue"
 EXAMPLES = """
 examples:
   manage.py mq purge hello                 asks first

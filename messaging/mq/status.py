@@ -18,7 +18,6 @@ from messaging.management.tables import write_facts, write_table
 from messaging.monitoring import status
 from messaging.monitoring.status import Status
 
-HELP = "broker, queues, outbox, inbox and effects on one screen, what is wrong first"
 EXAMPLES = """
 examples:
   manage.py mq status                              one look; for cron: 0 means all is well

@@ -15,7 +15,6 @@ from messaging.mq.lists import in_words, needing_the_management_api
 from messaging.topology import desired, drift
 from messaging.topology.declare import NotReplaced, declare, replace
 
-HELP = "what this project declares on the broker: show it, declare it, compare it with what exists"
 EXAMPLES = """
 examples:
   manage.py mq topology                            what events, consumers and procedures need on the broker

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
@@ -23,7 +23,9 @@ from messaging import conf, processes
 from messaging.logs import get_logger
 from messaging.models import OutboxMessage
 from messaging.relay import leases
-from messaging.relay.relay import Relay
+
+if TYPE_CHECKING:
+    from messaging.relay.relay import Relay
 
 log = get_logger(__name__)
 
@@ -51,6 +53,8 @@ class RelayThread:
 
     def running(self) -> Relay:
         """Return the relay; start its thread if it does not run."""
+        from messaging.relay.relay import Relay  # most commands publish nothing
+
         with self.lock:
             if self.relay is None or not self.runs():
                 relay = Relay()
@@ -120,7 +124,7 @@ def hand_over(rows: Sequence[OutboxMessage], leased_at: float) -> None:
 def wake() -> None:
     """Have this process's relay claim at once: committed rows wait in the table. Raises nothing."""
     _mine.should_run = True
-    _mine.ask(Relay.wake)
+    _mine.ask(lambda relay: relay.wake())
 
 
 def stop() -> None:

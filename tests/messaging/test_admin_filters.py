@@ -8,6 +8,7 @@ from django.urls import reverse
 
 pytestmark = pytest.mark.django_db
 
+admin.autodiscover()
 LISTS = [(model, each) for model, each in admin.site._registry.items() if model._meta.app_label != "auth"]
 
 

@@ -1,4 +1,4 @@
 """`manage.py messages …`, a file for each sub-command.
 
-Each has HELP, EXAMPLES, `add_arguments(parser)` and `run(command, options)`.
+Each has EXAMPLES, `add_arguments(parser)` and `run(command, options)`.
 """

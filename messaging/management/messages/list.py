@@ -14,7 +14,6 @@ from messaging.management.errors import EXIT_USAGE
 from messaging.management.messages.selection import add_filters, add_unmasked, selection, shown
 from messaging.management.tables import write_table
 
-HELP = "the newest rows of outbox, inbox and effects; or what failed, by kind of failure"
 EXAMPLES = """
 examples:
   manage.py messages list --since 2h                   what changed in the last two hours, newest first

@@ -18,7 +18,6 @@ from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
 from messaging.reconcile.stuck import REPORTED
 
-HELP = "name lost, doubled and stuck messages; send lost ones again"
 EXAMPLES = """
 A message counts as lost if its consumer has not received it although the consumer's queue was seen empty twice since,
 RECONCILE_AFTER apart. It is sent again to that consumer's queue alone, with the same id. If the first copy arrives

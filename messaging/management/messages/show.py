@@ -11,7 +11,6 @@ from messaging.history.timeline import Entry
 from messaging.management.messages.selection import add_unmasked, shown
 from messaging.management.tables import write_table
 
-HELP = "what happened to a message, or about a subject"
 EXAMPLES = """
 examples:
   manage.py messages show W-ABC123                     everything that happened about an order
