@@ -25,6 +25,8 @@ class Registry(Generic[Item]):
         self._defined_by = defined_by
         self._unknown = unknown
         self._items: dict[str, Item] = {}
+        #: Counts the changes, for those who remember what they computed of all items.
+        self.changes = 0
 
     def add(self, item: Item) -> None:
         """Register `item`. The same function or class replaces what it declared before, as when a module is loaded
@@ -40,10 +42,12 @@ class Registry(Generic[Item]):
     def put(self, item: Item) -> None:
         """Register `item` in place of any other of its name. For tests, in a `temporary` registry."""
         self._items[self._name_of(item)] = item
+        self.changes += 1
 
     def clear(self) -> None:
         """Forget all items. For tests, in a `temporary` registry."""
         self._items.clear()
+        self.changes += 1
 
     def find(self, name: str) -> Item | None:
         """Return the item of that name, or None."""
@@ -70,10 +74,12 @@ class Registry(Generic[Item]):
         of one of them. For tests: what is declared in the block is forgotten after it."""
         before = self._items
         self._items = {**(before if keep else {}), **{self._name_of(item): item for item in items}}
+        self.changes += 1
         try:
             yield
         finally:
             self._items = before
+            self.changes += 1
 
     def _path(self, item: Item) -> str:
         return functions.path(self._defined_by(item))

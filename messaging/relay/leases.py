@@ -13,9 +13,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from django.db.models import BooleanField, Case, F, Q, QuerySet, When
-from django.db.models.expressions import Combinable, RawSQL
-from django.db.models.functions import Now
+from django.db.models import F, QuerySet
 
 from messaging import database
 from messaging.broker.publisher import Outcome, Status
@@ -23,6 +21,8 @@ from messaging.exceptions import AccessRefused, NotFound
 from messaging.logs import get_logger
 from messaging.models import OutboxMessage
 from messaging.models.failures import leave_dead
+from messaging.relay import statements
+from messaging.relay.statements import AnyRow, Row
 from messaging.validation.texts import storable_text
 
 log = get_logger(__name__)
@@ -33,9 +33,8 @@ LONGEST_REST = 60
 #: freeze of the broker is over by then.
 LOSSES_AT_ONCE = 3
 MISSES_AT_ONCE = 1
-#: A row's time of its confirm has steps of so many seconds, and is at most LONGEST_BACK seconds before its mark.
+#: A row's time of its confirm has steps of a millisecond, and is at most LONGEST_BACK seconds before its mark.
 #: Reconciling goes through the rows in the order of these times.
-MOMENT = 0.001
 LONGEST_BACK = 1.0
 #: Rows whose leases one statement ends.
 GIVEN_BACK_AT_ONCE = 1000
@@ -52,7 +51,7 @@ State = OutboxMessage.State
 class Held:
     """A row whose lease this relay holds, and until when (monotonic) the relay may still begin to publish it."""
 
-    row: OutboxMessage
+    row: AnyRow
     publish_before: float
 
 
@@ -61,13 +60,13 @@ class Mark:
     """The outcome of a row's publish, and when it came (monotonic). `expected` names the consumers that must receive
     the message."""
 
-    row: OutboxMessage
+    row: AnyRow
     outcome: Outcome
     expected: tuple[str, ...]
     at: float = field(default_factory=time.monotonic)
 
 
-def in_time(held: Collection[Held], now: float) -> tuple[list[Held], list[OutboxMessage]]:
+def in_time(held: Collection[Held], now: float) -> tuple[list[Held], list[AnyRow]]:
     """Return the rows that may still be published under their leases, and the others."""
     late = [each.row for each in held if each.publish_before <= now]
     return [each for each in held if each.publish_before > now], late
@@ -102,12 +101,12 @@ class HandedOver:
         self._bytes -= sum(len(each.row.body) for each in taken)
         return taken
 
-    def rows(self) -> list[OutboxMessage]:
+    def rows(self) -> list[AnyRow]:
         """Return all rows."""
         return [each.row for each in self._rows]
 
 
-def how_many_fit(rows: Sequence[OutboxMessage], room: int, room_bytes: int) -> int:
+def how_many_fit(rows: Sequence[AnyRow], room: int, room_bytes: int) -> int:
     """Return how many rows, from the first on, fit into so much room."""
     for count, row in enumerate(rows):
         room_bytes -= len(row.body)
@@ -116,43 +115,17 @@ def how_many_fit(rows: Sequence[OutboxMessage], room: int, room_bytes: int) -> i
     return len(rows)
 
 
-def claim(limit: int, seconds: float) -> list[OutboxMessage]:
+def claim(limit: int, seconds: float) -> list[Row]:
     """Lease up to `limit` rows that are due and free, oldest first, for `seconds`, and return them.
 
     Returns fewer if their bodies exceed CLAIM_BYTES. Two relays never get the same row: PostgreSQL skips rows that
-    another relay has locked; on SQLite the transaction is the only writer.
+    another relay has locked; SQLite has one writer at a time.
     """
-    token = uuid.uuid4()
     with database.atomic():
-        is_free = Q(lease_until=None) | Q(lease_until__lte=Now())
-        due = OutboxMessage.objects.filter(_waits(), is_free, publish_at__lte=Now()).order_by("publish_at", "id")
-        rows: list[OutboxMessage] = []
-        size = 0
-        for row in due.select_for_update(skip_locked=True)[:limit].iterator(100):
-            rows.append(row)
-            size += len(row.body)
-            if size >= CLAIM_BYTES:
-                break
-        if rows:
-            OutboxMessage.objects.filter(pk__in=[row.pk for row in rows]).update(
-                lease_token=token, lease_until=database.in_future(seconds)
-            )
-    for row in rows:
-        row.lease_token = token
-    return rows
+        return statements.lease(limit, CLAIM_BYTES, uuid.uuid4(), seconds)
 
 
-def _waits() -> RawSQL:
-    """Return the condition that a row waits for the broker, written exactly as in the index of such rows.
-
-    SQLite recognises it only without parameters. Without `unlikely` SQLite would take an index on the state alone, and
-    read and sort all waiting rows for each batch.
-    """
-    condition = "state IN ('pending', 'unroutable')"
-    return RawSQL(f"unlikely({condition})" if database.is_sqlite() else condition, [], BooleanField())  # noqa: S611
-
-
-def is_full(rows: Sequence[OutboxMessage], limit: int) -> bool:
+def is_full(rows: Sequence[AnyRow], limit: int) -> bool:
     """Whether a claim of `limit` that returned these rows has probably left others."""
     return len(rows) >= limit or sum(len(row.body) for row in rows) >= CLAIM_BYTES
 
@@ -166,7 +139,7 @@ def write(marks: Sequence[Mark]) -> None:
                 _write_failure(mark)
 
 
-def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0, why: str = "") -> bool:
+def give_back(rows: Sequence[AnyRow], rest: float = 0.0, why: str = "") -> bool:
     """End the leases of rows that were not tried, so that any relay takes them: at once, or after `rest` seconds.
 
     Rows that rest say `why`. Raises nothing; returns False if the database fails: the leases run out.
@@ -181,7 +154,7 @@ def give_back(rows: Sequence[OutboxMessage], rest: float = 0.0, why: str = "") -
     return True
 
 
-def end(rows: Sequence[OutboxMessage], rest: float, why: str) -> None:
+def end(rows: Sequence[AnyRow], rest: float, why: str) -> None:
     """End the leases of `rows`, as `give_back` does, but raise the database's errors."""
     changes = {"publish_at": database.in_future(rest), "last_error": why} if rest else {}
     with database.atomic():
@@ -198,26 +171,11 @@ def _write_published(marks: Sequence[Mark]) -> None:
     groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[Mark]] = {}
     for mark in marks:
         groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark)
-    for (token, expected), alike in groups.items():
-        _held([mark.row.pk for mark in alike], token).update(
-            state=State.PUBLISHED,
-            published_at=_confirmed_at(alike),
-            publish_attempts=F("publish_attempts") + 1,
-            expected_consumers=list(expected),
-            last_error="",
-            lease_token=None,
-            lease_until=None,
-        )
-
-
-def _confirmed_at(marks: Sequence[Mark]) -> Combinable:
-    """Return when each of these rows was confirmed, by the database's clock. Marks are written a little later."""
     now = time.monotonic()
-    steps_back: dict[int, list[int]] = {}
-    for mark in marks:
+    for (token, expected), alike in groups.items():
         # Rounded towards now, so that no row is published before it was due.
-        steps_back.setdefault(int(min(now - mark.at, LONGEST_BACK) / MOMENT), []).append(mark.row.pk)
-    return Case(*(When(pk__in=ids, then=database.in_future(-steps * MOMENT)) for steps, ids in steps_back.items()))
+        ids = [(mark.row.pk, int(min(now - mark.at, LONGEST_BACK) * 1000)) for mark in alike]
+        statements.mark_published(ids, token, expected)
 
 
 def _write_failure(mark: Mark) -> None:
@@ -235,7 +193,7 @@ def _write_failure(mark: Mark) -> None:
     if written and state == State.FAILED and mark.row.consumer:
         # This row alone was to bring the message to its consumer again.
         reason = f"its attempt {mark.row.attempt} cannot be sent: {mark.outcome.reason}"
-        if leave_dead(mark.row, reason, kind="cannot be sent"):
+        if leave_dead(OutboxMessage.objects.get(pk=mark.row.pk), reason, kind="cannot be sent"):
             log.error(
                 "message.dead", message_id=mark.row.message_id, consumer=mark.row.consumer, reason=storable_text(reason)
             )

@@ -11,11 +11,11 @@ from django.db import DatabaseError, InterfaceError
 from messaging import conf, consumers, database
 from messaging.broker.publisher import Outcome, Publisher, Status
 from messaging.exceptions import BrokerUnavailable, NotFound, ThreadNotStarted
-from messaging.logs import Throttle, get_logger
-from messaging.models import OutboxMessage
+from messaging.logs import Successes, Throttle, get_logger
 from messaging.relay import destinations, leases
 from messaging.relay.destinations import Destination, Destinations
 from messaging.relay.leases import HandedOver, Held, Mark
+from messaging.relay.statements import AnyRow
 from messaging.topology import desired
 from messaging.topology.declare import PAUSE_AFTER_DELETION, Declaration
 
@@ -56,6 +56,7 @@ class Relay:
         self._declaration = Declaration(self._publisher.connection)
         self._destinations = Destinations(lambda: time.monotonic())
         self._throttle = Throttle()
+        self._successes = Successes(log, "messages.published", "to")
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class Relay:
         """Return how many more rows, and bytes of their bodies, can be handed over; none while it cannot publish."""
         return self._handed.room()
 
-    def hand_over(self, rows: Sequence[OutboxMessage], leased_at: float) -> int:
+    def hand_over(self, rows: Sequence[AnyRow], leased_at: float) -> int:
         """Take rows that were leased at `leased_at` (monotonic) and have just been committed. Never blocks.
 
         Returns how many, from the first on, were taken. The caller ends the leases of the others, and calls `wake`.
@@ -136,6 +137,7 @@ class Relay:
                 self._publish_all(ours)
         if self._marks and time.monotonic() >= self._marks_due:
             self._write_marks()
+        self._successes.tell()
 
     def _start(self) -> None:
         """Start the connection's thread. Raises ThreadNotStarted; other relays then get the rows meanwhile."""
@@ -189,10 +191,10 @@ class Relay:
         backlog = leases.is_full(rows, conf.CLAIM_BATCH)
         with self._changed:
             if wakes == self._wakes:
-                self._claim_due = time.monotonic() + (MARK_INTERVAL if backlog else conf.POLL_INTERVAL)
+                self._claim_due = 0.0 if backlog else time.monotonic() + conf.POLL_INTERVAL
         return self._held(rows, leased_at)
 
-    def _held(self, rows: Iterable[OutboxMessage], leased_at: float) -> list[Held]:
+    def _held(self, rows: Iterable[AnyRow], leased_at: float) -> list[Held]:
         publish_before = leased_at + self._settings.lease - self._settings.publish_timeout
         return [Held(row, publish_before) for row in rows]
 
@@ -226,11 +228,13 @@ class Relay:
 
     def _publish(self, held: Sequence[Held], alone: Destination | None = None) -> bool:
         """Publish rows, if `alone` only of that destination; return whether the broker answered for all of them."""
+        began = time.monotonic()
         outcomes = self._send([each.row for each in held])
         if len(held) > 1:
             self._repeat_refused(held, outcomes)
+        took = time.monotonic() - began
         for each, outcome in zip(held, outcomes, strict=True):
-            self._record(each.row, outcome)
+            self._record(each.row, outcome, took / len(held))
         excused = self._publisher.connection.blocked or self._stopping
         return self._destinations.learn(held, outcomes, alone, excused=excused)
 
@@ -244,7 +248,7 @@ class Relay:
                 why = f"of those sent together one was refused: {outcomes[index].reason}"
                 outcomes[index] = self._send([each.row])[0] if go_on else Outcome(Status.UNKNOWN, why)
 
-    def _send(self, rows: Sequence[OutboxMessage]) -> list[Outcome]:
+    def _send(self, rows: Sequence[AnyRow]) -> list[Outcome]:
         timeout = self._settings.publish_timeout
         if self._drain_until is not None:
             timeout = min(timeout, max(0.0, self._drain_until - time.monotonic()))
@@ -255,19 +259,22 @@ class Relay:
         with self._changed:
             return not self._stopping and self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
 
-    def _record(self, row: OutboxMessage, outcome: Outcome) -> None:
-        """Log the outcome of a row and keep it as a mark."""
+    def _record(self, row: AnyRow, outcome: Outcome, seconds: float) -> None:
+        """Log the outcome of a row, which took `seconds`, and keep it as a mark."""
         queues = destinations.expected_queues(row)
         outcome = destinations.true_outcome(row, outcome, queues, self._declaration.problems)
         if outcome.status is Status.RETURNED or isinstance(outcome.refusal, NotFound):
             self._declare_due = min(self._declare_due, time.monotonic() + PAUSE_AFTER_DELETION)
-        about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt)
-        about = about.bind(to=row.consumer or row.exchange)
+        to = row.consumer or row.exchange
         if outcome.status is Status.CONFIRMED:
             self.published += 1
-            about.info("message.published")
-        else:
-            about.warning(f"message.{outcome.status.value}", reason=outcome.reason)
+            self._successes.add(to, seconds=seconds)
+        if outcome.status is not Status.CONFIRMED or log.prints_debug:
+            about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt, to=to)
+            if outcome.status is Status.CONFIRMED:
+                about.debug("message.published")
+            else:
+                about.warning(f"message.{outcome.status.value}", reason=outcome.reason)
         if not self._marks:
             self._marks_due = time.monotonic() + MARK_INTERVAL
         self._marks.append(Mark(row, outcome, tuple(queues)))
@@ -289,4 +296,5 @@ class Relay:
             self._write_marks()
         except (DatabaseError, InterfaceError) as error:
             self._warn("relay.database_error", error)
+        self._successes.tell(at_end=True)
         self._close()

@@ -82,7 +82,7 @@ def test_rows_that_always_miss_their_confirm_come_due_together(attempts: int, mo
 
 def test_rows_that_are_marked_together_keep_the_times_of_their_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    rows = [a_row() for _ in range(3)]
+    rows = [a_leased_row() for _ in range(3)]
     moments = (99.5, 99.1, 100.0)
     leases.write([
         Mark(row, Outcome(Status.CONFIRMED), ("notes",), at) for row, at in zip(rows, moments, strict=True)
@@ -130,7 +130,7 @@ def test_a_claim_takes_what_is_due_first_and_of_rows_due_at_once_the_first_writt
     first, second = a_row(publish_at=due), a_row(publish_at=due)
     oldest = a_row(publish_at=due - timedelta(seconds=1))
     claims = [leases.claim(2, 30), leases.claim(2, 30)]
-    assert claims == [[oldest, first], [second]]
+    assert [[row.pk for row in rows] for rows in claims] == [[oldest.pk, first.pk], [second.pk]]
     assert [leases.is_full(rows, 2) for rows in claims] == [True, False]
 
 
@@ -148,7 +148,7 @@ def test_a_claim_does_not_wait_for_rows_that_another_relay_is_claiming() -> None
 
     other = InThread(claim_slowly, "other relay")
     assert begun.wait(15)
-    assert leases.claim(10, 30) == [free]
+    assert [row.pk for row in leases.claim(10, 30)] == [free.pk]
     go_on.set()
     other.join()
 

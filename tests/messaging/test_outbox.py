@@ -184,7 +184,7 @@ def test_without_a_relay_thread_rows_are_free_and_any_relay_claims_them() -> Non
     with transaction.atomic():
         [row] = outbox.add(Noted(text="x"))
     assert OutboxMessage.objects.get().lease_token is None
-    assert leases.claim(10, FOREVER) == [row]
+    assert [each.pk for each in leases.claim(10, FOREVER)] == [row.pk]
 
 
 @pytest.mark.django_db
@@ -197,7 +197,7 @@ def test_a_delayed_event_waits_in_the_table(handed: Handed) -> None:
     assert handed.rows == []
     assert leases.claim(10, FOREVER) == []
     OutboxMessage.objects.update(publish_at=timezone.now() - timedelta(seconds=1))
-    assert leases.claim(10, FOREVER) == [row]
+    assert [each.pk for each in leases.claim(10, FOREVER)] == [row.pk]
 
 
 @pytest.mark.django_db

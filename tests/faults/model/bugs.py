@@ -19,7 +19,7 @@ from messaging.broker.publisher import Outcome, Publisher, Status
 from messaging.broker.subscription import Subscription
 from messaging.effects import EffectKind
 from messaging.models import InboxMessage, OutboxMessage
-from messaging.relay import leases
+from messaging.relay import leases, statements
 from messaging.relay.destinations import expected_queues
 from messaging.relay.leases import Mark
 from messaging.relay.relay import Relay
@@ -124,7 +124,12 @@ def handed_over_before_the_commit() -> Iterator[None]:
 
 @bug("lease", hides=True)
 def a_mark_counts_without_its_lease() -> Iterator[None]:
-    with patch.object(leases, "_held", lambda ids, token: OutboxMessage.objects.filter(pk__in=ids)):
+    def mark_published(ids: Sequence[tuple[int, int]], token: Any, expected: Sequence[str]) -> None:
+        rows = OutboxMessage.objects.filter(pk__in=[pk for pk, _ in ids])
+        rows.update(state="published", published_at=Now(), expected_consumers=list(expected), lease_token=None)
+
+    with patch.object(leases, "_held", lambda ids, token: OutboxMessage.objects.filter(pk__in=ids)), \
+         patch.object(statements, "mark_published", mark_published):  # fmt: skip
         yield
 
 
