@@ -46,13 +46,13 @@ examples:
         finished = _finished_outbox()
         inbox = _forgettable_inbox(OutboxMessage.objects.exclude(pk__in=finished.values("pk")))
         # Outside a transaction: on SQLite it would hold the write lock, and a count may take long.
-        counts = {
-            "outbox": finished.count(),
-            "inbox": inbox.count(),
-            "attempts": DeliveryAttempt.objects.filter(inbox_message__in=inbox).count()
-            + EffectAttempt.objects.filter(effect__inbox_message__in=inbox).count(),
-            "effects": Effect.objects.filter(inbox_message__in=inbox).count(),
-        }
+        counts = {"outbox": finished.count(), "inbox": inbox.count(), "attempts": 0, "effects": 0}
+        if counts["inbox"]:
+            counts["attempts"] = (
+                DeliveryAttempt.objects.filter(inbox_message__in=inbox).count()
+                + EffectAttempt.objects.filter(effect__inbox_message__in=inbox).count()
+            )
+            counts["effects"] = Effect.objects.filter(inbox_message__in=inbox).count()
         return _result("Would delete", counts)
 
     def do(self, request: Request) -> Result:

@@ -24,8 +24,10 @@ _HOW = "how_searched"
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     """Pages of the newest COUNTED rows. It never counts a whole table.
 
-    Where not more than COUNTED rows match a filter, their ids are read first, and each page by its ids: databases
-    guess badly whether a filter and an order are quicker by the filter's index or by the order's.
+    The ids of a page are read first, and its rows by them: what a list shows besides columns (the trouble of a
+    message's effects) is then looked up for these rows, and not gathered from a whole table. Where not more than
+    COUNTED rows match a filter, all their ids are read: databases guess badly whether a filter and an order are quicker
+    by the filter's index or by the order's.
     """
 
     object_list: QuerySet[Any]
@@ -40,7 +42,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         """How many rows the pages hold."""
         return min(self._found, COUNTED)
 
-    @property
+    @cached_property
     def words(self) -> str:
         """How many rows there are: exactly, about, or more than COUNTED."""
         if self.is_complete:
@@ -60,10 +62,11 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
         return super().validate_number(number)
 
     def rows(self, start: int, end: int) -> QuerySet[Any]:
-        """Return the rows from one place to another."""
-        if not self._is_filtered or not self.is_complete:
-            return self.object_list[start:end]
-        ids = sorted(self._ids, reverse=True)[start:end]
+        """Return the rows from one place to another: those of their ids."""
+        if self._is_filtered and self.is_complete:
+            ids = sorted(self._ids, reverse=True)[start:end]
+        else:
+            ids = list(self.object_list.values_list("pk", flat=True)[start:end])
         return self.object_list.filter(pk__in=ids)
 
     def page(self, number: Any) -> Page[Any]:
