@@ -15,14 +15,14 @@ from django.core.exceptions import ImproperlyConfigured
 from messaging import conf
 from messaging.events import Event, typed_parent, untyped
 from messaging.exceptions import UnknownConsumer
-from messaging.message import Delivery
 from messaging.registry import Registry
 from messaging.retry import RetryPolicy, check_times
 from messaging.routing import Binding, Exchange, check_patterns, check_table, fields_in, pattern_of, takes
 from messaging.validation import functions, texts
 
-#: For example `def sms(event: OrderPlaced, delivery: Delivery) -> None`.
-Handler = Callable[[Any, Delivery], None]
+#: For example `def sms(event: OrderPlaced, delivery: Delivery) -> None`; of a whole batch
+#: `def stock(events: list[OrderPlaced], deliveries: list[Delivery]) -> None`.
+Handler = Callable[[Any, Any], None]
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., None])
 
 QueueType = Literal["quorum", "classic"]
@@ -49,6 +49,8 @@ class Consumer:
     prefetch: int | None = None
     #: Most deliveries handled in one transaction.
     batch: int = 1
+    #: The handler takes the events and deliveries of a batch as two lists.
+    whole_batch: bool = False
     #: False: the handler fences its own writes. A broadcast has no fence: each process handles the message.
     fenced: bool = True
     #: Routing keys, or patterns of them, instead of each event's own.
@@ -133,6 +135,7 @@ def consumer(
     timeout: timedelta | None = None,
     prefetch: int | None = None,
     batch: int = 1,
+    whole_batch: bool = False,
     queue: str | None = None,
     keys: Iterable[str] = (),
     headers: Mapping[str, Any] | None = None,
@@ -147,7 +150,9 @@ def consumer(
     database take effect once per message. It returns, or raises `Reject` (dead at once), `RetryLater` (again after a
     time) or anything else (again by `retry`). After its `timeout` (default: `HANDLER_TIMEOUT`) HandlerTimeout is raised
     in it, which counts as a failure. With `batch`, up to that many deliveries share a transaction; if one fails, each
-    is handled in its own. The queue is `queue`, by default `<app label>.<name>`.
+    is handled in its own. With `whole_batch` the handler is called once for all of them, as `handler(events,
+    deliveries)` with two lists of the same length; if it fails, once for each. Duplicates are left out before. The
+    queue is `queue`, by default `<app label>.<name>`.
 
     It receives every message of its events, or those with certain `keys` (of a direct exchange, or patterns such as
     `kern.*` of a topic exchange) or `headers` (of a headers exchange: `{"x-match": "any", "format": "pdf"}`).
@@ -173,6 +178,8 @@ def consumer(
         for event in events:
             _check_event(event)
         _check_number("batch", batch, MAX_PREFETCH)
+        if whole_batch and batch == 1:
+            raise ValueError("with whole_batch say how many deliveries the handler takes at most, as batch=50")
         _check_number("prefetch", 1 if prefetch is None else prefetch, MAX_PREFETCH)
         if isinstance(keys, str):
             raise ValueError(f'keys is a list of keys, such as ["{keys}"]')
@@ -180,7 +187,11 @@ def consumer(
             raise ValueError("a broadcast has no named queue, no type of queue, no retries and no batches")
 
     def register(handler: AnyHandler) -> AnyHandler:
-        functions.check(handler, f"the handler of consumer {name!r}", takes="event, delivery")
+        functions.check(
+            handler,
+            f"the handler of consumer {name!r}",
+            takes="events, deliveries" if whole_batch else "event, delivery",
+        )
         declared = Consumer(
             name=name,
             queue="" if broadcast else queue or f"{_app_label(handler)}.{name}",
@@ -190,6 +201,7 @@ def consumer(
             timeout=timeout,
             prefetch=prefetch,
             batch=batch,
+            whole_batch=whole_batch,
             fenced=not broadcast,
             keys=tuple(keys),
             headers=headers or {},

@@ -12,6 +12,7 @@ Exchanges, queues and confirms are left out. Retries and delayed events are due 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from django.db.models.functions import Now
@@ -19,13 +20,13 @@ from django.db.models.functions import Now
 from messaging import conf, consumers, encoding
 from messaging.consumers import Consumer, exchange_of
 from messaging.events import Event
-from messaging.message import VERSION_HEADER, Message, new_id
+from messaging.message import VERSION_HEADER, Delivery, Message, new_id
 from messaging.models import OutboxMessage
 from messaging.relay.destinations import broadcast_consumers, expected_queues, publishing_of
 from messaging.worker import effect_runner, handling
-from messaging.worker.handling import Verdict
+from messaging.worker.verdict import Verdict
 
-__all__ = ["Verdict", "added", "deliver", "deliver_due", "run_effects"]
+__all__ = ["Verdict", "added", "deliver", "deliver_due", "deliver_together", "run_effects"]
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
@@ -41,18 +42,16 @@ def deliver(event: Event | Message, to: str | Consumer, *, redelivered: bool = F
 
     An event is a new message each time. To deliver a message twice, pass a `Message` with an id.
     """
-    consumer = consumers.get(to) if isinstance(to, str) else to
-    if isinstance(event, Message):
-        return _handle(consumer, event, redelivered=redelivered)
-    message = Message(
-        body=encoding.checked_body(event),
-        id=new_id(),
-        type=event.event_type,
-        app_id=conf.get().app_id,
-        headers={VERSION_HEADER: event.event_version, **encoding.routing_headers_of(event)},
-    )
-    exchange, key = exchange_of(type(event)).name, encoding.routing_key_of(event)
-    return _handle(consumer, message, exchange, key, redelivered=redelivered)
+    consumer = _consumer(to)
+    return handling.handle(consumer, _new_delivery(consumer, event, redelivered=redelivered))
+
+
+def deliver_together(events: Sequence[Event | Message], to: str | Consumer) -> list[Verdict]:
+    """Deliver these to the consumer of that name as one batch, and return the verdict on each. If the batch fails, each
+    is handled alone, as a worker does."""
+    consumer = _consumer(to)
+    deliveries = [_new_delivery(consumer, event) for event in events]
+    return handling.handle_together(consumer, deliveries) or [handling.handle(consumer, each) for each in deliveries]
 
 
 def deliver_due() -> list[tuple[str, Verdict]]:
@@ -69,7 +68,8 @@ def deliver_due() -> list[tuple[str, Verdict]]:
             )
             message = publishing_of(row).message
             for each in [*consumers.named(names), *broadcast_consumers(row)]:
-                found.append((each.name, _handle(each, message, row.exchange, row.routing_key)))
+                delivery = _delivery(each, message, row.exchange, row.routing_key)
+                found.append((each.name, handling.handle(each, delivery)))
     return found
 
 
@@ -78,10 +78,27 @@ def run_effects() -> int:
     return effect_runner.run_all_due(consumers.registered())
 
 
-def _handle(
+def _consumer(named: str | Consumer) -> Consumer:
+    return consumers.get(named) if isinstance(named, str) else named
+
+
+def _new_delivery(consumer: Consumer, event: Event | Message, *, redelivered: bool = False) -> Delivery:
+    if isinstance(event, Message):
+        return _delivery(consumer, event, redelivered=redelivered)
+    message = Message(
+        body=encoding.checked_body(event),
+        id=new_id(),
+        type=event.event_type,
+        app_id=conf.get().app_id,
+        headers={VERSION_HEADER: event.event_version, **encoding.routing_headers_of(event)},
+    )
+    exchange, key = exchange_of(type(event)).name, encoding.routing_key_of(event)
+    return _delivery(consumer, message, exchange, key, redelivered=redelivered)
+
+
+def _delivery(
     consumer: Consumer, message: Message, exchange: str = "", routing_key: str = "", *, redelivered: bool = False
-) -> Verdict:
-    delivery = handling.delivery_of(
+) -> Delivery:
+    return handling.delivery_of(
         consumer, message, queue=consumer.queue, exchange=exchange, routing_key=routing_key, redelivered=redelivered
     )
-    return handling.handle(consumer, delivery)

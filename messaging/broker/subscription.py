@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -83,6 +85,11 @@ class Subscription:
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._opened = 0
+        #: Tags of the present channel that are neither acknowledged nor requeued, in order.
+        self._unsettled: dict[int, None] = {}
+        #: What is to be acknowledged, and whether the I/O thread is about to.
+        self._finished: deque[Arrival] = deque()
+        self._ack_due = False
         #: Why the broker closed the channel, if the subscription ended so; None for any other end.
         self.refusal: OperationRefused | None = None
         #: Consuming, or about to.
@@ -120,12 +127,18 @@ class Subscription:
         return self._channel is not None and arrival.channel == self._opened
 
     def ack(self, arrival: Arrival) -> None:
-        """Acknowledge. Does nothing if the channel is gone: the message is redelivered and finds the inbox row."""
-        self._connection.call_soon(partial(self._settle, arrival, requeue=False))
+        """Acknowledge. Does nothing if the channel is gone: the message is redelivered and finds the inbox row.
+
+        What finishes before the I/O thread gets to it is acknowledged together.
+        """
+        self._finished.append(arrival)
+        if not self._ack_due:
+            self._ack_due = True
+            self._connection.call_soon(self._ack_finished)
 
     def requeue(self, arrival: Arrival) -> None:
         """Give an arrival back unhandled."""
-        self._connection.call_soon(partial(self._settle, arrival, requeue=True))
+        self._connection.call_soon(partial(self._requeue, arrival))
 
     def bind_again(self) -> None:
         """Bind a private queue again: its bindings are lost if an exchange was deleted and declared anew, and no other
@@ -149,6 +162,8 @@ class Subscription:
             return
         self._channel = channel
         self._opened += 1
+        self._unsettled.clear()
+        self._ack_due = False  # an error of the loop may have taken the call along
         channel.add_on_cancel_callback(partial(self._cancelled_by_broker, channel))
         channel.basic_qos(prefetch_count=self.prefetch)
         self._begin(channel)
@@ -193,16 +208,42 @@ class Subscription:
     def _arrived(
         self, opened: int, _: Channel, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
+        self._unsettled[method.delivery_tag] = None
         self._on_arrival(arrival_of(self.queue, opened, method, properties, body))
 
-    def _settle(self, arrival: Arrival, *, requeue: bool) -> None:
-        channel = self._channel
-        if channel is None or not channel.is_open or arrival.channel != self._opened:
-            log.info("delivery.ack_lost", queue=self.queue, message_id=arrival.message.id)
-        elif requeue:
-            channel.basic_nack(arrival.tag, requeue=True)
-        else:
-            channel.basic_ack(arrival.tag)
+    def _ack_finished(self) -> None:
+        # First: what is added from here on may have come too late for this call.
+        self._ack_due = False
+        tags: set[int] = set()
+        while self._finished:
+            arrival = self._finished.popleft()
+            if self._may_settle(arrival):
+                tags.add(arrival.tag)
+        if self._channel is not None and tags:
+            for tag, multiple in self._acks(tags):
+                self._channel.basic_ack(tag, multiple=multiple)
+
+    def _acks(self, tags: set[int]) -> Iterator[tuple[int, bool]]:
+        """Yield the acknowledgements that these take: one for those behind which nothing older is left, and one each
+        for the others."""
+        oldest = list(itertools.takewhile(tags.__contains__, self._unsettled))
+        if oldest:
+            yield oldest[-1], len(oldest) > 1
+        yield from ((tag, False) for tag in sorted(tags.difference(oldest)))
+        for tag in tags:
+            self._unsettled.pop(tag, None)
+
+    def _requeue(self, arrival: Arrival) -> None:
+        if self._channel is not None and self._may_settle(arrival):
+            self._unsettled.pop(arrival.tag, None)
+            self._channel.basic_nack(arrival.tag, requeue=True)
+
+    def _may_settle(self, arrival: Arrival) -> bool:
+        """Whether the broker still waits for an answer about this arrival on the present channel."""
+        if self._channel is not None and self._channel.is_open and arrival.channel == self._opened:
+            return True
+        log.info("delivery.ack_lost", queue=self.queue, message_id=arrival.message.id)
+        return False
 
     def _cancel(self) -> None:
         was_active, self.active, self.consuming = self.active, False, False

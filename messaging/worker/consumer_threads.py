@@ -20,8 +20,8 @@ from messaging.logs import Successes, Throttle, get_logger
 from messaging.message import Delivery
 from messaging.worker import effect_runner, handling
 from messaging.worker.database_wait import DatabaseWait
-from messaging.worker.handling import Verdict
 from messaging.worker.service import Tally
+from messaging.worker.verdict import Verdict
 
 log = get_logger(__name__)
 

@@ -7,7 +7,7 @@ a quarter of a consumer's time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -46,6 +46,9 @@ ON CONFLICT (consumer, message_id) DO UPDATE SET state = 'handled', changed_at =
 failure_group = '', body = NULL, body_truncated = FALSE, headers = '{{}}'
 WHERE {_TABLE}.state = 'retrying' AND {_TABLE}.attempt = EXCLUDED.attempt
 RETURNING id, handled_at"""
+_SKIP = "\nON CONFLICT (consumer, message_id) DO NOTHING RETURNING id, message_id"
+#: Rows of one statement: a database takes so many parameters, and so long a text.
+_ROWS_AT_ONCE = 1000
 _NOW = {"postgresql": "STATEMENT_TIMESTAMP()", "sqlite": "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')"}
 
 
@@ -68,11 +71,33 @@ def admit(delivery: Delivery) -> Admitted | None:
     then finds the row moved.
     """
     row = _row_of(delivery)
-    columns = tuple(row)
+    head, values = _insert(tuple(row))
     with database.connection().cursor() as cursor:
-        cursor.execute(_insert(columns) + _MOVE, list(row.values()))
+        cursor.execute(f"{head}{values}{_MOVE}", list(row.values()))
         found = cursor.fetchone()
     return Admitted(delivery, row_id=found[0], again=found[1] is not None) if found else None
+
+
+def admit_new(deliveries: Sequence[Delivery]) -> dict[str, Admitted]:
+    """Insert the rows of those deliveries whose messages have none, by one statement; return them by message id.
+
+    What is not returned is a duplicate, or has a row that may wait for it: `admit` tells.
+    """
+    by_id: dict[str, Delivery] = {}
+    # In one order in all processes: of two with some of the same messages one waits, and not each for the other.
+    for each in sorted(deliveries, key=lambda each: each.message_id):
+        by_id.setdefault(each.message_id, each)
+    admitted = {}
+    for some in _pages(list(by_id.values())):
+        rows = [_row_of(each) for each in some]
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        head, values = _insert(columns)
+        parameters = [row[name] if name in row else _USUAL[name][0] for row in rows for name in columns]
+        with database.connection().cursor() as cursor:
+            cursor.execute(f"{head}{', '.join([values] * len(rows))}{_SKIP}", parameters)
+            found = cursor.fetchall()
+        admitted.update({message_id: Admitted(by_id[message_id], row_id) for row_id, message_id in found})
+    return admitted
 
 
 def finish(admitted: Sequence[Admitted]) -> None:
@@ -82,14 +107,19 @@ def finish(admitted: Sequence[Admitted]) -> None:
     came to nothing, and its delivery must not count as handled.
     """
     connection = database.connection()
-    with connection.cursor() as cursor:
-        cursor.execute(_finish(connection, admitted), [process_name()])
-        held = cursor.rowcount
-    if held != len(admitted):
-        raise RuntimeError("the handler ended the transaction that it runs in, by a ROLLBACK of its own")
+    for some in _pages(admitted):
+        with connection.cursor() as cursor:
+            cursor.execute(_finish(connection, some), [process_name()])
+            held = cursor.rowcount
+        if held != len(some):
+            raise RuntimeError("the handler ended the transaction that it runs in, by a ROLLBACK of its own")
     for each in admitted:
         if each.again:
             _keep(each)
+
+
+def _pages(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
 
 
 def _keep(admitted: Admitted) -> None:
@@ -128,12 +158,12 @@ def _row_of(delivery: Delivery) -> dict[str, Any]:
 
 
 @cache
-def _insert(columns: tuple[str, ...]) -> str:
-    """Return the text that inserts a row with these columns; a column has one parameter."""
+def _insert(columns: tuple[str, ...]) -> tuple[str, str]:
+    """Return the beginning of an INSERT with these columns, and the values of a row: a parameter for each column."""
     constant = {**_CONSTANT, **{name: text for name, (_, text) in _USUAL.items() if name not in columns}}
     names = ", ".join([*columns, *constant])
     values = ", ".join([*["%s"] * len(columns), *constant.values()])
-    return f"INSERT INTO {_TABLE} ({names}) VALUES ({values})"  # noqa: S608 (names of our own)
+    return f"INSERT INTO {_TABLE} ({names}) VALUES ", f"({values})"  # noqa: S608 (names of our own)
 
 
 def _finish(connection: BaseDatabaseWrapper, admitted: Sequence[Admitted]) -> str:

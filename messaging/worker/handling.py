@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -15,17 +13,16 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
 from messaging import conf, database, encoding, outbox
 from messaging.consumers import Consumer
-from messaging.events import Event
 from messaging.exceptions import Reject, Undecodable
 from messaging.logs import get_logger
 from messaging.message import Delivery, Message, identity, new_id
 from messaging.models import DeliveryAttempt, OutboxMessage
 from messaging.retry import rest_after
 from messaging.validation import functions
-from messaging.worker import fence, inbox, ledger, ordering, time_limit
-from messaging.worker.database_wait import DatabaseAway, in_transaction, own_statements
-from messaging.worker.fence import Admitted
+from messaging.worker import inbox, ordering, running
+from messaging.worker.database_wait import DatabaseAway, in_transaction
 from messaging.worker.log_context import context_of, named_in_log
+from messaging.worker.verdict import Verdict
 
 log = get_logger(__name__)
 
@@ -56,19 +53,6 @@ def delivery_of(
     )
 
 
-class Verdict(StrEnum):
-    """What became of a delivery. Each is acknowledged: the rest of the message's history is in the database."""
-
-    HANDLED = "handled"
-    DUPLICATE = "duplicate"
-    RETRYING = "retrying"
-    #: It waits until the earlier messages of its ordering key are settled.
-    WAITING = "waiting"
-    DEAD = "dead"
-    #: A broadcast that failed in this process. Nothing remembers it.
-    DROPPED = "dropped"
-
-
 def handle(consumer: Consumer, delivery: Delivery) -> Verdict:
     """Handle one delivery to the end and return its verdict, which is committed when this returns.
 
@@ -96,7 +80,7 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
     """
     try:
         with database.atomic(for_handler=True):
-            verdicts = [_run_one_of(consumer, delivery) for delivery in deliveries]
+            verdicts = running.run_together(consumer, deliveries)
     except DatabaseAway:
         database.reconnect()
         raise
@@ -107,14 +91,8 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
         log.info("batch.rolled_back", consumer=consumer.name, deliveries=len(deliveries), reason=inbox.describe(error))
         return None
     for delivery, verdict in zip(deliveries, verdicts, strict=True):
-        _log(verdict, delivery, batch=len(deliveries), **context_of(delivery))
+        _log(verdict, delivery, batch=len(deliveries))
     return verdicts
-
-
-def _run_one_of(consumer: Consumer, delivery: Delivery) -> Verdict:
-    delivery.tries.called = False
-    with named_in_log(delivery):
-        return _run(consumer, delivery, _decode(consumer, delivery))
 
 
 def _decide(consumer: Consumer, delivery: Delivery) -> Verdict:
@@ -125,8 +103,8 @@ def _decide(consumer: Consumer, delivery: Delivery) -> Verdict:
             return verdict
     started = time.monotonic()
     try:
-        event = _decode(consumer, delivery) if consumer.fenced or consumer.broadcast else None
-        return in_transaction(delivery.tries, partial(_run, consumer, delivery, event))
+        event = running.decode(consumer, delivery) if consumer.fenced or consumer.broadcast else None
+        return in_transaction(delivery.tries, partial(running.run, consumer, delivery, event))
     except DatabaseAway:
         raise
     except Exception as error:
@@ -137,80 +115,6 @@ def _decide(consumer: Consumer, delivery: Delivery) -> Verdict:
         # Other processes run the handler too, so there is no inbox row and no retry.
         log.exception("broadcast.dropped", reason=inbox.describe(error))
         return Verdict.DROPPED
-
-
-def _decode(consumer: Consumer, delivery: Delivery) -> Event:
-    if len(delivery.message.body) > conf.get().max_body_bytes:
-        raise Undecodable(f"the body has {len(delivery.message.body)} bytes, over the limit of MAX_BODY_BYTES")
-    _ = delivery.message.attempt  # an attempt header that is no number makes the message dead
-    with _keeps_its_thread("reading the message"):  # by code of the project: validators, an upcast
-        event = encoding.decode(delivery.message)
-    if not consumer.wants(event.event_type):
-        raise Undecodable(f"consumer {consumer.name} does not handle {event.event_type}; see the queue's bindings")
-    return event
-
-
-def _run(consumer: Consumer, delivery: Delivery, event: Event | None) -> Verdict:
-    """Run the handler in the caller's transaction; for a fenced consumer only if its inbox row expects the delivery."""
-    started = time.monotonic()
-    delivery.intended.clear()  # of a try that was rolled back
-    admitted = None
-    if consumer.fenced:
-        with own_statements(handled=False):
-            if ordering.must_wait(consumer, delivery):
-                return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
-            admitted = fence.admit(delivery)
-        if admitted is None:
-            return Verdict.DUPLICATE
-    _call(consumer, event, delivery)
-    delivery.tries.seconds = time.monotonic() - started
-    database.guard_callbacks(partial(_callback_failed, delivery, admitted))
-    if admitted is not None:
-        with own_statements(handled=True):
-            fence.finish([admitted])
-            ledger.write(admitted.row_id, delivery.consumer, delivery.message_id, delivery.intended)
-            ordering.release_next(consumer, delivery.message.ordering_key)
-    elif delivery.intended:
-        raise RuntimeError("a broadcast intends no effects: each process would carry them out")
-    return Verdict.HANDLED
-
-
-def _call(consumer: Consumer, event: Event | None, delivery: Delivery) -> None:
-    """Call the handler, within its time. Work that it returned instead of doing it is a failure."""
-
-    def run() -> None:
-        # Typed to return nothing, but it is the project's code.
-        answer: object = consumer.handler(event, delivery)  # type: ignore[func-returns-value]
-        functions.require_run(answer, "the handler")
-
-    delivery.tries.called, delivery.tries.returned = True, False
-    with _keeps_its_thread("the handler"):
-        time_limit.run(run, seconds=consumer.handler_timeout, name=f"{consumer.name} {delivery.message_id}")
-    delivery.tries.returned = True
-
-
-@contextmanager
-def _keeps_its_thread(what: str) -> Iterator[None]:
-    """Make sys.exit(), a cancelled coroutine and the like a failure. They would end the thread, and the consumer would
-    hold its deliveries and handle none."""
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException as error:
-        raise RuntimeError(f"{what} tried to end its thread: {inbox.describe(error)}") from error
-
-
-def _callback_failed(delivery: Delivery, admitted: Admitted | None, callback: str, error: BaseException) -> None:
-    """Record that a callback of `on_commit` failed, in the log and in the message's history. The message is handled."""
-    reason = inbox.describe(error)
-    log.error("message.callback_failed", **context_of(delivery), callback=callback, reason=reason, exc_info=error)
-    if admitted is None:
-        return
-    try:
-        inbox.add_error(admitted.row_id, f"after the commit, in {callback}: {reason}")
-    except (DatabaseError, InterfaceError) as refused:
-        log.warning("message.callback_not_recorded", **context_of(delivery), reason=inbox.describe(refused))
 
 
 def _count_start(delivery: Delivery) -> Verdict | None:
@@ -286,6 +190,7 @@ def _log(verdict: Verdict, delivery: Delivery, **facts: Any) -> None:
     """Log what a delivery came to, unless that was logged where it happened. The worker sums what was handled."""
     if verdict is Verdict.HANDLED:
         if log.prints_debug:
-            log.debug("message.handled", milliseconds=round(delivery.tries.seconds * 1000, 1), **facts)
+            milliseconds = round(delivery.tries.seconds * 1000, 1)
+            log.debug("message.handled", milliseconds=milliseconds, **facts, **context_of(delivery))
     elif verdict in {Verdict.DUPLICATE, Verdict.WAITING}:
-        log.info(f"message.{verdict}", **facts)
+        log.info(f"message.{verdict}", **facts, **context_of(delivery))

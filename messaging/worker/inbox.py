@@ -80,11 +80,11 @@ def record(
     )
 
 
-def add_error(row_id: int, text: str) -> None:
-    """Add a failure after the commit to a row that was handled, for the message's history."""
-    row = InboxMessage.objects.only("reason").get(pk=row_id)
-    row.reason = "; ".join(filter(None, [row.reason, storable_text(text)[:REASON_LIMIT]]))
-    row.save(update_fields=["reason"])
+def add_error(delivery: Delivery, text: str) -> None:
+    """Add a failure after the commit to the row of a message that was handled, if it has one, for its history."""
+    for row in InboxMessage.objects.filter(consumer=delivery.consumer, message_id=delivery.message_id).only("reason"):
+        row.reason = "; ".join(filter(None, [row.reason, storable_text(text)[:REASON_LIMIT]]))
+        row.save(update_fields=["reason"])
 
 
 def describe(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from messaging.retry import RetryPolicy
 from messaging.worker import consumer_threads, database_wait, fence, handling
 from messaging.worker.consumer_threads import ConsumerThreads
 from messaging.worker.service import Tally
+from messaging.worker.verdict import Verdict
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, an_inbox_row, attempts, note, notes
 from tests.support.waiting import eventually
 
@@ -184,7 +185,7 @@ def test_a_handler_thread_survives_every_exception(monkeypatch: pytest.MonkeyPat
     leaving: list[BaseException] = list(LEAVING)
     handle = handling.handle
 
-    def leave_first(*given: Any) -> handling.Verdict:
+    def leave_first(*given: Any) -> Verdict:
         if leaving:
             raise leaving.pop()
         return handle(*given)
@@ -223,5 +224,5 @@ def test_waiting_for_the_database_does_not_count_as_starts(monkeypatch: pytest.M
     mine._handle(an_arrival(redelivered=True))
     assert len(subscription.acked) == 1
     row = InboxMessage.objects.get()
-    assert (row.state, row.starts, mine._tally.counts[handling.Verdict.HANDLED]) == ("handled", 1, 1)
+    assert (row.state, row.starts, mine._tally.counts[Verdict.HANDLED]) == ("handled", 1, 1)
     assert not DeliveryAttempt.objects.filter(outcome="crashed").exists()

@@ -78,6 +78,7 @@ def test_reconcile_does_not_look_for_broadcasts() -> None:
         ({"max_priority": 2.5, "queue_type": "classic"}, "max_priority is a whole number from 1 to 255"),
         ({"batch": 65_536}, "batch is a whole number from 1 to 65535"),
         ({"batch": "5"}, "batch is a whole number"),
+        ({"whole_batch": True}, "how many deliveries"),
         ({"prefetch": 65_536}, "prefetch is a whole number"),
         ({"prefetch": -1}, "prefetch is a whole number"),
         ({"queue": "amq.orders"}, "keeps names"),
@@ -86,6 +87,15 @@ def test_reconcile_does_not_look_for_broadcasts() -> None:
 def test_what_does_not_go_together_is_refused_when_it_is_declared(options: dict[str, Any], why: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=why):
         consumer("odd", Announced, **options)(take_note)
+
+
+def test_the_handler_of_a_whole_batch_is_a_function_of_two_lists_that_runs() -> None:
+    def stream(events: Any, deliveries: Any) -> Iterator[None]:
+        yield
+
+    for handler, why in ((lambda events: None, r"events, deliveries"), (stream, "generator")):
+        with pytest.raises(ImproperlyConfigured, match=why):
+            consumer("odd", Announced, batch=5, whole_batch=True)(handler)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("headers", [{"format": ("pdf",)}, {5: "pdf"}, {"x" * 256: None}])

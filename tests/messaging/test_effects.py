@@ -674,6 +674,21 @@ def test_the_effects_of_a_batch_run_in_parallel(declare: Declare) -> None:
     assert notes() == 4
 
 
+def test_each_delivery_of_a_whole_batch_intends_its_own_effects(declare: Declare) -> None:
+    declare(lambda sending: sending.message_id)
+
+    def handler(events: list[Noted], deliveries: list[Delivery]) -> None:
+        for each in deliveries:
+            each.effect("text", {"to": each.message_id})
+
+    messages = [a_message(id=f"m-{number}") for number in range(3)]
+    assert testing.deliver_together(messages, a_consumer(handler, batch=4, whole_batch=True)) == ["handled"] * 3
+    assert set(InboxMessage.objects.values_list("state", flat=True)) == {"effects_due"}
+    assert effect_runner.run_all_due([CONSUMER]) == 3
+    done = Effect.objects.order_by("pk").values_list("message_id", "reference", "state")
+    assert list(done) == [(each.id, each.id, "done") for each in messages]
+
+
 @committing
 @pytest.mark.parametrize("of_one_message", [False, True])
 def test_no_more_effects_are_claimed_than_run_at_a_time(

@@ -19,6 +19,7 @@ from django.db import (
     connections,
     transaction,
 )
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from structlog.testing import capture_logs
 
@@ -28,10 +29,20 @@ from messaging.exceptions import Reject, RetryLater
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.models.failures import REASON_LIMIT
+from messaging.processes import process_name
 from messaging.retry import RetryPolicy
 from messaging.worker import database_wait, fence, handling, inbox
 from messaging.worker.database_wait import DatabaseAway
-from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, note, notes, outcomes_of_attempts
+from tests.support.consuming import (
+    Noted,
+    a_consumer,
+    a_delivery,
+    a_message,
+    attempts,
+    note,
+    notes,
+    outcomes_of_attempts,
+)
 from tests.support.missing_table import missing_table
 from tests.support.waiting import eventually
 
@@ -340,6 +351,76 @@ def test_a_batch_is_handled_in_one_transaction_and_a_copy_is_a_duplicate() -> No
     assert notes() == 5
 
 
+def test_a_batch_writes_its_inbox_rows_by_one_statement_and_finishes_them_by_another() -> None:
+    deliveries = [a_delivery(a_message(f"m{number}", priority=number or None)) for number in range(5)]
+    with CaptureQueriesContext(connection) as statements:
+        assert handling.handle_together(a_consumer(batch=10), deliveries) == ["handled"] * 5
+    of_inbox = [each["sql"].split()[0] for each in statements if "messaging_inboxmessage" in each["sql"]]
+    assert of_inbox == ["INSERT", "UPDATE"]
+    rows = InboxMessage.objects.order_by("message_id")
+    assert [(row.priority, row.process) for row in rows] == [(number or None, process_name()) for number in range(5)]
+    assert all(row.handled_at and row.milliseconds for row in rows)
+
+
+def test_a_batch_has_first_and_later_attempts_and_messages_that_were_handled_before() -> None:
+    retried, old, new = a_delivery(a_message("retried")), a_delivery(a_message("old")), a_delivery(a_message("new"))
+    assert handling.handle(FAILING, retried) == "retrying"
+    assert handling.handle(CONSUMER, old) == "handled"
+    again = replace(retried, attempt=2)
+    together = handling.handle_together(a_consumer(batch=10), [again, old, new, retried])
+    assert together == ["handled", "duplicate", "handled", "duplicate"]
+    assert [notes(text) for text in ("retried", "old", "new")] == [1, 1, 1]
+
+
+# --- Whole batches -----------------------------------------------------------------------------------------
+
+
+def a_whole_batch(called: list[list[str]], fail: Callable[[list[str]], bool] = lambda _: False) -> Consumer:
+    """A consumer that takes a whole batch."""
+
+    def handler(events: list[Noted], deliveries: list[Delivery]) -> None:
+        texts = [event.text for event in events]
+        assert texts == [Noted.decode(each.message.body, 1).text for each in deliveries], "both lists have one order"
+        called.append(texts)
+        for text in texts:
+            note(text)
+        if fail(texts):
+            raise ValueError("not these")
+
+    return a_consumer(handler, batch=10, whole_batch=True)
+
+
+def test_a_whole_batch_is_one_call_without_the_duplicates() -> None:
+    called: list[list[str]] = []
+    consumer = a_whole_batch(called)
+    deliveries = [a_delivery(a_message(text)) for text in ("a", "b", "c")]
+    assert handling.handle(consumer, deliveries[1]) == "handled"
+    assert handling.handle_together(consumer, [*deliveries, deliveries[0]]) == [
+        "handled", "duplicate", "handled", "duplicate",
+    ]  # fmt: skip
+    assert handling.handle_together(consumer, deliveries) == ["duplicate"] * 3
+    assert called == [["b"], ["a", "c"]]
+    assert notes() == 3
+    assert all(attempt.duration for attempt in attempts())
+
+
+def test_a_whole_batch_that_fails_is_rolled_back_and_each_is_handled_alone() -> None:
+    called: list[list[str]] = []
+    consumer = a_whole_batch(called, fail=lambda texts: "b" in texts)
+    events = [a_message(text) for text in ("a", "b", "c")]
+    assert testing.deliver_together(events, consumer) == ["handled", "retrying", "handled"]
+    assert called == [["a", "b", "c"], ["a"], ["b"], ["c"]]
+    assert [notes(text) for text in ("a", "b", "c")] == [1, 0, 1]
+
+
+def test_a_whole_batch_that_returns_work_instead_of_doing_it_has_failed() -> None:
+    async def later() -> None: ...
+
+    consumer = a_consumer(lambda events, deliveries: later(), batch=10, whole_batch=True)
+    assert testing.deliver_together([a_message("a"), a_message("b")], consumer) == ["retrying"] * 2
+    assert all("NotRun" in row.reason for row in InboxMessage.objects.all())
+
+
 @committing
 @pytest.mark.parametrize(
     "bad", [a_message(body=b"{"), a_message(type="test.erased"), a_message("fails"), a_message("exits")]
@@ -532,6 +613,7 @@ def test_a_database_that_takes_no_row_decides_nothing(
         with pytest.raises(DatabaseAway, match=str(error)):
             handling.handle(consumer, delivery)
         if function == "admit":
+            patch.setattr(fence, "admit_new", refuse)
             with pytest.raises(DatabaseAway, match="read-only"):
                 handling.handle_together(consumer, [a_delivery(), a_delivery()])
     assert not InboxMessage.objects.exists()

@@ -17,7 +17,7 @@ from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.models.failures import failure_group
 from messaging.retry import RetryPolicy
 from messaging.worker import fence, handling, inbox
-from messaging.worker.handling import Verdict
+from messaging.worker.verdict import Verdict
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, attempts, delivery_of, note, notes
 from tests.support.running import InThread
 

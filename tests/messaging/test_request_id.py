@@ -14,7 +14,7 @@ from messaging.masking import MaskedHandler
 from messaging.message import Delivery
 from messaging.models import OutboxMessage
 from messaging.worker import handling
-from messaging.worker.handling import Verdict
+from messaging.worker.verdict import Verdict
 from orders import shipping
 from orders.models import Product
 from tests.orders.shop import Buyer

@@ -93,7 +93,7 @@ POINTS = {
     # The consumer.
     # A message that comes again passes: its process would die of it until the message is given up.
     "handled-not-committed": Failpoint(
-        "messaging.worker.handling._run", before=False, only=lambda arguments, result: not arguments[1].redelivered
+        "messaging.worker.running.run", before=False, only=lambda arguments, result: not arguments[1].redelivered
     ),
     "committed-not-acked": Failpoint(
         "messaging.worker.consumer_threads.ConsumerThreads._done",

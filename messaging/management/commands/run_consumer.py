@@ -16,7 +16,7 @@ from messaging.models import InboxMessage
 from messaging.topology import desired
 from messaging.worker import dead_letters
 from messaging.worker.consumer_threads import ConsumerThreads
-from messaging.worker.handling import Verdict
+from messaging.worker.verdict import Verdict
 from messaging.worker.worker import Worker
 
 EXAMPLES = """

@@ -532,13 +532,14 @@ class Channel:
         method = spec.Basic.Deliver("tag", self._given, copy.redelivered, copy.exchange, copy.routing_key)
         self._on_message(self, method, copy.properties, copy.body)
 
-    def basic_ack(self, tag: int) -> None:
+    def basic_ack(self, tag: int, multiple: bool = False) -> None:
         world = self.broker.world
         world.boundary("ack")
         if tag not in self.unacked:
             self.close_over(exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - unknown delivery tag"))
             return
-        world.is_acked(self.queue, self.unacked.pop(tag))
+        for each in [held for held in self.unacked if held == tag or (multiple and held < tag)]:
+            world.is_acked(self.queue, self.unacked.pop(each))
         world.boundary("acked")
 
     def basic_nack(self, tag: int, requeue: bool) -> None:

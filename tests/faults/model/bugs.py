@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -23,9 +23,9 @@ from messaging.relay import leases, statements
 from messaging.relay.destinations import expected_queues
 from messaging.relay.leases import Mark
 from messaging.relay.relay import Relay
-from messaging.worker import effect_runner, handling, inbox, ledger, ordering
+from messaging.worker import effect_runner, fence, handling, ledger, ordering, running
 from messaging.worker.consumer_threads import ConsumerThreads
-from messaging.worker.handling import Verdict
+from messaging.worker.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def acknowledged_before_the_commit() -> Iterator[None]:
     handle = ConsumerThreads._handle
 
     def hasty(threads: ConsumerThreads, arrival: Any) -> None:
-        threads._done(arrival, Verdict.HANDLED)
+        threads._done(arrival, Verdict.HANDLED, threads._delivery(arrival))
         with patch.object(threads, "_done"):
             handle(threads, arrival)
 
@@ -151,15 +151,16 @@ def acknowledged_before_the_commit() -> Iterator[None]:
 
 @bug("twice", "fence", hides=True)
 def only_redelivered_messages_are_looked_up() -> Iterator[None]:
-    admit = inbox.admit
+    admit = fence.admit
 
-    def trusting(delivery: Any) -> InboxMessage | None:
-        row = admit(delivery)
-        if row is None and not delivery.redelivered:
-            return InboxMessage.objects.get(consumer=delivery.consumer, message_id=delivery.message_id)
-        return row
+    def trusting(delivery: Any) -> fence.Admitted | None:
+        admitted = admit(delivery)
+        if admitted is None and not delivery.redelivered:
+            row = InboxMessage.objects.get(consumer=delivery.consumer, message_id=delivery.message_id)
+            return fence.Admitted(delivery, row.pk, again=True)
+        return admitted
 
-    with patch.object(inbox, "admit", trusting):
+    with patch.object(fence, "admit", trusting):
         yield
 
 
@@ -172,12 +173,12 @@ def the_inbox_row_is_in_a_transaction_of_its_own() -> Iterator[None]:
         if not consumer.fenced:
             return whole(tries, run)
         with database.atomic():
-            row = inbox.admit(delivery)
-        if row is None:
+            admitted = fence.admit(delivery)
+        if admitted is None:
             return Verdict.DUPLICATE
         with database.atomic():
-            handling._call(consumer, event, delivery)
-            ledger.write(row.pk, delivery.consumer, delivery.message_id, delivery.intended)
+            running._call(consumer, [event], [delivery])
+            running._finish(consumer, [delivery], [admitted])
         return Verdict.HANDLED
 
     with patch.object(handling, "in_transaction", split):
@@ -203,13 +204,8 @@ def the_retry_is_written_after_the_failure() -> Iterator[None]:
 
 @bug("ack", "lost", hides=True)
 def a_stale_delivery_tag_is_acknowledged() -> Iterator[None]:
-    settle = Subscription._settle
-
-    def forgetful(subscription: Subscription, arrival: Any, *, requeue: bool) -> None:
-        settle(subscription, replace(arrival, channel=subscription._opened), requeue=requeue)
-
     with (
-        patch.object(Subscription, "_settle", forgetful),
+        patch.object(Subscription, "_may_settle", lambda subscription, _: subscription._channel is not None),
         patch.object(Subscription, "is_current", lambda subscription, _: subscription._channel is not None),
     ):
         yield

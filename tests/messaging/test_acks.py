@@ -1,0 +1,112 @@
+"""Acknowledgements that finish while the I/O thread is busy go together, and never for a delivery still at work."""
+
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import Mock
+
+import pika
+import pytest
+from pika import spec
+
+from messaging.broker.subscription import Arrival, Subscription
+
+
+class Busy:
+    """A connection whose I/O thread does nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self.calls.append(function)
+
+    def catch_up(self) -> None:
+        while self.calls:
+            self.calls.pop(0)()
+
+
+@pytest.fixture
+def io() -> Busy:
+    return Busy()
+
+
+@pytest.fixture
+def channel() -> Mock:
+    return Mock(is_open=True)
+
+
+@pytest.fixture
+def arrived() -> list[Arrival]:
+    return []
+
+
+@pytest.fixture
+def subscription(io: Busy, channel: Mock, arrived: list[Arrival]) -> Subscription:
+    """One with five deliveries."""
+    mine = Subscription(io, "tests.notes", prefetch=9, on_arrival=arrived.append, on_ended=Mock())  # type: ignore[arg-type]
+    mine.active = True
+    mine._channel_opened(channel)
+    for tag in range(1, 6):
+        arrive(mine, channel, tag)
+    return mine
+
+
+def arrive(subscription: Subscription, channel: Mock, tag: int) -> None:
+    method = spec.Basic.Deliver("tag", tag)
+    subscription._arrived(subscription._opened, channel, method, pika.BasicProperties(), b"")
+
+
+def acked(channel: Mock) -> list[tuple[Any, ...]]:
+    return [(call.args[0], call.kwargs["multiple"]) for call in channel.basic_ack.call_args_list]
+
+
+@pytest.mark.parametrize(
+    ("finished", "expected"),
+    [
+        ([1], [(1, False)]),
+        ([1, 2, 3, 4, 5], [(5, True)]),
+        ([3, 1, 2], [(3, True)]),
+        ([2, 4], [(2, False), (4, False)]),
+        ([1, 2, 4], [(2, True), (4, False)]),
+    ],
+)
+def test_what_is_contiguous_is_acknowledged_by_one_frame(
+    io: Busy,
+    channel: Mock,
+    subscription: Subscription,
+    arrived: list[Arrival],
+    finished: list[int],
+    expected: list[tuple[int, bool]],
+) -> None:
+    for tag in finished:
+        subscription.ack(arrived[tag - 1])
+    assert len(io.calls) == 1, "one wake-up"
+    io.catch_up()
+    assert acked(channel) == expected
+
+
+def test_those_before_that_were_acknowledged_or_given_back_already_leave_no_gap(
+    io: Busy, channel: Mock, subscription: Subscription, arrived: list[Arrival]
+) -> None:
+    subscription.ack(arrived[1])
+    subscription.requeue(arrived[0])
+    io.catch_up()
+    subscription.ack(arrived[3])
+    subscription.ack(arrived[2])
+    io.catch_up()
+    assert acked(channel) == [(2, False), (4, True)]
+
+
+def test_deliveries_of_an_earlier_channel_are_not_acknowledged(
+    io: Busy, channel: Mock, subscription: Subscription, arrived: list[Arrival]
+) -> None:
+    subscription.ack(arrived[0])
+    io.calls.clear()  # lost with the connection
+    subscription._channel_opened(channel)
+    arrive(subscription, channel, 1)
+    subscription.ack(arrived[1])
+    io.catch_up()
+    assert acked(channel) == []
+    subscription.ack(arrived[5])
+    io.catch_up()
+    assert acked(channel) == [(1, False)]
