@@ -18,7 +18,7 @@ from messaging.exceptions import UnknownConsumer
 from messaging.registry import Registry
 from messaging.retry import RetryPolicy, check_times
 from messaging.routing import Binding, Exchange, check_patterns, check_table, fields_in, pattern_of, takes
-from messaging.validation import functions, texts
+from messaging.validation import functions, numbers, texts
 
 #: For example `def sms(event: OrderPlaced, delivery: Delivery) -> None`; of a whole batch
 #: `def stock(events: list[OrderPlaced], deliveries: list[Delivery]) -> None`.
@@ -68,6 +68,11 @@ class Consumer:
     def bindings(self) -> list[Binding]:
         """The bindings that route this consumer's events to its queue."""
         return list(dict.fromkeys(binding for event in self.events for binding in self.bindings_of(event)))
+
+    @property
+    def records_failures(self) -> bool:
+        """Whether failures have inbox rows: not those of a broadcast, and of the built-in consumer of dead letters."""
+        return bool(self.events) and not self.broadcast
 
     @property
     def handler_timeout(self) -> float:
@@ -123,6 +128,11 @@ def broadcasting() -> list[Consumer]:
     return [each for each in registry.all() if each.broadcast]
 
 
+def recording(names: Iterable[str]) -> list[str]:
+    """Return those of these consumers that have a row for each message. One that is not declared here may."""
+    return [name for name in names if (known := registry.find(name)) is None or known.fenced]
+
+
 def exchange_of(event: type[Event]) -> Exchange:
     """Return the exchange that events of this class are published to."""
     return event.event_exchange or Exchange(conf.get().exchange)
@@ -140,6 +150,7 @@ def consumer(
     keys: Iterable[str] = (),
     headers: Mapping[str, Any] | None = None,
     broadcast: bool = False,
+    fenced: bool = True,
     queue_type: QueueType | None = None,
     max_priority: int | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -161,6 +172,9 @@ def consumer(
     the process: for what a process keeps in memory. No row is kept: a process misses what is published while it does
     not run, and what its handler fails on. Such a handler intends no effects.
 
+    With `fenced=False` a message that succeeds at once leaves no inbox row: for handlers that may run twice for one
+    (after a crash, or for a copy). Failures are recorded, retried and replayed as usual. No ordering, no effects.
+
     The queue is declared with `queue_type`, `max_priority` (events with a higher `priority` are delivered first; needs
     a classic queue) and further `arguments`. On an existing queue they cannot be changed.
 
@@ -177,21 +191,18 @@ def consumer(
             raise ValueError("it names no events")
         for event in events:
             _check_event(event)
-        _check_number("batch", batch, MAX_PREFETCH)
+        numbers.check_whole("batch", batch, MAX_PREFETCH)
         if whole_batch and batch == 1:
             raise ValueError("with whole_batch say how many deliveries the handler takes at most, as batch=50")
-        _check_number("prefetch", 1 if prefetch is None else prefetch, MAX_PREFETCH)
+        numbers.check_whole("prefetch", 1 if prefetch is None else prefetch, MAX_PREFETCH)
         if isinstance(keys, str):
             raise ValueError(f'keys is a list of keys, such as ["{keys}"]')
         if broadcast and (queue or queue_type or max_priority or arguments or retry or batch > 1):
             raise ValueError("a broadcast has no named queue, no type of queue, no retries and no batches")
 
     def register(handler: AnyHandler) -> AnyHandler:
-        functions.check(
-            handler,
-            f"the handler of consumer {name!r}",
-            takes="events, deliveries" if whole_batch else "event, delivery",
-        )
+        takes = "events, deliveries" if whole_batch else "event, delivery"
+        functions.check(handler, f"the handler of consumer {name!r}", takes=takes)
         declared = Consumer(
             name=name,
             queue="" if broadcast else queue or f"{_app_label(handler)}.{name}",
@@ -202,7 +213,7 @@ def consumer(
             prefetch=prefetch,
             batch=batch,
             whole_batch=whole_batch,
-            fenced=not broadcast,
+            fenced=fenced and not broadcast,
             keys=tuple(keys),
             headers=headers or {},
             broadcast=broadcast,
@@ -237,11 +248,6 @@ def _check_event(event: Any) -> None:
         raise ValueError(untyped(event))
 
 
-def _check_number(what: str, given: object, highest: int) -> None:
-    if not isinstance(given, int) or isinstance(given, bool) or not 1 <= given <= highest:
-        raise ValueError(f"{what} is a whole number from 1 to {highest}, not {given!r:.60}")
-
-
 def _check_queue(consumer: Consumer) -> None:
     if not texts.is_short(consumer.queue):
         raise ValueError(f"the name of its queue is a text of at most {texts.LONGEST} bytes, without NUL")
@@ -263,7 +269,7 @@ def _check_queue(consumer: Consumer) -> None:
     check_table("arguments", consumer.arguments)
     if consumer.max_priority is None:
         return
-    _check_number("max_priority", consumer.max_priority, MAX_PRIORITY)
+    numbers.check_whole("max_priority", consumer.max_priority, MAX_PRIORITY)
     if (consumer.queue_type or conf.get().queue_type) != "classic":
         raise ValueError('only a classic queue has priorities; say queue_type="classic"')
 

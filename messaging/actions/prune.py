@@ -93,7 +93,7 @@ def _awaited() -> Q:
     """Return the rows that a consumer should have settled by now and has not: only by them it is known that they are
     lost, and that later ones of their ordering key come too early."""
     awaited = Q(pk__in=[])
-    for consumer in consumers.registered():
+    for consumer in [each for each in consumers.registered() if each.fenced]:
         settled = InboxMessage.objects.filter(
             consumer=consumer.name, message_id=OuterRef("message_id"), state__in=InboxMessage.SETTLED
         )

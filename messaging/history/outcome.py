@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from messaging import consumers
 from messaging.history.effect_trouble import OVERDUE, first_trouble, is_overdue
 from messaging.models import Effect, InboxMessage, OutboxMessage
 
@@ -80,7 +81,7 @@ def of_subjects(subjects: Collection[str]) -> dict[str, list[Fact]]:
 
 def _of_outbox(row: OutboxMessage, arrived: Collection[tuple[str, str]]) -> Iterator[Fact]:
     if row.state == OutboxMessage.State.PUBLISHED:
-        for consumer in [row.consumer] if row.consumer else row.expected_consumers:
+        for consumer in [row.consumer] if row.consumer else consumers.recording(row.expected_consumers):
             if (row.message_id, consumer) not in arrived:
                 yield Fact("unhandled", f"{row.type} not handled by {consumer} yet")
         return

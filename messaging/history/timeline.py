@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db.models import Q
 
-from messaging import actions, conf
+from messaging import actions, conf, consumers
 from messaging.models import ActionOnMessage, DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
 from messaging.validation.texts import storable_text
 
@@ -170,7 +170,7 @@ def _of_messages(outbox: Sequence[OutboxMessage], inbox: Sequence[InboxMessage],
     carried: set[tuple[str, str, int]] = set()
     for sent in outbox:
         yield from _of_outbox(sent)
-        for consumer in [sent.consumer] if sent.consumer else sent.expected_consumers:
+        for consumer in [sent.consumer] if sent.consumer else consumers.recording(sent.expected_consumers):
             carried.add((sent.message_id, consumer, sent.attempt))
             row = received.get((sent.message_id, consumer))
             if sent.state != OutboxMessage.State.PUBLISHED:

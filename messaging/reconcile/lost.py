@@ -50,7 +50,8 @@ def compare(consumer: Consumer, begin: datetime | None, end: datetime, limit: in
     interval = timedelta(seconds=conf.RECONCILE_INTERVAL)
     addressed = OutboxMessage.objects.filter(Q(consumer=consumer.name) | _is_event_of(consumer))
     for page in _pages(addressed, begin, end):
-        rows = [row for row in page if row.consumer or consumer.name in row.expected_consumers]
+        # Of a first delivery without a fence there is no trace.
+        rows = [row for row in page if row.consumer or (consumer.fenced and consumer.name in row.expected_consumers)]
         traces, newest, now = _known(consumer, [row.message_id for row in rows])
         for row in rows:
             trace = traces.get(row.message_id)
@@ -76,6 +77,8 @@ def compare(consumer: Consumer, begin: datetime | None, end: datetime, limit: in
 def earlier(consumer: Consumer, since: timedelta, limit: int) -> list[Finding]:
     """Return what was published before the consumer existed, not longer ago than `since`, up to `limit` messages."""
     findings: list[Finding] = []
+    if not consumer.fenced:
+        return findings  # what it has handled since is not known
     with database.atomic():
         end = database.now()
     events = OutboxMessage.objects.filter(_is_event_of(consumer), origin=OutboxMessage.Origin.EVENT)

@@ -97,18 +97,18 @@ def handle_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[
 
 def _decide(consumer: Consumer, delivery: Delivery) -> Verdict:
     # Without an id each delivery would begin its own count. The queue's delivery limit ends those.
-    if consumer.fenced and delivery.redelivered and delivery.identified:
+    if consumer.records_failures and delivery.redelivered and delivery.identified:
         verdict = _count_start(delivery)
         if verdict is not None:
             return verdict
     started = time.monotonic()
     try:
-        event = running.decode(consumer, delivery) if consumer.fenced or consumer.broadcast else None
+        event = running.decode(consumer, delivery) if consumer.events else None
         return in_transaction(delivery.tries, partial(running.run, consumer, delivery, event))
     except DatabaseAway:
         raise
     except Exception as error:
-        if consumer.fenced:
+        if consumer.records_failures:
             return _failed(consumer, delivery, error, time.monotonic() - started)
         if not consumer.broadcast:
             raise

@@ -39,8 +39,8 @@ def decode(consumer: Consumer, delivery: Delivery) -> Event:
 
 
 def run(consumer: Consumer, delivery: Delivery, event: Event | None) -> Verdict:
-    """Run the handler; for a fenced consumer only if the inbox row expects the delivery."""
-    admitted = _admit(consumer, delivery) if consumer.fenced else None
+    """Run the handler, only if the inbox row expects the delivery where there is one."""
+    admitted = _admit(consumer, delivery)
     if isinstance(admitted, Verdict):
         return admitted
     _call(consumer, [event], [delivery])
@@ -56,7 +56,7 @@ def run_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Ver
     for each in deliveries:
         with named_in_log(each):
             events.append(decode(consumer, each))
-    admissions = _admit_all(consumer, deliveries) if consumer.fenced else [None] * len(deliveries)
+    admissions = _admit_all(consumer, deliveries)
     runs = [number for number, admitted in enumerate(admissions) if not isinstance(admitted, Verdict)]
     for batch in [runs] if consumer.whole_batch and runs else [[number] for number in runs]:
         some = [deliveries[number] for number in batch]
@@ -67,12 +67,12 @@ def run_together(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Ver
     return [each if isinstance(each, Verdict) else Verdict.HANDLED for each in admissions]
 
 
-def _admit_all(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Admitted | Verdict]:
+def _admit_all(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Admitted | Verdict | None]:
     """Admit new messages by one statement, and the others one by one."""
-    new = [each for each in deliveries if _is_new(each)]
+    new = [each for each in deliveries if consumer.fenced and _is_new(each)]
     with own_statements(handled=False):
         at_once = fence.admit_new(new)
-    admissions: list[Admitted | Verdict] = []
+    admissions: list[Admitted | Verdict | None] = []
     for each in deliveries:
         # Once: a second delivery of the message in the same batch is a duplicate.
         found = at_once.pop(each.message_id, None) if _is_new(each) else None
@@ -80,14 +80,22 @@ def _admit_all(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Admit
     return admissions
 
 
+def _has_row(delivery: Delivery) -> bool:
+    """Whether a failure or a start of this message was recorded."""
+    return delivery.attempt > 1 or delivery.tries.counted
+
+
 def _is_new(delivery: Delivery) -> bool:
     """Whether this is the first attempt at a message that waits for no other."""
     return delivery.attempt == 1 and not delivery.message.ordering_key
 
 
-def _admit(consumer: Consumer, delivery: Delivery) -> Admitted | Verdict:
+def _admit(consumer: Consumer, delivery: Delivery) -> Admitted | Verdict | None:
+    """Return the delivery's inbox row, or the verdict if it must not run; None if it runs without a row."""
+    if not (consumer.fenced or (consumer.records_failures and _has_row(delivery))):
+        return None
     with own_statements(handled=False):
-        if ordering.must_wait(consumer, delivery):
+        if consumer.fenced and ordering.must_wait(consumer, delivery):
             return Verdict.DUPLICATE if inbox.wait(delivery) is None else Verdict.WAITING
         return fence.admit(delivery) or Verdict.DUPLICATE
 
@@ -117,7 +125,9 @@ def _call(consumer: Consumer, events: Sequence[Event | None], deliveries: Sequen
 def _finish(consumer: Consumer, ran: Sequence[Delivery], admitted: Sequence[Admitted]) -> None:
     """Write down what the handlers took and intended, and release what waits for these messages."""
     if not consumer.fenced and any(each.intended for each in ran):
-        raise RuntimeError("a broadcast intends no effects: each process would carry them out")
+        raise RuntimeError(
+            "a broadcast, or a consumer with fenced=False, intends no effects: its handler may run twice"
+        )
     if not admitted:
         return
     with own_statements(handled=True):
@@ -125,7 +135,8 @@ def _finish(consumer: Consumer, ran: Sequence[Delivery], admitted: Sequence[Admi
         for each in admitted:
             delivery = each.delivery
             ledger.write(each.row_id, delivery.consumer, delivery.message_id, delivery.intended)
-            ordering.release_next(consumer, delivery.message.ordering_key)
+            if consumer.fenced:
+                ordering.release_next(consumer, delivery.message.ordering_key)
 
 
 @contextmanager

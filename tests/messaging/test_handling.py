@@ -52,7 +52,10 @@ committing = pytest.mark.django_db(transaction=True)
 
 CONSUMER = a_consumer()
 #: A consumer without an inbox row.
-UNFENCED = {"broadcast": {"broadcast": True, "queue": "", "fenced": False}, "unfenced": {"fenced": False}}
+UNFENCED = {
+    "broadcast": {"broadcast": True, "queue": "", "fenced": False},
+    "built-in": {"events": (), "fenced": False},
+}
 
 
 def raising(error: BaseException, *, times: int = 1_000_000) -> Callable[..., None]:
@@ -336,7 +339,7 @@ def test_the_handler_of_a_broadcast_gets_the_event_and_one_of_any_message_gets_n
         heard.append(event)
 
     assert testing.deliver(a_message(), a_consumer(handler, **UNFENCED["broadcast"])) == "handled"
-    assert testing.deliver(a_message(body=b"{"), a_consumer(handler, **UNFENCED["unfenced"])) == "handled"
+    assert testing.deliver(a_message(body=b"{"), a_consumer(handler, **UNFENCED["built-in"])) == "handled"
     assert heard == [Noted(text="hello"), None]
 
 
