@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 #: Seconds between the deletion of a queue and its new declaration. RabbitMQ tells the consumers of a deleted quorum
 #: queue a moment later (3.10: some 10 ms). If a queue of that name exists again by then, RabbitMQ takes it for the old
-#: one, counts them as its consumers, and sends them nothing.
+#: one, counts them as its consumers, and sends them nothing: its messages wait until those connections end.
 PAUSE_AFTER_DELETION = 0.25
 #: Seconds after which a refused declaration is tried again: an administrator may have granted it. The second applies
 #: while something is missing.
@@ -48,6 +48,8 @@ class Declaration:
     a channel, and a line in the broker's log. It is declared again after TRY_AGAIN, on a fresh connection, or once the
     object is gone.
 
+    A queue that somebody has deleted since is declared only PAUSE_AFTER_DELETION later.
+
     A problem is logged at once and then every minute; a refusal for want of rights is logged once. With `quiet`
     nothing is logged.
     """
@@ -60,6 +62,8 @@ class Declaration:
         #: What was logged of each name, by log event.
         self._logged: dict[str, dict[str, Throttle]] = {}
         self._logged_refused: set[str] = set()
+        #: Queues that were there when they were last declared.
+        self._declared: set[str] = set()
         #: What this account may not declare, by name; a binding by exchange, key and queue.
         self.refused: dict[str, str] = {}
         #: What exists with other properties, and how RabbitMQ says so.
@@ -101,6 +105,8 @@ class Declaration:
                 return
             self.silent.pop(name, None)
             try:
+                if name in self._declared and not self._exists(method, name):
+                    time.sleep(PAUSE_AFTER_DELETION)
                 self._connection.call(method, **arguments)
             except QueueSilent as error:
                 self.silent[name] = str(error)
@@ -108,7 +114,10 @@ class Declaration:
             except OperationRefused as error:
                 self._note_refusal(problems, name, method, error)
             else:
+                if method == "queue_declare":
+                    self._declared.add(name)
                 return
+            self._declared.discard(name)
         if name in self.refused and not self._exists(method, name):
             problems[name] = "this user may not declare it, and it does not exist"
 

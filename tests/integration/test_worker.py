@@ -14,10 +14,13 @@ from django.db import connection, connections
 from structlog.testing import capture_logs
 
 from messaging import conf, consumers
+from messaging.broker.connection import opened
 from messaging.consumers import Consumer
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message
 from messaging.models import InboxMessage, OutboxMessage
+from messaging.topology import desired
+from messaging.topology.declare import Declaration
 from messaging.worker import consumer_threads, database_wait
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, send, unacknowledged
@@ -281,6 +284,21 @@ def test_a_queue_deleted_under_its_consumer_is_made_again_and_consumed(vhost: st
             channel.queue_delete("tests.notes")
         eventually(lambda: _exists(vhost, "tests.notes"))
         add(Noted(text="after"))
+        eventually(lambda: notes("after") == 1)
+
+
+def test_a_queue_that_a_relay_declares_as_soon_as_it_was_deleted_keeps_its_consumer(vhost: str) -> None:
+    """RabbitMQ would not tell the consumer, and give it nothing for ever, if the queue were there again at once."""
+    consumer = known()
+    topology = desired.topology([consumer])
+    with running_worker(waiting(consumer, a_message("before"))), opened("test") as connection:
+        declaration = Declaration(connection)
+        declaration.declare(topology)
+        eventually(lambda: notes("before") == 1)
+        with plain_channel(vhost) as channel:
+            channel.queue_delete(consumer.queue)
+            assert declaration.declare(topology) == {}
+        send(vhost, consumer.queue, a_message("after"))
         eventually(lambda: notes("after") == 1)
 
 
