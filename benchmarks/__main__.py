@@ -19,7 +19,7 @@ from script.services.owned import ServiceError
 
 NAMES = (
     "relay", "consumer", "processes", "no_work", "order", "post", "post_full", "latency", "rpc", "rpc_many", "memory",
-    "idle",
+    "idle", "growth",
 )  # fmt: skip
 #: What --quick measures if no names are given.
 QUICK = ("relay", "consumer", "order", "latency")

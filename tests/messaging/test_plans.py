@@ -8,7 +8,9 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django.utils.timezone import now
 
+from messaging.actions.selection import Selection
 from messaging.admin.searching import begins_with, is_whole
+from messaging.history import listing
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.monitoring import status
 from messaging.relay import leases
@@ -92,12 +94,17 @@ def received_lately() -> None:
     list(InboxMessage.objects.filter(received_at__gte=now()).order_by().values_list("pk", flat=True)[:10])
 
 
+def list_a_subject() -> None:
+    listing.newest(Selection(subject="W-1"), 50)
+
+
 @pytest.mark.parametrize(
     ("run", "indexes"),
     [
         (search_by_beginning, ["outbox_subject_begins", "outbox_message_id_begins", "inbox_subject_begins"]),
         (search_as_a_whole, ["outbox_subject_begins", "outbox_message_id_begins", "inbox_subject_begins"]),
         (received_lately, ["inbox_received"]),
+        (list_a_subject, ["outbox_subject_begins", "inbox_subject_begins"]),
     ],
 )
 def test_what_a_list_looks_for_is_found_by_an_index(run: Callable[[], None], indexes: list[str]) -> None:
