@@ -7,6 +7,7 @@ database. Other threads use `call_soon` (no answer) or `call` (one AMQP method a
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -53,6 +54,9 @@ class Connection(ReconnectingConnection):
     ) -> None:
         super().__init__(role, on_open=on_open, on_lost=on_lost, on_change=on_change)
         self._calls = Calls(self)
+        #: What the I/O thread is to call, and whether it has been woken for that.
+        self._due: deque[Callable[[], None]] = deque()
+        self._woken = False
         #: The name of the I/O thread.
         self.thread_name = f"amqp-{role}"
         self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
@@ -134,8 +138,13 @@ class Connection(ReconnectingConnection):
         return kind(self.last_error)
 
     def call_soon(self, function: Callable[[], None]) -> None:
-        """Run `function` on the I/O thread, soon."""
-        self._ioloop.add_callback_threadsafe(function)
+        """Run `function` on the I/O thread, soon, after all that was passed before.
+
+        It is woken once for everything that is passed until it has begun: a wake-up costs more than most functions.
+        """
+        self._due.append(function)  # first: what the thread has not seen is seen after `_woken` is False
+        if not self._woken:
+            self._wake()
 
     def call(self, method: str, **arguments: Any) -> Answer:
         """Call one AMQP method that has an answer, such as `queue_declare`, and return the answer.
@@ -158,6 +167,19 @@ class Connection(ReconnectingConnection):
         self._attempts.succeeded()
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self._woken = True
+        self._ioloop.add_callback_threadsafe(self._run_due)
+
+    def _run_due(self) -> None:
+        self._woken = False
+        try:
+            for _ in range(len(self._due)):
+                self._due.popleft()()
+        finally:
+            if self._due and not self._woken:  # one has failed
+                self._wake()
 
     def _lost(self, error: BrokerUnavailable) -> None:
         self._calls.lost(error)

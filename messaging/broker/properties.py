@@ -10,10 +10,13 @@ import pika
 from messaging.broker.wire import Properties
 from messaging.headers import MARGIN, USUAL_FRAME, fit_headers, room_in_frame
 from messaging.message import Message, hashed
+from messaging.routing import MAX_SHORT_STRING
 
 PERSISTENT = 2
 #: Bytes of headers and properties that fit RabbitMQ's usual frame; `room_in_frame` knows the one agreed on.
 MAX_PROPERTIES = USUAL_FRAME - MARGIN
+#: The most that the properties without the headers take: ten short strings, two octets, a time and the flags.
+_OTHERS = 10 * (1 + MAX_SHORT_STRING) + 12
 
 
 def to_pika(message: Message) -> Properties:
@@ -56,9 +59,8 @@ def from_pika(properties: pika.BasicProperties, body: bytes) -> Message:
 def check_size(properties: Properties) -> None:
     """Raise ValueError for properties that do not fit one frame: the broker would close the connection over them, for
     all other messages too, and again at each repetition."""
-    headers, room = properties.headers, room_in_frame()
-    # Measuring costs a second encoding; only what could be too large is measured.
-    if headers and len(repr(headers)) > room / 8:
+    room = room_in_frame()
+    if _may_exceed(room, properties.headers):
         size = sum(map(len, properties.encode()))
         if size > room:
             raise ValueError(f"its headers and properties take {size} bytes; AMQP has room for {room}")
@@ -67,10 +69,17 @@ def check_size(properties: Properties) -> None:
 def fitted(message: Message) -> Properties:
     """Return the AMQP properties of a message that is passed on; headers that do not fit one frame are left out."""
     properties = to_pika(message)
-    if headers := properties.headers:
+    headers, room = properties.headers, room_in_frame()
+    if _may_exceed(room, headers):
         properties.headers = None
-        properties.headers = fit_headers(headers, room_in_frame() - sum(map(len, properties.encode())))
+        properties.headers = fit_headers(headers, room - sum(map(len, properties.encode())))
     return properties
+
+
+def _may_exceed(room: int, headers: dict[Any, Any] | None) -> bool:
+    """Whether these headers and any other properties could take more than `room` bytes: only then they are measured,
+    which costs another encoding."""
+    return bool(headers) and 8 * len(repr(headers)) + _OTHERS > room
 
 
 def short_text(value: Any) -> str:

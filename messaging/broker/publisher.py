@@ -179,9 +179,8 @@ class Publisher:
             for each in batch.all:
                 each.settle(Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
             return
-        with channel.connection.gathered():
-            for each in batch.all:
-                self._send_one(channel, each)
+        for each in batch.all:
+            self._send_one(channel, each)
 
     def _send_one(self, channel: Channel, each: _InFlight) -> None:
         sent = each.publishing

@@ -15,6 +15,7 @@ from pika.channel import Channel
 
 from messaging import conf, logs, processes
 from messaging.broker.errors import describe, refused_or_lost, unavailable
+from messaging.broker.stream import Services
 from messaging.broker.wire import PikaConnection, parameters_of
 from messaging.exceptions import BrokerRefused, BrokerUnavailable, LimitReached, OperationRefused
 from messaging.headers import note_frame_max
@@ -189,7 +190,7 @@ class ReconnectingConnection:
                 on_open_callback=self._opened_now,
                 on_open_error_callback=self._ended,
                 on_close_callback=self._ended,
-                custom_ioloop=self._ioloop,
+                custom_ioloop=Services(self._ioloop),
             )
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _USED_UP:

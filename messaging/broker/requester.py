@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from abc import abstractmethod
-from dataclasses import replace
 from functools import partial
 
 import pika
@@ -76,7 +75,8 @@ class Requester(Subscription):
         Raises ValueError if it does not fit into AMQP frames; the connection stays open.
         """
         assert self._channel is not None
-        properties = to_pika(replace(request, reply_to=self.queue))
+        properties = to_pika(request)
+        properties.reply_to = self.queue
         try:
             self._channel.basic_publish("", queue, request.body, properties, mandatory=True)
         except pika.exceptions.AMQPConnectionError:

@@ -8,8 +8,7 @@ much later; a copy that was published again comes without the redelivered flag.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -339,11 +338,6 @@ class Link:
         if self._on_lost:
             self._on_lost(reason)
         self._changed()
-
-    @contextmanager
-    def gathered(self) -> Iterator[None]:
-        """What is sent inside is sent together; here it makes no difference."""
-        yield
 
     def vanish(self) -> None:
         """The client is gone or has hung up: the broker requeues what it held."""
