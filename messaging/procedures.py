@@ -172,7 +172,8 @@ def now_ms() -> int:
 
 def encode(value: Any) -> bytes:
     """Return `value` as JSON. Raises ValueError for values without a JSON form, NaN and infinity (which would arrive as
-    null), and secrets (which would arrive as asterisks)."""
+    null), secrets (which would arrive as asterisks), and values in a model's field with `exclude` (which would not
+    arrive)."""
     body = to_json(value, inf_nan_mode="constants")
     if (b"NaN" in body or b"Infinity" in body or b"null" in body) and not fields.is_finite(value):
         raise ValueError("it holds a number without a JSON form: NaN, or an infinite one")
@@ -180,6 +181,8 @@ def encode(value: Any) -> bytes:
         decode(body)  # the value was a generator, which is empty by now
     if b'"**********"' in body and fields.holds_secret(value):
         raise ValueError("it holds a secret, which would be sent as asterisks: pass what get_secret_value() returns")
+    if (field := fields.excluded(value)) is not None:
+        raise ValueError(f"field {field} in it has exclude=True, so its value would not be sent")
     return body
 
 

@@ -120,7 +120,7 @@ def _run(procedure: Procedure, arguments: Arguments, name: str) -> Answer:
     except BaseException as error:
         # SystemExit included: a procedure must not end the thread that serves the others.
         if ran:
-            return refusal("BadResult", f"the result has no JSON form: {_text(error)}", error)
+            return refusal("BadResult", f"the result cannot be sent: {_text(error)}", error)
         return refusal(type(error).__name__, _text(error), error)
     return Answer(bodies[0])
 

@@ -21,7 +21,7 @@ from messaging.message import Message
 from messaging.procedures import request_queue
 from messaging.routing import MAX_SHORT_STRING
 from messaging.rpc.connection import Call, RpcConnection
-from messaging.validation import fields, texts
+from messaging.validation import texts
 
 log = get_logger(__name__)
 
@@ -68,9 +68,6 @@ def _call_of(name: str, payload: Any, timeout: float, queue: str | None) -> Call
         raise ValueError(f"timeout is {timeout!r}; it is a number of seconds, above 0 and up to {_MAX_TIMEOUT}")
     deadline = time.monotonic() + timeout
     body = procedures.encode(payload)
-    if (field := fields.excluded(payload)) is not None:
-        # The procedure would use its default instead.
-        raise ValueError(f"{name}: field {field} of the payload has exclude=True, so its value would not be sent")
     if len(body) > conf.get().max_body_bytes:
         raise BodyTooLarge(f"{name}: the request has {len(body)} bytes, the limit is {conf.get().max_body_bytes}.")
     return Call(

@@ -23,8 +23,8 @@ BY_ALIAS_OR_NAME: dict[str, Any] = (
 )
 
 _SECRETS = (Secret, SecretStr, SecretBytes)
-#: Numbers that may be too large for a float.
-_HUGE = re.compile(rb"\d{300}"), re.compile(rb"\d[eE]\+?\d{3}")
+#: A number that may be too large for a float.
+_HUGE = re.compile(rb"\d(?:\d{299}|[eE]\+?\d{3})")
 
 
 def let_travel(schema: Any) -> None:
@@ -93,7 +93,7 @@ def is_finite(value: object) -> bool:
 
 def is_too_large(body: bytes, read: object) -> bool:
     """Whether a number in this JSON is too large for a float, and so infinite in what was `read` from it."""
-    return any(each.search(body) for each in _HUGE) and not is_finite(read)
+    return _HUGE.search(body) is not None and not is_finite(read)
 
 
 def without_number(model: BaseModel) -> str | None:
@@ -109,6 +109,8 @@ def holds_secret(value: object) -> bool:
 def excluded(value: object) -> str | None:
     """Return the name of a field with `exclude` that a model in a value was given, and that JSON would not have; None
     if there is none."""
+    if value is None or isinstance(value, str | int | float):  # most values
+        return None
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             if field.exclude and name in value.model_fields_set:

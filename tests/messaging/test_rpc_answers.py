@@ -55,6 +55,10 @@ class Quote(BaseModel):
     token: SecretStr = SecretStr("hush")
 
 
+class Parcel(BaseModel):
+    fragile: bool = Field(default=False, exclude=True)
+
+
 async def asynchronous() -> int:
     return 1
 
@@ -64,6 +68,7 @@ async def asynchronous() -> int:
     [
         (float("nan"), "NaN"), ([Decimal(1), float("inf")], "NaN"), (Quote(price=float("nan")), "NaN"),
         (Quote(), "secret"),
+        ([Parcel(fragile=True)], "field fragile in it has exclude=True"),
         ({"a": [SecretStr("hush")]}, "secret"), (b"\xff", "utf-8"), ("\ud800", "surrogates"), (object(), "object"),
     ],
 )  # fmt: skip

@@ -97,5 +97,5 @@ class Parcel(BaseModel):
 
 
 def test_a_value_that_pydantic_would_leave_out_is_refused_at_the_call() -> None:
-    with pytest.raises(ValueError, match="field fragile of the payload has exclude=True"):
+    with pytest.raises(ValueError, match="field fragile in it has exclude=True"):
         rpc.call("quote", {"parcels": [Parcel(weight=1), Parcel(weight=2, fragile=True)]}, timeout=30)
