@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from messaging import conf, procedures
 from messaging.broker.requester import Requester
@@ -43,7 +44,7 @@ class Call:
     #: By the monotonic clock.
     deadline: float
     headers: dict[str, str]
-    correlation_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    correlation_id: str = field(default_factory=partial(secrets.token_hex, 16))
     answer: Future[Message] = field(default_factory=Future)
     sent: bool = False
     #: By this host's clock, in milliseconds.
@@ -114,13 +115,14 @@ class RpcConnection(Requester):
 
     @contextmanager
     def _under_way(self, call: Call) -> Iterator[None]:
-        """Hand `call` to the I/O thread, and take it back at the end: what was not sent by then is not sent."""
-        self.connection.call_soon(lambda: self._take(call))
+        """Hand `call` to the I/O thread, and take it back if it ends without an answer: it is not sent from then on."""
+        self.connection.call_soon(partial(self._take, call))
         try:
             yield
         finally:
-            call.answer.cancel()
-            self.connection.call_soon(lambda: self._forget(call))
+            # What is answered the I/O thread has forgotten before.
+            if call.answer.cancel():
+                self.connection.call_soon(partial(self._forget, call))
 
     def _given_up(self, call: Call) -> Message:
         """Return the reply that came at this very moment. Raises RpcTimeout if there is none, or NoBroker."""
@@ -155,6 +157,9 @@ class RpcConnection(Requester):
         left = self._calls.pop(call.correlation_id, None)
         if left is not None and left.sent:
             self._reply_may_be_late = True
+        self._renew_if_due()
+
+    def _renew_if_due(self) -> None:
         if self._needs_fresh_queue and not self._calls:
             self._reply_may_be_late = self._needs_fresh_queue = False
             self.renew()
@@ -176,32 +181,32 @@ class RpcConnection(Requester):
         except ValueError as error:
             self._fail(call, RpcError(f"{call.name}: the request cannot be sent: {error}"))
 
-    def _says_expired(self, reply: Message) -> bool:
+    def _says_expired(self, call: Call, reply: Message) -> bool:
         """Whether the reply says that the request came too late, by the server's clock, and was not run.
 
         If that clock is further ahead of ours than was known, the request is sent once more. Otherwise its caller is
         leaving, or has left.
         """
-        call = self._calls.get(reply.correlation_id)
-        if call is None:
-            return False
         is_further_ahead = self._clocks.compare(call.queue, call.sent_at, reply)
         if procedures.is_expired(reply) and is_further_ahead:
             self._send(call)
         return procedures.is_expired(reply)
 
     def _replied(self, reply: Message) -> None:
-        if self._says_expired(reply):
-            return
-        call = self._calls.pop(reply.correlation_id, None) if reply.correlation_id else self._only_call()
+        call = self._calls.get(reply.correlation_id) if reply.correlation_id else self._only_call()
+        if call is not None:
+            if reply.correlation_id and self._says_expired(call, reply):
+                return
+            del self._calls[call.correlation_id]
         if call is None or not call.answer.set_running_or_notify_cancel():
             self.ignored_replies += 1
             log.info("rpc.reply_ignored", correlation_id=reply.correlation_id, ignored=self.ignored_replies)
         else:
             call.answer.set_result(reply)
+        self._renew_if_due()
 
     def _only_call(self) -> Call | None:
-        """Return the call that a reply without a correlation id answers, and forget it; None if that is not sure.
+        """Return the call that a reply without a correlation id answers; None if that is not sure.
 
         Servers of the simplest tutorials reply so. It is sure if one call is open, and none has ended on this reply
         queue without its reply.
@@ -209,7 +214,7 @@ class RpcConnection(Requester):
         if len(self._calls) == 1 and not self._reply_may_be_late:
             [call] = self._calls.values()
             if call.sent:
-                return self._calls.pop(call.correlation_id)
+                return call
         self._needs_fresh_queue = True
         return None
 
@@ -235,3 +240,4 @@ class RpcConnection(Requester):
         self._calls.pop(call.correlation_id, None)
         if call.answer.set_running_or_notify_cancel():
             call.answer.set_exception(error)
+        self._renew_if_due()

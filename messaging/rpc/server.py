@@ -10,13 +10,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import structlog
 from django.db import close_old_connections, connections
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from messaging import conf, database, procedures
 from messaging.broker.request_queue import Request, RequestQueue
@@ -60,7 +61,7 @@ class RpcServer(Service):
         self.prefetch = prefetch or concurrency
         self._on_serving = on_serving
         self._announced = False
-        self._requests: queue.Queue[tuple[Procedure, RequestQueue, Request] | None] = queue.Queue()
+        self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
         self.subscriptions = [self._request_queue(procedure) for procedure in self.procedures]
         self.threads = [
             threading.Thread(target=self._work, name=f"rpc-{number}", daemon=True)
@@ -120,8 +121,8 @@ class RpcServer(Service):
         try:
             # A procedure reads outside transactions. A connection that broke, or is too old, is replaced in between.
             close_old_connections()
-            with structlog.contextvars.bound_contextvars(**_context(procedure, request.arrival.message)):
-                ending = _serve(procedure, requests, request)
+            with _named_in_log(procedure, request.arrival.message):
+                ending = _serve(procedure, requests, request, self.successes)
             database.release_between_messages()
         except BaseException:
             # A fault of our own: no reply is possible, and a repetition would end the same way.
@@ -132,12 +133,21 @@ class RpcServer(Service):
             self.tally.count(ending)
 
 
-def _context(procedure: Procedure, request: Message) -> dict[str, str]:
+@contextmanager
+def _named_in_log(procedure: Procedure, request: Message) -> Iterator[None]:
+    """Name the request in each line that this thread logs inside."""
     context = {"procedure": procedure.name, "correlation_id": request.correlation_id}
-    return {**context, "request_id": request.request_id} if request.request_id else context
+    if request.request_id:
+        context["request_id"] = request.request_id
+    # `bound_contextvars` would look through the whole context first.
+    tokens = bind_contextvars(**context)
+    try:
+        yield
+    finally:
+        reset_contextvars(**tokens)
 
 
-def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> Ending:
+def _serve(procedure: Procedure, requests: RequestQueue, request: Request, successes: Successes) -> Ending:
     message = request.arrival.message
     if reason := why_unanswerable(message.reply_to):
         log.warning("rpc.unanswerable", reason=reason)
@@ -161,11 +171,14 @@ def _serve(procedure: Procedure, requests: RequestQueue, request: Request) -> En
     started = time.monotonic()
     result = answer(procedure, message)
     requests.finish(request, {message.reply_to: _reply(result, message)})
-    milliseconds = round((time.monotonic() - started) * 1000, 1)
+    seconds = time.monotonic() - started
     if result.error:
+        milliseconds = round(seconds * 1000, 1)
         log.warning("rpc.failed", error=result.error, milliseconds=milliseconds, exc_info=result.cause)
         return Ending.FAILED
-    log.info("rpc.handled", milliseconds=milliseconds)
+    successes.add(procedure.name, seconds=seconds)
+    if log.prints_debug:
+        log.debug("rpc.replied", milliseconds=round(seconds * 1000, 1))
     return Ending.HANDLED
 
 

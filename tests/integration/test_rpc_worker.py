@@ -57,7 +57,7 @@ def test_the_command_waits_for_its_broker_serves_and_ends_after_max_messages(
     assert quote() == ANSWER
     with pytest.raises(rpc.RemoteError, match="ValueError: We do not send to 'XX'"):
         rpc.call("shipping.quote", {**QUOTE, "destination": "XX"}, timeout=30)
-    worker.wait_for_line(r"rpc\.handled.*correlation_id=\S+.*milliseconds=.*procedure=shipping\.quote")
+    worker.wait_for_line(r"rpc\.handled.*count=1.*milliseconds_each=.*procedure=shipping\.quote")
     worker.wait_for_line(r"rpc\.failed.*error=ValueError")
 
     network.kill()
