@@ -10,18 +10,13 @@ from pydantic import field_validator
 from structlog.testing import capture_logs
 
 from messaging import database, testing
-from messaging.broker.connection import Connection
-from messaging.broker.subscription import Arrival
-from messaging.consumers import Consumer
 from messaging.events import Event
-from messaging.logs import Successes, get_logger
 from messaging.models import DeliveryAttempt, InboxMessage
 from messaging.retry import RetryPolicy
 from messaging.worker import consumer_threads, database_wait, fence, handling
-from messaging.worker.consumer_threads import ConsumerThreads
-from messaging.worker.service import Tally
 from messaging.worker.verdict import Verdict
 from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, an_inbox_row, attempts, note, notes
+from tests.support.fake_subscription import an_arrival, consumer_threads_of
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -148,37 +143,6 @@ def test_a_retry_policy_that_tries_to_end_the_thread_is_replaced_by_the_usual_on
         raise ValueError
 
     assert testing.deliver(a_message(), a_consumer(handler, retry=Leaving())) == "retrying"
-
-
-class FakeSubscription:
-    """Takes acknowledgements, for consumer threads without a broker."""
-
-    def __init__(self) -> None:
-        self.acked: list[Arrival] = []
-        self.requeued: list[Arrival] = []
-
-    def is_current(self, arrival: Arrival) -> bool:
-        return True
-
-    def cancel(self) -> None: ...
-
-    def ack(self, arrival: Arrival) -> None:
-        self.acked.append(arrival)
-
-    def requeue(self, arrival: Arrival) -> None:
-        self.requeued.append(arrival)
-
-
-def consumer_threads_of(consumer: Consumer) -> tuple[ConsumerThreads, FakeSubscription]:
-    subscription = FakeSubscription()
-    successes = Successes(get_logger("messaging"), "messages.handled", named="consumer")
-    made = ConsumerThreads(consumer, Connection("tests"), Tally(), successes, threads=1, prefetch=1, writer=None)
-    made.subscription = subscription  # type: ignore[assignment]
-    return made, subscription
-
-
-def an_arrival(redelivered: bool = False) -> Arrival:
-    return Arrival("tests.notes", a_message(app_id="warren"), 1, 1, redelivered, "", "test.noted")
 
 
 def test_a_handler_thread_survives_every_exception(monkeypatch: pytest.MonkeyPatch) -> None:
