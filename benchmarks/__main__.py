@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +74,10 @@ def _measure(names: Sequence[str], options: argparse.Namespace) -> bool:
     with servers.running() as running:
         for name in names:
             benchmark = _benchmark(name, options.quick, options.compare)
+            start = time.monotonic()
             results = rounds.measure(running, name, benchmark, options.rounds, LOG)
             _write(name, benchmark, results)
+            print(f"{name} took {(time.monotonic() - start) / 60:.1f} minutes.\n", flush=True)
             failed |= bool(results.failures)
     return failed
 

@@ -31,16 +31,18 @@ def measure(running: Servers, name: str, benchmark: Benchmark, rounds: int, log:
         measured: dict[str, dict[str, Measured]] = {}
         shift = number % len(benchmark.variants)
         for variant in (*benchmark.variants[shift:], *benchmark.variants[:shift]):
-            heading = f"{name} {number + 1}: {variant.name}"
             try:
                 measured[variant.name] = _run(running, name, benchmark, variant, log)
             except (subprocess.SubprocessError, OSError, psycopg.Error, ValueError) as error:
                 failures.setdefault(variant.name, []).append(_reason(error, log))
-                print(f"{heading}: FAILED, {error}; {log} ends with\n{tail(log)}", file=sys.stderr, flush=True)
+                print(
+                    f"{name} {number + 1}: {variant.name}: FAILED, {error}; {log} ends with\n{tail(log)}",
+                    file=sys.stderr,
+                )
                 running.mend()
             else:
                 for part, each in measured[variant.name].items():
-                    print(f"{heading if part == variant.name else f'{heading}, {part}'}: {_in_short(benchmark, each)}")
+                    print(f"{name} {number + 1}: {part}: {_in_short(benchmark, each)}", flush=True)
         # As the benchmark lists its variants, whichever ran first.
         found.append(
             {part: each for variant in benchmark.variants for part, each in measured.get(variant.name, {}).items()}
