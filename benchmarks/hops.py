@@ -49,6 +49,10 @@ HOPS = (
     Hop("Consumer, each its own transaction", "consumer", "Warren", CONSUMER_PEERS, ("pgbench, the same statements",)),
     Hop("Consumer, batch=50", "consumer", "Warren, batch=50", CONSUMER_PEERS, ("pgbench, the same statements",)),
     Hop("Consumer, two processes", "processes", "two processes", limits=("one process",)),
+    Hop(
+        "Consumer, no work, no inbox", "no_work", "Warren, no inbox", ("Celery, late acks", "Dramatiq"),
+        ("C, acks each", "C, acks joined"),
+    ),
     *(
         Hop(f"Commit to handler, {database}, {figure.split(',')[0]}", "latency", f"Warren, {database}",
             ("Celery, confirmed",), ("pika, direct",), figure)

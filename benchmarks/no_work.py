@@ -10,14 +10,12 @@ import subprocess
 import sys
 import tempfile
 from functools import partial
-from inspect import signature
 
 from benchmarks.consumer import TUNED, bodies
 from benchmarks.harness.benchmark import Benchmark, Variant
 from benchmarks.harness.clients import c_program, declare, manage, publish, ready_in, running
 from benchmarks.harness.window import Measured, Window, require, wait_for
 from benchmarks.shop.count import SIZE, shared
-from messaging.consumers import consumer
 
 PREFETCH = 500
 
@@ -109,11 +107,7 @@ BENCHMARK = Benchmark(
         Variant("C, acks joined", partial(c, 50), share=5),
         Variant("Celery, late acks", celery, share=0.5, environment=TUNED),
         Variant("Dramatiq", dramatiq, share=0.5, environment=TUNED),
-        *(
-            [Variant("Warren, no inbox", warren, environment={"BENCH_FENCED": "0"}, warren=True)]
-            if "fenced" in signature(consumer).parameters
-            else []
-        ),
+        Variant("Warren, no inbox", warren, environment={"BENCH_FENCED": "0"}, warren=True),
         Variant("Warren, with its inbox", warren, share=0.2, warren=True),
     ),
 )

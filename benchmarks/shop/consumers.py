@@ -22,6 +22,7 @@ def receipts(event: OrderPlaced, delivery: Any) -> None:
     Receipt.objects.create(number=event.number, phone=event.phone, text=event.note)
 
 
+# Another checkout may not know the option.
 _OPTIONS: dict[str, Any] = {"fenced": False} if os.environ.get("BENCH_FENCED") == "0" else {}
 
 
