@@ -208,7 +208,10 @@ class Subscription:
     def _arrived(
         self, opened: int, _: Channel, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
-        self._unsettled[method.delivery_tag] = None
+        # One that an earlier channel delivers late has a tag of that channel. Here it would count as older than others,
+        # and acknowledge those with it.
+        if opened == self._opened:
+            self._unsettled[method.delivery_tag] = None
         self._on_arrival(arrival_of(self.queue, opened, method, properties, body))
 
     def _ack_finished(self) -> None:

@@ -1,6 +1,5 @@
 """Acknowledgements that finish while the I/O thread is busy go together, and never for a delivery still at work."""
 
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import Mock
 
@@ -9,20 +8,7 @@ import pytest
 from pika import spec
 
 from messaging.broker.subscription import Arrival, Subscription
-
-
-class Busy:
-    """A connection whose I/O thread does nothing until it is told to."""
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], None]] = []
-
-    def call_soon(self, function: Callable[[], None]) -> None:
-        self.calls.append(function)
-
-    def catch_up(self) -> None:
-        while self.calls:
-            self.calls.pop(0)()
+from tests.support.fake_subscription import Busy
 
 
 @pytest.fixture
@@ -110,3 +96,20 @@ def test_deliveries_of_an_earlier_channel_are_not_acknowledged(
     subscription.ack(arrived[5])
     io.catch_up()
     assert acked(channel) == [(1, False)]
+
+
+def test_what_an_earlier_channel_delivers_late_makes_no_delivery_at_work_count_as_finished(
+    io: Busy, channel: Mock, subscription: Subscription, arrived: list[Arrival]
+) -> None:
+    earlier = subscription._opened
+    subscription._channel_opened(channel)
+    arrived.clear()
+    for tag in (2, 4):
+        subscription._arrived(earlier, channel, spec.Basic.Deliver("tag", tag), pika.BasicProperties(), b"")
+    for tag in range(1, 5):
+        arrive(subscription, channel, tag)
+    late, new = arrived[:2], arrived[2:]
+    for arrival in (*late, new[1], new[3]):
+        subscription.ack(arrival)
+    io.catch_up()
+    assert acked(channel) == [(2, False), (4, False)]

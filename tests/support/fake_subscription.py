@@ -1,5 +1,6 @@
 """A consumer's threads without a broker: what they acknowledge and give back is noted."""
 
+from collections.abc import Callable
 from typing import Any
 
 from messaging.broker.connection import Connection
@@ -9,6 +10,20 @@ from messaging.logs import Successes, get_logger
 from messaging.worker.consumer_threads import ConsumerThreads
 from messaging.worker.service import Tally
 from tests.support.consuming import a_message
+
+
+class Busy:
+    """A connection whose I/O thread does nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], None]] = []
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        self.calls.append(function)
+
+    def catch_up(self) -> None:
+        while self.calls:
+            self.calls.pop(0)()
 
 
 class FakeSubscription:
