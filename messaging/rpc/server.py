@@ -7,6 +7,7 @@ times: a request that two servers were lost with may be what killed them.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import close_old_connections, connections
+from django.db import connections
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from messaging import conf, database, procedures
@@ -34,8 +35,31 @@ log = get_logger(__name__)
 
 #: How often a request may be redelivered because its server was lost.
 MAX_RETURNS = 1
+#: Seconds between two looks at the age of a thread's connections to the databases.
+CHECK_AGE_EVERY = 1.0
 #: Where and why a message died, as RabbitMQ writes it (https://www.rabbitmq.com/docs/dlx#effects).
 DEATH_HEADER = "x-death"
+
+
+class Databases(threading.local):
+    """The connections of a thread to the databases."""
+
+    def __init__(self) -> None:
+        self._checked_at = -math.inf
+
+    def refresh(self) -> None:
+        """Give up connections that do not work any more, and those that are older than CONN_MAX_AGE, as Django does
+        between two requests. For their age they are given up once a second: Django's default is 0, and to connect takes
+        longer than most requests."""
+        now = time.monotonic()
+        if due := now - self._checked_at >= CHECK_AGE_EVERY:
+            self._checked_at = now
+        for each in connections.all(initialized_only=True):
+            close_at = each.close_at
+            if not due:
+                each.close_at = None
+            each.close_if_unusable_or_obsolete()
+            each.close_at = close_at
 
 
 class RpcServer(Service):
@@ -61,6 +85,7 @@ class RpcServer(Service):
         self.prefetch = prefetch or concurrency
         self._on_serving = on_serving
         self._announced = False
+        self._databases = Databases()
         self._requests: queue.SimpleQueue[tuple[Procedure, RequestQueue, Request] | None] = queue.SimpleQueue()
         self.subscriptions = [self._request_queue(procedure) for procedure in self.procedures]
         self.threads = [
@@ -120,7 +145,7 @@ class RpcServer(Service):
         ending = Ending.FAILED
         try:
             # A procedure reads outside transactions. A connection that broke, or is too old, is replaced in between.
-            close_old_connections()
+            self._databases.refresh()
             with _named_in_log(procedure, request.arrival.message):
                 ending = _serve(procedure, requests, request, self.successes)
             database.release_between_messages()
