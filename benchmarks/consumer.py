@@ -113,6 +113,7 @@ def consume(queue: str, count: int, *command: str, processes: int = 1) -> Measur
     return measured
 
 
+WHOLE = {"BENCH_BATCH": "50", "BENCH_WHOLE": "1"}
 TUNED = {"BENCH_TUNED": "1", "dramatiq_queue_prefetch": "100"}
 BENCHMARK = Benchmark(
     question="The consumer: an inbox row and one insert of the ORM, one process",
@@ -127,6 +128,7 @@ BENCHMARK = Benchmark(
         Variant("Dramatiq", dramatiq, environment=TUNED),
         Variant("Warren", warren, warren=True),
         Variant("Warren, batch=50", warren, share=2, environment={"BENCH_BATCH": "50"}, warren=True),
+        Variant("Warren, whole batch of 50", warren, share=4, environment=WHOLE, warren=True),
         Variant("pgbench, the same statements", pgbench, share=2),
     ),
 )
