@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
-from django.core.paginator import Page, Paginator
+from django.core.paginator import Paginator
 from django.db import connections
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -24,10 +24,10 @@ _HOW = "how_searched"
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     """Pages of the newest COUNTED rows. It never counts a whole table.
 
-    The ids of a page are read first, and its rows by them: what a list shows besides columns (the trouble of a
-    message's effects) is then looked up for these rows, and not gathered from a whole table. Where not more than
-    COUNTED rows match a filter, all their ids are read: databases guess badly whether a filter and an order are quicker
-    by the filter's index or by the order's.
+    A list reads the ids of a page first, and its rows by them: what it shows besides columns (trouble of a message's
+    effects) is then looked up for these rows, and not gathered from a whole table. Where not more than COUNTED rows
+    match a filter, all their ids are read: databases guess badly whether a filter and an order are quicker by the
+    filter's index or by the order's.
     """
 
     object_list: QuerySet[Any]
@@ -61,18 +61,11 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
             number = min(int(number), self.num_pages)
         return super().validate_number(number)
 
-    def rows(self, start: int, end: int) -> QuerySet[Any]:
-        """Return the rows from one place to another: those of their ids."""
+    def ids(self, start: int, end: int) -> list[int]:
+        """Return the ids of the rows from one place to another."""
         if self._is_filtered and self.is_complete:
-            ids = sorted(self._ids, reverse=True)[start:end]
-        else:
-            ids = list(self.object_list.values_list("pk", flat=True)[start:end])
-        return self.object_list.filter(pk__in=ids)
-
-    def page(self, number: Any) -> Page[Any]:
-        number = self.validate_number(number)
-        start = (number - 1) * self.per_page
-        return Page(self.rows(start, min(start + self.per_page, self.count)), number, self)
+            return sorted(self._ids, reverse=True)[start:end]
+        return list(self.object_list.values_list("pk", flat=True)[start:end])
 
     @property
     def _is_filtered(self) -> bool:
@@ -118,8 +111,12 @@ class LongList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.page_num = min(self.page_num, self.paginator.num_pages)
-        if not self.multi_page or (self.show_all and self.can_show_all):
-            self.result_list = self.paginator.rows(0, self.result_count)
+        is_whole = not self.multi_page or (self.show_all and self.can_show_all)
+        start = 0 if is_whole else (self.page_num - 1) * self.list_per_page
+        end = self.result_count if is_whole else min(start + self.list_per_page, self.result_count)
+        # Without the filters, by which SQLite would look for them once more.
+        rows = self.root_queryset.filter(pk__in=self.paginator.ids(start, end))
+        self.result_list = self.apply_select_related(rows).order_by("-pk")
 
     @property
     def older(self) -> str:
