@@ -48,6 +48,7 @@ HOPS = (
     ),
     Hop("Consumer, each its own transaction", "consumer", "Warren", CONSUMER_PEERS, ("pgbench, the same statements",)),
     Hop("Consumer, batch=50", "consumer", "Warren, batch=50", CONSUMER_PEERS, ("pgbench, the same statements",)),
+    Hop("Consumer, whole batch of 50", "consumer", "Warren, whole batch of 50", CONSUMER_PEERS),
     Hop("Consumer, two processes", "processes", "two processes", limits=("one process",)),
     Hop(
         "Consumer, no work, no inbox", "no_work", "Warren, no inbox", ("Celery, late acks", "Dramatiq"),
