@@ -65,7 +65,6 @@ examples:
             "attempts": deleted[DeliveryAttempt._meta.label] + deleted[EffectAttempt._meta.label],
             "effects": deleted[Effect._meta.label],
         }
-        _refresh_statistics()
         log.info("messages.pruned", **counts)
         result = _result("Deleted", counts)
         result.stopped = TOLD_TO_STOP if should_stop() else ""
@@ -73,16 +72,6 @@ examples:
 
 
 prune = Prune()
-
-
-def _refresh_statistics() -> None:
-    """Let SQLite look which indexes lead to few rows, as PostgreSQL does by itself: without, it would for instance read
-    all published messages to find those of the last minute. It looks at a part of the rows, for some milliseconds
-    (https://www.sqlite.org/lang_analyze.html)."""
-    if database.is_sqlite():
-        with database.connection().cursor() as cursor:
-            cursor.execute("PRAGMA analysis_limit = 1000")
-            cursor.execute("ANALYZE")
 
 
 def _result(did: str, counts: dict[str, int]) -> Result:

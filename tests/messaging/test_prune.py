@@ -209,12 +209,3 @@ def test_the_attempts_of_an_effect_go_with_it_and_are_counted() -> None:
 
     assert prune.plan().facts == _pruned() == _counts(outbox=0, inbox=1, attempts=2, effects=1)
     assert not EffectAttempt.objects.exists()
-
-
-@pytest.mark.only_on("sqlite")
-def test_sqlite_knows_afterwards_which_indexes_lead_to_few_rows() -> None:
-    OutboxMessage.objects.create(message_id="m", type="order.placed", routing_key="order.placed", body=b"")
-    prune.run()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT idx FROM sqlite_stat1 WHERE tbl = 'messaging_outboxmessage'")
-        assert ("outbox_state_created",) in cursor.fetchall()
