@@ -1,8 +1,9 @@
 """The outcome of each publish, whatever the broker answers, in which order, and not at all."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
-from unittest.mock import Mock, call
+from unittest.mock import MagicMock, Mock, call
 
 import pika
 import pytest
@@ -23,20 +24,22 @@ Answer = Callable[["Broker"], None]
 class Broker:
     """The publisher's connection and channel, and what they answer to a batch."""
 
-    def __init__(self, role: str, *, on_open: Any, on_lost: Any, on_change: Any) -> None:
-        self.on_open, self.on_lost, self.on_change = on_open, on_lost, on_change
+    def __init__(self, role: str, *, on_open: Any, on_lost: Any, **_: Any) -> None:
+        self.on_open, self.on_lost = on_open, on_lost
         self.last_error = ""
-        self.usable, self.blocked = True, False
+        self.usable = self.is_open = True
+        self.blocked = False
         self.answers: Answer = confirm_all
         self.resets: list[str] = []
         self.successes = self.opened = 0
         self.reach = Mock(return_value=True)
-        self.channel = Mock()
+        self.channel = MagicMock()
 
-    def open_channel(self, on_open: Any, on_close: Any) -> None:
+    def open_channel(self, on_open: Any, on_close: Any) -> bool:
         self.opened += 1
-        self.channel = Mock(is_open=True)
+        self.channel = MagicMock(is_open=True)
         self.opens, self.closes = on_open, on_close
+        return True
 
     def call_soon(self, function: Callable[[], None]) -> None:
         function()
@@ -67,7 +70,8 @@ class Broker:
         )
 
     def close(self, error: Exception, *, connected: bool = True) -> None:
-        self.channel.connection = Mock(is_open=connected)
+        self.is_open = self.channel.connection.is_open = connected
+        self.channel.is_open = False
         self.closes(self.channel, error)
 
 
@@ -80,14 +84,9 @@ def nothing(broker: Broker) -> None:
 
 
 @pytest.fixture
-def changes() -> Mock:
-    return Mock()
-
-
-@pytest.fixture
-def publisher(monkeypatch: pytest.MonkeyPatch, changes: Mock) -> Publisher:
+def publisher(monkeypatch: pytest.MonkeyPatch) -> Publisher:
     monkeypatch.setattr(module, "Connection", Broker)
-    publisher = Publisher("test", on_change=changes)
+    publisher = Publisher("test")
     broker_of(publisher).on_open()
     broker_of(publisher).begin()
     return publisher
@@ -269,17 +268,16 @@ def test_without_a_confirm_in_time_the_connection_is_given_up_unless_the_broker_
 
 
 def test_over_a_refused_message_the_channel_is_opened_again_and_what_was_open_is_refused(
-    publisher: Publisher, broker: Broker, changes: Mock
+    publisher: Publisher, broker: Broker
 ) -> None:
     error = NotFound("NOT_FOUND - no exchange 'nowhere'")
-    changes.reset_mock()
 
     def answers(broker: Broker) -> None:
         broker.ack(1)
         broker.close(error)
 
     first, *others = published(publisher, answers=answers)
-    assert (first.status, broker.opened, publisher.ready, changes.called) == (CONFIRMED, 2, False, True)
+    assert (first.status, broker.opened, publisher.ready) == (CONFIRMED, 2, False)
     assert others == [Outcome(Status.REFUSED, str(error), error)] * 2
     broker.begin()
     assert publisher.ready
@@ -306,12 +304,12 @@ def test_with_the_connection_lost_what_was_open_is_unknown(publisher: Publisher,
 
 
 def test_the_end_of_an_earlier_channel_ends_nothing(publisher: Publisher, broker: Broker) -> None:
-    earlier = broker.channel
+    ends_once_more = partial(broker.closes, broker.channel)
     broker.close(BrokerUnavailable("gone"))
     broker.begin()
 
     def answers(broker: Broker) -> None:
-        broker.closes(earlier, BrokerUnavailable("gone"))
+        ends_once_more(BrokerUnavailable("gone"))
         confirm_all(broker)
 
     assert statuses(publisher, answers=answers) == [CONFIRMED] * 3
@@ -319,36 +317,55 @@ def test_the_end_of_an_earlier_channel_ends_nothing(publisher: Publisher, broker
 
 
 @pytest.mark.parametrize(("error", "reason"), [("", "no channel to the broker"), ("refused", "refused")])
-@pytest.mark.parametrize("gone", [True, False])
 def test_without_a_channel_nothing_is_sent_and_the_outcome_is_known_at_once(
-    publisher: Publisher, broker: Broker, gone: bool, error: str, reason: str
+    publisher: Publisher, broker: Broker, error: str, reason: str
 ) -> None:
     channel, broker.last_error = broker.channel, error
-    if gone:
-        broker.on_lost("gone")
-    else:
-        channel.is_open = False
+    broker.on_lost("gone")
     assert published(publisher, answers=nothing) == [Outcome(UNKNOWN, reason)] * 3
     assert (channel.basic_publish.called, broker.resets) == (False, [])
+
+
+def test_on_a_channel_that_is_closing_nothing_is_sent_and_the_outcome_is_known_at_once(
+    publisher: Publisher, broker: Broker
+) -> None:
+    broker.channel.is_open = False
+    broker.channel.basic_publish.side_effect = pika.exceptions.ChannelWrongStateError("closing")
+    outcomes = published(publisher, answers=nothing)
+    assert [(outcome.status, outcome.late) for outcome in outcomes] == [(UNKNOWN, False)] * 3
+    assert broker.resets == []
 
 
 # --- readiness ---------------------------------------------------------------------------------------------
 
 
 def test_it_is_ready_once_its_channel_confirms_and_while_its_connection_is_usable(
-    monkeypatch: pytest.MonkeyPatch, changes: Mock
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "Connection", Broker)
-    publisher = Publisher("test", on_change=changes)
+    publisher = Publisher("test")
     broker = broker_of(publisher)
-    assert (broker.on_change, publisher.ready) == (changes, False)
+    assert not publisher.ready
     broker.on_open()
     broker.opens(broker.channel)
-    assert (publisher.ready, changes.called) == (False, False)
+    assert not publisher.ready
     broker.begin()
-    assert (publisher.ready, changes.called) == (True, True)
+    assert publisher.ready
     broker.usable = False
     assert not publisher.ready
+
+
+def test_its_owner_is_told_when_it_may_have_become_ready_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Connection", Broker)
+    changes = Mock()
+    broker = broker_of(Publisher("test", on_change=changes))
+    broker.on_open()
+    broker.opens(broker.channel)
+    assert not changes.called
+    broker.begin()
+    assert changes.call_count == 1
+    broker.close(BrokerUnavailable("gone"))
+    assert changes.call_count == 2
 
 
 def test_it_is_reached_once_its_channel_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
