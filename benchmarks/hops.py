@@ -35,6 +35,10 @@ C, POST, FULL = ("C",), "Order POST, 8 clients", "Order POST, other programs use
 RUNNING = ("broker running",)
 CONSUMER_PEERS = ("Celery, tuned", "Dramatiq")
 RPC_PEERS = ("Celery", "FastStream", "nameko")
+GROWING = (
+    "claim 500 rows, and give them back", "place an order", "list of the outbox", "list of the inbox",
+    "mq status: outbox, inbox, effects", "messages reconcile", "messages prune --dry-run",
+)  # fmt: skip
 HOPS = (
     Hop("Relay, PostgreSQL", "relay", "Warren, PostgreSQL", ("django-outbox-pattern", "Celery, confirmed"), C),
     Hop("Relay, SQLite", "relay", "Warren, SQLite", limits=C),
@@ -78,6 +82,10 @@ HOPS = (
         Hop(f"Idle, {process}", "idle", f"{process}, PostgreSQL", figure=figure)
         for process in ("web", "consumers", "relay", "RPC worker")
         for figure in ("% of a core", "statements a second")
+    ),
+    *(
+        Hop(f"Growth: {work}, beside a million rows", "growth", f"{work}, PostgreSQL", figure="times as long")
+        for work in GROWING
     ),
 )  # fmt: skip
 

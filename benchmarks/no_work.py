@@ -78,6 +78,8 @@ def consume(queue: str, count: int, *command: str) -> Measured:
             wait_for(lambda: handled[0] > 0, every=0.002)
             begun = handled[0]
             window.start()
+            if begun > count // 2:
+                raise RuntimeError(f"{begun} of {count} messages were handled before the first look: take more")
             wait_for(lambda: handled[0] >= count, every=0.005)
             window.stop()
             measured = window.measured(count - begun)
