@@ -59,9 +59,10 @@ def publish(*arguments: str) -> None:
 def ctrl_c(when: Callable[[], object], times: int = 1) -> Iterator[None]:
     """Press Ctrl-C as soon as `when` returns something true; the block runs a command that takes it."""
     here = threading.get_ident()
+    held = []
 
     def press() -> None:
-        eventually(when)
+        held.append(eventually(when))  # kept until the end: a connection that nobody keeps is closed
         for _ in range(times):
             signal.pthread_kill(here, signal.SIGINT)
 
