@@ -13,7 +13,7 @@ from pika.channel import Channel
 from messaging.broker.connection import Connection
 from messaging.broker.errors import describe
 from messaging.broker.properties import to_pika
-from messaging.broker.subscription import PRIVATE_QUEUE, Subscription
+from messaging.broker.subscription import PRIVATE_QUEUE, Subscription, arrival_of
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
 from messaging.message import Message
@@ -120,7 +120,8 @@ class Requester(Subscription):
         self, opened: int, channel: Channel, method: spec.Basic.Deliver, properties: pika.BasicProperties, body: bytes
     ) -> None:
         if channel is self._channel:  # else the reply queue was given up
-            super()._arrived(opened, channel, method, properties, body)
+            # Nothing is kept of it: replies are acknowledged as they arrive.
+            self._on_arrival(arrival_of(self.queue, opened, method, properties, body))
 
     def _returned(self, _: Channel, __: spec.Basic.Return, properties: pika.BasicProperties, ___: bytes) -> None:
         self._unserved(str(properties.correlation_id))
