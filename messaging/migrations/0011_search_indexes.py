@@ -3,9 +3,15 @@ from typing import Any
 from django.db import migrations, models
 
 
+def exists(schema_editor: Any, model: Any, index: str) -> bool:
+    connection = schema_editor.connection
+    with connection.cursor() as cursor:
+        return index in connection.introspection.get_constraints(cursor, model._meta.db_table)
+
+
 class AddIndexMeanwhile(migrations.AddIndex):
-    """Adds an index while others write: PostgreSQL builds it CONCURRENTLY. If that was stopped half-way, it is built
-    anew by the next `migrate`."""
+    """Adds an index while others write: PostgreSQL builds it CONCURRENTLY. If the migration was stopped half-way, the
+    next `migrate` goes on; PostgreSQL then builds it anew, as it may be left half built."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         model = to_state.apps.get_model(app_label, self.model_name)
@@ -14,7 +20,7 @@ class AddIndexMeanwhile(migrations.AddIndex):
         if schema_editor.connection.vendor == 'postgresql':
             schema_editor.remove_index(model, self.index, concurrently=True)  # if it exists
             schema_editor.add_index(model, self.index, concurrently=True)
-        else:
+        elif not exists(schema_editor, model, self.index.name):
             schema_editor.add_index(model, self.index)
 
 
@@ -28,7 +34,7 @@ class RemoveIndexMeanwhile(migrations.RemoveIndex):
         index = from_state.models[app_label, self.model_name_lower].get_index_by_name(self.name)
         if schema_editor.connection.vendor == 'postgresql':
             schema_editor.remove_index(model, index, concurrently=True)
-        else:
+        elif exists(schema_editor, model, self.name):
             schema_editor.remove_index(model, index)
 
 

@@ -9,6 +9,7 @@ from django.apps import apps
 from django.contrib.auth.models import Permission
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
 from messaging import models
@@ -113,3 +114,22 @@ def test_the_audit_log_names_an_action_of_an_older_version_as_its_command_is_cal
     then.get_model("messaging", "OperatorAction").objects.create(actor="ann", action="hasten", about="m-1")
     migrate("0010_plain_words")
     assert models.OperatorAction.objects.get().action == "publish"
+
+
+def test_a_migration_outside_a_transaction_that_was_stopped_half_way_goes_on(
+    migrate: Callable[[str | None], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate("0010_plain_words")
+    loaded = MigrationExecutor(connection).loader.disk_migrations["messaging", "0011_search_indexes"]
+    with monkeypatch.context() as stopped:
+        added_and_one_removed = type(loaded).operations[:6]
+        stopped.setattr(type(loaded), "operations", added_and_one_removed)
+        migrate("0011_search_indexes")
+    MigrationRecorder(connection).record_unapplied("messaging", "0011_search_indexes")
+
+    migrate("0011_search_indexes")
+
+    with connection.cursor() as cursor:
+        there = connection.introspection.get_constraints(cursor, "messaging_outboxmessage")
+    assert {"outbox_message_id_begins", "outbox_subject_begins"} <= there.keys()
+    assert not {"outbox_message_id", "outbox_subject"} & there.keys()
