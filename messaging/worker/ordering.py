@@ -76,8 +76,9 @@ def release_due(
 
 
 def has_predecessors(consumer: Consumer, row: InboxMessage) -> bool:
-    """Whether a message that waits at this consumer must wait on."""
-    return _has_predecessors(consumer, row.ordering_key, row.position or 0)
+    """Whether a message that waits at this consumer must wait on. Not at one that has become a consumer without a
+    fence: what it has handled is not known."""
+    return consumer.fenced and _has_predecessors(consumer, row.ordering_key, row.position or 0)
 
 
 def _has_predecessors(consumer: Consumer, key: str, position: int) -> bool:

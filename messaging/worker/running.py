@@ -15,7 +15,7 @@ from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.exceptions import Undecodable
 from messaging.logs import get_logger
-from messaging.message import Delivery
+from messaging.message import OUTBOX_ID_HEADER, Delivery
 from messaging.validation import functions
 from messaging.worker import fence, inbox, ledger, ordering, time_limit
 from messaging.worker.database_wait import own_statements
@@ -81,8 +81,9 @@ def _admit_all(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Admit
 
 
 def _has_row(delivery: Delivery) -> bool:
-    """Whether a failure or a start of this message was recorded."""
-    return delivery.attempt > 1 or delivery.tries.counted
+    """Whether a failure or a start of this message was recorded, or may have been: it was sent again."""
+    sent_again = not delivery.exchange and OUTBOX_ID_HEADER in delivery.message.headers
+    return delivery.attempt > 1 or delivery.tries.counted or sent_again
 
 
 def _is_new(delivery: Delivery) -> bool:

@@ -63,7 +63,8 @@ class Worker(Service):
             )
             for consumer in consumers
         ]
-        self._upkeep = Upkeep([consumer for consumer in consumers if consumer.fenced])
+        # One without a fence may have had one before: its effects and waiting messages are still to be looked after.
+        self._upkeep = Upkeep([consumer for consumer in consumers if consumer.records_failures])
         self.subscriptions = [each.subscription for each in self.consumers]
         self.threads = [*(thread for each in self.consumers for thread in each.threads), self._upkeep.thread]
         #: Until when a queue that cannot be consumed is left alone (monotonic).

@@ -26,6 +26,7 @@ from tests.support.consuming import (
     a_message,
     attempts,
     delivery_of,
+    look_after,
     notes,
     outcomes_of_attempts,
     registered,
@@ -143,6 +144,33 @@ def test_a_success_without_a_row_is_neither_missed_nor_sent_again_and_its_event_
     )
     prune.run(by="tests", batch=10)
     assert not OutboxMessage.objects.exists()
+
+
+def test_a_counted_start_that_is_sent_again_is_handled_and_not_sent_once_more(unfenced: Consumer) -> None:
+    """The process died, and RabbitMQ lost the message: reconciling brings the same attempt once more."""
+    lost = a_delivery(redelivered=True, exchange="tests")
+    assert handling._count_start(lost) is None
+    row = InboxMessage.objects.get()
+    with transaction.atomic():
+        outbox.resend(row, consumer=unfenced.name, queue=unfenced.queue, origin=OutboxMessage.Origin.RECONCILE,
+                      body=lost.message.body)  # fmt: skip
+
+    assert [handling.handle(unfenced, next_delivery(lost)) for _ in range(2)] == ["handled", "duplicate"]
+
+    assert InboxMessage.objects.get().state == "handled"
+    assert notes("hello") == 1
+
+
+def test_what_waited_while_it_had_a_fence_is_sent_and_handled_once(unfenced: Consumer) -> None:
+    with transaction.atomic():
+        _, second = outbox.add(Noted(text="first"), Noted(text="second"), ordering_key="k")
+    assert handling.handle(replace(unfenced, fenced=True), delivery_of(second)) == "waiting"
+
+    look_after([unfenced])
+
+    turn = OutboxMessage.objects.get(origin=OutboxMessage.Origin.TURN)
+    assert [handling.handle(unfenced, delivery_of(turn)) for _ in range(2)] == ["handled", "duplicate"]
+    assert notes("second") == 1
 
 
 def test_it_is_declared_with_the_decorator() -> None:

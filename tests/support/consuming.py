@@ -149,4 +149,5 @@ def _rejecting(reason: str) -> Callable[..., None]:
 def delivery_of(row: OutboxMessage, **changes: Any) -> Delivery:
     """The delivery that the publish of an outbox row brings to its consumer."""
     message = publishing_of(row).message
-    return a_delivery(message, **{"consumer": row.consumer or "notes", "attempt": message.attempt, **changes})
+    how = {"consumer": row.consumer or "notes", "attempt": message.attempt, "exchange": row.exchange}
+    return a_delivery(message, **{**how, **changes})
