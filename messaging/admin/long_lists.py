@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from django.contrib import admin
-from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
+from django.contrib.admin.views.main import ALL_VAR, PAGE_VAR, SEARCH_VAR, ChangeList
 from django.core.paginator import Paginator
 from django.db import connections
 from django.db.models import QuerySet
@@ -19,6 +19,8 @@ from messaging.admin.searching import ANYWHERE, How
 #: Rows that are counted at most, and that the pages of a list hold.
 COUNTED = 10_000
 _HOW = "how_searched"
+#: The parameter of an address that leads to rows older than those on the pages before.
+_BELOW = "id__lt"
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
@@ -105,6 +107,14 @@ class LongList(ChangeList):
         self.how_searched = getattr(request, _HOW, How.WHOLE)
         return found
 
+    def get_query_string(self, new_params: Any = None, remove: Any = None) -> str:
+        """Return an address of this list. Only those of pages stay among the older rows: a filter or a search that is
+        asked for there is about all of them."""
+        if new_params and not remove and set(new_params) <= {PAGE_VAR, ALL_VAR, _BELOW}:
+            return super().get_query_string(new_params)
+        others = {name: value for name, value in (new_params or {}).items() if name != _BELOW}
+        return super().get_query_string(others, [*(remove or []), _BELOW])
+
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         return ["-pk"]
 
@@ -123,7 +133,7 @@ class LongList(ChangeList):
         """The address that goes on after the last page; empty elsewhere, and where nothing is left."""
         if self.paginator.is_complete or self.page_num < self.paginator.num_pages:
             return ""
-        return self.get_query_string({"id__lt": list(self.result_list)[-1].pk})
+        return self.get_query_string({_BELOW: list(self.result_list)[-1].pk})
 
     @property
     def further(self) -> str:

@@ -161,6 +161,18 @@ def test_the_pages_and_the_links_to_older_ones_lead_past_every_row_once(
     assert seen == list(OutboxMessage.objects.order_by("-pk").values_list("pk", flat=True))
 
 
+def test_a_filter_or_search_among_older_rows_is_about_all_rows(admin_client: Client) -> None:
+    many(5)
+    page = admin_client.get(f"{OUTBOX}?id__lt={OutboxMessage.objects.latest('pk').pk}&state__exact=published")
+    shown = page.content.decode()
+
+    assert len(page.context["cl"].result_list) == 4
+    assert 'href="?state__exact=pending"' in shown
+    assert 'name="state__exact" value="published"' in shown
+    assert 'name="id__lt"' not in shown
+    assert "id__lt" not in "".join(re.findall(r'href="(\?[^"]*)"', shown))
+
+
 def test_a_page_beyond_the_last_is_the_last(admin_client: Client, counted: int) -> None:
     many(counted + 1)
     assert admin_client.get(f"{OUTBOX}?p=1000").context["cl"].page_num == 2
