@@ -1,8 +1,9 @@
 """The fence around handlers: what a success writes, in the handler's transaction.
 
 `admit` writes the inbox row as *handled* before the handler runs: another process with the same attempt waits for this
-transaction. `finish` adds when, where and how long. Both are plain SQL whose text is made once: with a model they took
-a quarter of a consumer's time.
+transaction. `finish` adds when, where and how long. Of a batch the new rows are *retrying* until `finish`: if a handler
+ends the transaction by a COMMIT of its own, the messages behind it are not taken for handled. Both are plain SQL whose
+text is made once: with a model they took a quarter of a consumer's time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from messaging.processes import process_name
 _TABLE = f'"{InboxMessage._meta.db_table}"'
 #: What each new row gets, as text for both databases.
 _CONSTANT = {
-    "state": "'handled'",
     "headers": "'{}'",
     "starts": "0",
     "attempts_before": "0",
@@ -62,6 +62,8 @@ class Admitted:
     delivery: Delivery
     row_id: int
     again: bool = False
+    #: The row's until the handler has returned.
+    state: str = InboxMessage.State.HANDLED.value
 
 
 def admit(delivery: Delivery) -> Admitted | None:
@@ -71,7 +73,7 @@ def admit(delivery: Delivery) -> Admitted | None:
     then finds the row moved.
     """
     row = _row_of(delivery)
-    head, values = _insert(tuple(row))
+    head, values = _insert(tuple(row), InboxMessage.State.HANDLED.value)
     with database.connection().cursor() as cursor:
         cursor.execute(f"{head}{values}{_MOVE}", list(row.values()))
         found = cursor.fetchone()
@@ -88,15 +90,16 @@ def admit_new(deliveries: Sequence[Delivery]) -> dict[str, Admitted]:
     for each in sorted(deliveries, key=lambda each: each.message_id):
         by_id.setdefault(each.message_id, each)
     admitted = {}
+    state = InboxMessage.State.RETRYING.value
     for some in _pages(list(by_id.values())):
         rows = [_row_of(each) for each in some]
         columns = tuple(dict.fromkeys(name for row in rows for name in row))
-        head, values = _insert(columns)
+        head, values = _insert(columns, state)
         parameters = [row[name] if name in row else _USUAL[name][0] for row in rows for name in columns]
         with database.connection().cursor() as cursor:
             cursor.execute(f"{head}{', '.join([values] * len(rows))}{_SKIP}", parameters)
             found = cursor.fetchall()
-        admitted.update({message_id: Admitted(by_id[message_id], row_id) for row_id, message_id in found})
+        admitted.update({message_id: Admitted(by_id[message_id], row_id, state=state) for row_id, message_id in found})
     return admitted
 
 
@@ -158,23 +161,29 @@ def _row_of(delivery: Delivery) -> dict[str, Any]:
 
 
 @cache
-def _insert(columns: tuple[str, ...]) -> tuple[str, str]:
+def _insert(columns: tuple[str, ...], state: str) -> tuple[str, str]:
     """Return the beginning of an INSERT with these columns, and the values of a row: a parameter for each column."""
-    constant = {**_CONSTANT, **{name: text for name, (_, text) in _USUAL.items() if name not in columns}}
+    constant = {
+        "state": f"'{state}'",
+        **_CONSTANT,
+        **{name: text for name, (_, text) in _USUAL.items() if name not in columns},
+    }
     names = ", ".join([*columns, *constant])
     values = ", ".join([*["%s"] * len(columns), *constant.values()])
     return f"INSERT INTO {_TABLE} ({names}) VALUES ", f"({values})"  # noqa: S608 (names of our own)
 
 
 def _finish(connection: BaseDatabaseWrapper, admitted: Sequence[Admitted]) -> str:
-    """Return the text that finishes these rows. It has numbers only, beside a parameter for the process."""
+    """Return the text that finishes these rows. It has numbers and states only, beside a parameter for the process."""
     numbers = ", ".join(
-        f"({each.row_id}, {each.delivery.attempt}, {each.delivery.tries.seconds * 1000:.3f})" for each in admitted
+        f"({each.row_id}, {each.delivery.attempt}, {each.delivery.tries.seconds * 1000:.3f}, '{each.state}')"
+        for each in admitted
     )
     return (
         # The first success stays.
-        f"UPDATE {_TABLE} SET handled_at = COALESCE(handled_at, {_NOW[connection.vendor]}), "  # noqa: S608
+        f"UPDATE {_TABLE} SET state = CASE state WHEN 'retrying' THEN 'handled' ELSE state END, "  # noqa: S608
+        f"handled_at = COALESCE(handled_at, {_NOW[connection.vendor]}), "
         "process = COALESCE(process, %s), milliseconds = COALESCE(milliseconds, done.column3) "
         f"FROM (VALUES {numbers}) AS done WHERE {_TABLE}.id = done.column1 AND {_TABLE}.attempt = done.column2 "
-        f"AND {_TABLE}.state IN ('handled', 'effects_due')"
+        f"AND {_TABLE}.state IN (done.column4, 'effects_due')"
     )

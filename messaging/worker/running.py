@@ -73,10 +73,17 @@ def _admit_all(consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Admit
     with own_statements(handled=False):
         at_once = fence.admit_new(new)
     admissions: list[Admitted | Verdict | None] = []
+    begun: set[str] = set()
     for each in deliveries:
-        # Once: a second delivery of the message in the same batch is a duplicate.
-        found = at_once.pop(each.message_id, None) if _is_new(each) else None
-        admissions.append(found or _admit(consumer, each))
+        if each.message_id in at_once:
+            # Once: a second delivery of the message in the same batch is a duplicate.
+            if not _is_new(each) or each.message_id in begun:
+                admissions.append(Verdict.DUPLICATE)
+                continue
+            begun.add(each.message_id)
+            admissions.append(at_once[each.message_id])
+        else:
+            admissions.append(_admit(consumer, each))
     return admissions
 
 

@@ -261,6 +261,24 @@ def test_a_batch_in_which_a_handler_rolls_back_is_handled_one_by_one() -> None:
     assert handling.handle_together(a_consumer(handler, batch=2), deliveries) is None
 
 
+@committing
+def test_a_commit_of_its_own_in_a_batch_makes_no_message_behind_it_count_as_handled() -> None:
+    def handler(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if event.text == "commits":
+            with connection.cursor() as cursor:
+                cursor.execute("COMMIT")
+        if event.text == "fails" and notes("fails") == 1:
+            raise ValueError("not today")
+
+    messages = [a_message(text) for text in ("commits", "fails", "behind")]
+    verdicts = testing.deliver_together(messages, a_consumer(handler, batch=3))
+
+    assert verdicts[2] == "handled"
+    assert notes("behind") == 1
+    assert InboxMessage.objects.get(message_id=messages[2].id).handled_at
+
+
 def broken_statement() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT nothing_of_that_name")
