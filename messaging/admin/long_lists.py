@@ -131,9 +131,10 @@ class LongList(ChangeList):
     @property
     def older(self) -> str:
         """The address that goes on after the last page; empty elsewhere, and where nothing is left."""
-        if self.paginator.is_complete or self.page_num < self.paginator.num_pages:
+        rows = list(self.result_list)
+        if self.paginator.is_complete or self.page_num < self.paginator.num_pages or not rows:
             return ""
-        return self.get_query_string({_BELOW: list(self.result_list)[-1].pk})
+        return self.get_query_string({_BELOW: rows[-1].pk})
 
     @property
     def further(self) -> str:

@@ -64,6 +64,7 @@ class Declaration:
         self._logged_refused: set[str] = set()
         #: Queues that were there when they were last declared.
         self._declared: set[str] = set()
+        self._has_rested = False
         #: What this account may not declare, by name; a binding by exchange, key and queue.
         self.refused: dict[str, str] = {}
         #: What exists with other properties, and how RabbitMQ says so.
@@ -80,6 +81,7 @@ class Declaration:
         An existing queue with other arguments is used unchanged. Raises BrokerUnavailable.
         """
         self._forget_refusals()
+        self._has_rested = False
         problems: dict[str, str] = {}
         for declaration in topology.declarations():
             self._declare(problems, *declaration)
@@ -105,8 +107,9 @@ class Declaration:
                 return
             self.silent.pop(name, None)
             try:
-                if name in self._declared and not self._exists(method, name):
+                if name in self._declared and not self._has_rested and not self._exists(method, name):
                     time.sleep(PAUSE_AFTER_DELETION)
+                    self._has_rested = True  # once for all that went together
                 self._connection.call(method, **arguments)
             except QueueSilent as error:
                 self.silent[name] = str(error)
