@@ -49,7 +49,8 @@ class Logger:
     def prints_debug(self) -> bool:
         """Whether `logging` prints lines of level DEBUG for this name.
 
-        Asked before a line about each message: one that nobody prints costs ten microseconds, this question a tenth.
+        Ask before you log a line for each message: a line costs ten microseconds even if nobody prints it, and this
+        question a small part of one.
         """
         return self._level.isEnabledFor(logging.DEBUG)
 

@@ -48,7 +48,7 @@ class Declaration:
     a channel, and a line in the broker's log. It is declared again after TRY_AGAIN, on a fresh connection, or once the
     object is gone.
 
-    A queue that somebody has deleted since is declared only PAUSE_AFTER_DELETION later.
+    If somebody has deleted a queue since the last time, it waits for PAUSE_AFTER_DELETION before it declares it again.
 
     A problem is logged at once and then every minute; a refusal for want of rights is logged once. With `quiet`
     nothing is logged.
@@ -64,6 +64,7 @@ class Declaration:
         self._logged_refused: set[str] = set()
         #: Queues that were there when they were last declared.
         self._declared: set[str] = set()
+        #: Whether this round of declarations has waited PAUSE_AFTER_DELETION.
         self._has_rested = False
         #: What this account may not declare, by name; a binding by exchange, key and queue.
         self.refused: dict[str, str] = {}

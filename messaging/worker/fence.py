@@ -2,8 +2,8 @@
 
 `admit` writes the inbox row as *handled* before the handler runs: another process with the same attempt waits for this
 transaction. `finish` adds when, where and how long. Of a batch the new rows are *retrying* until `finish`: if a handler
-ends the transaction by a COMMIT of its own, the messages behind it are not taken for handled. Both are plain SQL whose
-text is made once: with a model they took a quarter of a consumer's time.
+ends the transaction by a COMMIT of its own, the messages behind it are not taken for handled. All of it is plain SQL
+whose text is made once: with models it took a quarter of a consumer's time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Admitted:
     delivery: Delivery
     row_id: int
     again: bool = False
-    #: The row's until the handler has returned.
+    #: The state of the row until `finish`.
     state: str = InboxMessage.State.HANDLED.value
 
 

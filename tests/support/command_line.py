@@ -62,7 +62,7 @@ def ctrl_c(when: Callable[[], object], times: int = 1) -> Iterator[None]:
     held = []
 
     def press() -> None:
-        held.append(eventually(when))  # kept until the end: a connection that nobody keeps is closed
+        held.append(eventually(when))  # Python would close a connection to which nothing refers
         for _ in range(times):
             signal.pthread_kill(here, signal.SIGINT)
 
