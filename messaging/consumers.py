@@ -20,14 +20,12 @@ from messaging.retry import RetryPolicy, check_times
 from messaging.routing import Binding, Exchange, check_patterns, check_table, fields_in, pattern_of, takes
 from messaging.validation import functions, numbers, texts
 
-#: For example `def sms(event: OrderPlaced, delivery: Delivery) -> None`; of a whole batch
-#: `def stock(events: list[OrderPlaced], deliveries: list[Delivery]) -> None`.
+#: `def sms(event: OrderPlaced, delivery: Delivery) -> None`; of a whole batch, it takes a list of each.
 Handler = Callable[[Any, Any], None]
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., None])
 
 QueueType = Literal["quorum", "classic"]
-#: Most levels of priority that a queue may have; each costs the broker memory
-#: (https://www.rabbitmq.com/docs/priority).
+#: Most levels of priority of a queue; each costs the broker memory (https://www.rabbitmq.com/docs/priority).
 MAX_PRIORITY = 255
 #: Most deliveries that a consumer may hold: AMQP counts them in 16 bits.
 MAX_PREFETCH = 65_535
@@ -191,6 +189,8 @@ def consumer(
             raise ValueError("it names no events")
         for event in events:
             _check_event(event)
+        for switch, given in (("whole_batch", whole_batch), ("broadcast", broadcast), ("fenced", fenced)):
+            numbers.check_switch(switch, given)
         numbers.check_whole("batch", batch, MAX_PREFETCH)
         if whole_batch and batch == 1:
             raise ValueError("with whole_batch say how many deliveries the handler takes at most, as batch=50")

@@ -26,7 +26,7 @@ from messaging.exceptions import RemoteError, UnknownProcedure
 from messaging.message import Message
 from messaging.registry import Registry
 from messaging.retry import check_times
-from messaging.validation import fields, functions, texts
+from messaging.validation import fields, functions, numbers, texts
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -134,6 +134,10 @@ def procedure(
             f"{_TAKEN_PREFIXES}"
         )
     check_times(f"procedure {name!r}", timeout)
+    try:
+        numbers.check_switch("plain_queue", plain_queue)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"procedure {name!r}: {error}") from None
 
     def register(function: AnyFunction) -> AnyFunction:
         if not callable(function):

@@ -86,6 +86,11 @@ def test_its_timeout_is_its_own_or_the_projects_and_above_zero(quote: Procedure,
         procedure("hasty", timeout=timedelta(0))
 
 
+def test_a_plain_queue_is_asked_for_by_true_and_by_no_text() -> None:
+    with pytest.raises(ImproperlyConfigured, match="plain_queue is True or False, not 'no'"):
+        procedure("hello", plain_queue="no")  # type: ignore[arg-type]
+
+
 def test_a_request_that_is_too_large_is_not_even_sent() -> None:
     with pytest.raises(BodyTooLarge):
         rpc.call("double", {"number": "1" * 2_000_000}, timeout=30)
