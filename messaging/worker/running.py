@@ -124,10 +124,23 @@ def _call(consumer: Consumer, events: Sequence[Event | None], deliveries: Sequen
     started = time.monotonic()
     with _keeps_its_thread("the handler"):
         time_limit.run(handler, seconds=consumer.handler_timeout, name=name)
+    _begin_again()
     seconds = (time.monotonic() - started) / len(deliveries)
     for each in deliveries:
         each.tries.returned, each.tries.seconds = True, seconds
     database.guard_callbacks(partial(_callback_failed, deliveries))
+
+
+def _begin_again() -> None:
+    """Begin a transaction where the handler ended ours by a ROLLBACK or COMMIT of its own, as PostgreSQL's driver does.
+
+    SQLite would commit each statement that follows: what the other handlers of the batch write, although the batch is
+    rolled back and they run again.
+    """
+    here = database.connection()
+    if database.is_sqlite() and not (here.closed_in_transaction or here.connection.in_transaction):
+        with here.cursor() as cursor:
+            cursor.execute("BEGIN")
 
 
 def _finish(consumer: Consumer, ran: Sequence[Delivery], admitted: Sequence[Admitted]) -> None:

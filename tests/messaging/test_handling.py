@@ -262,6 +262,21 @@ def test_a_batch_in_which_a_handler_rolls_back_is_handled_one_by_one() -> None:
 
 
 @committing
+def test_a_handler_that_rolls_back_makes_no_message_behind_it_in_a_batch_take_effect_twice() -> None:
+    def handler(event: Noted, delivery: Delivery) -> None:
+        note(event.text)
+        if event.text == "bad":
+            with connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+
+    messages = [a_message(text) for text in ("before", "bad", "behind")]
+    verdicts = testing.deliver_together(messages, a_consumer(handler, batch=3))
+
+    assert verdicts == ["handled", "retrying", "handled"]
+    assert (notes("before"), notes("bad"), notes("behind")) == (1, 0, 1)
+
+
+@committing
 def test_a_commit_of_its_own_in_a_batch_makes_no_message_behind_it_count_as_handled() -> None:
     def handler(event: Noted, delivery: Delivery) -> None:
         note(event.text)
