@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 
 from messaging.logs import get_logger
 from messaging.models import OutboxMessage
+from messaging.models.clock import NOW
 from messaging.models.columns import as_written
 from messaging.validation import functions
 
@@ -284,10 +285,9 @@ def lock_key(what: str, key: str) -> None:
 
 def now() -> datetime:
     """Return the time by the database's clock."""
-    sql = "SELECT STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')" if is_sqlite() else "SELECT STATEMENT_TIMESTAMP()"
     here = connection()
     with here.cursor() as cursor:
-        cursor.execute(sql, [])
+        cursor.execute(f"SELECT {NOW[here.vendor]}", [])
         (found,) = cursor.fetchone()
     return as_written(datetime.fromisoformat(found) if isinstance(found, str) else found, here)
 

@@ -13,18 +13,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.functions import Now
 from django.db.transaction import mark_for_rollback_on_error
 
+from messaging.models.clock import later
+
 #: Most parameters of a statement where the database sets no limit. PostgreSQL's protocol has room for 65,535.
 MOST_PARAMETERS = 32_767
-#: So much later than now, by the database's clock: what `Now() + Value(timedelta)` is in Django.
-_FROM_NOW = {
-    "sqlite": "django_format_dtdelta('+', STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW'), %s)",
-    "postgresql": "STATEMENT_TIMESTAMP() + %s::interval",
-}
 #: A time as it is returned: a text in UTC, or microseconds since 1970. Drivers take longer to read times, and depend on
 #: settings of time zones.
 _RETURNED = {"sqlite": "\"{}\" || ''", "postgresql": '(EXTRACT(EPOCH FROM "{}") * 1000000)::bigint'}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DURATION = models.DurationField()
 
 
 def insert(rows: Sequence[models.Model], connection: BaseDatabaseWrapper, **from_now: timedelta) -> None:
@@ -43,15 +39,15 @@ def insert(rows: Sequence[models.Model], connection: BaseDatabaseWrapper, **from
     defaults = columns.defaults.items()
     names = tuple(dict.fromkeys(name for row in rows for name, default in defaults if getattr(row, name) != default))
     head, values, tail, returned = _sql(model, connection.vendor, names, tuple(from_now))
-    later = [_DURATION.get_db_prep_value(each, connection) for each in from_now.values()]
-    most = (connection.features.max_query_params or MOST_PARAMETERS) // (len(names) + len(later))
+    seconds = [each.total_seconds() for each in from_now.values()]
+    most = (connection.features.max_query_params or MOST_PARAMETERS) // (len(names) + len(seconds))
     with mark_for_rollback_on_error(connection.alias), connection.cursor() as cursor:
         for start in range(0, len(rows), most):
             some = rows[start : start + most]
             given: list[Any] = []
             for row in some:
                 given += [columns.fields[name].get_db_prep_save(getattr(row, name), connection) for name in names]
-                given += later
+                given += seconds
             cursor.execute(f"{head}{', '.join([values] * len(some))}{tail}", given)
             for row, (key, *written) in zip(some, cursor.fetchall(), strict=True):
                 for name in from_now:
@@ -90,7 +86,7 @@ def _sql(
     """Return the beginning of the statement, the values of each row, the end, and which of the times behind the key
     each time with a default is. Now() is the same in all of a statement, and returned once."""
     columns = {field.attname: field.column for field in model._meta.concrete_fields}
-    values = ["%s"] * len(names) + [_FROM_NOW[vendor]] * len(from_now)
+    values = ["%s"] * len(names) + [later(vendor, "%s")] * len(from_now)
     filled = _columns(model).filled
     now = [name for name in filled if name not in from_now]
     times = [*now[:1], *(name for name in filled if name in from_now)]

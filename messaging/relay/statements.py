@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from messaging import database
 from messaging.models import OutboxMessage
+from messaging.models.clock import NOW, later
 
 
 class Row(NamedTuple):
@@ -56,7 +57,9 @@ def lease(limit: int, max_bytes: int, token: uuid.UUID, seconds: float) -> list[
     Runs in the caller's transaction. PostgreSQL skips rows that another transaction has locked.
     """
     with database.connection().cursor() as cursor:
-        cursor.execute(_lease(database.is_sqlite()), [limit, max_bytes, _as_stored("lease_token", token), seconds])
+        cursor.execute(
+            _lease(database.connection().vendor), [limit, max_bytes, _as_stored("lease_token", token), seconds]
+        )
         found = sorted(cursor.fetchall())
     return [
         Row(pk, token, _at(created), json.loads(headers), bytes(body), *plain)
@@ -70,8 +73,9 @@ def _at(seconds: int) -> datetime:
 
 
 @cache
-def _lease(is_sqlite: bool) -> str:
-    now = _now(is_sqlite)
+def _lease(vendor: str) -> str:
+    is_sqlite = vendor == "sqlite"
+    now = NOW[vendor]
     # Written exactly as in the index of such rows: SQLite recognises it only so. Without `unlikely` SQLite would take
     # an index on the state alone, and read and sort all waiting rows for each batch.
     waits = "state IN ('pending', 'unroutable')"
@@ -86,7 +90,7 @@ def _lease(is_sqlite: bool) -> str:
         f" ORDER BY publish_at, id LIMIT %s{'' if is_sqlite else ' FOR UPDATE SKIP LOCKED'}),"
         " summed AS (SELECT id, SUM(size) OVER (ORDER BY publish_at, id) - size AS before FROM due),"
         " fitting AS (SELECT id AS due_id FROM summed WHERE before < %s)"
-        f" UPDATE {_TABLE} SET lease_token = %s, lease_until = {_later(is_sqlite, '%s')}"
+        f" UPDATE {_TABLE} SET lease_token = %s, lease_until = {later(vendor, '%s')}"
         f" FROM fitting WHERE id = due_id RETURNING {due}, id, CAST({epoch} AS BIGINT), headers, {_PLAIN}"
     )
 
@@ -96,32 +100,24 @@ def mark_published(ids: Sequence[tuple[int, int]], token: uuid.UUID | None, expe
     values = ", ".join(f"({pk}, {milliseconds})" for pk, milliseconds in ids)
     with database.connection().cursor() as cursor:
         cursor.execute(
-            _mark_published(database.is_sqlite()).replace("VALUES", f"VALUES {values}"),
+            _mark_published(database.connection().vendor).replace("VALUES", f"VALUES {values}"),
             [_as_stored("expected_consumers", list(expected)), _as_stored("lease_token", token)],
         )
 
 
 @cache
-def _mark_published(is_sqlite: bool) -> str:
+def _mark_published(vendor: str) -> str:
     return (
-        f"UPDATE {_TABLE} SET state = 'published', published_at = {_later(is_sqlite, '-column2 / 1000.0')},"  # noqa: S608
+        f"UPDATE {_TABLE} SET state = 'published', published_at = {later(vendor, '-column2 / 1000.0')},"  # noqa: S608
         " publish_attempts = publish_attempts + 1, expected_consumers = %s, last_error = '',"
-        " lease_token = NULL, lease_until = NULL FROM (VALUES) AS confirmed WHERE id = column1 AND lease_token = %s"
+        " lease_token = NULL, lease_until = NULL FROM (VALUES) AS confirmed"
+        # COALESCE changes nothing. Without it PostgreSQL, whose statistics know no tokens, expects a single row with
+        # this one: it then compares each of 500 such rows with all 500 that were confirmed.
+        " WHERE id = column1 AND COALESCE(lease_token, lease_token) = %s"
     )
 
 
 _TABLE = OutboxMessage._meta.db_table
-
-
-def _now(is_sqlite: bool) -> str:
-    return "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')" if is_sqlite else "STATEMENT_TIMESTAMP()"
-
-
-def _later(is_sqlite: bool, seconds: str) -> str:
-    """Return SQL for a time so many seconds from now, by the database's clock, in UTC."""
-    if is_sqlite:
-        return f"STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW', ({seconds}) || ' seconds')"
-    return f"STATEMENT_TIMESTAMP() + ({seconds}) * INTERVAL '1 second'"
 
 
 def _as_stored(column: str, value: Any) -> Any:
