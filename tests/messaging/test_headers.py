@@ -229,6 +229,18 @@ def test_a_message_whose_next_attempt_cannot_be_sent_is_dead_with_that_reason(or
     assert OutboxMessage.objects.get().state == "failed"
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    [Outcome(Status.RETURNED, "no queue"), Outcome(Status.NACKED, "full"), Outcome(Status.UNKNOWN, "no confirm")],
+    ids=str,
+)
+def test_a_message_whose_next_attempt_is_not_sent_yet_waits_for_it(outcome: Outcome) -> None:
+    waiting = retrying()
+    leases.write([Mark(carrier(Origin.RETRY), outcome, ())])
+    waiting.refresh_from_db()
+    assert waiting.state == "retrying"
+
+
 def test_a_lost_message_that_cannot_be_sent_again_is_dead() -> None:
     leases.write([Mark(carrier(Origin.RECONCILE, attempt=1, headers={"a": 1}), FAILURES[0], ())])
     row = InboxMessage.objects.get()

@@ -5,20 +5,33 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from django.db import transaction
 
-from messaging import testing
+from messaging import database, testing
+from messaging.consumers import Consumer
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.models.failures import failure_group
+from messaging.processes import process_name
 from messaging.retry import RetryPolicy
-from messaging.worker import fence, handling, inbox
+from messaging.worker import fence, handling, inbox, running
 from messaging.worker.verdict import Verdict
-from tests.support.consuming import Noted, a_consumer, a_delivery, a_message, attempts, delivery_of, note, notes
+from tests.support.consuming import (
+    Noted,
+    a_consumer,
+    a_delivery,
+    a_message,
+    an_inbox_row,
+    attempts,
+    delivery_of,
+    note,
+    notes,
+)
 from tests.support.running import InThread
 
 pytestmark = pytest.mark.django_db
@@ -62,6 +75,53 @@ def test_a_message_is_handled_and_its_copies_are_duplicates() -> None:
     assert (attempt.outcome, attempt.process) == ("handled", inbox.process_name())
     assert timedelta(0) < attempt.duration < timedelta(minutes=1)
     assert not DeliveryAttempt.objects.exists(), "a success writes one row"
+
+
+def test_a_success_says_how_long_its_handler_took_and_of_a_whole_batch_each_has_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([100.0, 112.0, 200.0, 212.0])
+    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    assert handling.handle(CONSUMER, a_delivery()) == "handled"
+    whole = a_consumer(lambda events, deliveries: None, batch=3, whole_batch=True)
+    assert handling.handle_together(whole, [a_delivery() for _ in range(3)]) == ["handled"] * 3
+    assert list(InboxMessage.objects.order_by("pk").values_list("milliseconds", flat=True)) == [12_000] + [4_000] * 3
+
+
+def test_a_second_success_of_a_row_is_kept_beside_the_first() -> None:
+    """It should never be. If it is, the history has both."""
+    first = database.now() - timedelta(hours=1)
+    an_inbox_row(state="retrying", attempt=2, handled_at=first, process="elsewhere", milliseconds=1.0)
+    delivery = a_delivery(a_message(id="m-1"), attempt=2, redelivered=True)
+    assert handling.handle(CONSUMER, delivery) == "handled"
+    assert (row().handled_at, row().process, row().milliseconds) == (first, "elsewhere", 1.0)
+    second = DeliveryAttempt.objects.get()
+    assert (second.inbox_message, second.number, second.outcome) == (row(), 2, "handled")
+    assert (second.process, second.redelivered) == (process_name(), True)
+    assert second.duration == timedelta(seconds=delivery.tries.seconds)
+
+
+def test_the_rows_of_a_batch_are_written_in_one_order_however_its_messages_arrive() -> None:
+    """Of two processes with some of the same messages one then waits for the other, and not each for the other."""
+    deliveries = [a_delivery(a_message(id=name)) for name in ("c", "a", "b")]
+    assert handling.handle_together(a_consumer(batch=3), deliveries) == ["handled"] * 3
+    assert list(InboxMessage.objects.order_by("pk").values_list("message_id", flat=True)) == ["a", "b", "c"]
+
+
+def test_a_batch_of_more_messages_than_a_statement_has_room_for_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "_ROWS_AT_ONCE", 2)
+    assert handling.handle_together(a_consumer(batch=5), [a_delivery() for _ in range(5)]) == ["handled"] * 5
+    assert InboxMessage.objects.filter(state="handled", handled_at__isnull=False).count() == notes("hello") == 5
+
+
+@pytest.mark.parametrize("consumer", [CONSUMER, FAILING], ids=["handled", "failed"])
+def test_the_row_says_all_that_its_message_said(consumer: Consumer) -> None:
+    headers = {"x-subject": "n-1", "x-ordering-key": "k", "x-position": 7}
+    testing.deliver(a_message(headers=headers, correlation_id="c", app_id="billing", priority=5), consumer)
+    assert (row().type, row().subject, row().correlation_id, row().app_id) == ("test.noted", "n-1", "c", "billing")
+    assert (row().ordering_key, row().position, row().priority) == ("k", 7, 5)
+    of_failure = failure_group("notes", "test.noted", "ValueError: not today")
+    assert row().failure_group == (of_failure if consumer is FAILING else "")
 
 
 def test_two_consumers_each_handle_a_message() -> None:
@@ -196,7 +256,8 @@ def test_a_message_that_kills_its_process_is_counted_and_ends_dead(monkeypatch: 
     assert handling.handle(CONSUMER, redelivered) == "dead"
     assert row().reason == "its handling was started 3 times and never ended: it kills its process"
     assert bytes(row().body or b"") == redelivered.message.body
-    assert DeliveryAttempt.objects.filter(outcome="crashed", redelivered=True).count() == handling.CRASH_LIMIT
+    crashes = list(DeliveryAttempt.objects.filter(outcome="crashed", redelivered=True))
+    assert [(each.duration, each.error) for each in crashes] == [(timedelta(0), "")] * handling.CRASH_LIMIT
     assert notes() == 0
 
 

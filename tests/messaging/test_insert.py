@@ -38,7 +38,7 @@ def server_side_binding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def a_row(**columns: Any) -> OutboxMessage:
-    return OutboxMessage(message_id="m-1", **{**NEEDED, **columns})
+    return OutboxMessage(**{"message_id": "m-1", **NEEDED, **columns})
 
 
 def inserted(*rows: OutboxMessage, **from_now: timedelta) -> list[OutboxMessage]:
@@ -125,7 +125,12 @@ def test_a_process_of_another_version_may_leave_out_every_column_with_a_default(
 
 def test_more_rows_than_a_statement_has_room_for_become_several_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection.features, "max_query_params", 100)
-    rows = inserted(*(a_row(subject=f"n-{number}") for number in range(101)))
+    with CaptureQueriesContext(connection) as asked:
+        rows = inserted(*(a_row(subject=f"n-{number}") for number in range(101)))
+        inserted(*(a_row(message_id="m-2", subject=f"n-{number}") for number in range(101)), publish_at=LATER)
+    # Five columns, and a sixth parameter for the time: 20 rows a statement, then 16.
+    assert sum(each["sql"].startswith("INSERT") for each in asked) == 6 + 7
+    OutboxMessage.objects.filter(message_id="m-2").delete()
     assert {row.pk: row.subject for row in rows} == dict(OutboxMessage.objects.values_list("pk", "subject"))
     assert len({row.pk for row in rows}) == 101
 

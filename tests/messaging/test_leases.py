@@ -82,13 +82,14 @@ def test_rows_that_always_miss_their_confirm_come_due_together(attempts: int, mo
 
 def test_rows_that_are_marked_together_keep_the_times_of_their_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    rows = [a_leased_row() for _ in range(3)]
-    moments = (99.5, 99.1, 100.0)
+    rows = [a_leased_row() for _ in range(4)]
+    moments = (99.5, 99.0, 90.0, 100.0)
     leases.write([
         Mark(row, Outcome(Status.CONFIRMED), ("notes",), at) for row, at in zip(rows, moments, strict=True)
     ])  # fmt: skip
-    first, second, third = (OutboxMessage.objects.get(pk=row.pk).published_at for row in rows)
-    assert [round((third - each).total_seconds(), 2) for each in (first, second)] == [0.5, 0.9]
+    *earlier, last = (OutboxMessage.objects.get(pk=row.pk).published_at for row in rows)
+    # Of a confirm that came too long ago, only so much.
+    assert [round((last - each).total_seconds(), 4) for each in earlier] == [0.5, 1.0, leases.LONGEST_BACK]
 
 
 def test_rows_that_are_given_back_untried_rest_and_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +133,12 @@ def test_a_claim_takes_what_is_due_first_and_of_rows_due_at_once_the_first_writt
     claims = [leases.claim(2, 30), leases.claim(2, 30)]
     assert [[row.pk for row in rows] for rows in claims] == [[oldest.pk, first.pk], [second.pk]]
     assert [leases.is_full(rows, 2) for rows in claims] == [True, False]
+
+
+def test_rows_that_a_relay_does_not_take_need_no_room() -> None:
+    handed = leases.HandedOver()
+    handed.open = False
+    assert handed.room() == (0, 0)
 
 
 @pytest.mark.django_db(transaction=True)

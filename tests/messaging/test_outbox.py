@@ -201,9 +201,10 @@ def test_a_delayed_event_waits_in_the_table(handed: Handed) -> None:
 
 
 @pytest.mark.django_db
-def test_an_event_whose_delay_is_over_is_published_at_once(handed: Handed) -> None:
+@pytest.mark.parametrize("delay", [timedelta.min, timedelta(0)])
+def test_an_event_whose_delay_is_over_is_published_at_once(handed: Handed, delay: timedelta) -> None:
     with transaction.atomic():
-        [row] = outbox.add(Noted(text="x"), delay=timedelta.min)
+        [row] = outbox.add(Noted(text="x"), delay=delay)
     assert row.lease_token is not None, "it is handed over like any other"
 
 

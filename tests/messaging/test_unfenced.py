@@ -79,6 +79,16 @@ def test_what_fails_is_recorded_retried_and_then_handled_once(unfenced: Consumer
     assert notes("hello") == 1
 
 
+def test_a_later_attempt_has_its_row_whichever_way_it_came(unfenced: Consumer, handler: FailingHandler) -> None:
+    """As after somebody moved the messages of a queue through an exchange of their own."""
+    handler.failing[""] = ValueError("not today")
+    first = a_delivery()
+    assert handling.handle(unfenced, first) == "retrying"
+    handler.failing.clear()
+    moved = a_delivery(first.message, attempt=2, exchange="moved")
+    assert [handling.handle(unfenced, moved) for _ in range(2)] == ["handled", "duplicate"]
+
+
 def test_what_fails_for_good_is_dead_and_can_be_replayed(unfenced: Consumer, handler: FailingHandler) -> None:
     handler.failing[""] = ValueError("not today")
     delivery = a_delivery(a_message(id="m-1"))
