@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Django's command line for Warren."""
 
+import atexit
+import gc
 import os
 import sys
 
@@ -14,6 +16,8 @@ EXIT_INTERRUPTED = 130
 def main() -> int:
     """Run the command; a wrong setting or a database that is away is one clear line, not a traceback."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+    # At its end Python would look through every object for cycles: a fifth of a short command's time.
+    atexit.register(gc.freeze)
     try:
         from django.core.exceptions import ImproperlyConfigured
         from django.core.management import execute_from_command_line

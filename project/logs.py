@@ -1,10 +1,16 @@
 """Logging: one event a line, as key=value or JSON, with secrets masked."""
 
+import sys
 from typing import Any
 
-import structlog
+# If structlog finds rich, it imports it for tracebacks that are not used here. That takes longer than to import pika.
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+import structlog  # noqa: E402
 
-from messaging.masking import mask_event
+if sys.modules["rich"] is None:
+    del sys.modules["rich"]
+
+from messaging.masking import mask_event  # noqa: E402
 
 _BEFORE_RENDERING: list[Any] = [
     structlog.contextvars.merge_contextvars,

@@ -9,24 +9,14 @@ import select
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
-from typing import IO, Any, cast
+from typing import Any
 
 from django.core.management.base import CommandError, OutputWrapper
-from django.utils import timezone
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+
+from messaging.management.cells import cell, json_value
 
 #: Nothing more can be written there.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-#: Characters between two columns.
-GAP = 2
-#: Characters that the folded column keeps at least, before the others are folded as well.
-LEAST = 20
 
 Rows = Sequence[Sequence[Any]]
 
@@ -51,57 +41,21 @@ def write_table(
         names = [name.replace(" ", "_") for name in columns]
         write_facts(out, [dict(zip(names, row, strict=True)) for row in rows])
     elif out.isatty():
-        console = Console(file=cast("IO[str]", out))
-        _write_to_terminal(console, columns, rows, across or columns[: len(columns) - beneath], wide)
+        # rich takes longer to import than most commands to run.
+        from messaging.management.terminal_table import write_to_terminal
+
+        write_to_terminal(out, columns, rows, across or columns[: len(columns) - beneath], wide)
     else:
         for row in rows:
-            out.write("\t".join(_cell(value) for value in row))
+            out.write("\t".join(cell(value) for value in row))
     out.flush()
 
 
 def write_facts(out: OutputWrapper, facts: Sequence[Mapping[str, Any]]) -> None:
     """Write a JSON object a line."""
     for each in facts:
-        out.write(json.dumps({name: _json_value(value) for name, value in each.items()}, ensure_ascii=False))
+        out.write(json.dumps({name: json_value(value) for name, value in each.items()}, ensure_ascii=False))
     out.flush()
-
-
-def _write_to_terminal(console: Console, columns: Sequence[str], rows: Rows, across: Sequence[str], wide: int) -> None:
-    places = [columns.index(name) for name in across]
-    below = [place for place in range(len(columns)) if place not in places]
-    cells = [[_cell(row[place], short=True) for place in places] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(across, *cells, strict=True)]
-    others = sum(widths) - widths[wide] + GAP * (len(across) - 1)
-    widths[wide] = min(widths[wide], max(console.width - others, LEAST))
-    numbers = [all(isinstance(row[place], int | None) for row in rows) for place in places]
-    console.print(_columns(across, widths, numbers, show_header=True))
-    for row, texts in zip(rows, cells, strict=True):
-        line = _columns(across, widths, numbers)
-        # A form feed or an escape sequence in a foreign message must not reach the terminal: see _cell.
-        line.add_row(*map(Text, texts))
-        console.print(line)
-        if text := " · ".join(filter(None, (_named(columns[place], row[place]) for place in below))):
-            console.print(Padding(Text(text, style="dim", overflow="fold"), (0, 0, 0, 2), expand=False))
-
-
-def _columns(
-    names: Sequence[str], widths: Sequence[int], numbers: Sequence[bool], *, show_header: bool = False
-) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, show_header=show_header, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, width, is_number in zip(names, widths, numbers, strict=False):
-        table.add_column(name, overflow="fold", width=width, justify="right" if is_number else "left")
-    return table
-
-
-def _named(name: str, value: Any) -> str:
-    # A number alone says nothing.
-    if value in (None, ""):
-        return ""
-    if isinstance(value, timedelta):
-        return f"{name} {value.total_seconds():.3f} s"
-    if isinstance(value, int | datetime):
-        return f"{name} {_cell(value, short=True)}"
-    return _cell(value)
 
 
 @contextmanager
@@ -148,25 +102,6 @@ def reader_left(out: OutputWrapper) -> bool:
         return bool(poll.poll(0))
     except (OSError, ValueError):
         return False  # it is no file
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return timezone.localtime(value).isoformat(timespec="milliseconds")
-    return value.total_seconds() if isinstance(value, timedelta) else value
-
-
-def _cell(value: Any, *, short: bool = False) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, datetime) and short:
-        return timezone.localtime(value).replace(tzinfo=None).isoformat(" ", timespec="milliseconds")
-    return one_line(str(_json_value(value)))
-
-
-def one_line(text: str) -> str:
-    """Return `text` without line ends and control characters."""
-    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def json_line(facts: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from django.core.management.base import BaseCommand
 
 from messaging.broker.subscription import Arrival
 from messaging.headers import storable_headers
-from messaging.management.tables import json_line, one_line
+from messaging.management.cells import one_line
+from messaging.management.tables import json_line
 from messaging.message import Message
 
 
