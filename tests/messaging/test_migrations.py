@@ -133,3 +133,18 @@ def test_a_migration_outside_a_transaction_that_was_stopped_half_way_goes_on(
         there = connection.introspection.get_constraints(cursor, "messaging_outboxmessage")
     assert {"outbox_message_id_begins", "outbox_subject_begins"} <= there.keys()
     assert not {"outbox_message_id", "outbox_subject"} & there.keys()
+
+
+@pytest.mark.only_on("postgresql")
+def test_a_page_of_the_outbox_has_room_for_claimed_rows_until_that_is_migrated_back(
+    migrate: Callable[[str | None], Any],
+) -> None:
+    def options() -> list[str] | None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT reloptions FROM pg_class WHERE relname = 'messaging_outboxmessage'")
+            return cursor.fetchone()[0]  # type: ignore[no-any-return]
+
+    migrate("0014_room_for_claims")
+    assert options() == ["fillfactor=60"]
+    migrate("0013_one_row_for_a_success")
+    assert options() is None
