@@ -142,6 +142,11 @@ def _claim(
     return None
 
 
+def has_unanswered() -> bool:
+    """Whether this process still has to undo a claim whose commit was not answered; `claim` does it."""
+    return bool(_unanswered)
+
+
 def _take_back_unanswered() -> None:
     """Undo claims whose commit was not answered, also if other processes have taken the effects for abandoned since.
 

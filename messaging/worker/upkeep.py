@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import cache
 
 from django.db import DatabaseError, InterfaceError, connections
 
-from messaging import conf, database
+from messaging import conf, database, effects
 from messaging.consumers import Consumer
 from messaging.logs import Throttle, get_logger
-from messaging.worker import effect_runner, ordering
+from messaging.models import Effect, InboxMessage
+from messaging.models.clock import NOW
+from messaging.worker import effect_runner, ledger, ordering
 
 log = get_logger(__name__)
 
@@ -34,8 +37,7 @@ class Upkeep:
         try:
             while not self.stopping.wait(conf.POLL_INTERVAL):
                 try:
-                    _, reached = ordering.release_due(self._consumers, after=reached, limit=KEYS_AT_ONCE)
-                    effect_runner.run_all_due(self._consumers, self.stopping)
+                    reached = look_after(self._consumers, after=reached, stopping=self.stopping)
                     database.release_between_messages()
                 except (DatabaseError, InterfaceError) as error:
                     if reasons.allows(reason := str(error).strip()):
@@ -46,3 +48,53 @@ class Upkeep:
                     log.exception("upkeep.fault")
         finally:
             connections.close_all()
+
+
+def look_after(
+    consumers: Sequence[Consumer],
+    *,
+    after: ordering.ConsumerAndKey = ordering.BEGINNING,
+    stopping: threading.Event | None = None,
+) -> ordering.ConsumerAndKey:
+    """Release messages of up to KEYS_AT_ONCE keys behind `after`, and carry out effects that are due; return where to
+    go on. Raises DatabaseError.
+
+    Mostly there is nothing: one statement asks for both.
+    """
+    has_waiting, has_effects = _what_is_due([each.name for each in consumers])
+    if has_waiting:
+        _, after = ordering.release_due(consumers, after=after, limit=KEYS_AT_ONCE)
+    if has_effects or ledger.has_unanswered():
+        effect_runner.run_all_due(consumers, stopping)
+    return after
+
+
+def _what_is_due(consumers: Sequence[str]) -> tuple[bool, bool]:
+    """Return whether messages wait at these consumers, and whether effects of theirs are due."""
+    kinds = [kind.name for kind in effects.registered()]
+    here = database.connection()
+    if here.errors_occurred:
+        here.close_if_unusable_or_obsolete()
+    with here.cursor() as cursor:
+        cursor.execute(
+            _due(here.vendor, len(consumers), len(kinds)), [*consumers, *consumers, *kinds, *consumers, *kinds]
+        )
+        has_waiting, *has_effects = cursor.fetchone()
+    return bool(has_waiting), any(has_effects)
+
+
+@cache
+def _due(vendor: str, consumers: int, kinds: int) -> str:
+    inbox, effect, now = InboxMessage._meta.db_table, Effect._meta.db_table, NOW[vendor]
+    at, among = f"consumer IN ({_listed(consumers)})", f"name IN ({_listed(kinds)})"
+    return (
+        f"SELECT EXISTS (SELECT 1 FROM {inbox} WHERE {at} AND state = 'waiting'),"  # noqa: S608  (constants only)
+        # Not by OR: each has an index of its own.
+        f" EXISTS (SELECT 1 FROM {effect} WHERE {at} AND {among} AND state = 'intended' AND send_at <= {now}),"
+        f" EXISTS (SELECT 1 FROM {effect} WHERE {at} AND {among} AND state = 'sending'"
+        f" AND sending_until <= {now})"
+    )
+
+
+def _listed(count: int) -> str:
+    return ", ".join(["%s"] * count) or "NULL"

@@ -144,3 +144,8 @@ def reads_a_whole_table(plan: str) -> bool:
     return any(
         ("SCAN messaging_" in line and "USING" not in line) or "INTEGER PRIMARY KEY (rowid<?)" in line for line in lines
     )
+
+
+def test_an_upkeep_that_finds_nothing_due_is_a_single_statement(django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(1):
+        look_after([CONSUMER])

@@ -17,7 +17,7 @@ from messaging.message import Delivery, Message, new_id
 from messaging.models import DeliveryAttempt, Effect, InboxMessage, OutboxMessage
 from messaging.relay.destinations import publishing_of
 from messaging.retry import RetryPolicy
-from messaging.worker import effect_runner, handling, ordering
+from messaging.worker import handling, upkeep
 
 QUICKLY = RetryPolicy(max_attempts=3, first_delay=timedelta(milliseconds=1), max_delay=timedelta(milliseconds=2))
 
@@ -36,8 +36,7 @@ class Erased(Event, type="test.erased"):
 
 def look_after(these: Sequence[Consumer]) -> None:
     """Do once what the upkeep of a worker does."""
-    ordering.release_due(these)
-    effect_runner.run_all_due(these)
+    upkeep.look_after(these)
 
 
 def take_note(event: Noted, delivery: Delivery) -> None:
