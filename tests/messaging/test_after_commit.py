@@ -44,15 +44,18 @@ def test_a_message_whose_callback_fails_is_handled_and_its_history_names_the_fai
     testing.deliver(a_message(id="m-0"), a_consumer())
     # Its process was killed before, in the same attempt.
     an_inbox_row(state="retrying", attempt=1).attempts.create(number=1, outcome="crashed")
+    an_inbox_row(consumer="copies")
     with capture_logs() as lines:
         verdict = testing.deliver(a_message(id="m-1"), a_consumer(failing(error, ran)))
     assert verdict == "handled"
-    assert (ran, notes("hello"), InboxMessage.objects.get(message_id="m-1").state) == (["m-1"], 2, "handled")
+    row = InboxMessage.objects.get(message_id="m-1", consumer="notes")
+    assert (ran, notes("hello"), row.state) == (["m-1"], 2, "handled")
     other, crashed, attempt = attempts()
     assert (other.error, crashed.error) == ("", "")
     assert (crashed.outcome, attempt.outcome) == ("crashed", "handled")
     assert attempt.error.startswith("after the commit, in ")
     assert type(error).__name__ in attempt.error
+    assert not InboxMessage.objects.get(consumer="copies").reason
     (said,) = [line for line in lines if line["event"] == "message.callback_failed"]
     assert (said["log_level"], said["consumer"], said["message_id"]) == ("error", "notes", "m-1")
     assert type(error).__name__ in said["reason"]

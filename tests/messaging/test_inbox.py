@@ -13,7 +13,6 @@ import pytest
 from django.db import transaction
 
 from messaging import database, testing
-from messaging.consumers import Consumer
 from messaging.message import Delivery
 from messaging.models import DeliveryAttempt, InboxMessage, OutboxMessage
 from messaging.models.failures import failure_group
@@ -112,16 +111,6 @@ def test_a_batch_of_more_messages_than_a_statement_has_room_for_is_handled(monke
     monkeypatch.setattr(fence, "_ROWS_AT_ONCE", 2)
     assert handling.handle_together(a_consumer(batch=5), [a_delivery() for _ in range(5)]) == ["handled"] * 5
     assert InboxMessage.objects.filter(state="handled", handled_at__isnull=False).count() == notes("hello") == 5
-
-
-@pytest.mark.parametrize("consumer", [CONSUMER, FAILING], ids=["handled", "failed"])
-def test_the_row_says_all_that_its_message_said(consumer: Consumer) -> None:
-    headers = {"x-subject": "n-1", "x-ordering-key": "k", "x-position": 7}
-    testing.deliver(a_message(headers=headers, correlation_id="c", app_id="billing", priority=5), consumer)
-    assert (row().type, row().subject, row().correlation_id, row().app_id) == ("test.noted", "n-1", "c", "billing")
-    assert (row().ordering_key, row().position, row().priority) == ("k", 7, 5)
-    of_failure = failure_group("notes", "test.noted", "ValueError: not today")
-    assert row().failure_group == (of_failure if consumer is FAILING else "")
 
 
 def test_two_consumers_each_handle_a_message() -> None:
