@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from django.db import connections, router, transaction
+from django.db import DatabaseError, connections, router, transaction
 from django.test import TestCase
 from django.utils import timezone
 
@@ -156,6 +156,17 @@ def test_rows_are_handed_over_at_the_commit_of_the_database_that_holds_the_outbo
             rows = outbox.add(Noted(text="x"), using=reports)
         assert handed.rows == []
     assert handed.rows == rows
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_error_leaves_nothing_to_commit_in_the_database_that_holds_the_outbox(
+    reports: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "db_for_write", lambda *_, **__: reports)
+    with transaction.atomic(using=reports):
+        with pytest.raises(DatabaseError, match="no such table"):
+            outbox.add(Noted(text="x"), using=reports)
+        assert transaction.get_rollback(using=reports)
 
 
 @pytest.mark.django_db(transaction=True)

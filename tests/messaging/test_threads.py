@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.db import DatabaseError, transaction
@@ -100,6 +101,34 @@ def test_a_thread_that_could_not_start_is_started_again_by_the_next_request_or_e
     assert web_process.thread.is_alive()
     add("y")
     assert leased() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_thread_that_has_ended_is_started_again_by_the_next_request_or_event(
+    web_process: relay_thread.RelayThread,
+) -> None:
+    relay_thread.wake()
+    for start_again in (relay_thread.enable, lambda: add("x")):
+        ended = web_process.relay
+        assert ended
+        ended.stop(0)
+        eventually(lambda: not web_process.runs())
+        start_again()
+        assert web_process.relay is not ended
+        assert web_process.runs()
+    assert web_process.thread
+    assert web_process.thread.daemon, "another would keep its process from ending"
+    assert relay_thread.lease_token() == web_process.token
+
+
+def test_stopping_gives_the_relay_its_time_and_starts_no_thread_again(web_process: relay_thread.RelayThread) -> None:
+    relay, thread = Mock(), Mock()
+    web_process.relay, web_process.thread, web_process.should_run = relay, thread, True
+    relay_thread.stop()
+    relay.stop.assert_called_once_with(conf.DRAIN_TIMEOUT)
+    thread.join.assert_called_once_with(conf.DRAIN_TIMEOUT + 2)
+    relay_thread.enable()
+    assert (web_process.relay, web_process.thread) == (None, None)
 
 
 @pytest.mark.django_db(transaction=True)
