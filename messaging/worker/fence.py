@@ -185,7 +185,7 @@ def _finish(connection: BaseDatabaseWrapper, admitted: Sequence[Admitted]) -> st
         for each in admitted
     ]
     if len(rows) == 1:
-        # PostgreSQL takes longer to plan a join, even with a single row, than for all the rest.
+        # PostgreSQL takes a tenth longer where such a row comes by a FROM.
         [(row_id, attempt, milliseconds, state)], source = rows, ""
     else:
         row_id, attempt, milliseconds, state = (f"done.column{number}" for number in range(1, 5))
