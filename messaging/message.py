@@ -98,7 +98,9 @@ class Message:
         return self._positive_number(POSITION_HEADER, below=2**63)
 
     def _positive_number(self, header: str, *, below: int = 2**31) -> int:
-        number = whole_number(value := self.headers.get(header, 1))
+        if header not in self.headers:
+            return 1
+        number = whole_number(value := self.headers[header])
         if number is None or not 1 <= number < below:
             raise Undecodable(f"header {header} must be a whole number from 1, not {value!r:.100}")
         return number

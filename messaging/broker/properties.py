@@ -84,11 +84,13 @@ def _may_exceed(room: int, headers: dict[Any, Any] | None) -> bool:
 
 def short_text(value: Any) -> str:
     """Return a short string as pika read it, as text; empty for None."""
+    if value is None:
+        return ""
     # pika returns bytes for a short string that is not UTF-8, and PostgreSQL stores no NUL. One byte replaces each: the
     # text still fits a short string when the message is sent again.
     if isinstance(value, bytes):
         value = value.decode(errors="replace").replace("\ufffd", "?")
-    return str(value).replace("\x00", "?") if value is not None else ""
+    return str(value).replace("\x00", "?")
 
 
 def _id(value: Any) -> str:

@@ -53,6 +53,8 @@ def check_runs(function: Any, what: str) -> None:
 def require_run(answer: object, what: str) -> None:
     """Raise NotRun if a function returned work that has not run, and close it: a coroutine, a generator, `map` or
     `filter`, also in a list or dict; a context manager, a function that was not called."""
+    if answer is None:
+        return
     require_awaited(answer, what)
     # Not every iterator: an open file has nothing to run, and a MagicMock in a project's tests counts as one. Likewise
     # AsyncGenerator below.

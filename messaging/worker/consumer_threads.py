@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
@@ -52,7 +51,7 @@ class ConsumerThreads:
         self._connection = connection
         self._tally = tally
         self._successes = successes
-        self._arrivals: queue.Queue[Arrival | None] = queue.Queue()
+        self._arrivals: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._wait = DatabaseWait(consumer.name, self._stopping, writer)
         #: Why the subscription ended, since it was last consuming.
@@ -180,8 +179,9 @@ class ConsumerThreads:
     def _handle(self, arrival: Arrival) -> None:
         delivery = self._delivery(arrival)
         # When the database is back the start is not counted again: this process did not die of the message.
-        deliveries = itertools.chain([delivery], itertools.repeat(replace(delivery, redelivered=False)))
-        verdict = self._wait.run(lambda: handling.handle(self.consumer, next(deliveries)))
+        again = replace(delivery, redelivered=False) if delivery.redelivered else delivery
+        deliveries = iter([delivery])
+        verdict = self._wait.run(lambda: handling.handle(self.consumer, next(deliveries, again)))
         if verdict is not None:
             self._run_effects([(delivery, verdict)])
             self._done(arrival, verdict, delivery)

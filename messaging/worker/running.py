@@ -138,7 +138,7 @@ def _begin_again() -> None:
     rolled back and they run again.
     """
     here = database.connection()
-    if database.is_sqlite() and not (here.closed_in_transaction or here.connection.in_transaction):
+    if here.vendor == "sqlite" and not (here.closed_in_transaction or here.connection.in_transaction):
         with here.cursor() as cursor:
             cursor.execute("BEGIN")
 
