@@ -190,6 +190,15 @@ def test_an_event_whose_headers_do_not_fit_is_refused_at_the_call() -> None:
         outbox.add(Odd(text="x" * 100_000))
 
 
+def test_an_event_whose_headers_just_fit_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fitting(Event, type="test.fitting", headers=["text"]):
+        text: str
+
+    monkeypatch.setattr(destinations, "room_for_headers", lambda row: sizes.size_of(row.headers))
+    with transaction.atomic():
+        assert outbox.add(Fitting(text="x"))
+
+
 def retrying(**columns: Any) -> InboxMessage:
     return InboxMessage.objects.create(
         consumer="notes", message_id="m-1", type="test.noted", state="retrying", attempt=2, body=b"{}", **columns
