@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Max, Q, QuerySet
+from django.db.models import Count, Max, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
+from django.db.models.lookups import Exact
 
 from messaging.actions.selection import COLUMNS, Box, Selection
 from messaging.history.effect_trouble import EffectTrouble
@@ -110,19 +112,23 @@ def _rows(selection: Selection, states: Collection[str], limit: int) -> Iterator
     for state in states:
         for name, box in _BOXES.items():
             if state in box.State:
-                yield from _newest(name, selection, Q(state=state), limit)
+                yield from _newest(name, selection, _is(state, selection), limit)
         if state in TROUBLES:
             yield from _newest("effects", selection, EffectTrouble(state).which, limit)
+
+
+def _is(state: str, selection: Selection) -> Q:
+    if selection.subject or selection.message_ids:
+        # Few, by an index of their own: SQLite would rather read all of that state, in the order asked for. COALESCE
+        # changes nothing, but no index has it.
+        return Q(Exact(Coalesce("state", Value("")), state))
+    return Q(state=state)
 
 
 def _newest(name: str, selection: Selection, which: Q, limit: int) -> Iterator[Row]:
     box = _BOXES[name]
     columns = COLUMNS[box]
-    chosen = selection.of(box)
-    if selection.subject or selection.message_ids:
-        # Few, by an index of their own: SQLite would rather read all of that state, in the order asked for.
-        chosen = Q(pk__in=box._default_manager.filter(chosen).order_by().values("pk"))
-    rows = box._default_manager.filter(chosen, which).order_by(f"-{columns.time}", "-pk")
+    rows = box._default_manager.filter(selection.of(box), which).order_by(f"-{columns.time}", "-pk")
     fields = ("state", columns.type, columns.subject, "consumer", columns.attempt, "message_id", columns.reason, "pk")
     names = ("state", "type", "subject", "consumer", "attempt", "message_id", "reason", "id")
     for at, *facts in rows.values_list(columns.time, *fields)[:limit]:

@@ -130,6 +130,15 @@ def test_what_a_list_looks_for_is_found_by_an_index(run: Callable[[], None], ind
     assert [plan for plan in found if reads_a_whole_table(plan)] == []
 
 
+def list_messages() -> None:
+    listing.newest(Selection(message_ids=["m-1", "m-2"]), 50)
+
+
+@pytest.mark.parametrize("run", [list_a_subject, list_messages])
+def test_a_list_of_few_messages_does_not_read_all_of_a_state(run: Callable[[], None]) -> None:
+    assert [plan for plan in plans(run) if "state_created" in plan or "state_changed" in plan] == []
+
+
 def plans(run: Callable[[], None], *, whole_tables: bool = False) -> list[str]:
     """What the database would do for each statement, were its tables large. With `whole_tables` it may read one."""
     statements: list[tuple[str, Any]] = []
