@@ -195,7 +195,9 @@ def test_without_a_relay_thread_rows_are_free_and_any_relay_claims_them() -> Non
     with transaction.atomic():
         [row] = outbox.add(Noted(text="x"))
     assert OutboxMessage.objects.get().lease_token is None
-    assert [each.pk for each in leases.claim(10, FOREVER)] == [row.pk]
+    [claimed] = leases.claim(10, FOREVER)
+    assert claimed.pk == row.pk
+    assert publishing_of(claimed).message.timestamp == row.created_at.replace(microsecond=0)
 
 
 @pytest.mark.django_db
