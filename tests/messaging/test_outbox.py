@@ -192,12 +192,13 @@ def test_a_message_without_a_body_is_sent_again_without_one(body: bytes | None) 
 
 @pytest.mark.django_db
 def test_without_a_relay_thread_rows_are_free_and_any_relay_claims_them() -> None:
-    with transaction.atomic():
+    with transaction.atomic(), structlog.contextvars.bound_contextvars(request_id="req-7"):
         [row] = outbox.add(Noted(text="x"))
     assert OutboxMessage.objects.get().lease_token is None
     [claimed] = leases.claim(10, FOREVER)
-    assert claimed.pk == row.pk
-    assert publishing_of(claimed).message.timestamp == row.created_at.replace(microsecond=0)
+    message = publishing_of(claimed).message
+    assert (claimed.pk, message.id, message.body) == (row.pk, row.message_id, row.body)
+    assert (message.timestamp, message.request_id) == (row.created_at.replace(microsecond=0), "req-7")
 
 
 @pytest.mark.django_db
