@@ -220,6 +220,7 @@ def test_after_its_last_attempt_a_message_is_dead_with_body_reason_and_traceback
     attempts = list(DeliveryAttempt.objects.all())
     assert [(attempt.number, attempt.outcome) for attempt in attempts] == [(1, "failed"), (2, "failed"), (3, "failed")]
     assert "raise ValueError" in attempts[-1].traceback
+    assert {attempt.process for attempt in attempts} == {process_name()}
     assert handling.handle(CONSUMER, delivery) == "duplicate"
 
 
@@ -275,6 +276,8 @@ def test_a_message_without_an_id_is_handled_and_shown_as_such() -> None:
     delivery = a_delivery(a_message(id=""), identified=False)
     assert handling.handle(CONSUMER, delivery) == "handled"
     assert not row().identified
+    assert handling.handle(FAILING, a_delivery(a_message(id=""), identified=False)) == "retrying"
+    assert not InboxMessage.objects.filter(identified=True).exists()
 
 
 @pytest.mark.parametrize("headers", [{"x-attempt": "two"}, {"x-attempt": 0}, {"x-event-version": -1},
