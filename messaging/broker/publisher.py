@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from itertools import takewhile
-from typing import Self
+from typing import Any, Self
 
 import pika
 from django.utils.asyncio import async_unsafe
@@ -53,6 +54,8 @@ class Outcome:
     refusal: OperationRefused | None = None
     #: No confirm came in time, although the connection was open.
     late: bool = False
+    #: It was the only one of its channel without an outcome: if it is REFUSED, it was refused itself.
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,43 +74,144 @@ class Publishing:
 
 
 @dataclass(slots=True, eq=False)
-class _InFlight:
-    """A publish of a batch, and its outcome once that is known; the first one counts."""
+class InFlight:
+    """A publish, and its outcome once that is known; the first one counts. `settled` is told of it, on the I/O
+    thread."""
 
     publishing: Publishing
-    batch: _Batch
+    settled: Callable[[Any], None]
     outcome: Outcome | None = None
 
     def settle(self, outcome: Outcome) -> None:
+        """Note the outcome."""
         if self.outcome is None:
             self.outcome = outcome
-            self.batch.open -= 1
-            if not self.batch.open:
-                self.batch.done.set()
+            self.settled(self)
 
 
-class _Batch:
-    def __init__(self, publishings: Sequence[Publishing]) -> None:
-        self.all = [_InFlight(each, self) for each in publishings]
-        self.open = len(publishings)
-        self.done = threading.Event()
+class ConfirmChannel:
+    """A channel in confirm mode, and the publishes on it that have no outcome yet. For the I/O thread.
 
-
-class Publisher:
-    """Publishes with confirms, on a connection of its own.
-
-    `on_change` is called on the I/O thread whenever `ready` may have changed.
+    With it, `on_ready` is called once it is `ready` to send, and `on_closed` when it was closed and all are settled.
     """
 
-    def __init__(self, role: str, *, on_change: Callable[[], None] = lambda: None) -> None:
-        self._on_change = on_change
-        self._reached = threading.Event()
-        self.connection = Connection(role, on_open=self._open_channel, on_lost=self._lost, on_change=on_change)
+    def __init__(
+        self, connection: Connection, on_ready: Callable[[Any], None], on_closed: Callable[[Any], None]
+    ) -> None:
+        self._connection = connection
+        self._on_ready = on_ready
+        self._on_closed = on_closed
         self._channel: Channel | None = None
         self._next_tag = 1
         #: By delivery tag; in order of tags, as dicts keep it.
-        self._unconfirmed: dict[int, _InFlight] = {}
-        self._by_key: dict[str, _InFlight] = {}
+        self.unconfirmed: dict[int, InFlight] = {}
+        self._by_key: dict[str, InFlight] = {}
+        self.ready = False
+        #: When the broker last answered anything on it (monotonic).
+        self.heard_at = 0.0
+
+    def open(self) -> bool:
+        """Begin to open it; return False if there is no connection, or no channel left on it."""
+        return self._connection.open_channel(self._opened, self._closed)
+
+    def send(self, publishings: Sequence[InFlight]) -> None:
+        """Publish all. It must be ready."""
+        channel = self._channel
+        assert channel is not None
+        for each in publishings:
+            self._send(channel, each)
+
+    def settle_all(self, outcome: Outcome) -> None:
+        """Give all that have no outcome this one, and forget them."""
+        in_flight = [each for each in self.unconfirmed.values() if each.outcome is None]
+        self.unconfirmed.clear()
+        self._by_key.clear()
+        if len(in_flight) == 1:
+            outcome = replace(outcome, alone=True)
+        for each in in_flight:
+            each.settle(outcome)
+
+    def close(self) -> None:
+        """Close it, without waiting for the broker's answer. What it has not confirmed may still arrive."""
+        self.ready = False
+        if self._channel is not None and self._channel.is_open:
+            self._channel.close()
+
+    def _opened(self, channel: Channel) -> None:
+        self._channel = channel
+        channel.add_on_return_callback(self._returned)
+        channel.confirm_delivery(self._confirmed, callback=lambda _: self._begin())
+
+    def _begin(self) -> None:
+        self.ready, self.heard_at = True, time.monotonic()
+        self._on_ready(self)
+
+    def _send(self, channel: Channel, each: InFlight) -> None:
+        sent = each.publishing
+        try:
+            properties = to_pika(sent.message)
+            check_size(properties)
+            channel.basic_publish(
+                sent.exchange, sent.routing_key, sent.message.body, properties, mandatory=sent.mandatory
+            )
+        except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
+            each.settle(Outcome(Status.UNKNOWN, describe(error)))
+        except Exception as error:
+            # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
+            each.settle(Outcome(Status.UNSENDABLE, describe(error)))
+        else:
+            self.unconfirmed[self._next_tag] = each
+            if sent.key:
+                self._by_key[sent.key] = each
+            self._next_tag += 1
+
+    def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, __: bytes) -> None:
+        # It comes before the confirm of the same message, which then finds the publish settled.
+        key = (properties.headers or {}).get(OUTBOX_ID_HEADER, properties.message_id)
+        each = self._by_key.get(str(key)) or self._first_without_key()
+        if each is None:
+            log.error("amqp.returned_unknown", message_id=properties.message_id, routing_key=method.routing_key)
+        else:
+            each.settle(Outcome(Status.RETURNED, f"{method.reply_code} {method.reply_text}"))
+
+    def _first_without_key(self) -> InFlight | None:
+        in_flight = self.unconfirmed.values()
+        return next((each for each in in_flight if not each.publishing.key and each.outcome is None), None)
+
+    def _confirmed(self, frame: pika.frame.Method) -> None:
+        method = frame.method
+        self.heard_at = time.monotonic()
+        nacked = isinstance(method, spec.Basic.Nack)
+        for tag in self._tags(method.delivery_tag, multiple=method.multiple):
+            each = self.unconfirmed.pop(tag)
+            key = each.publishing.key
+            if self._by_key.get(key) is each:  # else the key belongs to a newer publish of the same row
+                del self._by_key[key]
+            each.settle(_NACKED if nacked else _CONFIRMED)
+
+    def _tags(self, tag: int, *, multiple: bool) -> list[int]:
+        if multiple:
+            return list(takewhile(lambda earlier: earlier <= tag, self.unconfirmed))
+        return [tag] if tag in self.unconfirmed else []
+
+    def _closed(self, _: Channel, error: OperationRefused | BrokerUnavailable) -> None:
+        self.ready = False
+        refusal = error if isinstance(error, OperationRefused) else None
+        self.settle_all(Outcome(Status.REFUSED if refusal else Status.UNKNOWN, str(error), refusal))
+        self._on_closed(self)
+
+
+_CONFIRMED = Outcome(Status.CONFIRMED)
+_NACKED = Outcome(Status.NACKED, "the broker could not store it")
+
+
+class Publisher:
+    """Publishes lists of messages with confirms, on a connection of its own with one channel."""
+
+    def __init__(self, role: str) -> None:
+        self._reached = threading.Event()
+        self.connection = Connection(role, on_open=self._open, on_lost=self._lost)
+        self._channel: ConfirmChannel | None = None
 
     def start(self) -> Self:
         """Connect in the background. Returns at once."""
@@ -129,7 +233,8 @@ class Publisher:
     @property
     def ready(self) -> bool:
         """Whether a publish would be sent now: connected, channel in confirm mode, broker not blocked."""
-        return self._channel is not None and self.connection.usable
+        channel = self._channel
+        return channel is not None and channel.ready and self.connection.usable
 
     @async_unsafe("This waits for RabbitMQ's confirms. In a coroutine write `await sync_to_async(function)(…)`.")
     def publish(self, publishings: Sequence[Publishing], timeout: float) -> list[Outcome]:
@@ -139,20 +244,27 @@ class Publisher:
         is given up as dead, unless the broker is blocked: a blocked broker reads what was sent once its alarm is over,
         and messages sent again on a new connection would be doubled.
         """
-        batch = _Batch(publishings)
         if not publishings:
             return []
+        done = threading.Event()
+        left = len(publishings)
+
+        def settled(_: InFlight) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done.set()
+
+        batch = [InFlight(each, settled) for each in publishings]
         self.connection.call_soon(partial(self._send, batch))
-        batch.done.wait(timeout)
-        outcomes = [each.outcome for each in batch.all]
+        done.wait(timeout)
+        outcomes = [each.outcome for each in batch]
         if any(outcome and outcome.status is Status.CONFIRMED for outcome in outcomes):
             self.connection.succeeded()
         if None not in outcomes:
             return [outcome for outcome in outcomes if outcome]
-        blocked = self.connection.blocked
-        alarm = ": a memory or disk alarm blocks the broker" if blocked else ""
-        reason = f"no confirm within {timeout:g} s{alarm}"
-        if not blocked:
+        reason = no_confirm_within(timeout, self.connection)
+        if not self.connection.blocked:
             # At once, so that nothing more is sent by this connection before it is given up.
             self._channel = None
             self.connection.reset(reason)
@@ -160,93 +272,28 @@ class Publisher:
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
-    def _open_channel(self) -> None:
-        self.connection.open_channel(self._channel_opened, self._channel_closed)
+    def _open(self) -> None:
+        self._channel = ConfirmChannel(self.connection, lambda _: self._reached.set(), self._reopen)
+        self._channel.open()
 
-    def _channel_opened(self, channel: Channel) -> None:
-        channel.add_on_return_callback(self._returned)
-        channel.confirm_delivery(self._confirmed, callback=lambda _: self._channel_ready(channel))
+    def _reopen(self, channel: ConfirmChannel) -> None:
+        if channel is self._channel and self.connection.is_open:
+            self._open()
 
-    def _channel_ready(self, channel: Channel) -> None:
-        self._channel = channel
-        self._next_tag = 1
-        self._reached.set()
-        self._on_change()
-
-    def _send(self, batch: _Batch) -> None:
-        channel = self._channel
-        if channel is None or not channel.is_open:
-            for each in batch.all:
-                each.settle(Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
+    def _send(self, batch: list[InFlight]) -> None:
+        if self._channel is not None and self._channel.ready:
+            self._channel.send(batch)
             return
-        for each in batch.all:
-            self._send_one(channel, each)
-
-    def _send_one(self, channel: Channel, each: _InFlight) -> None:
-        sent = each.publishing
-        try:
-            properties = to_pika(sent.message)
-            check_size(properties)
-            channel.basic_publish(
-                sent.exchange, sent.routing_key, sent.message.body, properties, mandatory=sent.mandatory
-            )
-        except (pika.exceptions.AMQPConnectionError, pika.exceptions.AMQPChannelError) as error:
-            each.settle(Outcome(Status.UNKNOWN, describe(error)))
-        except Exception as error:
-            # pika marshals the whole message before it sends a byte: nothing of it is on the wire.
-            each.settle(Outcome(Status.UNSENDABLE, describe(error)))
-        else:
-            self._unconfirmed[self._next_tag] = each
-            if sent.key:
-                self._by_key[sent.key] = each
-            self._next_tag += 1
-
-    def _returned(self, _: Channel, method: spec.Basic.Return, properties: pika.BasicProperties, __: bytes) -> None:
-        # It comes before the confirm of the same message, which then finds the publish settled.
-        key = (properties.headers or {}).get(OUTBOX_ID_HEADER, properties.message_id)
-        each = self._by_key.get(str(key)) or self._first_without_key()
-        if each is None:
-            log.error("amqp.returned_unknown", message_id=properties.message_id, routing_key=method.routing_key)
-        else:
-            each.settle(Outcome(Status.RETURNED, f"{method.reply_code} {method.reply_text}"))
-
-    def _first_without_key(self) -> _InFlight | None:
-        in_flight = self._unconfirmed.values()
-        return next((each for each in in_flight if not each.publishing.key and each.outcome is None), None)
-
-    def _confirmed(self, frame: pika.frame.Method) -> None:
-        method = frame.method
-        nacked = isinstance(method, spec.Basic.Nack)
-        outcome = Outcome(Status.NACKED, "the broker could not store it") if nacked else Outcome(Status.CONFIRMED)
-        for tag in self._tags(method.delivery_tag, multiple=method.multiple):
-            each = self._unconfirmed.pop(tag)
-            key = each.publishing.key
-            if self._by_key.get(key) is each:  # else the key belongs to a newer publish of the same row
-                del self._by_key[key]
-            each.settle(outcome)
-
-    def _tags(self, tag: int, *, multiple: bool) -> list[int]:
-        if multiple:
-            return list(takewhile(lambda earlier: earlier <= tag, self._unconfirmed))
-        return [tag] if tag in self._unconfirmed else []
-
-    def _channel_closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
-        if self._channel is not None and channel is not self._channel:
-            return
-        self._channel = None
-        refusal = error if isinstance(error, OperationRefused) else None
-        self._settle_in_flight(Outcome(Status.REFUSED if refusal else Status.UNKNOWN, str(error), refusal))
-        self._on_change()
-        if channel.connection.is_open:
-            self._open_channel()
+        for each in batch:
+            each.settle(Outcome(Status.UNKNOWN, self.connection.last_error or "no channel to the broker"))
 
     def _lost(self, reason: str) -> None:
-        self._channel = None
-        self._settle_in_flight(Outcome(Status.UNKNOWN, reason))
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.settle_all(Outcome(Status.UNKNOWN, reason))
 
-    def _settle_in_flight(self, outcome: Outcome) -> None:
-        in_flight = list(self._unconfirmed.values())
-        self._unconfirmed.clear()
-        self._by_key.clear()
-        for each in in_flight:
-            each.settle(outcome)
+
+def no_confirm_within(seconds: float, connection: Connection) -> str:
+    """Return the reason of messages that the broker did not confirm in time."""
+    reason = f"no confirm within {seconds:g} s"
+    return f"{reason}: a memory or disk alarm blocks the broker" if connection.blocked else reason

@@ -1,18 +1,8 @@
-"""Destinations: the queues that a row must reach, its message, and how the relay treats a queue that confirms nothing.
-
-RabbitMQ handles the messages of a channel one after the other. At a quorum queue without a leader the channel waits (a
-minute in RabbitMQ 3.10 and 4.3) and confirms nothing that was sent later. So all destinations that miss a confirm are
-*in doubt*: their rows are published alone, one destination at a time, until the broker answers. A destination that
-confirms nothing even alone is *unresponsive*: its rows go back to the table, and every PAUSE seconds one unresponsive
-destination is tried with a single message.
-"""
+"""Destinations: the queues that a row must reach, and its message."""
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from messaging import conf, consumers
@@ -29,20 +19,11 @@ from messaging.message import (
     Message,
 )
 from messaging.models import OutboxMessage
-from messaging.relay.leases import Held
 from messaging.relay.statements import AnyRow
 
-#: The queues that must take a row's message; its exchange and routing key if we know of no queue.
-Destination = frozenset[str] | tuple[str, str]
+#: The queues that must take a row's message; its exchange if we know of no queue.
+Destination = frozenset[str] | str
 
-#: Attempts to publish a row together with others. After that any relay publishes it only with rows like it.
-TOGETHER = 2
-#: Seconds between two trials of unresponsive destinations.
-PAUSE = 30.0
-#: The error of a row that rests because its destination is unresponsive.
-NOT_TRIED = f"not tried: its destination confirms nothing; one such destination is tried every {PAUSE:g} s"
-#: Seconds after which a destination is forgotten. Routing keys may contain ids and never occur again.
-MEMORY = 600.0
 #: Ways to publish whose queues are remembered. Routing keys may contain ids.
 REMEMBERED = 1000
 #: The largest id of a row.
@@ -144,127 +125,4 @@ def broadcast_consumers(row: AnyRow) -> list[Consumer]:
 
 def destination(row: AnyRow) -> Destination:
     """Return where the row's message goes: what may keep the broker from confirming it."""
-    return frozenset(expected_queues(row).values()) or (row.exchange, row.routing_key)
-
-
-@dataclass(slots=True)
-class Plan:
-    """How rows are published: some together, then groups of one destination each, some not before `rest` seconds."""
-
-    together: list[Held] = field(default_factory=list)
-    alone: list[tuple[Destination, list[Held]]] = field(default_factory=list)
-    resting: list[AnyRow] = field(default_factory=list)
-    rest: float = 0.0
-
-
-@dataclass(slots=True)
-class _Known:
-    """What the relay knows of one destination, and when it learned that last."""
-
-    at: float = 0.0
-    has_answered: bool = False
-    in_doubt: bool = False
-    unresponsive: bool = False
-
-
-_NOTHING = _Known()
-
-
-class Destinations:
-    """What one relay knows of destinations. For one thread; times are those of `clock`, in seconds."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._known: dict[Destination, _Known] = {}
-        self._next_trial = 0.0
-
-    def in_doubt(self, where: Destination) -> bool:
-        """Whether its messages are published alone."""
-        known = self._known.get(where, _NOTHING)
-        return known.in_doubt or known.unresponsive
-
-    def unresponsive(self, where: Destination) -> bool:
-        """Whether it confirmed nothing when it was last tried alone."""
-        return self._known.get(where, _NOTHING).unresponsive
-
-    def rest(self, where: Destination) -> float:
-        """Return the seconds for which nothing is published there; 0 if it may be tried now."""
-        return max(0.0, self._next_trial - self._clock()) if self.unresponsive(where) else 0.0
-
-    def plan(self, held: Sequence[Held]) -> Plan:
-        """Sort rows: those that twice got no answer and those for a destination in doubt are published alone.
-
-        The next trial of an unresponsive destination is a single message.
-        """
-        now = self._clock()
-        self._known = {where: known for where, known in self._known.items() if known.at >= now - MEMORY}
-        all_answer = not any(map(self.in_doubt, self._known))
-        plan = Plan()
-        groups: dict[tuple[Destination, str, str], list[Held]] = {}
-        for each in held:
-            row = each.row
-            unlucky = row.state == OutboxMessage.State.PENDING and row.publish_attempts >= TOGETHER
-            where = None if all_answer and not unlucky else destination(row)
-            if where is None or not (unlucky or self.in_doubt(where)):
-                plan.together.append(each)
-            elif rest := self.rest(where):
-                plan.resting.append(row)
-                plan.rest = rest
-            else:
-                groups.setdefault((where, row.exchange, row.routing_key), []).append(each)
-        for where, group in self.in_order([(where, group) for (where, *_), group in groups.items()]):
-            first = 1 if self.unresponsive(where) else len(group)
-            plan.alone += [(where, rows) for rows in (group[:first], group[first:]) if rows]
-        return plan
-
-    def in_order(self, groups: list[tuple[Destination, Any]]) -> list[tuple[Destination, Any]]:
-        """Return groups in the order of their trials: destinations that have answered, others, unresponsive ones.
-
-        Within each of these the order is random, so that none always comes after one that confirms nothing.
-        """
-        random.shuffle(groups)
-        known = {where: self._known.get(where, _NOTHING) for where, _ in groups}
-        return sorted(groups, key=lambda group: (known[group[0]].unresponsive, not known[group[0]].has_answered))
-
-    def learn(
-        self, held: Sequence[Held], outcomes: Sequence[Outcome], alone: Destination | None, *, excused: bool
-    ) -> bool:
-        """Remember which destinations got no answer, and return whether the broker answered for all rows.
-
-        `alone` is the destination of rows that were published alone. With `excused` a missing answer says nothing of a
-        destination: the broker is blocked, or the relay is stopping.
-        """
-        unanswered = [
-            each.row for each, outcome in zip(held, outcomes, strict=True) if outcome.status is Status.UNKNOWN
-        ]
-        answered = len(unanswered) < len(held)
-        if alone and answered:
-            self.answered(alone)
-        if alone and not answered and not excused and any(outcome.late for outcome in outcomes):
-            self.failed_alone(alone)
-        elif not excused:
-            for row in unanswered:
-                self.doubt(alone or destination(row))
-        return not unanswered
-
-    def doubt(self, where: Destination) -> None:
-        """Note that the destination may be why others got no confirm."""
-        self._learned(where).in_doubt = True
-
-    def failed_alone(self, where: Destination) -> None:
-        """Note that the destination confirmed nothing although it was tried alone."""
-        self._learned(where).unresponsive = True
-        self._next_trial = self._clock() + PAUSE
-
-    def answered(self, where: Destination) -> None:
-        """Note that the broker answered, whatever it said. If the destination was unresponsive, others may have
-        recovered too."""
-        known = self._learned(where)
-        if known.unresponsive:
-            self._next_trial = self._clock()
-        known.has_answered, known.in_doubt, known.unresponsive = True, False, False
-
-    def _learned(self, where: Destination) -> _Known:
-        known = self._known.setdefault(where, _Known())
-        known.at = self._clock()
-        return known
+    return frozenset(expected_queues(row).values()) or row.exchange

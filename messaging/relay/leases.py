@@ -228,8 +228,8 @@ def _rest_unanswered(mark: Mark) -> float:
         return 0
     rest = _rest(more)
     if mark.outcome.late:
-        # A batch with a row for a queue without a leader costs the whole PUBLISH_TIMEOUT. So all such rows come due
-        # together, at the next full multiple of the rest.
+        # All such rows come due together, at the next full multiple of the rest: if their destination still confirms
+        # nothing, that is found out by one of them.
         return rest - time.time() % rest
     # RabbitMQ may close each connection over this row. It is alone once rows that were sent together rest differently.
     return rest * random.uniform(0.5, 1.0)  # noqa: S311  (spreading, not secrecy)

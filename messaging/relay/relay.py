@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 
 from django.db import DatabaseError, InterfaceError
 
-from messaging import conf, consumers, database
-from messaging.broker.publisher import Outcome, Publisher, Status
+from messaging import conf, database
+from messaging.broker.channels import Channels
+from messaging.broker.publisher import Outcome, Status
 from messaging.exceptions import BrokerUnavailable, NotFound, ThreadNotStarted
 from messaging.logs import Successes, Throttle, get_logger
 from messaging.relay import destinations, leases
-from messaging.relay.destinations import Destination, Destinations
+from messaging.relay.declaring import Declaring
+from messaging.relay.flow import Flow
 from messaging.relay.leases import HandedOver, Held, Mark
 from messaging.relay.statements import AnyRow
-from messaging.topology import desired
-from messaging.topology.declare import PAUSE_AFTER_DELETION, Declaration
 
 log = get_logger(__name__)
 
@@ -50,11 +50,9 @@ class Relay:
         self._marks_due = 0.0
         self._claim_due = 0.0
         self._drain_until: float | None = None
-        self._declared_generation = 0
-        self._declare_due = 0.0
-        self._publisher = Publisher("relay", on_change=self.wake)
-        self._declaration = Declaration(self._publisher.connection)
-        self._destinations = Destinations(lambda: time.monotonic())
+        self._publisher = Channels("relay", on_change=self.wake)
+        self._declaring = Declaring(self._publisher.connection, self._notify)
+        self._flow = Flow(self._publisher, self._notify)
         self._throttle = Throttle()
         self._successes = Successes(log, "messages.published", "to")
         self.published = 0
@@ -115,26 +113,24 @@ class Relay:
                     self._rest(FAULT_PAUSE)
         finally:
             self._end()
-            self._publisher.stop()
 
     def _step(self) -> None:
         if not self._started:
             self._start()
         self._wait_for_work()
+        self._record_outcomes()
         if self._publisher.ready:
-            self._declare_topology()
+            self._declaring.run()
+        if self._may_publish:
             # Claimed first: if the database fails here, rows that were handed over are still in memory.
             claimed = self._claim_if_due()
             with self._changed:
-                handed = self._handed.take(conf.CLAIM_BATCH)
-            # By row: if the database's clock was set forward, a row that was handed over is claimed as well.
-            held = {each.row.pk: each for each in [*handed, *claimed]}
-            ours, late = leases.in_time(held.values(), time.monotonic())
-            if late:
-                leases.give_back(late)
-                self.wake()
-            if ours:
-                self._publish_all(ours)
+                handed = self._handed.take(self._flow.room())
+            self._flow.add([*handed, *claimed])
+            self._flow.send()
+            self._record_outcomes()
+        self._flow.expire(stopping=self._stopping)
+        self._give_back()
         if self._marks and time.monotonic() >= self._marks_due:
             self._write_marks()
         self._successes.tell()
@@ -150,15 +146,28 @@ class Relay:
 
     def _wait_for_work(self) -> None:
         now = time.monotonic()
-        until = self._marks_due if self._marks else now + conf.POLL_INTERVAL
+        until = min(self._marks_due if self._marks else now + conf.POLL_INTERVAL, self._flow.due())
         if self._stopping:
             until = min(until, now + MARK_INTERVAL)
-        elif self._publisher.ready:
+        elif self._may_publish and self._flow.room():
             until = min(until, self._claim_due)
-        self._wait(lambda: self._publisher.ready and (bool(self._handed) or self._may_claim()), until - now)
+        self._wait(self._has_work, until - now)
+
+    def _has_work(self) -> bool:
+        if self._flow.has_outcomes or (self._publisher.ready and self._declaring.is_waited_for):
+            return True
+        return self._may_publish and (bool(self._handed) or self._may_claim()) and self._flow.room() > 0
+
+    @property
+    def _may_publish(self) -> bool:
+        return self._publisher.ready and self._declaring.is_done
 
     def _may_claim(self) -> bool:
         return not self._stopping and time.monotonic() >= self._claim_due
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
         """Wait for `condition`, for the call of `stop`, or for `seconds`."""
@@ -173,7 +182,7 @@ class Relay:
     def _finished(self) -> bool:
         if self._drain_until is None:
             return False
-        return not (self._handed or self._marks) or time.monotonic() >= self._drain_until
+        return not (self._handed or self._flow or self._marks) or time.monotonic() >= self._drain_until
 
     def _rest(self, seconds: float) -> None:
         self._wait(lambda: False, seconds)
@@ -184,7 +193,7 @@ class Relay:
             log.warning(event, reason=reason)
 
     def _claim_if_due(self) -> list[Held]:
-        if not self._may_claim():
+        if not (self._may_claim() and self._flow.room()):
             return []
         leased_at, wakes = time.monotonic(), self._wakes
         rows = leases.claim(conf.CLAIM_BATCH, self._settings.lease)
@@ -200,75 +209,23 @@ class Relay:
 
     # --- publishing ----------------------------------------------------------------------------------------
 
-    def _declare_topology(self) -> None:
-        connection = self._publisher.connection
-        fresh = connection.generation != self._declared_generation
-        if not fresh and time.monotonic() < self._declare_due:
-            return
-        problems = self._declaration.declare(desired.topology(consumers.registered()))
-        self._declared_generation = connection.generation
-        self._declare_due = time.monotonic() + (1.0 if problems else conf.DECLARE_INTERVAL)
+    def _record_outcomes(self) -> None:
+        """Log the outcomes that have come, and keep them as marks."""
+        for flight in self._flow.collect():
+            assert flight.outcome is not None
+            self._record(flight.held.row, flight.outcome, flight.settled_at, flight.settled_at - flight.sent_at)
 
-    def _publish_all(self, held: Sequence[Held]) -> None:
-        """Publish rows together as far as possible, then alone by destination until one gets no answer."""
-        plan = self._destinations.plan(held)
-        if plan.together:
-            self._publish(plan.together)
-        try:
-            while plan.alone and self._may_send():
-                if self._marks:  # confirmed rows must not wait, unmarked, for a destination that may not answer
-                    self._write_marks()
-                where, group = plan.alone.pop(0)
-                rows, _ = leases.in_time(group, time.monotonic())
-                if rows and not self._publish(rows, where):
-                    break
-        finally:
-            leases.give_back([each.row for _, group in plan.alone for each in group])
-        leases.give_back(plan.resting, plan.rest, destinations.NOT_TRIED)
-
-    def _publish(self, held: Sequence[Held], alone: Destination | None = None) -> bool:
-        """Publish rows, if `alone` only of that destination; return whether the broker answered for all of them."""
-        began = time.monotonic()
-        outcomes = self._send([each.row for each in held])
-        if len(held) > 1:
-            self._repeat_refused(held, outcomes)
-        took = time.monotonic() - began
-        for each, outcome in zip(held, outcomes, strict=True):
-            self._record(each.row, outcome, took / len(held))
-        excused = self._publisher.connection.blocked or self._stopping
-        return self._destinations.learn(held, outcomes, alone, excused=excused)
-
-    def _repeat_refused(self, held: Sequence[Held], outcomes: list[Outcome]) -> None:
-        """Publish each refused row once more, alone. Over one bad row the broker closes the channel and so discards the
-        confirms of all others; only the bad row must fail."""
-        go_on = True
-        for index, each in enumerate(held):
-            if outcomes[index].status is Status.REFUSED:
-                go_on = go_on and time.monotonic() < each.publish_before and self._may_send()
-                why = f"of those sent together one was refused: {outcomes[index].reason}"
-                outcomes[index] = self._send([each.row])[0] if go_on else Outcome(Status.UNKNOWN, why)
-
-    def _send(self, rows: Sequence[AnyRow]) -> list[Outcome]:
-        timeout = self._settings.publish_timeout
-        if self._drain_until is not None:
-            timeout = min(timeout, max(0.0, self._drain_until - time.monotonic()))
-        return self._publisher.publish([destinations.publishing_of(row) for row in rows], timeout)
-
-    def _may_send(self) -> bool:
-        """Wait a moment for the connection; return whether the relay may publish further rows."""
-        with self._changed:
-            return not self._stopping and self._changed.wait_for(lambda: self._publisher.ready, timeout=1.0)
-
-    def _record(self, row: AnyRow, outcome: Outcome, seconds: float) -> None:
-        """Log the outcome of a row, which took `seconds`, and keep it as a mark."""
+    def _record(self, row: AnyRow, outcome: Outcome, at: float, seconds: float) -> None:
+        """Log the outcome of a row, which took `seconds` until `at`, and keep it as a mark."""
         queues = destinations.expected_queues(row)
-        outcome = destinations.true_outcome(row, outcome, queues, self._declaration.problems)
+        outcome = destinations.true_outcome(row, outcome, queues, self._declaring.problems)
         if outcome.status is Status.RETURNED or isinstance(outcome.refusal, NotFound):
-            self._declare_due = min(self._declare_due, time.monotonic() + PAUSE_AFTER_DELETION)
+            self._declaring.hasten()
         to = row.consumer or row.exchange
         if outcome.status is Status.CONFIRMED:
             self.published += 1
             self._successes.add(to, seconds=seconds)
+            self._publisher.connection.succeeded()
         if outcome.status is not Status.CONFIRMED or log.prints_debug:
             about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt, to=to)
             if outcome.status is Status.CONFIRMED:
@@ -277,7 +234,14 @@ class Relay:
                 about.warning(f"message.{outcome.status.value}", reason=outcome.reason)
         if not self._marks:
             self._marks_due = time.monotonic() + MARK_INTERVAL
-        self._marks.append(Mark(row, outcome, tuple(queues)))
+        self._marks.append(Mark(row, outcome, tuple(queues), at))
+
+    def _give_back(self) -> None:
+        """End the leases of rows that cannot be published now."""
+        for (rest, why), rows in self._flow.take_resting().items():
+            leases.give_back(rows, rest, why)
+            if not rest:
+                self.wake()
 
     def _write_marks(self) -> None:
         leases.write(self._marks)
@@ -292,6 +256,14 @@ class Relay:
             self._handed.take(len(rows))
 
     def _end(self) -> None:
+        self._publisher.stop()
+        self._record_outcomes()
+        sent, unsent = self._flow.take_all()
+        now = time.monotonic()
+        for flight in sent:
+            outcome = Outcome(Status.UNKNOWN, "the relay was stopped before the confirm", late=True)
+            self._record(flight.held.row, outcome, now, 0.0)
+        leases.give_back(unsent)
         try:
             self._write_marks()
         except (DatabaseError, InterfaceError) as error:

@@ -323,7 +323,7 @@ def test_a_relay_that_may_not_configure_still_sees_that_a_queue_is_gone(
     with running_relay() as relay:
         with plain_channel(vhost) as channel:
             channel.queue_delete(OTHERS.queue)
-        eventually(lambda: relay._declaration.problems)
+        eventually(lambda: relay._declaring.problems)
         with transaction.atomic():
             [row] = outbox.add(Noted(text="hello"))
         eventually(lambda: OutboxMessage.objects.get(pk=row.pk).state == OutboxMessage.State.UNROUTABLE)

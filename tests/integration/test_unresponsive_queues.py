@@ -1,6 +1,6 @@
 """A queue that exists and never answers is named by everything that looks, and delays no other queue.
 
-Each test makes queues unresponsive in the real broker. What a relay decides about them is in test_destinations.py.
+Each test makes queues unresponsive in the real broker. What a relay decides about them is in test_flow.py.
 """
 
 import logging
@@ -22,7 +22,6 @@ from django.utils import timezone
 from messaging import conf
 from messaging.broker import calls, queue_answers, subscription
 from messaging.broker.connection import opened
-from messaging.broker.publisher import Outcome
 from messaging.broker.queue_answers import ask_queues
 from messaging.consumers import Consumer
 from messaging.message import new_id
@@ -30,8 +29,9 @@ from messaging.models import OutboxMessage
 from messaging.monitoring import status
 from messaging.mq import listen
 from messaging.reconcile.reconcile import reconcile
-from messaging.relay import destinations, leases
+from messaging.relay import flow, leases, streams
 from messaging.relay.relay import Relay
+from messaging.relay.streams import Flight
 from messaging.topology import drift
 from messaging.topology.findings import Kind
 from script.services.ports import free_port
@@ -205,7 +205,7 @@ def test_a_queue_that_never_confirms_delays_no_other_queue_and_its_new_events_re
             with unresponsive(broker, vhost, consumer.queue):
                 # In one batch: the channel waits for the first, and confirms nothing of the second.
                 add(Noted(text="m"), Erased(text="e"), *[Noted(text="m") for _ in range(11)])
-                eventually(lambda: relay._destinations.rest(frozenset({consumer.queue})), within=60)
+                eventually(lambda: rests(relay, frozenset({consumer.queue})), within=60)
                 for _ in range(20):
                     add(Noted(text="m"), Erased(text="e"))
                 eventually(lambda: count(type=Erased.event_type, state=State.PUBLISHED) == 21, within=60)
@@ -221,26 +221,39 @@ def test_a_backlog_for_an_unresponsive_queue_delays_no_other_and_is_tried_with_o
     vhost: str, broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each batch with such a row costs the whole time that is allowed for a confirm."""
-    monkeypatch.setattr(destinations, "PAUSE", 0.5)
+    monkeypatch.setattr(streams, "PAUSE", 0.5)
+    monkeypatch.setattr(flow, "PAUSE", 0.5)
     declare(vhost, "tests.silent", "tests.well")
     for _ in range(30):
         a_row("tests.silent", publish_attempts=2)
     trials: list[int] = []
     with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
-        send = relay._send
+        send = relay._publisher.send
 
-        def noted(batch: Sequence[OutboxMessage]) -> list[Outcome]:
-            if relay._destinations.unresponsive(SILENT):
-                trials.append(len(batch))
-            return send(batch)
+        def noted(where: Any, flights: Sequence[Flight]) -> None:
+            if is_open(relay, where):
+                trials.append(len(flights))
+            send(where, flights)
 
-        monkeypatch.setattr(relay, "_send", noted)
+        monkeypatch.setattr(relay._publisher, "send", noted)
         eventually(lambda: relay._publisher.ready)
         new = a_row("tests.well")
         eventually(lambda: is_published(new))
         eventually(lambda: len(trials) >= 3, within=60)
     assert set(trials) == {1}
     publish_all()
+
+
+def is_open(relay: Relay, where: Any) -> bool:
+    """Whether the relay has found that a destination confirms nothing."""
+    stream = relay._flow._streams.get(where)
+    return stream is not None and not stream.breaker.is_closed
+
+
+def rests(relay: Relay, where: Any) -> bool:
+    """Whether the relay tries nothing there for a while."""
+    stream = relay._flow._streams.get(where)
+    return stream is not None and stream.breaker.rest(time.monotonic()) > 0
 
 
 @pytest.mark.parametrize("trouble", ["a long deadline for confirms", "a database that takes no rows back"])
@@ -258,7 +271,7 @@ def test_confirmed_rows_are_marked_before_an_unresponsive_queue_is_waited_for(
     with running_relay() as relay, unresponsive(broker, vhost, "tests.silent"):
         if trouble == "a database that takes no rows back":
             a_row("tests.silent", publish_attempts=5)
-            eventually(lambda: relay._destinations.rest(SILENT))
+            eventually(lambda: rests(relay, SILENT))
             monkeypatch.setattr(leases, "end", locked)
         with transaction.atomic():
             a_row("tests.silent", publish_attempts=5)

@@ -355,19 +355,6 @@ def test_it_is_ready_once_its_channel_confirms_and_while_its_connection_is_usabl
     assert not publisher.ready
 
 
-def test_its_owner_is_told_when_it_may_have_become_ready_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "Connection", Broker)
-    changes = Mock()
-    broker = broker_of(Publisher("test", on_change=changes))
-    broker.on_open()
-    broker.opens(broker.channel)
-    assert not changes.called
-    broker.begin()
-    assert changes.call_count == 1
-    broker.close(BrokerUnavailable("gone"))
-    assert changes.call_count == 2
-
-
 def test_it_is_reached_once_its_channel_confirms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Connection", Broker)
     monkeypatch.setattr(module, "CALL_TIMEOUT", 0.01)

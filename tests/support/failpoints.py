@@ -133,19 +133,17 @@ def ack_before_commit() -> None:
 def mark_before_confirm() -> None:
     """Marks rows as published and publishes them afterwards, whatever comes of it. A dead broker then loses them."""
     from messaging.broker.publisher import Outcome, Status
-    from messaging.relay.relay import Relay
+    from messaging.relay import leases
+    from messaging.relay.flow import Flow
 
-    send = Relay._send
+    send = Flow.send
 
-    def mark_and_send(self: Relay, rows: Any) -> list[Outcome]:
-        confirmed = [Outcome(Status.CONFIRMED) for _ in rows]
-        for row, outcome in zip(rows, confirmed, strict=True):
-            self._record(row, outcome)
-        self._write_marks()
-        send(self, rows)
-        return confirmed
+    def mark_and_send(self: Flow) -> None:
+        rows = [each.held.row for stream in self._streams.values() for each in stream.waiting]
+        leases.write([leases.Mark(row, Outcome(Status.CONFIRMED), ()) for row in rows])
+        send(self)
 
-    Relay._send = mark_and_send
+    Flow.send = mark_and_send  # type: ignore[method-assign]
 
 
 def no_inbox() -> None:

@@ -243,6 +243,7 @@ class Link:
         self.blocked = False
         self.refused = False
         self.last_error = ""
+        self.error: BrokerUnavailable | None = None
         self.is_open = False
         self.channels: list[Channel] = []
         #: Sent while the broker was not reading.

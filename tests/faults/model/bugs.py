@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,14 +15,14 @@ from django.db.models.functions import Now
 from messaging import database, outbox
 from messaging.actions import prune
 from messaging.actions.replay import Replay
-from messaging.broker.publisher import Outcome, Publisher, Status
+from messaging.broker.publisher import ConfirmChannel, InFlight, Outcome, Status
 from messaging.broker.subscription import Subscription
 from messaging.effects import EffectKind
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.relay import leases, statements
 from messaging.relay.destinations import expected_queues
+from messaging.relay.flow import Flow
 from messaging.relay.leases import Mark
-from messaging.relay.relay import Relay
 from messaging.worker import effect_runner, fence, handling, ledger, ordering, running
 from messaging.worker.consumer_threads import ConsumerThreads
 from messaging.worker.verdict import Verdict
@@ -78,38 +78,42 @@ def a_watermark_instead_of_a_state() -> Iterator[None]:
 
 @bug("mark", "lost")
 def marked_before_it_is_confirmed() -> Iterator[None]:
-    publish = Relay._publish
+    send = Flow.send
 
-    def marked_first(relay: Relay, held: Sequence[Any], *alone: Any) -> bool:
-        marks = [Mark(each.row, Outcome(Status.CONFIRMED), tuple(expected_queues(each.row))) for each in held]
-        leases.write(marks)
-        return publish(relay, held, *alone)
+    def marked_first(flow: Flow) -> None:
+        rows = [each.held.row for stream in flow._streams.values() for each in stream.waiting]
+        leases.write([Mark(row, Outcome(Status.CONFIRMED), tuple(expected_queues(row))) for row in rows])
+        send(flow)
 
-    with patch.object(Relay, "_publish", marked_first):
+    with patch.object(Flow, "send", marked_first):
         yield
 
 
 @bug("mark", "lost", hides=True)
 def a_returned_message_counts_as_published() -> Iterator[None]:
-    with patch.object(Publisher, "_returned", lambda *_: None):
+    with patch.object(ConfirmChannel, "_returned", lambda *_: None):
         yield
 
 
 @bug("mark", "lost", hides=True)
 def a_timeout_counts_as_published() -> Iterator[None]:
-    publish = Publisher.publish
+    settle = InFlight.settle
 
-    def hopeful(publisher: Publisher, publishings: Any, timeout: float) -> list[Outcome]:
-        outcomes = publish(publisher, publishings, timeout)
-        return [Outcome(Status.CONFIRMED) if each.status is Status.UNKNOWN else each for each in outcomes]
+    def hopeful(publish: InFlight, outcome: Outcome) -> None:
+        settle(publish, Outcome(Status.CONFIRMED) if outcome.status is Status.UNKNOWN else outcome)
 
-    with patch.object(Publisher, "publish", hopeful):
+    with patch.object(InFlight, "settle", hopeful):
         yield
 
 
 @bug("mark", hides=True)
 def a_refused_row_takes_its_neighbours_along() -> Iterator[None]:
-    with patch.object(Relay, "_repeat_refused", lambda *_: None):
+    settle = InFlight.settle
+
+    def all_refused(publish: InFlight, outcome: Outcome) -> None:
+        settle(publish, replace(outcome, alone=True))
+
+    with patch.object(InFlight, "settle", all_refused):
         yield
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,8 +29,8 @@ from django.db.models.functions import Now
 from messaging import conf, effects, outbox
 from messaging.actions.selection import Selection
 from messaging.actions.settle import Decision, settle
+from messaging.broker import channels, publisher
 from messaging.broker import connection as connections_to_the_broker
-from messaging.broker import publisher
 from messaging.broker.queue_answers import QueueAnswer
 from messaging.consumers import Consumer
 from messaging.effects import EffectKind, Sending
@@ -38,7 +39,7 @@ from messaging.exceptions import BrokerUnavailable, NotDone, NotFound, Reject, R
 from messaging.message import Delivery
 from messaging.models import Effect, EmptyQueue, InboxMessage, OutboxMessage
 from messaging.reconcile import empty_queues
-from messaging.relay import leases, relay
+from messaging.relay import declaring, flow, leases, relay
 from messaging.relay import thread as relay_thread
 from messaging.relay.leases import Mark
 from messaging.relay.relay import Relay
@@ -641,14 +642,15 @@ def stage(settings: Any) -> Iterator[None]:
         stack.enter_context(patch.object(conf, "CLAIM_BATCH", 3))
         stack.enter_context(effects.registry.temporary(*KINDS))
         stack.enter_context(patch.object(relay_thread, "_mine", relay_thread._mine))
-        for module in (publisher, service, connections_to_the_broker):
+        for module in (channels, service, connections_to_the_broker):
             stack.enter_context(patch.object(module, "Connection", _link))
         stack.enter_context(patch.object(leases, "write", _watched(leases.write)))
         stack.enter_context(patch.object(ledger, "claim", _remembered(ledger.claim)))
         stack.enter_context(patch.object(ledger, "note", _forgotten(ledger.note)))
-        clock = SimpleNamespace(monotonic=lambda: Stage.world.clock)
-        for module in (relay, outbox, ledger, effect_runner):
+        clock = SimpleNamespace(monotonic=lambda: Stage.world.clock, time=time.time)
+        for module in (relay, flow, declaring, leases, publisher, outbox, ledger, effect_runner):
             stack.enter_context(patch.object(module, "time", clock))
+        stack.enter_context(patch.object(declaring, "Thread", _AtOnce))
         stack.enter_context(
             patch.object(effect_runner, "threading", SimpleNamespace(Thread=_AtOnce, Event=threading.Event))
         )

@@ -1,0 +1,275 @@
+"""What a relay publishes when: windows, circuit breakers, refused rows, and what rests. The test is the broker."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from messaging import conf
+from messaging.broker.publisher import InFlight, Outcome, Status
+from messaging.models import OutboxMessage
+from messaging.relay import flow as flows
+from messaging.relay.flow import ANY_ANSWER, MEMORY, NO_ROOM, NOT_TRIED, SLOW_REST, Flow
+from messaging.relay.leases import Held
+from messaging.relay.streams import PAUSE, SLOW_AFTER, WINDOW
+from tests.support.consuming import Erased, Noted, a_consumer, registered
+
+CONFIRMED, LOST = Outcome(Status.CONFIRMED), Outcome(Status.UNKNOWN, "the connection is lost")
+REFUSED = Outcome(Status.REFUSED, "406")
+NOTES, OTHERS = frozenset({"tests.notes"}), frozenset({"tests.other"})
+ids = itertools.count(1)
+
+
+class FakeChannels:
+    """Keeps what is sent, until the test answers."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.heard_at = 0.0
+        self.answers = True
+        self.sent: dict[Any, list[InFlight]] = {}
+        self.resets: list[str] = []
+        self.connection = SimpleNamespace(
+            blocked=False, call_soon=lambda function: function(), reset=self.resets.append
+        )
+
+    @property
+    def ready(self) -> bool:
+        return not self.connection.blocked
+
+    def send(self, where: Any, publishings: Sequence[InFlight]) -> None:
+        self.sent.setdefault(where, []).extend(publishings)
+
+    def settle(self, where: Any, outcome: Outcome) -> None:
+        for each in self.sent.pop(where, []):
+            each.settle(outcome)
+
+    def give_up(self, where: Any, outcome: Outcome) -> None:
+        self.settle(where, outcome)
+        if self.answers:
+            self.heard_at = self.clock()
+
+    def answer(self, where: Any, outcome: Outcome, count: int | None = None) -> None:
+        """Settle the first messages that were sent to a destination."""
+        self.heard_at = self.clock()
+        now, self.sent[where] = self.sent[where][:count], self.sent[where][len(self.sent[where][:count]) :]
+        for each in now:
+            each.settle(outcome)
+
+
+class Stage:
+    """A flow, its broker and the time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(flows, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.broker = FakeChannels(lambda: self.now)
+        channels: Any = self.broker
+        self.flow = Flow(channels, lambda: None)
+        self.timeout = conf.get().publish_timeout
+
+    def add(self, count: int = 1, event: Any = Noted, **columns: Any) -> list[Held]:
+        """Take rows, and send what may be sent."""
+        usual = {"exchange": "orders.events", "routing_key": event.event_type, "type": event.event_type, "body": b"1"}
+        rows = [OutboxMessage(pk=next(ids), message_id="m", **{**usual, **columns}) for _ in range(count)]
+        held = [Held(row, self.now + 20) for row in rows]
+        self.flow.add(held)
+        self.flow.send()
+        return held
+
+    def in_flight(self, where: Any = NOTES) -> int:
+        """How many messages the broker has and has not answered."""
+        return len(self.broker.sent.get(where, []))
+
+    def outcomes(self) -> list[Outcome | None]:
+        """What is settled for good; what may follow is sent."""
+        found = [each.outcome for each in self.flow.collect()]
+        self.flow.send()
+        return found
+
+    def pass_time(self, seconds: float) -> None:
+        """Time passes, and the flow looks at its deadlines."""
+        self.now += seconds
+        self.flow.expire(stopping=False)
+
+    def resting(self) -> dict[tuple[float, str], int]:
+        """How many rows are given back, by their rest and its reason."""
+        return {rest: len(rows) for rest, rows in self.flow.take_resting().items()}
+
+    def falls_silent(self) -> None:
+        """The destination of the notes is found to confirm nothing."""
+        for _ in range(2):
+            self.add()
+            assert self.in_flight() == 1
+            self.pass_time(self.timeout)
+            assert [outcome.late for outcome in self.outcomes() if outcome] == [True]
+            self.pass_time(0)
+            assert self.resting() == {}
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Any:
+    with registered(a_consumer(), a_consumer(name="other", events=(Erased,))):
+        yield Stage(monkeypatch)
+
+
+def test_each_destination_has_a_window_of_its_own(stage: Stage) -> None:
+    stage.add(WINDOW + 100)
+    stage.add(5, Erased)
+    assert (stage.in_flight(NOTES), stage.in_flight(OTHERS)) == (WINDOW, 5)
+    stage.broker.answer(NOTES, CONFIRMED, WINDOW)
+    assert stage.outcomes() == [CONFIRMED] * WINDOW
+    assert stage.in_flight(NOTES) == 100
+
+
+def test_a_destination_that_confirms_nothing_rests_and_delays_no_other(stage: Stage) -> None:
+    stage.falls_silent()
+    stage.add(3)
+    stage.add(2, Erased)
+    assert stage.resting() == {(PAUSE, NOT_TRIED): 3}
+    assert (stage.in_flight(NOTES), stage.in_flight(OTHERS)) == (0, 2)
+
+
+def test_a_destination_that_misses_its_confirms_is_tried_with_one_message_before_its_rows_rest(stage: Stage) -> None:
+    stage.add(WINDOW + 10)
+    stage.pass_time(stage.timeout)
+    assert len(stage.outcomes()) == WINDOW
+    stage.pass_time(0)
+    stage.flow.send()
+    assert (stage.in_flight(), stage.resting()) == (1, {})
+    stage.pass_time(stage.timeout)
+    stage.outcomes()
+    stage.pass_time(0)
+    assert stage.resting() == {(PAUSE, NOT_TRIED): 9}
+
+
+def test_it_is_tried_again_with_one_message(stage: Stage) -> None:
+    stage.falls_silent()
+    stage.now += PAUSE
+    stage.add(3)
+    assert stage.in_flight() == 1
+    stage.broker.answer(NOTES, CONFIRMED)
+    assert stage.outcomes() == [CONFIRMED]
+    assert stage.in_flight() == 2
+
+
+def test_a_trial_without_a_confirm_is_followed_by_another_pause(stage: Stage) -> None:
+    stage.falls_silent()
+    stage.now += PAUSE
+    stage.add(3)
+    stage.pass_time(stage.timeout)
+    stage.outcomes()
+    stage.pass_time(0)
+    assert stage.resting() == {(PAUSE, NOT_TRIED): 2}
+
+
+def test_once_one_has_answered_again_the_others_are_tried_at_once(stage: Stage) -> None:
+    stage.falls_silent()
+    for _ in range(2):
+        stage.add(1, Erased)
+        stage.pass_time(stage.timeout)
+        stage.outcomes()
+        stage.pass_time(0)
+    stage.now += PAUSE - 2 * stage.timeout
+    stage.add(1)
+    stage.add(1, Erased)
+    assert (stage.in_flight(NOTES), stage.in_flight(OTHERS)) == (1, 0)
+    stage.broker.answer(NOTES, Outcome(Status.RETURNED))
+    stage.outcomes()
+    stage.add(1, Erased)
+    assert stage.in_flight(OTHERS) == 1
+
+
+def test_a_broker_that_answers_nothing_at_all_is_given_up_and_no_destination_blamed(stage: Stage) -> None:
+    stage.broker.answers = False
+    stage.add(2)
+    stage.pass_time(stage.timeout)
+    assert len(stage.outcomes()) == 2
+    stage.add(1)
+    assert stage.in_flight() == 0, "in doubt"
+    stage.pass_time(ANY_ANSWER)
+    assert len(stage.broker.resets) == 1
+    stage.flow.send()
+    assert stage.in_flight() == 1
+    assert stage.resting() == {}
+
+
+def test_a_blocked_broker_is_neither_given_up_nor_a_destination_blamed(stage: Stage) -> None:
+    stage.add()
+    stage.broker.connection.blocked = True
+    stage.pass_time(stage.timeout)
+    [outcome] = stage.outcomes()
+    assert outcome is not None
+    assert outcome.late
+    assert "alarm" in outcome.reason
+    stage.pass_time(ANY_ANSWER)
+    assert not stage.broker.resets
+    stage.broker.connection.blocked = False
+    stage.add()
+    assert stage.in_flight() == 1
+
+
+def test_a_lost_connection_blames_no_destination(stage: Stage) -> None:
+    stage.add(3)
+    stage.broker.answer(NOTES, LOST)
+    assert stage.outcomes() == [LOST] * 3
+    stage.add(3)
+    assert stage.in_flight() == 3
+
+
+def test_rows_that_are_refused_together_are_published_again_one_by_one(stage: Stage) -> None:
+    stage.add(3)
+    stage.add(1, Erased)
+    stage.broker.answer(NOTES, REFUSED)
+    assert stage.outcomes() == []
+    stage.add(2)
+    assert stage.in_flight() == 1
+    alone = Outcome(Status.REFUSED, "406", alone=True)
+    for outcome in (CONFIRMED, alone, CONFIRMED):
+        assert stage.in_flight() == 1
+        stage.broker.answer(NOTES, outcome)
+        assert stage.outcomes() == [outcome]
+    assert (stage.in_flight(NOTES), stage.in_flight(OTHERS)) == (2, 1)
+
+
+def test_a_slow_destination_holds_a_bounded_number_of_rows_and_takes_no_room_from_others(stage: Stage) -> None:
+    stage.add(2 * WINDOW)
+    assert stage.flow.room() == conf.CLAIM_BATCH - WINDOW
+    stage.now += SLOW_AFTER + 0.1
+    assert stage.flow.room() == conf.CLAIM_BATCH
+    stage.add(3)
+    assert stage.resting() == {(SLOW_REST, NO_ROOM): 3}
+    assert len(stage.flow) == 2 * WINDOW
+
+
+def test_a_row_whose_lease_is_about_to_end_is_freed(stage: Stage) -> None:
+    stage.add(WINDOW + 2)
+    stage.now += 21
+    stage.broker.answer(NOTES, CONFIRMED)
+    stage.outcomes()
+    assert stage.in_flight() == 0
+    assert stage.resting() == {(0.0, ""): 2}
+
+
+def test_of_a_row_that_comes_twice_the_newer_lease_counts(stage: Stage) -> None:
+    [held] = stage.add()
+    newer = Held(held.row, stage.now + 30)
+    stage.flow.add([newer])
+    stage.flow.send()
+    assert stage.in_flight() == 1
+    stage.broker.answer(NOTES, CONFIRMED)
+    assert [flight.held for flight in stage.flow.collect()] == [newer]
+
+
+def test_what_is_left_at_the_end_is_told_apart(stage: Stage) -> None:
+    stage.add(WINDOW + 3)
+    sent, unsent = stage.flow.take_all()
+    assert (len(sent), len(unsent), len(stage.flow)) == (WINDOW, 3, 0)
+
+
+def test_a_destination_without_rows_is_forgotten(stage: Stage) -> None:
+    stage.falls_silent()
+    stage.pass_time(PAUSE + MEMORY + 1)
+    assert not stage.flow._streams
