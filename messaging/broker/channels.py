@@ -11,10 +11,11 @@ from functools import partial
 from typing import Self
 
 import pika
+from pika.channel import Channel
 
 from messaging.broker.connection import Connection
 from messaging.broker.publisher import ConfirmChannel, InFlight, Outcome, Status
-from messaging.exceptions import LimitReached
+from messaging.exceptions import BrokerUnavailable, LimitReached, OperationRefused
 
 #: Channels that are kept open, if the broker allows as many. One more takes the place of an idle one, or waits for one.
 MOST = 32
@@ -40,6 +41,11 @@ class _Channel(ConfirmChannel):
         super()._confirmed(frame)
         if self.is_idle:
             self._channels.open_more()
+
+    def _closed(self, channel: Channel, error: OperationRefused | BrokerUnavailable) -> None:
+        # All channels go with the connection, whatever it was lost over: `Channels` is told.
+        if channel.connection.is_open:
+            super()._closed(channel, error)
 
 
 class Channels:

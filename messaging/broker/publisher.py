@@ -54,7 +54,7 @@ class Outcome:
     refusal: OperationRefused | None = None
     #: No confirm came in time, although the connection was open.
     late: bool = False
-    #: It was the only one of its channel without an outcome: if it is REFUSED, it was refused itself.
+    #: No other message of its channel was without the broker's answer: if it is REFUSED, it was refused itself.
     alone: bool = False
 
 
@@ -81,6 +81,11 @@ class InFlight:
     publishing: Publishing
     settled: Callable[[Any], None]
     outcome: Outcome | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the broker has said something of it."""
+        return self.outcome is not None and self.outcome.status is not Status.UNKNOWN
 
     def settle(self, outcome: Outcome) -> None:
         """Note the outcome."""
@@ -123,12 +128,13 @@ class ConfirmChannel:
 
     def settle_all(self, outcome: Outcome) -> None:
         """Give all that have no outcome this one, and forget them."""
-        in_flight = [each for each in self.unconfirmed.values() if each.outcome is None]
+        # A returned message has been answered. One that was given up has not, and may be what the broker refuses.
+        unanswered = [each for each in self.unconfirmed.values() if not each.is_answered]
         self.unconfirmed.clear()
         self._by_key.clear()
-        if len(in_flight) == 1:
+        if len(unanswered) == 1:
             outcome = replace(outcome, alone=True)
-        for each in in_flight:
+        for each in unanswered:
             each.settle(outcome)
 
     def close(self) -> None:

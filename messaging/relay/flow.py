@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from messaging import conf
 from messaging.broker.channels import Channels
@@ -17,13 +17,15 @@ from messaging.relay import destinations, leases
 from messaging.relay.destinations import Destination
 from messaging.relay.leases import Held
 from messaging.relay.statements import AnyRow
-from messaging.relay.streams import PAUSE, Flight, Stream
+from messaging.relay.streams import PAUSE, WINDOW, Flight, Stream
 
 #: The error of a row that rests because its destination confirms nothing.
 NOT_TRIED = f"not tried: its destination confirms nothing; it is tried every {PAUSE:g} s with one message"
 #: The rest of a row that a slow destination has no room for, and its error.
 SLOW_REST = 2.0
 NO_ROOM = "not tried: its destination has not confirmed what was sent before"
+#: Bytes of all rows that the flow holds above which slow destinations get no more.
+SLOW_BYTES = 2 * leases.CLAIM_BYTES
 #: Seconds in which the broker must answer anything, if only a destination confirms nothing.
 ANY_ANSWER = 2.0
 #: Seconds between two looks whether it did.
@@ -44,6 +46,8 @@ class Flow:
         self._timeout = conf.get().publish_timeout
         self._streams: dict[Destination, Stream] = {}
         self._flights: dict[int, Flight] = {}
+        #: Of the bodies of all these.
+        self._bytes = 0
         self._outcomes: deque[Flight] = deque()
         #: Rows to give back, by the seconds that they rest and the reason.
         self._resting: dict[tuple[float, str], list[AnyRow]] = {}
@@ -83,13 +87,16 @@ class Flow:
             stream = self._stream(each.row)
             if rest := stream.breaker.rest(now):
                 self._rest(each.row, rest, NOT_TRIED)
-            elif stream.is_slow(now) and stream.is_full:
+            elif stream.is_slow(now) and (len(stream.waiting) >= WINDOW or self._bytes >= SLOW_BYTES):
                 self._rest(each.row, SLOW_REST, NO_ROOM)
             else:
                 self._hold(each, stream)
 
-    def send(self) -> None:
-        """Publish what waits, as far as the windows allow. Rows whose leases are about to end are freed."""
+    def send(self, problems: Mapping[str, str]) -> None:
+        """Publish what waits, as far as the windows allow. Rows whose leases are about to end are freed.
+
+        `problems` is what was missing at the last declaration, by name.
+        """
         now = time.monotonic()
         for stream in list(self._streams.values()):
             room = stream.window - len(stream.in_flight)
@@ -103,7 +110,7 @@ class Flow:
                     self._drop(flight)
                     self._rest(flight.held.row, 0.0, "")
                     continue
-                flight.sent_at, flight.outcome = now, None
+                flight.sent_at, flight.outcome, flight.problems = now, None, problems
                 stream.in_flight[flight.held.row.pk] = flight
                 sending.append(flight)
             if sending:
@@ -171,11 +178,13 @@ class Flow:
         self._flights[row.pk] = flight
         stream.waiting.append(flight)
         stream.bytes += len(row.body)
+        self._bytes += len(row.body)
 
     def _drop(self, flight: Flight) -> None:
         stream = flight.stream
         del self._flights[flight.held.row.pk]
         stream.bytes -= len(flight.held.row.body)
+        self._bytes -= len(flight.held.row.body)
         stream.one_by_one = max(0, stream.one_by_one - 1)
 
     def _rest(self, row: AnyRow, seconds: float, why: str) -> None:
@@ -184,9 +193,9 @@ class Flow:
     def _settled(self, flight: Flight) -> None:
         """On the I/O thread."""
         flight.settled_at = time.monotonic()
-        is_first = not self._outcomes
         self._outcomes.append(flight)
-        if is_first:
+        # Looked at after it was added: while others wait, `collect` still goes on.
+        if len(self._outcomes) == 1:
             # Not at once: the broker's other answers have often come with this one.
             self._channels.connection.call_soon(self._on_settled)
 

@@ -18,6 +18,7 @@ from messaging.relay.declaring import Declaring
 from messaging.relay.flow import Flow
 from messaging.relay.leases import HandedOver, Held, Mark
 from messaging.relay.statements import AnyRow
+from messaging.relay.streams import Flight
 
 log = get_logger(__name__)
 
@@ -127,7 +128,7 @@ class Relay:
             with self._changed:
                 handed = self._handed.take(self._flow.room())
             self._flow.add([*handed, *claimed])
-            self._flow.send()
+            self._flow.send(self._declaring.problems)
             self._record_outcomes()
         self._flow.expire(stopping=self._stopping)
         self._give_back()
@@ -213,18 +214,20 @@ class Relay:
         """Log the outcomes that have come, and keep them as marks."""
         for flight in self._flow.collect():
             assert flight.outcome is not None
-            self._record(flight.held.row, flight.outcome, flight.settled_at, flight.settled_at - flight.sent_at)
+            self._record(flight, flight.outcome, flight.settled_at)
 
-    def _record(self, row: AnyRow, outcome: Outcome, at: float, seconds: float) -> None:
-        """Log the outcome of a row, which took `seconds` until `at`, and keep it as a mark."""
+    def _record(self, flight: Flight, outcome: Outcome, at: float) -> None:
+        """Log the outcome of a publish, which came at `at`, and keep it as a mark."""
+        row = flight.held.row
         queues = destinations.expected_queues(row)
-        outcome = destinations.true_outcome(row, outcome, queues, self._declaring.problems)
+        problems = {**flight.problems, **self._declaring.problems}
+        outcome = destinations.true_outcome(row, outcome, queues, problems)
         if outcome.status is Status.RETURNED or isinstance(outcome.refusal, NotFound):
             self._declaring.hasten()
         to = row.consumer or row.exchange
         if outcome.status is Status.CONFIRMED:
             self.published += 1
-            self._successes.add(to, seconds=seconds)
+            self._successes.add(to, seconds=at - flight.sent_at)
             self._publisher.connection.succeeded()
         if outcome.status is not Status.CONFIRMED or log.prints_debug:
             about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt, to=to)
@@ -262,7 +265,7 @@ class Relay:
         now = time.monotonic()
         for flight in sent:
             outcome = Outcome(Status.UNKNOWN, "the relay was stopped before the confirm", late=True)
-            self._record(flight.held.row, outcome, now, 0.0)
+            self._record(flight, outcome, now)
         leases.give_back(unsent)
         try:
             self._write_marks()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from messaging.broker.publisher import InFlight
-from messaging.relay import leases
 from messaging.relay.destinations import Destination
 from messaging.relay.leases import Held
 
@@ -46,6 +46,8 @@ class Flight(InFlight):
 
     held: Held = field(kw_only=True)
     stream: Stream = field(kw_only=True)
+    #: What was missing when it was sent. A queue that was declared before the confirm has not got it either.
+    problems: Mapping[str, str] = field(default_factory=dict)
     sent_at: float = 0.0
     settled_at: float = 0.0
 
@@ -70,11 +72,6 @@ class Stream:
     def is_empty(self) -> bool:
         """Whether it holds no row, and nothing is to be decided about it."""
         return not (self.waiting or self.in_flight or self.in_doubt)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a slow destination has as many rows waiting as it may have."""
-        return len(self.waiting) >= WINDOW or self.bytes >= leases.CLAIM_BYTES
 
     @property
     def window(self) -> int:

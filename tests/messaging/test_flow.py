@@ -22,6 +22,11 @@ NOTES, OTHERS = frozenset({"tests.notes"}), frozenset({"tests.other"})
 ids = itertools.count(1)
 
 
+def a_row(event: Any, **columns: Any) -> OutboxMessage:
+    usual = {"exchange": "orders.events", "routing_key": event.event_type, "type": event.event_type, "body": b"1"}
+    return OutboxMessage(pk=next(ids), message_id="m", **{**usual, **columns})
+
+
 class FakeChannels:
     """Keeps what is sent, until the test answers."""
 
@@ -72,11 +77,9 @@ class Stage:
 
     def add(self, count: int = 1, event: Any = Noted, **columns: Any) -> list[Held]:
         """Take rows, and send what may be sent."""
-        usual = {"exchange": "orders.events", "routing_key": event.event_type, "type": event.event_type, "body": b"1"}
-        rows = [OutboxMessage(pk=next(ids), message_id="m", **{**usual, **columns}) for _ in range(count)]
-        held = [Held(row, self.now + 20) for row in rows]
+        held = [Held(a_row(event, **columns), self.now + 20) for _ in range(count)]
         self.flow.add(held)
-        self.flow.send()
+        self.flow.send({})
         return held
 
     def in_flight(self, where: Any = NOTES) -> int:
@@ -86,7 +89,7 @@ class Stage:
     def outcomes(self) -> list[Outcome | None]:
         """What is settled for good; what may follow is sent."""
         found = [each.outcome for each in self.flow.collect()]
-        self.flow.send()
+        self.flow.send({})
         return found
 
     def pass_time(self, seconds: float) -> None:
@@ -137,7 +140,7 @@ def test_a_destination_that_misses_its_confirms_is_tried_with_one_message_before
     stage.pass_time(stage.timeout)
     assert len(stage.outcomes()) == WINDOW
     stage.pass_time(0)
-    stage.flow.send()
+    stage.flow.send({})
     assert (stage.in_flight(), stage.resting()) == (1, {})
     stage.pass_time(stage.timeout)
     stage.outcomes()
@@ -191,7 +194,7 @@ def test_a_broker_that_answers_nothing_at_all_is_given_up_and_no_destination_bla
     assert stage.in_flight() == 0, "in doubt"
     stage.pass_time(ANY_ANSWER)
     assert len(stage.broker.resets) == 1
-    stage.flow.send()
+    stage.flow.send({})
     assert stage.in_flight() == 1
     assert stage.resting() == {}
 
@@ -257,10 +260,30 @@ def test_of_a_row_that_comes_twice_the_newer_lease_counts(stage: Stage) -> None:
     [held] = stage.add()
     newer = Held(held.row, stage.now + 30)
     stage.flow.add([newer])
-    stage.flow.send()
+    stage.flow.send({})
     assert stage.in_flight() == 1
     stage.broker.answer(NOTES, CONFIRMED)
     assert [flight.held for flight in stage.flow.collect()] == [newer]
+
+
+def test_many_slow_destinations_together_hold_a_bounded_number_of_bytes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flows, "SLOW_BYTES", 20)
+    stage.add(2, body=b"x" * 10)
+    stage.add(1, Erased)
+    stage.now += SLOW_AFTER + 0.1
+    stage.add(1, Erased)
+    assert stage.resting() == {(SLOW_REST, NO_ROOM): 1}
+
+
+def test_each_publish_remembers_what_was_missing_when_it_was_sent(stage: Stage) -> None:
+    stage.add()
+    stage.flow.add([Held(a_row(Noted), stage.now + 20)])
+    stage.flow.send({"tests.other": "missing"})
+    stage.flow.send({})
+    stage.broker.answer(NOTES, CONFIRMED)
+    assert [flight.problems for flight in stage.flow.collect()] == [{}, {"tests.other": "missing"}]
 
 
 def test_what_is_left_at_the_end_is_told_apart(stage: Stage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,10 +80,10 @@ def a_watermark_instead_of_a_state() -> Iterator[None]:
 def marked_before_it_is_confirmed() -> Iterator[None]:
     send = Flow.send
 
-    def marked_first(flow: Flow) -> None:
+    def marked_first(flow: Flow, problems: Mapping[str, str]) -> None:
         rows = [each.held.row for stream in flow._streams.values() for each in stream.waiting]
         leases.write([Mark(row, Outcome(Status.CONFIRMED), tuple(expected_queues(row))) for row in rows])
-        send(flow)
+        send(flow, problems)
 
     with patch.object(Flow, "send", marked_first):
         yield

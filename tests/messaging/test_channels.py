@@ -1,0 +1,301 @@
+"""A channel for each destination: which, when it opens and ends, and what becomes of its messages. The test is the
+broker."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from pika import spec
+
+from messaging.broker import channels as module
+from messaging.broker.channels import Channels
+from messaging.broker.publisher import InFlight, Outcome, Publishing, Status
+from messaging.exceptions import BrokerUnavailable, LimitReached, NotFound, Unsupported
+from messaging.message import OUTBOX_ID_HEADER, Message
+
+LATE = Outcome(Status.UNKNOWN, "no confirm", late=True)
+MISSING = NotFound("no exchange 'nowhere'", 404)
+
+
+class BrokersChannel:
+    """A channel as pika has it, and what the broker does with it."""
+
+    def __init__(self, on_open: Callable[[Any], None], on_close: Callable[[Any, Any], None], link: Any) -> None:
+        self.on_open, self.on_close = on_open, on_close
+        self.connection = link
+        self.is_open = False
+        self.sent: list[Any] = []
+        self.closed_by_us = False
+
+    def open(self) -> None:
+        """The broker opens it, and lets it confirm."""
+        self.is_open = True
+        self.on_open(self)
+        self.begin(Mock())
+
+    def end(self, error: Exception) -> None:
+        """The broker closes it."""
+        self.is_open = False
+        self.on_close(self, error)
+
+    def confirm(self, tag: int, *, multiple: bool = False) -> None:
+        self.confirmed(Mock(method=spec.Basic.Ack(tag, multiple)))
+
+    # --- what pika's channel does ---
+
+    def add_on_return_callback(self, returned: Any) -> None:
+        self.returned = returned
+
+    def confirm_delivery(self, confirmed: Any, callback: Any) -> None:
+        self.confirmed, self.begin = confirmed, callback
+
+    def basic_publish(self, exchange: str, key: str, body: bytes, properties: Any, *, mandatory: bool) -> None:
+        self.sent.append(properties.message_id)
+
+    def close(self) -> None:
+        self.closed_by_us, self.is_open = True, False
+
+
+class Broker:
+    """The connection, and the channels that were asked for, in their order."""
+
+    def __init__(self, role: str, *, on_open: Any, on_lost: Any, **_: Any) -> None:
+        self.on_open, self.on_lost = on_open, on_lost
+        self.is_open = self.usable = True
+        self.blocked = False
+        self.last_error = ""
+        self.error: Exception | None = None
+        self.most = 100
+        self.channels: list[BrokersChannel] = []
+        self.resets: list[str] = []
+
+    def open_channel(self, on_open: Any, on_close: Any) -> bool:
+        if not self.is_open or len(self.channels) >= self.most:
+            return False
+        self.channels.append(BrokersChannel(on_open, on_close, SimpleNamespace(is_open=True)))
+        return True
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        function()
+
+    def reset(self, reason: str) -> None:
+        self.resets.append(reason)
+
+    def lose(self, error: BrokerUnavailable, of_channels: Exception | None = None) -> None:
+        """The connection ends. pika tells its channels first."""
+        for each in self.channels:
+            each.connection.is_open = False
+            each.end(of_channels or error)
+        self.is_open, self.error, self.last_error = False, error, str(error)
+        self.on_lost(str(error))
+
+    def open_again(self) -> None:
+        self.is_open, self.channels = True, []
+        self.on_open()
+
+
+@pytest.fixture
+def channels(monkeypatch: pytest.MonkeyPatch) -> Channels:
+    monkeypatch.setattr(module, "Connection", Broker)
+    return Channels("test")
+
+
+@pytest.fixture
+def broker(channels: Channels) -> Broker:
+    connection: Any = channels.connection
+    assert isinstance(connection, Broker)
+    return connection
+
+
+def send(channels: Channels, where: str, *numbers: int) -> list[InFlight]:
+    """Send messages to a destination."""
+    publishings = [InFlight(_publishing(number), lambda _: None) for number in numbers]
+    channels.send(where, publishings)
+    return publishings
+
+
+def _publishing(number: int) -> Publishing:
+    message = Message(body=b"1", id=f"m-{number}", headers={OUTBOX_ID_HEADER: str(number)})
+    return Publishing(str(number), "orders.events", "k", message)
+
+
+def statuses(*publishings: InFlight) -> list[Status | None]:
+    return [each.outcome and each.outcome.status for each in publishings]
+
+
+def test_each_destination_has_a_channel_of_its_own(channels: Channels, broker: Broker) -> None:
+    first = send(channels, "notes", 1)
+    other = send(channels, "other", 2)
+    more = send(channels, "notes", 3)
+    for each in broker.channels:
+        each.open()
+    assert [each.sent for each in broker.channels] == [["m-1", "m-3"], ["m-2"]]
+    broker.channels[0].confirm(2, multiple=True)
+    assert statuses(*first, *more, *other) == [Status.CONFIRMED, Status.CONFIRMED, None]
+
+
+def test_over_one_refused_message_the_others_of_its_channel_suffer_and_no_other_channel(
+    channels: Channels, broker: Broker
+) -> None:
+    together = send(channels, "notes", 1, 2)
+    other = send(channels, "other", 3)
+    for each in broker.channels:
+        each.open()
+    broker.channels[0].end(MISSING)
+    assert statuses(*together, *other) == [Status.REFUSED, Status.REFUSED, None]
+    assert not any(each.outcome and each.outcome.alone for each in together)
+    alone = send(channels, "notes", 1)
+    broker.channels[2].open()
+    broker.channels[2].end(MISSING)
+    assert alone[0].outcome == Outcome(Status.REFUSED, str(MISSING), MISSING, alone=True)
+
+
+def test_a_message_beside_one_that_was_given_up_is_not_known_to_be_the_refused_one(
+    channels: Channels, broker: Broker
+) -> None:
+    send(channels, "notes", 1)
+    broker.channels[0].open()
+    channels.settle("notes", LATE)
+    [innocent] = send(channels, "notes", 2)
+    broker.channels[0].end(MISSING)
+    assert innocent.outcome == Outcome(Status.REFUSED, str(MISSING), MISSING, alone=False)
+
+
+def test_a_message_beside_one_that_was_returned_is_the_refused_one(channels: Channels, broker: Broker) -> None:
+    send(channels, "notes", 1)
+    broker.channels[0].open()
+    returned = SimpleNamespace(headers={OUTBOX_ID_HEADER: "1"}, message_id="m-1")
+    broker.channels[0].returned(None, spec.Basic.Return(312, "NO_ROUTE", "", "k"), returned, b"")
+    [guilty] = send(channels, "notes", 2)
+    broker.channels[0].end(MISSING)
+    assert guilty.outcome == Outcome(Status.REFUSED, str(MISSING), MISSING, alone=True)
+
+
+def test_a_connection_that_ends_over_one_message_refuses_none(channels: Channels, broker: Broker) -> None:
+    [first] = send(channels, "notes", 1)
+    [other] = send(channels, "other", 2)
+    broker.channels[0].open()
+    broker.lose(BrokerUnavailable("540 not implemented"), of_channels=Unsupported("not implemented", 540))
+    assert statuses(first, other) == [Status.UNKNOWN, Status.UNKNOWN]
+
+
+def test_without_a_connection_nothing_is_sent(channels: Channels, broker: Broker) -> None:
+    broker.lose(BrokerUnavailable("gone"))
+    assert statuses(*send(channels, "notes", 1)) == [Status.UNKNOWN]
+    broker.open_again()
+    send(channels, "notes", 1)
+    broker.channels[0].open()
+    assert broker.channels[0].sent == ["m-1"]
+
+
+def test_a_channel_that_is_given_up_makes_room_for_a_new_one_and_is_not_believed_any_more(
+    channels: Channels, broker: Broker
+) -> None:
+    [late] = send(channels, "notes", 1)
+    old = broker.channels[0]
+    old.open()
+    channels.give_up("notes", LATE)
+    assert (late.outcome, old.closed_by_us) == (LATE, True)
+    [again] = send(channels, "notes", 1)
+    old.confirm(1)
+    assert again.outcome is None
+    broker.channels[1].open()
+    broker.channels[1].confirm(1)
+    assert again.outcome == Outcome(Status.CONFIRMED)
+
+
+def test_a_channel_that_opens_after_it_was_given_up_is_closed(channels: Channels, broker: Broker) -> None:
+    [waiting] = send(channels, "notes", 1)
+    channels.give_up("notes", LATE)
+    assert waiting.outcome == LATE
+    broker.channels[0].open()
+    assert broker.channels[0].closed_by_us
+    assert not broker.channels[0].sent
+
+
+def test_the_broker_is_heard_by_a_new_channel_and_by_a_confirm(
+    channels: Channels, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=1.0)
+    monkeypatch.setattr("messaging.broker.publisher.time", SimpleNamespace(monotonic=lambda: clock.now))
+    send(channels, "notes", 1)
+    assert channels.heard_at == 0.0
+    broker.channels[0].open()
+    assert channels.heard_at == 1.0
+    clock.now = 2.0
+    broker.channels[0].confirm(1)
+    assert channels.heard_at == 2.0
+
+
+def test_one_destination_more_takes_the_place_of_the_idle_one_that_was_used_least_recently(
+    channels: Channels, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_most", 2)
+    for number, where in enumerate(("first", "second"), start=1):
+        send(channels, where, number)
+        broker.channels[-1].open()
+        broker.channels[-1].confirm(1)
+    send(channels, "first", 3)
+    broker.channels[0].confirm(2)
+    send(channels, "third", 4)
+    assert [each.closed_by_us for each in broker.channels] == [False, True, False]
+
+
+def test_one_destination_more_waits_while_none_is_idle(
+    channels: Channels, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_most", 1)
+    send(channels, "first", 1)
+    broker.channels[0].open()
+    [second] = send(channels, "second", 2)
+    assert len(broker.channels) == 1
+    broker.channels[0].confirm(1)
+    broker.channels[1].open()
+    broker.channels[1].confirm(1)
+    assert second.outcome == Outcome(Status.CONFIRMED)
+
+
+def test_what_the_connection_has_no_channel_for_waits(channels: Channels, broker: Broker) -> None:
+    broker.most = 1
+    send(channels, "first", 1)
+    [second] = send(channels, "second", 2)
+    broker.channels[0].open()
+    assert second.outcome is None
+    broker.most = 2
+    broker.channels[0].confirm(1)
+    broker.channels[1].open()
+    assert broker.channels[1].sent == ["m-2"]
+
+
+def test_a_connection_that_ended_at_a_limit_is_followed_by_one_with_half_as_many_channels(
+    channels: Channels, broker: Broker
+) -> None:
+    for number in range(8):
+        send(channels, f"queue {number}", number)
+        broker.channels[-1].open()
+    broker.lose(LimitReached("the user has too many channels"))
+    broker.open_again()
+    for number in range(8):
+        send(channels, f"queue {number}", number)
+    assert len(broker.channels) == 4
+
+
+def test_channels_that_do_not_end_are_not_collected_for_ever(channels: Channels, broker: Broker) -> None:
+    broker.most = 1000
+    for number in range(module.MOST_CLOSING + 1):
+        send(channels, "notes", number)
+        broker.channels[-1].open()
+        channels.give_up("notes", LATE)
+    assert len(broker.resets) == 1
+
+
+def test_channels_that_ended_are_forgotten(channels: Channels, broker: Broker) -> None:
+    broker.most = 1000
+    for number in range(2 * module.MOST_CLOSING):
+        send(channels, "notes", number)
+        broker.channels[-1].open()
+        channels.give_up("notes", LATE)
+        broker.channels[-2].end(BrokerUnavailable("closed by client"))
+    assert not broker.resets
