@@ -193,7 +193,7 @@ class ConfirmChannel:
             key = each.publishing.key
             if self._by_key.get(key) is each:  # else the key belongs to a newer publish of the same row
                 del self._by_key[key]
-            each.settle(_NACKED if nacked else _CONFIRMED)
+            each.settle(_NACKED if nacked else CONFIRMED)
 
     def _tags(self, tag: int, *, multiple: bool) -> list[int]:
         if multiple:
@@ -207,7 +207,8 @@ class ConfirmChannel:
         self._on_closed(self)
 
 
-_CONFIRMED = Outcome(Status.CONFIRMED)
+#: The outcome of every message that the broker confirmed.
+CONFIRMED = Outcome(Status.CONFIRMED)
 _NACKED = Outcome(Status.NACKED, "the broker could not store it")
 
 

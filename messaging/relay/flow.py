@@ -6,13 +6,14 @@ A destination that confirms nothing, or a row over which RabbitMQ closes the cha
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from messaging import conf
 from messaging.broker.channels import Channels
-from messaging.broker.publisher import Outcome, Status, no_confirm_within
+from messaging.broker.publisher import CONFIRMED, Outcome, Status, no_confirm_within
 from messaging.relay import destinations, leases
 from messaging.relay.destinations import Destination
 from messaging.relay.leases import Held
@@ -32,23 +33,32 @@ ANY_ANSWER = 2.0
 LOOK_EVERY = 0.05
 #: Seconds without a row after which a destination is forgotten.
 MEMORY = 600.0
+#: Rows that `offer` takes at once. More would keep the caller, who has requests to serve.
+FEW = 20
 
 
 class Flow:
-    """What one relay has taken from the outbox and not marked yet. For the relay's thread.
+    """What one relay has taken from the outbox and not marked yet. For the relay's thread, but for `offer`.
 
-    `on_settled` is called on the I/O thread when there are outcomes to `collect`.
+    `on_settled` is called on the I/O thread when there are outcomes to `collect` now: one that is no confirm, one that
+    makes room for a row that waits, or any while `awaits_outcomes`.
     """
 
-    def __init__(self, channels: Channels, on_settled: Callable[[], None]) -> None:
+    def __init__(
+        self, channels: Channels, on_settled: Callable[[], None], awaits_outcomes: Callable[[], bool] = lambda: True
+    ) -> None:
         self._channels = channels
         self._on_settled = on_settled
+        self._awaits_outcomes = awaits_outcomes
+        self._lock = threading.RLock()
         self._timeout = conf.get().publish_timeout
         self._streams: dict[Destination, Stream] = {}
         self._flights: dict[int, Flight] = {}
         #: Of the bodies of all these.
         self._bytes = 0
         self._outcomes: deque[Flight] = deque()
+        #: Whether `on_settled` has been called since the last collection began.
+        self._has_told = False
         #: Rows to give back, by the seconds that they rest and the reason.
         self._resting: dict[tuple[float, str], list[AnyRow]] = {}
         #: Since when destinations are in doubt; None while none is.
@@ -59,81 +69,100 @@ class Flow:
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether there is something to collect."""
-        return bool(self._outcomes)
+        """Whether there is something to collect now."""
+        return self._has_told or (bool(self._outcomes) and self._awaits_outcomes())
 
     def room(self) -> int:
         """Return how many more rows may be taken. What waits for slow destinations takes no room from others."""
-        now = time.monotonic()
-        moving = [stream for stream in self._streams.values() if not stream.is_slow(now)]
-        if sum(stream.bytes for stream in moving) >= leases.CLAIM_BYTES:
-            return 0
-        return max(0, conf.CLAIM_BATCH - sum(len(stream.waiting) for stream in moving))
+        with self._lock:
+            now = time.monotonic()
+            moving = [stream for stream in self._streams.values() if not stream.is_slow(now)]
+            if sum(stream.bytes for stream in moving) >= leases.CLAIM_BYTES:
+                return 0
+            return max(0, conf.CLAIM_BATCH - sum(len(stream.waiting) for stream in moving))
 
     def due(self) -> float:
         """Return when `expire` has something to do, at the earliest (monotonic)."""
-        sent = [oldest for stream in self._streams.values() if (oldest := stream.oldest_sent_at()) is not None]
-        deadline = min(sent, default=math.inf) + self._timeout
-        return deadline if self._in_doubt_since is None else min(deadline, self._in_doubt_since + LOOK_EVERY)
+        with self._lock:
+            sent = [oldest for stream in self._streams.values() if (oldest := stream.oldest_sent_at()) is not None]
+            deadline = min(sent, default=math.inf) + self._timeout
+            return deadline if self._in_doubt_since is None else min(deadline, self._in_doubt_since + LOOK_EVERY)
 
     def add(self, held: Iterable[Held]) -> None:
         """Take rows. Those that cannot be published now rest: see `take_resting`."""
-        now = time.monotonic()
-        for each in held:
-            if (known := self._flights.get(each.row.pk)) is not None:
-                # Its lease had ended by the database's clock, and it was claimed: the newer lease counts.
-                known.held = each
-                continue
-            stream = self._stream(each.row)
-            if rest := stream.breaker.rest(now):
-                self._rest(each.row, rest, NOT_TRIED)
-            elif stream.is_slow(now) and (len(stream.waiting) >= WINDOW or self._bytes >= SLOW_BYTES):
-                self._rest(each.row, SLOW_REST, NO_ROOM)
-            else:
-                self._hold(each, stream)
+        with self._lock:
+            now = time.monotonic()
+            for each in held:
+                if (known := self._flights.get(each.row.pk)) is not None:
+                    # Its lease had ended by the database's clock, and it was claimed: the newer lease counts.
+                    known.held = each
+                    continue
+                stream = self._stream(each.row)
+                if rest := stream.breaker.rest(now):
+                    self._rest(each.row, rest, NOT_TRIED)
+                elif stream.is_slow(now) and (len(stream.waiting) >= WINDOW or self._bytes >= SLOW_BYTES):
+                    self._rest(each.row, SLOW_REST, NO_ROOM)
+                else:
+                    self._hold(each, stream)
+
+    def offer(self, held: Sequence[Held], problems: Mapping[str, str]) -> bool:
+        """Publish a few rows at once, from any thread; return False if the flow has no time or no room for them."""
+        if len(held) > FEW or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if len(held) > self.room():
+                return False
+            self.add(held)
+            self.send(problems)
+        finally:
+            self._lock.release()
+        return True
 
     def send(self, problems: Mapping[str, str]) -> None:
         """Publish what waits, as far as the windows allow. Rows whose leases are about to end are freed.
 
         `problems` is what was missing at the last declaration, by name.
         """
-        now = time.monotonic()
-        for stream in list(self._streams.values()):
-            room = stream.window - len(stream.in_flight)
-            # Many at once cost less than one after the other.
-            if 0 < room < min(stream.window // 2, len(stream.waiting)):
-                continue
-            sending: list[Flight] = []
-            while stream.waiting and len(sending) < room:
-                flight = stream.waiting.popleft()
-                if flight.held.publish_before <= now:
-                    self._drop(flight)
-                    self._rest(flight.held.row, 0.0, "")
+        with self._lock:
+            now = time.monotonic()
+            for stream in list(self._streams.values()):
+                room = stream.window - len(stream.in_flight)
+                # Many at once cost less than one after the other.
+                if 0 < room < min(stream.window // 2, len(stream.waiting)):
                     continue
-                flight.sent_at, flight.outcome, flight.problems = now, None, problems
-                stream.in_flight[flight.held.row.pk] = flight
-                sending.append(flight)
-            if sending:
-                self._channels.send(stream.where, sending)
+                sending: list[Flight] = []
+                while stream.waiting and len(sending) < room:
+                    flight = stream.waiting.popleft()
+                    if flight.held.publish_before <= now:
+                        self._drop(flight)
+                        self._rest(flight.held.row, 0.0, "")
+                        continue
+                    flight.sent_at, flight.outcome, flight.problems = now, None, problems
+                    stream.in_flight[flight.held.row.pk] = flight
+                    sending.append(flight)
+                if sending:
+                    self._channels.send(stream.where, sending)
 
     def collect(self) -> list[Flight]:
         """Return the rows that were settled since the last call. Those that were refused together are published again
         instead, one by one."""
-        found: list[Flight] = []
-        while self._outcomes:
-            flight = self._outcomes.popleft()
-            stream, outcome = flight.stream, flight.outcome
-            assert outcome is not None
-            del stream.in_flight[flight.held.row.pk]
-            if outcome.status not in {Status.UNKNOWN, Status.UNSENDABLE}:
-                self._answered(stream, flight.settled_at)
-            if outcome.status is Status.REFUSED and not outcome.alone:
-                stream.waiting.insert(stream.one_by_one, flight)
-                stream.one_by_one += 1
-            else:
-                self._drop(flight)
-                found.append(flight)
-        return found
+        with self._lock:
+            found: list[Flight] = []
+            self._has_told = False  # first: what is settled from now on is seen here, or told again
+            while self._outcomes:
+                flight = self._outcomes.popleft()
+                stream, outcome = flight.stream, flight.outcome
+                assert outcome is not None
+                del stream.in_flight[flight.held.row.pk]
+                if outcome.status not in {Status.UNKNOWN, Status.UNSENDABLE}:
+                    self._answered(stream, flight.settled_at)
+                if outcome.status is Status.REFUSED and not outcome.alone:
+                    stream.waiting.insert(stream.one_by_one, flight)
+                    stream.one_by_one += 1
+                else:
+                    self._drop(flight)
+                    found.append(flight)
+            return found
 
     def expire(self, *, stopping: bool) -> None:
         """Give up what was not confirmed in time.
@@ -142,28 +171,31 @@ class Flow:
         broker answers nothing at all, the connection is dead. Neither is decided while the broker is blocked, or the
         relay is stopping.
         """
-        now = time.monotonic()
-        self._decide(now)
-        reason = no_confirm_within(self._timeout, self._channels.connection)
-        for stream in list(self._streams.values()):
-            oldest = stream.oldest_sent_at()
-            if oldest is not None and now >= oldest + self._timeout and not stream.in_doubt:
-                self._miss(stream, oldest, now, Outcome(Status.UNKNOWN, reason, late=True), stopping=stopping)
-            elif stream.is_empty and now > stream.breaker.next_trial + MEMORY:
-                del self._streams[stream.where]
+        with self._lock:
+            now = time.monotonic()
+            self._decide(now)
+            reason = no_confirm_within(self._timeout, self._channels.connection)
+            for stream in list(self._streams.values()):
+                oldest = stream.oldest_sent_at()
+                if oldest is not None and now >= oldest + self._timeout and not stream.in_doubt:
+                    self._miss(stream, oldest, now, Outcome(Status.UNKNOWN, reason, late=True), stopping=stopping)
+                elif stream.is_empty and now > stream.breaker.next_trial + MEMORY:
+                    del self._streams[stream.where]
 
     def take_resting(self) -> dict[tuple[float, str], list[AnyRow]]:
         """Return the rows that are to be given back, by the seconds that they rest and the reason."""
-        resting, self._resting = self._resting, {}
-        return resting
+        with self._lock:
+            resting, self._resting = self._resting, {}
+            return resting
 
     def take_all(self) -> tuple[list[Flight], list[AnyRow]]:
         """Give up everything: return the rows that were sent and have no outcome, and those that were not sent."""
-        sent = [each for stream in self._streams.values() for each in stream.in_flight.values()]
-        unsent = [each.held.row for stream in self._streams.values() for each in stream.waiting]
-        self._streams.clear()
-        self._flights.clear()
-        return sent, unsent
+        with self._lock:
+            sent = [each for stream in self._streams.values() for each in stream.in_flight.values()]
+            unsent = [each.held.row for stream in self._streams.values() for each in stream.waiting]
+            self._streams.clear()
+            self._flights.clear()
+            return sent, unsent
 
     def _stream(self, row: AnyRow) -> Stream:
         where = destinations.destination(row)
@@ -194,8 +226,10 @@ class Flow:
         """On the I/O thread."""
         flight.settled_at = time.monotonic()
         self._outcomes.append(flight)
-        # Looked at after it was added: while others wait, `collect` still goes on.
-        if len(self._outcomes) == 1:
+        if self._has_told:
+            return
+        if flight.stream.waiting or flight.outcome is not CONFIRMED or self._awaits_outcomes():
+            self._has_told = True
             # Not at once: the broker's other answers have often come with this one.
             self._channels.connection.call_soon(self._on_settled)
 

@@ -22,7 +22,7 @@ from messaging.relay.streams import Flight
 
 log = get_logger(__name__)
 
-#: Marks are collected for this many seconds, so that a busy relay writes them in batches.
+#: Marks are written at once, but this many seconds lie between two times: a busy relay writes them in batches.
 MARK_INTERVAL = 0.05
 #: Seconds to rest after a failure of the database, of the broker, and of our own code.
 DATABASE_PAUSE = 1.0
@@ -53,7 +53,8 @@ class Relay:
         self._drain_until: float | None = None
         self._publisher = Channels("relay", on_change=self.wake)
         self._declaring = Declaring(self._publisher.connection, self._notify)
-        self._flow = Flow(self._publisher, self._notify)
+        # Outcomes that come while marks are collected are marks themselves a moment later: nobody is woken for them.
+        self._flow = Flow(self._publisher, self._notify, awaits_outcomes=lambda: not self._marks)
         self._throttle = Throttle()
         self._successes = Successes(log, "messages.published", "to")
         self.published = 0
@@ -70,6 +71,8 @@ class Relay:
         Returns how many, from the first on, were taken. The caller ends the leases of the others, and calls `wake`.
         """
         held = self._held(rows, leased_at)
+        if self._may_publish and not self._stopping and self._flow.offer(held, self._declaring.problems):
+            return len(held)
         with self._changed:
             self._changed.notify_all()
             return self._handed.add(held)
@@ -235,8 +238,6 @@ class Relay:
                 about.debug("message.published")
             else:
                 about.warning(f"message.{outcome.status.value}", reason=outcome.reason)
-        if not self._marks:
-            self._marks_due = time.monotonic() + MARK_INTERVAL
         self._marks.append(Mark(row, outcome, tuple(queues), at))
 
     def _give_back(self) -> None:
@@ -249,6 +250,7 @@ class Relay:
     def _write_marks(self) -> None:
         leases.write(self._marks)
         self._marks.clear()
+        self._marks_due = time.monotonic() + MARK_INTERVAL
 
     def _close(self) -> None:
         """Take no more rows, and give back those that were handed over; if the database fails, keep them."""
