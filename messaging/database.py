@@ -58,9 +58,7 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
     `guard_callbacks`. Inside a transaction of the project its callbacks are left alone.
     """
     here = connection()
-    for each in connections.all(initialized_only=True):
-        if each.errors_occurred:
-            each.close_if_unusable_or_obsolete()
+    _replace_lost()
     before = len(here.run_on_commit)
     ours = not has_transaction(here)
     outermost = not here.in_atomic_block
@@ -83,6 +81,30 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
     finally:
         if outermost and here.in_atomic_block:
             _abandon(here)
+
+
+@contextmanager
+def one_statement() -> Iterator[None]:
+    """Run one statement, as `atomic` does. It commits by itself where it can: BEGIN and COMMIT would be two more."""
+    here = connection()
+    _replace_lost()
+    if here.in_atomic_block or not here.get_autocommit() or _is_stricter(here):
+        with atomic():
+            yield
+        return
+    try:
+        yield
+    except DatabaseError as error:
+        if is_read_only(error):
+            reconnect()
+        raise
+
+
+def _replace_lost() -> None:
+    """Close connections on which errors occurred and which are lost. A new one is made when it is needed."""
+    for each in connections.all(initialized_only=True):
+        if each.errors_occurred:
+            each.close_if_unusable_or_obsolete()
 
 
 def _abandon(here: BaseDatabaseWrapper) -> None:
@@ -128,20 +150,26 @@ _stricter: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def _read_committed(here: BaseDatabaseWrapper) -> None:
-    """Make this transaction READ COMMITTED if it is stricter. Call it before the first statement.
+    """Make this transaction READ COMMITTED if it is stricter. Call it before the first statement."""
+    if _is_stricter(here):
+        with here.wrap_database_errors, here.connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def _is_stricter(here: BaseDatabaseWrapper) -> bool:
+    """Whether this connection's transactions are stricter than READ COMMITTED.
 
     The level comes from OPTIONS, the server, the database or the role: each connection is asked once.
     """
     if here.vendor != "postgresql":
-        return
+        return False
     here.ensure_connection()
-    # The driver's cursor: Django's would run the project's wrappers of statements.
-    with here.wrap_database_errors, here.connection.cursor() as cursor:
-        if here.connection not in _stricter:
+    if here.connection not in _stricter:
+        # The driver's cursor: Django's would run the project's wrappers of statements.
+        with here.wrap_database_errors, here.connection.cursor() as cursor:
             cursor.execute("SHOW transaction_isolation")
             _stricter[here.connection] = cursor.fetchone()[0] in {"repeatable read", "serializable"}
-        if _stricter[here.connection]:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    return _stricter[here.connection]
 
 
 def has_transaction(connection: BaseDatabaseWrapper) -> bool:

@@ -10,7 +10,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from django.db.models import F, QuerySet
@@ -66,12 +66,6 @@ class Mark:
     at: float = field(default_factory=time.monotonic)
 
 
-def in_time(held: Collection[Held], now: float) -> tuple[list[Held], list[AnyRow]]:
-    """Return the rows that may still be published under their leases, and the others."""
-    late = [each.row for each in held if each.publish_before <= now]
-    return [each for each in held if each.publish_before > now], late
-
-
 class HandedOver:
     """Rows that this process wrote with leases for its own relay. The caller holds the relay's lock."""
 
@@ -121,7 +115,7 @@ def claim(limit: int, seconds: float) -> list[Row]:
     Returns fewer if their bodies exceed CLAIM_BYTES. Two relays never get the same row: PostgreSQL skips rows that
     another relay has locked; SQLite has one writer at a time.
     """
-    with database.atomic():
+    with database.one_statement():
         return statements.lease(limit, CLAIM_BYTES, uuid.uuid4(), seconds)
 
 
@@ -132,11 +126,18 @@ def is_full(rows: Sequence[AnyRow], limit: int) -> bool:
 
 def write(marks: Sequence[Mark]) -> None:
     """Write the outcomes of publishes, in one transaction."""
-    with database.atomic():
-        _write_published([mark for mark in marks if mark.outcome.status is Status.CONFIRMED])
-        for mark in marks:
-            if mark.outcome.status is not Status.CONFIRMED:
-                _write_failure(mark)
+    groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[Mark]] = {}
+    failures: list[Mark] = []
+    for mark in marks:
+        if mark.outcome.status is Status.CONFIRMED:
+            groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark)
+        else:
+            failures.append(mark)
+    with database.one_statement() if len(groups) == 1 and not failures else database.atomic():
+        for (token, expected), alike in groups.items():
+            _write_published(alike, token, expected)
+        for mark in failures:
+            _write_failure(mark)
 
 
 def give_back(rows: Sequence[AnyRow], rest: float = 0.0, why: str = "") -> bool:
@@ -166,16 +167,12 @@ def end(rows: Sequence[AnyRow], rest: float, why: str) -> None:
                 )
 
 
-def _write_published(marks: Sequence[Mark]) -> None:
-    """Mark rows published, with one statement for all that share a lease and the same consumers."""
-    groups: dict[tuple[uuid.UUID | None, tuple[str, ...]], list[Mark]] = {}
-    for mark in marks:
-        groups.setdefault((mark.row.lease_token, mark.expected), []).append(mark)
+def _write_published(marks: Sequence[Mark], token: uuid.UUID | None, expected: Sequence[str]) -> None:
+    """Mark rows published that share a lease and the same consumers."""
     now = time.monotonic()
-    for (token, expected), alike in groups.items():
-        # Rounded towards now, so that no row is published before it was due.
-        ids = [(mark.row.pk, int(min(now - mark.at, LONGEST_BACK) * 1000)) for mark in alike]
-        statements.mark_published(ids, token, expected)
+    # Rounded towards now, so that no row is published before it was due.
+    ids = [(mark.row.pk, int(min(now - mark.at, LONGEST_BACK) * 1000)) for mark in marks]
+    statements.mark_published(ids, token, expected)
 
 
 def _write_failure(mark: Mark) -> None:

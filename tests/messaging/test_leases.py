@@ -15,7 +15,7 @@ from messaging.exceptions import AccessRefused, NotFound, PreconditionFailed
 from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import leases
-from messaging.relay.leases import Held, Mark
+from messaging.relay.leases import Mark
 from tests.support.running import InThread
 
 pytestmark = pytest.mark.django_db
@@ -121,11 +121,6 @@ def test_leases_that_a_failing_database_does_not_end_run_out(monkeypatch: pytest
     assert row.lease_until
 
 
-def test_a_row_is_published_only_before_its_lease_is_about_to_end() -> None:
-    early, late = Held(OutboxMessage(), 10.0), Held(OutboxMessage(), 9.0)
-    assert leases.in_time([early, late], 9.0) == ([early], [late.row])
-
-
 def test_a_claim_takes_what_is_due_first_and_of_rows_due_at_once_the_first_written() -> None:
     due = database.now() - timedelta(seconds=1)
     first, second = a_row(publish_at=due), a_row(publish_at=due)
@@ -166,6 +161,22 @@ def test_a_claim_takes_no_more_bytes_than_fit_and_the_next_takes_the_rest(monkey
     first, second = leases.claim(100, 30), leases.claim(100, 30)
     assert [row.pk for row in [*first, *second]] == [row.pk for row in rows]
     assert (len(first), leases.is_full(first, 100), leases.is_full(second, 100)) == (3, True, False)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_claim_and_the_marks_of_what_was_confirmed_are_one_statement_each_which_commits_by_itself(
+    django_assert_num_queries: Any,
+) -> None:
+    for _ in range(3):
+        a_row()
+    database.connection().close()
+    leases.claim(1, 30)  # on PostgreSQL the first of a connection asks for its isolation level
+    with django_assert_num_queries(1):
+        claimed = leases.claim(10, 30)
+    with django_assert_num_queries(1):
+        leases.write([Mark(row, Outcome(Status.CONFIRMED), ()) for row in claimed])
+    database.connection().close()
+    assert [row.state for row in OutboxMessage.objects.order_by("pk")] == ["pending", "published", "published"]
 
 
 def a_row(**changes: Any) -> OutboxMessage:
