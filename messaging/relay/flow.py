@@ -31,7 +31,7 @@ SLOW_BYTES = 2 * leases.CLAIM_BYTES
 ANY_ANSWER = 2.0
 #: Seconds between two looks whether it did.
 LOOK_EVERY = 0.05
-#: Seconds without a row after which a destination is forgotten.
+#: Seconds after its last trial for which a destination without rows is remembered to confirm nothing.
 MEMORY = 600.0
 #: Rows that `offer` takes at once. More would keep the caller, who has requests to serve.
 FEW = 20
