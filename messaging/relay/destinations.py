@@ -65,9 +65,15 @@ def _own_headers(row: AnyRow, pk: int) -> dict[str, Any]:
 
 def expected_queues(row: AnyRow) -> Mapping[str, str]:
     """Return the consumers that must receive the row's message, and their queues."""
+    return route(row)[0]
+
+
+def route(row: AnyRow) -> tuple[Mapping[str, str], Destination]:
+    """Return the `expected_queues` of a row, and where its message goes: what may keep the broker from confirming
+    it."""
     if row.consumer:
-        return {row.consumer: row.routing_key}
-    return _routes().queues(row)
+        return {row.consumer: row.routing_key}, frozenset([row.routing_key])
+    return _routes().route(row)
 
 
 class _Routes:
@@ -77,14 +83,15 @@ class _Routes:
         self.of = of
         self._consumers = consumers.registered()
         self._headers_count = any(each.headers for each in self._consumers)
-        self._known: dict[tuple[str, ...], Mapping[str, str]] = {}
+        self._known: dict[tuple[str, ...], tuple[Mapping[str, str], Destination]] = {}
 
-    def queues(self, row: AnyRow) -> Mapping[str, str]:
-        """Return consumers and their queues."""
+    def route(self, row: AnyRow) -> tuple[Mapping[str, str], Destination]:
+        """Return consumers and their queues, and the destination."""
         alike = (row.type, row.exchange, row.routing_key, repr(row.headers) if self._headers_count else "")
         if (found := self._known.get(alike)) is None:
             how = (row.type, row.exchange, row.routing_key, row.headers)
-            found = {each.name: each.queue for each in self._consumers if each.receives(*how)}
+            queues = {each.name: each.queue for each in self._consumers if each.receives(*how)}
+            found = queues, frozenset(queues.values()) or row.exchange
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[alike] = found
@@ -109,7 +116,7 @@ def true_outcome(row: AnyRow, outcome: Outcome, queues: Mapping[str, str], probl
     A confirm says nothing of queues that are missing or not bound. If only broadcast consumers receive the message, it
     is no loss that none of them runs.
     """
-    if outcome.status is Status.CONFIRMED and not row.consumer:
+    if outcome.status is Status.CONFIRMED and problems and not row.consumer:
         missing = [f"{name}: {problems[queue]}" for name, queue in queues.items() if queue in problems]
         return Outcome(Status.RETURNED, f"not every queue took it: {'; '.join(missing)}") if missing else outcome
     if outcome.status is Status.RETURNED and not queues and broadcast_consumers(row):
@@ -121,8 +128,3 @@ def broadcast_consumers(row: AnyRow) -> list[Consumer]:
     """Return the broadcast consumers that receive the row's message."""
     how = (row.type, row.exchange, row.routing_key, row.headers)
     return [each for each in consumers.broadcasting() if not row.consumer and each.receives(*how)]
-
-
-def destination(row: AnyRow) -> Destination:
-    """Return where the row's message goes: what may keep the broker from confirming it."""
-    return frozenset(expected_queues(row).values()) or row.exchange

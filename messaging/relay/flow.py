@@ -88,6 +88,11 @@ class Flow:
             deadline = min(sent, default=math.inf) + self._timeout
             return deadline if self._in_doubt_since is None else min(deadline, self._in_doubt_since + LOOK_EVERY)
 
+    def can_send(self) -> bool:
+        """Whether rows wait that may be published now."""
+        with self._lock:
+            return bool(self._ready())
+
     def add(self, held: Iterable[Held]) -> None:
         """Take rows. Those that cannot be published now rest: see `take_resting`."""
         with self._lock:
@@ -97,13 +102,14 @@ class Flow:
                     # Its lease had ended by the database's clock, and it was claimed: the newer lease counts.
                     known.held = each
                     continue
-                stream = self._stream(each.row)
+                queues, where = destinations.route(each.row)
+                stream = self._streams.get(where) or self._streams.setdefault(where, Stream(where))
                 if rest := stream.breaker.rest(now):
                     self._rest(each.row, rest, NOT_TRIED)
                 elif stream.is_slow(now) and (len(stream.waiting) >= WINDOW or self._bytes >= SLOW_BYTES):
                     self._rest(each.row, SLOW_REST, NO_ROOM)
                 else:
-                    self._hold(each, stream)
+                    self._hold(each, stream, queues)
 
     def offer(self, held: Sequence[Held], problems: Mapping[str, str]) -> bool:
         """Publish a few rows at once, from any thread; return False if the flow has no time or no room for them."""
@@ -125,11 +131,8 @@ class Flow:
         """
         with self._lock:
             now = time.monotonic()
-            for stream in list(self._streams.values()):
+            for stream in self._ready():
                 room = stream.window - len(stream.in_flight)
-                # Many at once cost less than one after the other.
-                if 0 < room < min(stream.window // 2, len(stream.waiting)):
-                    continue
                 sending: list[Flight] = []
                 while stream.waiting and len(sending) < room:
                     flight = stream.waiting.popleft()
@@ -197,16 +200,18 @@ class Flow:
             self._flights.clear()
             return sent, unsent
 
-    def _stream(self, row: AnyRow) -> Stream:
-        where = destinations.destination(row)
-        stream = self._streams.get(where)
-        if stream is None:
-            stream = self._streams[where] = Stream(where)
-        return stream
+    def _ready(self) -> list[Stream]:
+        """Return the streams whose rows may be published now. Many at once cost less than one after the other."""
+        return [
+            stream
+            for stream in self._streams.values()
+            if stream.waiting
+            and stream.window - len(stream.in_flight) >= max(1, min(stream.window // 2, len(stream.waiting)))
+        ]
 
-    def _hold(self, held: Held, stream: Stream) -> None:
+    def _hold(self, held: Held, stream: Stream, queues: Mapping[str, str]) -> None:
         row = held.row
-        flight = Flight(destinations.publishing_of(row), self._settled, held=held, stream=stream)
+        flight = Flight(destinations.publishing_of(row), self._settled, held=held, stream=stream, queues=queues)
         self._flights[row.pk] = flight
         stream.waiting.append(flight)
         stream.bytes += len(row.body)

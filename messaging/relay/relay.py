@@ -10,7 +10,7 @@ from django.db import DatabaseError, InterfaceError
 
 from messaging import conf, database
 from messaging.broker.channels import Channels
-from messaging.broker.publisher import Outcome, Status
+from messaging.broker.publisher import CONFIRMED, Outcome, Status
 from messaging.exceptions import BrokerUnavailable, NotFound, ThreadNotStarted
 from messaging.logs import Successes, Throttle, get_logger
 from messaging.relay import destinations, leases
@@ -132,7 +132,6 @@ class Relay:
                 handed = self._handed.take(self._flow.room())
             self._flow.add([*handed, *claimed])
             self._flow.send(self._declaring.problems)
-            self._record_outcomes()
         self._flow.expire(stopping=self._stopping)
         self._give_back()
         if self._marks and time.monotonic() >= self._marks_due:
@@ -160,7 +159,9 @@ class Relay:
     def _has_work(self) -> bool:
         if self._flow.has_outcomes or (self._publisher.ready and self._declaring.is_waited_for):
             return True
-        return self._may_publish and (bool(self._handed) or self._may_claim()) and self._flow.room() > 0
+        if not self._may_publish:
+            return False
+        return self._flow.can_send() or ((bool(self._handed) or self._may_claim()) and self._flow.room() > 0)
 
     @property
     def _may_publish(self) -> bool:
@@ -215,14 +216,16 @@ class Relay:
 
     def _record_outcomes(self) -> None:
         """Log the outcomes that have come, and keep them as marks."""
-        for flight in self._flow.collect():
+        flights = self._flow.collect()
+        for flight in flights:
             assert flight.outcome is not None
             self._record(flight, flight.outcome, flight.settled_at)
+        if any(flight.outcome is CONFIRMED for flight in flights):
+            self._publisher.connection.succeeded()
 
     def _record(self, flight: Flight, outcome: Outcome, at: float) -> None:
         """Log the outcome of a publish, which came at `at`, and keep it as a mark."""
-        row = flight.held.row
-        queues = destinations.expected_queues(row)
+        row, queues = flight.held.row, flight.queues
         problems = {**flight.problems, **self._declaring.problems}
         outcome = destinations.true_outcome(row, outcome, queues, problems)
         if outcome.status is Status.RETURNED or isinstance(outcome.refusal, NotFound):
@@ -231,7 +234,6 @@ class Relay:
         if outcome.status is Status.CONFIRMED:
             self.published += 1
             self._successes.add(to, seconds=at - flight.sent_at)
-            self._publisher.connection.succeeded()
         if outcome.status is not Status.CONFIRMED or log.prints_debug:
             about = log.bind(message_id=row.message_id, type=row.type, subject=row.subject, attempt=row.attempt, to=to)
             if outcome.status is Status.CONFIRMED:

@@ -46,6 +46,8 @@ class Flight(InFlight):
 
     held: Held = field(kw_only=True)
     stream: Stream = field(kw_only=True)
+    #: The consumers that must receive it, and their queues.
+    queues: Mapping[str, str] = field(kw_only=True)
     #: What was missing when it was sent. A queue that was declared before the confirm has not got it either.
     problems: Mapping[str, str] = field(default_factory=dict)
     sent_at: float = 0.0

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from messaging import conf
-from messaging.broker.publisher import InFlight, Outcome, Status
+from messaging.broker.publisher import CONFIRMED, InFlight, Outcome, Status
 from messaging.models import OutboxMessage
 from messaging.relay import flow as flows
 from messaging.relay.flow import ANY_ANSWER, MEMORY, NO_ROOM, NOT_TRIED, SLOW_REST, Flow
 from messaging.relay.leases import Held
 from messaging.relay.streams import PAUSE, SLOW_AFTER, WINDOW
 from tests.support.consuming import Erased, Noted, a_consumer, registered
+from tests.support.running import InThread
 
-CONFIRMED, LOST = Outcome(Status.CONFIRMED), Outcome(Status.UNKNOWN, "the connection is lost")
+LOST = Outcome(Status.UNKNOWN, "the connection is lost")
 REFUSED = Outcome(Status.REFUSED, "406")
 NOTES, OTHERS = frozenset({"tests.notes"}), frozenset({"tests.other"})
 ids = itertools.count(1)
@@ -125,6 +126,48 @@ def test_each_destination_has_a_window_of_its_own(stage: Stage) -> None:
     stage.broker.answer(NOTES, CONFIRMED, WINDOW)
     assert stage.outcomes() == [CONFIRMED] * WINDOW
     assert stage.in_flight(NOTES) == 100
+
+
+def test_what_waits_can_be_sent_once_outcomes_were_collected(stage: Stage) -> None:
+    stage.add(WINDOW + 100)
+    assert not stage.flow.can_send()
+    stage.broker.answer(NOTES, CONFIRMED, WINDOW // 4)
+    stage.flow.collect()
+    assert not stage.flow.can_send(), "many at once cost less"
+    stage.broker.answer(NOTES, CONFIRMED, WINDOW // 4)
+    stage.flow.collect()
+    assert stage.flow.can_send()
+
+
+def test_an_outcome_is_told_at_once_if_it_is_awaited_or_no_confirm_or_rows_wait_for_its_place(
+    stage: Stage,
+) -> None:
+    told: list[bool] = []
+    awaited = False
+    channels: Any = stage.broker
+    stage.flow = Flow(channels, lambda: told.append(True), lambda: awaited)
+    stage.add(2)
+    stage.broker.answer(NOTES, CONFIRMED, 1)
+    assert (told, stage.flow.has_outcomes) == ([], False)
+    stage.broker.answer(NOTES, Outcome(Status.RETURNED), 1)
+    assert (told, stage.flow.has_outcomes) == ([True], True)
+    stage.flow.collect()
+    stage.add(WINDOW + 1)
+    stage.broker.answer(NOTES, CONFIRMED, 2)
+    assert told == [True] * 2, "once for both"
+    stage.flow.collect()
+    awaited = True
+    stage.broker.answer(NOTES, CONFIRMED, WINDOW - 2)
+    assert told == [True] * 3
+
+
+def test_a_few_rows_are_published_at_once_by_the_thread_that_offers_them(stage: Stage) -> None:
+    few = [Held(a_row(Noted), stage.now + 20) for _ in range(flows.FEW)]
+    assert stage.flow.offer(few, {})
+    assert stage.in_flight() == flows.FEW
+    assert not stage.flow.offer([*few, *few], {}), "too many"
+    with stage.flow._lock:
+        assert InThread(lambda: stage.flow.offer(few[:1], {}), "other").join() is False, "the relay is at work"
 
 
 def test_a_destination_that_confirms_nothing_rests_and_delays_no_other(stage: Stage) -> None:
