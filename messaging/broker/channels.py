@@ -104,16 +104,22 @@ class Channels:
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def open_more(self) -> None:
-        """Open channels for what waits for one, as many as there may be."""
-        while self._without and self._has_room():
+        """Send what waits for a channel, in turn: by channels that are open, and by more, as many as there may be."""
+        while self._without:
             where, waiting = next(iter(self._without.items()))
-            channel = self._channels[where] = _Channel(self, where, waiting)
-            del self._without[where]
-            if not channel.open():
-                del self._channels[where]
-                self._without[where] = waiting
-                self._most = max(1, len(self._channels))  # the address or the broker allows no more
+            if where in self._channels:
+                del self._without[where]
+                self._send_by_channel(where, waiting)
+            elif not self._has_room():
                 break
+            else:
+                channel = self._channels[where] = _Channel(self, where, waiting)
+                if not channel.open():
+                    del self._channels[where]
+                    # The address or the broker allows no more; those that are being closed still count there.
+                    self._most = max(1, len(self._channels) + len(self._closing))
+                    break
+                del self._without[where]
 
     def is_ready(self, channel: _Channel) -> None:
         """Send what waited for the channel."""
@@ -137,12 +143,15 @@ class Channels:
         if not self.connection.is_open:
             _settle(publishings, Outcome(Status.UNKNOWN, self.connection.last_error or "no connection to the broker"))
             return
-        channel = self._channels.pop(where, None)
-        if channel is None:
+        if self._without or where not in self._channels:
+            # In turn: while busy destinations sent more and more, no channel would ever become idle.
             self._without.setdefault(where, []).extend(publishings)
             self.open_more()
-            return
-        self._channels[where] = channel
+        else:
+            self._send_by_channel(where, publishings)
+
+    def _send_by_channel(self, where: Hashable, publishings: Sequence[InFlight]) -> None:
+        channel = self._channels[where] = self._channels.pop(where)
         if channel.ready:
             channel.send(publishings)
         else:

@@ -257,6 +257,39 @@ def test_one_destination_more_waits_while_none_is_idle(
     assert second.outcome == Outcome(Status.CONFIRMED)
 
 
+def test_a_destination_that_waits_for_a_channel_gets_its_turn_although_the_others_send_more_and_more(
+    channels: Channels, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_most", 1)
+    send(channels, "busy", 1)
+    broker.channels[0].open()
+    send(channels, "second", 2)
+    [more] = send(channels, "busy", 3)
+    broker.channels[0].confirm(1)
+    broker.channels[1].open()
+    assert broker.channels[1].sent == ["m-2"]
+    broker.channels[1].confirm(1)
+    broker.channels[2].open()
+    broker.channels[2].confirm(1)
+    assert more.outcome == Outcome(Status.CONFIRMED)
+
+
+def test_taking_the_place_of_idle_channels_leaves_as_many_as_the_connection_has(
+    channels: Channels, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the broker has answered its end, a closed channel counts."""
+    monkeypatch.setattr(channels, "_most", 2)
+    broker.most = 2
+    for number, where in enumerate(("first", "second"), start=1):
+        send(channels, where, number)
+        broker.channels[-1].open()
+        broker.channels[-1].confirm(1)
+    send(channels, "third", 3)
+    broker.most = 3
+    broker.channels[0].end(BrokerUnavailable("closed by client"))
+    assert len(channels._channels) == 2
+
+
 def test_what_the_connection_has_no_channel_for_waits(channels: Channels, broker: Broker) -> None:
     broker.most = 1
     send(channels, "first", 1)
