@@ -63,6 +63,8 @@ class Flow:
         self._resting: dict[tuple[float, str], list[AnyRow]] = {}
         #: Since when destinations are in doubt; None while none is.
         self._in_doubt_since: float | None = None
+        #: Whether the relay has ended: nothing would publish what is offered.
+        self._has_ended = False
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -86,7 +88,7 @@ class Flow:
         with self._lock:
             sent = [oldest for stream in self._streams.values() if (oldest := stream.oldest_sent_at()) is not None]
             deadline = min(sent, default=math.inf) + self._timeout
-            return deadline if self._in_doubt_since is None else min(deadline, self._in_doubt_since + LOOK_EVERY)
+            return deadline if self._in_doubt_since is None else min(deadline, time.monotonic() + LOOK_EVERY)
 
     def can_send(self) -> bool:
         """Whether rows wait that may be published now."""
@@ -116,7 +118,7 @@ class Flow:
         if len(held) > FEW or not self._lock.acquire(blocking=False):
             return False
         try:
-            if len(held) > self.room():
+            if self._has_ended or len(held) > self.room():
                 return False
             self.add(held)
             self.send(problems)
@@ -192,8 +194,9 @@ class Flow:
             return resting
 
     def take_all(self) -> tuple[list[Flight], list[AnyRow]]:
-        """Give up everything: return the rows that were sent and have no outcome, and those that were not sent."""
+        """End: return the rows that were sent and have no outcome, and those that were not sent."""
         with self._lock:
+            self._has_ended = True
             sent = [each for stream in self._streams.values() for each in stream.in_flight.values()]
             unsent = [each.held.row for stream in self._streams.values() for each in stream.waiting]
             self._streams.clear()

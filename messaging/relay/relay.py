@@ -271,6 +271,7 @@ class Relay:
             outcome = Outcome(Status.UNKNOWN, "the relay was stopped before the confirm", late=True)
             self._record(flight, outcome, now)
         leases.give_back(unsent)
+        self._give_back()
         try:
             self._write_marks()
         except (DatabaseError, InterfaceError) as error:

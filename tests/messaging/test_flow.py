@@ -11,7 +11,7 @@ from messaging import conf
 from messaging.broker.publisher import CONFIRMED, InFlight, Outcome, Status
 from messaging.models import OutboxMessage
 from messaging.relay import flow as flows
-from messaging.relay.flow import ANY_ANSWER, MEMORY, NO_ROOM, NOT_TRIED, SLOW_REST, Flow
+from messaging.relay.flow import ANY_ANSWER, LOOK_EVERY, MEMORY, NO_ROOM, NOT_TRIED, SLOW_REST, Flow
 from messaging.relay.leases import Held
 from messaging.relay.streams import PAUSE, SLOW_AFTER, WINDOW
 from tests.support.consuming import Erased, Noted, a_consumer, registered
@@ -242,6 +242,15 @@ def test_a_broker_that_answers_nothing_at_all_is_given_up_and_no_destination_bla
     assert stage.resting() == {}
 
 
+def test_while_destinations_are_in_doubt_there_is_a_pause_between_two_looks(stage: Stage) -> None:
+    stage.broker.answers = False
+    stage.add()
+    stage.pass_time(stage.timeout)
+    stage.outcomes()
+    stage.pass_time(ANY_ANSWER / 2)
+    assert stage.flow.due() == stage.now + LOOK_EVERY
+
+
 def test_a_blocked_broker_is_neither_given_up_nor_a_destination_blamed(stage: Stage) -> None:
     stage.add()
     stage.broker.connection.blocked = True
@@ -333,6 +342,11 @@ def test_what_is_left_at_the_end_is_told_apart(stage: Stage) -> None:
     stage.add(WINDOW + 3)
     sent, unsent = stage.flow.take_all()
     assert (len(sent), len(unsent), len(stage.flow)) == (WINDOW, 3, 0)
+
+
+def test_after_its_end_nothing_is_taken(stage: Stage) -> None:
+    stage.flow.take_all()
+    assert not stage.flow.offer([Held(a_row(Noted), stage.now + 20)], {})
 
 
 def test_a_destination_without_rows_is_forgotten(stage: Stage) -> None:
