@@ -255,8 +255,8 @@ class ReconnectingConnection:
         if connection is None:
             return
         if connection.is_open:
-            # A dead peer never answers the close; pika's heartbeat check then drops the socket.
             connection.close(reply_text=reason[:100])
+            self._ioloop.call_later(CLOSE_TIMEOUT, connection.drop)
         self._lost(BrokerUnavailable(reason))
 
     def _lost(self, error: BrokerUnavailable) -> None:

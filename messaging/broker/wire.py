@@ -227,6 +227,11 @@ class PikaConnection(pika.SelectConnection):  # type: ignore[misc]
     pika has no public hook for that: two of its internal methods are overridden.
     """
 
+    def drop(self) -> None:
+        """Close the socket. `close` waits for the end of each channel: one that waits for a silent queue does not end."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def _read_frame(self) -> tuple[int, Any]:
         buffer = self._frame_buffer
         if len(buffer) > spec.FRAME_HEADER_SIZE:

@@ -244,6 +244,21 @@ def test_a_backlog_for_an_unresponsive_queue_delays_no_other_and_is_tried_with_o
     publish_all()
 
 
+def test_a_connection_that_is_given_up_ends_although_a_channel_waits_for_a_silent_queue(
+    vhost: str, broker: RabbitMQNode
+) -> None:
+    """Else a process would have one more connection each time."""
+    declare(vhost, "tests.silent")
+    with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
+        a_row("tests.silent")
+        eventually(lambda: any(each.unconfirmed for each in relay._publisher._channels.values()))
+        connection: Any = relay._publisher.connection
+        given_up = connection._pika
+        connection.reset("for a test")
+        eventually(lambda: given_up.is_closed)
+    publish_all()
+
+
 def is_open(relay: Relay, where: Any) -> bool:
     """Whether the relay has found that a destination confirms nothing."""
     stream = relay._flow._streams.get(where)
