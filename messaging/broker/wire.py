@@ -228,7 +228,7 @@ class PikaConnection(pika.SelectConnection):  # type: ignore[misc]
     """
 
     def drop(self) -> None:
-        """Close the socket. `close` waits for the end of each channel: one that waits for a silent queue does not end."""
+        """Close the socket. `close` waits for the end of each channel, and one that waits for a queue may never end."""
         if self._transport is not None:
             self._transport.abort()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from threading import Thread
 
 from messaging import conf, consumers
@@ -35,11 +35,14 @@ class Declaring:
 
     @property
     def is_done(self) -> bool:
-        """Whether rows may be published: the topology was declared on the present connection, and if something was
-        missing, a moment ago. A row that is published beside a queue that is back would be published once more."""
-        if self._generation != self._connection.generation:
-            return False
-        return not self.problems or not (self._is_running or self._is_due)
+        """Whether rows may be published: the topology was declared on the present connection."""
+        return self._generation == self._connection.generation
+
+    @property
+    def stale_problems(self) -> Collection[str]:
+        """What was missing at the last declaration, if that was not just now. A row that is published beside a queue
+        that is back would be published once more."""
+        return self.problems if self._is_running or self._is_due else ()
 
     @property
     def _is_due(self) -> bool:
@@ -48,7 +51,7 @@ class Declaring:
     @property
     def is_waited_for(self) -> bool:
         """Whether `run` has something to do that publishing waits for."""
-        return not self._is_running and not self.is_done
+        return not self._is_running and (not self.is_done or bool(self.stale_problems))
 
     def hasten(self) -> None:
         """Declare again soon: something was missing."""

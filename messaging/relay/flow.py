@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from messaging import conf
 from messaging.broker.channels import Channels
@@ -41,15 +41,21 @@ class Flow:
     """What one relay has taken from the outbox and not marked yet. For the relay's thread, but for `offer`.
 
     `on_settled` is called on the I/O thread when there are outcomes to `collect` now: one that is no confirm, one that
-    makes room for a row that waits, or any while `awaits_outcomes`.
+    makes room for a row that waits, or any while `awaits_outcomes`. What goes to exchanges and queues that are
+    `held_up` waits.
     """
 
     def __init__(
-        self, channels: Channels, on_settled: Callable[[], None], awaits_outcomes: Callable[[], bool] = lambda: True
+        self,
+        channels: Channels,
+        on_settled: Callable[[], None],
+        awaits_outcomes: Callable[[], bool] = lambda: True,
+        held_up: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._channels = channels
         self._on_settled = on_settled
         self._awaits_outcomes = awaits_outcomes
+        self._held_up = held_up
         self._lock = threading.RLock()
         self._timeout = conf.get().publish_timeout
         self._streams: dict[Destination, Stream] = {}
@@ -205,6 +211,9 @@ class Flow:
 
     def _ready(self) -> list[Stream]:
         """Return the streams whose rows may be published now. Many at once cost less than one after the other."""
+        held_up = self._held_up()
+        for stream in self._streams.values():
+            stream.is_held_up = bool(held_up) and stream.touches(held_up)
         return [
             stream
             for stream in self._streams.values()

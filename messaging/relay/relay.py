@@ -54,7 +54,12 @@ class Relay:
         self._publisher = Channels("relay", on_change=self.wake)
         self._declaring = Declaring(self._publisher.connection, self._notify)
         # Outcomes that come while marks are collected are marks themselves a moment later: nobody is woken for them.
-        self._flow = Flow(self._publisher, self._notify, awaits_outcomes=lambda: not self._marks)
+        self._flow = Flow(
+            self._publisher,
+            self._notify,
+            awaits_outcomes=lambda: not self._marks,
+            held_up=lambda: self._declaring.stale_problems,
+        )
         self._throttle = Throttle()
         self._successes = Successes(log, "messages.published", "to")
         self.published = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from messaging.broker.publisher import InFlight
@@ -68,6 +68,8 @@ class Stream:
         self.one_by_one = 0
         #: Whether it is being found out if the broker answers anything else.
         self.in_doubt = False
+        #: Whether it waits for a declaration of what was missing.
+        self.is_held_up = False
         self.answered_at = 0.0
 
     @property
@@ -78,15 +80,21 @@ class Stream:
     @property
     def window(self) -> int:
         """How many messages may be without a confirm now."""
-        if self.in_doubt:
+        if self.in_doubt or self.is_held_up:
             return 0
         return WINDOW if self.breaker.is_closed and not self.one_by_one else 1
+
+    def touches(self, names: Collection[str]) -> bool:
+        """Whether one of these exchanges or queues is among where it goes."""
+        return self.where in names if isinstance(self.where, str) else not self.where.isdisjoint(names)
 
     def oldest_sent_at(self) -> float | None:
         """Return when the oldest message without an outcome was sent."""
         return next((each.sent_at for each in self.in_flight.values()), None)
 
     def is_slow(self, now: float) -> bool:
-        """Whether it has confirmed nothing for a while although it should."""
+        """Whether it is held up, or has confirmed nothing for a while although it should."""
+        if self.in_doubt or self.is_held_up or not self.breaker.is_closed:
+            return True
         oldest = self.oldest_sent_at()
-        return self.in_doubt or not self.breaker.is_closed or (oldest is not None and now - oldest > SLOW_AFTER)
+        return oldest is not None and now - oldest > SLOW_AFTER

@@ -372,6 +372,32 @@ def test_a_broker_lost_before_refused_rows_are_repeated_fails_none_of_them(
     home.join()
 
 
+def test_a_long_declaration_of_what_is_missing_delays_nothing_that_goes_elsewhere(
+    vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent queue makes it take seconds."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slowly(_: Any) -> dict[str, str]:
+        begun.set()
+        assert may_end.wait(60)
+        return {}
+
+    with running_relay() as running:
+        add(Noted(text="before"))
+        eventually(all_published)
+        declaration = running._declaring._declaration
+        monkeypatch.setattr(declaration, "problems", {"elsewhere": "it is missing"})
+        monkeypatch.setattr(declaration, "declare", slowly)
+        running._declaring.hasten()
+        assert begun.wait(15)
+        try:
+            add(Noted(text="meanwhile"))
+            eventually(all_published)
+        finally:
+            may_end.set()
+
+
 def test_without_its_confirm_no_row_is_marked_although_it_arrived(
     vhost: str, short_deadlines: None, settings: Any
 ) -> None:

@@ -73,7 +73,8 @@ class Stage:
         monkeypatch.setattr(flows, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.broker = FakeChannels(lambda: self.now)
         channels: Any = self.broker
-        self.flow = Flow(channels, lambda: None)
+        self.held_up: set[str] = set()
+        self.flow = Flow(channels, lambda: None, held_up=lambda: self.held_up)
         self.timeout = conf.get().publish_timeout
 
     def add(self, count: int = 1, event: Any = Noted, **columns: Any) -> list[Held]:
@@ -342,6 +343,19 @@ def test_what_is_left_at_the_end_is_told_apart(stage: Stage) -> None:
     stage.add(WINDOW + 3)
     sent, unsent = stage.flow.take_all()
     assert (len(sent), len(unsent), len(stage.flow)) == (WINDOW, 3, 0)
+
+
+def test_what_goes_to_a_missing_queue_waits_while_it_is_declared_and_takes_no_room_from_others(stage: Stage) -> None:
+    stage.held_up = {"tests.notes", "elsewhere"}
+    stage.add(3)
+    stage.add(2, Erased)
+    stage.add(1, Erased, exchange="elsewhere")
+    stage.add(1, exchange="elsewhere", type="unknown")
+    assert (stage.in_flight(NOTES), stage.in_flight(OTHERS), stage.in_flight("elsewhere")) == (0, 3, 0)
+    assert stage.flow.room() == conf.CLAIM_BATCH
+    stage.held_up = set()
+    stage.flow.send({})
+    assert (stage.in_flight(NOTES), stage.in_flight("elsewhere")) == (3, 1)
 
 
 def test_after_its_end_nothing_is_taken(stage: Stage) -> None:
