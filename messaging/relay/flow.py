@@ -22,8 +22,7 @@ from messaging.relay.streams import PAUSE, WINDOW, Flight, Stream
 
 #: The error of a row that rests because its destination confirms nothing.
 NOT_TRIED = f"not tried: its destination confirms nothing; it is tried every {PAUSE:g} s with one message"
-#: The rest of a row that a slow destination has no room for, and its error.
-SLOW_REST = 2.0
+#: The error of a row that a slow destination has no room for.
 NO_ROOM = "not tried: its destination has not confirmed what was sent before"
 #: Bytes of all rows that the flow holds above which slow destinations get no more.
 SLOW_BYTES = 2 * leases.CLAIM_BYTES
@@ -115,7 +114,7 @@ class Flow:
                 if rest := stream.breaker.rest(now):
                     self._rest(each.row, rest, NOT_TRIED)
                 elif stream.is_slow(now) and (len(stream.waiting) >= WINDOW or self._bytes >= SLOW_BYTES):
-                    self._rest(each.row, SLOW_REST, NO_ROOM)
+                    self._rest(each.row, stream.slow_rest(now, self._timeout), NO_ROOM)
                 else:
                     self._hold(each, stream, queues)
 

@@ -16,6 +16,8 @@ WINDOW = 300
 PAUSE = 30.0
 #: Seconds after which a destination that confirms nothing counts as slow: only so many of its rows wait in memory.
 SLOW_AFTER = 1.0
+#: The shortest rest of a row that a slow destination has no room for.
+SLOW_REST = 2.0
 
 
 class Breaker:
@@ -98,3 +100,8 @@ class Stream:
             return True
         oldest = self.oldest_sent_at()
         return oldest is not None and now - oldest > SLOW_AFTER
+
+    def slow_rest(self, now: float, timeout: float) -> float:
+        """Return the rest of rows without room: while a silent destination is tried, until that is decided."""
+        oldest = None if self.breaker.is_closed else self.oldest_sent_at()
+        return SLOW_REST if oldest is None else max(SLOW_REST, oldest + timeout - now)

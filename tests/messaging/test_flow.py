@@ -11,9 +11,9 @@ from messaging import conf
 from messaging.broker.publisher import CONFIRMED, InFlight, Outcome, Status
 from messaging.models import OutboxMessage
 from messaging.relay import flow as flows
-from messaging.relay.flow import ANY_ANSWER, LOOK_EVERY, MEMORY, NO_ROOM, NOT_TRIED, SLOW_REST, Flow
+from messaging.relay.flow import ANY_ANSWER, LOOK_EVERY, MEMORY, NO_ROOM, NOT_TRIED, Flow
 from messaging.relay.leases import Held
-from messaging.relay.streams import PAUSE, SLOW_AFTER, WINDOW
+from messaging.relay.streams import PAUSE, SLOW_AFTER, SLOW_REST, WINDOW
 from tests.support.consuming import Erased, Noted, a_consumer, registered
 from tests.support.running import InThread
 
@@ -298,6 +298,16 @@ def test_a_slow_destination_holds_a_bounded_number_of_rows_and_takes_no_room_fro
     stage.add(3)
     assert stage.resting() == {(SLOW_REST, NO_ROOM): 3}
     assert len(stage.flow) == 2 * WINDOW
+
+
+def test_while_a_destination_is_tried_its_further_rows_rest_until_that_is_decided(stage: Stage) -> None:
+    """A large backlog is else claimed and given back all the while."""
+    stage.falls_silent()
+    stage.now += PAUSE
+    stage.add(WINDOW)
+    stage.pass_time(1)
+    stage.add(3)
+    assert stage.resting() == {(stage.timeout - 1, NO_ROOM): 2}
 
 
 def test_a_row_whose_lease_is_about_to_end_is_freed(stage: Stage) -> None:
