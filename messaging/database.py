@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +19,7 @@ from messaging.logs import get_logger
 from messaging.models import OutboxMessage
 from messaging.models.clock import NOW
 from messaging.models.columns import as_written
-from messaging.validation import functions
+from messaging.validation import callbacks, functions
 
 log = get_logger(__name__)
 
@@ -55,7 +54,7 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
     and a stricter one would only make them fail. With `for_handler` the level is the project's.
 
     Callbacks that the project's code registers with `on_commit` (in a signal's receiver, say) cannot fail it: see
-    `guard_callbacks`. Inside a transaction of the project its callbacks are left alone.
+    `callbacks.guard`. Inside a transaction of the project its callbacks are left alone.
     """
     here = connection()
     _replace_lost()
@@ -71,7 +70,7 @@ def atomic(*, for_handler: bool = False) -> Iterator[None]:
                 # Django would leave the block as if it had committed.
                 raise InterfaceError("the connection was closed inside the transaction, which the database rolled back")
             if ours:
-                guard_callbacks(_log_failure, since=before)
+                callbacks.guard(here.run_on_commit, _log_failure, since=before)
         if outermost and here.in_atomic_block:
             raise RuntimeError("a transaction.atomic() was entered inside and never left, so nothing was committed")
     except DatabaseError as error:
@@ -177,36 +176,6 @@ def has_transaction(connection: BaseDatabaseWrapper) -> bool:
     blocks: list[Any] = connection.atomic_blocks
     # The blocks of a TestCase never commit: look through them, as `durable` does.
     return not all(block._from_testcase for block in blocks)
-
-
-#: Receives the name of an `on_commit` callback that failed, and its error.
-CallbackFailed = Callable[[str, BaseException], None]
-
-
-class RaisesNothing:
-    """Parent of classes that register one of their methods with `on_commit`; the method raises nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Guarded(RaisesNothing):
-    callback: Callable[[], Any]
-    failed: CallbackFailed
-
-    def call(self) -> None:
-        """Call it; not even SystemExit is raised."""
-        try:
-            self.callback()
-        except BaseException as error:
-            self.failed(functions.name(self.callback), error)
-
-
-def guard_callbacks(failed: CallbackFailed, *, since: int = 0) -> None:
-    """Guard this transaction's callbacks from place `since` on: if one raises, `failed` is called, and those after it
-    still run, as the transaction has committed."""
-    hooks: list[Any] = connection().run_on_commit
-    for place, (savepoints, callback, robust) in enumerate(hooks[since:], since):
-        if not isinstance(getattr(callback, "__self__", None), RaisesNothing):
-            hooks[place] = (savepoints, _Guarded(callback, failed).call, robust)
 
 
 def _log_failure(callback: str, error: BaseException) -> None:

@@ -24,7 +24,7 @@ from messaging.models.insert import insert
 from messaging.relay import destinations, leases
 from messaging.relay import thread as relay_thread
 from messaging.routing import MAX_SHORT_STRING
-from messaging.validation import texts
+from messaging.validation import callbacks, texts
 
 #: Longest delay of an event. One beyond the calendar could not be stored.
 MAX_DELAY = timedelta(days=36_500)
@@ -147,7 +147,7 @@ def write(rows: list[OutboxMessage], *, delay: timedelta | None = None) -> list[
     return rows
 
 
-class _HandingOver(database.RaisesNothing):
+class _HandingOver(callbacks.RaisesNothing):
     """What a transaction hands to this process's relay after its commit: the first of `rows`, as many as fit beside the
     `before` (rows and bytes) of its earlier writes."""
 

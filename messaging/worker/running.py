@@ -16,7 +16,7 @@ from messaging.events import Event
 from messaging.exceptions import Undecodable
 from messaging.logs import get_logger
 from messaging.message import OUTBOX_ID_HEADER, Delivery
-from messaging.validation import functions
+from messaging.validation import callbacks, functions
 from messaging.worker import fence, inbox, ledger, ordering, time_limit
 from messaging.worker.database_wait import own_statements
 from messaging.worker.fence import Admitted
@@ -128,7 +128,7 @@ def _call(consumer: Consumer, events: Sequence[Event | None], deliveries: Sequen
     seconds = (time.monotonic() - started) / len(deliveries)
     for each in deliveries:
         each.tries.returned, each.tries.seconds = True, seconds
-    database.guard_callbacks(partial(_callback_failed, deliveries))
+    callbacks.guard(database.connection().run_on_commit, partial(_callback_failed, deliveries))
 
 
 def _begin_again() -> None:
