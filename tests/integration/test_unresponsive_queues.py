@@ -285,11 +285,11 @@ def test_confirmed_rows_are_marked_before_an_unresponsive_queue_is_waited_for(
         settings.MESSAGING = {**settings.MESSAGING, "PUBLISH_TIMEOUT": 60}
     with running_relay() as relay, unresponsive(broker, vhost, "tests.silent"):
         if trouble == "a database that takes no rows back":
-            a_row("tests.silent", publish_attempts=5)
+            a_row("tests.silent")
             eventually(lambda: rests(relay, SILENT))
             monkeypatch.setattr(leases, "end", locked)
         with transaction.atomic():
-            a_row("tests.silent", publish_attempts=5)
+            a_row("tests.silent")
             well = a_row("tests.well")
         eventually(lambda: is_published(well))
         monkeypatch.undo()
