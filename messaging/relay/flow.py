@@ -40,7 +40,7 @@ class Flow:
     """What one relay has taken from the outbox and not marked yet. For the relay's thread, but for `offer`.
 
     `on_settled` is called on the I/O thread when there are outcomes to `collect` now: one that is no confirm, one that
-    makes room for a row that waits, or any while `awaits_outcomes`. What goes to exchanges and queues that are
+    makes room for rows that wait, or any while `awaits_outcomes`. What goes to exchanges and queues that are
     `held_up` waits.
     """
 
@@ -244,7 +244,9 @@ class Flow:
         self._outcomes.append(flight)
         if self._has_told:
             return
-        if flight.stream.waiting or flight.outcome is not CONFIRMED or self._awaits_outcomes():
+        stream = flight.stream
+        makes_room = stream.waiting and len(self._outcomes) >= stream.window // 2
+        if makes_room or flight.outcome is not CONFIRMED or self._awaits_outcomes():
             self._has_told = True
             # Not at once: the broker's other answers have often come with this one.
             self._channels.connection.call_soon(self._on_settled)

@@ -154,11 +154,13 @@ def test_an_outcome_is_told_at_once_if_it_is_awaited_or_no_confirm_or_rows_wait_
     assert (told, stage.flow.has_outcomes) == ([True], True)
     stage.flow.collect()
     stage.add(WINDOW + 1)
+    stage.broker.answer(NOTES, CONFIRMED, WINDOW // 2 - 1)
+    assert told == [True], "many at once cost less"
     stage.broker.answer(NOTES, CONFIRMED, 2)
     assert told == [True] * 2, "once for both"
     stage.flow.collect()
     awaited = True
-    stage.broker.answer(NOTES, CONFIRMED, WINDOW - 2)
+    stage.broker.answer(NOTES, CONFIRMED, WINDOW // 2 - 1)
     assert told == [True] * 3
 
 
