@@ -113,7 +113,7 @@ class Flow:
                 stream = self._streams.get(where) or self._streams.setdefault(where, Stream(where))
                 if rest := stream.breaker.rest(now):
                     self._rest(each.row, rest, NOT_TRIED)
-                elif stream.is_slow(now) and (len(stream.waiting) >= WINDOW or self._bytes >= SLOW_BYTES):
+                elif (len(stream.waiting) >= WINDOW or self._bytes >= SLOW_BYTES) and stream.is_slow(now):
                     self._rest(each.row, stream.slow_rest(now, self._timeout), NO_ROOM)
                 else:
                     self._hold(each, stream, queues)

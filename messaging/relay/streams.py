@@ -92,7 +92,9 @@ class Stream:
 
     def oldest_sent_at(self) -> float | None:
         """Return when the oldest message without an outcome was sent."""
-        return next((each.sent_at for each in self.in_flight.values()), None)
+        for each in self.in_flight.values():
+            return each.sent_at
+        return None
 
     def is_slow(self, now: float) -> bool:
         """Whether it is held up, or has confirmed nothing for a while although it should."""
