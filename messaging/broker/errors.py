@@ -259,3 +259,9 @@ def _cause(error: BaseException) -> BaseException:
             error = error.args[0]
         else:
             return error
+
+
+def no_confirm_within(seconds: float, *, blocked: bool) -> str:
+    """Return the reason of messages that the broker did not confirm in time; `blocked`: because of an alarm."""
+    reason = f"no confirm within {seconds:g} s"
+    return f"{reason}: a memory or disk alarm blocks the broker" if blocked else reason

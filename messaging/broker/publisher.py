@@ -18,7 +18,7 @@ from pika.channel import Channel
 
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.connection import Connection
-from messaging.broker.errors import describe
+from messaging.broker.errors import describe, no_confirm_within
 from messaging.broker.properties import check_size, to_pika
 from messaging.exceptions import BrokerSilent, BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
@@ -270,7 +270,7 @@ class Publisher:
             self.connection.succeeded()
         if None not in outcomes:
             return [outcome for outcome in outcomes if outcome]
-        reason = no_confirm_within(timeout, self.connection)
+        reason = no_confirm_within(timeout, blocked=self.connection.blocked)
         if not self.connection.blocked:
             # At once, so that nothing more is sent by this connection before it is given up.
             self._channel = None
@@ -298,9 +298,3 @@ class Publisher:
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.settle_all(Outcome(Status.UNKNOWN, reason))
-
-
-def no_confirm_within(seconds: float, connection: Connection) -> str:
-    """Return the reason of messages that the broker did not confirm in time."""
-    reason = f"no confirm within {seconds:g} s"
-    return f"{reason}: a memory or disk alarm blocks the broker" if connection.blocked else reason

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from messaging import conf
 from messaging.broker.channels import Channels
-from messaging.broker.publisher import CONFIRMED, Outcome, Status, no_confirm_within
+from messaging.broker.errors import no_confirm_within
+from messaging.broker.publisher import CONFIRMED, Outcome, Status
 from messaging.relay import destinations, leases
 from messaging.relay.destinations import Destination
 from messaging.relay.leases import Held
@@ -51,16 +52,13 @@ class Flow:
         awaits_outcomes: Callable[[], bool] = lambda: True,
         held_up: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        self._channels = channels
-        self._on_settled = on_settled
-        self._awaits_outcomes = awaits_outcomes
-        self._held_up = held_up
+        self._channels, self._held_up = channels, held_up
+        self._on_settled, self._awaits_outcomes = on_settled, awaits_outcomes
         self._lock = threading.RLock()
         self._timeout = conf.get().publish_timeout
         self._streams: dict[Destination, Stream] = {}
         self._flights: dict[int, Flight] = {}
-        #: Of the bodies of all these.
-        self._bytes = 0
+        self._bytes = 0  # of the bodies of all these
         self._outcomes: deque[Flight] = deque()
         #: Whether `on_settled` has been called since the last collection began.
         self._has_told = False
@@ -184,7 +182,7 @@ class Flow:
         with self._lock:
             now = time.monotonic()
             self._decide(now)
-            reason = no_confirm_within(self._timeout, self._channels.connection)
+            reason = no_confirm_within(self._timeout, blocked=self._channels.connection.blocked)
             for stream in list(self._streams.values()):
                 oldest = stream.oldest_sent_at()
                 if oldest is not None and now >= oldest + self._timeout and not stream.in_doubt:
