@@ -214,7 +214,7 @@ def test_after_its_last_attempt_a_message_is_dead_with_body_reason_and_traceback
         assert handling.handle(FAILING, delivery) == expected
         delivery = next_delivery(delivery) if expected == "retrying" else delivery
     dead = row()
-    assert (dead.state, dead.attempt) == ("dead", 3)
+    assert (dead.state, dead.attempt, dead.position) == ("dead", 3, None)
     assert bytes(dead.body or b"") == delivery.message.body
     assert "not today" in dead.reason
     attempts = list(DeliveryAttempt.objects.all())
