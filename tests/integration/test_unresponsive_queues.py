@@ -71,8 +71,9 @@ FAULTS = {
 @pytest.fixture(autouse=True)
 def impatience(vhost: str, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.MESSAGING = {**settings.MESSAGING, **IMPATIENT}
-    monkeypatch.setattr(calls, "CALL_TIMEOUT", 0.7)
-    monkeypatch.setattr(queue_answers, "CALL_TIMEOUT", 0.7)
+    # Shorter than in use, and long enough for what answers on a busy machine.
+    monkeypatch.setattr(calls, "CALL_TIMEOUT", 2.0)
+    monkeypatch.setattr(queue_answers, "CALL_TIMEOUT", 2.0)
     monkeypatch.setattr(subscription, "BEGIN_PATIENCE", 1.0)
     monkeypatch.setattr(conf, "CLAIM_BATCH", 5)
 
