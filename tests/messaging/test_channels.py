@@ -61,8 +61,8 @@ class BrokersChannel:
 class Broker:
     """The connection, and the channels that were asked for, in their order."""
 
-    def __init__(self, role: str, *, on_open: Any, on_lost: Any, **_: Any) -> None:
-        self.on_open, self.on_lost = on_open, on_lost
+    def __init__(self, role: str, *, on_open: Any, on_lost: Any, on_change: Any) -> None:
+        self.on_open, self.on_lost, self.on_change = on_open, on_lost, on_change
         self.is_open = self.usable = True
         self.blocked = False
         self.last_error = ""
@@ -155,9 +155,10 @@ def test_over_one_refused_message_the_others_of_its_channel_suffer_and_no_other_
 def test_a_message_beside_one_that_was_given_up_is_not_known_to_be_the_refused_one(
     channels: Channels, broker: Broker
 ) -> None:
-    send(channels, "notes", 1)
+    [late] = send(channels, "notes", 1)
     broker.channels[0].open()
     channels.settle("notes", LATE)
+    assert (late.outcome, broker.channels[0].closed_by_us) == (LATE, False)
     [innocent] = send(channels, "notes", 2)
     broker.channels[0].end(MISSING)
     assert innocent.outcome == Outcome(Status.REFUSED, str(MISSING), MISSING, alone=False)
@@ -177,13 +178,27 @@ def test_a_connection_that_ends_over_one_message_refuses_none(channels: Channels
     [first] = send(channels, "notes", 1)
     [other] = send(channels, "other", 2)
     broker.channels[0].open()
+    broker.most = 2
+    [waiting] = send(channels, "third", 3)
     broker.lose(BrokerUnavailable("540 not implemented"), of_channels=Unsupported("not implemented", 540))
-    assert statuses(first, other) == [Status.UNKNOWN, Status.UNKNOWN]
+    assert statuses(first, other, waiting) == [Status.UNKNOWN] * 3
+    assert {each.outcome and each.outcome.reason for each in (first, other, waiting)} == {"540 not implemented"}
+
+
+def test_a_channel_that_ends_before_it_has_opened_leaves_what_waited_for_it_unsent(
+    channels: Channels, broker: Broker
+) -> None:
+    [waiting] = send(channels, "notes", 1)
+    broker.channels[0].end(MISSING)
+    assert waiting.outcome == Outcome(Status.UNKNOWN, "its channel was closed before it was sent")
+    send(channels, "notes", 2)
+    broker.channels[1].open()
+    assert broker.channels[1].sent == ["m-2"]
 
 
 def test_without_a_connection_nothing_is_sent(channels: Channels, broker: Broker) -> None:
     broker.lose(BrokerUnavailable("gone"))
-    assert statuses(*send(channels, "notes", 1)) == [Status.UNKNOWN]
+    assert [each.outcome for each in send(channels, "notes", 1)] == [Outcome(Status.UNKNOWN, "gone")]
     broker.open_again()
     send(channels, "notes", 1)
     broker.channels[0].open()
@@ -227,6 +242,18 @@ def test_the_broker_is_heard_by_a_new_channel_and_by_a_confirm(
     clock.now = 2.0
     broker.channels[0].confirm(1)
     assert channels.heard_at == 2.0
+    clock.now = 3.0
+    channels.give_up("notes", LATE)
+    assert channels.heard_at == 2.0
+    broker.channels[1].open()
+    assert channels.heard_at == 3.0
+
+
+def test_its_owner_is_told_when_it_may_be_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "Connection", Broker)
+    told = Mock()
+    connection: Any = Channels("test", on_change=told).connection
+    assert connection.on_change is told
 
 
 def test_one_destination_more_takes_the_place_of_the_idle_one_that_was_used_least_recently(
@@ -255,6 +282,34 @@ def test_one_destination_more_waits_while_none_is_idle(
     broker.channels[1].open()
     broker.channels[1].confirm(1)
     assert second.outcome == Outcome(Status.CONFIRMED)
+
+
+def test_what_waits_for_a_channel_is_given_up_like_all_else(
+    channels: Channels, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_most", 1)
+    send(channels, "first", 1)
+    broker.channels[0].open()
+    [second] = send(channels, "second", 2)
+    channels.settle("second", LATE)
+    assert second.outcome == LATE
+    broker.channels[0].confirm(1)
+    assert len(broker.channels) == 1
+
+
+def test_what_follows_for_a_destination_goes_by_its_own_channel_after_those_that_waited_for_one(
+    channels: Channels, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "_most", 2)
+    for number, where in enumerate(("busy", "second"), start=1):
+        send(channels, where, number)
+        broker.channels[-1].open()
+    send(channels, "third", 3)
+    send(channels, "busy", 4)
+    assert broker.channels[0].sent == ["m-1"]
+    broker.channels[1].confirm(1)
+    broker.channels[2].open()
+    assert [each.sent for each in broker.channels] == [["m-1", "m-4"], ["m-2"], ["m-3"]]
 
 
 def test_a_destination_that_waits_for_a_channel_gets_its_turn_although_the_others_send_more_and_more(
@@ -302,17 +357,18 @@ def test_what_the_connection_has_no_channel_for_waits(channels: Channels, broker
     assert broker.channels[1].sent == ["m-2"]
 
 
+@pytest.mark.parametrize(("before", "after"), [(8, 4), (3, 1)])
 def test_a_connection_that_ended_at_a_limit_is_followed_by_one_with_half_as_many_channels(
-    channels: Channels, broker: Broker
+    before: int, after: int, channels: Channels, broker: Broker
 ) -> None:
-    for number in range(8):
+    for number in range(before):
         send(channels, f"queue {number}", number)
         broker.channels[-1].open()
     broker.lose(LimitReached("the user has too many channels"))
     broker.open_again()
-    for number in range(8):
+    for number in range(before):
         send(channels, f"queue {number}", number)
-    assert len(broker.channels) == 4
+    assert len(broker.channels) == after
 
 
 def test_channels_that_do_not_end_are_not_collected_for_ever(channels: Channels, broker: Broker) -> None:

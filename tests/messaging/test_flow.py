@@ -1,6 +1,7 @@
 """What a relay publishes when: windows, circuit breakers, refused rows, and what rests. The test is the broker."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from messaging import conf
 from messaging.broker.publisher import CONFIRMED, InFlight, Outcome, Status
 from messaging.models import OutboxMessage
 from messaging.relay import flow as flows
+from messaging.relay.destinations import publishing_of
 from messaging.relay.flow import ANY_ANSWER, LOOK_EVERY, MEMORY, NO_ROOM, NOT_TRIED, Flow
 from messaging.relay.leases import Held
 from messaging.relay.streams import PAUSE, SLOW_AFTER, SLOW_REST, WINDOW
@@ -76,10 +78,13 @@ class Stage:
         self.held_up: set[str] = set()
         self.flow = Flow(channels, lambda: None, held_up=lambda: self.held_up)
         self.timeout = conf.get().publish_timeout
+        self.rows: list[OutboxMessage] = []
 
     def add(self, count: int = 1, event: Any = Noted, **columns: Any) -> list[Held]:
         """Take rows, and send what may be sent."""
-        held = [Held(a_row(event, **columns), self.now + 20) for _ in range(count)]
+        rows = [a_row(event, **columns) for _ in range(count)]
+        held = [Held(row, self.now + 20) for row in rows]
+        self.rows += rows
         self.flow.add(held)
         self.flow.send({})
         return held
@@ -101,7 +106,9 @@ class Stage:
 
     def resting(self) -> dict[tuple[float, str], int]:
         """How many rows are given back, by their rest and its reason."""
-        return {rest: len(rows) for rest, rows in self.flow.take_resting().items()}
+        resting = self.flow.take_resting()
+        assert all(row in self.rows for rows in resting.values() for row in rows)
+        return {rest: len(rows) for rest, rows in resting.items()}
 
     def falls_silent(self) -> None:
         """The destination of the notes is found to confirm nothing."""
@@ -121,7 +128,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_each_destination_has_a_window_of_its_own(stage: Stage) -> None:
-    stage.add(WINDOW + 100)
+    stage.add(100)
+    stage.add(WINDOW)
     stage.add(5, Erased)
     assert (stage.in_flight(NOTES), stage.in_flight(OTHERS)) == (WINDOW, 5)
     stage.broker.answer(NOTES, CONFIRMED, WINDOW)
@@ -130,12 +138,12 @@ def test_each_destination_has_a_window_of_its_own(stage: Stage) -> None:
 
 
 def test_what_waits_can_be_sent_once_outcomes_were_collected(stage: Stage) -> None:
-    stage.add(WINDOW + 100)
+    stage.add(2 * WINDOW)
     assert not stage.flow.can_send()
-    stage.broker.answer(NOTES, CONFIRMED, WINDOW // 4)
+    stage.broker.answer(NOTES, CONFIRMED, WINDOW // 2 - 1)
     stage.flow.collect()
     assert not stage.flow.can_send(), "many at once cost less"
-    stage.broker.answer(NOTES, CONFIRMED, WINDOW // 4)
+    stage.broker.answer(NOTES, CONFIRMED, 1)
     stage.flow.collect()
     assert stage.flow.can_send()
 
@@ -156,7 +164,9 @@ def test_an_outcome_is_told_at_once_if_it_is_awaited_or_no_confirm_or_rows_wait_
     stage.add(WINDOW + 1)
     stage.broker.answer(NOTES, CONFIRMED, WINDOW // 2 - 1)
     assert told == [True], "many at once cost less"
-    stage.broker.answer(NOTES, CONFIRMED, 2)
+    stage.broker.answer(NOTES, CONFIRMED, 1)
+    assert told == [True] * 2
+    stage.broker.answer(NOTES, CONFIRMED, 1)
     assert told == [True] * 2, "once for both"
     stage.flow.collect()
     awaited = True
@@ -164,10 +174,19 @@ def test_an_outcome_is_told_at_once_if_it_is_awaited_or_no_confirm_or_rows_wait_
     assert told == [True] * 3
 
 
-def test_a_few_rows_are_published_at_once_by_the_thread_that_offers_them(stage: Stage) -> None:
+def test_a_few_rows_are_published_at_once_by_the_thread_that_offers_them(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conf, "CLAIM_BATCH", flows.FEW)
     few = [Held(a_row(Noted), stage.now + 20) for _ in range(flows.FEW)]
-    assert stage.flow.offer(few, {})
-    assert stage.in_flight() == flows.FEW
+    assert stage.flow.offer(few, {"tests.notes": "missing"})
+    assert [each.publishing for each in stage.broker.sent[NOTES]] == [publishing_of(each.row) for each in few]
+    stage.broker.answer(NOTES, CONFIRMED)
+    found = stage.flow.collect()
+    assert [flight.held for flight in found] == few
+    assert {repr((flight.queues, flight.problems)) for flight in found} == {
+        repr(({"notes": "tests.notes"}, {"tests.notes": "missing"}))
+    }
     assert not stage.flow.offer([*few, *few], {}), "too many"
     with stage.flow._lock:
         assert InThread(lambda: stage.flow.offer(few[:1], {}), "other").join() is False, "the relay is at work"
@@ -179,6 +198,55 @@ def test_a_destination_that_confirms_nothing_rests_and_delays_no_other(stage: St
     stage.add(2, Erased)
     assert stage.resting() == {(PAUSE, NOT_TRIED): 3}
     assert (stage.in_flight(NOTES), stage.in_flight(OTHERS)) == (0, 2)
+    assert not stage.broker.resets
+
+
+def test_it_is_known_when_the_oldest_message_should_have_been_confirmed(stage: Stage) -> None:
+    assert stage.flow.due() == math.inf
+    stage.add()
+    stage.now += 1
+    stage.add()
+    stage.add(1, Erased)
+    assert stage.flow.due() == stage.now - 1 + stage.timeout
+
+
+def test_a_destination_that_confirms_some_messages_is_not_blamed_for_the_others(stage: Stage) -> None:
+    stage.broker.answers = False
+    stage.add(2)
+    stage.pass_time(1)
+    stage.broker.answer(NOTES, CONFIRMED, 1)
+    stage.outcomes()
+    stage.pass_time(stage.timeout)
+    assert [outcome.late for outcome in stage.outcomes() if outcome] == [True]
+    stage.add(2)
+    assert stage.in_flight() == 2
+
+
+def test_while_the_relay_is_stopping_no_destination_is_blamed(stage: Stage) -> None:
+    stage.broker.answers = False
+    stage.add()
+    stage.now += stage.timeout
+    stage.flow.expire(stopping=True)
+    assert [outcome.late for outcome in stage.outcomes() if outcome] == [True]
+    stage.add(2)
+    assert stage.in_flight() == 2
+
+
+@pytest.mark.parametrize(("part", "is_silent"), [(0.6, True), (0.4, False)])
+def test_a_destination_is_blamed_at_once_if_the_broker_has_answered_others_in_the_second_half_of_its_time(
+    part: float, is_silent: bool, stage: Stage
+) -> None:
+    """Else the network or the broker may have stood still since."""
+    stage.broker.answers = False
+    stage.add()
+    stage.add(1, Erased)
+    stage.pass_time(part * stage.timeout)
+    stage.broker.answer(OTHERS, CONFIRMED)
+    stage.outcomes()
+    stage.pass_time((1 - part) * stage.timeout)
+    stage.outcomes()
+    stage.add(2)
+    assert stage.in_flight() == is_silent, "tried with one message, or in doubt"
 
 
 def test_a_destination_that_misses_its_confirms_is_tried_with_one_message_before_its_rows_rest(stage: Stage) -> None:
@@ -239,7 +307,8 @@ def test_a_broker_that_answers_nothing_at_all_is_given_up_and_no_destination_bla
     stage.add(1)
     assert stage.in_flight() == 0, "in doubt"
     stage.pass_time(ANY_ANSWER)
-    assert len(stage.broker.resets) == 1
+    [reason] = stage.broker.resets
+    assert "no answer to anything else" in reason
     stage.flow.send({})
     assert stage.in_flight() == 1
     assert stage.resting() == {}
@@ -323,23 +392,44 @@ def test_a_row_whose_lease_is_about_to_end_is_freed(stage: Stage) -> None:
 
 def test_of_a_row_that_comes_twice_the_newer_lease_counts(stage: Stage) -> None:
     [held] = stage.add()
-    newer = Held(held.row, stage.now + 30)
-    stage.flow.add([newer])
+    newer, another = Held(held.row, stage.now + 30), Held(a_row(Noted), stage.now + 30)
+    stage.flow.add([newer, another])
     stage.flow.send({})
-    assert stage.in_flight() == 1
+    assert stage.in_flight() == 2
     stage.broker.answer(NOTES, CONFIRMED)
-    assert [flight.held for flight in stage.flow.collect()] == [newer]
+    assert [flight.held for flight in stage.flow.collect()] == [newer, another]
 
 
+@pytest.mark.parametrize(("limit", "rest"), [(21, {(SLOW_REST, NO_ROOM): 1}), (22, {})])
 def test_many_slow_destinations_together_hold_a_bounded_number_of_bytes(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    limit: int, rest: dict[Any, int], stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flows, "SLOW_BYTES", 20)
+    monkeypatch.setattr(flows, "SLOW_BYTES", limit)
+    stage.add(3, body=b"x" * 10)
+    stage.broker.answer(NOTES, CONFIRMED)
+    stage.outcomes()
     stage.add(2, body=b"x" * 10)
     stage.add(1, Erased)
     stage.now += SLOW_AFTER + 0.1
     stage.add(1, Erased)
-    assert stage.resting() == {(SLOW_REST, NO_ROOM): 1}
+    assert stage.resting() == rest
+
+
+def test_there_is_room_until_as_many_rows_wait_or_as_many_bytes_are_held_as_a_claim_takes(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conf, "CLAIM_BATCH", 5)
+    stage.add(WINDOW + 4)
+    assert stage.flow.room() == 1
+    stage.add(2)
+    assert stage.flow.room() == 0
+    stage.broker.answer(NOTES, CONFIRMED)
+    stage.outcomes()
+    monkeypatch.setattr(flows.leases, "CLAIM_BYTES", 27)
+    stage.add(2, Erased, body=b"x" * 10)
+    assert stage.flow.room() == 5
+    stage.add(1, Erased)
+    assert stage.flow.room() == 0
 
 
 def test_each_publish_remembers_what_was_missing_when_it_was_sent(stage: Stage) -> None:
