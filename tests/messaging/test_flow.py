@@ -2,20 +2,20 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from messaging import conf
-from messaging.broker.publisher import CONFIRMED, InFlight, Outcome, Status
+from messaging.broker.publisher import CONFIRMED, Outcome, Status
 from messaging.models import OutboxMessage
 from messaging.relay import flow as flows
 from messaging.relay.destinations import publishing_of
 from messaging.relay.flow import ANY_ANSWER, LOOK_EVERY, MEMORY, NO_ROOM, NOT_TRIED, Flow
 from messaging.relay.leases import Held
 from messaging.relay.streams import PAUSE, SLOW_AFTER, SLOW_REST, WINDOW
+from tests.support.channels import FakeChannels
 from tests.support.consuming import Erased, Noted, a_consumer, registered
 from tests.support.running import InThread
 
@@ -28,43 +28,6 @@ ids = itertools.count(1)
 def a_row(event: Any, **columns: Any) -> OutboxMessage:
     usual = {"exchange": "orders.events", "routing_key": event.event_type, "type": event.event_type, "body": b"1"}
     return OutboxMessage(pk=next(ids), message_id="m", **{**usual, **columns})
-
-
-class FakeChannels:
-    """Keeps what is sent, until the test answers."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
-        self.heard_at = 0.0
-        self.answers = True
-        self.sent: dict[Any, list[InFlight]] = {}
-        self.resets: list[str] = []
-        self.connection = SimpleNamespace(
-            blocked=False, call_soon=lambda function: function(), reset=self.resets.append
-        )
-
-    @property
-    def ready(self) -> bool:
-        return not self.connection.blocked
-
-    def send(self, where: Any, publishings: Sequence[InFlight]) -> None:
-        self.sent.setdefault(where, []).extend(publishings)
-
-    def settle(self, where: Any, outcome: Outcome) -> None:
-        for each in self.sent.pop(where, []):
-            each.settle(outcome)
-
-    def give_up(self, where: Any, outcome: Outcome) -> None:
-        self.settle(where, outcome)
-        if self.answers:
-            self.heard_at = self.clock()
-
-    def answer(self, where: Any, outcome: Outcome, count: int | None = None) -> None:
-        """Settle the first messages that were sent to a destination."""
-        self.heard_at = self.clock()
-        now, self.sent[where] = self.sent[where][:count], self.sent[where][len(self.sent[where][:count]) :]
-        for each in now:
-            each.settle(outcome)
 
 
 class Stage:
