@@ -8,6 +8,7 @@ from messaging.broker.publisher import Outcome, Status
 from messaging.consumers import Consumer
 from messaging.events import Event
 from messaging.models import OutboxMessage
+from messaging.relay import destinations
 from messaging.relay.destinations import expected_queues, route, true_outcome
 from messaging.routing import Exchange
 from tests.support.consuming import Erased, a_consumer, registered
@@ -47,6 +48,21 @@ def test_a_row_must_reach_the_queues_that_ask_for_its_key_or_headers(
         assert route(row)[1] == (frozenset(queues.values()) or row.exchange)
 
 
+def test_rows_that_differ_in_their_headers_alone_may_have_to_reach_different_queues(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(destinations, "_latest", None)  # as in a process that begins
+    readers = a_consumer(name="readers", events=(Stamped,), headers={"format": "pdf"})
+    with registered(readers):
+        for format, queues in (
+            ("pdf", {"readers": "tests.readers"}),
+            ("txt", {}),
+            ("pdf", {"readers": "tests.readers"}),
+        ):
+            row = OutboxMessage(type="test.stamped", exchange="test.stamps", headers={"format": format})
+            assert expected_queues(row) == queues
+
+
 LASTING, BROADCAST = a_consumer(), a_consumer(name="cache", broadcast=True)
 OTHER_BROADCAST = a_consumer(name="erasures", events=(Erased,), broadcast=True)
 MISSING = {"tests.notes": "the queue is missing"}
@@ -57,6 +73,7 @@ MISSING = {"tests.notes": "the queue is missing"}
     [
         (Status.CONFIRMED, {}, [LASTING], Status.CONFIRMED),
         (Status.CONFIRMED, MISSING, [LASTING], Status.RETURNED),
+        (Status.CONFIRMED, {"tests.other": "the queue is missing"}, [LASTING], Status.CONFIRMED),
         (Status.NACKED, MISSING, [LASTING], Status.NACKED),
         (Status.RETURNED, {}, [LASTING, BROADCAST], Status.RETURNED),
         (Status.RETURNED, {}, [OTHER_BROADCAST], Status.RETURNED),
