@@ -3,7 +3,8 @@
 import sys
 from typing import Any
 
-# If structlog finds rich, it imports it for tracebacks that are not used here. That takes longer than to import pika.
+# If structlog finds rich, it imports it for tracebacks that are not used here. That takes longer than to import pika. A
+# module that is None in `sys.modules` is not found; afterwards rich can be imported as ever.
 sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 import structlog  # noqa: E402
 

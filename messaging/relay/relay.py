@@ -53,7 +53,7 @@ class Relay:
         self._drain_until: float | None = None
         self._publisher = Channels("relay", on_change=self.wake)
         self._declaring = Declaring(self._publisher.connection, self._notify)
-        # Outcomes that come while marks are collected are marks themselves a moment later: nobody is woken for them.
+        # While marks wait to be written, this thread wakes up soon by itself: a confirm that comes need not wake it.
         self._flow = Flow(
             self._publisher,
             self._notify,

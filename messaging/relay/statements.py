@@ -108,7 +108,7 @@ def mark_published(ids: Sequence[tuple[int, int]], token: uuid.UUID | None, expe
 @cache
 def _mark_published(vendor: str) -> str:
     return (
-        f"UPDATE {_TABLE} SET state = 'published', published_at = {later(vendor, '-column2 / 1000.0')},"  # noqa: S608
+        f"UPDATE {_TABLE} SET state = 'published', published_at = {later(vendor, '-column2 / 1000.0')},"  # noqa: S608  (constants)
         " publish_attempts = publish_attempts + 1, expected_consumers = %s, last_error = '',"
         " lease_token = NULL, lease_until = NULL FROM (VALUES) AS confirmed"
         # COALESCE changes nothing. Without it PostgreSQL, whose statistics know no tokens, expects a single row with

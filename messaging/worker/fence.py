@@ -195,7 +195,7 @@ def _finish(connection: BaseDatabaseWrapper, admitted: Sequence[Admitted]) -> st
     moved = "state = CASE state WHEN 'retrying' THEN 'handled' ELSE state END, " if is_moved else ""
     return (
         # The first success stays.
-        f"UPDATE {_TABLE} SET {moved}"  # noqa: S608
+        f"UPDATE {_TABLE} SET {moved}"  # noqa: S608  (names and numbers of our own)
         f"handled_at = COALESCE(handled_at, {NOW[connection.vendor]}), "
         f"process = COALESCE(process, %s), milliseconds = COALESCE(milliseconds, {milliseconds}) {source}"
         f"WHERE {_TABLE}.id = {row_id} AND {_TABLE}.attempt = {attempt} AND {_TABLE}.state IN ({state}, 'effects_due')"

@@ -15,7 +15,6 @@ from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.utils import timezone
 
 from messaging import conf
-from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import leases, relay
 from messaging.relay.relay import Relay
@@ -26,7 +25,7 @@ from script.services.tcp_proxy import TcpProxy
 from tests.support.amqp import plain_channel
 from tests.support.consuming import Noted, a_consumer, registered
 from tests.support.network import BrokerNetwork
-from tests.support.running import IMPATIENT, InThread, add, running_relay, take_all
+from tests.support.running import IMPATIENT, InThread, a_leased_row, a_row, add, running_relay, take_all
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -56,19 +55,6 @@ def short_deadlines() -> None:
 def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that were not published rest shortly."""
     monkeypatch.setattr(leases, "LONGEST_REST", 0.2)
-
-
-def a_row(**changes: Any) -> OutboxMessage:
-    return OutboxMessage.objects.create(
-        **{
-            "message_id": new_id(), "type": "test.noted", "exchange": "orders.events", "routing_key": "test.noted",
-            "body": b'{"text": "x"}', **changes,
-        }
-    )  # fmt: skip
-
-
-def a_leased_row() -> OutboxMessage:
-    return a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
 
 
 def states() -> dict[str, int]:

@@ -1,7 +1,6 @@
 """What one step of a relay does with rows in the database and in memory. The test is the broker and the clock."""
 
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import SimpleNamespace
@@ -16,7 +15,6 @@ from structlog.testing import capture_logs
 from messaging import conf
 from messaging.broker.publisher import CONFIRMED, Outcome, Status
 from messaging.exceptions import BrokerUnavailable, NotFound
-from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay import flow as flows
 from messaging.relay import leases
@@ -24,7 +22,7 @@ from messaging.relay import relay as module
 from messaging.relay.relay import BROKER_PAUSE, DATABASE_PAUSE, FAULT_PAUSE, MARK_INTERVAL, Relay
 from tests.support.channels import FakeChannels
 from tests.support.consuming import a_consumer, registered
-from tests.support.running import InThread
+from tests.support.running import InThread, a_leased_row, a_row
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -91,19 +89,6 @@ class Stage:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Any:
     with registered(a_consumer()):
         yield Stage(monkeypatch)
-
-
-def a_row(**changes: Any) -> OutboxMessage:
-    return OutboxMessage.objects.create(
-        **{
-            "message_id": new_id(), "type": "test.noted", "exchange": "orders.events", "routing_key": "test.noted",
-            "body": b'{"text": "x"}', **changes,
-        }
-    )  # fmt: skip
-
-
-def a_leased_row() -> OutboxMessage:
-    return a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
 
 
 def state_of(row: OutboxMessage) -> tuple[str, bool, str]:

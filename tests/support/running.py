@@ -1,17 +1,21 @@
 """Relays and workers in threads of the test."""
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pika
 from django.db import connections, transaction
+from django.utils import timezone
 
 from messaging import outbox
 from messaging.consumers import Consumer
 from messaging.events import Event
+from messaging.message import new_id
 from messaging.models import OutboxMessage
 from messaging.relay.relay import Relay
 from messaging.topology import desired
@@ -128,3 +132,17 @@ def take_all(url: str, queue: str) -> list[tuple[pika.BasicProperties, bytes]]:
             if method is None:
                 return found
             found.append((properties, body))
+
+
+def a_row(**changes: Any) -> OutboxMessage:
+    """A row of the outbox that is due, written without a relay being told."""
+    return OutboxMessage.objects.create(
+        **{
+            "message_id": new_id(), "type": "test.noted", "exchange": "orders.events", "routing_key": "test.noted",
+            "body": b'{"text": "x"}', **changes,
+        }
+    )  # fmt: skip
+
+
+def a_leased_row() -> OutboxMessage:
+    return a_row(lease_token=uuid.uuid4(), lease_until=timezone.now() + timedelta(hours=1))
