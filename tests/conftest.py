@@ -21,6 +21,8 @@ from tests.support.repeats import is_full
 
 use_for_tests_that_commit()
 
+pytest_plugins = ["tests.support.crashes"]
+
 TESTS = Path(__file__).parent
 #: Set by script/test: the directory of a node that runs already and that script/test will stop.
 RABBITMQ_DIRECTORY = "WARREN_TEST_RABBITMQ"
