@@ -86,9 +86,10 @@ class Channels:
         """When the broker last opened a channel or confirmed anything (monotonic)."""
         return max([self._heard_at, *(each.heard_at for each in list(self._channels.values()))])
 
-    def send(self, where: Hashable, publishings: Sequence[InFlight]) -> None:
-        """Publish by the channel of the destination `where`, soon. Each is settled on the I/O thread."""
-        self.connection.call_soon(partial(self._send, where, publishings))
+    def send(self, where: Hashable, publishings: Sequence[InFlight], *, may_wait: bool = False) -> None:
+        """Publish by the channel of the destination `where`, soon; see `Connection.call_soon`. Each is settled on the
+        I/O thread."""
+        self.connection.call_soon(partial(self._send, where, publishings), may_wait=may_wait)
 
     def settle(self, where: Hashable, outcome: Outcome) -> None:
         """Settle all that was sent to a destination, and keep its channel: a blocked broker may yet read it."""

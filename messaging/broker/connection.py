@@ -19,6 +19,9 @@ from messaging.exceptions import BrokerRefused, BrokerUnavailable, ThreadNotStar
 
 #: Seconds between two checks whether to give up waiting for the first connection.
 CHECK_EVERY = 0.1
+#: Seconds for which the I/O thread lets wait what may wait. Each wake-up of it takes the processor from other threads,
+#: and what it then sends wakes the broker.
+REST = 0.005
 
 
 @contextmanager
@@ -57,6 +60,8 @@ class Connection(ReconnectingConnection):
         #: What the I/O thread is to call, and whether it has been woken for that.
         self._due: deque[Callable[[], None]] = deque()
         self._woken = False
+        #: Whether something that may wait was passed since the thread began to rest, and whether it rests.
+        self._may_rest = self._resting = False
         #: The name of the I/O thread.
         self.thread_name = f"amqp-{role}"
         self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
@@ -137,13 +142,16 @@ class Connection(ReconnectingConnection):
             kind = BrokerUnavailable  # another address may still let us in
         return kind(self.last_error)
 
-    def call_soon(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], None], *, may_wait: bool = False) -> None:
         """Run `function` on the I/O thread, soon, after all that was passed before.
 
         It is woken once for everything that is passed until it has begun: a wake-up costs more than most functions.
+        What `may_wait` is run at once as well, unless the thread ran such a function less than REST ago: then it waits
+        for the end of that time, so that what comes in quick succession shares a wake-up.
         """
-        self._due.append(function)  # first: what the thread has not seen is seen after `_woken` is False
-        if not self._woken:
+        self._may_rest = self._may_rest or may_wait
+        self._due.append(function)  # before the flags are read: the thread looks for it after it has changed them
+        if not self._woken and not (may_wait and self._resting):
             self._wake()
 
     def call(self, method: str, **arguments: Any) -> Answer:
@@ -174,12 +182,20 @@ class Connection(ReconnectingConnection):
 
     def _run_due(self) -> None:
         self._woken = False
+        if self._may_rest and not self._resting:
+            self._may_rest, self._resting = False, True
+            self._ioloop.call_later(REST, self._rested)
         try:
             for _ in range(len(self._due)):
                 self._due.popleft()()
         finally:
             if self._due and not self._woken:  # one has failed
                 self._wake()
+
+    def _rested(self) -> None:
+        self._resting = False
+        if self._due:
+            self._run_due()
 
     def _lost(self, error: BrokerUnavailable) -> None:
         self._calls.lost(error)

@@ -17,9 +17,9 @@ from typing import Any
 from pika import spec
 from pika.channel import Channel
 
+from messaging.broker.arrival import Arrival, arrival_of
 from messaging.broker.calls import CALL_TIMEOUT, Answer, CallChannel, method
 from messaging.broker.connection import Connection, opened
-from messaging.broker.subscription import Arrival, arrival_of
 from messaging.exceptions import (
     BrokerSilent,
     BrokerUnavailable,

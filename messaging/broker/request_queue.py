@@ -17,10 +17,11 @@ import pika
 from pika import spec
 from pika.channel import Channel
 
+from messaging.broker.arrival import Arrival, arrival_of
 from messaging.broker.connection import Connection
 from messaging.broker.errors import describe, difference
 from messaging.broker.properties import fitted, short_text
-from messaging.broker.subscription import Arrival, Subscription, arrival_of
+from messaging.broker.subscription import Subscription
 from messaging.exceptions import BrokerUnavailable, NotFound, OperationRefused, PreconditionFailed, QueueSilent
 from messaging.logs import Throttle, get_logger
 from messaging.message import Message

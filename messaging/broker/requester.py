@@ -10,10 +10,11 @@ import pika
 from pika import spec
 from pika.channel import Channel
 
+from messaging.broker.arrival import arrival_of
 from messaging.broker.connection import Connection
 from messaging.broker.errors import describe
 from messaging.broker.properties import to_pika
-from messaging.broker.subscription import PRIVATE_QUEUE, Subscription, arrival_of
+from messaging.broker.subscription import PRIVATE_QUEUE, Subscription
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
 from messaging.message import Message

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,11 +11,11 @@ import pika
 from pika import spec
 from pika.channel import Channel
 
+from messaging.broker.acks import Acks
+from messaging.broker.arrival import Arrival, arrival_of
 from messaging.broker.connection import Connection
-from messaging.broker.properties import from_pika, short_text
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.logs import get_logger
-from messaging.message import Message
 from messaging.routing import Binding
 
 log = get_logger(__name__)
@@ -33,22 +30,6 @@ PRIVATE_QUEUE: dict[str, Any] = {
     "auto_delete": True,
     "arguments": {"x-queue-type": "classic"},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A message that arrived and is not acknowledged yet.
-
-    `channel` numbers the channels of a subscription, over all its connections: a tag is valid only on its own channel.
-    """
-
-    queue: str
-    message: Message
-    tag: int
-    channel: int
-    redelivered: bool
-    exchange: str
-    routing_key: str
 
 
 class Subscription:
@@ -85,11 +66,7 @@ class Subscription:
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._opened = 0
-        #: Tags of the present channel that are neither acknowledged nor requeued, in order.
-        self._unsettled: dict[int, None] = {}
-        #: What is to be acknowledged, and whether the I/O thread is about to.
-        self._finished: deque[Arrival] = deque()
-        self._ack_due = False
+        self._acks = Acks(connection, self._channel_of, prefetch)
         #: Why the broker closed the channel, if the subscription ended so; None for any other end.
         self.refusal: OperationRefused | None = None
         #: Consuming, or about to.
@@ -127,14 +104,9 @@ class Subscription:
         return self._channel is not None and arrival.channel == self._opened
 
     def ack(self, arrival: Arrival) -> None:
-        """Acknowledge. Does nothing if the channel is gone: the message is redelivered and finds the inbox row.
-
-        What finishes before the I/O thread gets to it is acknowledged together.
-        """
-        self._finished.append(arrival)
-        if not self._ack_due:
-            self._ack_due = True
-            self._connection.call_soon(self._ack_finished)
+        """Acknowledge soon; see `Acks`. Does nothing if the channel is gone: the message is redelivered and finds the
+        inbox row."""
+        self._acks.add(arrival)
 
     def requeue(self, arrival: Arrival) -> None:
         """Give an arrival back unhandled."""
@@ -162,8 +134,7 @@ class Subscription:
             return
         self._channel = channel
         self._opened += 1
-        self._unsettled.clear()
-        self._ack_due = False  # an error of the loop may have taken the call along
+        self._acks.begin()
         channel.add_on_cancel_callback(partial(self._cancelled_by_broker, channel))
         channel.basic_qos(prefetch_count=self.prefetch)
         self._begin(channel)
@@ -211,42 +182,20 @@ class Subscription:
         # One that an earlier channel delivers late has a tag of that channel. Here it would count as older than others,
         # and acknowledge those with it.
         if opened == self._opened:
-            self._unsettled[method.delivery_tag] = None
+            self._acks.arrived(method.delivery_tag)
         self._on_arrival(arrival_of(self.queue, opened, method, properties, body))
 
-    def _ack_finished(self) -> None:
-        # First: what is added from here on may have come too late for this call.
-        self._ack_due = False
-        tags: set[int] = set()
-        while self._finished:
-            arrival = self._finished.popleft()
-            if self._may_settle(arrival):
-                tags.add(arrival.tag)
-        if self._channel is not None and tags:
-            for tag, multiple in self._acks(tags):
-                self._channel.basic_ack(tag, multiple=multiple)
-
-    def _acks(self, tags: set[int]) -> Iterator[tuple[int, bool]]:
-        """Yield the acknowledgements that these take: one for those behind which nothing older is left, and one each
-        for the others."""
-        oldest = list(itertools.takewhile(tags.__contains__, self._unsettled))
-        if oldest:
-            yield oldest[-1], len(oldest) > 1
-        yield from ((tag, False) for tag in sorted(tags.difference(oldest)))
-        for tag in tags:
-            self._unsettled.pop(tag, None)
-
     def _requeue(self, arrival: Arrival) -> None:
-        if self._channel is not None and self._may_settle(arrival):
-            self._unsettled.pop(arrival.tag, None)
-            self._channel.basic_nack(arrival.tag, requeue=True)
+        if channel := self._channel_of(arrival):
+            self._acks.settled(arrival.tag)
+            channel.basic_nack(arrival.tag, requeue=True)
 
-    def _may_settle(self, arrival: Arrival) -> bool:
-        """Whether the broker still waits for an answer about this arrival on the present channel."""
+    def _channel_of(self, arrival: Arrival) -> Channel | None:
+        """Return the channel on which the broker still waits for an answer about this arrival, or None."""
         if self._channel is not None and self._channel.is_open and arrival.channel == self._opened:
-            return True
+            return self._channel
         log.info("delivery.ack_lost", queue=self.queue, message_id=arrival.message.id)
-        return False
+        return None
 
     def _cancel(self) -> None:
         was_active, self.active, self.consuming = self.active, False, False
@@ -273,22 +222,3 @@ class Subscription:
         was_active, self.active, self.consuming = self.active, False, False
         if was_active:
             self._on_ended(reason)
-
-
-def arrival_of(
-    queue: str,
-    channel: int,
-    method: spec.Basic.Deliver | spec.Basic.GetOk,
-    properties: pika.BasicProperties,
-    body: bytes,
-) -> Arrival:
-    """Return what pika hands over as an Arrival."""
-    return Arrival(
-        queue=queue,
-        message=from_pika(properties, body),
-        tag=method.delivery_tag,
-        channel=channel,
-        redelivered=method.redelivered,
-        exchange=short_text(method.exchange),
-        routing_key=short_text(method.routing_key),
-    )

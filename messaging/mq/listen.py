@@ -11,9 +11,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from messaging import conf
+from messaging.broker.arrival import Arrival
 from messaging.broker.calls import CALL_TIMEOUT
 from messaging.broker.queue_answers import CURE, is_stream
-from messaging.broker.subscription import Arrival
 from messaging.exceptions import BrokerUnavailable, OperationRefused
 from messaging.management.arguments import from_one, number, positive
 from messaging.management.errors import broker_told_in_one_line

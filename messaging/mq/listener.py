@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from messaging.broker.arrival import Arrival
 from messaging.broker.connection import Connection
 from messaging.broker.queue_answers import STREAM_OFFSET
-from messaging.broker.subscription import Arrival, Subscription
+from messaging.broker.subscription import Subscription
 from messaging.exceptions import OperationRefused
 from messaging.routing import Binding
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from messaging.broker.subscription import Arrival
+from messaging.broker.arrival import Arrival
 from messaging.headers import storable_headers
 from messaging.management.cells import one_line
 from messaging.management.tables import json_line

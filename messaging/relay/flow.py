@@ -124,12 +124,12 @@ class Flow:
             if self._has_ended or len(held) > self.room():
                 return False
             self.add(held)
-            self.send(problems)
+            self.send(problems, may_wait=True)
         finally:
             self._lock.release()
         return True
 
-    def send(self, problems: Mapping[str, str]) -> None:
+    def send(self, problems: Mapping[str, str], *, may_wait: bool = False) -> None:
         """Publish what waits, as far as the windows allow. Rows whose leases are about to end are freed.
 
         `problems` is what was missing at the last declaration, by name.
@@ -149,7 +149,7 @@ class Flow:
                     stream.in_flight[flight.held.row.pk] = flight
                     sending.append(flight)
                 if sending:
-                    self._channels.send(stream.where, sending)
+                    self._channels.send(stream.where, sending, may_wait=may_wait)
 
     def collect(self) -> list[Flight]:
         """Return the rows that were settled since the last call. Those that were refused together are published again

@@ -11,8 +11,9 @@ from dataclasses import replace
 from django.db import connections
 
 from messaging import database, effects
+from messaging.broker.arrival import Arrival
 from messaging.broker.connection import Connection
-from messaging.broker.subscription import Arrival, Subscription
+from messaging.broker.subscription import Subscription
 from messaging.consumers import Consumer
 from messaging.exceptions import OperationRefused
 from messaging.logs import Successes, Throttle, get_logger

@@ -1,4 +1,4 @@
-"""Acknowledgements that finish while the I/O thread is busy go together, and never for a delivery still at work."""
+"""What finishes in quick succession is acknowledged together, and never a delivery that is still at work."""
 
 from typing import Any
 from unittest.mock import Mock
@@ -7,7 +7,8 @@ import pika
 import pytest
 from pika import spec
 
-from messaging.broker.subscription import Arrival, Subscription
+from messaging.broker.arrival import Arrival
+from messaging.broker.subscription import Subscription
 from tests.support.fake_subscription import Busy
 
 
@@ -66,7 +67,6 @@ def test_what_is_contiguous_is_acknowledged_by_one_frame(
 ) -> None:
     for tag in finished:
         subscription.ack(arrived[tag - 1])
-    assert len(io.calls) == 1, "one wake-up"
     io.catch_up()
     assert acked(channel) == expected
 
@@ -113,3 +113,17 @@ def test_what_an_earlier_channel_delivers_late_makes_no_delivery_at_work_count_a
         subscription.ack(arrival)
     io.catch_up()
     assert acked(channel) == [(2, False), (4, False)]
+
+
+def test_an_acknowledgement_may_wait_until_a_quarter_of_the_prefetch_has_finished(
+    io: Busy, channel: Mock, subscription: Subscription, arrived: list[Arrival]
+) -> None:
+    io.may_wait.clear()
+    subscription.ack(arrived[0])
+    assert io.may_wait == [True]
+    subscription.ack(arrived[1])
+    assert io.may_wait == [True, False], "a quarter of nine"
+    io.catch_up()
+    assert acked(channel) == [(2, True)]
+    subscription.ack(arrived[2])
+    assert io.may_wait == [True, False, True]

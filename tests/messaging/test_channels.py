@@ -77,7 +77,7 @@ class Broker:
         self.channels.append(BrokersChannel(on_open, on_close, SimpleNamespace(is_open=True)))
         return True
 
-    def call_soon(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], None], *, may_wait: bool = False) -> None:
         function()
 
     def reset(self, reason: str) -> None:

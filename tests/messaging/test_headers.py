@@ -15,11 +15,11 @@ from messaging import consumers, outbox
 from messaging import headers as sizes
 from messaging.actions.publish_now import publish_now
 from messaging.actions.selection import Selection
+from messaging.broker.arrival import Arrival
 from messaging.broker.connection import Connection
 from messaging.broker.properties import check_size, fitted, from_pika, to_pika
 from messaging.broker.publisher import Outcome, Status
 from messaging.broker.request_queue import Request
-from messaging.broker.subscription import Arrival
 from messaging.broker.wire import read_table, write_table
 from messaging.events import Event
 from messaging.exceptions import PreconditionFailed

@@ -57,6 +57,37 @@ def test_everything_that_fifty_threads_pass_is_called(connection: Connection) ->
     eventually(lambda: sorted(called) == list(range(5000)))
 
 
+def test_what_may_wait_is_called_at_once_and_the_next_of_that_with_what_cannot_wait(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messaging.broker.connection.REST", 60.0)
+    called: list[int] = []
+    connection.call_soon(partial(called.append, 1), may_wait=True)
+    eventually(lambda: called == [1])
+    connection.call_soon(partial(called.append, 2), may_wait=True)
+    assert not connection._woken
+    connection.call_soon(partial(called.append, 3))
+    eventually(lambda: called == [1, 2, 3])
+
+
+def test_what_waited_is_called_once_the_thread_has_rested_although_one_of_it_fails(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messaging.broker.connection.REST", 0.05)
+    called: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("of a callback")
+
+    for number in range(1, 4):
+        connection.call_soon(partial(called.append, number), may_wait=True)
+        connection.call_soon(fail, may_wait=True)
+        eventually(lambda number=number: called[-1:] == [number])
+    eventually(lambda: not connection._resting)
+    connection.call_soon(partial(called.append, 4), may_wait=True)
+    eventually(lambda: called == [1, 2, 3, 4])
+
+
 # --- Sending -------------------------------------------------------------------------------------------------
 
 

@@ -17,4 +17,4 @@ def test_nothing_is_kept_of_a_reply_which_is_acknowledged_as_it_arrives() -> Non
         mine._arrived(mine._opened, channel, spec.Basic.Deliver("replies", tag), properties, b"{}")
 
     assert mine.ignored_replies == 3
-    assert not mine._unsettled
+    assert not mine._acks._unsettled

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr
 from pydantic_core import from_json
 
 from messaging import procedures
+from messaging.broker.arrival import Arrival
 from messaging.broker.request_queue import RETURNS_HEADER, Request
-from messaging.broker.subscription import Arrival
 from messaging.message import Message
 from messaging.rpc import RemoteError, procedure
 from messaging.rpc.answering import Answer, answer, seconds_late, why_unanswerable

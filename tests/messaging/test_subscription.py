@@ -9,7 +9,8 @@ import pytest
 from pika import spec
 
 from messaging.broker import subscription as module
-from messaging.broker.subscription import PRIVATE_QUEUE, Arrival, Subscription
+from messaging.broker.arrival import Arrival
+from messaging.broker.subscription import PRIVATE_QUEUE, Subscription
 from messaging.exceptions import BrokerUnavailable, NotFound
 from messaging.routing import Binding
 from tests.support.fake_subscription import Busy

@@ -32,7 +32,7 @@ class FakeChannels:
     def ready(self) -> bool:
         return not self.connection.blocked
 
-    def send(self, where: Any, publishings: Sequence[InFlight]) -> None:
+    def send(self, where: Any, publishings: Sequence[InFlight], *, may_wait: bool = False) -> None:
         self.sent.setdefault(where, []).extend(publishings)
 
     def settle(self, where: Any, outcome: Outcome) -> None:

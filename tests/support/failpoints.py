@@ -138,10 +138,10 @@ def mark_before_confirm() -> None:
 
     send = Flow.send
 
-    def mark_and_send(self: Flow, problems: Any) -> None:
+    def mark_and_send(self: Flow, problems: Any, **options: Any) -> None:
         rows = [each.held.row for stream in self._streams.values() for each in stream.waiting]
         leases.write([leases.Mark(row, Outcome(Status.CONFIRMED), ()) for row in rows])
-        send(self, problems)
+        send(self, problems, **options)
 
     Flow.send = mark_and_send  # type: ignore[method-assign]
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from messaging.broker.arrival import Arrival
 from messaging.broker.connection import Connection
-from messaging.broker.subscription import Arrival
 from messaging.consumers import Consumer
 from messaging.logs import Successes, get_logger
 from messaging.worker.consumer_threads import ConsumerThreads
@@ -17,9 +17,11 @@ class Busy:
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], None]] = []
+        self.may_wait: list[bool] = []
 
-    def call_soon(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], None], *, may_wait: bool = False) -> None:
         self.calls.append(function)
+        self.may_wait.append(may_wait)
 
     def catch_up(self) -> None:
         while self.calls:

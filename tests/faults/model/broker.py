@@ -274,7 +274,7 @@ class Link:
     def usable(self) -> bool:
         return self.is_open and not self.blocked
 
-    def call_soon(self, function: Callable[[], None]) -> None:
+    def call_soon(self, function: Callable[[], None], *, may_wait: bool = False) -> None:
         function()
         for channel in list(self.channels):
             channel.speak()

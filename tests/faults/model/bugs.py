@@ -80,10 +80,10 @@ def a_watermark_instead_of_a_state() -> Iterator[None]:
 def marked_before_it_is_confirmed() -> Iterator[None]:
     send = Flow.send
 
-    def marked_first(flow: Flow, problems: Mapping[str, str]) -> None:
+    def marked_first(flow: Flow, problems: Mapping[str, str], **options: Any) -> None:
         rows = [each.held.row for stream in flow._streams.values() for each in stream.waiting]
         leases.write([Mark(row, Outcome(Status.CONFIRMED), tuple(expected_queues(row))) for row in rows])
-        send(flow, problems)
+        send(flow, problems, **options)
 
     with patch.object(Flow, "send", marked_first):
         yield
@@ -209,7 +209,7 @@ def the_retry_is_written_after_the_failure() -> Iterator[None]:
 @bug("ack", "lost", hides=True)
 def a_stale_delivery_tag_is_acknowledged() -> Iterator[None]:
     with (
-        patch.object(Subscription, "_may_settle", lambda subscription, _: subscription._channel is not None),
+        patch.object(Subscription, "_channel_of", lambda subscription, _: subscription._channel),
         patch.object(Subscription, "is_current", lambda subscription, _: subscription._channel is not None),
     ):
         yield
