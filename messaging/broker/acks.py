@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pika.channel import Channel
 
@@ -31,9 +31,9 @@ class Acks:
         #: Whether the I/O thread is about to acknowledge.
         self._due = False
 
-    def add(self, arrival: Arrival) -> None:
-        """Acknowledge an arrival soon. From any thread."""
-        self._finished.append(arrival)
+    def add(self, arrivals: Sequence[Arrival]) -> None:
+        """Acknowledge arrivals soon. From any thread."""
+        self._finished.extend(arrivals)
         is_enough = len(self._finished) >= self._enough
         if is_enough or not self._due:
             self._due = True

@@ -103,10 +103,10 @@ class Subscription:
         """Whether `arrival` can still be acknowledged: once its channel is gone the broker redelivers it."""
         return self._channel is not None and arrival.channel == self._opened
 
-    def ack(self, arrival: Arrival) -> None:
+    def ack(self, *arrivals: Arrival) -> None:
         """Acknowledge soon; see `Acks`. Does nothing if the channel is gone: the message is redelivered and finds the
         inbox row."""
-        self._acks.add(arrival)
+        self._acks.add(arrivals)
 
     def requeue(self, arrival: Arrival) -> None:
         """Give an arrival back unhandled."""

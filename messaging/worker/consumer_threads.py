@@ -172,9 +172,9 @@ class ConsumerThreads:
         verdicts = self._wait.run(lambda: handling.handle_together(self.consumer, deliveries))
         if verdicts is None:
             return False
-        self._run_effects(list(zip(deliveries, verdicts, strict=True)))
-        for arrival, delivery, verdict in zip(arrivals, deliveries, verdicts, strict=True):
-            self._done(arrival, verdict, delivery)
+        handled = list(zip(deliveries, verdicts, strict=True))
+        self._run_effects(handled)
+        self._done(arrivals, handled)
         return True
 
     def _handle(self, arrival: Arrival) -> None:
@@ -184,8 +184,9 @@ class ConsumerThreads:
         deliveries = iter([delivery])
         verdict = self._wait.run(lambda: handling.handle(self.consumer, next(deliveries, again)))
         if verdict is not None:
-            self._run_effects([(delivery, verdict)])
-            self._done(arrival, verdict, delivery)
+            handled = [(delivery, verdict)]
+            self._run_effects(handled)
+            self._done([arrival], handled)
 
     def _run_effects(self, handled: Sequence[tuple[Delivery, Verdict]]) -> None:
         """Carry out the intended effects, after the commit and outside any transaction.
@@ -201,12 +202,13 @@ class ConsumerThreads:
         if message_ids:
             effect_runner.run_of(self.consumer.name, message_ids, self._wait)
 
-    def _done(self, arrival: Arrival, verdict: Verdict, delivery: Delivery) -> None:
-        # Last of all, after the commit: a crash before this line redelivers the message, which then finds its row.
-        self.subscription.ack(arrival)
-        self._tally.count(verdict)
-        if verdict is Verdict.HANDLED:
-            self._successes.add(self.consumer.name, seconds=delivery.tries.seconds)
+    def _done(self, arrivals: Sequence[Arrival], handled: Sequence[tuple[Delivery, Verdict]]) -> None:
+        # Last of all, after the commit: a crash before this line redelivers the messages, which then find their rows.
+        self.subscription.ack(*arrivals)
+        for delivery, verdict in handled:
+            self._tally.count(verdict)
+            if verdict is Verdict.HANDLED:
+                self._successes.add(self.consumer.name, seconds=delivery.tries.seconds)
 
     def _requeue_the_rest(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from messaging import conf, database
 from messaging.broker.connection import opened
 from messaging.broker.queue_answers import CURE, SILENT, ask_queues, is_stream
 from messaging.broker.subscription import Subscription
-from messaging.consumers import Consumer
+from messaging.consumers import MAX_PREFETCH, Consumer
 from messaging.exceptions import BrokerUnavailable
 from messaging.logs import Successes, get_logger
 from messaging.relay import thread as relay_thread
@@ -58,7 +58,10 @@ class Worker(Service):
                 self.tally,
                 self.successes,
                 threads=1 if writer else concurrency,
-                prefetch=prefetch or consumer.prefetch or conf.get().prefetch,
+                # While a batch is handled the next one arrives.
+                prefetch=prefetch
+                or consumer.prefetch
+                or max(conf.get().prefetch, min(2 * consumer.batch, MAX_PREFETCH)),
                 writer=writer,
             )
             for consumer in consumers

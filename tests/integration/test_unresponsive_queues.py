@@ -231,10 +231,10 @@ def test_a_backlog_for_an_unresponsive_queue_delays_no_other_and_is_tried_with_o
     with unresponsive(broker, vhost, "tests.silent"), running_relay() as relay:
         send = relay._publisher.send
 
-        def noted(where: Any, flights: Sequence[Flight]) -> None:
+        def noted(where: Any, flights: Sequence[Flight], **options: Any) -> None:
             if is_open(relay, where):
                 trials.append(len(flights))
-            send(where, flights)
+            send(where, flights, **options)
 
         monkeypatch.setattr(relay._publisher, "send", noted)
         eventually(lambda: relay._publisher.ready)

@@ -11,11 +11,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from messaging import effects
+from messaging.consumers import MAX_PREFETCH
 from messaging.exceptions import NotFound, Reject
 from messaging.message import Delivery
 from messaging.models import Effect, InboxMessage
 from messaging.worker import consumer_threads, database_wait, handling
 from messaging.worker.consumer_threads import ConsumerThreads
+from messaging.worker.worker import Worker
 from tests.support.consuming import Noted, a_consumer, note, notes, take_note
 from tests.support.fake_subscription import an_arrival, consumer_threads_of
 
@@ -204,10 +206,10 @@ def test_effects_are_carried_out_before_the_acknowledgement(
     mine, subscription = consumer_threads_of(a_consumer(intending, batch=count))
     states: list[set[str]] = []
     monkeypatch.setattr(
-        subscription, "ack", lambda _: states.append(set(Effect.objects.values_list("state", flat=True)))
+        subscription, "ack", lambda *_: states.append(set(Effect.objects.values_list("state", flat=True)))
     )
     run_once(mine, *[an_arrival(f"m{number}") for number in range(count)])
-    assert states == [{"done"}] * count
+    assert states == [{"done"}]
     assert sorted(text) == [f"m{number}" for number in range(count)]
 
 
@@ -275,6 +277,17 @@ def test_a_batch_can_fill_although_fewer_are_to_be_fetched(prefetch: int, batch:
     mine = ConsumerThreads(a_consumer(batch=batch), Mock(), Mock(), Mock(), threads=3, prefetch=prefetch, writer=None)
     assert (mine.subscription.prefetch, mine.subscription.queue) == (expected, "tests.notes")
     assert [thread.daemon for thread in mine.threads] == [True] * 3, "a stuck handler keeps no process alive"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 50), ({"batch": 40}, 80), ({"batch": 40, "prefetch": 60}, 60), ({"batch": MAX_PREFETCH}, MAX_PREFETCH)],
+)
+def test_while_a_batch_is_handled_the_next_one_arrives_unless_the_consumer_says_how_many(
+    options: dict[str, Any], expected: int
+) -> None:
+    [mine] = Worker([a_consumer(**options)]).consumers
+    assert mine.subscription.prefetch == expected
 
 
 def test_the_one_writer_is_held_while_a_delivery_is_handled() -> None:

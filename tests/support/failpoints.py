@@ -98,7 +98,7 @@ POINTS = {
     "committed-not-acked": Failpoint(
         "messaging.worker.consumer_threads.ConsumerThreads._done",
         before=True,
-        only=lambda arguments, result: arguments[2] != "duplicate",
+        only=lambda arguments, result: any(verdict != "duplicate" for _, verdict in arguments[2]),
     ),
     # Its effects.
     "committed-effect-not-claimed": Failpoint(
@@ -127,7 +127,7 @@ def ack_before_commit() -> None:
 
     ConsumerThreads._take = take_and_ack
     # The proper ones would make the broker close the channel: it knows the delivery no longer.
-    Subscription.ack = Subscription.requeue = lambda self, arrival: None
+    Subscription.ack = Subscription.requeue = lambda self, *arrivals: None
 
 
 def mark_before_confirm() -> None:

@@ -45,8 +45,8 @@ class FakeSubscription:
     def cancel(self) -> None:
         self.cancelled = True
 
-    def ack(self, arrival: Arrival) -> None:
-        self.acked.append(arrival)
+    def ack(self, *arrivals: Arrival) -> None:
+        self.acked.extend(arrivals)
 
     def requeue(self, arrival: Arrival) -> None:
         self.requeued.append(arrival)

@@ -145,7 +145,7 @@ def acknowledged_before_the_commit() -> Iterator[None]:
     handle = ConsumerThreads._handle
 
     def hasty(threads: ConsumerThreads, arrival: Any) -> None:
-        threads._done(arrival, Verdict.HANDLED, threads._delivery(arrival))
+        threads._done([arrival], [(threads._delivery(arrival), Verdict.HANDLED)])
         with patch.object(threads, "_done"):
             handle(threads, arrival)
 
