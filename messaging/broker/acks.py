@@ -15,36 +15,35 @@ from messaging.broker.connection import Connection
 class Acks:
     """The deliveries of one channel that are not settled, and those among them that have finished.
 
-    What finishes in quick succession is acknowledged together; once it is a quarter of the `prefetch` at once, so that
-    the broker never waits to deliver. A crash before makes the broker deliver these again.
+    Arrivals that finish in quick succession are acknowledged together: they wait for each other for a few milliseconds,
+    or until `enough` have finished. If the channel is lost before, RabbitMQ delivers them again.
 
     `channel_of` returns the channel on which an arrival may still be settled, or None.
     """
 
-    def __init__(self, connection: Connection, channel_of: Callable[[Arrival], Channel | None], prefetch: int) -> None:
+    def __init__(self, connection: Connection, channel_of: Callable[[Arrival], Channel | None], enough: int) -> None:
         self._connection = connection
         self._channel_of = channel_of
-        self._enough = max(1, prefetch // 4)
+        self._enough = enough
         #: Tags that are neither acknowledged nor requeued, in order.
         self._unsettled: dict[int, None] = {}
         self._finished: deque[Arrival] = deque()
-        #: Whether the I/O thread is about to acknowledge.
-        self._due = False
+        #: Whether the I/O thread is about to acknowledge, and whether without waiting.
+        self._due = self._urgent = False
 
     def add(self, arrivals: Sequence[Arrival]) -> None:
         """Acknowledge arrivals soon. From any thread."""
         self._finished.extend(arrivals)
-        is_enough = len(self._finished) >= self._enough
-        if is_enough or not self._due:
-            self._due = True
-            self._connection.call_soon(self._acknowledge, may_wait=not is_enough)
+        urgent = len(self._finished) >= self._enough
+        if not self._due or (urgent and not self._urgent):
+            self._due, self._urgent = True, urgent
+            self._connection.call_soon(self._acknowledge, may_wait=not urgent)
 
     # --- on the I/O thread ---------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Begin anew, on a new channel: an error of the loop may have taken along what was due."""
+        """Begin anew, on a new channel."""
         self._unsettled.clear()
-        self._due = False
 
     def arrived(self, tag: int) -> None:
         """Note a delivery."""
@@ -56,7 +55,7 @@ class Acks:
 
     def _acknowledge(self) -> None:
         # First: what is added from here on may have come too late for this call.
-        self._due = False
+        self._due = self._urgent = False
         tags: set[int] = set()
         channel = None
         while self._finished:

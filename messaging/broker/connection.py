@@ -19,8 +19,8 @@ from messaging.exceptions import BrokerRefused, BrokerUnavailable, ThreadNotStar
 
 #: Seconds between two checks whether to give up waiting for the first connection.
 CHECK_EVERY = 0.1
-#: Seconds for which the I/O thread lets wait what may wait. Each wake-up of it takes the processor from other threads,
-#: and what it then sends wakes the broker.
+#: Seconds for which calls that may wait are collected after one has run. Each wake-up of the I/O thread takes the
+#: processor from other threads, and what it then sends wakes RabbitMQ.
 REST = 0.005
 
 
@@ -57,11 +57,11 @@ class Connection(ReconnectingConnection):
     ) -> None:
         super().__init__(role, on_open=on_open, on_lost=on_lost, on_change=on_change)
         self._calls = Calls(self)
-        #: What the I/O thread is to call, and whether it has been woken for that.
-        self._due: deque[Callable[[], None]] = deque()
+        #: What the I/O thread is to call, with whether it may wait; and whether the thread has been woken for that.
+        self._due: deque[tuple[Callable[[], None], bool]] = deque()
         self._woken = False
-        #: Whether something that may wait was passed since the thread began to rest, and whether it rests.
-        self._may_rest = self._resting = False
+        #: Whether what may wait is being collected.
+        self._resting = False
         #: The name of the I/O thread.
         self.thread_name = f"amqp-{role}"
         self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
@@ -146,11 +146,11 @@ class Connection(ReconnectingConnection):
         """Run `function` on the I/O thread, soon, after all that was passed before.
 
         It is woken once for everything that is passed until it has begun: a wake-up costs more than most functions.
-        What `may_wait` is run at once as well, unless the thread ran such a function less than REST ago: then it waits
-        for the end of that time, so that what comes in quick succession shares a wake-up.
+        A function that `may_wait` also runs at once, unless another such function ran less than REST ago: then it runs
+        at the end of that time, together with all that has come meanwhile.
         """
-        self._may_rest = self._may_rest or may_wait
-        self._due.append(function)  # before the flags are read: the thread looks for it after it has changed them
+        # Before the flags are read: the thread looks for it after it has changed them.
+        self._due.append((function, may_wait))
         if not self._woken and not (may_wait and self._resting):
             self._wake()
 
@@ -182,20 +182,26 @@ class Connection(ReconnectingConnection):
 
     def _run_due(self) -> None:
         self._woken = False
-        if self._may_rest and not self._resting:
-            self._may_rest, self._resting = False, True
-            self._ioloop.call_later(REST, self._rested)
         try:
             for _ in range(len(self._due)):
-                self._due.popleft()()
-        finally:
-            if self._due and not self._woken:  # one has failed
+                function, may_wait = self._due.popleft()
+                if may_wait and not self._resting:
+                    self._resting = True
+                    self._ioloop.call_later(REST, self._rested)
+                function()
+        except BaseException:
+            if self._due and not self._woken:
                 self._wake()
+            raise
 
     def _rested(self) -> None:
         self._resting = False
-        if self._due:
-            self._run_due()
+        if self._due and not self._woken:
+            self._wake()  # they are not run here: pika forgets the timers that are due together with one that fails
+
+    def _abandon(self, reason: str) -> None:
+        self._rested()  # its timer may have been forgotten
+        super()._abandon(reason)
 
     def _lost(self, error: BrokerUnavailable) -> None:
         self._calls.lost(error)

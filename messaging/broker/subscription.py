@@ -39,6 +39,8 @@ class Subscription:
     with its channel or connection. Opened again it is a new queue: what was published in between is missed. The queue
     name in the bindings is ignored.
 
+    Up to `threads` arrivals are at work at once.
+
     `on_arrival` is called on the I/O thread with each message; it must return at once. `on_ended` is called there with
     the reason when the subscription ends unasked: queue deleted, consumer cancelled by the broker, channel or
     connection lost. The owner then calls `open` again.
@@ -50,6 +52,7 @@ class Subscription:
         source: str | Sequence[Binding],
         *,
         prefetch: int,
+        threads: int = 1,
         on_arrival: Callable[[Arrival], None],
         on_ended: Callable[[str], None],
     ) -> None:
@@ -66,7 +69,8 @@ class Subscription:
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._opened = 0
-        self._acks = Acks(connection, self._channel_of, prefetch)
+        #: Acknowledgements never wait until RabbitMQ may send no more, or a thread has nothing to do.
+        self._acks = Acks(connection, self._channel_of, enough=max(1, min(prefetch // 4, prefetch - threads)))
         #: Why the broker closed the channel, if the subscription ended so; None for any other end.
         self.refusal: OperationRefused | None = None
         #: Consuming, or about to.

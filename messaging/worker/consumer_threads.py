@@ -61,6 +61,7 @@ class ConsumerThreads:
             connection,
             consumer.bindings if consumer.broadcast else consumer.queue,
             prefetch=max(prefetch, consumer.batch),
+            threads=threads,
             on_arrival=self._arrived,
             on_ended=self._ended,
         )

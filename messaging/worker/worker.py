@@ -51,17 +51,15 @@ class Worker(Service):
         self._empty_looks = 0
         self._bind_due = time.monotonic() + conf.DECLARE_INTERVAL
         writer = threading.Lock() if database.is_sqlite() else None
+        threads = 1 if writer else concurrency
         self.consumers = [
             ConsumerThreads(
                 consumer,
                 self._connection,
                 self.tally,
                 self.successes,
-                threads=1 if writer else concurrency,
-                # While a batch is handled the next one arrives.
-                prefetch=prefetch
-                or consumer.prefetch
-                or max(conf.get().prefetch, min(2 * consumer.batch, MAX_PREFETCH)),
+                threads=threads,
+                prefetch=prefetch or consumer.prefetch or _prefetch(consumer, threads),
                 writer=writer,
             )
             for consumer in consumers
@@ -143,3 +141,10 @@ class Worker(Service):
     def _of(self, subscriptions: Iterable[Subscription]) -> list[ConsumerThreads]:
         chosen = set(subscriptions)
         return [each for each in self.consumers if each.subscription in chosen]
+
+
+def _prefetch(consumer: Consumer, threads: int) -> int:
+    """Return how many deliveries a consumer holds that does not say so. While its threads handle batches, another one
+    arrives."""
+    most = min((threads + 1) * consumer.batch, MAX_PREFETCH)
+    return max(conf.get().prefetch, most if consumer.batch > 1 else 1)

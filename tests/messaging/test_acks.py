@@ -87,15 +87,15 @@ def test_deliveries_of_an_earlier_channel_are_not_acknowledged(
     io: Busy, channel: Mock, subscription: Subscription, arrived: list[Arrival]
 ) -> None:
     subscription.ack(arrived[0])
-    io.calls.clear()  # lost with the connection
     subscription._channel_opened(channel)
-    arrive(subscription, channel, 1)
+    for tag in range(1, 4):
+        arrive(subscription, channel, tag)
     subscription.ack(arrived[1])
     io.catch_up()
     assert acked(channel) == []
-    subscription.ack(arrived[5])
+    subscription.ack(*arrived[5:7])
     io.catch_up()
-    assert acked(channel) == [(1, False)]
+    assert acked(channel) == [(2, True)], "nothing older is left on this one"
 
 
 def test_what_an_earlier_channel_delivers_late_makes_no_delivery_at_work_count_as_finished(
@@ -104,7 +104,7 @@ def test_what_an_earlier_channel_delivers_late_makes_no_delivery_at_work_count_a
     earlier = subscription._opened
     subscription._channel_opened(channel)
     arrived.clear()
-    for tag in (2, 4):
+    for tag in (2, 3):
         subscription._arrived(earlier, channel, spec.Basic.Deliver("tag", tag), pika.BasicProperties(), b"")
     for tag in range(1, 5):
         arrive(subscription, channel, tag)
@@ -112,7 +112,7 @@ def test_what_an_earlier_channel_delivers_late_makes_no_delivery_at_work_count_a
     for arrival in (*late, new[1], new[3]):
         subscription.ack(arrival)
     io.catch_up()
-    assert acked(channel) == [(2, False), (4, False)]
+    assert acked(channel) == [(2, False), (4, False)], "the new 3 is at work"
 
 
 def test_an_acknowledgement_may_wait_until_a_quarter_of_the_prefetch_has_finished(
@@ -121,9 +121,40 @@ def test_an_acknowledgement_may_wait_until_a_quarter_of_the_prefetch_has_finishe
     io.may_wait.clear()
     subscription.ack(arrived[0])
     assert io.may_wait == [True]
-    subscription.ack(arrived[1])
-    assert io.may_wait == [True, False], "a quarter of nine"
+    for arrival in arrived[1:4]:
+        subscription.ack(arrival)
+    assert io.may_wait == [True, False], "at the second of nine, and once"
     io.catch_up()
-    assert acked(channel) == [(2, True)]
-    subscription.ack(arrived[2])
+    assert acked(channel) == [(4, True)]
+    subscription.ack(arrived[4])
     assert io.may_wait == [True, False, True]
+
+
+@pytest.mark.parametrize(("prefetch", "threads"), [(1, 1), (7, 1), (8, 7), (8, 8), (1, 4)])
+def test_no_acknowledgement_waits_if_a_thread_would_then_have_nothing_to_do(
+    io: Busy, channel: Mock, arrived: list[Arrival], prefetch: int, threads: int
+) -> None:
+    mine = Subscription(
+        io,  # type: ignore[arg-type]
+        "tests.notes",
+        prefetch=prefetch,
+        threads=threads,
+        on_arrival=arrived.append,
+        on_ended=Mock(),
+    )
+    mine.active = True
+    mine._channel_opened(channel)
+    arrive(mine, channel, 1)
+    io.may_wait.clear()
+    mine.ack(arrived[-1])
+    assert io.may_wait == [False]
+
+
+def test_a_batch_is_acknowledged_by_one_call(
+    io: Busy, channel: Mock, subscription: Subscription, arrived: list[Arrival]
+) -> None:
+    io.may_wait.clear()
+    subscription.ack(*arrived)
+    assert io.may_wait == [False]
+    io.catch_up()
+    assert acked(channel) == [(5, True)]

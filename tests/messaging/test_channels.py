@@ -70,6 +70,8 @@ class Broker:
         self.most = 100
         self.channels: list[BrokersChannel] = []
         self.resets: list[str] = []
+        #: Of each call of `call_soon`.
+        self.may_wait: list[bool] = []
 
     def open_channel(self, on_open: Any, on_close: Any) -> bool:
         if not self.is_open or len(self.channels) >= self.most:
@@ -78,6 +80,7 @@ class Broker:
         return True
 
     def call_soon(self, function: Callable[[], None], *, may_wait: bool = False) -> None:
+        self.may_wait.append(may_wait)
         function()
 
     def reset(self, reason: str) -> None:
@@ -134,6 +137,14 @@ def test_each_destination_has_a_channel_of_its_own(channels: Channels, broker: B
     assert [each.sent for each in broker.channels] == [["m-1", "m-3"], ["m-2"]]
     broker.channels[0].confirm(2, multiple=True)
     assert statuses(*first, *more, *other) == [Status.CONFIRMED, Status.CONFIRMED, None]
+
+
+@pytest.mark.parametrize("may_wait", [True, False])
+def test_the_sender_says_whether_its_messages_may_wait_for_others(
+    channels: Channels, broker: Broker, may_wait: bool
+) -> None:
+    channels.send("notes", [], may_wait=may_wait)
+    assert broker.may_wait == [may_wait]
 
 
 def test_over_one_refused_message_the_others_of_its_channel_suffer_and_no_other_channel(

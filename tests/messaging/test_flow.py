@@ -95,6 +95,7 @@ def test_each_destination_has_a_window_of_its_own(stage: Stage) -> None:
     stage.add(WINDOW)
     stage.add(5, Erased)
     assert (stage.in_flight(NOTES), stage.in_flight(OTHERS)) == (WINDOW, 5)
+    assert not any(stage.broker.may_wait), "the relay has collected them"
     stage.broker.answer(NOTES, CONFIRMED, WINDOW)
     assert stage.outcomes() == [CONFIRMED] * WINDOW
     assert stage.in_flight(NOTES) == 100
@@ -144,6 +145,7 @@ def test_a_few_rows_are_published_at_once_by_the_thread_that_offers_them(
     few = [Held(a_row(Noted), stage.now + 20) for _ in range(flows.FEW)]
     assert stage.flow.offer(few, {"tests.notes": "missing"})
     assert [each.publishing for each in stage.broker.sent[NOTES]] == [publishing_of(each.row) for each in few]
+    assert stage.broker.may_wait == [True], "for those of other transactions"
     stage.broker.answer(NOTES, CONFIRMED)
     found = stage.flow.collect()
     assert [flight.held for flight in found] == few

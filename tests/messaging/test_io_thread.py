@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,10 @@ from pika.adapters.utils.nbio_interface import AbstractStreamProtocol
 from messaging.broker.connection import Connection
 from messaging.broker.stream import MAX_JOINED, Services
 from tests.support.waiting import eventually
+
+
+def fail() -> None:
+    raise RuntimeError("of a callback")
 
 
 @pytest.fixture
@@ -33,9 +38,6 @@ def test_what_is_passed_to_a_busy_thread_is_called_in_order_although_one_of_it_f
 
     def hold() -> None:
         free.wait()
-
-    def fail() -> None:
-        raise RuntimeError("of a callback")
 
     connection.call_soon(partial(called.append, 1))
     connection.call_soon(hold)
@@ -76,9 +78,6 @@ def test_what_waited_is_called_once_the_thread_has_rested_although_one_of_it_fai
     monkeypatch.setattr("messaging.broker.connection.REST", 0.05)
     called: list[int] = []
 
-    def fail() -> None:
-        raise RuntimeError("of a callback")
-
     for number in range(1, 4):
         connection.call_soon(partial(called.append, number), may_wait=True)
         connection.call_soon(fail, may_wait=True)
@@ -86,6 +85,37 @@ def test_what_waited_is_called_once_the_thread_has_rested_although_one_of_it_fai
     eventually(lambda: not connection._resting)
     connection.call_soon(partial(called.append, 4), may_wait=True)
     eventually(lambda: called == [1, 2, 3, 4])
+
+
+def test_what_waits_is_called_although_a_timer_that_was_due_with_it_failed(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pika then forgets all other timers that are due."""
+    monkeypatch.setattr("messaging.broker.connection.REST", 0.05)
+    called: list[int] = []
+
+    def both_are_due_together() -> None:
+        connection._ioloop.call_later(0.01, fail)
+        time.sleep(0.1)
+
+    connection.call_soon(partial(called.append, 1), may_wait=True)
+    connection.call_soon(both_are_due_together)
+    eventually(lambda: called == [1])
+    connection.call_soon(partial(called.append, 2), may_wait=True)
+    eventually(lambda: called == [1, 2])
+
+
+def test_it_connects_again_although_what_waited_fails_when_the_next_attempt_is_due(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("messaging.broker.connection.REST", 0.01)
+    monkeypatch.setattr("messaging.broker.reconnecting.FIRST_RECONNECT_DELAY", 0.01)
+    monkeypatch.setattr("messaging.conf.RECONNECT_MAX", 0.01)
+    for _ in range(200):
+        connection.call_soon(fail, may_wait=True)
+        time.sleep(0.002)  # until an attempt is due with it, which happens in most runs
+    failures = connection._attempts.failures
+    eventually(lambda: connection._attempts.failures > failures + 3)
 
 
 # --- Sending -------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ class FakeChannels:
         self.heard_at = 0.0
         self.answers = True
         self.sent: dict[Any, list[InFlight]] = {}
+        #: Of each call of `send`.
+        self.may_wait: list[bool] = []
         self.resets: list[str] = []
         self.connection = SimpleNamespace(
             blocked=False,
@@ -34,6 +36,7 @@ class FakeChannels:
 
     def send(self, where: Any, publishings: Sequence[InFlight], *, may_wait: bool = False) -> None:
         self.sent.setdefault(where, []).extend(publishings)
+        self.may_wait.append(may_wait)
 
     def settle(self, where: Any, outcome: Outcome) -> None:
         for each in self.sent.pop(where, []):

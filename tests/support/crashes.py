@@ -5,6 +5,7 @@ pytest-xdist says only that it crashed.
 
 import faulthandler
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,9 +32,8 @@ def pytest_testnodedown(node: Any, error: object) -> None:
     """Keep what is known of a test process that crashed, and remove the file of each."""
     traces = _traces_of(node.gateway.id, os.getpid())
     if error:
-        code = node.gateway._io.popen.wait(10)
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        node.config.stash[_CRASHES].append(f"{node.gateway.id}: {how}\n{traces.read_text()}")
+        told = traces.read_text() if traces.exists() else ""
+        node.config.stash[_CRASHES].append(f"{node.gateway.id}: {_end_of(node.gateway._io.popen)}\n{told}")
     traces.unlink(missing_ok=True)
 
 
@@ -42,6 +42,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for crash in config.stash[_CRASHES]:
         terminalreporter.section("A test process that crashed")
         terminalreporter.write_line(crash)
+
+
+def _end_of(process: subprocess.Popen[bytes]) -> str:
+    try:
+        code = process.wait(10)
+    except subprocess.TimeoutExpired:
+        return "it still runs"
+    return f"killed by signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _traces_of(worker: str, controller: int) -> Path:

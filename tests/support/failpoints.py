@@ -123,6 +123,7 @@ def ack_before_commit() -> None:
         arrival = take(self, timeout)
         if arrival is not None:
             ack(self.subscription, arrival)
+            self._connection.call_soon(lambda: None)  # so that it does not wait for others
         return arrival
 
     ConsumerThreads._take = take_and_ack

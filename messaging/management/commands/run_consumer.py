@@ -41,8 +41,9 @@ class Command(ServingCommand):
             help="handler threads for each consumer (default 1; always 1 on SQLite, which has one writer)",
         )  # fmt: skip
         parser.add_argument(
-            "--prefetch", type=positive, metavar="N", help="unacknowledged deliveries to hold (default: settings)"
-        )
+            "--prefetch", type=positive, metavar="N",
+            help="unacknowledged deliveries to hold (default: what the consumer or the settings say)",
+        )  # fmt: skip
         parser.add_argument("--max-messages", type=positive, metavar="N", help="leave after N deliveries")
         parser.add_argument("--burst", action="store_true", help="leave once the queues are empty")
 
