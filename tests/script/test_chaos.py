@@ -60,6 +60,7 @@ def test_the_plan_can_be_looked_at_and_is_the_same_again(capsys: pytest.CaptureF
 
     assert shown[0] == shown[1]
     assert re.match(r" +1\.0 s  [a-z-]+ +[\d.]+ s  0\.\d{3}\n", shown[0])
+    assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN, "a broken connection would end this process"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,6 @@ def main(arguments: Sequence[str]) -> int:
         settings=options.settings,
     )
     if options.plan:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         print(_written_plan(scenario))
         return 0
     os.chdir(ROOT)
@@ -136,4 +135,7 @@ def _written_plan(scenario: Scenario) -> str:
 
 
 if __name__ == "__main__":
+    if "--plan" in sys.argv:
+        # For `| head`. Here alone: a process that calls `main` would end with its next broken connection.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))
