@@ -146,5 +146,5 @@ class Worker(Service):
 def _prefetch(consumer: Consumer, threads: int) -> int:
     """Return how many deliveries a consumer holds that does not say so. While its threads handle batches, another one
     arrives."""
-    most = min((threads + 1) * consumer.batch, MAX_PREFETCH)
-    return max(conf.get().prefetch, most if consumer.batch > 1 else 1)
+    usual = conf.get().prefetch
+    return usual if consumer.batch == 1 else max(usual, min((threads + 1) * consumer.batch, MAX_PREFETCH))

@@ -135,7 +135,7 @@ def test_no_acknowledgement_waits_if_a_thread_would_then_have_nothing_to_do(
     io: Busy, channel: Mock, arrived: list[Arrival], prefetch: int, threads: int
 ) -> None:
     mine = Subscription(
-        io,  # type: ignore[arg-type]
+        io,  # type: ignore[arg-type]  # a fake
         "tests.notes",
         prefetch=prefetch,
         threads=threads,

@@ -96,7 +96,7 @@ def test_what_waits_is_called_although_a_timer_that_was_due_with_it_failed(
 
     def both_are_due_together() -> None:
         connection._ioloop.call_later(0.01, fail)
-        time.sleep(0.1)
+        time.sleep(0.1)  # the I/O thread, until both are due
 
     connection.call_soon(partial(called.append, 1), may_wait=True)
     connection.call_soon(both_are_due_together)
@@ -113,7 +113,7 @@ def test_it_connects_again_although_what_waited_fails_when_the_next_attempt_is_d
     monkeypatch.setattr("messaging.conf.RECONNECT_MAX", 0.01)
     for _ in range(200):
         connection.call_soon(fail, may_wait=True)
-        time.sleep(0.002)  # until an attempt is due with it, which happens in most runs
+        time.sleep(0.002)  # for so long that in most runs an attempt to connect is due together with it
     failures = connection._attempts.failures
     eventually(lambda: connection._attempts.failures > failures + 3)
 
