@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import partial
 
 from benchmarks.harness.benchmark import Benchmark, Variant
 from benchmarks.harness.clients import manage, publish, ready_in, running
@@ -24,27 +25,29 @@ COMMIT;
 """
 
 
-def warren(count: int, processes: int = 1) -> Measured:
-    """Publish from C to the queue that `run_consumer` declares, then run it, in so many processes."""
+def warren(count: int, processes: int = 1, threads: int = 1) -> Measured:
+    """Publish from C to the queue that `run_consumer` declares, then run it, in so many processes of so many threads."""
     from benchmarks.shop.consumers import QUEUE
     from benchmarks.shop.events import order_placed
     from messaging.models import InboxMessage
 
     subprocess.run(manage("run_consumer", "receipts", "--burst"), check=True, capture_output=True)
     publish("bench.events", "order.placed", count, order_placed("N00000000").encode())
-    measured = consume(QUEUE, count, *manage("run_consumer", "receipts"), processes=processes)
+    command = manage("run_consumer", "receipts", f"--concurrency={threads}")
+    measured = consume(QUEUE, count, *command, processes=processes)
     require(count, InboxMessage.objects.filter(state="handled").count(), "messages in the inbox")
     return measured
 
 
-def celery(count: int) -> Measured:
-    """Send tasks, then run a worker that handles one at a time."""
+def celery(count: int, threads: int = 0) -> Measured:
+    """Send tasks, then run a worker that handles one at a time, or so many in threads."""
     from benchmarks.shop.celery import QUEUE, receipts
 
     for number, body in bodies(count):
         receipts.apply_async((body, number))
     lean = ("--without-gossip", "--without-mingle", "--without-heartbeat") if os.environ.get("BENCH_TUNED") else ()
-    worker = (sys.executable, "-m", "celery", "-A", "benchmarks.shop.celery", "worker", "--pool=solo", *lean)
+    pool = ("--pool=threads", f"--concurrency={threads}") if threads else ("--pool=solo",)
+    worker = (sys.executable, "-m", "celery", "-A", "benchmarks.shop.celery", "worker", *pool, *lean)
     return by_hand(QUEUE, count, *worker, "--loglevel=INFO")
 
 
@@ -125,8 +128,10 @@ BENCHMARK = Benchmark(
     variants=(
         Variant("Celery, tuned", celery, environment=TUNED),
         Variant("Celery, as shipped", celery, share=0.25),
+        Variant("Celery, tuned, 4 threads", partial(celery, threads=4), environment=TUNED),
         Variant("Dramatiq", dramatiq, environment=TUNED),
         Variant("Warren", warren, warren=True),
+        Variant("Warren, 4 threads", partial(warren, threads=4), warren=True),
         Variant("Warren, batch=50", warren, share=2, environment={"BENCH_BATCH": "50"}, warren=True),
         Variant("Warren, whole batch of 50", warren, share=4, environment=WHOLE, warren=True),
         Variant("pgbench, the same statements", pgbench, share=2),
