@@ -26,7 +26,7 @@ COMMIT;
 
 
 def warren(count: int, processes: int = 1, threads: int = 1) -> Measured:
-    """Publish from C to the queue that `run_consumer` declares, then run it, in so many processes of so many threads."""
+    """Publish from C to the queue that `run_consumer` declares, then run it: so many processes, each with `threads`."""
     from benchmarks.shop.consumers import QUEUE
     from benchmarks.shop.events import order_placed
     from messaging.models import InboxMessage

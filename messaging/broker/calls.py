@@ -110,12 +110,18 @@ class Calls:
         """Call the method `name` of a channel and return the answer.
 
         Raises OperationRefused, BrokerUnavailable if there is no connection, and BrokerSilent if no answer comes in
-        time: the connection then counts as dead. QueueSilent if only the queue in question does not answer.
+        time: the connection then counts as dead, unless an alarm blocks it. QueueSilent if only the queue in question
+        does not answer.
         """
         with self._one_at_a_time:
             try:
                 answer: Answer = self._channel.ask(partial(method, name, arguments)).result(CALL_TIMEOUT)
             except FutureTimeout:
+                if self._connection.blocked:
+                    # It reads on once its alarm is over. On a new connection what was published would be doubled.
+                    raise BrokerSilent(
+                        f"The broker did not answer {name} within {CALL_TIMEOUT:g} s: a memory or disk alarm blocks it."
+                    ) from None
                 if "queue" in arguments and self._answers_others():
                     raise QueueSilent(
                         f"Queue {arguments['queue']} exists but does not answer ({name}, {CALL_TIMEOUT:g} s)."

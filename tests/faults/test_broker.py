@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from messaging import conf, rpc
-from messaging.message import Delivery
+from messaging.broker.publisher import Publisher, Publishing
+from messaging.exceptions import BrokerSilent
+from messaging.message import Delivery, Message
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.monitoring import status
 from messaging.reconcile.reconcile import reconcile
@@ -154,6 +156,30 @@ def test_alarms_hold_up_publishing_and_nothing_else(shop: Shop, breakable_broker
             shop.bought(3)
     shop.assert_everything_arrives_once()
     shop.assert_unharmed()
+
+
+def test_an_alarm_leaves_a_question_without_an_answer_and_keeps_the_connection(
+    breakable_broker: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay declares now and then. On a new connection what it has published would be doubled."""
+    monkeypatch.setattr("messaging.broker.calls.CALL_TIMEOUT", 0.5)
+    monkeypatch.setattr("messaging.broker.calls.OTHER_ANSWER", 0.5)
+    publisher = Publisher("test").start()
+    connection = publisher.connection
+    queue = {"queue": "tests.asked", "durable": True}
+    try:
+        assert publisher.reach()
+        with breakable_broker.memory_alarm():
+            publisher.publish([Publishing("", "", "tests.asked", Message(body=b"1"), mandatory=False)], 0.1)
+            eventually(lambda: connection.blocked)
+            with pytest.raises(BrokerSilent, match="alarm blocks it"):
+                connection.call("queue_declare", **queue)
+            assert connection.is_open
+        eventually(lambda: not connection.blocked)
+        assert connection.call("queue_declare", **queue).queue == "tests.asked"
+        assert connection.generation == 1
+    finally:
+        publisher.stop()
 
 
 def test_a_binding_removed_by_hand_is_made_again_and_what_was_missed_comes_again(
