@@ -80,7 +80,7 @@ def test_what_fails_is_recorded_retried_and_then_handled_once(unfenced: Consumer
 
 
 def test_a_later_attempt_has_its_row_whichever_way_it_came(unfenced: Consumer, handler: FailingHandler) -> None:
-    """Somebody moved the message by hand, through another exchange: it does not look like a retry of ours."""
+    """The second one came through another exchange, so it does not look like a retry of ours."""
     handler.failing[""] = ValueError("not today")
     first = a_delivery()
     assert handling.handle(unfenced, first) == "retrying"
