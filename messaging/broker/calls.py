@@ -118,7 +118,7 @@ class Calls:
                 answer: Answer = self._channel.ask(partial(method, name, arguments)).result(CALL_TIMEOUT)
             except FutureTimeout:
                 if self._connection.blocked:
-                    # RabbitMQ reads on once the alarm is over. Sent again on a new connection, messages would be doubled.
+                    # RabbitMQ reads on after the alarm. Sent again on a new connection, messages would be doubled.
                     raise BrokerSilent(
                         f"The broker did not answer {name} within {CALL_TIMEOUT:g} s: a memory or disk alarm blocks it."
                     ) from None
