@@ -484,6 +484,9 @@ def test_a_thousand_callers_without_a_server_fail_at_once_and_leave_nothing_behi
     served: Served, broker: RabbitMQNode
 ) -> None:
     """F82."""
+    # Connected before a thousand threads start: among them, on a busy machine, connecting can take longer than it may,
+    # and the callers that wait for it are rightly told that there is no broker.
+    connect()
     # The reply queue of the test before may still be on its way out.
     before = {
         name: n for name, n in queues(broker, served.url).items() if not name.startswith(procedures.REPLY_QUEUE_PREFIX)
