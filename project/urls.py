@@ -8,6 +8,7 @@ from orders.sign_in import AdminSignInForm
 admin.autodiscover()
 admin.site.site_header = admin.site.site_title = "Warren"
 admin.site.index_title = "Administration"
+admin.site.index_template = "messaging/admin/index.html"
 admin.site.login_form = AdminSignInForm
 
 urlpatterns = [

@@ -3,13 +3,16 @@ derived from it."""
 
 from __future__ import annotations
 
-from messaging.actions import audit, cancel, discard, prune, publish_now, replay, settle
+from messaging.actions import audit, cancel, discard, prune, publish_now, replay, retry_now, settle
 from messaging.actions.action import Action, MessageAction
 
 #: Every action, by name; those that end something for good come last.
 ACTIONS: dict[str, Action] = {
     each.name: each
-    for each in (publish_now.publish_now, replay.replay, settle.settle, cancel.cancel, discard.discard, prune.prune)
+    for each in (
+        *(publish_now.publish_now, retry_now.retry_now, replay.replay, settle.settle),
+        *(cancel.cancel, discard.discard, prune.prune),
+    )
 }
 
 

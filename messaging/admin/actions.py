@@ -18,6 +18,7 @@ from django.template.response import TemplateResponse
 from messaging.actions import on_messages
 from messaging.actions.action import MessageAction, Option
 from messaging.actions.selection import Selection
+from messaging.admin import failures
 from messaging.admin.links import admin_url
 
 #: Rows that one request changes: it must not take long, and Django takes no form of more than a thousand fields. The
@@ -66,14 +67,22 @@ def operate(request: HttpRequest, model_admin: ModelAdmin[Any], name: str) -> Ht
         raise Http404
     if not (request.user.has_perm(action.permission) and model_admin.has_view_permission(request)):
         raise PermissionDenied
-    asked = request.POST.getlist("row")
-    rows = sorted({int(row) for row in asked if row.isascii() and row.isdigit() and len(row) < 19})
+    rows = _rows(request, model_admin, action)
     if "confirmed" not in request.POST or not rows or len(rows) > LIMIT:
         return _ask(request, model_admin, action, rows)
     _do(request, action, Selection.of_rows(model_admin.model, rows))
     if request.POST["confirmed"] == "here":
         return HttpResponseRedirect(admin_url(f"messaging_{model_admin.opts.model_name}_change", rows[0]))
     return HttpResponseRedirect(_list_of(model_admin, request))
+
+
+def _rows(request: HttpRequest, model_admin: ModelAdmin[Any], action: MessageAction) -> list[int]:
+    """Return the ids of the rows that were chosen: each by itself, or all of a failure group, or the first of it."""
+    if group := request.POST.get("group"):
+        found = failures.rows_of(action, model_admin.model, group, request.POST.get("state", ""))
+        return list(found.values_list("pk", flat=True)[: 1 if "first" in request.POST else LIMIT + 1])
+    asked = request.POST.getlist("row")
+    return sorted({int(row) for row in asked if row.isascii() and row.isdigit() and len(row) < 19})
 
 
 def _do(request: HttpRequest, action: MessageAction, selection: Selection) -> None:
@@ -104,7 +113,7 @@ def _ask(
         "title": action.label,
         "action": action,
         "plan": action.plan(Selection.of_rows(model_admin.model, chosen)) if chosen else None,
-        "options": _fields(action.options),
+        "options": _fields(_options(request, model_admin, action, chosen)),
         "rows": chosen,
         "limit": LIMIT if len(rows) > LIMIT else None,
         "note_limit": NOTE_LIMIT,
@@ -115,6 +124,14 @@ def _ask(
         "media": model_admin.media,
     }
     return TemplateResponse(request, "messaging/admin/confirm.html", context)
+
+
+def _options(
+    request: HttpRequest, model_admin: ModelAdmin[Any], action: MessageAction, rows: Sequence[int]
+) -> Sequence[Option]:
+    """Return the options that make sense: for failures of one kind, which are in one state, those of that state."""
+    first = model_admin.model._default_manager.filter(pk__in=rows[:1]).first() if "group" in request.POST else None
+    return action.options_for(first) if first else action.options
 
 
 def _of(model_admin: ModelAdmin[Any]) -> list[MessageAction]:
@@ -134,7 +151,9 @@ def _address(model_admin: ModelAdmin[Any], action: MessageAction) -> str:
 
 
 def _list_of(model_admin: ModelAdmin[Any], request: HttpRequest) -> str:
-    """The list, filtered as it was when the rows were chosen."""
+    """Where the rows were chosen: the list, filtered as it was, or the page of failures."""
+    if request.GET.dict() == failures.FROM_HERE:
+        return failures.url()
     there = admin_url(f"messaging_{model_admin.opts.model_name}_changelist")
     query = request.GET.urlencode()
     return f"{there}?{query}" if query else there

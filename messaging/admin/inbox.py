@@ -17,8 +17,11 @@ from django.db.models import (
     Value,
     When,
 )
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+from django.views.decorators.http import require_safe
 
+from messaging.admin import failures
 from messaging.admin.filters import BY_CONSUMER, BY_TYPE, since
 from messaging.admin.messages import AttemptsInline, MessageAdmin, time_of
 from messaging.history.effect_trouble import EffectTrouble
@@ -50,6 +53,15 @@ class InboxMessageAdmin(MessageAdmin):
     received = time_of("received_at", "received")
     received_briefly = time_of("received_at", "received", short=True)
     changed = time_of("changed_at", "changed")
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the page of failures."""
+        view = self.admin_site.admin_view(require_safe(self.failures_view))
+        return [path("failures/", view, name="messaging_inboxmessage_failures"), *super().get_urls()]
+
+    def failures_view(self, request: HttpRequest) -> HttpResponse:
+        """Show dead messages and troubled effects by the kind of their failure."""
+        return failures.view(request, self.admin_site, self.opts, self.media)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[InboxMessage]:
         """Return the messages, each with the worst trouble of its effects, and whether a callback after its commit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from django.utils.formats import date_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timezone import localtime
 
@@ -68,6 +68,15 @@ def pill_of(row: OutboxMessage | InboxMessage | Effect) -> SafeString:
         if getattr(row, "callback_failed", False):
             return pill("failed", "handled, callback failed")
     return pill(row.state)
+
+
+def with_commands(sentence: str) -> SafeString:
+    """Return a sentence in which what stands between backquotes is a command."""
+    text = sentence[:1].upper() + sentence[1:]
+    parts = (
+        format_html("<code>{}</code>" if number % 2 else "{}", each) for number, each in enumerate(text.split("`"))
+    )
+    return format_html_join("", "{}", ((part,) for part in parts))
 
 
 def icon(kind: str) -> SafeString:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Max, Q, QuerySet, Value
+from django.db.models import Count, Max, Min, Q, QuerySet, Value
 from django.db.models.functions import Coalesce
 from django.db.models.lookups import Exact
 
@@ -19,6 +19,8 @@ from messaging.models import Effect, InboxMessage, OutboxMessage
 STATES = tuple(dict.fromkeys([*OutboxMessage.State.values, *InboxMessage.State.values, *Effect.State.values]))
 #: What can be asked for beside the states: troubles of effects that are still to be carried out.
 TROUBLES = (EffectTrouble.FAILING.value, EffectTrouble.OVERDUE.value)
+#: The boxes by the name that a list gives them.
+BOXES: dict[str, Box] = {"outbox": OutboxMessage, "inbox": InboxMessage, "effects": Effect}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +46,15 @@ class Row:
 class FailureGroup:
     """Failures of one kind: dead messages, or effects that failed, are failing, unknown or overdue (`state`).
 
-    `reason` is that of the newest. Of effects, `type` is their name. Those that are overdue without having failed have
-    no `group`.
+    `oldest` and `newest` are the times of last change of its rows; `reason` is that of the newest. Of effects, `type`
+    is their name. Those that are overdue without having failed have no `group`.
     """
 
     group: str
     count: int
     consumer: str
     type: str
+    oldest: datetime
     newest: datetime
     reason: str
     box: str
@@ -74,43 +77,49 @@ def failure_groups(selection: Selection, limit: int) -> list[FailureGroup]:
 
 def _groups(selection: Selection, limit: int) -> Iterator[FailureGroup]:
     dead = InboxMessage.objects.filter(selection.of(InboxMessage), state=InboxMessage.State.DEAD)
-    yield from _largest(dead, limit, box="inbox", state=InboxMessage.State.DEAD.value)
+    yield from _with_reasons("inbox", {InboxMessage.State.DEAD.value: _largest(dead, limit)})
+    troubled = {}
     for trouble in EffectTrouble:
         effects = Effect.objects.filter(selection.of(Effect), trouble.which)
         if trouble is EffectTrouble.OVERDUE:
             effects = effects.exclude(EffectTrouble.FAILING.which)
-        yield from _largest(effects, limit, box="effects", state=trouble.value)
+        troubled[trouble.value] = _largest(effects, limit)
+    yield from _with_reasons("effects", troubled)
 
 
-def _largest(rows: QuerySet[Any], limit: int, *, box: str, state: str) -> Iterator[FailureGroup]:
-    columns = COLUMNS[rows.model]
-    found = rows.order_by().values("failure_group", "consumer", columns.type)
-    found = found.annotate(count=Count("pk"), newest=Max("changed_at"), example=Max("pk"))
-    groups = list(found.order_by("-count", "-newest")[:limit])
-    examples = rows.model._default_manager.filter(pk__in=[each["example"] for each in groups])
-    reasons = dict(examples.values_list("pk", columns.reason))
-    no_error = "is due, and no process carries it out: does its consumer run?" if box == "effects" else ""
-    for each in groups:
-        yield FailureGroup(
-            group=each["failure_group"],
-            count=each["count"],
-            consumer=each["consumer"],
-            type=each[columns.type],
-            newest=each["newest"],
-            reason=reasons.get(each["example"]) or no_error,
-            box=box,
-            state=state,
-        )
+def _largest(rows: QuerySet[Any], limit: int) -> list[dict[str, Any]]:
+    """Return the largest groups of these rows, each with the id of an example."""
+    found = rows.order_by().values("failure_group", "consumer", COLUMNS[rows.model].type)
+    found = found.annotate(count=Count("pk"), oldest=Min("changed_at"), newest=Max("changed_at"), example=Max("pk"))
+    return list(found.order_by("-count", "-newest")[:limit])
 
 
-#: The boxes by the name that a list gives them.
-_BOXES: dict[str, Box] = {"outbox": OutboxMessage, "inbox": InboxMessage, "effects": Effect}
+def _with_reasons(name: str, by_state: Mapping[str, Sequence[dict[str, Any]]]) -> Iterator[FailureGroup]:
+    """Yield the groups of a box, each with the reason of its example: one query for all of them."""
+    box = BOXES[name]
+    columns = COLUMNS[box]
+    examples = [each["example"] for groups in by_state.values() for each in groups]
+    reasons = dict(box._default_manager.filter(pk__in=examples).values_list("pk", columns.reason))
+    no_error = "is due, and no process carries it out: does its consumer run?" if box is Effect else ""
+    for state, groups in by_state.items():
+        for each in groups:
+            yield FailureGroup(
+                group=each["failure_group"],
+                count=each["count"],
+                consumer=each["consumer"],
+                type=each[columns.type],
+                oldest=each["oldest"],
+                newest=each["newest"],
+                reason=reasons.get(each["example"]) or no_error,
+                box=name,
+                state=state,
+            )
 
 
 def _rows(selection: Selection, states: Collection[str], limit: int) -> Iterator[Row]:
     # State by state, because the indexes are (state, time): no query reads more than it returns.
     for state in states:
-        for name, box in _BOXES.items():
+        for name, box in BOXES.items():
             if state in box.State:
                 yield from _newest(name, selection, _is(state, selection), limit)
         if state in TROUBLES:
@@ -126,7 +135,7 @@ def _is(state: str, selection: Selection) -> Q:
 
 
 def _newest(name: str, selection: Selection, which: Q, limit: int) -> Iterator[Row]:
-    box = _BOXES[name]
+    box = BOXES[name]
     columns = COLUMNS[box]
     rows = box._default_manager.filter(selection.of(box), which).order_by(f"-{columns.time}", "-pk")
     fields = ("state", columns.type, columns.subject, "consumer", columns.attempt, "message_id", columns.reason, "pk")

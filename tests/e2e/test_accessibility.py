@@ -39,11 +39,14 @@ def test_axe_finds_nothing_on_the_admin_s_pages_about_messages(
     number = buy(page, web.url)
     row = dead_letter(number)
     effect = Effect.objects.create(
-        inbox_message=row, consumer="sms", message_id=row.message_id, name="text_message", state="unknown"
-    )
+        inbox_message=row, consumer="sms", message_id=row.message_id, name="text_message", state="unknown",
+        failure_group="4fa9c1d2e4b5",
+    )  # fmt: skip
     sign_in_to_admin(page, web.url, admin_password)
     messaging = f"{web.url}/admin/messaging"
     for path in [
+        "",
+        "inboxmessage/failures/",
         "inboxmessage/",
         "outboxmessage/",
         f"outboxmessage/story/?subject={number}",

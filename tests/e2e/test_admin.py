@@ -1,6 +1,7 @@
 """What the people who run the shop see of an order's messages."""
 
 from playwright.sync_api import Page, expect
+from pytest_httpserver import HTTPServer
 
 from messaging.models import Effect, InboxMessage, OutboxMessage
 from orders.models import TextMessage
@@ -100,3 +101,34 @@ def test_staff_settle_an_unknown_effect_and_no_button_covers_the_title_of_a_mess
             assert box is not None
             assert box["y"] >= title["y"] + title["height"]
             assert box["x"] + box["width"] <= width
+
+
+def test_a_gateway_that_fails_is_named_on_the_first_page_and_its_texts_are_sent_from_there(
+    web: WebProcess, run_process: ProcessStarter, admin_password: str, page: Page, httpserver: HTTPServer
+) -> None:
+    gateway = {"SMS_BACKEND": "orders.sms.GatewayBackend", "SMS_GATEWAY_TOKEN": "secret"}
+    httpserver.expect_ordered_request("/").respond_with_data("down", status=500)
+    number = buy(page, web.url)
+    order_page = page.url
+    run_process("run_consumer", "--all", SMS_GATEWAY_URL=httpserver.url_for("/"), **gateway)
+    expect_step(page, "text_message", "unknown")
+    sign_in_to_admin(page, web.url, admin_password)
+
+    page.get_by_role("link", name="Messaging: 1 thing is wrong").click()
+    expect(page.get_by_role("heading", name="1 thing is wrong")).to_be_visible()
+    failure = page.locator(".messaging-failures").get_by_role("listitem")
+    expect(failure).to_contain_text("text_message at sms")
+    expect(failure).to_contain_text("the gateway answered 500")
+    failure.get_by_role("button", name="Settle…").click()
+    page.get_by_label("It was certainly not done: carry it out again.").check()
+    page.get_by_label("Reason (for the audit log)").fill("not in their log")
+    httpserver.expect_ordered_request("/").respond_with_json({"id": "SM1"})
+    page.get_by_role("button", name="Settle 1").click()
+
+    expect(page.get_by_text("No message is dead, and no effect has failed.")).to_be_visible()
+    page.get_by_role("link", name="Messaging", exact=True).first.click()
+    expect(page.get_by_role("heading", name="All is well")).to_be_visible()
+    expect(page.locator(".messaging-actions")).to_contain_text("not in their log")
+    page.goto(order_page)
+    expect_step(page, "text_message", "done")
+    assert Effect.objects.get().message_id == OutboxMessage.objects.get(subject=number).message_id

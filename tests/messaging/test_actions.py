@@ -34,6 +34,12 @@ def a_waiting_message() -> InboxMessage:
     return an_inbox_row(state="waiting", ordering_key="W-1")
 
 
+def a_resting_effect() -> Effect:
+    effect = an_effect(state="intended")
+    Effect.objects.update(send_at=database.in_future(300))
+    return effect
+
+
 #: Each action with a row that it is for, and what it has to be told.
 EACH: list[tuple[str, Callable[[], Row], dict[str, str]]] = [
     ("replay", lambda: a_dead_message(a_consumer()), {}),
@@ -41,6 +47,7 @@ EACH: list[tuple[str, Callable[[], Row], dict[str, str]]] = [
     ("cancel", a_refused_row, {}),
     ("cancel", a_waiting_message, {}),
     ("publish", a_refused_row, {}),
+    ("retry", a_resting_effect, {}),
     ("settle", an_effect, {"decision": "done", "reference": "SM1"}),
 ]
 each_action = pytest.mark.parametrize(("name", "make", "options"), EACH)
