@@ -136,14 +136,18 @@ class Successes:
     `add` may be called by any thread; `tell` by one that comes by again and again, at least once a second.
     """
 
-    def __init__(self, log: Logger, event: str, named: str) -> None:
-        """`named` is the field of the lines that holds the name: consumer, procedure."""
+    def __init__(
+        self, log: Logger, event: str, named: str, *, also: Callable[[str, int], None] = lambda name, count: None
+    ) -> None:
+        """`named` is the field of the lines that holds the name: consumer, procedure. `also` is called with the name
+        and the number of each line."""
         self._log = log
         self._event = event
         self._named = named
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._also = also
         self._told_at = -math.inf
 
     def add(self, name: str, count: int = 1, *, seconds: float) -> None:
@@ -164,6 +168,7 @@ class Successes:
         for name, count in counts.items():
             each = round(seconds[name] / count * 1000, 1)
             self._log.info(self._event, **{self._named: name}, count=count, milliseconds_each=each)
+            self._also(name, count)
 
 
 #: When it was last said that a line could not be written.

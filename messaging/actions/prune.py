@@ -16,10 +16,12 @@ from messaging import conf, consumers, database
 from messaging.actions.action import EVERYTHING, TOLD_TO_STOP, Action, Option, Request, Result
 from messaging.actions.selection import Selection, counted
 from messaging.logs import get_logger
-from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, OutboxMessage
+from messaging.models import DeliveryAttempt, Effect, EffectAttempt, InboxMessage, MinuteCount, OutboxMessage
 
 log = get_logger(__name__)
 
+#: Days for which the counts of each minute are kept.
+COUNTS_DAYS = 8
 #: Rows deleted in one transaction by default.
 BATCH = 1000
 
@@ -29,8 +31,9 @@ class Prune(Action):
     rows, with their attempts and effects, older than `INBOX_RETENTION_DAYS`.
 
     A message with an effect that was not done is kept, and an event that a registered consumer should have settled and
-    has not. An inbox row stops a message from being handled twice, so it outlives every outbox row of its message.
-    Each batch is a transaction of its own. Several prunes may run at once; what a stopped one has deleted stays so.
+    has not. An inbox row stops a message from being handled twice, so it outlives every outbox row of its message. The
+    counts of each minute are deleted after COUNTS_DAYS. Each batch is a transaction of its own. Several prunes may run
+    at once; what a stopped one has deleted stays so.
     """
 
     name = "prune"
@@ -59,6 +62,7 @@ examples:
         batch, should_stop = request.options["batch"], request.should_stop
         deleted = _delete(_finished_outbox(), "created_at", batch, should_stop)
         deleted += _delete(_forgettable_inbox(OutboxMessage.objects.all()), "changed_at", batch, should_stop)
+        MinuteCount.objects.filter(minute__lt=_days_ago(COUNTS_DAYS)).delete()
         counts = {
             "outbox": deleted[OutboxMessage._meta.label],
             "inbox": deleted[InboxMessage._meta.label],

@@ -18,11 +18,13 @@ from messaging import consumers, database
 from messaging.actions import audit
 from messaging.actions.selection import Selection
 from messaging.admin import failures, words
+from messaging.admin.chart import Chart, chart_of
 from messaging.admin.links import admin_url
 from messaging.history import listing
 from messaging.history.effect_trouble import EffectTrouble
 from messaging.models import InboxMessage, OperatorAction, OutboxMessage
 from messaging.monitoring import status
+from messaging.monitoring.activity import activity
 from messaging.monitoring.status import Boxes, Broker, Count
 from messaging.topology.existing import Queue
 
@@ -57,6 +59,7 @@ class Overview:
     tone: str
     wrong: Sequence[str]
     cards: Sequence[Card]
+    chart: Chart
     groups: Sequence[failures.Line]
     queues: Sequence[Queue] | None
     actions: Sequence[OperatorAction]
@@ -74,6 +77,7 @@ def overview(request: HttpRequest) -> Overview:
     """Look at outbox, inbox and effects. With `?broker=` in its address also at RabbitMQ, which may take seconds if it
     does not answer: the page asks for that once it is shown."""
     boxes = status.boxes()
+    hours = 24 if request.GET.get("hours") == "24" else 1
     asks_broker = bool(request.GET.get("broker"))
     broker = _broker.look() if asks_broker else None
     wrong = [*(status.wrong_at(broker) if broker else []), *status.wrong_in(boxes)]
@@ -82,6 +86,7 @@ def overview(request: HttpRequest) -> Overview:
         tone="bad" if wrong else "good" if broker else "calm",
         wrong=wrong,
         cards=[*_cards(boxes), *([_consumers(broker)] if broker else [])],
+        chart=chart_of(activity(boxes.now, hours), hours),
         groups=[failures.line(request, each) for each in listing.failure_groups(Selection(), MOST)],
         queues=broker.queues if broker and not broker.unreachable else None,
         actions=_actions() if request.user.has_perm("messaging.view_operatoraction") else [],

@@ -1,5 +1,6 @@
 """The rows: what was written, what was received, each attempt. They are the message log."""
 
+from messaging.models.counts import MinuteCount
 from messaging.models.effects import Effect, EffectAttempt
 from messaging.models.inbox import DeliveryAttempt, InboxMessage
 from messaging.models.operations import ActionOnMessage, EmptyQueue, OperatorAction
@@ -12,6 +13,7 @@ __all__ = [
     "EffectAttempt",
     "EmptyQueue",
     "InboxMessage",
+    "MinuteCount",
     "OperatorAction",
     "OutboxMessage",
 ]

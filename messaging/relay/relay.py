@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from django.db import DatabaseError, InterfaceError
 
@@ -13,6 +14,7 @@ from messaging.broker.channels import Channels
 from messaging.broker.publisher import CONFIRMED, Outcome, Status
 from messaging.exceptions import BrokerUnavailable, NotFound, ThreadNotStarted
 from messaging.logs import Successes, Throttle, get_logger
+from messaging.models.counts import MinuteCount, counting
 from messaging.relay import destinations, leases
 from messaging.relay.declaring import Declaring
 from messaging.relay.flow import Flow
@@ -61,7 +63,9 @@ class Relay:
             held_up=lambda: self._declaring.stale_problems,
         )
         self._throttle = Throttle()
-        self._successes = Successes(log, "messages.published", "to")
+        self._successes = Successes(
+            log, "messages.published", "to", also=partial(counting.add, MinuteCount.What.PUBLISHED)
+        )
         self.published = 0
 
     # --- from any thread -----------------------------------------------------------------------------------
@@ -109,6 +113,7 @@ class Relay:
             while not self._finished():
                 try:
                     self._step()
+                    self._write_counts()
                     database.release_between_messages()
                 except (DatabaseError, InterfaceError) as error:
                     self._warn("relay.database_error", error)
@@ -246,6 +251,15 @@ class Relay:
             else:
                 about.warning(f"message.{outcome.status.value}", reason=outcome.reason)
         self._marks.append(Mark(row, outcome, tuple(queues), at))
+
+    def _write_counts(self) -> None:
+        if not counting.is_due:
+            return
+        try:
+            with database.one_statement():
+                counting.write(database.connection())
+        except (DatabaseError, InterfaceError) as error:
+            self._warn("relay.database_error", error)
 
     def _give_back(self) -> None:
         """End the leases of rows that cannot be published now."""

@@ -18,6 +18,7 @@ from messaging.consumers import Consumer
 from messaging.exceptions import OperationRefused
 from messaging.logs import Successes, Throttle, get_logger
 from messaging.message import Delivery
+from messaging.models.counts import MinuteCount, counting
 from messaging.worker import effect_runner, handling
 from messaging.worker.database_wait import DatabaseWait
 from messaging.worker.service import Tally
@@ -210,6 +211,8 @@ class ConsumerThreads:
             self._tally.count(verdict)
             if verdict is Verdict.HANDLED:
                 self._successes.add(self.consumer.name, seconds=delivery.tries.seconds)
+            elif verdict in {Verdict.RETRYING, Verdict.DEAD}:
+                counting.add(MinuteCount.What.FAILED, self.consumer.name)
 
     def _requeue_the_rest(self) -> None:
         while True:

@@ -18,6 +18,7 @@ from messaging.consumers import Consumer
 from messaging.effects import Sending
 from messaging.exceptions import NotDone, Reject, RetryLater
 from messaging.logs import get_logger
+from messaging.models.counts import MinuteCount, counting
 from messaging.retry import rest_after
 from messaging.validation import functions
 from messaging.worker import ledger
@@ -26,6 +27,8 @@ from messaging.worker.inbox import describe
 from messaging.worker.ledger import AttemptResult, Claimed, State
 
 log = get_logger(__name__)
+
+What = MinuteCount.What
 
 #: Effects that run, and are therefore claimed, at a time: the time of each begins with its claim.
 PARALLEL = 8
@@ -203,6 +206,7 @@ _EVENTS = {
 def _log(claimed: Claimed, result: AttemptResult) -> None:
     row = claimed.row
     about = log.bind(effect=row.name, message_id=row.message_id, consumer=row.consumer, attempt=row.attempts)
+    counting.add(What.EFFECT_DONE if result.state == State.DONE else What.EFFECT_FAILED, row.consumer)
     if result.state == State.DONE:
         about.info(_EVENTS[result.state])
     else:

@@ -16,6 +16,7 @@ from messaging.consumers import Consumer
 from messaging.logs import Throttle, get_logger
 from messaging.models import Effect, InboxMessage
 from messaging.models.clock import NOW
+from messaging.models.counts import counting
 from messaging.worker import effect_runner, ledger, ordering
 
 log = get_logger(__name__)
@@ -38,6 +39,9 @@ class Upkeep:
             while not self.stopping.wait(conf.POLL_INTERVAL):
                 try:
                     reached = look_after(self._consumers, after=reached, stopping=self.stopping)
+                    if counting.is_due:
+                        with database.one_statement():
+                            counting.write(database.connection())
                     database.release_between_messages()
                 except (DatabaseError, InterfaceError) as error:
                     if reasons.allows(reason := str(error).strip()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from messaging import conf, database
 from messaging.broker.connection import opened
@@ -13,6 +14,7 @@ from messaging.broker.subscription import Subscription
 from messaging.consumers import MAX_PREFETCH, Consumer
 from messaging.exceptions import BrokerUnavailable
 from messaging.logs import Successes, get_logger
+from messaging.models.counts import MinuteCount, counting
 from messaging.relay import thread as relay_thread
 from messaging.topology import desired
 from messaging.worker.consumer_threads import ConsumerThreads
@@ -46,7 +48,9 @@ class Worker(Service):
         burst: bool = False,
     ) -> None:
         super().__init__("consumer", max_messages=max_messages)
-        self.successes = Successes(log, "messages.handled", named="consumer")
+        self.successes = Successes(
+            log, "messages.handled", named="consumer", also=partial(counting.add, MinuteCount.What.HANDLED)
+        )
         self._burst = burst
         self._empty_looks = 0
         self._bind_due = time.monotonic() + conf.DECLARE_INTERVAL

@@ -13,12 +13,13 @@ import pytest
 from django.db import connection, connections
 from structlog.testing import capture_logs
 
-from messaging import conf, consumers
+from messaging import conf, consumers, effects
 from messaging.broker.connection import opened
 from messaging.consumers import Consumer
+from messaging.effects import Sending
 from messaging.exceptions import Reject
 from messaging.message import Delivery, Message
-from messaging.models import InboxMessage, OutboxMessage
+from messaging.models import InboxMessage, MinuteCount, OutboxMessage, counts
 from messaging.topology import desired
 from messaging.topology.declare import Declaration
 from messaging.worker import consumer_threads, database_wait
@@ -120,6 +121,32 @@ def test_a_failing_message_is_retried_at_its_consumer_alone_until_it_is_dead(vho
     assert list(OutboxMessage.objects.order_by("id").values_list("attempt", flat=True)) == [1, 2, 3]
     assert set(InboxMessage.objects.values_list("subject", flat=True)) == {"n-1"}
     assert take_all(vhost, "tests.notes") == []
+
+
+def test_what_was_published_handled_and_failed_is_counted_minute_by_minute(
+    vhost: str, monkeypatch: pytest.MonkeyPatch, isolated: Callable[..., None]
+) -> None:
+    isolated(effects)
+    monkeypatch.setattr(counts, "WRITE_EVERY", 0.1)
+    counts.counting._counts.clear()  # what tests before have left
+
+    @effects.effect("bell")
+    def ring(sending: Sending) -> None:
+        if sending.payload["text"] == "quiet":
+            raise Reject("no bell")
+
+    def handle(event: Noted, delivery: Delivery) -> None:
+        if event.text == "bad":
+            raise Reject("no")
+        delivery.effect("bell", {"text": event.text})
+
+    with running_relay(), running_worker(known(handle)):
+        add(*[Noted(text=text) for text in ("good", "better", "quiet", "bad")])
+        expected = {
+            ("published", conf.get().exchange): 4, ("handled", "notes"): 3, ("failed", "notes"): 1,
+            ("effect done", "notes"): 2, ("effect failed", "notes"): 1,
+        }  # fmt: skip
+        eventually(lambda: Counter({(row.what, row.name): row.number for row in MinuteCount.objects.all()}) == expected)
 
 
 class Milliseconds(datetime):

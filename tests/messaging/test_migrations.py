@@ -11,6 +11,7 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
+from django.utils.timezone import now
 
 from messaging import models
 from messaging.actions.replay import replay
@@ -33,6 +34,7 @@ TABLES: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "EffectAttempt": ("outcome", lambda outcome: {"effect_id": 1, "token": uuid4(), "number": 1}),
     "OperatorAction": ("", lambda _: {"actor": "ann", "action": "replay", "about": "dead", "changed": 1}),
     "ActionOnMessage": ("", lambda _: {"action_id": 1, "message_id": "dead"}),
+    "MinuteCount": ("what", lambda _: {"minute": now(), "name": "notes", "number": 1}),
     "QueueSighting": ("", lambda _: {"queue": "notes"}),
     "EmptyQueue": ("", lambda _: {"queue": "notes"}),  # the same table
 }  # fmt: skip
