@@ -54,6 +54,7 @@ examples:
   manage.py messages settle 17 --done --reference SM123                it was sent; the gateway's reference is SM123
   manage.py messages settle 17 --not-done --note "not in their log"    it was not sent: send it again
   manage.py messages settle 17 --give-up                               it is not tried again
+  manage.py messages settle --group 3fa9c1d2e4b5 --not-done            all that failed for this reason
 
 """
     options = (

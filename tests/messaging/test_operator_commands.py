@@ -252,3 +252,24 @@ def test_settling_nothing_or_without_a_decision_is_refused() -> None:
     assert "required" in refused("settle", effect)[1]
     assert "not allowed with" in refused("settle", effect, "--done", "--give-up")[1]
     assert Effect.objects.get().state == "unknown"
+
+
+def test_effects_are_settled_and_retried_by_filters_or_by_a_name_and_never_by_both() -> None:
+    for number in range(3):
+        an_effect(message_id=f"m-{number}", failure_group="g-1", error="no answer")
+    other = an_effect(message_id="m-9", failure_group="g-2", error="reset")
+    assert "3 effects settled." in printed("settle", "--group", "g-1", "--not-done", "--note", "not in their log")
+    Effect.objects.filter(state="intended").update(send_at=database.in_future(300))
+    assert "would be made due now" in printed("retry", "--consumer", "notes", "--dry-run")
+    assert "3 effects made due now." in printed("retry", "--all")
+    assert not Effect.objects.filter(state="intended", send_at__gt=database.in_future(0)).exists()
+    other.refresh_from_db()
+    assert other.state == "unknown"
+
+    assert refused("retry", "--all")[0] == 1
+    for wrong in (
+        ["settle", "--done"],
+        ["settle", str(other.pk), "--group", "g-2", "--done"],
+        ["retry", "17", "--all"],
+    ):
+        assert refused(*wrong)[0] == 2

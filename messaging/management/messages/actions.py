@@ -15,7 +15,7 @@ from messaging.actions.selection import Selection
 from messaging.actions.settle import find
 from messaging.management.arguments import number
 from messaging.management.errors import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_USAGE
-from messaging.management.messages.selection import add_choice, chosen
+from messaging.management.messages.selection import add_choice, chosen, selection
 from messaging.management.tables import write_facts, write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
@@ -41,8 +41,9 @@ class ActionCommand:
         """Add what says which rows, and the action's options."""
         if self._is_about_effects:
             parser.add_argument(
-                "effect", metavar="EFFECT", help="the effect's id, or its key: MESSAGE_ID:CONSUMER:NAME"
+                "effect", nargs="?", metavar="EFFECT", help="the effect's id, or its key: MESSAGE_ID:CONSUMER:NAME"
             )
+            add_choice(parser, of_effects=True)
             parser.add_argument("--note", default="", metavar="TEXT", help="the reason, for the audit log")
         elif isinstance(self.action, MessageAction):
             add_choice(parser)
@@ -88,10 +89,20 @@ class ActionCommand:
 
     def _selection(self, options: dict[str, Any]) -> Selection:
         if self._is_about_effects:
-            if effect := find(options["effect"]):
-                return Selection(effect_rows=[effect.pk])
-            raise CommandError(f"There is no effect {options['effect']!r}; `messages list --state unknown` names them.")
+            return _effects(options)
         return chosen(options) if isinstance(self.action, MessageAction) else Selection()
+
+
+def _effects(options: dict[str, Any]) -> Selection:
+    """Return the effect that is named, or those that the filters choose. Raises CommandError as `chosen` does."""
+    name = options["effect"]
+    if name is None:
+        return chosen(options, which="effects: an id")
+    if options["all"] or not selection(options).is_everything:
+        raise CommandError("Name one effect, or choose by filters: not both.", returncode=EXIT_USAGE)
+    if effect := find(name):
+        return Selection(effect_rows=[effect.pk])
+    raise CommandError(f"There is no effect {name!r}; `messages list --state unknown` names them.")
 
 
 def _add_option(parser: CommandParser, option: Option) -> None:

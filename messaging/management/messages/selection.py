@@ -28,12 +28,14 @@ def add_filters(parser: CommandParser) -> None:
     parser.add_argument("--group", default="", help="one failure group; `messages list --groups` lists them")
 
 
-def add_choice(parser: CommandParser) -> None:
-    """Add what `chosen` reads."""
-    parser.add_argument("ids", nargs="*", metavar="ID", help="message ids")
+def add_choice(parser: CommandParser, *, of_effects: bool = False) -> None:
+    """Add what `chosen` reads: ids and filters, or filters of effects alone."""
+    if not of_effects:
+        parser.add_argument("ids", nargs="*", metavar="ID", help="message ids")
     add_filters(parser)
+    what = "effect" if of_effects else "message"
     parser.add_argument(
-        "--all", action="store_true", help="every message that the action applies to; required if nothing else chooses"
+        "--all", action="store_true", help=f"every {what} that the action applies to; required if nothing else chooses"
     )
 
 
@@ -45,11 +47,11 @@ def selection(options: dict[str, Any]) -> Selection:
     )
 
 
-def chosen(options: dict[str, Any]) -> Selection:
+def chosen(options: dict[str, Any], *, which: str = "messages: ids") -> Selection:
     """Return what was chosen to be changed. Raises CommandError where nothing was said, or an id is unknown."""
     found = selection(options)
     if found.is_everything != options["all"]:
-        raise CommandError("Say which messages: ids, filters, or --all and nothing else.", returncode=EXIT_USAGE)
+        raise CommandError(f"Say which {which}, filters, or --all and nothing else.", returncode=EXIT_USAGE)
     known: set[str] = set()
     for box in (OutboxMessage, InboxMessage):
         rows = box._default_manager.filter(message_id__in=found.message_ids)
