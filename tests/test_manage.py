@@ -193,8 +193,19 @@ def test_an_unknown_sub_command_is_refused_once_with_the_known_names(
     assert (code, out) == (2, "")
     usage, error = err.splitlines()
     assert usage == f"usage: manage.py {command} COMMAND [options]"
-    assert error.startswith(f"manage.py {command}: error: argument COMMAND: invalid choice: 'frob' (choose from ")
+    assert error.startswith(f"manage.py {command}: error: argument COMMAND: unknown: 'frob'. Known: ")
     assert error.count(known) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "meant"), [("messages", "lst", "list"), ("mq", "quues", "queues"), ("mq", "stats", "status")]
+)
+def test_a_mistyped_sub_command_is_answered_with_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str], command: str, typed: str, meant: str
+) -> None:
+    code, _, err = ended(capsys, command, typed)
+    assert code == 2
+    assert f"unknown: '{typed}'. Did you mean {meant}? Known: " in err
 
 
 @pytest.mark.parametrize(("command", "known"), [("mq", mq.SUBCOMMANDS), ("messages", messages.subcommands())])

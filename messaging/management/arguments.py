@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, ClassVar
@@ -78,11 +79,35 @@ class _SubParser(CommandParser):
         return super().parse_known_args(*args, **kwargs)
 
 
+class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]  # argparse takes a subclass for `action`
+    """The argument that names a sub-command. A name that is unknown is refused with the one that was probably meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._known = self.choices
+        # Else argparse refuses it first, in words of its own.
+        self.choices = None  # type: ignore[assignment]
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        name, known = values[0], list(self._known)
+        if name not in known:
+            raise argparse.ArgumentError(
+                self, f"unknown: {name!r}.{_did_you_mean(name, known)} Known: {', '.join(known)}"
+            )
+        super().__call__(parser, namespace, values, option)
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return, after a blank, the question whether the most similar known name was meant; empty if none is similar."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {found[0]}?" if found else ""
+
+
 def add_subcommands(parser: CommandParser, modules: Mapping[str, Any]) -> None:
     """Have `parser` take one of `modules` by its name; each has HELP, EXAMPLES, `add_arguments` and `run`."""
     # Short: an error says it first, and then names the sub-commands.
     parser.usage = f"{parser.prog} COMMAND [options]"
-    commands = parser.add_subparsers(metavar="COMMAND", prog=parser.prog, parser_class=_SubParser)
+    commands = parser.add_subparsers(metavar="COMMAND", prog=parser.prog, parser_class=_SubParser, action=_Subcommands)
     parser.set_defaults(run=partial(_without_command, parser))
     for name, module in modules.items():
         subparser = commands.add_parser(name, help=module.HELP, description=module.HELP, **_as_written(""))
