@@ -48,13 +48,17 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an operator asks for: which rows, who, why, until when, and each of the action's options."""
+    """What an operator asks for: which rows, who, why, until when, and each of the action's options.
+
+    `progress` is told in words how far the action has come, often.
+    """
 
     selection: Selection
     by: str
     note: str
     should_stop: Callable[[], bool]
     options: Mapping[str, Any]
+    progress: Callable[[str], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,12 +107,13 @@ class Action(ABC):
         by: str = "",
         note: str = "",
         should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[str], None] = lambda _: None,
         **options: Any,
     ) -> Result:
         """Do it, for the person `by`, who says why in `note`. Raises as `check` does."""
         self.check(selection, **options)
         usual = {option.name: option.default for option in self.options}
-        return self.do(Request(selection, by, note, should_stop, {**usual, **options}))
+        return self.do(Request(selection, by, note, should_stop, {**usual, **options}, progress))
 
     def check(self, selection: Selection, **options: Any) -> None:
         """Raise TypeError for options that it does not have, and ValueError for those that make no sense."""
@@ -182,10 +187,12 @@ class MessageAction(Action):
         stopped = False
         for box in counts:
             ids = self.rows(box, request.selection, **request.options).order_by("pk").values_list("pk", flat=True)
-            for page in pages(list(ids)):
+            found = list(ids)
+            for page in pages(found):
                 if stopped := stopped or request.should_stop():
                     break
                 counts[box] += len(self.change_page(box, page, request))
+                request.progress(f"{counts[box]} of {counted(len(found), box._meta.verbose_name)} {self.past}")
         if not any(counts.values()):
             self.record_nothing(request)
         result = self._result(request.selection, counts, self.past)

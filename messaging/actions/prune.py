@@ -4,7 +4,6 @@ one that a consumer has still to receive."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -59,9 +58,8 @@ examples:
         return _result("Would delete", counts)
 
     def do(self, request: Request) -> Result:
-        batch, should_stop = request.options["batch"], request.should_stop
-        deleted = _delete(_finished_outbox(), "created_at", batch, should_stop)
-        deleted += _delete(_forgettable_inbox(OutboxMessage.objects.all()), "changed_at", batch, should_stop)
+        deleted = _delete(_finished_outbox(), "created_at", request)
+        deleted += _delete(_forgettable_inbox(OutboxMessage.objects.all()), "changed_at", request)
         MinuteCount.objects.filter(minute__lt=_days_ago(COUNTS_DAYS)).delete()
         counts = {
             "outbox": deleted[OutboxMessage._meta.label],
@@ -71,7 +69,7 @@ examples:
         }
         log.info("messages.pruned", **counts)
         result = _result("Deleted", counts)
-        result.stopped = TOLD_TO_STOP if should_stop() else ""
+        result.stopped = TOLD_TO_STOP if request.should_stop() else ""
         return result
 
 
@@ -126,17 +124,18 @@ def _days_ago(days: float) -> Combinable:
     return database.in_future(-timedelta(days=days).total_seconds())
 
 
-def _delete(rows: QuerySet[Any], time_field: str, batch: int, should_stop: Callable[[], bool]) -> Counter[str]:
+def _delete(rows: QuerySet[Any], time_field: str, request: Request) -> Counter[str]:
     """Delete `rows` in batches, oldest first; return the counts by model, with what was deleted with them."""
     deleted: Counter[str] = Counter()
-    reached = Q()
-    while not should_stop():
+    reached, batch = Q(), request.options["batch"]
+    while not request.should_stop():
         with database.one_of_many():
             # What another prune has locked is its own to delete.
             page = rows.filter(reached).select_for_update(skip_locked=True, of=("self",))
             found = list(page.order_by(time_field, "pk").values_list(time_field, "pk")[:batch])
             _, counts = rows.model._default_manager.filter(pk__in=[pk for _, pk in found]).delete()
         deleted.update(counts)
+        request.progress(f"{counted(deleted[rows.model._meta.label], rows.model._meta.verbose_name)} deleted")
         if len(found) < batch:
             break
         # This passes over what is kept. A little earlier: SQLite compares times as texts, and its own have fewer digits

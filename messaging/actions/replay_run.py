@@ -40,6 +40,8 @@ class ReplayRun:
     rate: float | None
     max_failures: float
 
+    #: Messages to replay.
+    total: int = 0
     replayed: int = 0
     #: Another operator replayed or discarded them in the meantime.
     missed: int = 0
@@ -60,6 +62,7 @@ class ReplayRun:
         """Replay, page by page; return what came of it so far."""
         # Once, at the start: what dies again meanwhile is not replayed again.
         rows = list(self.replay.rows(InboxMessage, self.request.selection).order_by("pk").values_list("pk", flat=True))
+        self.total = len(rows)
         for page in self._pages(rows[: self.canary], rows[self.canary :]):
             self._send(page)
         if not self.replayed:
@@ -68,7 +71,7 @@ class ReplayRun:
         if not self.stopped:
             # The last of them went before the first had failed: it is no success for all that.
             self._too_many_failures(enough=min(ENOUGH, self.replayed))
-        self.left = len(rows) - self.replayed - self.missed
+        self.left = self.total - self.replayed - self.missed
         return self._result()
 
     def _result(self) -> Result:
@@ -175,3 +178,6 @@ class ReplayRun:
                 del self._open[pk]
                 self.failed += failed
                 self.succeeded += not failed
+        self.request.progress(
+            f"{self.replayed} of {self.total} replayed: {self.succeeded} handled, {self.failed} failed again"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -72,11 +73,23 @@ class _SubParser(CommandParser):
         if module is not None:
             self.epilog = module.EXAMPLES
             module.add_arguments(self)
+            # As Django's own, which the parser before this one has, and which is looked for here.
+            self.add_argument(
+                "-v", "--verbosity", type=int, choices=range(4), default=argparse.SUPPRESS, metavar="N",
+                help="2 shows more, and what is logged too",
+            )  # fmt: skip
             self.set_defaults(run=module.run)
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         self.fill()
         return super().parse_known_args(*args, **kwargs)
+
+
+class _Choices(UserDict[str, Any]):
+    """The parsers of the sub-commands, by name. To argparse every name is among them: `_Subcommands` refuses it."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]  # argparse takes a subclass for `action`
@@ -85,8 +98,9 @@ class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]  # arg
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._known = self.choices
-        # Else argparse refuses it first, in words of its own.
-        self.choices = None  # type: ignore[assignment]
+        choices = _Choices()
+        choices.data = self._known
+        self.choices = choices  # type: ignore[assignment]
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
         name, known = values[0], list(self._known)

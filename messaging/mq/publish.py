@@ -16,6 +16,7 @@ from messaging.consumers import MAX_PRIORITY
 from messaging.exceptions import OperationRefused
 from messaging.management.arguments import from_one, number
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_UNREACHABLE, broker_refuses, broker_told_in_one_line
+from messaging.management.progress import progress_on
 from messaging.management.tables import unwritten
 from messaging.message import Message
 from messaging.mq.declaring import declare
@@ -112,16 +113,18 @@ def _send(
     """Send in batches: the next once every message of this one has its outcome. Raises CommandError by the worst."""
     counts: Counter[Status] = Counter()
     trouble: Outcome | None = None
-    while (left := options["count"] - counts.total()) and not stopped():
-        outcomes = publisher.publish([publishing] * min(left, BATCH), conf.get().publish_timeout)
-        counts.update(outcome.status for outcome in outcomes)
-        bad = [each for each in outcomes if each.status is not Status.CONFIRMED]
-        if bad and trouble is None:
-            trouble = bad[0]
-        # After a return the next message may arrive: a queue may be bound by then.
-        if worst := next((each for each in bad if each.status is not Status.RETURNED), None):
-            trouble = worst
-            break
+    with progress_on(command.stderr) as progress:
+        while (left := options["count"] - counts.total()) and not stopped():
+            outcomes = publisher.publish([publishing] * min(left, BATCH), conf.get().publish_timeout)
+            counts.update(outcome.status for outcome in outcomes)
+            progress.show(f"{counts.total()} of {options['count']} sent")
+            bad = [each for each in outcomes if each.status is not Status.CONFIRMED]
+            if bad and trouble is None:
+                trouble = bad[0]
+            # After a return the next message may arrive: a queue may be bound by then.
+            if worst := next((each for each in bad if each.status is not Status.RETURNED), None):
+                trouble = worst
+                break
     _sum_up(command, options["count"], counts)
     if trouble:
         raise _error(trouble, counts[Status.RETURNED], options)

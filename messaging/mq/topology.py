@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from messaging import consumers, procedures
 from messaging.management.arguments import positive
 from messaging.management.errors import EXIT_UNHEALTHY, EXIT_USAGE
+from messaging.management.progress import progress_on
 from messaging.management.tables import write_facts, write_table
 from messaging.mq.lists import in_words, needing_the_management_api
 from messaging.topology import desired, drift
@@ -108,7 +109,9 @@ def _declare(command: BaseCommand, options: dict[str, Any]) -> None:
 
 def _replace(command: BaseCommand, name: str, patience: int) -> None:
     try:
-        needed = replace(name, patience)
+        with progress_on(command.stderr) as progress:
+            progress.show(f"Replacing {name}; if it is a queue, once it is empty, for which {patience} s are given")
+            needed = replace(name, patience)
     except NotReplaced as error:
         raise CommandError(str(error)) from None
     command.stdout.write(f"Replaced {name}." if needed else f"{name} does not differ: nothing was deleted.")

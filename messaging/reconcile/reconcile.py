@@ -7,13 +7,14 @@ its data. It is cheap however much there is: for each queue it is remembered unt
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from messaging import conf, consumers, database, outbox
 from messaging.actions import audit
 from messaging.actions.action import pages
+from messaging.actions.selection import counted
 from messaging.broker.queue_answers import CURE
 from messaging.consumers import Consumer
 from messaging.exceptions import UnknownConsumer
@@ -65,13 +66,15 @@ def reconcile(
     earlier: bool = False,
     limit: int | None = None,
     lately: timedelta = LATELY,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Find lost, doubled and stuck messages; with `repair` send up to `limit` lost ones again.
 
     `names` are the consumers to check (all). With `since`, what was published within that time is checked once more.
     With `earlier`, a consumer is also given what was published before it existed, within that time. Messages handled
     twice are looked for among those handled `lately`. Each message is sent to its consumer's queue alone, once per
-    RECONCILE_INTERVAL, and audited as done by `by`. Several may run at once.
+    RECONCILE_INTERVAL, and audited as done by `by`. Several may run at once. `progress` is told in words how far it has
+    come.
 
     Raises BrokerUnavailable, UnknownConsumer, and ValueError for `earlier` without `since`.
     """
@@ -81,22 +84,25 @@ def reconcile(
     if broadcasts := [each.name for each in concerned if each.broadcast]:
         raise UnknownConsumer(f"{broadcasts[0]!r} is a broadcast: what its processes received is not recorded.")
     report = Report()
+    progress("Looking at the queues")
     report.unresponsive, seen = empty_queues.look(concerned)
     limit = conf.RECONCILE_LIMIT if limit is None else limit
     for consumer in concerned:
+        progress(f"Comparing the messages of {consumer.name}")
         compared = _compare(report, consumer, seen.get(consumer.name), since, limit + 1)
         missing = [*compared.lost, *lost.without_a_carrier(consumer, limit + 1)]
         if earlier and since is not None:
             missing += lost.earlier(consumer, since, limit + 1)
         can_go = [finding for finding in missing if finding.trouble is Trouble.LOST]
         go = can_go[: limit - report.sent_again] if repair else []
-        report.sent_again += len(sent := _send_again(consumer, go, by))
+        report.sent_again += len(sent := _send_again(consumer, go, by, progress))
         # What has arrived in the meantime, or was sent again by another process, is not lost.
         report.findings += [finding for finding in missing if finding not in go or finding in sent]
         if left := [finding for finding in compared.lost if finding not in go]:
             compared.stop_before(left[0].since)
         if compared.until is not None:
             empty_queues.remember(consumer, compared.until)
+    progress("Looking for doubled and stuck messages")
     report.findings += [*doubled(lately), *stuck(concerned)]
     counts = {trouble.value: len(report.of(trouble)) for trouble in Trouble}
     say = log.info if report.is_well else log.warning
@@ -131,7 +137,9 @@ def _compare(
     return compared
 
 
-def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> list[Finding]:
+def _send_again(
+    consumer: Consumer, findings: Sequence[Finding], by: str, progress: Callable[[str], None]
+) -> list[Finding]:
     """Send these again, unless they arrived or were sent again in the meantime; return those sent."""
     sent: list[Finding] = []
     for page in pages(findings):
@@ -142,6 +150,7 @@ def _send_again(consumer: Consumer, findings: Sequence[Finding], by: str) -> lis
             if ids := [row.message_id for row in rows]:
                 audit.record(audit.RECONCILE, actor=by, about=f"lost to {consumer.name}", message_ids=ids)
         sent += [finding for finding in page if finding.row in rows]
+        progress(f"{len(sent)} of {counted(len(findings), 'message')} sent to {consumer.name} again")
     for finding in sent:
         log.warning("message.sent_again", message_id=finding.message_id, consumer=consumer.name, why=finding.why)
     return sent

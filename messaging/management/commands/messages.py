@@ -11,6 +11,7 @@ from messaging.management.arguments import CommandWithExamples, Later, add_subco
 from messaging.management.errors import told_in_one_line, told_when_interrupted
 from messaging.management.messages.actions import ActionCommand
 from messaging.management.tables import quiet_when_the_reader_leaves
+from messaging.management.terminal_log import quiet_log
 
 EXAMPLES = """
 examples:
@@ -47,5 +48,6 @@ class Command(CommandWithExamples):
         add_subcommands(parser, subcommands())
 
     def handle(self, *args: Any, **options: Any) -> None:
-        with told_in_one_line(), quiet_when_the_reader_leaves(), told_when_interrupted():
+        quiet = quiet_log(unless=options["verbosity"] > 1)
+        with told_in_one_line(), quiet_when_the_reader_leaves(), told_when_interrupted(), quiet:
             options["run"](self, options)

@@ -16,6 +16,7 @@ from messaging.actions.settle import find
 from messaging.management.arguments import number
 from messaging.management.errors import EXIT_INTERRUPTED, EXIT_TIMED_OUT, EXIT_USAGE
 from messaging.management.messages.selection import add_choice, chosen, selection
+from messaging.management.progress import progress_on
 from messaging.management.tables import write_facts, write_table
 from messaging.models import Effect
 from messaging.processes import StopSignals
@@ -62,18 +63,21 @@ class ActionCommand:
         except ValueError as error:
             raise CommandError(f"{error}.", returncode=EXIT_USAGE) from None
         signals = StopSignals()
-        if options["dry_run"]:
-            result = self.action.plan(selection, **told)
-        else:
-            # Python sets signal handlers in the main thread only.
-            with signals if threading.current_thread() is threading.main_thread() else nullcontext():
-                result = self.action.run(
-                    selection,
-                    by=audit.account(),
-                    note=options.get("note", ""),
-                    should_stop=lambda: signals.received,
-                    **told,
-                )
+        with progress_on(command.stderr) as progress:
+            progress.show("Looking for rows")
+            if options["dry_run"]:
+                result = self.action.plan(selection, **told)
+            else:
+                # Python sets signal handlers in the main thread only.
+                with signals if threading.current_thread() is threading.main_thread() else nullcontext():
+                    result = self.action.run(
+                        selection,
+                        by=audit.account(),
+                        note=options.get("note", ""),
+                        should_stop=lambda: signals.received,
+                        progress=progress.show,
+                        **told,
+                    )
         why = "" if result.changed or result.table else self.action.why_nothing(selection, **told)
         if result.table:
             write_table(command.stdout, PLAN, result.table, as_json=options["json"])

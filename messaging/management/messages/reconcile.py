@@ -13,6 +13,7 @@ from messaging.exceptions import BrokerUnavailable, UnknownConsumer
 from messaging.management.arguments import positive
 from messaging.management.errors import EXIT_UNHEALTHY, EXIT_UNREACHABLE, EXIT_USAGE, what_to_do
 from messaging.management.messages.selection import age
+from messaging.management.progress import progress_on
 from messaging.management.tables import write_table
 from messaging.reconcile.findings import Trouble
 from messaging.reconcile.reconcile import Report, reconcile
@@ -61,14 +62,16 @@ def run(command: BaseCommand, options: dict[str, Any]) -> None:
             "--earlier needs --consumer and --since: for which consumer, and how far back.", returncode=EXIT_USAGE
         )
     try:
-        report = reconcile(
-            repair=options["repair"],
-            by=audit.account(),
-            names=options["consumer"],
-            since=options["since"],
-            earlier=options["earlier"],
-            limit=options["limit"],
-        )
+        with progress_on(command.stderr) as progress:
+            report = reconcile(
+                repair=options["repair"],
+                by=audit.account(),
+                names=options["consumer"],
+                since=options["since"],
+                earlier=options["earlier"],
+                limit=options["limit"],
+                progress=progress.show,
+            )
     except UnknownConsumer as error:
         raise CommandError(str(error), returncode=EXIT_USAGE) from None
     except BrokerUnavailable as error:

@@ -12,6 +12,8 @@ from django.core.management.base import CommandError, CommandParser
 
 from messaging.management.arguments import CommandWithExamples, number, positive
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_USAGE, told_in_one_line
+from messaging.management.progress import progress_on
+from messaging.management.terminal_log import quiet_log
 from messaging.validation.texts import storable_text
 from orders.exceptions import Refused
 from orders.forms import MobilePhoneField
@@ -52,20 +54,23 @@ class Command(CommandWithExamples):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            with told_in_one_line(advice=""):
+            with told_in_one_line(advice=""), quiet_log(unless=options["verbosity"] > 1):
                 self._place(options)
         except Refused as refusal:
             raise CommandError(str(refusal)) from None
 
     def _place(self, options: dict[str, Any]) -> None:
         placed: list[tuple[Order, float]] = []
-        for _ in range(options["count"]):
-            product = _product(options["sku"])
-            started = time.monotonic()
-            order = place_demo_order(product, quantity=options["quantity"], phone=options["phone"])
-            placed.append((order, started))
-            if options["wait"] is None:
-                self._report(timeline_of(order), None, as_json=options["json"])
+        with progress_on(self.stderr) as progress:
+            for _ in range(options["count"]):
+                product = _product(options["sku"])
+                started = time.monotonic()
+                order = place_demo_order(product, quantity=options["quantity"], phone=options["phone"])
+                placed.append((order, started))
+                if options["wait"] is None:
+                    self._report(timeline_of(order), None, as_json=options["json"])
+                else:
+                    progress.show(f"{len(placed)} of {options['count']} orders placed")
         if options["wait"] is not None:
             self._wait(placed, options["wait"], as_json=options["json"])
 
@@ -73,10 +78,7 @@ class Command(CommandWithExamples):
         deadline = time.monotonic() + seconds
         late = given_up = 0
         for order, started in placed:
-            timeline = timeline_of(order)
-            while not timeline.is_settled and time.monotonic() < deadline:
-                time.sleep(LOOK_EVERY)
-                timeline = timeline_of(Order.objects.get(pk=order.pk))
+            timeline = self._settled(order, deadline)
             late += not timeline.is_settled
             given_up += timeline.is_settled and not timeline.finished
             self._report(timeline, time.monotonic() - started, as_json=as_json)
@@ -92,6 +94,16 @@ class Command(CommandWithExamples):
                 "and `manage.py run_consumer --all` running? `manage.py messages show NUMBER` says what it waits for.",
                 returncode=EXIT_TIMED_OUT,
             )
+
+    def _settled(self, order: Order, deadline: float) -> Timeline:
+        """Wait until all that follows from `order` is done or has failed, or the deadline; return its timeline."""
+        timeline = timeline_of(order)
+        with progress_on(self.stderr) as progress:
+            while not timeline.is_settled and (left := deadline - time.monotonic()) > 0:
+                progress.show(f"Waiting for what follows from order {order.number}, {left:.0f} s at most")
+                time.sleep(LOOK_EVERY)
+                timeline = timeline_of(Order.objects.get(pk=order.pk))
+        return timeline
 
     def _report(self, timeline: Timeline, seconds: float | None, *, as_json: bool) -> None:
         order = timeline.order

@@ -10,6 +10,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from messaging.management.arguments import CommandWithExamples, number, positive
 from messaging.management.errors import told_in_one_line
+from messaging.management.terminal_log import quiet_log
 from messaging.processes import StopSignals
 from orders.exceptions import Refused
 from orders.management.demo_order import place_demo_order
@@ -46,7 +47,8 @@ class Command(CommandWithExamples):
         dice = random.Random(options["seed"])  # noqa: S311  (choices of customers, not secrets)
         placed = cancelled = refused = 0
         started = time.monotonic()
-        with told_in_one_line(advice=""), StopSignals() as signals:
+        quiet = quiet_log(unless=options["verbosity"] > 1)
+        with told_in_one_line(advice=""), quiet, StopSignals() as signals:
             for index in range(options["count"]):
                 _wait_until(started + index / options["rate"], signals)
                 if signals.received:
