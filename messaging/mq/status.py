@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
-from django.utils import timezone
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 
-from messaging.management.arguments import number
 from messaging.management.errors import EXIT_TIMED_OUT, EXIT_UNHEALTHY, EXIT_UNREACHABLE, told_in_one_line
 from messaging.management.tables import write_facts, write_table
+from messaging.management.watching import add_watch, clock, watch
 from messaging.monitoring import status
 from messaging.monitoring.status import Status
 
@@ -27,57 +26,43 @@ examples:
 exit codes: 0 all is well, 2 wrong arguments, 3 broker or database unreachable, 6 something is wrong,
 7 the broker did not answer in time, 130 interrupted; --watch ends with 0 by Ctrl-C
 """
-DEFAULT_PAUSE = 2.0
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 86_400
-#: Cursor home, clear below it: the screen is overwritten without a flicker.
-REDRAW = "\x1b[H\x1b[J"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this sub-command."""
-    parser.add_argument(
-        "--watch", nargs="?", type=number(SHORTEST_PAUSE, LONGEST_PAUSE), const=DEFAULT_PAUSE, metavar="S",
-        help=f"look again every S seconds (default {DEFAULT_PAUSE:g}) until Ctrl-C",
-    )  # fmt: skip
+    add_watch(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object for each look")
 
 
 def run(command: BaseCommand, options: dict[str, Any]) -> None:
     """Show the status, once or repeatedly. Raises CommandError if something is wrong."""
     if options["watch"] is not None:
-        _watch(command, options["watch"], as_json=options["json"])
+        watch(command.stdout, options["watch"], lambda: _look(command, options), as_json=options["json"])
         return
     with told_in_one_line():
         found = status.look()
     _write(command, found, as_json=options["json"])
-    if found.broker.unreachable:
-        code = EXIT_TIMED_OUT if found.broker.silent else EXIT_UNREACHABLE
-        raise CommandError(found.wrong[0], returncode=code)
     if found.wrong:
-        raise CommandError(f"{len(found.wrong)} wrong: {found.wrong[0]}", returncode=EXIT_UNHEALTHY)
+        raise CommandError(_told_at_the_end(found, command.stdout), returncode=_exit_code(found))
 
 
-def _watch(command: BaseCommand, pause: float, *, as_json: bool) -> None:
-    try:
-        while True:
-            try:
-                with told_in_one_line():
-                    found = status.look()
-            except CommandError as error:
-                _clear(command, as_json=as_json)
-                command.stdout.write(f"{_clock()}  {error}")
-            else:
-                _clear(command, as_json=as_json)
-                _write(command, found, as_json=as_json)
-            command.stdout.flush()
-            time.sleep(pause)
-    except KeyboardInterrupt:
-        return
+def _look(command: BaseCommand, options: dict[str, Any]) -> Callable[[], None]:
+    return partial(_write, command, status.look(), as_json=options["json"])
 
 
-def _clear(command: BaseCommand, *, as_json: bool) -> None:
-    if command.stdout.isatty() and not as_json:
-        command.stdout.write(REDRAW, ending="")
+def _exit_code(found: Status) -> int:
+    if found.broker.unreachable:
+        return EXIT_TIMED_OUT if found.broker.silent else EXIT_UNREACHABLE
+    return EXIT_UNHEALTHY
+
+
+def _told_at_the_end(found: Status, out: OutputWrapper) -> str:
+    """Return the last line. A terminal has shown all that is wrong already; elsewhere standard error may be all that is
+    read."""
+    number = len(found.wrong)
+    if out.isatty():
+        return "One thing is wrong; see the top." if number == 1 else f"{number} things are wrong; see the top."
+    return f"{number} wrong: {found.wrong[0]}"
 
 
 def _write(command: BaseCommand, found: Status, *, as_json: bool) -> None:
@@ -97,7 +82,7 @@ def _write(command: BaseCommand, found: Status, *, as_json: bool) -> None:
 
 def _lines(found: Status) -> Iterator[str]:
     broker, boxes = found.broker, found.boxes
-    yield f"{_clock()}  {f'{len(found.wrong)} WRONG' if found.wrong else 'all is well'}"
+    yield f"{clock()}  {f'{len(found.wrong)} WRONG' if found.wrong else 'all is well'}"
     for each in found.wrong:
         yield f"  ! {each}"
     if broker.server:
@@ -129,10 +114,6 @@ def _facts(found: Status) -> dict[str, Any]:
         "effects": {trouble.value: count.number for trouble, count in boxes.effects.items()},
         "counted_up_to": status.COUNTED,
     }  # fmt: skip
-
-
-def _clock() -> str:
-    return timezone.localtime(datetime.now(UTC)).replace(tzinfo=None).isoformat(" ", timespec="seconds")
 
 
 def _age(age: timedelta) -> str:

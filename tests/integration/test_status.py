@@ -113,6 +113,16 @@ def test_a_broker_that_is_away_is_exit_code_3_and_the_rest_is_shown(settings: An
     assert "secret" not in output
 
 
+def test_a_terminal_names_the_trouble_once(settings: Any) -> None:
+    settings.MESSAGING = {**settings.MESSAGING, "AMQP_URLS": [f"amqp://u:secret@127.0.0.1:{free_port()}/"]}
+
+    with on_terminal("mq", "status", columns=200) as terminal:
+        assert terminal.wait() == 3
+
+    assert terminal.seen.count("RabbitMQ cannot be reached: connection refused: nothing listens at 127.0.0.1:") == 1
+    assert "One thing is wrong; see the top." in terminal.seen
+
+
 def test_a_frozen_broker_is_exit_code_7_and_the_rest_is_shown(network: BrokerNetwork, settings: Any) -> None:
     settings.MESSAGING = {**settings.MESSAGING, "CONNECT_TIMEOUT": 0.5}
     network.pause()
@@ -138,7 +148,7 @@ def test_watching_through_a_pipe_appends(vhost: str, monkeypatch: pytest.MonkeyP
         if next(looks) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("messaging.mq.status.time.sleep", sleep_or_press_ctrl_c)
+    monkeypatch.setattr("messaging.management.watching.time.sleep", sleep_or_press_ctrl_c)
     code, output = shown("--watch")
 
     assert (code, output.count("outbox   ")) == (0, 3)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -15,11 +16,14 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from messaging.history import listing
+from messaging.management.watching import REDRAW
 from messaging.models import InboxMessage, OutboxMessage
 from messaging.worker import handling
 from tests.support.command_line import messages
 from tests.support.consuming import a_consumer, a_delivery, a_message, an_effect, an_inbox_row, an_outbox_row
 from tests.support.environment import ROOT, process_environment
+from tests.support.terminal import on_terminal
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -146,9 +150,50 @@ def test_failure_groups_are_listed_by_size() -> None:
     assert messages("list", "--groups", "--state", "retrying").code == 2
 
 
-def test_nothing_found_is_said_and_is_a_failure() -> None:
-    said = messages("list", "--state", "dead")
-    assert (said.code, said.err.startswith("No message matches")) == (1, True)
+@pytest.mark.parametrize("filters", [["--state", "dead"], ["--since", "2h"], ["--groups", "--consumer", "sms"]])
+def test_nothing_found_is_said_and_is_a_failure(filters: list[str]) -> None:
+    said = messages("list", *filters)
+    assert (said.code, re.match("No (dead )?message matches", said.err) is not None) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"), [([], "There are no messages yet."), (["--groups"], "Nothing has failed.")]
+)
+def test_an_empty_list_without_filters_is_no_failure(option: list[str], told: str) -> None:
+    said = messages("list", *option)
+    assert (said.code, said.out, said.err) == (0, "", f"{told}\n")
+
+
+def test_a_watched_list_is_read_again_and_ends_well_with_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter(range(2))
+
+    def write_a_row_or_press_ctrl_c(seconds: float) -> None:
+        if next(looks) == 1:
+            raise KeyboardInterrupt
+        outbox_row(subject="new one")
+
+    monkeypatch.setattr("messaging.management.watching.time.sleep", write_a_row_or_press_ctrl_c)
+    said = messages("list", "--watch")
+
+    assert (said.code, said.err) == (0, "There are no messages yet.\n")
+    assert [line.split("\t")[4] for line in said.lines] == ["new one"]
+
+
+@pytest.mark.only_on("sqlite")
+@pytest.mark.django_db(transaction=True)
+def test_a_watched_list_fits_on_its_terminal_and_is_redrawn_in_place() -> None:
+    for number in range(30):
+        outbox_row(number, subject=f"about {number:02}")
+
+    with on_terminal("messages", "list", "--watch", "0.2") as terminal:
+        eventually(lambda: terminal.seen.count(REDRAW) >= 3, report=lambda: terminal.seen)
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.wait() == 0
+
+    last = terminal.seen.split(REDRAW)[-2]
+    assert "about 00" in last
+    assert "about 29" not in last
+    assert last.count("\n") < 50
 
 
 @pytest.mark.parametrize("age", ["yesterday", "2", "-2h", "2w", "²h", ""])
@@ -214,7 +259,7 @@ def test_a_reader_that_leaves_early_hears_no_complaint() -> None:
 @pytest.mark.parametrize(
     ("reachable", "reason", "code", "told"),
     [
-        (False, "gone", 3, "The database is out of reach: gone"),
+        (False, "gone\n\tIs it running?", 3, "The database is out of reach: gone Is it running?"),
         (True, "no such table", 1, "The database refuses: no such table. Did `manage.py migrate` run?"),
         (True, "deadlock", 1, "The database refuses: deadlock. Repeat the command: it goes on where it was."),
     ],
