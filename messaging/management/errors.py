@@ -35,6 +35,8 @@ EXIT_TIMED_OUT = 7
 EXIT_INTERRUPTED = 130
 #: RabbitMQ's words, at the end, for a queue that a consumer shares with none.
 _EXCLUSIVE_USE = " in exclusive use"
+#: SQLite's words for a file that it cannot open or create.
+_NO_FILE = "unable to open database file"
 #: RabbitMQ's words for names that belong to itself.
 _RESERVED = ("reserved prefix", "default exchange")
 
@@ -114,12 +116,23 @@ def told_in_one_line(advice: str = "Repeat the command: it goes on where it was.
     try:
         yield
     except (OperationalError, InterfaceError, ProgrammingError) as error:
-        reason = str(error).strip()
         # A lock or a deadlock: what was done before stays, as each page is a transaction of its own.
         hint = cure(error) or advice
         if database.is_unreachable(error) or not hint:
-            raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
-        raise CommandError(f"The database refuses: {reason}. {hint}") from None
+            raise database_unreachable(error) from None
+        raise CommandError(f"The database refuses: {_in_one_line(error)}. {hint}") from None
+
+
+def database_unreachable(error: BaseException) -> CommandError:
+    """Return the error of a command that cannot work without the database: exit code 3."""
+    reason = f"The database is out of reach: {_in_one_line(error)}"
+    if _NO_FILE in reason:
+        reason += ". Is the folder of its file there, and may this user write in it?"
+    return CommandError(reason, returncode=EXIT_UNREACHABLE)
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def cure(error: BaseException) -> str:

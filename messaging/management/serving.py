@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from django.core.management.base import CommandError
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.db.models import Model
 
 from messaging import conf, database
 from messaging.checks import environment
-from messaging.exceptions import BrokerUnavailable
 from messaging.logs import Throttle, get_logger
 from messaging.management.arguments import CommandWithExamples
-from messaging.management.errors import EXIT_UNREACHABLE, broker_unreachable
+from messaging.management.errors import broker_told_in_one_line, database_unreachable, told_in_one_line
 from messaging.management.terminal_log import shown_log
 from messaging.processes import StopSignals, process_name
 from messaging.worker.service import Service
@@ -58,10 +57,8 @@ class ServingCommand(CommandWithExamples):
             if table and not wait_for_table(table, lambda: signals.received, patiently=patiently):
                 self.say("Stopped before the database was reached.")
                 return
-            try:
+            with broker_told_in_one_line():
                 summary = service.run(lambda: self._should_stop(signals))
-            except BrokerUnavailable as error:
-                raise broker_unreachable(error) from None
         counts = ", ".join(f"{summary.counts[result]} {result}" for result in results)
         self.say(f"Stopped. {counts} in {summary.seconds:.1f} s.")
         if summary.abandoned:
@@ -84,21 +81,22 @@ def broker_line() -> str:
 def wait_for_table(model: type[Model], should_stop: Callable[[], bool], *, patiently: bool) -> bool:
     """Wait for the database until the table of `model` can be read; return False if told to stop.
 
-    The reason is logged at once, and each minute. Raises CommandError with exit code 3 where the database is away and
-    `patiently` is not said, or refuses this account; the database's own error where the table is missing, and any of
-    SQLite's: a file is there or not.
+    The reason is logged at once, and each minute. Raises CommandError where waiting does not help: the database refuses
+    this account, the table is missing, or SQLite has any error, because a file is there or not; and where the database
+    is away and `patiently` is not said.
     """
     reasons = Throttle()
     while not should_stop():
         try:
             with database.atomic():
                 model._default_manager.exists()
-        except (OperationalError, InterfaceError) as error:
-            if database.is_sqlite():
-                raise
+        except (OperationalError, InterfaceError, ProgrammingError) as error:
+            if isinstance(error, ProgrammingError) or database.is_sqlite():
+                with told_in_one_line(advice=""):
+                    raise
             reason = " ".join(str(error).split())
             if not patiently or any(each in reason for each in _REFUSALS):
-                raise CommandError(f"The database is out of reach: {reason}", returncode=EXIT_UNREACHABLE) from None
+                raise database_unreachable(error) from None
             if reasons.allows(reason):
                 log.warning("database.unreachable", reason=reason, tried_again_in_seconds=PAUSE)
             time.sleep(PAUSE)

@@ -1,18 +1,22 @@
 """At their start, serving processes wait for an unreachable database, and log that."""
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from django.core.management import CommandError
-from django.db import OperationalError, ProgrammingError, connection
+from django.db import connection
+from django.db.models import Model
 from structlog.testing import capture_logs
 
 from messaging import logs
 from messaging.management import serving
 from messaging.management.serving import wait_for_table
-from messaging.models import InboxMessage
+from messaging.models import InboxMessage, OutboxMessage
 from tests.support.command_line import manage
+from tests.support.environment import ROOT, process_environment
 from tests.support.missing_table import missing_table
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -67,6 +71,28 @@ def test_a_database_that_does_not_exist_is_not_waited_for_by_a_relay_either(monk
     assert "Relay running as" in said.out
 
 
-def test_a_missing_table_is_not_waited_for() -> None:
-    with missing_table(InboxMessage), pytest.raises((OperationalError, ProgrammingError), match="inboxmessage"):
-        wait_for_table(InboxMessage, lambda: False, patiently=True)
+@pytest.mark.parametrize(
+    ("command", "model"),
+    [("run_consumer sms", InboxMessage), ("run_relay", OutboxMessage), ("messages list", OutboxMessage)],
+)
+def test_a_missing_table_is_not_waited_for_and_is_said_in_the_same_way_by_every_command(
+    command: str, model: type[Model]
+) -> None:
+    with missing_table(model):
+        said = manage(*command.split())
+    assert said.code == 1
+    assert re.fullmatch(r"The database refuses: .*\. Did `manage\.py migrate` run\?", said.err)
+
+
+@pytest.mark.parametrize("command", ["run_consumer sms", "messages list", "place_order"])
+def test_a_database_file_in_a_missing_folder_is_said_in_the_same_way_by_every_command(command: str) -> None:
+    folder = {"DATABASE_URL": "sqlite:////nowhere/at/all.sqlite3"}
+    done = subprocess.run(
+        [sys.executable, "manage.py", *command.split()],
+        cwd=ROOT, env=process_environment(**folder), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stderr == (
+        "CommandError: The database is out of reach: unable to open database file. Is the folder of its file there, "
+        "and may this user write in it?\n"
+    )
