@@ -104,6 +104,7 @@ class RequestQueue(Subscription):
         except PreconditionFailed as refusal:
             self._warn(refusal)
         except OperationRefused as refusal:
+            self.refusal = refusal
             self._log_end(str(refusal))
             return False
         return True

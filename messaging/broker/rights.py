@@ -6,6 +6,7 @@ argument is invalid.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
@@ -14,6 +15,16 @@ from messaging.exceptions import AccessRefused, OperationRefused, QueueSilent
 
 #: An exchange of every virtual host. Without the right to read it the refusal names it.
 _SOURCE = "amq.fanout"
+
+
+#: The end of RabbitMQ's sentence about a missing right. An exclusive consumer of a queue is refused otherwise: it may
+#: leave.
+_LACKS_RIGHT = re.compile(r" refused for user '.*'\.?$", re.DOTALL)
+
+
+def lacks_right(refusal: OperationRefused | None) -> bool:
+    """Whether an operation was refused because this account lacks the right: waiting does not help."""
+    return isinstance(refusal, AccessRefused) and bool(_LACKS_RIGHT.search(refusal.text))
 
 
 def may_declare(connection: Connection, exchange: str, exchange_type: str) -> bool:

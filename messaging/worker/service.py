@@ -13,8 +13,9 @@ from enum import StrEnum
 from messaging import conf, processes
 from messaging.broker.connection import Connection
 from messaging.broker.queue_answers import SILENT
+from messaging.broker.rights import lacks_right
 from messaging.broker.subscription import Subscription
-from messaging.exceptions import BrokerRefused, BrokerUnavailable
+from messaging.exceptions import BrokerRefused, BrokerUnavailable, OperationRefused
 from messaging.logs import Successes, Throttle, get_logger
 from messaging.relay import thread as relay_thread
 from messaging.topology.declare import Declaration
@@ -83,13 +84,14 @@ class Service(ABC):
         self._connection = Connection(role, on_lost=self._lost)
         self._declaration = Declaration(self._connection)
         self._throttle = Throttle()
+        self._has_served = False
         self.tally = Tally(max_messages)
 
     def run(self, should_stop: Callable[[], bool]) -> Summary:
         """Serve until `should_stop()` or the last of `max_messages`.
 
         What was begun is finished, within `STOP_TIMEOUT`. Waits for a broker that is away; raises BrokerRefused if it
-        refuses this user at the first attempt.
+        refuses this user at the first attempt, and AccessRefused if this user may read none of the queues.
         """
         started = time.monotonic()
         try:
@@ -134,6 +136,8 @@ class Service(ABC):
         while not should_stop() and self.tally.remaining != 0:
             if self._connection.refused and not self._connection.generation:
                 raise BrokerRefused(self._connection.last_error)
+            if refusal := self._refused_everywhere():
+                raise refusal
             relay_thread.enable()
             if time.monotonic() >= next_open and self._open_closed():
                 next_open = time.monotonic() + REOPEN_PAUSE
@@ -142,6 +146,15 @@ class Service(ABC):
             if self._is_done():
                 return
             time.sleep(TICK)
+
+    def _refused_everywhere(self) -> OperationRefused | None:
+        """Return a refusal if this account lacks the right to each queue, and had it to none since the start.
+
+        A process that served once keeps trying: somebody is changing the rights.
+        """
+        self._has_served = self._has_served or any(each.consuming for each in self.subscriptions)
+        refusals = [each.refusal for each in self.subscriptions]
+        return refusals[0] if not self._has_served and refusals and all(map(lacks_right, refusals)) else None
 
     def _open_closed(self) -> bool:
         """Open each subscription that is closed, after declaring what it needs; return whether one was."""

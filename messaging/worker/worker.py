@@ -10,6 +10,7 @@ from functools import partial
 from messaging import conf, database
 from messaging.broker.connection import opened
 from messaging.broker.queue_answers import CURE, SILENT, ask_queues, is_stream
+from messaging.broker.rights import lacks_right
 from messaging.broker.subscription import Subscription
 from messaging.consumers import MAX_PREFETCH, Consumer
 from messaging.exceptions import BrokerUnavailable
@@ -133,7 +134,7 @@ class Worker(Service):
                 "it is a stream, which shows nothing of what came while its consumer did not run: give the consumer "
                 "another queue, or delete the stream"
             )
-        if subscription.failures:
+        if subscription.failures and not lacks_right(subscription.refusal):
             try:
                 with opened("probe") as connection:
                     silent = ask_queues(connection, [queue], quorum=[queue])[queue].silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from messaging.broker.connection import opened
 from messaging.topology import desired, permissions
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel, queue_length
-from tests.support.command_line import mq
+from tests.support.command_line import manage, mq
 from tests.support.consuming import a_consumer, registered
 
 NOTES = a_consumer()
@@ -57,3 +58,30 @@ def test_an_account_without_any_right_is_wrong_in_status_and_one_with_those_of_a
         allow(**rights)
         assert without_any_right() == ""
     assert queue_length(vhost, NOTES.queue) == 1  # nothing was taken to find out
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("command", ["run_consumer notes", "run_rpc_worker fib"])
+def test_a_process_that_may_read_none_of_its_queues_ends_and_says_what_to_do(
+    vhost: str, allow: Callable[..., None], command: str
+) -> None:
+    allow()
+
+    said = manage(*command.split())
+
+    assert said.code == 1
+    assert re.fullmatch(r"RabbitMQ refuses: access to queue '\S+' .* refused for user '.*'\. .*mq grants.*", said.err)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_that_may_read_one_of_its_queues_serves_that_one(vhost: str, allow: Callable[..., None]) -> None:
+    other = a_consumer(name="other")
+    with plain_channel(vhost) as channel, registered(NOTES, other):
+        channel.queue_declare(other.queue)
+        channel.basic_publish("", NOTES.queue, b"no JSON")
+        allow(read=NOTES.queue)
+
+        said = manage("run_consumer", "notes", "other", "--max-messages", "1")
+
+    assert (said.code, said.err) == (0, "")
+    assert "1 dead" in said.out
