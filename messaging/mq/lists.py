@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from messaging.broker.management_http import ManagementUnavailable
 from messaging.management.errors import EXIT_UNREACHABLE, broker_told_in_one_line
 from messaging.management.tables import write_facts, write_table
-from messaging.topology.existing import Existing, counted_now, opened_existing, table
+from messaging.topology.existing import Existing, counted_now, opened_existing, own_queue_names, table
 from messaging.validation import texts
 
 #: So many queues are asked for the counts of this moment; of more, those of the last 5 seconds must do.
@@ -57,6 +57,10 @@ class Listing:
         parser.add_argument("names", nargs="*", metavar="NAME", help=f"{self.named} (default: all)")
         parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
+    def columns_on(self, command: BaseCommand, options: Mapping[str, Any]) -> Sequence[str]:
+        """Return the columns that are shown: all in a pipe."""
+        return self.columns
+
     def run(self, command: BaseCommand, options: Mapping[str, Any]) -> None:
         """List all, or what was named. Raises CommandError where a name does not exist."""
         names = options["names"]
@@ -66,8 +70,10 @@ class Listing:
             if options["json"]:
                 write_facts(command.stdout, chosen)
             elif chosen or not names:
-                rows = [self.row(each) for each in chosen]
-                write_table(command.stdout, self.columns, rows, wide=self.wide, beneath=self.beneath)
+                columns = self.columns_on(command, options)
+                rows = [self.row(each)[: len(columns)] for each in chosen]
+                beneath = self.beneath - (len(self.columns) - len(columns))
+                write_table(command.stdout, columns, rows, wide=self.wide, beneath=beneath)
             command.stderr.write(self.note(existing), style_func=str)
             known = {each[fact] for each in found for fact in self.called}
             if names:
@@ -91,7 +97,8 @@ class Listing:
 class Queues(Listing):
     EXAMPLES = f"""
 examples:
-  manage.py mq queues                              every queue of the virtual host
+  manage.py mq queues                              every queue of the virtual host, this project's own first
+  manage.py mq queues -v 2                         on a terminal, their arguments too
   manage.py mq queues hello orders.sms             these two
   manage.py mq queues --json | jq .ready           one JSON object a line
   manage.py mq queues | cut -f 1,3                 in a pipe: name, type, ready, unacked, consumers, how, arguments
@@ -105,7 +112,12 @@ examples:
         queues = [each for each in existing.queues() if not names or each.name in names]
         if len(queues) <= COUNTED_NOW:
             queues = counted_now(existing.connection, queues)
-        return [asdict(each) for each in queues]
+        own = set(own_queue_names())
+        return [asdict(each) for each in sorted(queues, key=lambda queue: (queue.name not in own, queue.name))]
+
+    def columns_on(self, command: BaseCommand, options: Mapping[str, Any]) -> Sequence[str]:
+        """Return all columns, on a terminal the arguments with -v 2 alone: for most people they are noise."""
+        return self.columns[:-1] if command.stdout.isatty() and options["verbosity"] < 2 else self.columns
 
     def row(self, facts: Facts) -> Sequence[Any]:
         arguments = {name: value for name, value in facts["arguments"].items() if name != "x-queue-type"}

@@ -20,14 +20,17 @@ from messaging.broker import management_api, management_http
 from messaging.broker.management_api import reached
 from messaging.broker.management_http import ManagementUnavailable, addresses
 from messaging.mq import lists
+from messaging.topology import desired
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.amqp import plain_channel
 from tests.support.certificates import Certificates
 from tests.support.command_line import mq
+from tests.support.consuming import a_consumer, registered
 from tests.support.environment import ROOT, process_environment
 from tests.support.listeners import something_that_answers
 from tests.support.listening import Listen
+from tests.support.terminal import on_terminal
 from tests.support.waiting import eventually
 
 BY_MANAGEMENT = "By the management API at http://127.0.0.1:"
@@ -137,6 +140,30 @@ def test_many_queues_are_shown_each_once(channel: BlockingChannel, monkeypatch: 
         channel.queue_declare(f"q{number}")
 
     assert [queue["name"] for queue in told("queues")[0]] == [f"q{number}" for number in range(5)]
+
+
+def test_our_own_queues_come_first(channel: BlockingChannel) -> None:
+    notes = a_consumer()
+    with registered(notes):
+        assert mq("topology", "declare").code == 0
+        for name in ("aaa", "celery@host.celery.pidbox", "zzz"):
+            channel.queue_declare(name)
+
+        names = [queue["name"] for queue in told("queues")[0]]
+
+    assert names == ["tests.notes", desired.dead_letter_queue(), "aaa", "celery@host.celery.pidbox", "zzz"]
+
+
+def test_a_terminal_shows_arguments_only_when_asked(channel: BlockingChannel) -> None:
+    channel.queue_declare("sure", durable=True, arguments={"x-queue-type": "quorum", "x-delivery-limit": 20})
+    channel.queue_declare("hello")
+
+    for verbosity, shows in ((), False), (("-v", "2"), True):
+        with on_terminal("mq", "queues", *verbosity) as terminal:
+            assert terminal.wait() == 0
+        assert re.search(r"sure .*quorum", terminal.seen)
+        assert "durable" in terminal.seen
+        assert ("x-delivery-limit=20" in terminal.seen) is shows
 
 
 def test_a_pipe_gets_the_rows_alone(channel: BlockingChannel) -> None:
