@@ -11,6 +11,7 @@ import pytest
 import structlog
 from django.db import connection, connections
 from django.test import TransactionTestCase
+from pytest_django import DjangoDbBlocker
 
 from script.services.ports import answers
 from script.services.rabbitmq import RabbitMQNode
@@ -124,6 +125,15 @@ def django_db_modify_db_settings(
     for database in connections.all():
         if database.vendor == "sqlite":
             database.settings_dict["TEST"]["NAME"] = str(tmp_path_factory.mktemp("database") / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> None:
+    """The table of groups is empty: handlers of tests leave their rows in it, which are counted."""
+    from django.contrib.auth.models import Group
+
+    with django_db_blocker.unblock():
+        Group.objects.all().delete()
 
 
 @pytest.fixture
