@@ -16,7 +16,7 @@ from django.apps.registry import Apps
 from django.db import router, transaction
 
 #: The migration that brings the groups.
-MIGRATION = "0015_groups"
+MIGRATION = "0016_groups"
 VIEWER = "Messaging viewer"
 OPERATOR = "Messaging operator"
 ADMINISTRATOR = "Messaging administrator"
