@@ -45,8 +45,8 @@ examples:
     options = (Option(name="batch", help=f"rows at a time (default {BATCH})", type=int, metavar="N", default=BATCH),)
 
     def plan(self, selection: Selection = EVERYTHING, **options: Any) -> Result:
-        finished = _finished_outbox()
-        inbox = _forgettable_inbox(OutboxMessage.objects.exclude(pk__in=finished.values("pk")))
+        finished, kept = _outbox().filter(_finished()), _outbox().exclude(_finished())
+        inbox = _forgettable_inbox(kept)
         # Outside a transaction: on SQLite it would hold the write lock, and a count may take long.
         counts = {"outbox": finished.count(), "inbox": inbox.count(), "attempts": 0, "effects": 0}
         if counts["inbox"]:
@@ -58,7 +58,7 @@ examples:
         return _result("Would delete", counts)
 
     def do(self, request: Request) -> Result:
-        deleted = _delete(_finished_outbox(), "created_at", request)
+        deleted = _delete(_outbox().filter(_finished()), "created_at", request)
         deleted += _delete(_forgettable_inbox(OutboxMessage.objects.all()), "changed_at", request)
         MinuteCount.objects.filter(minute__lt=_days_ago(COUNTS_DAYS)).delete()
         counts = {
@@ -82,13 +82,17 @@ def _result(did: str, counts: dict[str, int]) -> Result:
     return Result(changed=sum(counts.values()), text=f"{did} {', '.join(others)} and {effects}.", facts=counts)
 
 
-def _finished_outbox() -> QuerySet[OutboxMessage]:
-    # created_at is no later than the other times, and indexed: it narrows the scan.
+def _outbox() -> QuerySet[OutboxMessage]:
+    return OutboxMessage.objects.annotate(expected=Cast("expected_consumers", TextField()))
+
+
+def _finished() -> Q:
+    """Return the rows of `_outbox` that are finished and old."""
     before = _days_ago(conf.get().outbox_retention_days)
     published = Q(state=OutboxMessage.State.PUBLISHED, published_at__lt=before)
     cancelled = Q(state=OutboxMessage.State.CANCELLED, publish_at__lt=before)
-    rows = OutboxMessage.objects.annotate(expected=Cast("expected_consumers", TextField()))
-    return rows.filter(published | cancelled, ~_awaited(), created_at__lt=before)
+    # created_at is no later than the other times, and indexed: it narrows the scan.
+    return (published | cancelled) & ~_awaited() & Q(created_at__lt=before)
 
 
 def _awaited() -> Q:
