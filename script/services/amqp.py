@@ -4,6 +4,7 @@ import logging
 import os
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from messaging.broker.errors import describe
@@ -33,7 +34,7 @@ def connect(addresses: str) -> pika.BlockingConnection:
         parameters.socket_timeout = parameters.stack_timeout = CONNECT_TIMEOUT
         try:
             return pika.BlockingConnection(parameters)
-        except (AMQPError, OSError) as error:
+        except (AMQPError, AMQPConnectorException, OSError) as error:  # the second: no answer in time
             shown = hidden(text) if "@" in text else text
             reasons.append(f"{shown}: {describe(error, address)}")
     told = "; ".join(reasons)

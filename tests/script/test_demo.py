@@ -12,11 +12,13 @@ import urllib.request
 import pytest
 
 from script.programs.demo import chosen_port, refuse_taken
+from script.services import amqp
 from script.services.amqp import connect
 from script.services.owned import OWNER, ServiceError, end_all, owned_pids
 from script.services.ports import free_port
 from script.services.rabbitmq import RabbitMQNode
 from tests.support.environment import ROOT
+from tests.support.listeners import something_that_answers
 from tests.support.processes import RunningProcess
 from tests.support.waiting import eventually
 
@@ -147,6 +149,12 @@ def test_a_broker_that_cannot_be_reached_is_named_without_its_password(addresses
     with pytest.raises(ServiceError, match=reason) as refused:
         connect(addresses)
     assert refused.value.exit_code == exit_code
+
+
+def test_a_broker_that_accepts_and_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(amqp, "CONNECT_TIMEOUT", 0.2)
+    with something_that_answers(None) as port, pytest.raises(ServiceError, match=f"127.0.0.1:{port}"):
+        connect(f"amqp://guest:secret@127.0.0.1:{port}/")
 
 
 @pytest.mark.parametrize("port", ["eighty", "0", "65536", "-1", "٨٠"])
