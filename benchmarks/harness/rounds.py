@@ -17,7 +17,7 @@ from benchmarks.harness.window import Measured
 from script.services.owned import tail
 
 #: Seconds that one run may take.
-PATIENCE = 600
+PATIENCE = 1800
 
 
 def measure(running: Servers, name: str, benchmark: Benchmark, rounds: int, log: Path) -> Results:
