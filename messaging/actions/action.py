@@ -14,7 +14,7 @@ from messaging import database
 from messaging.actions import audit
 from messaging.actions.selection import Box, Selection, counted
 from messaging.logs import get_logger
-from messaging.models import Effect, InboxMessage, OutboxMessage
+from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.validation.texts import storable_text
 
 log = get_logger(__name__)
@@ -46,7 +46,7 @@ class Option:
     choices: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """What an operator asks for: which rows, who, why, until when, and each of the action's options.
 
@@ -59,6 +59,8 @@ class Request:
     should_stop: Callable[[], bool]
     options: Mapping[str, Any]
     progress: Callable[[str], None]
+    #: Its entry in the audit log, once something was done.
+    entry: OperatorAction | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,7 +115,11 @@ class Action(ABC):
         """Do it, for the person `by`, who says why in `note`. Raises as `check` does."""
         self.check(selection, **options)
         usual = {option.name: option.default for option in self.options}
-        return self.do(Request(selection, by, note, should_stop, {**usual, **options}, progress))
+        request = Request(selection, by, note, should_stop, {**usual, **options}, progress)
+        result = self.do(request)
+        if request.entry is not None and result.stopped:
+            audit.end_early(request.entry, result.stopped)
+        return result
 
     def check(self, selection: Selection, **options: Any) -> None:
         """Raise TypeError for options that it does not have, and ValueError for those that make no sense."""
@@ -214,9 +220,10 @@ class MessageAction(Action):
             rows = self.lock(self.rows(box, selection, **request.options).filter(pk__in=ids))
             if rows:
                 # Before what follows from it: a story has it in this order.
-                self._record(request, rows)
+                entry = self._record(request, rows)
                 self.change(rows, words, **request.options)
         if rows:
+            request.entry = entry
             self.after_commit(rows)
         return rows
 
@@ -232,15 +239,20 @@ class MessageAction(Action):
     def record_nothing(self, request: Request) -> None:
         """Audit that it was asked for, and nothing was changed."""
         with database.atomic():
-            self._record(request, [])
+            entry = self._record(request, [])
+        request.entry = entry
 
-    def _record(self, request: Request, rows: Sequence[Any]) -> None:
+    def _record(self, request: Request, rows: Sequence[Any]) -> OperatorAction:
+        message_ids = [row.message_id for row in rows]
+        if request.entry is not None:
+            audit.extend(request.entry, message_ids)
+            return request.entry
         usual = {option.name: option.default for option in self.options}
-        audit.record(
+        return audit.record(
             self.name,
             actor=request.by,
             about=self.about(request.selection),
-            message_ids=[row.message_id for row in rows],
+            message_ids=message_ids,
             changed=len(rows),
             note=request.note,
             **{name: value for name, value in request.options.items() if value != usual[name]},

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Collection
 from typing import Any
 
+from django.db.models import F
+
 from messaging.headers import storable_headers
 from messaging.logs import get_logger
 from messaging.models import ActionOnMessage, OperatorAction
@@ -46,6 +48,21 @@ def record(
     )
     log.info("operator.action", action=action, actor=row.actor, about=row.about, changed=row.changed)
     return row
+
+
+def extend(row: OperatorAction, message_ids: Collection[str]) -> None:
+    """Write down that the action went on to these messages, one for each row that it changed, with the caller's
+    transaction."""
+    known = row.messages.filter(message_id__in=message_ids).values_list("message_id", flat=True)
+    OperatorAction.objects.filter(pk=row.pk).update(changed=F("changed") + len(message_ids))
+    new = dict.fromkeys(message_ids).keys() - set(known)
+    ActionOnMessage.objects.bulk_create([ActionOnMessage(action=row, message_id=each) for each in sorted(new)])
+
+
+def end_early(row: OperatorAction, why: str) -> None:
+    """Write down why the action stopped before all was done, or is no success."""
+    row.details = {**row.details, "stopped": storable_text(why)}
+    OperatorAction.objects.filter(pk=row.pk).update(details=row.details)
 
 
 def account() -> str:

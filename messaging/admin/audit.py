@@ -7,16 +7,19 @@ from typing import ClassVar
 from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from messaging.actions.audit import VIEW_PAYLOAD
 from messaging.admin import payload
 from messaging.admin.filters import BY_ACTION, since
 from messaging.admin.links import admin_url
 from messaging.admin.long_lists import LongListAdmin
 from messaging.admin.messages import time_of
 from messaging.admin.searching import ASKED_FOR
+from messaging.history.since import since as since_of
 from messaging.masking import masked, masked_text
 from messaging.models import OperatorAction
 
@@ -32,11 +35,12 @@ class OperatorActionAdmin(LongListAdmin):
     list_filter = [BY_ACTION, since("at")]
     search_fields = ["actor", "about"]
     search_help_text = (
-        f"Searches who did it and what it was done to, among the newest {ASKED_FOR:,}; not notes, reasons or details."
+        f"Searches who did it and what it was done to, among the newest {ASKED_FOR:,}; not notes, reasons or details. "
+        "Looks at payloads have a list of their own: choose the action view payload."
     )
     actions = None
-    fields = ["action", "actor", "about_masked", "changed", "when_exactly", "details_masked", "messages"]
-    readonly_fields: ClassVar[list[str]] = ["about_masked", "when_exactly", "details_masked", "messages"]
+    fields = ["action", "actor", "about_masked", "changed", "when_exactly", "details_masked", "since_then", "messages"]
+    readonly_fields: ClassVar[list[str]] = ["about_masked", "when_exactly", "details_masked", "since_then", "messages"]
 
     when = time_of("at", "when", short=True)
     when_exactly = time_of("at", "when")
@@ -44,6 +48,13 @@ class OperatorActionAdmin(LongListAdmin):
     def get_search_fields(self, request: HttpRequest) -> list[str]:
         """Find masked values only as a whole: otherwise a search would reveal them piece by piece."""
         return ["actor", "about" if payload.may_be_seen_by(request.user) else "=about"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OperatorAction]:
+        """Leave looks at payloads out of the list, unless it is filtered by them: there are many."""
+        rows: QuerySet[OperatorAction] = super().get_queryset(request)
+        match = request.resolver_match
+        is_list = match is not None and "object_id" not in match.kwargs
+        return rows.exclude(action=VIEW_PAYLOAD) if is_list and "action" not in request.GET else rows
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         """Refuse to filter by what may be masked."""
@@ -58,6 +69,11 @@ class OperatorActionAdmin(LongListAdmin):
     def details_masked(self, action: OperatorAction) -> str:
         """Note and options."""
         return json.dumps(masked(action.details), ensure_ascii=False) if action.details else "–"
+
+    @admin.display(description="since then")
+    def since_then(self, action: OperatorAction) -> str:
+        """What has become of the messages since."""
+        return ", ".join(f"{number} {words}" for number, words in since_of(action)) or "–"
 
     @admin.display(description="messages")
     def messages(self, action: OperatorAction) -> SafeString | str:

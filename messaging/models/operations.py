@@ -10,7 +10,7 @@ from messaging.models.columns import Row, UTCDateTimeField
 
 
 class OperatorAction(Row):
-    """What a person did to messages: the audit log. Its rows never change."""
+    """What a person did to messages: the audit log. While the action runs its row counts on; then it never changes."""
 
     at = UTCDateTimeField(db_default=Now())
     #: Name of the user, or of the account that ran a command.

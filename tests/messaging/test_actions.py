@@ -16,7 +16,7 @@ from messaging import actions, database, tasks
 from messaging.actions import audit
 from messaging.actions.action import MessageAction
 from messaging.actions.selection import COLUMNS, Selection
-from messaging.history import timeline
+from messaging.history import since, timeline
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from tests.support.consuming import a_consumer, a_dead_message, an_effect, an_inbox_row, an_outbox_row, registered
 
@@ -81,6 +81,56 @@ def test_who_did_what_and_why_is_written_with_it(name: str, make: Callable[[], R
     assert done.details == {"note": "because", **options}
     assert done.about == ("effect m-1:notes:text" if name == "settle" else str(selection))
     assert done.messages.get().message_id == row.message_id
+
+
+def test_an_action_is_one_entry_of_the_audit_log_however_many_pages_it_takes(
+    monkeypatch: pytest.MonkeyPatch, admin_client: Client
+) -> None:
+    monkeypatch.setattr("messaging.actions.action.SIZE", 2)
+    consumer = a_consumer()
+    for number in range(5):
+        a_dead_message(consumer, reason=f"no {number}")
+    asked = iter([False, False, True])
+    result = action("discard").run(Selection(consumer="notes"), by="ann", should_stop=lambda: next(asked))
+    assert (result.changed, result.stopped) == (4, "Stopped: told to stop.")
+    done = OperatorAction.objects.get()
+    assert (done.changed, done.messages.count()) == (4, 4)
+    assert done.details == {"stopped": "Stopped: told to stop."}
+
+
+def test_the_entry_of_a_replay_says_what_became_of_its_messages_since(admin_client: Client) -> None:
+    consumer = a_consumer()
+    rows = [a_dead_message(consumer, reason=f"no {number}") for number in range(4)]
+    action("replay").run(Selection(consumer="notes"), by="ann")
+    done = OperatorAction.objects.get()
+    assert since.since(done) == [(4, "not handled yet")]
+    for row, columns in zip(rows, ({"state": "handled"}, {"state": "dead"}, {"attempt": 3}), strict=False):
+        InboxMessage.objects.filter(pk=row.pk).update(**columns)
+    told = {(1, "handled"), (1, "dead again"), (1, "failed again, to be tried again"), (1, "not handled yet")}
+    assert set(since.since(done)) == told
+    page = admin_client.get(f"/admin/messaging/operatoraction/{done.pk}/change/").content.decode()
+    assert "1 dead again" in page
+
+
+def test_the_entry_of_settled_effects_says_what_became_of_them_since() -> None:
+    for number in range(3):
+        an_effect(message_id=f"m-{number}")
+    action("settle").run(Selection(type="text"), by="ann", decision="not done")
+    Effect.objects.filter(message_id="m-0").update(state="done")
+    Effect.objects.filter(message_id="m-1").update(attempts=1, error="no")
+    told = {(1, "done"), (1, "failed again, to be tried again"), (1, "not done yet")}
+    assert set(since.since(OperatorAction.objects.get())) == told
+    action("discard").run(Selection(type="text"), by="ann")
+    assert since.since(OperatorAction.objects.latest("pk")) == []
+
+
+def test_looks_at_payloads_have_a_list_of_their_own(admin_client: Client) -> None:
+    for name in (audit.VIEW_PAYLOAD, "replay"):
+        audit.record(name, actor="ann", about="x")
+    there = "/admin/messaging/operatoraction/"
+    for query, expected in (("", ["replay"]), ("?action=view+payload", [audit.VIEW_PAYLOAD])):
+        rows = admin_client.get(there + query).context["cl"].result_list
+        assert [row.action for row in rows] == expected
 
 
 @each_action
