@@ -11,9 +11,9 @@ from pathlib import Path
 
 import environ
 
-from script.programs.commands import stop_on_signals
+from script.programs.commands import say, stop_on_signals
 from script.programs.demo_broker import demo_broker
-from script.programs.demo_site import check_settings, prepare_site, wait_until_ready
+from script.programs.demo_site import NotReady, check_settings, prepare_site, wait_until_ready
 from script.services.amqp import connect
 from script.services.owned import ServiceError, end_all, tail
 from script.services.ports import is_free
@@ -29,30 +29,10 @@ HOPELESS = 3
 LOOK_EVERY = 0.5
 #: Seconds that a program has to finish its work before it is killed.
 GRACE = 30
-USAGE = """\
-Usage: script/demo
-
-Installs what is missing, then runs web, consumers, RPC worker and Celery until Ctrl-C, and restarts what dies. Prints
-"Ready: http://127.0.0.1:<port>/" once an order can be placed. What it writes is in var/; removing that starts afresh.
-
-The broker: AMQP_URL if set; else a private RabbitMQ in var/, from the installed package (root on Debian gets it
-installed); else the one of compose.yaml. The database: DATABASE_URL, else var/db.sqlite3.
-
-examples:
-  script/demo
-  WARREN_PORT=8001 script/demo
-  AMQP_URL=amqp://user:password@broker.example:5672/shop script/demo
-
-Exit codes: 0 stopped by Ctrl-C or SIGTERM, 1 failed, 2 wrong arguments or settings, 3 broker or database unreachable.
-"""
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Run the demo and return the exit code."""
-    if arguments:
-        asked = bool({"-h", "--help"}.intersection(arguments))
-        print(USAGE, end="", file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
     began = float(os.environ.pop("WARREN_DEMO_BEGAN", time.time()))
     os.chdir(ROOT)
     stop_on_signals()
@@ -67,17 +47,19 @@ def main(arguments: Sequence[str]) -> int:
             refuse_taken(port)
             check_settings()
             with demo_broker(ROOT) as node:
+                if node is None:
+                    connect(os.environ["AMQP_URL"]).close()
+                say("Preparing the database ...")
                 password = prepare_site()
                 if node is not None:
+                    say("Waiting for RabbitMQ ...")
                     node.wait_until_ready()
-                else:
-                    connect(os.environ["AMQP_URL"]).close()
                 run(port, node, password, began)
     except ServiceError as error:
         print(f"script/demo: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Stopped. Nothing is left running.", flush=True)
+        say("Stopped. Nothing is left running.")
     return 0
 
 
@@ -119,18 +101,19 @@ def only_one(path: Path) -> Iterator[None]:
 def run(port: int, node: RabbitMQNode | None, password: str | None, began: float) -> None:
     """Run every program until we are told to stop; then stop them."""
     supervisor = Supervisor(ROOT / "var" / "demo", ROOT, programs(port), {"LOG_TO_BROKER": "1", **os.environ})
+    say(f"Starting {', '.join(supervisor.programs)} ...")
     try:
         url = f"http://127.0.0.1:{port}/"
         try:
             wait_until_ready(url, READY_PATIENCE, check=lambda: still_starting(supervisor, node))
-        except ServiceError as error:
+        except NotReady as error:
             raise ServiceError(f"{error} The logs say:\n{supervisor.log_ends()}", error.exit_code) from error
         announce(url, password, node, time.time() - began)
         while True:
             time.sleep(LOOK_EVERY)
             revive(supervisor, node)
     finally:
-        print("\nStopping ...", flush=True)
+        say("\nStopping ...")
         supervisor.stop(GRACE)
 
 
@@ -163,7 +146,7 @@ def still_starting(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
 def revive(supervisor: Supervisor, node: RabbitMQNode | None) -> None:
     """Start whatever does not run: our broker, and the programs."""
     if node is not None and node.pid is None:
-        print("RabbitMQ died; starting it again.", flush=True)
+        say("RabbitMQ died; starting it again.")
         node.launch()
     supervisor.tend()
 
@@ -192,4 +175,4 @@ def announce(url: str, password: str | None, node: RabbitMQNode | None, seconds:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from script.programs.commands import say
 from script.services import packages
 from script.services.owned import ServiceError
 from script.services.rabbitmq import RabbitMQNode
@@ -32,6 +33,7 @@ def demo_broker(root: Path) -> Iterator[RabbitMQNode | None]:
         if not installed_scripts():
             packages.install("rabbitmq-server")
         node = RabbitMQNode(root / "var" / "rabbitmq")
+        say("Starting a private RabbitMQ in var/rabbitmq ...")
         try:
             node.launch()
             os.environ["AMQP_URL"] = node.url()
@@ -57,7 +59,7 @@ def _compose_works() -> bool:
 
 @contextmanager
 def _composed_broker() -> Iterator[None]:
-    print("Starting the RabbitMQ of compose.yaml ...", flush=True)
+    say("Starting the RabbitMQ of compose.yaml ...")
     started = _docker("compose", "up", "--detach", "--wait", "rabbitmq", timeout=600)
     if started.returncode != 0:
         raise ServiceError(f"docker compose could not start RabbitMQ: {started.stderr.strip()}")

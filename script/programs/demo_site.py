@@ -70,15 +70,19 @@ def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
+class NotReady(ServiceError):
+    """Something is still missing after a long time. Why, the programs' logs may say."""
+
+
 def wait_until_ready(url: str, patience: float, check: Callable[[], None]) -> None:
     """Return once the shop answers and a consumer listens on every queue. `check` is called between two looks.
 
-    Raises `ServiceError`, saying what is missing, after `patience` seconds.
+    Raises `NotReady`, saying what is missing, after `patience` seconds.
     """
     deadline = time.monotonic() + patience
     while missing := _missing(url):
         if time.monotonic() > deadline:
-            raise ServiceError(f"not ready after {patience:.0f} s: {missing}.", exit_code=1)
+            raise NotReady(f"not ready after {patience:.0f} s: {missing}.", exit_code=1)
         check()
         time.sleep(0.1)
 

@@ -19,25 +19,6 @@ from script.services.postgresql import PostgreSQLCluster, installed_programs
 from script.services.rabbitmq import RabbitMQNode
 from script.services.rabbitmq_directory import installed_scripts
 
-USAGE = """\
-Usage: script/test [--full] [PATH…] [pytest option…]
-
-Runs ruff, mypy, import-linter, the check for missing migrations, and every test: on SQLite, on PostgreSQL, and in a
-browser. RabbitMQ and PostgreSQL are started privately, on free ports in a temporary folder, and stopped at the end. On
-Debian root gets missing ones installed, and the foreign programs that tests talk to (amqp-tools; nginx; Node, with
-what tests/foreign/package-lock.json names, from npm). With CI=true in the environment nothing may be missing, and no
-test be skipped.
-
-With --full each crash window is tried 200 times instead of a few, and the long tests run too: hours, for nights.
-
-examples:
-  script/test                            everything
-  script/test tests/orders               one folder, without the checks
-  script/test tests/orders -k cancel -x  what is not a path goes to pytest
-  script/test --full tests/faults        the faults, each window 200 times
-
-Exit codes: 0 all passed, 1 something failed, 3 a service could not be started.
-"""
 FULL_VARIABLE = "WARREN_TEST_FULL"
 #: Tests wait for most of their time: three at once use two cores, and many more would disturb each other's deadlines.
 SEVERAL_AT_ONCE = ["--numprocesses=3", "--dist=worksteal"]
@@ -52,9 +33,6 @@ SQLITE = {"DATABASE_URL": "sqlite:///:memory:"}  # tests/conftest.py makes it a 
 
 def main(arguments: Sequence[str]) -> int:
     """Run what was asked for and return the exit code."""
-    if {"-h", "--help"}.intersection(arguments):
-        print(USAGE, end="")
-        return 0
     os.chdir(ROOT)
     stop_on_signals()
     if "--full" in arguments:

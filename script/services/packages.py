@@ -11,6 +11,8 @@ from pathlib import Path
 from script.services.owned import ServiceError
 
 POLICY = Path("/usr/sbin/policy-rc.d")
+#: Characters of apt-get's lines that a terminal shows.
+PROGRESS_WIDTH = 78
 #: What invoke-rc.d and systemd's helper ask before they start a service; 101 forbids it.
 NOTHING_STARTS = "#!/bin/sh\nexit 101\n"
 
@@ -52,15 +54,25 @@ def services_stay_down() -> Iterator[None]:
 
 
 def _apt_get(*arguments: str) -> None:
-    done = subprocess.run(
+    said = []
+    with subprocess.Popen(
         ["apt-get", "-o", "DPkg::Lock::Timeout=120", *arguments],
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        print(done.stdout, file=sys.stderr)
-        raise ServiceError(f"apt-get {' '.join(arguments)} failed with {done.returncode}; its output is above.")
+    ) as process:
+        for line in process.stdout or ():
+            said.append(line)
+            _show_progress(line.strip())
+    _show_progress("")
+    if process.returncode:
+        print("".join(said), file=sys.stderr)
+        raise ServiceError(f"apt-get {' '.join(arguments)} failed with {process.returncode}; its output is above.")
+
+
+def _show_progress(line: str) -> None:
+    """Show what apt-get does, on one line of a terminal."""
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{line[:PROGRESS_WIDTH]}", end="", flush=True)

@@ -81,6 +81,8 @@ def test_from_nothing_to_ready_through_breakdowns_to_nothing_left(checkout):
     assert urllib.request.urlopen(url).status == 200
     demo.wait_for_line(rf"Text messages +{re.escape(url)}dev/sms/")
     demo.wait_for_line(r"user admin, password \S{12,}")
+    steps = ("Starting a private RabbitMQ", "Preparing the database", "Waiting for RabbitMQ", "Starting web, consumer")
+    assert [line for line in demo.lines if line.startswith(steps)] == demo.lines[:4]
     broker = demo.wait_for_line(r"export AMQP_URL=(amqp://\S+)")[1]
     assert checkout.manage("run_consumer", "sms", "--burst", AMQP_URL=broker).wait(60) == 0
     assert not list(checkout.home.rglob("*"))  # whatever it writes is in the checkout
@@ -119,11 +121,7 @@ def test_stopped_or_killed_during_the_start_it_leaves_nothing(checkout):
             2,
             "SMS_GATEWAY_TOKEN is missing.*SMS_GATEWAY_URL is missing",
         ),
-        (
-            {"AMQP_URL": "amqp://127.0.0.1:1/", "DATABASE_URL": "postgres://u@127.0.0.1:1/x"},
-            3,
-            "the database cannot be used",
-        ),
+        ({"AMQP_URL": "amqp://127.0.0.1:1/"}, 3, "nothing listens at 127.0.0.1:1"),
     ],
 )
 def test_wrong_settings_are_reported_in_one_line(checkout, environment, exit_code, line):
@@ -131,6 +129,15 @@ def test_wrong_settings_are_reported_in_one_line(checkout, environment, exit_cod
     assert demo.wait(60) == exit_code
     assert re.search(line, demo.output)
     assert len(demo.lines) == 1
+    assert not (checkout.directory / "var" / "db.sqlite3").exists()  # it was checked first
+
+
+def test_a_database_that_cannot_be_reached_is_the_last_line(checkout, broker):
+    demo = checkout.demo(AMQP_URL=broker.url(), DATABASE_URL="postgres://u@127.0.0.1:1/x")
+    assert demo.wait(60) == 3
+    assert demo.lines[0] == "Preparing the database ..."
+    assert "the database cannot be used" in demo.lines[1]
+    assert len(demo.lines) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the private servers of script/ share: processes, ports, packages and the supervisor."""
 
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from script.programs import demo
 from script.programs.demo import HOPELESS, still_starting
 from script.services import owned, packages, ports
 from script.services.owned import ServiceError
@@ -81,6 +83,19 @@ def test_a_program_that_keeps_ending_is_given_up_with_its_last_line(tmp_path: Pa
     finally:
         supervisor.stop(10)
     assert owned.owned_pids(tmp_path / "demo") == []
+
+
+def test_a_demo_whose_program_ends_again_and_again_ends_with_that_programs_last_line_alone(tmp_path, monkeypatch):
+    (tmp_path / "var").mkdir()
+    failing = "import sys; sys.exit('a traceback\\nConfiguration: X is wrong')"
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    monkeypatch.setattr(demo, "programs", lambda port: {"consumer": (sys.executable, "-c", failing)})
+
+    with pytest.raises(ServiceError) as ended:
+        demo.run(ports.free_port(), None, None, 0.0)
+
+    assert re.fullmatch(r"consumer ended \d times\. It says: Configuration: X is wrong\.", str(ended.value))
+    assert owned.owned_pids(tmp_path / "var" / "demo") == []
 
 
 # --- Ports ------------------------------------------------------------------------------------------------
@@ -164,6 +179,29 @@ def test_the_machine_s_own_policy_is_put_back_even_after_a_failure(policy):
         raise RuntimeError
     assert policy.read_text() == "own"
     assert policy.stat().st_mode & 0o777 == 0o744
+
+
+@pytest.mark.parametrize("code", [0, 100])
+def test_a_terminal_shows_what_is_being_installed_and_all_of_it_after_a_failure(
+    policy, tmp_path, monkeypatch, capsys, code
+):
+    fake = tmp_path / "apt-get"
+    fake.write_text(f"#!/bin/sh\necho Fetching $5 ...\nexit {code}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(packages, "may_install", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+
+    if code:
+        with pytest.raises(ServiceError, match="failed with 100; its output is above"):
+            packages.install("rabbitmq-server")
+    else:
+        packages.install("rabbitmq-server")
+
+    said = capsys.readouterr()
+    assert "\r\x1b[KFetching" in said.out
+    assert said.out.endswith("\r\x1b[K")
+    assert ("Fetching" in said.err) is bool(code)
 
 
 def test_without_root_the_error_says_what_to_type(monkeypatch):
