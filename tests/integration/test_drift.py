@@ -271,7 +271,7 @@ def test_on_a_narrow_terminal_nothing_is_cut_and_arguments_have_its_whole_width(
     diff, queues = Terminal(), Terminal()
     with pytest.raises(CommandError):
         call_command("mq", "topology", "diff", stdout=diff)
-    call_command("mq", "queues", stdout=queues)
+    call_command("mq", "queues", "-v", "2", stdout=queues)
 
     assert "…" not in diff.getvalue() + queues.getvalue()
     for word in ("messaging.W010", "messaging.W015", "x-delivery-limit=20", "orders.formerly"):
