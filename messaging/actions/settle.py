@@ -99,8 +99,7 @@ examples:
 
     def change(self, rows: Sequence[Effect], words: str, **options: Any) -> None:
         decision = Decision(options["decision"])
-        for row in rows:
-            ledger.settle(row, _result(decision, options["reference"], words))
+        ledger.settle(rows, _result(decision, options["reference"], words))
 
     def about(self, selection: Selection) -> str:
         """Return the key of a single effect."""

@@ -198,17 +198,18 @@ def note(results: Sequence[tuple[Claimed, AttemptResult]]) -> None:
         close(inbox_ids)
 
 
-def settle(row: Effect, result: AttemptResult) -> None:
-    """Write down an operator's decision about an effect, in the caller's transaction, which has locked the effect and
-    its message. The results of its attempts stay in their own rows.
+def settle(rows: Sequence[Effect], result: AttemptResult) -> None:
+    """Write down an operator's decision about effects, in the caller's transaction, which has locked them and their
+    messages. The results of their attempts stay in rows of their own.
 
     An effect that is *intended* again is carried out as if for the first time, with a whole new retry policy. A late
     result of an earlier sender no longer changes anything.
     """
-    effect_attempts.record_before_settling(row)
+    for row in rows:
+        effect_attempts.record_before_settling(row)
     again = result.state == State.INTENDED
     anew: dict[str, Any] = {"attempts": 0, "send_at": Now()} if again else {}
-    Effect.objects.filter(pk=row.pk).update(
+    Effect.objects.filter(pk__in=[row.pk for row in rows]).update(
         **result.columns,
         **anew,
         failure_group="",
@@ -216,7 +217,7 @@ def settle(row: Effect, result: AttemptResult) -> None:
         sending_until=None,
         token=None,
     )
-    (_reopen if again else close)([row.inbox_message_id])
+    (_reopen if again else close)([row.inbox_message_id for row in rows])
 
 
 def close(inbox_ids: Collection[int]) -> None:
