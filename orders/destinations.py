@@ -1,4 +1,4 @@
-"""The countries that the shop sends to."""
+"""The countries and regions that the shop sends to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CODES = ("CN", "HK", "MO", "TW", "SG", "JP", "KR", "US", "CA", "GB", "IE", "FR",
 
 
 def name_of(code: str) -> str:
-    """Return the country's name in the reader's language."""
+    """Return the name of the country or region in the reader's language."""
     locale = Locale.parse(to_locale(get_language() or settings.LANGUAGE_CODE))
     return str(locale.territories.get(code, code))
 

@@ -5,25 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import phonenumbers
 from django import forms
-from django.conf import settings
 from django.contrib.auth.forms import UserCreationForm
 from django.core.exceptions import ValidationError
-from phonenumber_field.formfields import PhoneNumberField
-from phonenumber_field.phonenumber import PhoneNumber, to_python
-from phonenumbers import PhoneNumberType
 
-from orders import destinations
+from orders import destinations, phones
 from orders.cart import MOST_PIECES
 from orders.numbers import ORDER_NUMBER_PATTERN
+from orders.phones import MobilePhoneField
 from orders.text import check_no_link, check_printable, normalized
-
-_MOBILE_TYPES = {
-    PhoneNumberType.MOBILE,
-    # American and Canadian numbers do not say which they are.
-    PhoneNumberType.FIXED_LINE_OR_MOBILE,
-}
 
 
 class QuantityField(forms.IntegerField):
@@ -79,37 +69,6 @@ class SearchForm(forms.Form):
     )
 
 
-class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
-    """A phone number that can receive texts, parsed with the shop's region unless it has a country code."""
-
-    def __init__(self) -> None:
-        example = phonenumbers.example_number_for_type(settings.PHONENUMBER_DEFAULT_REGION, PhoneNumberType.MOBILE)
-        written = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.NATIONAL) if example else ""
-        super().__init__(
-            label="Mobile phone",
-            help_text="For text messages about this order, and to find it again. Nothing else.",
-            widget=forms.TextInput(attrs={"type": "tel", "inputmode": "tel", "autocomplete": "tel"}),
-            error_messages={
-                "required": "Enter a mobile number.",
-                "invalid": f"Enter a mobile number, such as {written} or +1 650 253 0000.",
-            },
-        )
-
-    def to_python(self, value: Any) -> PhoneNumber | str:
-        """Return the parsed number."""
-        return super().to_python(str(value or ""))
-
-    def validate(self, value: Any) -> None:
-        """Raise ValidationError for numbers that cannot be texted."""
-        super().validate(value)
-        if not isinstance(value, PhoneNumber) or not value.is_valid():
-            return  # the parent's validator reports it
-        if value.extension:
-            raise ValidationError("We cannot text an extension: enter the number alone.", code="extension")
-        if phonenumbers.number_type(value) not in _MOBILE_TYPES:
-            raise ValidationError("This is not a mobile number: we could not text it.", code="not_mobile")
-
-
 class CheckoutForm(forms.Form):
     """The one form between cart and order."""
 
@@ -120,8 +79,9 @@ class CheckoutForm(forms.Form):
         error_messages={"required": "Enter the name of the person who receives the parcel."},
         validators=[check_printable, check_no_link],
     )
+    # Before the phone, which it decides how to read.
+    destination = forms.ChoiceField(label="Country or region", widget=forms.Select(attrs={"autocomplete": "country"}))
     phone = MobilePhoneField()
-    destination = forms.ChoiceField(label="Country", widget=forms.Select(attrs={"autocomplete": "country"}))
     red_packet = forms.CharField(
         required=False,
         max_length=20,
@@ -131,9 +91,12 @@ class CheckoutForm(forms.Form):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        country = self.fields["destination"]
-        assert isinstance(country, forms.ChoiceField)
-        country.choices = destinations.choices()
+        destination, phone = self.fields["destination"], self.fields["phone"]
+        assert isinstance(destination, forms.ChoiceField)
+        assert isinstance(phone, MobilePhoneField)
+        destination.choices = destinations.choices()
+        if (chosen := self["destination"].value()) in destinations.CODES:
+            phone.read_as_in(chosen)
 
     def clean_customer_name(self) -> str:
         """Return the name with single spaces."""
@@ -172,14 +135,11 @@ class FindOrderForm(forms.Form):
         return number
 
     def clean_last_four(self) -> str:
-        """Return four plain digits, or a whole number in E.164, which begins with "+"."""
+        """Return four plain digits, or a whole number as it was typed."""
         digits = normalized(self.cleaned_data["last_four"])
-        if re.fullmatch(r"[0-9]{4}", digits):
-            return digits
-        number = to_python(digits)
-        if not number or not number.is_valid():
+        if not re.fullmatch(r"[0-9]{4}", digits) and not phones.is_number(digits):
             raise ValidationError("Enter four digits, or the whole number.")
-        return str(number.as_e164)
+        return digits
 
 
 class SignUpForm(UserCreationForm):  # type: ignore[type-arg]

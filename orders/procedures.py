@@ -22,7 +22,7 @@ _ZONES = {"CN": "home", "HK": "near", "MO": "near", "TW": "near", "SG": "near", 
 
 @procedure("shipping.quote")
 def shipping_quote(weight_grams: int, destination: str) -> dict[str, str]:
-    """Return {"amount", "currency"} for a parcel. Raises ValueError for a country we do not send to, or no weight."""
+    """Return {"amount", "currency"} for a parcel. Raises ValueError for an unknown destination, or no weight."""
     if destination not in destinations.CODES:
         raise ValueError(f"We do not send to {destination!r}.")
     if not isinstance(weight_grams, int) or weight_grams < 0:

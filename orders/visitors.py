@@ -12,7 +12,7 @@ from django.http import Http404, HttpRequest
 from django.utils.crypto import salted_hmac
 
 from messaging.logs import get_logger
-from orders import limits
+from orders import limits, phones
 from orders.limits import Limit
 from orders.models import Order
 
@@ -91,10 +91,10 @@ def _is_owner(request: HttpRequest, order: Order) -> bool:
 def find_order(number: str, last_four: str, *, address: str) -> Order | None:
     """Return the order if number and phone belong together, None if not. Raises TooManyTries.
 
-    `last_four` is the phone's last four digits, or the whole number in E.164. A stranger cannot lock a guest
-    out: the whole number cannot be guessed, and is looked at however often others tried the digits.
+    `last_four` is the phone's last four digits, or the whole number as its owner writes it. A stranger cannot lock a
+    guest out: the whole number cannot be guessed, and is looked at however often others tried the digits.
     """
-    is_whole = last_four.startswith("+")
+    is_whole = len(last_four) > 4
     here = f"order{'-whole' if is_whole else ''}:{number}:{address}"
     allowed = {here: Limit(MOST_PER_ORDER_AND_ADDRESS), f"address:{address}": Limit(MOST_PER_ADDRESS)}
     if not is_whole and not limits.is_counted(here):
@@ -105,7 +105,9 @@ def find_order(number: str, last_four: str, *, address: str) -> Order | None:
         log.warning("lookup_refused", order=number)
         raise
     order = Order.objects.filter(number=number).first()
-    if order is None or last_four not in {order.phone_last_four, order.phone.as_e164}:
+    if order is None:
+        return None
+    if last_four != order.phone_last_four and not phones.is_same(order.phone, last_four, region=order.destination):
         return None
     tries.uncount()
     return order

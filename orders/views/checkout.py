@@ -51,7 +51,7 @@ def checkout(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def update(request: HttpRequest) -> HttpResponse:
-    """Keep what was typed, and show the page again with shipping to the chosen country and the red packet."""
+    """Keep what was typed, and show the page again with shipping to the chosen country or region and the red packet."""
     _keep_draft(request)
     return redirect("orders:checkout")
 

@@ -1,11 +1,13 @@
 """What people type, good and bad."""
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orders import destinations
 from orders.forms import AddToCartForm, CartLineForm, CheckoutForm, FindOrderForm
 
 GOOD = {"customer_name": "Ann Shopper", "phone": "13800138000", "destination": "CN", "red_packet": ""}
@@ -50,6 +52,58 @@ def test_a_number_that_cannot_be_texted_is_refused_with_the_reason(typed: str, s
     assert said in str(form.errors["phone"])
 
 
+#: A mobile number of each country and region of the list, as people there write it.
+LOCAL_NUMBERS = {
+    "CN": ("138 0013 8000", "+8613800138000"),
+    "HK": ("9123 4567", "+85291234567"),
+    "MO": ("6612 3456", "+85366123456"),
+    "TW": ("0912 345 678", "+886912345678"),
+    "SG": ("8123 4567", "+6581234567"),
+    "JP": ("090-1234-5678", "+819012345678"),
+    "KR": ("010-2345-6789", "+821023456789"),
+    "US": ("(650) 253-0000", "+16502530000"),
+    "CA": ("506-234-5678", "+15062345678"),
+    "GB": ("07400 123456", "+447400123456"),
+    "IE": ("085 012 3456", "+353850123456"),
+    "FR": ("06 12 34 56 78", "+33612345678"),
+    "DE": ("0151 23456789", "+4915123456789"),
+    "NL": ("06-12345678", "+31612345678"),
+    "ES": ("612 34 56 78", "+34612345678"),
+    "IT": ("312 345 6789", "+393123456789"),
+    "AU": ("0412 345 678", "+61412345678"),
+    "NZ": ("021 123 4567", "+64211234567"),
+}
+
+
+@pytest.mark.parametrize("region", destinations.CODES)
+def test_a_number_is_read_as_the_chosen_country_or_region_writes_it(region: str) -> None:
+    local, stored = LOCAL_NUMBERS[region]
+    for typed in (local, stored, "+86 138 0013 8000"):
+        form = checkout(destination=region, phone=typed)
+        assert form.is_valid(), form.errors
+        assert form.cleaned_data["phone"].as_e164 == (stored if typed == local else typed.replace(" ", ""))
+
+
+@pytest.mark.parametrize("region", destinations.CODES)
+def test_the_example_of_a_refused_number_is_one_of_the_chosen_country_or_region(region: str) -> None:
+    [said] = checkout(destination=region, phone="12").errors["phone"]
+    found = re.fullmatch(
+        r"Enter a mobile number, such as (.+) \((.+)\), or one with its country code, such as (.+)\.", said
+    )
+    assert found
+    local, name, foreign = found.groups()
+    assert name == destinations.name_of(region)
+    assert checkout(destination=region, phone=local).is_valid()
+    assert checkout(destination=region, phone=foreign).is_valid()
+    assert foreign.startswith("+1 " if region == "CN" else "+86 ")
+
+
+def test_without_a_known_country_or_region_a_number_is_read_as_the_shop_s_own_region_writes_it() -> None:
+    for destination in ("", "XX"):
+        form = checkout(destination=destination, phone="138 0013 8000")
+        assert list(form.errors) == ["destination"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -83,7 +137,7 @@ def test_names_with_a_web_address_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("destination", ["", "XX", "cn", "CN\x00", "中国"])
-def test_a_country_we_do_not_send_to_is_refused(destination: str) -> None:
+def test_a_country_or_region_that_we_do_not_send_to_is_refused(destination: str) -> None:
     assert "destination" in checkout(destination=destination).errors
 
 
@@ -109,6 +163,13 @@ def test_an_order_number_is_understood_as_people_copy_it(typed: str) -> None:
     form = FindOrderForm({"number": typed, "last_four": "８０００"})
     assert form.is_valid(), form.errors
     assert form.cleaned_data == {"number": "W-7K3M9Q", "last_four": "8000"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"), [("9123 4567", True), ("(650) 253-0000", True), ("123", False), ("x", False)]
+)
+def test_an_order_is_looked_for_by_four_digits_or_a_number_of_some_country_or_region(typed: str, taken: bool) -> None:
+    assert FindOrderForm({"number": "W-7K3M9Q", "last_four": typed}).is_valid() == taken
 
 
 @pytest.mark.parametrize("typed", ["", "W-1", "W-7K3M9Q7", "W-7K3M9O", "\x00", "'; drop table"])

@@ -27,6 +27,15 @@ def test_a_guest_finds_an_order_by_number_and_digits(order_of: OrderOf, tea: Pro
     assert not Guess.objects.exists()
 
 
+@pytest.mark.parametrize("typed", ["9123 4567", "+852 9123 4567", "4567"])
+def test_a_guest_writes_the_phone_number_as_at_the_checkout(
+    order_of: OrderOf, tea: Product, client: Client, typed: str
+) -> None:
+    order = order_of(tea, destination="HK", phone="+85291234567")
+    assert find(client, order.number, typed).status_code == 302
+    assert find(client, order.number, "9123 4568").status_code == 200
+
+
 @pytest.mark.parametrize("number", [None, "W-222222"])
 def test_a_wrong_guess_does_not_tell_whether_the_order_exists(
     order_of: OrderOf, tea: Product, client: Client, number: str | None

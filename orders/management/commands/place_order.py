@@ -16,9 +16,9 @@ from messaging.management.progress import progress_on
 from messaging.management.terminal_log import quiet_log
 from messaging.validation.texts import storable_text
 from orders.exceptions import Refused
-from orders.forms import MobilePhoneField
 from orders.management.demo_order import PHONE, place_demo_order
 from orders.models import Order, Product
+from orders.phones import MobilePhoneField
 from orders.timeline import Timeline, timeline_of
 
 EXAMPLES = """
