@@ -12,6 +12,7 @@ from django.contrib.sessions.backends.base import SessionBase
 from django.db import transaction
 from django.db.models import QuerySet, Sum
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from orders import models
 from orders.models import CartItem, Order, Product
@@ -116,11 +117,13 @@ def _line(item: CartItem) -> CartLine:
 
 
 def _notices(item: CartItem, quantity: int) -> Iterator[str]:
-    product = item.product
+    product, name = item.product, item.product.translated_name
     if not quantity:
-        yield f"{product.name} is sold out. It will not be part of your order."
+        yield _("%(product)s is sold out. It will not be part of your order.") % {"product": name}
         return
     if quantity < item.quantity:
-        yield f"Only {quantity} of {product.name} left: you wanted {item.quantity}."
+        words = _("Only %(left)d of %(product)s left: you wanted %(wanted)d.")
+        yield words % {"left": quantity, "product": name, "wanted": item.quantity}
     if item.price != product.price:
-        yield f"The price of {product.name} has changed from {written(item.price)} to {written(product.price)}."
+        words = _("The price of %(product)s has changed from %(before)s to %(now)s.")
+        yield words % {"product": name, "before": written(item.price), "now": written(product.price)}

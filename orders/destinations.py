@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from babel import Locale
-from django.conf import settings
-from django.utils.translation import get_language, to_locale
+from orders import languages
 
 #: The destination until the visitor chooses one.
 DEFAULT = "CN"
@@ -14,8 +12,7 @@ CODES = ("CN", "HK", "MO", "TW", "SG", "JP", "KR", "US", "CA", "GB", "IE", "FR",
 
 def name_of(code: str) -> str:
     """Return the name of the country or region in the reader's language."""
-    locale = Locale.parse(to_locale(get_language() or settings.LANGUAGE_CODE))
-    return str(locale.territories.get(code, code))
+    return str(languages.locale().territories.get(code, code))
 
 
 def choices() -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""The shop's refusals. Their texts are written for shoppers."""
+"""The shop's refusals. Their texts are written for shoppers, in the language that is active when they are raised."""
 
 from __future__ import annotations
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 
 class Refused(Exception):
@@ -13,24 +14,26 @@ class OutOfStock(Refused):
     """Fewer pieces are left than were ordered."""
 
     def __init__(self, product_name: str, left: int) -> None:
-        super().__init__(f"{product_name}: only {left} left." if left else f"{product_name} is sold out.")
+        words = _("%(product)s: only %(left)d left.") if left else _("%(product)s is sold out.")
+        super().__init__(words % {"product": product_name, "left": left})
 
 
 class PriceChanged(Refused):
     """A price differs from the one that the shopper saw."""
 
     def __init__(self, product_name: str) -> None:
-        super().__init__(f"The price of {product_name} has changed.")
+        super().__init__(_("The price of %(product)s has changed.") % {"product": product_name})
 
 
 class NotPayable(Refused):
     """A price has more decimals than the currency."""
 
     def __init__(self, product_name: str) -> None:
-        super().__init__(
-            f"{product_name} cannot be ordered: its price has more decimals than {settings.SHOP_CURRENCY} has. "
+        words = _(
+            "%(product)s cannot be ordered: its price has more decimals than %(currency)s has. "
             "The shop must correct it."
         )
+        super().__init__(words % {"product": product_name, "currency": settings.SHOP_CURRENCY})
 
 
 class RedPacketRefused(Refused):

@@ -8,9 +8,12 @@ from typing import Any
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
 from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 
 from orders import destinations, phones
 from orders.cart import MOST_PIECES
+from orders.models.product import ProductQuerySet
 from orders.numbers import ORDER_NUMBER_PATTERN
 from orders.phones import MobilePhoneField
 from orders.text import check_no_link, check_printable, normalized
@@ -23,12 +26,12 @@ class QuantityField(forms.IntegerField):
         super().__init__(
             min_value=min_value,
             max_value=MOST_PIECES,
-            label="Quantity",
+            label=_("Quantity"),
             error_messages={
-                "required": "Enter how many you want.",
-                "invalid": "Enter a whole number, such as 2.",
-                "min_value": f"Enter {min_value} or more.",
-                "max_value": f"One order can hold {MOST_PIECES} of a product at most.",
+                "required": _("Enter how many you want."),
+                "invalid": _("Enter a whole number, such as 2."),
+                "min_value": _("Enter %(limit_value)s or more."),
+                "max_value": _("One order can hold %(limit_value)s of a product at most."),
             },
             # Not type="number": there, browsers drop full-width digits and the whole input with them.
             widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "size": "3"}),
@@ -59,14 +62,25 @@ class CartLineForm(forms.Form):
 class SearchForm(forms.Form):
     """The catalogue's search. It is in the address, so that it can be bookmarked."""
 
-    SORTS = {"name": ("name", "pk"), "cheapest": ("price", "pk"), "dearest": ("-price", "pk")}
-
-    q = forms.CharField(required=False, max_length=80, label="Search")
+    q = forms.CharField(required=False, max_length=80, label=_("Search"))
     sort = forms.ChoiceField(
         required=False,
-        label="Sort by",
-        choices=[("name", "Name"), ("cheapest", "Lowest price"), ("dearest", "Highest price")],
+        label=_("Sort by"),
+        choices=[
+            ("name", pgettext_lazy("in the list of sort orders", "Name")),
+            ("cheapest", _("Lowest price")),
+            ("dearest", _("Highest price")),
+        ],
     )
+
+    def sort_products(self, products: ProductQuerySet) -> ProductQuerySet:
+        """Return `products` in the order that the valid form asks for."""
+        match self.cleaned_data["sort"]:
+            case "cheapest":
+                return products.order_by("price", "pk")
+            case "dearest":
+                return products.order_by("-price", "pk")
+        return products.by_name()
 
 
 class CheckoutForm(forms.Form):
@@ -74,18 +88,20 @@ class CheckoutForm(forms.Form):
 
     customer_name = forms.CharField(
         max_length=80,
-        label="Name",
+        label=_("Name"),
         widget=forms.TextInput(attrs={"autocomplete": "name"}),
-        error_messages={"required": "Enter the name of the person who receives the parcel."},
+        error_messages={"required": _("Enter the name of the person who receives the parcel.")},
         validators=[check_printable, check_no_link],
     )
     # Before the phone, which it decides how to read.
-    destination = forms.ChoiceField(label="Country or region", widget=forms.Select(attrs={"autocomplete": "country"}))
+    destination = forms.ChoiceField(
+        label=_("Country or region"), widget=forms.Select(attrs={"autocomplete": "country"})
+    )
     phone = MobilePhoneField()
     red_packet = forms.CharField(
         required=False,
         max_length=20,
-        label="Red packet code",
+        label=_("Red packet code"),
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "characters", "list": "my-red-packets"}),
     )
 
@@ -112,17 +128,17 @@ class FindOrderForm(forms.Form):
 
     number = forms.CharField(
         max_length=20,
-        label="Order number",
-        help_text="It is in our text message, such as W-7K3M9Q.",
+        label=_("Order number"),
+        help_text=_("It is in our text message, such as W-7K3M9Q."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "autocapitalize": "characters"}),
-        error_messages={"required": "Enter the order number."},
+        error_messages={"required": _("Enter the order number.")},
     )
     last_four = forms.CharField(
         max_length=30,
-        label="Last four digits of the phone",
-        help_text="Or the whole number.",
+        label=_("Last four digits of the phone"),
+        help_text=_("Or the whole number."),
         widget=forms.TextInput(attrs={"inputmode": "tel", "autocomplete": "off", "size": "16"}),
-        error_messages={"required": "Enter the last four digits."},
+        error_messages={"required": _("Enter the last four digits.")},
     )
 
     def clean_number(self) -> str:
@@ -131,14 +147,14 @@ class FindOrderForm(forms.Form):
         if not number.startswith("W-"):
             number = f"W-{number.removeprefix('W')}" if len(number) > 6 else f"W-{number}"
         if not re.fullmatch(ORDER_NUMBER_PATTERN, number):
-            raise ValidationError("An order number looks like W-7K3M9Q.")
+            raise ValidationError(_("An order number looks like W-7K3M9Q."))
         return number
 
     def clean_last_four(self) -> str:
         """Return four plain digits, or a whole number as it was typed."""
         digits = normalized(self.cleaned_data["last_four"])
         if not re.fullmatch(r"[0-9]{4}", digits) and not phones.is_number(digits):
-            raise ValidationError("Enter four digits, or the whole number.")
+            raise ValidationError(_("Enter four digits, or the whole number."))
         return digits
 
 

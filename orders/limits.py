@@ -17,6 +17,8 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from messaging.logs import get_logger
 from orders.models import Guess
@@ -43,16 +45,17 @@ class TooManyTries(Exception):
 
     def __init__(self, wait: timedelta, key: str = "") -> None:
         self.wait, self.key = wait, key
-        super().__init__(
-            f"There were too many wrong tries, so none is looked at for now. Try again in {self.in_words}."
-        )
+        words = _("There were too many wrong tries, so none is looked at for now. Try again in %(wait)s.")
+        super().__init__(words % {"wait": self.in_words})
 
     @property
     def in_words(self) -> str:
         """The time to wait, rounded up: 2 minutes, 3 hours."""
         minutes = max(1, math.ceil(self.wait.total_seconds() / 60))
-        number, unit = (minutes, "minute") if minutes < 120 else (math.ceil(minutes / 60), "hour")
-        return f"{number} {unit}{'s' if number > 1 else ''}"
+        if minutes < 120:
+            return ngettext("%(count)d minute", "%(count)d minutes", minutes) % {"count": minutes}
+        hours = math.ceil(minutes / 60)
+        return ngettext("%(count)d hour", "%(count)d hours", hours) % {"count": hours}
 
 
 class Tries:

@@ -7,7 +7,8 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from babel.numbers import format_currency, get_currency_precision
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.utils.translation import get_language, to_locale
+
+from orders import languages
 
 #: No column holds more than two decimals, whatever the currency would allow.
 _MOST_DECIMALS = 2
@@ -46,10 +47,11 @@ def check_payable(amount: Decimal) -> None:
 
 
 def written(amount: Decimal, currency: str | None = None) -> str:
-    """Return `amount` as the reader's language writes it, such as CN¥12.50.
+    """Return `amount` as the reader's language writes it: CN¥12.50 in English, ¥12.50 in Simplified Chinese.
 
     An amount that cannot be paid keeps all its decimals, so that sums of such amounts add up.
     """
     currency = currency or settings.SHOP_CURRENCY
-    locale = to_locale(get_language() or settings.LANGUAGE_CODE)
-    return format_currency(amount, currency, locale=locale, decimal_quantization=is_payable(amount, currency))
+    return format_currency(
+        amount, currency, locale=languages.locale(), decimal_quantization=is_payable(amount, currency)
+    )

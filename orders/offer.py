@@ -59,7 +59,7 @@ class Offer(BaseModel):
         offered = tuple(
             OfferedLine(
                 product_id=line.product.pk,
-                name=line.product.name,
+                name=line.product.translated_name,
                 quantity=line.quantity,
                 in_cart=line.wanted,
                 unit_price=line.product.price,

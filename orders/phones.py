@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.utils.functional import lazy
 from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
 from phonenumber_field.formfields import PhoneNumberField
 from phonenumber_field.phonenumber import PhoneNumber, to_python
 from phonenumbers import PhoneNumberFormat, PhoneNumberType
@@ -47,10 +48,10 @@ class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(
-            label="Mobile phone",
-            help_text="For text messages about this order, and to find it again. Nothing else.",
+            label=_("Mobile phone"),
+            help_text=_("For text messages about this order, and to find it again. Nothing else."),
             widget=forms.TextInput(attrs={"type": "tel", "inputmode": "tel", "autocomplete": "tel"}),
-            error_messages={"required": "Enter a mobile number."},
+            error_messages={"required": _("Enter a mobile number.")},
         )
         self.read_as_in(settings.PHONENUMBER_DEFAULT_REGION)
 
@@ -59,7 +60,7 @@ class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
         self.region = region
         home = settings.PHONENUMBER_DEFAULT_REGION
         self.error_messages["invalid"] = format_lazy(
-            "Enter a mobile number, such as {local} ({region}), or one with its country code, such as {foreign}.",
+            _("Enter a mobile number, such as {local} ({region}), or one with its country code, such as {foreign}."),
             local=_example(region, PhoneNumberFormat.NATIONAL),
             region=lazy(destinations.name_of, str)(region),
             foreign=_example(home if region != home else _FOREIGN_REGION, PhoneNumberFormat.INTERNATIONAL),
@@ -75,9 +76,9 @@ class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
         if not isinstance(value, PhoneNumber) or not value.is_valid():
             return  # the parent's validator reports it
         if value.extension:
-            raise ValidationError("We cannot text an extension: enter the number alone.", code="extension")
+            raise ValidationError(_("We cannot text an extension: enter the number alone."), code="extension")
         if phonenumbers.number_type(value) not in _MOBILE_TYPES:
-            raise ValidationError("This is not a mobile number: we could not text it.", code="not_mobile")
+            raise ValidationError(_("This is not a mobile number: we could not text it."), code="not_mobile")
 
 
 def _regions(first: Iterable[str]) -> list[str]:

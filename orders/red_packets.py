@@ -14,6 +14,7 @@ from math import ceil
 from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from messaging.logs import get_logger
 from orders.exceptions import RedPacketRefused
@@ -60,10 +61,14 @@ def lock_spendable(code: str) -> RedPacket:
     """Lock the red packet of that code. Raises RedPacketRefused, saying why it cannot be spent."""
     packet = RedPacket.objects.select_for_update().filter(code=code).first()
     if packet is None:
-        raise RedPacketRefused("There is no red packet with this code.")
+        raise RedPacketRefused(_("There is no red packet with this code."))
     if packet.state != "ready":
-        reasons = {"used": "is already used", "void": "was withdrawn", "expired": "has expired"}
-        raise RedPacketRefused(f"Red packet {packet.code} {reasons[packet.state]}.")
+        reasons = {
+            "used": _("Red packet %(code)s is already used."),
+            "void": _("Red packet %(code)s was withdrawn."),
+            "expired": _("Red packet %(code)s has expired."),
+        }
+        raise RedPacketRefused(reasons[packet.state] % {"code": packet.code})
     return packet
 
 

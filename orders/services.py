@@ -15,6 +15,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from messaging import outbox
 from messaging.logs import get_logger
@@ -58,16 +59,17 @@ def place_order(
     red_packet_code: str = "",
     user: User | None = None,
     visitor_key: str = "",
+    language: str = "",
 ) -> Order:
     """Commit an order with its stock, lines, documents, red packet and event, or nothing.
 
     A second call with the same token, from any process at any time, returns the first one's order, which is new only
     once (`is_new`). The cart with that token, if there is one, loses what was ordered and gets a new token in the same
-    transaction. `phone` is E.164.
+    transaction. `phone` is E.164. In `language` (default: LANGUAGE_CODE) the shop writes to the customer.
     Raises OutOfStock, PriceChanged, NotPayable, RedPacketRefused (all Refused).
     """
     if not wanted:
-        raise Refused("Your cart is empty.")
+        raise Refused(_("Your cart is empty."))
     order = Order(
         checkout_token=checkout_token,
         user=user,
@@ -75,6 +77,7 @@ def place_order(
         customer_name=customer_name,
         phone=phone,
         destination=destination,
+        language=language or settings.LANGUAGE_CODE,
         currency=settings.SHOP_CURRENCY,
         shipping=rounded(shipping.amount),
         shipping_source=shipping.source,
@@ -107,7 +110,7 @@ def cancel_order(order_number: str) -> Order:
         if order.is_cancelled:
             return order
         if order.status == Order.Status.SHIPPED:
-            raise TooLate("This order is on its way and can no longer be cancelled.")
+            raise TooLate(_("This order is on its way and can no longer be cancelled."))
         order.status, order.cancelled_at = Order.Status.CANCELLED, timezone.now()
         order.save(update_fields=["status", "cancelled_at"])
         lines = list(order.lines.all())
@@ -130,7 +133,7 @@ def ship_order(order_number: str) -> Order:
         if order.status == Order.Status.SHIPPED:
             return order
         if order.is_cancelled:
-            raise TooLate("This order was cancelled and must not be shipped.")
+            raise TooLate(_("This order was cancelled and must not be shipped."))
         order.status, order.shipped_at = Order.Status.SHIPPED, timezone.now()
         order.save(update_fields=["status", "shipped_at"])
         outbox.add(OrderShipped(order_number=order.number, shipped_at=order.shipped_at), subject=order.number)
@@ -158,14 +161,14 @@ def _take_stock(wanted: Sequence[Wanted], products: dict[int, Product]) -> None:
             raise ValueError(f"quantity is {line.quantity}; it is at least 1")
         product = products.get(line.product_id)
         if product is None or not product.active:
-            raise OutOfStock(product.name if product else "This product", left=0)
+            raise OutOfStock(product.translated_name if product else _("This product"), left=0)
         if line.unit_price is not None and line.unit_price != product.price:
-            raise PriceChanged(product.name)
+            raise PriceChanged(product.translated_name)
         if not is_payable(product.price):
-            raise NotPayable(product.name)
+            raise NotPayable(product.translated_name)
         # Conditional even under the lock: some databases lock nothing, and stock must never go below zero.
         if not Product.objects.take(product.pk, line.quantity):
-            raise OutOfStock(product.name, left=product.stock)
+            raise OutOfStock(product.translated_name, left=product.stock)
 
 
 def _write(order: Order, wanted: Sequence[Wanted], products: dict[int, Product], red_packet_code: str) -> None:
@@ -202,7 +205,7 @@ def _line(order: Order, product: Product, quantity: int) -> OrderLine:
         order=order,
         product=product,
         sku=product.sku,
-        product_name=product.name,
+        product_name=product.name_in(order.language),
         unit_price=product.price,
         quantity=quantity,
     )

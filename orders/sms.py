@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from django.conf import settings
-from django.utils.formats import date_format
+from django.utils import translation
 from django.utils.module_loading import import_string
-from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
 
 from messaging.effects import Sending
 from messaging.message import Delivery
@@ -20,9 +20,14 @@ from messaging.models import Effect
 from messaging.validation.functions import check_runs
 from orders.models import Order, TextMessage
 from orders.money import written
+from orders.times import minute_this_year
 
 #: Name of the effect by which a text leaves the database; see orders/effects.py.
 EFFECT = "text_message"
+#: Who signs the texts.
+BRAND = "Warren"
+#: Country code of phone numbers in mainland China.
+_MAINLAND = 86
 
 
 class SmsBackend(ABC):
@@ -126,14 +131,29 @@ def effects_of(texts: Iterable[TextMessage]) -> dict[str, Effect]:
 
 
 def wording(order: Order, kind: TextMessage.Kind) -> str:
-    """Return the text for the customer. It is true at this moment: it reads the order as it is now."""
-    total = written(order.total, order.currency)
-    if kind == TextMessage.Kind.CANCELLED:
-        return f"Warren: your order {order.number} is cancelled. {total} will not be charged."
-    if kind == TextMessage.Kind.SHIPPED:
-        return f"Warren: your order {order.number} is on its way to you."
-    placed = date_format(localtime(order.placed_at), "j M, H:i")
-    if order.is_cancelled:
-        return f"Warren: your order {order.number} of {placed} was cancelled meanwhile. {total} will not be charged."
+    """Return the text for the customer, signed and in the order's language. It is true at this moment: it reads the
+    order as it is now."""
+    with translation.override(order.language):
+        return f"{_signature(order)}{_words(order, kind)}"
+
+
+def _signature(order: Order) -> str:
+    """Return the sender, in the brackets that carriers in mainland China demand and readers of Chinese expect."""
+    is_chinese = order.language.startswith("zh")
+    return f"【{BRAND}】" if is_chinese or order.phone.country_code == _MAINLAND else f"{BRAND}: "
+
+
+def _words(order: Order, kind: TextMessage.Kind) -> str:
     # No customer's name: whatever a visitor typed must not go to a number that the visitor typed.
-    return f"Warren: thank you. We have your order {order.number} of {placed}: {total}."
+    facts = {
+        "number": order.number,
+        "total": written(order.total, order.currency),
+        "placed": minute_this_year(order.placed_at),
+    }
+    if kind == TextMessage.Kind.CANCELLED:
+        return _("Your order %(number)s is cancelled. %(total)s will not be charged.") % facts
+    if kind == TextMessage.Kind.SHIPPED:
+        return _("Your order %(number)s is on its way to you.") % facts
+    if order.is_cancelled:
+        return _("Your order %(number)s of %(placed)s was cancelled meanwhile. %(total)s will not be charged.") % facts
+    return _("Thank you. We have your order %(number)s of %(placed)s: %(total)s.") % facts

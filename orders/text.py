@@ -1,11 +1,14 @@
-"""Checks of text that people type: no invisible characters, no links."""
+"""Text: checks of what people type (no invisible characters, no links), and lists in words."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from django.core.exceptions import ValidationError
+from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 #: Joiners that Persian and Indic names are written with.
 _ALLOWED_FORMAT_CHARACTERS = "\u200c\u200d"
@@ -21,10 +24,15 @@ def normalized(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split())
 
 
+def listed(items: Iterable[object]) -> str:
+    """Return the items with the comma of the reader's language between them."""
+    return pgettext("between the items of a list", ", ").join(str(item) for item in items)
+
+
 def check_no_link(text: str) -> None:
     """Raise ValidationError if `text` contains a link."""
     if _LINK.search(unicodedata.normalize("NFKC", text).translate(_OTHER_DOTS)):
-        raise ValidationError("Enter a name without a web address.")
+        raise ValidationError(_("Enter a name without a web address."))
 
 
 def check_printable(text: str) -> None:
@@ -34,4 +42,6 @@ def check_printable(text: str) -> None:
     """
     for character in text:
         if unicodedata.category(character)[0] == "C" and character not in _ALLOWED_FORMAT_CHARACTERS:
-            raise ValidationError("Use letters, digits and ordinary signs only: there is an invisible character here.")
+            raise ValidationError(
+                _("Use letters, digits and ordinary signs only: there is an invisible character here.")
+            )

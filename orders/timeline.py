@@ -11,6 +11,8 @@ from typing import Any
 
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from messaging.events import Event
 from messaging.models import Effect, InboxMessage, OutboxMessage
@@ -18,6 +20,7 @@ from orders import sms
 from orders.events import OrderCancelled, OrderPlaced, OrderShipped
 from orders.models import Order, RedPacket, TextMessage
 from orders.money import written
+from orders.text import listed
 
 #: After this long the page says that something is late.
 DELAYED_AFTER = timedelta(seconds=30)
@@ -33,6 +36,17 @@ class State(StrEnum):
     FAILED = "failed"
     #: It may have happened or not: a person has to find out.
     UNKNOWN = "unknown"
+
+    @property
+    def in_words(self) -> str:
+        """The state as a screen reader says it."""
+        return {
+            State.DONE: pgettext("state of a step", "done"),
+            State.WAITING: pgettext("state of a step", "waiting"),
+            State.DELAYED: pgettext("state of a step", "delayed"),
+            State.FAILED: pgettext("state of a step", "failed"),
+            State.UNKNOWN: pgettext("state of a step", "unknown"),
+        }[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,23 +94,26 @@ class Timeline:
     @property
     def summary(self) -> str:
         """One sentence, for screen readers and for the top of the page."""
-        cancelled = self.order.is_cancelled
-        total = written(self.order.total, self.order.currency)
-        not_charged = f"This order is cancelled. You will not be charged {total}."
-        safe = not_charged if cancelled else "Your order is safe."
         if self.finished:
-            return not_charged if cancelled else "Everything is done."
+            return self._not_charged if self.order.is_cancelled else _("Everything is done.")
+        safe = self._not_charged if self.order.is_cancelled else _("Your order is safe.")
         if self.is_delayed:
-            return f"{safe} Something takes longer than usual. We keep trying."
+            return _sentences(safe, _("Something takes longer than usual. We keep trying."))
         if self.is_settled:
-            return f"{safe} {self._missing}"
-        return f"{not_charged if cancelled else 'Your order is placed.'} The rest is on its way."
+            return _sentences(safe, self._missing)
+        placed = self._not_charged if self.order.is_cancelled else _("Your order is placed.")
+        return _sentences(placed, _("The rest is on its way."))
+
+    @property
+    def _not_charged(self) -> str:
+        total = written(self.order.total, self.order.currency)
+        return _("This order is cancelled. You will not be charged %(total)s.") % {"total": total}
 
     @property
     def _missing(self) -> str:
         if any(step.name == "red_packet" and step.state is State.FAILED for step in self.steps):
-            return "We have to look after something by hand."
-        return "A text message about it may not have reached you."
+            return _("We have to look after something by hand.")
+        return _("A text message about it may not have reached you.")
 
     def as_json(self) -> dict[str, Any]:
         """Return the timeline as `timeline.json` serves it."""
@@ -126,18 +143,18 @@ def _steps(order: Order) -> Iterator[Step]:
             return _text(name, title, texts[kind], effects.get(texts[kind].message_id), since)
         return _pending(name, title, since=since, given_up=given_up.has("sms", event))
 
-    documents = ", ".join(document.number for document in order.documents.all())
-    yield Step(name="placed", title="Order placed", state=State.DONE, at=order.placed_at)
-    yield Step(name="documents", title="Documents created", state=State.DONE, at=order.placed_at, detail=documents)
+    documents = listed(document.number for document in order.documents.all())
+    yield Step(name="placed", title=_("Order placed"), state=State.DONE, at=order.placed_at)
+    yield Step(name="documents", title=_("Documents created"), state=State.DONE, at=order.placed_at, detail=documents)
     yield _red_packet(order, given_up)
-    yield text("text_message", "Text message", TextMessage.Kind.PLACED, OrderPlaced, order.placed_at)
+    yield text("text_message", _("Text message"), TextMessage.Kind.PLACED, OrderPlaced, order.placed_at)
     if at := order.cancelled_at:
-        yield Step(name="cancelled", title="Order cancelled", state=State.DONE, at=at)
-        title = "Text message about the cancellation"
+        yield Step(name="cancelled", title=_("Order cancelled"), state=State.DONE, at=at)
+        title = _("Text message about the cancellation")
         yield text("text_message_cancelled", title, TextMessage.Kind.CANCELLED, OrderCancelled, at)
     if at := order.shipped_at:
-        yield Step(name="shipped", title="Order shipped", state=State.DONE, at=at)
-        title = "Text message about the shipping"
+        yield Step(name="shipped", title=_("Order shipped"), state=State.DONE, at=at)
+        title = _("Text message about the shipping")
         yield text("text_message_shipped", title, TextMessage.Kind.SHIPPED, OrderShipped, at)
 
 
@@ -168,15 +185,18 @@ class _GivenUp:
 
 
 def _red_packet(order: Order, given_up: _GivenUp) -> Step:
-    name, title = "red_packet", "Red packet"
+    name, title = "red_packet", _("Red packet")
     packet = RedPacket.objects.filter(order=order).first()
     if packet is None and order.red_packet_settled_at is None:
         return _pending(name, title, since=order.placed_at, given_up=given_up.has(name, OrderPlaced))
     at = packet.granted_at if packet else order.red_packet_settled_at
-    detail = "None this time"
-    if packet:
-        worth = f"{written(packet.amount, order.currency)}, code {packet.code}"
-        detail = "Withdrawn with the order" if packet.voided_at else worth
+    if packet is None:
+        detail = _("None this time")
+    elif packet.voided_at:
+        detail = _("Withdrawn with the order")
+    else:
+        amount = written(packet.amount, order.currency)
+        detail = _("%(amount)s, code %(code)s") % {"amount": amount, "code": packet.code}
     return Step(name=name, title=title, state=State.DONE, at=at, detail=detail)
 
 
@@ -184,25 +204,29 @@ def _text(name: str, title: str, text: TextMessage, effect: Effect | None, since
     phone = text.masked_phone
     if effect is None or effect.state == Effect.State.DONE:
         at = effect.changed_at if effect else text.created_at
-        return Step(name=name, title=title, state=State.DONE, at=at, detail=f"Sent to {phone}")
+        return Step(name=name, title=title, state=State.DONE, at=at, detail=_("Sent to %(phone)s") % {"phone": phone})
     if effect.state == Effect.State.FAILED:
-        detail = f"It could not be sent to {phone}. Your order is safe."
+        detail = _("It could not be sent to %(phone)s. Your order is safe.") % {"phone": phone}
         return Step(name=name, title=title, state=State.FAILED, detail=detail)
     if effect.state == Effect.State.UNKNOWN:
-        detail = f"We cannot tell whether it reached {phone}. Your order is safe."
+        detail = _("We cannot tell whether it reached %(phone)s. Your order is safe.") % {"phone": phone}
         return Step(name=name, title=title, state=State.UNKNOWN, detail=detail)
     return _pending(name, title, since=since)
 
 
 def _pending(name: str, title: str, *, since: datetime, given_up: bool = False) -> Step:
     if given_up:
-        detail = "It could not be done automatically; a person has to look at it. Your order is safe."
+        detail = _("It could not be done automatically; a person has to look at it. Your order is safe.")
         return Step(name=name, title=title, state=State.FAILED, detail=detail)
     if timezone.now() - since < DELAYED_AFTER:
-        return Step(name=name, title=title, state=State.WAITING, detail="On its way")
-    detail = "Later than usual. We keep trying; your order is safe."
+        return Step(name=name, title=title, state=State.WAITING, detail=_("On its way"))
+    detail = _("Later than usual. We keep trying; your order is safe.")
     return Step(name=name, title=title, state=State.DELAYED, detail=detail)
 
 
 def _last_change(order: Order) -> datetime:
     return order.shipped_at or order.cancelled_at or order.placed_at
+
+
+def _sentences(first: str, second: str) -> str:
+    return pgettext("two sentences", "%(first)s %(second)s") % {"first": first, "second": second}

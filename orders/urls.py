@@ -6,6 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import include, path, register_converter
 from django.urls.converters import IntConverter, StringConverter
+from django.views.i18n import set_language
 
 from orders.numbers import ORDER_NUMBER_PATTERN
 from orders.views import accounts, cart, catalogue, checkout, orders
@@ -57,4 +58,5 @@ urlpatterns = [
     path("accounts/sign-up/", accounts.sign_up, name="sign-up"),
     path("accounts/sign-in/", accounts.SignInView.as_view(), name="login"),
     path("accounts/sign-out/", LogoutView.as_view(), name="logout"),
+    path("language/", set_language, name="set-language"),
 ]

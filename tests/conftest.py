@@ -12,6 +12,7 @@ import structlog
 from django.db import connection, connections
 from django.test import TransactionTestCase
 from pytest_django import DjangoDbBlocker
+from django.utils import translation
 
 from script.services.ports import answers
 from script.services.rabbitmq import RabbitMQNode
@@ -48,6 +49,13 @@ DATABASE_FIXTURES = {"db", "transactional_db", "django_db_reset_sequences", "liv
 def _captured_logs() -> None:
     """Loggers do not keep the configuration of their first line: a test that captures the log would miss theirs."""
     structlog.configure(cache_logger_on_first_use=False)
+
+
+@pytest.fixture(autouse=True)
+def _language_of_the_project() -> Iterator[None]:
+    """A request leaves its language active, as in a web process, where the next request chooses anew."""
+    yield
+    translation.deactivate()
 
 
 @pytest.fixture

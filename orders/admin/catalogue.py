@@ -42,13 +42,15 @@ class ProductAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = ProductForm
     list_display = ["name", "sku", "price", "stock", "active"]
     list_filter = ["active"]
-    search_fields = ["name", "sku"]
-    search_help_text = "Searches name and SKU."
+    search_fields = ["name", "name_zh_hans", "name_zh_hant", "sku"]
+    search_help_text = "Searches names and SKU."
     prepopulated_fields = {"slug": ["name"]}
 
     def get_fields(self, request: HttpRequest, obj: Product | None = None) -> list[Any]:
         stock = ["stock", "stock_change"] if obj else ["stock"]
-        return ["name", "slug", "sku", "description", "picture", "price", *stock, "weight_grams", "active"]
+        chinese = ["name_zh_hans", "description_zh_hans", "name_zh_hant", "description_zh_hant"]
+        facts = ["picture", "price", *stock, "weight_grams", "active"]
+        return ["name", "slug", "sku", "description", *chinese, *facts]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Product | None = None) -> list[str]:
         return ["stock"] if obj else []

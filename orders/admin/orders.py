@@ -79,7 +79,7 @@ class OrderAdmin(ReadOnlyAdmin):
         money = ["currency", "subtotal", "shipping", "shipping_source", "discount", "total", packets]
         return [
             (None, {"fields": ["number", "status", "messages_link", "placed_at", "cancelled_at", "shipped_at"]}),
-            ("Customer", {"fields": ["customer_name", "phone", "destination", "user"]}),
+            ("Customer", {"fields": ["customer_name", "phone", "destination", "language", "user"]}),
             ("Money", {"fields": money}),
         ]
 

@@ -13,7 +13,7 @@ CUSTOMER = "Demo Customer"
 PHONE = "+8613800138000"
 
 
-def place_demo_order(product: Product, *, quantity: int = 1, phone: str = PHONE) -> Order:
+def place_demo_order(product: Product, *, quantity: int = 1, phone: str = PHONE, language: str = "") -> Order:
     """Place an order as the shop does, at today's price and the flat shipping rate. Raises what place_order raises."""
     return place_order(
         checkout_token=uuid4(),
@@ -22,4 +22,5 @@ def place_demo_order(product: Product, *, quantity: int = 1, phone: str = PHONE)
         phone=phone,
         destination=destinations.DEFAULT,
         shipping=flat_rate(),
+        language=language,
     )

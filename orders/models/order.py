@@ -11,6 +11,8 @@ from django.db import models
 from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import pgettext_lazy
 from phonenumber_field.modelfields import PhoneNumberField
 
 from messaging.models.columns import PrimaryQuerySet, Row
@@ -43,9 +45,9 @@ class Order(models.Model):
     """A committed order. Its amounts are copies: a later change of prices does not affect them."""
 
     class Status(models.TextChoices):
-        PLACED = "placed", "Placed"
-        CANCELLED = "cancelled", "Cancelled"
-        SHIPPED = "shipped", "Shipped"
+        PLACED = "placed", pgettext_lazy("state of an order", "Placed")
+        CANCELLED = "cancelled", pgettext_lazy("state of an order", "Cancelled")
+        SHIPPED = "shipped", pgettext_lazy("state of an order", "Shipped")
 
     class ShippingSource(models.TextChoices):
         QUOTED = "quoted", "Quoted by the shipping service"
@@ -63,7 +65,11 @@ class Order(models.Model):
     )
     customer_name = models.CharField(max_length=80)
     phone = PhoneNumberField(help_text="Stored as E.164.")
-    destination = models.CharField(max_length=2, help_text="Country, ISO 3166.")
+    destination = models.CharField(max_length=2, help_text="Country or region, ISO 3166.")
+    #: Processes of a version without this column write orders, too: hence the default in the database.
+    language = models.CharField(
+        max_length=10, default="en", db_default="en", help_text="In which the shop writes to the customer."
+    )
     currency = models.CharField(max_length=3, help_text="ISO 4217.")
     # Wider than a price: a full cart of the most expensive products must fit.
     subtotal = models.DecimalField(max_digits=16, decimal_places=2)
@@ -150,8 +156,8 @@ class Document(Row):
     """A document of an order. Each kind has a series of numbers."""
 
     class Kind(models.TextChoices):
-        RECEIPT = "receipt", "Receipt"
-        PACKING_SLIP = "packing_slip", "Packing slip"
+        RECEIPT = "receipt", _("Receipt")
+        PACKING_SLIP = "packing_slip", _("Packing slip")
 
     order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="documents")
     kind = models.CharField(max_length=12, choices=Kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import models
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 from phonenumber_field.modelfields import PhoneNumberField
 
 from messaging.models.columns import Row
@@ -14,9 +15,9 @@ class TextMessage(Row):
     """One text message about an order: at most one of each kind, however often its event arrives."""
 
     class Kind(models.TextChoices):
-        PLACED = "placed", "Order placed"
-        CANCELLED = "cancelled", "Order cancelled"
-        SHIPPED = "shipped", "Order shipped"
+        PLACED = "placed", _("Order placed")
+        CANCELLED = "cancelled", _("Order cancelled")
+        SHIPPED = "shipped", _("Order shipped")
 
     order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="text_messages")
     kind = models.CharField(max_length=10, choices=Kind)

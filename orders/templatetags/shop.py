@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 
 from django import template
@@ -11,6 +12,7 @@ from django.http import HttpRequest
 from django.template.context import Context
 
 from orders import money as amounts
+from orders import times
 from orders.cart import Cart
 from orders.models import Product
 
@@ -23,6 +25,30 @@ _PLAIN_PICTURE = "orders/products/plain.svg"
 def money(amount: Decimal, currency: str | None = None) -> str:
     """Write an amount as the reader's language does; without a currency it is the shop's."""
     return amounts.written(amount, currency)
+
+
+@register.filter
+def as_date(at: datetime) -> str:
+    """Write a date as the reader's language does, in the shop's time zone."""
+    return times.day(at)
+
+
+@register.filter
+def as_time(at: datetime) -> str:
+    """Write date and time, to the minute."""
+    return times.minute(at)
+
+
+@register.filter
+def as_exact_time(at: datetime) -> str:
+    """Write date and time, to the second."""
+    return times.second(at)
+
+
+@register.filter
+def time_zone(at: datetime) -> str:
+    """Return the name of the shop's time zone, with its offset at that time."""
+    return times.zone(at)
 
 
 @register.simple_tag

@@ -3,6 +3,8 @@
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from orders.cart import MOST_PIECES, MOST_PRODUCTS, Cart, CartLine, OpenCart
@@ -22,11 +24,13 @@ def add(request: HttpRequest, slug: str) -> HttpResponse:
     product = get_object_or_404(Product.objects.on_sale(), slug=slug)
     form = AddToCartForm(request.POST)
     if not form.is_valid():
-        return render(request, "orders/product.html", {"product": product, "form": form})
+        context = {"product": product, "form": form, "page_address": product.get_absolute_url()}
+        return render(request, "orders/product.html", context)
     with Cart(request.session).opened() as cart:
         already = cart.quantity_of(product)
         if not already and cart.is_full:
-            messages.error(request, f"The cart is full: an order can hold {MOST_PRODUCTS} different products.")
+            words = _("The cart is full: an order can hold %(most)d different products.")
+            messages.error(request, words % {"most": MOST_PRODUCTS})
         else:
             _set(request, cart, product, already + form.cleaned_data["quantity"])
     return redirect("orders:cart")
@@ -48,15 +52,19 @@ def _set(request: HttpRequest, cart: OpenCart, product: Product, quantity: int) 
     """Set the quantity, within what can be ordered, and tell the shopper what was done."""
     possible = min(quantity, product.stock if product.active else 0, MOST_PIECES)
     cart.set(product, possible)
+    facts = {"product": product.translated_name, "left": product.stock, "most": MOST_PIECES, "count": possible}
     if quantity and not possible:
-        messages.error(request, f"{product.name} is sold out.")
+        messages.error(request, _("%(product)s is sold out.") % facts)
+    elif possible < quantity and possible == product.stock:
+        words = _("%(product)s: only %(left)d left, so your cart holds %(count)d.")
+        messages.warning(request, words % facts)
     elif possible < quantity:
-        why = f"only {product.stock} left" if possible == product.stock else f"{MOST_PIECES} is the most for one order"
-        messages.warning(request, f"{product.name}: {why}, so your cart holds {possible}.")
+        words = _("%(product)s: %(most)d is the most for one order, so your cart holds %(count)d.")
+        messages.warning(request, words % facts)
     elif possible:
-        messages.success(request, f"{product.name}: {possible} in your cart.")
+        messages.success(request, _("%(product)s: %(count)d in your cart.") % facts)
     else:
-        messages.success(request, f"{product.name} is no longer in your cart.")
+        messages.success(request, _("%(product)s is no longer in your cart.") % facts)
 
 
 def _render(request: HttpRequest, wrong: dict[int, CartLineForm] | None = None) -> HttpResponse:
@@ -66,6 +74,7 @@ def _render(request: HttpRequest, wrong: dict[int, CartLineForm] | None = None) 
         "rows": rows,
         "subtotal": sum(line.amount for line in lines),
         "can_check_out": any(line.quantity for line in lines),
+        "page_address": reverse("orders:cart"),
     }
     return render(request, "orders/cart.html", context)
 

@@ -1,7 +1,6 @@
 """The catalogue and the products."""
 
 from django.core.paginator import Paginator
-from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
@@ -20,8 +19,8 @@ def catalogue(request: HttpRequest) -> HttpResponse:
     if form.is_valid():
         words = form.cleaned_data["q"]
         if words:
-            products = products.filter(Q(name__icontains=words) | Q(description__icontains=words))
-        products = products.order_by(*SearchForm.SORTS[form.cleaned_data["sort"] or "name"])
+            products = products.having(words)
+        products = form.sort_products(products)
     page = Paginator(products, PER_PAGE).get_page(request.GET.get("page"))
     return render(request, "orders/catalogue.html", {"page": page, "form": form})
 

@@ -11,12 +11,14 @@ from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from messaging import database
 from messaging.logs import get_logger
-from orders import destinations
+from orders import destinations, languages
 from orders.cart import Cart
 from orders.exceptions import RedPacketRefused, Refused
 from orders.forms import CheckoutForm, clean_code
@@ -31,13 +33,17 @@ from orders.visitors import address_of, get_or_make_key, visitor
 
 log = get_logger(__name__)
 
-CODE_UNUSABLE = "This red packet code cannot be used: it is unknown, used, withdrawn or expired."
-BUSY = "The shop is very busy and could not confirm your order. Press the button again: you pay only once."
-TOO_OFTEN = (
-    "Your order was not placed: too many orders came for this phone number, from this browser or from your network. "
-    "Your cart is kept."
+CODE_UNUSABLE = gettext_lazy("This red packet code cannot be used: it is unknown, used, withdrawn or expired.")
+BUSY = gettext_lazy(
+    "The shop is very busy and could not confirm your order. Press the button again: you pay only once."
 )
-OTHER_CONTENTS = "This cart was ordered before with other contents. This is that order; nothing was added to it."
+TOO_OFTEN = gettext_lazy(
+    "Your order was not placed: too many orders came for this phone number, from this browser or from your network. "
+    "Your cart is kept. Press the button again in %(wait)s."
+)
+OTHER_CONTENTS = gettext_lazy(
+    "This cart was ordered before with other contents. This is that order; nothing was added to it."
+)
 _DRAFT_KEY = "checkout_draft"
 _DRAFT_FIELDS = ("customer_name", "phone", "destination", "red_packet")
 
@@ -62,11 +68,11 @@ def _show(request: HttpRequest) -> HttpResponse:
     contents = cart.contents()
     lines = contents.lines
     if not lines and (order := cart.last_order()):
-        messages.info(request, "This cart was ordered already; here is your order.")
+        messages.info(request, _("This cart was ordered already; here is your order."))
         return redirect(order)
     buyable = [line for line in lines if line.quantity]
     if not buyable:
-        messages.info(request, "There is nothing in your cart that can be ordered.")
+        messages.info(request, _("There is nothing in your cart that can be ordered."))
         return redirect("orders:cart")
 
     draft = request.session.get(_DRAFT_KEY, {})
@@ -88,7 +94,7 @@ def _show(request: HttpRequest) -> HttpResponse:
         discount=discount_of(packet, subtotal) if packet else Decimal(0),
     )
     form = CheckoutForm(initial={**draft, "destination": destination})
-    notices = [notice for line in lines for notice in line.notices]
+    notices: list[object] = [notice for line in lines for notice in line.notices]
     if draft.get("red_packet") and packet is None:
         notices.append(CODE_UNUSABLE)
     return _render(request, offer, form, notices)
@@ -99,22 +105,23 @@ def _place(request: HttpRequest) -> HttpResponse:
     try:
         offer = Offer.read(request.POST.get("offer", ""), visitor_key=visitor(request)["visitor_key"])
     except OfferUnreadable:
-        return _show_again(request, "This page was too old to order from. Check the total and place your order.")
+        return _show_again(request, _("This page was too old to order from. Check the total and place your order."))
     if made := Order.objects.made_of(offer.token):
         return _ordered(request, offer, made)
     form = CheckoutForm(request.POST)
     if not form.is_valid():
+        _keep_draft(request)  # the page may be opened again, in another language
         return _render(request, offer, form)
     typed = form.cleaned_data
     if typed["red_packet"] not in ("", offer.red_packet) and _spendable(typed["red_packet"]) is None:
         form.add_error("red_packet", CODE_UNUSABLE)
         return _render(request, offer, form)
     if typed["destination"] != offer.destination or typed["red_packet"] != offer.red_packet:
-        return _show_again(request, "The total has changed. Check it and place your order.")
+        return _show_again(request, _("The total has changed. Check it and place your order."))
     try:
         counted = count_order(phone=typed["phone"].as_e164, visitor_key=offer.visitor_key, address=address_of(request))
     except TooManyTries as refusal:
-        often = f"{TOO_OFTEN} Press the button again in {refusal.in_words}."
+        often = TOO_OFTEN % {"wait": refusal.in_words}
         return too_many(_render(request, offer, form, [often]), refusal.wait)
     except (DatabaseError, InterfaceError) as error:
         if not database.is_transient(error):
@@ -131,6 +138,7 @@ def _place(request: HttpRequest) -> HttpResponse:
             red_packet_code=offer.red_packet,
             user=request.user if request.user.is_authenticated else None,
             visitor_key=offer.visitor_key,
+            language=languages.current(),
         )
     except RedPacketRefused as refusal:
         counted.uncount()
@@ -138,7 +146,8 @@ def _place(request: HttpRequest) -> HttpResponse:
         return _render(request, offer, form)
     except Refused as refusal:
         counted.uncount()
-        return _show_again(request, f"{refusal} Nothing was ordered. Check the new total.")
+        words = _("%(why)s Nothing was ordered. Check the new total.")
+        return _show_again(request, words % {"why": refusal})
     except (DatabaseError, InterfaceError) as error:
         if not database.is_transient(error):
             raise
@@ -180,7 +189,9 @@ def _spendable(typed_code: str) -> RedPacket | None:
     return RedPacket.objects.spendable(timezone.now()).filter(code=code).first()
 
 
-def _render(request: HttpRequest, offer: Offer, form: CheckoutForm, notices: list[str] | None = None) -> HttpResponse:
+def _render(
+    request: HttpRequest, offer: Offer, form: CheckoutForm, notices: list[object] | None = None
+) -> HttpResponse:
     context: dict[str, Any] = {
         "offer": offer,
         "form": form,

@@ -6,6 +6,7 @@ from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
@@ -83,7 +84,7 @@ def cancel(request: HttpRequest, number: str) -> HttpResponse:
     except TooLate as refusal:
         messages.error(request, str(refusal))
     else:
-        messages.success(request, "Your order is cancelled. You will not be charged.")
+        messages.success(request, _("Your order is cancelled. You will not be charged."))
     return redirect(found)
 
 
@@ -105,16 +106,15 @@ def find(request: HttpRequest) -> HttpResponse:
         try:
             found = find_order(**form.cleaned_data, address=address_of(request))
         except TooManyTries as refusal:
-            hint = (
-                " Or enter the whole phone number instead of four digits." if refusal.key.startswith("order:") else ""
-            )
-            form.add_error(None, f"{refusal}{hint}")
+            form.add_error(None, str(refusal))
+            if refusal.key.startswith("order:"):
+                form.add_error(None, _("Or enter the whole phone number instead of four digits."))
             return too_many(render(request, "orders/find.html", {"form": form}), refusal.wait)
         else:
             if found:
                 show_to_guest(request, found)
                 return redirect(found)
-            form.add_error(None, "No order has this number and these digits. Check both.")
+            form.add_error(None, _("No order has this number and these digits. Check both."))
     return render(request, "orders/find.html", {"form": form})
 
 

@@ -143,7 +143,7 @@ def test_a_tab_that_orders_other_contents_a_moment_too_late_is_told_so(
         patch.setattr(checkout, "place_order", order_of_the_other_tab_first)
         answer = buyer.press_place_order(second)
 
-    assert checkout.OTHER_CONTENTS in text_of(buyer.client.get(answer.url))
+    assert str(checkout.OTHER_CONTENTS) in text_of(buyer.client.get(answer.url))
     assert Order.objects.count() == 1
 
 

@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 
@@ -25,6 +26,7 @@ EXAMPLES = """
 examples:
   manage.py place_order                              one piece of a product in stock
   manage.py place_order --sku TEA-01 --quantity 2    two tins of tea
+  manage.py place_order --language zh-hans           with texts in Simplified Chinese
   manage.py place_order --wait 10                    wait for text message and red packet, too
   manage.py place_order --count 20 --json            twenty orders, one JSON object a line
 
@@ -43,6 +45,13 @@ class Command(CommandWithExamples):
         parser.add_argument("--sku", help="product (default: the one with the most pieces left)")
         parser.add_argument("--quantity", type=positive, default=1, metavar="N", help="pieces (default 1)")
         parser.add_argument("--phone", type=_mobile, default=PHONE, help=f"mobile number (default {PHONE})")
+        parser.add_argument(
+            "--language",
+            choices=[code for code, _ in settings.LANGUAGES],
+            default=settings.LANGUAGE_CODE,
+            help=f"of the order's texts: %(choices)s (default {settings.LANGUAGE_CODE})",
+            metavar="CODE",
+        )
         parser.add_argument("--count", type=positive, default=1, metavar="N", help="orders to place (default 1)")
         parser.add_argument(
             "--wait",
@@ -71,6 +80,15 @@ class Command(CommandWithExamples):
                     self._report(timeline_of(order), None, as_json=options["json"])
                 else:
                     progress.show(f"{len(placed)} of {options['count']} orders placed")
+        for _ in range(options["count"]):
+            product = _product(options["sku"])
+            started = time.monotonic()
+            order = place_demo_order(
+                product, quantity=options["quantity"], phone=options["phone"], language=options["language"]
+            )
+            placed.append((order, started))
+            if options["wait"] is None:
+                self._report(timeline_of(order), None, as_json=options["json"])
         if options["wait"] is not None:
             self._wait(placed, options["wait"], as_json=options["json"])
 

@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from messaging.management.arguments import CommandWithExamples
 from messaging.management.errors import told_in_one_line
+from orders.management.demo_products import PRODUCTS
 from orders.models import Campaign, Product
 from orders.money import rounded
 
@@ -21,20 +22,9 @@ examples:
   manage.py seed_demo
   manage.py seed_demo --admin-password 'a long phrase'
 
-Safe to repeat: what exists stays as it is, except the administrator's password.
+Safe to repeat: what exists stays as it is, except the administrator's password. Products that have no Chinese texts yet
+get them.
 """
-#: sku, slug, name, price, stock, grams, description. A picture is named after the slug's last word.
-PRODUCTS = (
-    ("TEA-01", "jasmine-tea", "Jasmine tea", "38.00", 500, 150, "Green tea scented with jasmine, 100 g in a tin."),
-    ("POT-01", "clay-teapot", "Clay teapot", "268.00", 40, 620, "Unglazed, for one and a half cups."),
-    ("CAKE-01", "lotus-mooncake", "Lotus mooncake", "22.50", 300, 180, "One egg yolk inside. Keeps for two weeks."),
-    ("LAMP-01", "paper-lantern", "Paper lantern", "45.00", 120, 260, "Red paper on bamboo, 35 cm across."),
-    ("STICK-01", "maple-chopsticks", "Maple chopsticks", "19.90", 400, 60, "A pair, oiled by hand."),
-    ("HONEY-01", "acacia-honey", "Acacia honey", "56.00", 90, 700, "From one hillside. 500 g."),
-    ("FAN-01", "silk-fan", "Silk fan", "88.00", 3, 90, "Painted by hand; no two are alike."),
-    ("INK-01", "brush-and-ink", "Brush and ink", "129.00", 60, 450, "A brush, a stone and a stick of ink."),
-    ("TOY-01", "moon-rabbit", "Moon rabbit", "64.00", 0, 240, "Soft, white, and usually sold out."),
-)
 CAMPAIGN = "Welcome"
 ADMINISTRATOR = "admin"
 
@@ -59,20 +49,24 @@ class Command(CommandWithExamples):
 
 def _make_products() -> int:
     made = 0
-    for sku, slug, name, price, stock, grams, description in PRODUCTS:
+    for each in PRODUCTS:
+        texts = each.translations()
         _, is_new = Product.objects.get_or_create(
-            sku=sku,
+            sku=each.sku,
             defaults={
-                "slug": slug,
-                "name": name,
-                "description": description,
-                "picture": f"orders/products/{slug.rpartition('-')[2]}.svg",
-                "price": rounded(Decimal(price)),
-                "stock": stock,
-                "weight_grams": grams,
+                "slug": each.slug,
+                "name": each.name,
+                "description": each.description,
+                "picture": f"orders/products/{each.slug.rpartition('-')[2]}.svg",
+                "price": rounded(Decimal(each.price)),
+                "stock": each.stock,
+                "weight_grams": each.grams,
+                **texts,
             },
         )
         made += is_new
+        if not is_new:
+            Product.objects.filter(sku=each.sku, name=each.name, **dict.fromkeys(texts, "")).update(**texts)
     return made
 
 
