@@ -10,6 +10,8 @@ NO_BROKER = "amqp://127.0.0.1:1/"
 NO_MANAGEMENT = "http://127.0.0.1:1"
 
 os.environ.update(documented_variables())
+# The zone of .env.example is the demo's.
+os.environ.update(TIME_ZONE="UTC")
 os.environ.update(SECRET_KEY="only-for-tests", AMQP_URL=NO_BROKER, AMQP_MANAGEMENT_URL=NO_MANAGEMENT, RELAY_THREAD="0")
 os.environ.setdefault("DATABASE_URL", "sqlite:///:memory:")
 
