@@ -117,6 +117,49 @@ def test_without_javascript_everything_works_up_to_the_cancellation(
     assert TextMessage.objects.filter(order__number=number).count() == 2
 
 
+#: What a reader of Chinese clicks and reads on the way to an order, and what the text message says.
+IN_CHINESE = {
+    "zh-CN": {
+        "add": "加入购物车", "checkout": "结算", "name": "姓名", "phone": "手机号", "place": "提交订单 · ¥",
+        "sent": "已发送至 •••• 8000", "text": "【Warren】感谢惠顾！",
+    },
+    "zh-TW": {
+        "add": "加入購物車", "checkout": "結帳", "name": "姓名", "phone": "手機號碼", "place": "送出訂單 · CN¥",
+        "sent": "已傳送至 •••• 8000", "text": "【Warren】感謝您的訂購！",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "locale", [pytest.param(each, marks=pytest.mark.browser_context_args(locale=each)) for each in IN_CHINESE]
+)
+def test_a_chinese_browser_buys_in_chinese_and_switches_to_english_on_the_order_s_page(
+    web: WebProcess, run_process: ProcessStarter, page: Page, locale: str
+) -> None:
+    words = IN_CHINESE[locale]
+    page.goto(web.url)
+    page.get_by_role("link", name="茉莉花茶").click()
+    page.get_by_role("button", name=words["add"]).click()
+    page.get_by_role("link", name=words["checkout"], exact=True).click()
+    page.get_by_label(words["name"]).fill("张伟")
+    page.get_by_label(words["phone"]).fill("138 0013 8000")
+    page.get_by_role("button", name=re.compile(f"^{words['place']}")).click()
+    number = number_of_order(page)
+
+    run_process("run_consumer", "sms", "red_packet")
+
+    expect_step(page, "text_message", "done")  # the part that refreshes itself speaks the same language
+    expect(step(page, "text_message")).to_contain_text(words["sent"])
+    address = page.url
+    page.get_by_role("button", name="English").click()
+    expect(page).to_have_url(address)
+    expect(page.get_by_text("Everything is done.")).to_be_visible()
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    page.get_by_role("link", name="Text messages").click()
+    text = page.get_by_role("listitem").filter(has_text=number)
+    expect(text).to_contain_text(words["text"])
+
+
 def test_a_wrong_phone_number_is_marked_and_kept_and_no_page_is_wider_than_a_phone(web: WebProcess, page: Page) -> None:
     find_and_add_to_cart(page, web.url)
     go_to_checkout(page, name="Ann Shopper", phone="12345")
