@@ -1,4 +1,4 @@
-"""The language of an order: kept from placing on, and spoken by its texts, amounts and times."""
+"""The language of an order: kept from placing on, and spoken by its texts, products, amounts and times."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -143,6 +143,21 @@ def test_place_order_refuses_a_language_that_the_shop_does_not_speak(tea: Produc
     with pytest.raises(CommandError, match=r"--language.*invalid choice: 'fr'"):
         call_command("place_order", "--language", "fr")
     assert not Order.objects.exists()
+
+
+# --- Products ----------------------------------------------------------------------------------------------
+
+
+def test_products_are_found_in_every_language_and_sorted_by_the_name_that_is_shown(tea: Product, pot: Product) -> None:
+    Product.objects.filter(pk=tea.pk).update(name_zh_hans="Z", description_zh_hant="茶葉")
+    found = [[product.name for product in Product.objects.having(words)] for words in ("te", "Z", "茶", "x")]
+    assert found == [["Tea"], ["Tea"], ["Tea"], []]
+    names = {}
+    for language in ("en", "zh-hans", "zh-hant", "fr"):
+        with translation.override(language):
+            names[language] = [product.translated_name for product in Product.objects.by_name()]
+    others = ["Pot", "Tea"]
+    assert names == {"en": others, "zh-hans": ["Pot", "Z"], "zh-hant": others, "fr": others}
 
 
 # --- Amounts and times -------------------------------------------------------------------------------------
