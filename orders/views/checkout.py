@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -110,19 +111,18 @@ def _place(request: HttpRequest) -> HttpResponse:
         return _ordered(request, offer, made)
     form = CheckoutForm(request.POST)
     if not form.is_valid():
-        _keep_draft(request)  # the page may be opened again, in another language
-        return _render(request, offer, form)
+        return _render_typed(request, offer, form)
     typed = form.cleaned_data
     if typed["red_packet"] not in ("", offer.red_packet) and _spendable(typed["red_packet"]) is None:
         form.add_error("red_packet", CODE_UNUSABLE)
-        return _render(request, offer, form)
+        return _render_typed(request, offer, form)
     if typed["destination"] != offer.destination or typed["red_packet"] != offer.red_packet:
         return _show_again(request, _("The total has changed. Check it and place your order."))
     try:
         counted = count_order(phone=typed["phone"].as_e164, visitor_key=offer.visitor_key, address=address_of(request))
     except TooManyTries as refusal:
         often = TOO_OFTEN % {"wait": refusal.in_words}
-        return too_many(_render(request, offer, form, [often]), refusal.wait)
+        return too_many(_render_typed(request, offer, form, [often]), refusal.wait)
     except (DatabaseError, InterfaceError) as error:
         if not database.is_transient(error):
             raise
@@ -143,7 +143,7 @@ def _place(request: HttpRequest) -> HttpResponse:
     except RedPacketRefused as refusal:
         counted.uncount()
         form.add_error("red_packet", str(refusal))
-        return _render(request, offer, form)
+        return _render_typed(request, offer, form)
     except Refused as refusal:
         counted.uncount()
         words = _("%(why)s Nothing was ordered. Check the new total.")
@@ -189,13 +189,19 @@ def _spendable(typed_code: str) -> RedPacket | None:
     return RedPacket.objects.spendable(timezone.now()).filter(code=code).first()
 
 
-def _render(
-    request: HttpRequest, offer: Offer, form: CheckoutForm, notices: list[object] | None = None
+def _render_typed(
+    request: HttpRequest, offer: Offer, form: CheckoutForm, notices: Sequence[object] = ()
 ) -> HttpResponse:
+    """Show the page with what was typed, and keep that: the page may be opened again, in another language."""
+    _keep_draft(request)
+    return _render(request, offer, form, notices)
+
+
+def _render(request: HttpRequest, offer: Offer, form: CheckoutForm, notices: Sequence[object] = ()) -> HttpResponse:
     context: dict[str, Any] = {
         "offer": offer,
         "form": form,
-        "notices": notices or [],
+        "notices": notices,
         "country": destinations.name_of(offer.destination),
         "my_red_packets": RedPacket.objects.of(**visitor(request)).spendable(timezone.now()),
     }

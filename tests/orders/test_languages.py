@@ -127,9 +127,12 @@ def test_a_page_that_answers_a_post_is_opened_again_where_it_can_be(jasmine: Pro
     assert switch(client, wrong, "en").redirect_chain == [("/cart/", 302)]
 
 
-def test_what_was_typed_at_the_checkout_survives_the_switch(buyer: Buyer, jasmine: Product) -> None:
+@pytest.mark.parametrize("mistake", [{"phone": "12"}, {"red_packet": "NOSUCHCODE"}])
+def test_what_was_typed_at_the_checkout_survives_the_switch(
+    buyer: Buyer, jasmine: Product, mistake: dict[str, str]
+) -> None:
     buyer.put_into_cart(jasmine)
-    wrong = buyer.press_place_order(buyer.open_checkout(), customer_name="张伟", phone="12")
+    wrong = buyer.press_place_order(buyer.open_checkout(), customer_name="张伟", **mistake)
     page = switch(buyer.client, wrong, "zh-hans")
     assert page.redirect_chain == [("/checkout/", 302)]
     assert 'value="张伟"' in text_of(page)
