@@ -11,8 +11,8 @@ import pytest
 import structlog
 from django.db import connection, connections
 from django.test import TransactionTestCase
-from pytest_django import DjangoDbBlocker
 from django.utils import translation
+from pytest_django import DjangoDbBlocker
 
 from script.services.ports import answers
 from script.services.rabbitmq import RabbitMQNode

@@ -74,21 +74,14 @@ class Command(CommandWithExamples):
             for _ in range(options["count"]):
                 product = _product(options["sku"])
                 started = time.monotonic()
-                order = place_demo_order(product, quantity=options["quantity"], phone=options["phone"])
+                order = place_demo_order(
+                    product, quantity=options["quantity"], phone=options["phone"], language=options["language"]
+                )
                 placed.append((order, started))
                 if options["wait"] is None:
                     self._report(timeline_of(order), None, as_json=options["json"])
                 else:
                     progress.show(f"{len(placed)} of {options['count']} orders placed")
-        for _ in range(options["count"]):
-            product = _product(options["sku"])
-            started = time.monotonic()
-            order = place_demo_order(
-                product, quantity=options["quantity"], phone=options["phone"], language=options["language"]
-            )
-            placed.append((order, started))
-            if options["wait"] is None:
-                self._report(timeline_of(order), None, as_json=options["json"])
         if options["wait"] is not None:
             self._wait(placed, options["wait"], as_json=options["json"])
 
