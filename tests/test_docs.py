@@ -45,6 +45,31 @@ def test_every_command_in_the_readme_exists() -> None:
     assert named - built_in <= here
 
 
+def test_the_chinese_readme_has_the_code_links_headings_and_tables_of_the_english_one() -> None:
+    english = (ROOT / "README.md").read_text()
+    chinese = (ROOT / "README.zh-Hans.md").read_text()
+
+    assert "](README.zh-Hans.md)" in english
+    assert frame_of(chinese.replace("](README.md)", "](README.zh-Hans.md)")) == frame_of(english)
+
+
+def frame_of(page: str) -> dict[str, list[str] | list[int]]:
+    """Return what a page and its translation have in common.
+
+    The order of words differs between languages: code and links within the text are sorted. Comments may be translated.
+    """
+    fence = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+    text = fence.sub("", page)
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    return {
+        "code blocks": [re.sub(r"(?m)(^|  )# .*$", r"\1#", block) for block in fence.findall(page)],
+        "code in the text": sorted(re.findall(r"`([^`\n]+)`", text)),
+        "links": sorted(target for target in targets if not target.startswith("#")),
+        "headings": re.findall(r"^(#+) ", text, re.MULTILINE),
+        "rows of each table": [len(table.splitlines()) for table in re.findall(r"^(?:\|.*\n)+", text, re.MULTILINE)],
+    }
+
+
 def table_of_rooms() -> str:
     _, _, table = (ROOT / "docs/architecture.md").read_text().partition("## The rooms")
     return table.partition("\n## ")[0]
