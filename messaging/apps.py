@@ -18,14 +18,16 @@ class MessagingConfig(AppConfig):
         Raises ImproperlyConfigured for a wrong value, and in a server also for an environment that is not supported;
         in a management command Django's checks refuse that.
         """
-        from messaging import conf
+        from messaging import conf, processes
         from messaging.checks import environment
         from messaging.models import groups
+        from messaging.models.counts import counting
         from messaging.relay import thread as relay_thread
 
         conf.get()
         if not environment.is_checked_by_django():
             environment.require_supported()
         relay_thread.install()
+        processes.in_each_child(counting.reset)
         post_migrate.connect(groups.create_once, sender=self)
         autodiscover_modules("events", "effects", "consumers", "procedures")

@@ -28,7 +28,7 @@ examples:
 """
     meaning = "Makes effects due that failed and wait for their next attempt. Their attempts count on."
     states = {Effect: (Effect.State.INTENDED,)}
-    not_so = "due, being carried out, or settled already"
+    not_so = "due, being carried out, in doubt until a time, or settled already"
     nothing = "no such effect waits for a later time; one that is due is carried out anyway"
     # Whether a process of the consumer runs is not known here.
     afterwards = "A process of their consumer carries them out."

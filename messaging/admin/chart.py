@@ -48,7 +48,7 @@ def chart_of(activity: Activity, hours: int) -> Chart:
             Line(name=name, total=sum(numbers), points=_points(numbers, activity.most), tone=TONES[name])
             for name, numbers in activity.lines.items()
         ],
-        most=f"{activity.most / minutes:.3g}",
+        most=f"{activity.most / minutes:.{0 if activity.most >= 100 * minutes else 1}f}".removesuffix(".0"),
         since=activity.since,
         until=activity.until,
     )

@@ -74,6 +74,8 @@ def line(request: HttpRequest, group: FailureGroup) -> Line:
     which = {"state__exact": group.state} if box is InboxMessage else {"trouble": group.state}
     if group.group:
         which["failure_group"] = group.group
+    else:
+        which["consumer"] = group.consumer
     return Line(
         group=group,
         state=words.pill(group.state),

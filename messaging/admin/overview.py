@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from django.apps import apps
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
@@ -66,6 +67,8 @@ class Overview:
     #: Seconds after which the page looks again by itself; None where it does not.
     again: int | None
     asked_broker: bool
+    #: When outbox, inbox and effects were looked at.
+    at: datetime
 
 
 def may_read(request: HttpRequest) -> bool:
@@ -79,18 +82,20 @@ def overview(request: HttpRequest) -> Overview:
     boxes = status.boxes()
     hours = 24 if request.GET.get("hours") == "24" else 1
     asks_broker = bool(request.GET.get("broker"))
+    looks_again = apps.is_installed("django_htmx") and not request.GET.get("still")
     broker = _broker.look() if asks_broker else None
     wrong = [*(status.wrong_at(broker) if broker else []), *status.wrong_in(boxes)]
     return Overview(
         headline=headline(len(wrong), broker),
         tone="bad" if wrong else "good" if broker else "calm",
         wrong=wrong,
-        cards=[*_cards(boxes), *([_consumers(broker)] if broker else [])],
+        cards=[*_cards(boxes), *([_consumers(broker)] if broker and not broker.unreachable else [])],
         chart=chart_of(activity(boxes.now, hours), hours),
         groups=[failures.line(request, each) for each in listing.failure_groups(Selection(), MOST)],
         queues=broker.queues if broker and not broker.unreachable else None,
         actions=_actions() if request.user.has_perm("messaging.view_operatoraction") else [],
-        again=None if request.GET.get("still") else AGAIN,
+        again=AGAIN if looks_again else None,
+        at=boxes.now,
         asked_broker=asks_broker,
     )
 
@@ -101,7 +106,7 @@ def headline(wrong: int, broker: Broker | None = None) -> str:
         return "1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong"
     if broker:
         return "All is well"
-    return "Outbox, inbox and effects are well; RabbitMQ has not answered yet"
+    return "Outbox, inbox and effects are well; of RabbitMQ nothing is known yet"
 
 
 class _SharedLook:
@@ -160,15 +165,18 @@ def _cards(boxes: Boxes) -> Iterator[Card]:
 
 
 def _consumers(broker: Broker) -> Card:
-    consumed = {queue.name for queue in broker.queues if queue.consumers}
+    found = {queue.name: queue for queue in broker.queues}
     expected = consumers.registered()
-    alive = [each for each in expected if each.queue in consumed]
-    missing = [each.name for each in expected if each not in alive]
+    # A queue that does not answer does not say how many consumers it has.
+    unknown = [each.name for each in expected if each.queue in found and found[each.queue].consumers is None]
+    alive = [each.name for each in expected if each.queue in found and found[each.queue].consumers]
+    missing = [each.name for each in expected if each.name not in {*alive, *unknown}]
+    told = [f"{how}: {', '.join(names)}" for how, names in (("not", missing), ("not known", unknown)) if names]
     return Card(
         figure=f"{len(alive)} of {len(expected)}",
         label="consumers run",
-        detail=f"not {', '.join(missing)}" if missing else "",
-        tone="bad" if missing else "good",
+        detail="; ".join(told),
+        tone="bad" if missing else "warning" if unknown else "good",
     )
 
 

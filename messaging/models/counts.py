@@ -6,7 +6,6 @@ since then is lost when it ends: these are figures for people, and nothing is de
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -60,13 +59,15 @@ class Counting:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._due = 0.0
-        self._process = os.getpid()
+
+    def reset(self) -> None:
+        """Begin anew in a child process: the parent writes its own counts, and its lock may be held for ever here."""
+        self._lock = threading.Lock()
+        self._counts = Counter()
 
     def add(self, what: MinuteCount.What, name: str, number: int = 1) -> None:
         """Count something that happened just now."""
         with self._lock:
-            if self._process != os.getpid():
-                self._counts, self._process = Counter(), os.getpid()  # the parent writes its own
             self._counts[what.value, name[:NAME_LIMIT]] += number
 
     @property
@@ -79,7 +80,7 @@ class Counting:
         with self._lock:
             counts, self._counts = self._counts, Counter()
             self._due = time.monotonic() + WRITE_EVERY
-        if not counts or self._process != os.getpid():
+        if not counts:
             return
         table = MinuteCount._meta.db_table
         row = f"({_THIS_MINUTE[connection.vendor]}, %s, %s, %s)"

@@ -32,21 +32,21 @@ if apps.is_installed("django.contrib.admin"):
 
 
 @register.simple_tag(takes_context=True)
-def messaging_overview(context: template.Context) -> "Overview | None":
+def messaging_overview(context: template.RequestContext) -> "Overview | None":
     """Return what the overview shows; None to users who may not read all that it sums up."""
     from messaging.admin import overview
 
-    request = context["request"]
+    request = context.request
     return overview.overview(request) if overview.may_read(request) else None
 
 
 @register.simple_tag(takes_context=True)
-def messaging_wrong(context: template.Context) -> dict[str, Any] | None:
+def messaging_wrong(context: template.RequestContext) -> dict[str, Any] | None:
     """Return what is wrong in outbox, inbox and effects; None if nothing is, and to users who may not read them."""
     from messaging.admin import overview
     from messaging.monitoring import status
 
-    sentences = status.wrong_in(status.boxes()) if overview.may_read(context["request"]) else []
+    sentences = status.wrong_in(status.boxes()) if overview.may_read(context.request) else []
     return {"headline": overview.headline(len(sentences)), "sentences": sentences} if sentences else None
 
 

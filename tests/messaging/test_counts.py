@@ -71,17 +71,28 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
-def test_a_child_process_does_not_write_what_its_parent_has_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_process_does_not_write_what_its_parent_has_counted_nor_wait_for_its_lock() -> None:
     process = Counting()
     process.add(What.HANDLED, "sms", 5)
-    parent = os.getpid()
-    monkeypatch.setattr(counts_module.os, "getpid", lambda: parent + 1)
+    with process._lock:
+        process.reset()
+        process.add(What.HANDLED, "sms")
     process.write(connection)
-    assert written() == {}
-    process.add(What.HANDLED, "sms", 5)
-    process.add(What.HANDLED, "sms")
-    process.write(connection)
-    assert written() == {("handled", "sms"): 6}
+    assert written() == {("handled", "sms"): 1}
+
+
+def test_each_child_process_begins_anew() -> None:
+    counts_module.counting.add(What.HANDLED, "parent")
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        os.write(writing, str(len(counts_module.counting._counts)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reading, 10) == b"0"
+    assert counts_module.counting._counts["handled", "parent"] == 1
+    counts_module.counting.reset()
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_name_of_any_length_is_counted() -> None:

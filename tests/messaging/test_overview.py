@@ -12,6 +12,7 @@ from django.utils.timezone import now
 from messaging.admin import overview
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from messaging.monitoring import status
+from messaging.topology.existing import Queue
 from tests.messaging.test_admin import PHONE, dead, inbox, outbox
 
 OVERVIEW = "/admin/messaging/"
@@ -59,7 +60,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> status.Broker:
 def test_the_first_page_of_messaging_says_that_all_is_well_only_once_rabbitmq_was_asked(
     admin_client: Client, broker: status.Broker
 ) -> None:
-    assert shown(admin_client).headline == "Outbox, inbox and effects are well; RabbitMQ has not answered yet"
+    assert shown(admin_client).headline == "Outbox, inbox and effects are well; of RabbitMQ nothing is known yet"
     assert shown(admin_client, f"{OVERVIEW}?broker=1").headline == "All is well"
     broker.unreachable = "RabbitMQ cannot be reached"
     overview._broker = overview._SharedLook()
@@ -126,8 +127,19 @@ def test_the_page_asks_for_rabbitmq_once_it_is_shown_and_can_be_told_not_to_look
 
 @pytest.mark.django_db
 def test_consumers_that_do_not_run_are_named(admin_client: Client, broker: status.Broker) -> None:
-    card = shown(admin_client, f"{OVERVIEW}?broker=1").cards[-1]
-    assert (card.figure, card.detail) == ("0 of 2", "not red_packet, sms")
+    for numbers, figure, detail in (
+        ({}, "0 of 2", "not: red_packet, sms"),
+        ({"orders.sms": 1}, "1 of 2", "not: red_packet"),
+        ({"orders.sms": 0, "orders.red_packet": None}, "0 of 2", "not: sms; not known: red_packet"),
+        ({"orders.sms": 2, "orders.red_packet": 1}, "2 of 2", ""),
+    ):
+        overview._broker = overview._SharedLook()
+        broker.queues = [Queue(name=name, consumers=number) for name, number in numbers.items()]
+        card = shown(admin_client, f"{OVERVIEW}?broker=1").cards[-1]
+        assert (card.figure, card.detail) == (figure, detail)
+    overview._broker = overview._SharedLook()
+    broker.unreachable = "refused"
+    assert "consumers run" not in figures(shown(admin_client, f"{OVERVIEW}?broker=1"))
 
 
 @pytest.mark.django_db
