@@ -76,7 +76,7 @@ class Counting:
         return bool(self._counts) and time.monotonic() >= self._due
 
     def write(self, connection: BaseDatabaseWrapper) -> None:
-        """Add the counts to the rows of this minute, by one statement. If it fails they are kept for the next time."""
+        """Add the counts to the rows of this minute, in the caller's transaction. If it fails they are kept."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
             self._due = time.monotonic() + WRITE_EVERY
@@ -88,6 +88,9 @@ class Counting:
         values = [value for (what, name), number in sorted(counts.items()) for value in (what, name, number)]
         try:
             with connection.cursor() as cursor:
+                if connection.vendor == "postgresql":
+                    # Another session may hold a row for long. No figure is worth a relay that waits.
+                    cursor.execute("SET LOCAL lock_timeout = '100ms'")
                 cursor.execute(
                     f"INSERT INTO {table} (minute, what, name, number) VALUES {', '.join([row] * len(counts))}"  # noqa: S608  (constants only)
                     f" ON CONFLICT (minute, what, name) DO UPDATE SET number = {table}.number + EXCLUDED.number",

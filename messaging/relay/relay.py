@@ -256,7 +256,7 @@ class Relay:
         if not counting.is_due:
             return
         try:
-            with database.one_statement():
+            with database.atomic():
                 counting.write(database.connection())
         except (DatabaseError, InterfaceError) as error:
             self._warn("relay.database_error", error)

@@ -40,7 +40,7 @@ class Upkeep:
                 try:
                     reached = look_after(self._consumers, after=reached, stopping=self.stopping)
                     if counting.is_due:
-                        with database.one_statement():
+                        with database.atomic():
                             counting.write(database.connection())
                     database.release_between_messages()
                 except (DatabaseError, InterfaceError) as error:

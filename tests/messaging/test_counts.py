@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.utils.timezone import now
 
@@ -169,3 +169,22 @@ def _is_over(response: Any) -> bool:
     chart = response.context["overview"].chart
     newest = MinuteCount.objects.latest("minute").minute
     return bool(newest < chart.until)
+
+
+@pytest.mark.only_on("postgresql")
+@pytest.mark.django_db(transaction=True)
+def test_a_row_that_another_session_holds_is_not_waited_for() -> None:
+    process = Counting()
+    process.add(What.HANDLED, "sms")
+    holder = connection.copy()
+    try:
+        holder.set_autocommit(False)
+        with holder.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {MinuteCount._meta.db_table}")
+        with pytest.raises(DatabaseError, match="lock timeout"), transaction.atomic():
+            process.write(connection)
+    finally:
+        holder.rollback()
+        holder.close()
+    process.write(connection)
+    assert written() == {("handled", "sms"): 1}
