@@ -1,6 +1,6 @@
-"""The language of whoever reads: the visitor of a page, or the customer of the order that a text is about.
+"""The active language: that of the visitor while a page is made, that of the order while its text is written.
 
-Django's active language says which. The middleware activates the visitor's; texts override it with the order's.
+The middleware activates the visitor's, and texts override it with the order's.
 """
 
 from __future__ import annotations

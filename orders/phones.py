@@ -43,7 +43,7 @@ def is_same(number: PhoneNumber, typed: str, *, region: str) -> bool:
     return any(read(typed, each) == number for each in _regions([region]))
 
 
-class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]
+class MobilePhoneField(PhoneNumberField):  # type: ignore[misc]  # the library has no types
     """A phone number that can receive texts, read as the shop's region writes it unless told otherwise."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from messaging.admin.links import admin_url
 from messaging.admin.long_lists import LongListAdmin
 from messaging.admin.messages import time_of
 from messaging.admin.searching import ASKED_FOR
-from messaging.history.since import since as since_of
+from messaging.history.since import outcome_since
 from messaging.masking import masked, masked_text
 from messaging.models import OperatorAction
 
@@ -73,7 +73,7 @@ class OperatorActionAdmin(LongListAdmin):
     @admin.display(description="since then")
     def since_then(self, action: OperatorAction) -> str:
         """What has become of the messages since."""
-        return ", ".join(f"{number} {words}" for number, words in since_of(action)) or "–"
+        return ", ".join(f"{number} {words}" for number, words in outcome_since(action)) or "–"
 
     @admin.display(description="messages")
     def messages(self, action: OperatorAction) -> SafeString | str:

@@ -26,7 +26,7 @@ from messaging.history.listing import FailureGroup
 from messaging.masking import masked_text
 from messaging.models import Effect, InboxMessage
 
-#: Kinds that the page shows.
+#: How many kinds the page shows.
 MOST = 100
 #: Characters of a reason that it shows.
 REASON_LIMIT = 300
@@ -48,7 +48,7 @@ class Line:
 
     @property
     def id(self) -> str:
-        """Its id in a page: where the page looks again, what has the focus keeps it."""
+        """Its id in the page. htmx gives the focus back to the element of the same id when it replaces the page."""
         return f"{self.group.state}-{self.group.consumer}-{self.group.type}-{self.group.group}"
 
 

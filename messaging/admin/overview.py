@@ -29,14 +29,17 @@ from messaging.monitoring.activity import activity
 from messaging.monitoring.status import Boxes, Broker, Count
 from messaging.topology.existing import Queue
 
-#: Seconds for which all pages of a process share one look at the broker, and for which one counts at all.
-SHARED, COUNTS = 5.0, 30.0
+#: Seconds for which the pages of a process share one look at the broker, before one of them asks again.
+SHARE_FOR = 5.0
+#: Seconds after which a look at the broker is too old to be shown.
+TOO_OLD = 30.0
 #: Seconds after which the page looks again by itself.
-AGAIN = 10
-#: Failure groups and actions that it shows.
-MOST = 5
+LOOK_AGAIN = 10
+#: How many failure groups, and how many actions, the page shows.
+SHOWN = 5
 #: Troubles of effects that have a card, each with its tone.
 TROUBLES = {EffectTrouble.FAILING: "warning", EffectTrouble.UNKNOWN: "bad", EffectTrouble.FAILED: "bad"}
+#: What a user needs to see the page.
 PERMISSIONS = ("messaging.view_outboxmessage", "messaging.view_inboxmessage", "messaging.view_effect")
 
 
@@ -91,17 +94,18 @@ def overview(request: HttpRequest) -> Overview:
         wrong=wrong,
         cards=[*_cards(boxes), *([_consumers(broker)] if broker and not broker.unreachable else [])],
         chart=chart_of(activity(boxes.now, hours), hours),
-        groups=[failures.line(request, each) for each in listing.failure_groups(Selection(), MOST)],
+        groups=[failures.line(request, each) for each in listing.failure_groups(Selection(), SHOWN)],
         queues=broker.queues if broker and not broker.unreachable else None,
         actions=_actions() if request.user.has_perm("messaging.view_operatoraction") else [],
-        again=AGAIN if looks_again else None,
+        again=LOOK_AGAIN if looks_again else None,
         at=boxes.now,
         asked_broker=asks_broker,
     )
 
 
 def headline(wrong: int, broker: Broker | None = None) -> str:
-    """Say how it is, by the number of things that are wrong and whether the broker was asked."""
+    """Return the page's first sentence. `wrong` is how many things are wrong; `broker` is None if it was not looked
+    at."""
     if wrong:
         return "1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong"
     if broker:
@@ -118,14 +122,15 @@ class _SharedLook:
         self._found_at = -math.inf
 
     def look(self) -> Broker | None:
-        """Return the broker as it was found a few seconds ago at most; None while another page still asks."""
-        if time.monotonic() - self._found_at > SHARED and self._asking.acquire(blocking=False):
+        """Return the broker as it was found at most TOO_OLD seconds ago; None if there is no such look yet, because
+        another page still asks."""
+        if time.monotonic() - self._found_at > SHARE_FOR and self._asking.acquire(blocking=False):
             try:
                 self._found = status.broker()
                 self._found_at = time.monotonic()
             finally:
                 self._asking.release()
-        return self._found if time.monotonic() - self._found_at <= COUNTS else None
+        return self._found if time.monotonic() - self._found_at <= TOO_OLD else None
 
 
 _broker = _SharedLook()
@@ -191,4 +196,4 @@ def _list(box: str, **filters: str) -> str:
 
 
 def _actions() -> list[OperatorAction]:
-    return list(OperatorAction.objects.exclude(action=audit.VIEW_PAYLOAD).order_by("-pk")[:MOST])
+    return list(OperatorAction.objects.exclude(action=audit.VIEW_PAYLOAD).order_by("-pk")[:SHOWN])

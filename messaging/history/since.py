@@ -30,9 +30,9 @@ _EFFECTS: dict[str, str] = {
 _FAILED_AGAIN = "failed again, to be tried again"
 
 
-def since(action: OperatorAction) -> list[tuple[int, str]]:
-    """Return how many messages of a replay, or effects of messages that were settled or retried, are in which state by
-    now, in words; empty for other actions."""
+def outcome_since(action: OperatorAction) -> list[tuple[int, str]]:
+    """Return how many messages of a replay are in which state now, in words. After effects were settled or retried:
+    how many effects of their messages are. Empty for other actions."""
     ids = action.messages.order_by("-pk").values("message_id")[:LOOK_AT]
     if action.action == "replay":
         replayed = InboxMessage.objects.filter(message_id__in=ids, attempts_before__gt=0)

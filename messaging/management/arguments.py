@@ -100,7 +100,7 @@ class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]  # arg
         self._known = self.choices
         choices = _Choices()
         choices.data = self._known
-        self.choices = choices  # type: ignore[assignment]
+        self.choices = choices  # type: ignore[assignment]  # argparse only looks names up in it
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
         name, known = values[0], list(self._known)

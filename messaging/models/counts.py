@@ -1,7 +1,7 @@
 """Counts of what happened in each minute: pages show them without counting other tables.
 
-Each process counts in memory, and adds what it has counted to the rows every few seconds. What a process has counted
-since then is lost when it ends: these are figures for people, and nothing is decided by them.
+Relays and consumers count in memory, and add what they have counted to the rows every few seconds. What a process has
+not added when it ends is lost: these are figures for people, and nothing is decided by them.
 """
 
 from __future__ import annotations

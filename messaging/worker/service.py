@@ -150,7 +150,7 @@ class Service(ABC):
     def _refused_everywhere(self) -> OperationRefused | None:
         """Return a refusal if this account lacks the right to each queue, and had it to none since the start.
 
-        A process that served once keeps trying: somebody is changing the rights.
+        A process that has consumed before keeps trying: its rights were taken away, and may be given back.
         """
         self._has_served = self._has_served or any(each.consuming for each in self.subscriptions)
         refusals = [each.refusal for each in self.subscriptions]

@@ -16,7 +16,8 @@ from messaging import actions, database, tasks
 from messaging.actions import audit
 from messaging.actions.action import MessageAction
 from messaging.actions.selection import COLUMNS, Selection
-from messaging.history import since, timeline
+from messaging.history import timeline
+from messaging.history.since import outcome_since
 from messaging.models import Effect, InboxMessage, OperatorAction, OutboxMessage
 from tests.support.consuming import a_consumer, a_dead_message, an_effect, an_inbox_row, an_outbox_row, registered
 
@@ -103,11 +104,11 @@ def test_the_entry_of_a_replay_says_what_became_of_its_messages_since(admin_clie
     rows = [a_dead_message(consumer, reason=f"no {number}") for number in range(4)]
     action("replay").run(Selection(consumer="notes"), by="ann")
     done = OperatorAction.objects.get()
-    assert since.since(done) == [(4, "not handled yet")]
+    assert outcome_since(done) == [(4, "not handled yet")]
     for row, columns in zip(rows, ({"state": "handled"}, {"state": "dead"}, {"attempt": 3}), strict=False):
         InboxMessage.objects.filter(pk=row.pk).update(**columns)
     told = {(1, "handled"), (1, "dead again"), (1, "failed again, to be tried again"), (1, "not handled yet")}
-    assert set(since.since(done)) == told
+    assert set(outcome_since(done)) == told
     page = admin_client.get(f"/admin/messaging/operatoraction/{done.pk}/change/").content.decode()
     assert "1 dead again" in page
 
@@ -119,9 +120,9 @@ def test_the_entry_of_settled_effects_says_what_became_of_them_since() -> None:
     Effect.objects.filter(message_id="m-0").update(state="done")
     Effect.objects.filter(message_id="m-1").update(attempts=1, error="no")
     told = {(1, "done"), (1, "failed again, to be tried again"), (1, "not done yet")}
-    assert set(since.since(OperatorAction.objects.get())) == told
+    assert set(outcome_since(OperatorAction.objects.get())) == told
     action("discard").run(Selection(type="text"), by="ann")
-    assert since.since(OperatorAction.objects.latest("pk")) == []
+    assert outcome_since(OperatorAction.objects.latest("pk")) == []
 
 
 def test_looks_at_payloads_have_a_list_of_their_own(admin_client: Client) -> None:

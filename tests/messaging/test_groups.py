@@ -49,7 +49,7 @@ def seeded() -> None:
 
 @pytest.fixture
 def member(client: Client, seeded: None) -> Callable[[str], Client]:
-    """Sign somebody in who is in one group and has no other rights."""
+    """Signs in a user whose only rights are those of one group."""
 
     def sign_in(group: str) -> Client:
         user = User.objects.create_user("ann", is_staff=True)
